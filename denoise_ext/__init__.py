@@ -18,5 +18,5 @@ def __getattr__(name: str):
     if name in _SUBPACKAGES:
         return importlib.import_module(f"denoise_ext.{name}")
     if name == "info":
-        return importlib.import_module("denoise_ext.info").info
+        return importlib.import_module("denoise_ext._info").info
     raise AttributeError(f"module 'denoise_ext' has no attribute {name!r}")

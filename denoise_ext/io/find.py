@@ -1,0 +1,95 @@
+"""Finding image files: single files, folders, glob patterns."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from denoise_ext.io.errors import ImageError, reason_of, shown
+from denoise_ext.io.formats import FORMAT_NAMES, IMAGE_SUFFIXES
+
+PathLike = str | os.PathLike[str]
+
+
+@dataclass(frozen=True)
+class FoundImage:
+    """A file and its name relative to the folder it was found under (its bare name otherwise)."""
+
+    path: Path
+    relative: Path
+
+
+def list_images(
+    path_or_paths: PathLike | Iterable[PathLike], recursive: bool = False
+) -> list[Path]:
+    """The image files that files, folders and glob patterns stand for, each once, in order.
+
+    A file is taken as it is, whatever its suffix. A folder gives its files with an image suffix
+    (hidden ones left out), sorted by name; with `recursive`, its sub-folders' too (links to
+    folders are not followed). A pattern (``*``, ``?``, ``[...]``, ``**`` for any depth) that is
+    not itself a file gives the image files that match.
+
+    Raises:
+        ImageError: a path that does not exist, a folder or pattern without an image.
+    """
+    single = isinstance(path_or_paths, (str, os.PathLike))
+    paths = [path_or_paths] if single else list(path_or_paths)
+    found = [image.path for path in paths for image in find_images(path, recursive)]
+    return list(dict.fromkeys(found))
+
+
+def find_images(path: PathLike, recursive: bool = False) -> list[FoundImage]:
+    """`list_images` for one argument, with each file's place under the folder searched."""
+    try:
+        root = Path(path)
+        if root.is_dir():
+            return _folder(root, recursive)
+        if root.exists():
+            return [FoundImage(root, Path(root.name))]
+        pattern = os.fspath(path)
+        if not glob.has_magic(pattern):
+            raise ImageError(f"{shown(path)} does not exist")
+        return _pattern(pattern)
+    except (OSError, ValueError) as error:
+        if isinstance(error, ImageError):
+            raise
+        raise ImageError(f"cannot look up {shown(path)}: {reason_of(error)}") from error
+
+
+def _folder(root: Path, recursive: bool) -> list[FoundImage]:
+    found = []
+    for folder, subfolders, names in os.walk(root, onerror=_raise):
+        subfolders[:] = sorted(n for n in subfolders if not n.startswith(".")) * recursive
+        here = Path(folder)
+        found += [here / name for name in sorted(names) if _is_image_name(name)]
+    if not found:
+        hint = "" if recursive else " (sub-folders are looked at only when asked: recursive)"
+        raise ImageError(f"{shown(root)} holds no image ({FORMAT_NAMES}){hint}")
+    return [FoundImage(file, file.relative_to(root)) for file in found]
+
+
+def _pattern(pattern: str) -> list[FoundImage]:
+    matches = sorted(Path(p) for p in glob.glob(pattern, recursive=True))
+    files = [p for p in matches if p.is_file() and _is_image_name(p.name)]
+    if not files:
+        what = "matches no image" if matches else "matches nothing"
+        raise ImageError(f"{shown(pattern)} {what} ({FORMAT_NAMES})")
+    # the part before the first wildcard is the folder searched
+    fixed = []
+    for part in Path(pattern).parts:
+        if glob.has_magic(part):
+            break
+        fixed.append(part)
+    base = Path(*fixed)
+    return [FoundImage(file, file.relative_to(base)) for file in files]
+
+
+def _is_image_name(name: str) -> bool:
+    return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+
+
+def _raise(error: OSError) -> None:
+    raise error
