@@ -1,0 +1,186 @@
+"""Argument checks that operators, their references and the layers share.
+
+Each check returns the argument in the one form the rest of the package uses and raises ValueError
+or TypeError naming the argument, what was got and what is allowed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+ACTIVATIONS = ("none", "relu", "leaky_relu", "prelu", "sigmoid", "tanh")
+BORDERS = ("reflect", "replicate", "constant", "circular")
+COLOR_DISTANCES = ("l1", "l2")
+WINDOWS = ("square", "circle")
+RESIDUAL_POSITIONS = ("before", "after")
+
+FLOAT_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+FILTER_DTYPES = (*FLOAT_DTYPES, torch.uint8)
+
+Sigma = float | Sequence[float] | Tensor
+
+
+def _choice(value: str, name: str, allowed: tuple[str, ...]) -> str:
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
+    return value
+
+
+def check_activation(activation: str, negative_slope: float = 0.01) -> str:
+    """Check the name of an activation and the slope that ``leaky_relu`` would use."""
+    _choice(activation, "activation", ACTIVATIONS)
+    # The backward of leaky_relu reads the sign of the input from the output: slopes below zero
+    # would fold the two halves onto each other.
+    if activation == "leaky_relu" and not 0.0 <= negative_slope < math.inf:
+        raise ValueError(f"negative_slope must be a finite number >= 0, got {negative_slope}")
+    return activation
+
+
+def check_border(border_type: str) -> str:
+    """Check the name of a border rule."""
+    return _choice(border_type, "border_type", BORDERS)
+
+
+def check_color_distance(color_distance_type: str) -> str:
+    """Check the name of a colour distance."""
+    return _choice(color_distance_type, "color_distance_type", COLOR_DISTANCES)
+
+
+def check_window(window: str, kernel_size: tuple[int, int]) -> str:
+    """Check the name of a bilateral window; a circle has one radius, hence one kernel size."""
+    _choice(window, "window", WINDOWS)
+    if window == "circle" and kernel_size[0] != kernel_size[1]:
+        raise ValueError(
+            f"kernel_size must be the same in both directions for window='circle', "
+            f"got {tuple(kernel_size)}"
+        )
+    return window
+
+
+def check_residual_position(residual_position: str) -> str:
+    """Check where the residual is added."""
+    return _choice(residual_position, "residual_position", RESIDUAL_POSITIONS)
+
+
+def int_pair(value: int | Sequence[int], name: str, minimum: int) -> tuple[int, int]:
+    """Return ``value`` (an int, or two of them) as a pair, each at least ``minimum``."""
+    if isinstance(value, int):
+        pair = (value, value)
+    elif isinstance(value, (tuple, list)) and 1 <= len(value) <= 2:
+        pair = (value[0], value[-1])  # torch takes a sequence of one for both directions
+    else:
+        raise TypeError(f"{name} must be an int or a pair of ints, got {value!r}")
+    if not (isinstance(pair[0], int) and isinstance(pair[1], int)):
+        raise TypeError(f"{name} must be an int or a pair of ints, got {value!r}")
+    if pair[0] < minimum or pair[1] < minimum:
+        raise ValueError(f"{name} must be at least {minimum}, got {value!r}")
+    return pair
+
+
+def odd_kernel_size(kernel_size: int | Sequence[int]) -> tuple[int, int]:
+    """Return a filter's kernel size as a pair (height, width) of odd positive ints."""
+    pair = int_pair(kernel_size, "kernel_size", 1)
+    if pair[0] % 2 == 0 or pair[1] % 2 == 0:
+        raise ValueError(f"kernel_size must be odd (the window has a centre), got {kernel_size!r}")
+    return pair
+
+
+def _positive(value: float, name: str) -> float:
+    if isinstance(value, bool) or not hasattr(value, "__float__"):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    value = float(value)
+    if not value > 0.0:  # true for NaN
+        raise ValueError(f"{name} must be > 0, got {value}")
+    return value
+
+
+def positive_sigma(value: Sigma, name: str, length: int) -> float | tuple[float, float] | Tensor:
+    """Check a sigma: one number per image (``length`` 1) or one per direction (``length`` 2).
+
+    Numbers come back as a float (length 1) or a pair of floats (length 2).  A tensor comes back
+    unchanged once its rank is right; the operator checks its values, where it needs them anyway.
+    """
+    if isinstance(value, Tensor):
+        if value.dim() < 2 or (length == 2 and value.dim() == 2 and value.shape[1] == 2):
+            return value
+        shapes = "(B,), (1, 2) or (B, 2)" if length == 2 else "(1,) or (B,)"
+        raise ValueError(f"{name} must have shape {shapes}, got {tuple(value.shape)}")
+    if length == 1:
+        return _positive(value, name)
+    if isinstance(value, (tuple, list)):
+        if len(value) != 2:
+            raise ValueError(
+                f"{name} must be a number or a pair (vertical, horizontal), got {value!r}"
+            )
+        return _positive(value[0], name), _positive(value[1], name)
+    value = _positive(value, name)
+    return value, value
+
+
+def sigma_tensor(value: Sigma, name: str, length: int, input: Tensor) -> Tensor:
+    """Return a sigma as the tensor the operators take, for a 4-D ``input`` (B, C, H, W).
+
+    Returns:
+        (1,) or (B,) for ``length`` 1, (1, 2) or (B, 2) for ``length`` 2; float64 for float64 input,
+        float32 otherwise; on the input's device.  Gradients flow through to a tensor ``value``.
+    """
+    value = positive_sigma(value, name, length)
+    dtype = torch.float64 if input.dtype == torch.float64 else torch.float32
+    if not isinstance(value, Tensor):
+        rows = [list(value)] if length == 2 else [value]
+        return torch.tensor(rows, dtype=dtype, device=input.device)
+    if value.is_complex():
+        raise TypeError(f"{name} must be real, got {value.dtype}")
+    if value.device != input.device:
+        raise ValueError(
+            f"{name} must be on the input's device ({input.device}), got {value.device}"
+        )
+    value = value.to(dtype)
+    if value.dim() == 0:
+        value = value.reshape(1)
+    if value.shape[0] != 1 and value.shape[0] != input.shape[0]:
+        raise ValueError(
+            f"{name} must hold one value or one per image ({input.shape[0]}), "
+            f"got shape {tuple(value.shape)}"
+        )
+    if length == 2 and value.dim() == 1:
+        value = value.unsqueeze(1).expand(-1, 2)
+    return value.contiguous()
+
+
+def check_image(input: Tensor, name: str, dtypes: tuple[torch.dtype, ...]) -> None:
+    """Check that ``input`` is a (B, C, H, W) or (C, H, W) tensor of one of ``dtypes``."""
+    if not isinstance(input, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(input).__name__}")
+    if input.dim() != 4 and input.dim() != 3:
+        raise ValueError(
+            f"{name} must have shape (N, C, H, W) or (C, H, W), got {tuple(input.shape)}"
+        )
+    if input.dtype not in dtypes:
+        allowed = ", ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
+        raise TypeError(f"{name} must be one of {allowed}, got {input.dtype}")
+
+
+def check_guidance(input: Tensor, guidance: Tensor) -> None:
+    """Check that ``guidance`` goes with ``input``: same batch, size, dtype and device."""
+    check_image(guidance, "guidance", FILTER_DTYPES)
+    if guidance.dim() != input.dim():
+        raise ValueError(
+            f"guidance must have as many dimensions as input ({input.dim()}), got {guidance.dim()}"
+        )
+    batch = input.shape[:-3]
+    if guidance.shape[:-3] != batch or guidance.shape[-2:] != input.shape[-2:]:
+        raise ValueError(
+            f"guidance must have input's batch and size (input: {tuple(input.shape)}), "
+            f"got {tuple(guidance.shape)}"
+        )
+    if guidance.dtype != input.dtype:
+        raise TypeError(f"guidance must have input's dtype ({input.dtype}), got {guidance.dtype}")
+    if guidance.device != input.device:
+        raise ValueError(
+            f"guidance must be on input's device ({input.device}), got {guidance.device}"
+        )

@@ -1,0 +1,24 @@
+"""Layers that take the place of :mod:`torch.nn`'s, and filters as layers."""
+
+from denoise_ext.nn.conv import (
+    Conv2d,
+    ConvReLU2d,
+    ConvTranspose2d,
+    ConvTransposeReLU2d,
+    DepthwiseSeparableConv2d,
+)
+from denoise_ext.nn.convert import from_torch, to_torch
+from denoise_ext.nn.filters import BilateralBlur, GaussianBlur2d, JointBilateralBlur
+
+__all__ = [
+    "BilateralBlur",
+    "Conv2d",
+    "ConvReLU2d",
+    "ConvTranspose2d",
+    "ConvTransposeReLU2d",
+    "DepthwiseSeparableConv2d",
+    "GaussianBlur2d",
+    "JointBilateralBlur",
+    "from_torch",
+    "to_torch",
+]

@@ -1,0 +1,237 @@
+"""Convolution layers: the constructors and ``state_dict`` keys of :mod:`torch.nn`, plus an activation.
+
+A model that uses ``torch.nn.Conv2d`` or ``torch.nn.ConvTranspose2d`` runs on this package's kernels
+after changing the class; its checkpoints load unchanged.  ``activation=`` folds the non-linearity
+that follows into the same kernel, so the result is written to memory once.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from denoise_ext import ops
+from denoise_ext._arguments import check_activation
+
+_PRELU_INIT = 0.25  # torch.nn.PReLU's initial slope
+
+
+def _add_activation(
+    module: nn.Module,
+    activation: str,
+    negative_slope: float,
+    prelu_parameters: int,
+    out_channels: int,
+    device: Any,
+    dtype: Any,
+) -> None:
+    """Store the activation on ``module``; ``"prelu"`` adds the parameter ``prelu_weight``."""
+    module.activation = check_activation(activation, negative_slope)
+    module.negative_slope = float(negative_slope)
+    if prelu_parameters not in (1, out_channels):
+        raise ValueError(
+            f"prelu_parameters must be 1 or out_channels ({out_channels}), got {prelu_parameters}"
+        )
+    # Registered as None otherwise, as torch.nn.Conv2d does with an absent bias: no state_dict key.
+    weight = None
+    if activation == "prelu":
+        weight = nn.Parameter(
+            torch.full((prelu_parameters,), _PRELU_INIT, device=device, dtype=dtype)
+        )
+    module.register_parameter("prelu_weight", weight)
+
+
+def _activation_repr(module: nn.Module) -> str:
+    if module.activation == "none":
+        return ""
+    text = f", activation={module.activation}"
+    if module.activation == "leaky_relu":
+        text += f", negative_slope={module.negative_slope}"
+    if module.activation == "prelu" and module.prelu_weight.numel() > 1:
+        text += f", prelu_parameters={module.prelu_weight.numel()}"
+    return text
+
+
+class Conv2d(nn.Conv2d):
+    """:class:`torch.nn.Conv2d` followed by an activation, in one kernel.
+
+    The arguments up to ``dtype`` are those of :class:`torch.nn.Conv2d`, all padding modes and
+    ``padding="same"`` included.
+
+    Args:
+        activation: ``"none"``, ``"relu"``, ``"leaky_relu"``, ``"prelu"``, ``"sigmoid"`` or
+            ``"tanh"``.
+        negative_slope: slope of ``leaky_relu`` below zero, at least 0.
+        prelu_parameters: for ``"prelu"``, 1 (one slope for all channels) or ``out_channels``;
+            the slopes are the parameter ``prelu_weight``, starting at 0.25.
+
+    Shape:
+        input (N, C_in, H, W) or (C_in, H, W); output as :class:`torch.nn.Conv2d`.
+
+    ``forward(input, residual=None)`` adds ``residual`` (the output's shape) before the activation.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        padding: str | int | tuple[int, int] = 0,
+        dilation: int | tuple[int, int] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        device: Any = None,
+        dtype: Any = None,
+        *,
+        activation: str = "none",
+        negative_slope: float = 0.01,
+        prelu_parameters: int = 1,
+    ) -> None:
+        super().__init__(
+            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias,
+            padding_mode, device, dtype,
+        )  # fmt: skip
+        _add_activation(
+            self, activation, negative_slope, prelu_parameters, out_channels, device, dtype
+        )
+
+    def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
+        padding = self.padding
+        if self.padding_mode != "zeros":
+            # The list torch.nn keeps for F.pad also holds the uneven halves of padding="same".
+            input = F.pad(input, self._reversed_padding_repeated_twice, mode=self.padding_mode)
+            padding = 0
+        return ops.conv2d(
+            input, self.weight, self.bias, self.stride, padding, self.dilation, self.groups,
+            activation=self.activation, negative_slope=self.negative_slope,
+            prelu_weight=self.prelu_weight, residual=residual,
+        )  # fmt: skip
+
+    def extra_repr(self) -> str:
+        return super().extra_repr() + _activation_repr(self)
+
+
+class ConvReLU2d(Conv2d):
+    """:class:`Conv2d` whose activation is ReLU unless another one is asked for."""
+
+    def __init__(self, *args: Any, activation: str = "relu", **kwargs: Any) -> None:
+        super().__init__(*args, activation=activation, **kwargs)
+
+
+class ConvTranspose2d(nn.ConvTranspose2d):
+    """:class:`torch.nn.ConvTranspose2d` followed by an activation, in one kernel.
+
+    The arguments up to ``dtype`` are those of :class:`torch.nn.ConvTranspose2d`, which knows
+    ``padding_mode="zeros"`` alone; ``activation``, ``negative_slope`` and ``prelu_parameters`` are
+    those of :class:`Conv2d`.
+
+    Shape:
+        input (N, C_in, H, W) or (C_in, H, W); output as :class:`torch.nn.ConvTranspose2d`,
+        ``forward``'s ``output_size`` included.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] = 0,
+        output_padding: int | tuple[int, int] = 0,
+        groups: int = 1,
+        bias: bool = True,
+        dilation: int | tuple[int, int] = 1,
+        padding_mode: str = "zeros",
+        device: Any = None,
+        dtype: Any = None,
+        *,
+        activation: str = "none",
+        negative_slope: float = 0.01,
+        prelu_parameters: int = 1,
+    ) -> None:
+        super().__init__(
+            in_channels, out_channels, kernel_size, stride, padding, output_padding, groups, bias,
+            dilation, padding_mode, device, dtype,
+        )  # fmt: skip
+        _add_activation(
+            self, activation, negative_slope, prelu_parameters, out_channels, device, dtype
+        )
+
+    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
+        output_padding = self.output_padding
+        if output_size is not None:
+            output_padding = self._output_padding(
+                input, list(output_size), list(self.stride), list(self.padding),
+                list(self.kernel_size), 2, list(self.dilation),
+            )  # fmt: skip
+        return ops.conv_transpose2d(
+            input, self.weight, self.bias, self.stride, self.padding, output_padding, self.groups,
+            self.dilation, activation=self.activation, negative_slope=self.negative_slope,
+            prelu_weight=self.prelu_weight,
+        )  # fmt: skip
+
+    def extra_repr(self) -> str:
+        return super().extra_repr() + _activation_repr(self)
+
+
+class ConvTransposeReLU2d(ConvTranspose2d):
+    """:class:`ConvTranspose2d` whose activation is ReLU unless another one is asked for."""
+
+    def __init__(self, *args: Any, activation: str = "relu", **kwargs: Any) -> None:
+        super().__init__(*args, activation=activation, **kwargs)
+
+
+class DepthwiseSeparableConv2d(nn.Module):
+    """A depthwise convolution (one filter per channel), then a 1x1 convolution across channels.
+
+    MobileNet's factorisation (Howard et al., 2017, arXiv:1704.04861): ``kh*kw + C_out`` products
+    per input value instead of ``kh*kw*C_out``.
+
+    Args:
+        in_channels, out_channels: channels in and out.
+        kernel_size, stride, padding, dilation, padding_mode: of the depthwise part, as
+            :class:`torch.nn.Conv2d`'s.
+        bias: gives both parts a bias.
+        activation: of the 1x1 part (see :class:`Conv2d`).
+        depthwise_activation: between the two parts.
+        negative_slope: slope of ``leaky_relu`` wherever it is used.
+
+    Shape:
+        input (N, C_in, H, W) or (C_in, H, W); output has ``out_channels`` channels.
+
+    ``state_dict`` keys: ``depthwise.weight`` (C_in, 1, kh, kw), ``pointwise.weight``
+    (C_out, C_in, 1, 1), and each part's ``bias`` and ``prelu_weight`` where it has one.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        padding: str | int | tuple[int, int] = 0,
+        dilation: int | tuple[int, int] = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        device: Any = None,
+        dtype: Any = None,
+        *,
+        activation: str = "none",
+        depthwise_activation: str = "none",
+        negative_slope: float = 0.01,
+    ) -> None:
+        super().__init__()
+        common = {"bias": bias, "device": device, "dtype": dtype, "negative_slope": negative_slope}
+        self.depthwise = Conv2d(
+            in_channels, in_channels, kernel_size, stride, padding, dilation, groups=in_channels,
+            padding_mode=padding_mode, activation=depthwise_activation, **common,
+        )  # fmt: skip
+        self.pointwise = Conv2d(in_channels, out_channels, 1, activation=activation, **common)
+
+    def forward(self, input: Tensor) -> Tensor:
+        return self.pointwise(self.depthwise(input))

@@ -1,0 +1,161 @@
+"""Swap layers between this package and plain :mod:`torch.nn`, keeping the ``state_dict`` keys."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from denoise_ext import reference
+from denoise_ext.nn.conv import (
+    Conv2d,
+    ConvReLU2d,
+    ConvTranspose2d,
+    ConvTransposeReLU2d,
+    _activation_repr,
+)
+from denoise_ext.nn.filters import BilateralBlur, GaussianBlur2d, JointBilateralBlur
+from denoise_ext.reference.activation import apply_activation
+
+
+class TorchConv2d(nn.Conv2d):
+    """``torch.nn.Conv2d`` and a ``torch.nn.functional`` activation: what ``to_torch`` puts in."""
+
+    def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
+        output = super().forward(input)
+        if residual is not None:
+            output = output + residual
+        return apply_activation(output, self.activation, self.negative_slope, self.prelu_weight)
+
+    def extra_repr(self) -> str:
+        return super().extra_repr() + _activation_repr(self)
+
+
+class TorchConvTranspose2d(nn.ConvTranspose2d):
+    """``torch.nn.ConvTranspose2d`` and a ``torch.nn.functional`` activation."""
+
+    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
+        output = super().forward(input, output_size)
+        return apply_activation(output, self.activation, self.negative_slope, self.prelu_weight)
+
+    def extra_repr(self) -> str:
+        return super().extra_repr() + _activation_repr(self)
+
+
+class TorchGaussianBlur2d(GaussianBlur2d):
+    """:class:`GaussianBlur2d` computed by :mod:`denoise_ext.reference`."""
+
+    def _filter(self, input: Tensor, *args: object) -> Tensor:
+        return reference.gaussian_blur2d(input, *args)
+
+
+class TorchBilateralBlur(BilateralBlur):
+    """:class:`BilateralBlur` computed by :mod:`denoise_ext.reference`."""
+
+    def _filter(self, input: Tensor, *args: object) -> Tensor:
+        return reference.bilateral_blur(input, *args)
+
+
+class TorchJointBilateralBlur(JointBilateralBlur):
+    """:class:`JointBilateralBlur` computed by :mod:`denoise_ext.reference`."""
+
+    def _filter(self, input: Tensor, guidance: Tensor, *args: object) -> Tensor:
+        return reference.joint_bilateral_blur(input, guidance, *args)
+
+
+def _to_torch_conv(plain: type[nn.Module], fused: type[nn.Module]) -> Callable:
+    def target(module: nn.Module) -> type[nn.Module]:
+        return plain if module.activation == "none" else fused
+
+    return target
+
+
+# The class a layer becomes, by its exact class: a user's subclass may do more in its forward.
+_TO_TORCH: dict[type[nn.Module], Callable[[nn.Module], type[nn.Module]]] = {
+    Conv2d: _to_torch_conv(nn.Conv2d, TorchConv2d),
+    ConvReLU2d: _to_torch_conv(nn.Conv2d, TorchConv2d),
+    ConvTranspose2d: _to_torch_conv(nn.ConvTranspose2d, TorchConvTranspose2d),
+    ConvTransposeReLU2d: _to_torch_conv(nn.ConvTranspose2d, TorchConvTranspose2d),
+    GaussianBlur2d: lambda module: TorchGaussianBlur2d,
+    BilateralBlur: lambda module: TorchBilateralBlur,
+    JointBilateralBlur: lambda module: TorchJointBilateralBlur,
+}
+_FROM_TORCH: dict[type[nn.Module], Callable[[nn.Module], type[nn.Module]]] = {
+    nn.Conv2d: lambda module: Conv2d,
+    TorchConv2d: lambda module: Conv2d,
+    nn.ConvTranspose2d: lambda module: ConvTranspose2d,
+    TorchConvTranspose2d: lambda module: ConvTranspose2d,
+    TorchGaussianBlur2d: lambda module: GaussianBlur2d,
+    TorchBilateralBlur: lambda module: BilateralBlur,
+    TorchJointBilateralBlur: lambda module: JointBilateralBlur,
+}
+_ACTIVATED = (Conv2d, ConvTranspose2d, TorchConv2d, TorchConvTranspose2d)
+
+
+def _convert(model: nn.Module, table: dict) -> nn.Module:
+    # The classes of a pair have the same attributes, parameters and hooks and differ in forward and
+    # the activation alone.  Changing the class of the copy therefore keeps everything a user may
+    # have hung on a layer: hooks, tied weights, requires_grad, training mode.
+    model = copy.deepcopy(model)
+    for module in model.modules():
+        choose = table.get(type(module))
+        if choose is None:
+            continue
+        module.__class__ = choose(module)
+        if isinstance(module, _ACTIVATED):
+            if not hasattr(module, "activation"):
+                module.activation, module.negative_slope = "none", 0.01
+                module.register_parameter("prelu_weight", None)
+        elif hasattr(module, "activation"):
+            del module.activation, module.negative_slope, module.prelu_weight
+    return model
+
+
+def to_torch(model: nn.Module) -> nn.Module:
+    """A copy of ``model`` in which this package's layers are plain :mod:`torch.nn` ones.
+
+    A convolution becomes ``torch.nn.Conv2d``/``ConvTranspose2d``, or a small subclass of it that
+    applies the activation with :mod:`torch.nn.functional`; a filter becomes one computed by
+    :mod:`denoise_ext.reference`.  ``state_dict`` keys, hooks, tied weights, devices and dtypes stay.
+    The copy runs on any device torch knows and needs no native library.
+
+    Args:
+        model: any module; one layer alone works too.
+
+    Raises:
+        TypeError: ``model`` holds a subclass of one of this package's layers (a parametrised layer
+            is one), which only its author can translate.
+    """
+    _check_module(model)
+    own = tuple(_TO_TORCH)
+    for name, module in model.named_modules():
+        known = type(module) in _TO_TORCH or type(module) in _FROM_TORCH
+        if isinstance(module, own) and not known:
+            raise TypeError(
+                f"model: layer {name or '(the model itself)'!r} is a {type(module).__name__}, a "
+                "subclass of a denoise_ext layer that to_torch does not know; remove "
+                "parametrisations first, or replace the layer by hand"
+            )
+    return _convert(model, _TO_TORCH)
+
+
+def from_torch(model: nn.Module) -> nn.Module:
+    """A copy of ``model`` whose ``torch.nn.Conv2d`` and ``ConvTranspose2d`` are this package's.
+
+    Only layers of exactly these classes (and those ``to_torch`` made) are swapped: a subclass may
+    do something else in its ``forward``.  ``state_dict`` keys, hooks and tied weights stay.
+
+    Args:
+        model: any module; one layer alone works too.
+    """
+    _check_module(model)
+    return _convert(model, _FROM_TORCH)
+
+
+def _check_module(model: nn.Module) -> None:
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+
+
+__all__ = ["from_torch", "to_torch"]

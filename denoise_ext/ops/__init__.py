@@ -1,0 +1,19 @@
+"""The package's operators: native kernels behind PyTorch functions.
+
+Each works under autograd, ``torch.compile``, ``torch.export`` and ``torch.inference_mode``; the raw
+operators are ``torch.ops.denoise_ext.*``.  :mod:`denoise_ext.reference` has the same functions in
+plain PyTorch.
+"""
+
+from denoise_ext.ops.bilateral_blur import bilateral_blur, joint_bilateral_blur
+from denoise_ext.ops.conv2d import conv2d
+from denoise_ext.ops.conv_transpose2d import conv_transpose2d
+from denoise_ext.ops.gaussian_blur2d import gaussian_blur2d
+
+__all__ = [
+    "bilateral_blur",
+    "conv2d",
+    "conv_transpose2d",
+    "gaussian_blur2d",
+    "joint_bilateral_blur",
+]

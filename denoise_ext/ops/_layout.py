@@ -1,0 +1,35 @@
+"""Memory formats, by the rule of PyTorch's own convolutions."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def is_channels_last(x: Tensor) -> bool:
+    """Whether x (N, C, H, W) counts as channels_last: c10's ``is_channels_last_strides_2d``."""
+    sizes, strides = x.shape, x.stride()
+    if strides[1] == 0:
+        return False
+    smallest = 0
+    for d in (1, 3, 2, 0):
+        if sizes[d] == 0 or strides[d] < smallest:
+            return False
+        # N111 tensors fit both layouts; c10 calls them contiguous.
+        if d == 0 and smallest == strides[1]:
+            return False
+        smallest = strides[d] * max(sizes[d], 1)
+    return True
+
+
+def output_format(*tensors: Tensor) -> torch.memory_format:
+    """channels_last when any of ``tensors`` is, else contiguous."""
+    for x in tensors:
+        if is_channels_last(x):
+            return torch.channels_last
+    return torch.contiguous_format
+
+
+def empty_as(x: Tensor, shape: tuple, memory_format: torch.memory_format) -> Tensor:
+    """An uninitialised tensor of ``shape`` with the dtype and device of ``x``."""
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=memory_format)

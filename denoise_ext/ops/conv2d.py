@@ -1,0 +1,262 @@
+"""Fused 2-D convolution."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from denoise_ext._arguments import check_residual_position, int_pair
+from denoise_ext.ops._conv_arguments import autocast_dtype, cast, check_conv, check_like_input
+from denoise_ext.ops._layout import empty_as, output_format
+from denoise_ext.ops._library import (
+    forbid_double_backward,
+    kernel_devices,
+    native_op,
+    raise_no_kernel,
+)
+
+IntOrPair = int | Sequence[int]
+
+_op, _available = native_op("conv2d")
+_backward_op, _backward_available = native_op("conv2d_backward")
+_devices = kernel_devices("conv2d")
+
+
+def conv2d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: IntOrPair = 1,
+    padding: str | IntOrPair = 0,
+    dilation: IntOrPair = 1,
+    groups: int = 1,
+    *,
+    activation: str = "none",
+    negative_slope: float = 0.01,
+    prelu_weight: Tensor | None = None,
+    residual: Tensor | None = None,
+    residual_position: str = "before",
+) -> Tensor:
+    """Convolution, bias, activation and an optional skip connection in one kernel.
+
+    With ``conv`` as in :func:`torch.nn.functional.conv2d`, the result is ``act(conv + bias)``,
+    ``act(conv + bias + residual)`` (``residual_position="before"``) or
+    ``act(conv + bias) + residual`` (``"after"``).  Sums are kept in float32 (float64 for float64)
+    until the one rounding at the end.  Differentiable once in every tensor argument.
+
+    ===================  =========================================================================
+    argument             constraint
+    ===================  =========================================================================
+    input                (N, C_in, H, W) or (C_in, H, W); float32, float64, bfloat16, float16;
+                         contiguous or channels_last give the fast paths; any strides work;
+                         N may be 0
+    weight               (C_out, C_in / groups, kH, kW)
+    bias                 (C_out,) or None
+    stride, dilation     int or pair (vertical, horizontal), >= 1
+    padding              int or pair >= 0, zeros; or ``"valid"``; or ``"same"`` (stride 1)
+    groups               divides C_in and C_out; C_in for a depthwise convolution
+    activation           ``"none"``, ``"relu"``, ``"leaky_relu"``, ``"prelu"``, ``"sigmoid"``,
+                         ``"tanh"``
+    negative_slope       slope of ``leaky_relu`` below zero, finite, >= 0
+    prelu_weight         1 or C_out slopes; given exactly when ``activation="prelu"``
+    residual             the output's shape, or None
+    residual_position    ``"before"`` or ``"after"`` the activation
+    ===================  =========================================================================
+
+    All tensors have one dtype and device.  Under autocast they are cast as autocast casts those of
+    ``torch.nn.functional.conv2d``.
+
+    Returns:
+        (N, C_out, H_out, W_out) (without N for an input without), of the input's dtype;
+        channels_last when input or weight is, as in PyTorch.
+        ``H_out = floor((H + 2 padding - dilation (kH - 1) - 1) / stride) + 1``.
+
+    Raises:
+        TypeError: wrong type or dtype.
+        ValueError: wrong shape, device or value, or a kernel larger than the padded input.
+        RuntimeError: the native library is missing (the message says why).
+    """
+    dtype = autocast_dtype(input.device.type) if isinstance(input, Tensor) else None
+    if dtype is not None:
+        input, weight, bias = cast(input, dtype), cast(weight, dtype), cast(bias, dtype)
+        prelu_weight, residual = cast(prelu_weight, dtype), cast(residual, dtype)
+    check_conv(
+        input, weight, bias, groups, False, activation, negative_slope, prelu_weight
+    )
+    if input.device.type not in _devices:
+        raise_no_kernel("conv2d", input, _devices)
+    stride = int_pair(stride, "stride", 1)
+    dilation = int_pair(dilation, "dilation", 1)
+    if isinstance(padding, str):
+        input, padding = _named_padding(input, weight, stride, padding, dilation)
+    else:
+        padding = int_pair(padding, "padding", 0)
+    unbatched = input.dim() == 3
+    if unbatched:
+        input = input.unsqueeze(0)
+    shape = _output_shape(input, weight, stride, padding, dilation)
+    if shape[2] < 1 or shape[3] < 1:
+        raise ValueError(
+            f"weight's kernel (with dilation {dilation}: {_reach(weight, dilation)}) must not be "
+            f"larger than the padded input, got {_padded(input, padding)}"
+        )
+    if residual is not None:
+        residual = _checked_residual(residual, residual_position, input, shape, unbatched)
+    output = _op(
+        input, weight, bias, stride, padding, dilation, groups, activation, negative_slope,
+        prelu_weight, residual, residual_position,
+    )  # fmt: skip
+    return output.squeeze(0) if unbatched else output
+
+
+def _named_padding(
+    input: Tensor,
+    weight: Tensor,
+    stride: tuple[int, int],
+    padding: str,
+    dilation: tuple[int, int],
+) -> tuple[Tensor, tuple[int, int]]:
+    """Resolve ``"valid"`` and ``"same"``; an uneven "same" puts the extra row below/right."""
+    if padding == "valid":
+        return input, (0, 0)
+    if padding != "same":
+        raise ValueError(f"padding must be ints, 'valid' or 'same', got {padding!r}")
+    if stride != (1, 1):
+        raise ValueError(f"stride must be 1 for padding='same', got {stride}")
+    total_y = dilation[0] * (weight.shape[2] - 1)
+    total_x = dilation[1] * (weight.shape[3] - 1)
+    if total_y % 2 or total_x % 2:
+        input = F.pad(input, (0, total_x % 2, 0, total_y % 2))
+    return input, (total_y // 2, total_x // 2)
+
+
+def _output_shape(
+    input: Tensor,
+    weight: Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+) -> tuple[int, int, int, int]:
+    n, _, h, w = input.shape
+    c_out, _, kh, kw = weight.shape
+    return (
+        n,
+        c_out,
+        (h + 2 * padding[0] - dilation[0] * (kh - 1) - 1) // stride[0] + 1,
+        (w + 2 * padding[1] - dilation[1] * (kw - 1) - 1) // stride[1] + 1,
+    )
+
+
+def _reach(weight: Tensor, dilation: tuple[int, int]) -> tuple[int, int]:
+    """Rows and columns that the dilated kernel covers."""
+    kh, kw = weight.shape[2:]
+    return dilation[0] * (kh - 1) + 1, dilation[1] * (kw - 1) + 1
+
+
+def _padded(input: Tensor, padding: tuple[int, int]) -> tuple[int, int]:
+    return input.shape[2] + 2 * padding[0], input.shape[3] + 2 * padding[1]
+
+
+def _checked_residual(
+    residual: Tensor, position: str, input: Tensor, shape: tuple, unbatched: bool
+) -> Tensor:
+    check_residual_position(position)
+    check_like_input(residual, "residual", input)
+    expected = shape[1:] if unbatched else shape
+    if tuple(residual.shape) != tuple(expected):
+        raise ValueError(
+            f"residual must have the output's shape {tuple(expected)}, got {tuple(residual.shape)}"
+        )
+    return residual.unsqueeze(0) if unbatched else residual
+
+
+def _fake(
+    input, weight, bias, stride, padding, dilation, groups, activation, negative_slope,
+    prelu_weight, residual, residual_position,
+):  # fmt: skip
+    shape = _output_shape(input, weight, stride, padding, dilation)
+    return empty_as(input, shape, output_format(input, weight))
+
+
+def _backward_fake(
+    grad_output, input, weight, saved, prelu_weight, stride, padding, dilation, groups, activation,
+    negative_slope, output_mask,
+):  # fmt: skip
+    memory_format = output_format(input, weight)
+    shapes = (
+        (input.shape, memory_format),
+        (weight.shape, memory_format),
+        ((weight.shape[0],), torch.contiguous_format),
+        (None if prelu_weight is None else prelu_weight.shape, torch.contiguous_format),
+        (grad_output.shape, memory_format),
+    )
+    return tuple(
+        empty_as(input, shape, layout)
+        if wanted
+        else empty_as(input, (0,), torch.contiguous_format)
+        for wanted, (shape, layout) in zip(output_mask, shapes, strict=True)
+    )
+
+
+def _setup_context(ctx, inputs, output) -> None:
+    (
+        input, weight, bias, stride, padding, dilation, groups, activation, negative_slope,
+        prelu_weight, residual, residual_position,
+    ) = inputs  # fmt: skip
+    ctx.geometry = (stride, padding, dilation, groups)
+    ctx.activation, ctx.negative_slope = activation, negative_slope
+    ctx.has_residual = residual is not None
+    ctx.after = residual is not None and residual_position == "after"
+    # What the backward of the activation reads is not always there to keep: the output holds the
+    # residual ("after"), or the input of the activation is needed (prelu).  It is computed again.
+    ctx.recompute = activation == "prelu" or (ctx.after and activation != "none")
+    keep_output = activation != "none" and not ctx.recompute
+    ctx.save_for_backward(
+        input,
+        weight,
+        prelu_weight,
+        output if keep_output else None,
+        bias if ctx.recompute else None,
+        residual if ctx.recompute and not ctx.after else None,
+    )
+
+
+def _saved_for_activation(ctx) -> Tensor | None:
+    input, weight, _, output, bias, residual = ctx.saved_tensors
+    if not ctx.recompute:
+        return output
+    activation = "none" if ctx.activation == "prelu" else ctx.activation
+    return _op(
+        input, weight, bias, *ctx.geometry, activation, ctx.negative_slope, None, residual,
+        "before",
+    )  # fmt: skip
+
+
+def _backward(ctx, grad_output: Tensor):
+    input, weight, prelu_weight = ctx.saved_tensors[:3]
+    need = ctx.needs_input_grad
+    # Without an activation in between, and after it, the residual's gradient is the output's.
+    passes_through = ctx.has_residual and (ctx.after or ctx.activation == "none")
+    mask = [need[0], need[1], need[2], need[9], need[10] and not passes_through]
+    grads = [None] * 5
+    if any(mask):
+        results = _backward_op(
+            grad_output, input, weight, _saved_for_activation(ctx), prelu_weight, *ctx.geometry,
+            ctx.activation, ctx.negative_slope, mask,
+        )  # fmt: skip
+        grads = [g if wanted else None for g, wanted in zip(results, mask, strict=True)]
+    if need[10] and passes_through:
+        grads[4] = grad_output
+    # One per argument of the forward: tensors at 0, 1, 2 (bias), 9 (prelu_weight), 10 (residual).
+    return (*grads[:3], None, None, None, None, None, None, grads[3], grads[4], None)
+
+
+if _available:
+    torch.library.register_fake("denoise_ext::conv2d", _fake)
+if _available and _backward_available:
+    torch.library.register_fake("denoise_ext::conv2d_backward", _backward_fake)
+    torch.library.register_autograd("denoise_ext::conv2d", _backward, setup_context=_setup_context)
+    forbid_double_backward("conv2d_backward")

@@ -1,0 +1,196 @@
+"""Fused 2-D transposed convolution."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from denoise_ext._arguments import int_pair
+from denoise_ext.ops._conv_arguments import autocast_dtype, cast, check_conv
+from denoise_ext.ops._layout import empty_as, output_format
+from denoise_ext.ops._library import (
+    forbid_double_backward,
+    kernel_devices,
+    native_op,
+    raise_no_kernel,
+)
+
+IntOrPair = int | Sequence[int]
+
+_op, _available = native_op("conv_transpose2d")
+_backward_op, _backward_available = native_op("conv_transpose2d_backward")
+_devices = kernel_devices("conv_transpose2d")
+
+
+def conv_transpose2d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: IntOrPair = 1,
+    padding: IntOrPair = 0,
+    output_padding: IntOrPair = 0,
+    groups: int = 1,
+    dilation: IntOrPair = 1,
+    *,
+    activation: str = "none",
+    negative_slope: float = 0.01,
+    prelu_weight: Tensor | None = None,
+) -> Tensor:
+    """Transposed convolution, bias and activation in one kernel.
+
+    ``act(conv_transpose + bias)`` with ``conv_transpose`` as in
+    :func:`torch.nn.functional.conv_transpose2d` (mind its argument order: ``groups`` before
+    ``dilation``).  Every output pixel is a sum over the taps of its phase, kept in float32 (float64
+    for float64) until the one rounding at the end.  Differentiable once in every tensor argument.
+
+    ===================  =========================================================================
+    argument             constraint
+    ===================  =========================================================================
+    input                (N, C_in, H, W) or (C_in, H, W); float32, float64, bfloat16, float16;
+                         any strides; N may be 0
+    weight               (C_in, C_out / groups, kH, kW)
+    bias                 (C_out,) or None
+    stride, dilation     int or pair (vertical, horizontal), >= 1
+    padding              int or pair, >= 0: rows and columns cut from the output's edges
+    output_padding       int or pair, >= 0, less than stride or dilation: added below and right
+    groups               divides C_in and C_out
+    activation,          as :func:`denoise_ext.ops.conv2d`'s
+    negative_slope,
+    prelu_weight
+    ===================  =========================================================================
+
+    All tensors have one dtype and device.  Under autocast they are cast as autocast casts those of
+    ``torch.nn.functional.conv_transpose2d``.
+
+    Returns:
+        (N, C_out, H_out, W_out) (without N for an input without), of the input's dtype;
+        channels_last when input or weight is, as in PyTorch.
+        ``H_out = (H - 1) stride - 2 padding + dilation (kH - 1) + output_padding + 1``.
+
+    Raises:
+        TypeError: wrong type or dtype.
+        ValueError: wrong shape, device or value, or an output without pixels.
+        RuntimeError: the native library is missing (the message says why).
+    """
+    dtype = autocast_dtype(input.device.type) if isinstance(input, Tensor) else None
+    if dtype is not None:
+        input, weight, bias = cast(input, dtype), cast(weight, dtype), cast(bias, dtype)
+        prelu_weight = cast(prelu_weight, dtype)
+    check_conv(input, weight, bias, groups, True, activation, negative_slope, prelu_weight)
+    if input.device.type not in _devices:
+        raise_no_kernel("conv_transpose2d", input, _devices)
+    stride = int_pair(stride, "stride", 1)
+    padding = int_pair(padding, "padding", 0)
+    output_padding = int_pair(output_padding, "output_padding", 0)
+    dilation = int_pair(dilation, "dilation", 1)
+    for i in (0, 1):
+        if output_padding[i] >= max(stride[i], dilation[i]):
+            raise ValueError(
+                f"output_padding must be less than stride {stride} or dilation {dilation}, "
+                f"got {output_padding}"
+            )
+    unbatched = input.dim() == 3
+    if unbatched:
+        input = input.unsqueeze(0)
+    shape = _output_shape(input, weight, stride, padding, output_padding, groups, dilation)
+    if shape[2] < 1 or shape[3] < 1:
+        raise ValueError(
+            f"padding must leave an output of at least 1x1, got {padding}: "
+            f"the output would be {shape[2]}x{shape[3]}"
+        )
+    output = _op(
+        input, weight, bias, stride, padding, output_padding, groups, dilation, activation,
+        negative_slope, prelu_weight,
+    )  # fmt: skip
+    return output.squeeze(0) if unbatched else output
+
+
+def _output_shape(
+    input: Tensor,
+    weight: Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    output_padding: Sequence[int],
+    groups: int,
+    dilation: Sequence[int],
+) -> tuple[int, int, int, int]:
+    n, _, h, w = input.shape
+    _, c_out, kh, kw = weight.shape
+    return (
+        n,
+        c_out * groups,
+        (h - 1) * stride[0] - 2 * padding[0] + dilation[0] * (kh - 1) + output_padding[0] + 1,
+        (w - 1) * stride[1] - 2 * padding[1] + dilation[1] * (kw - 1) + output_padding[1] + 1,
+    )
+
+
+def _fake(
+    input, weight, bias, stride, padding, output_padding, groups, dilation, activation,
+    negative_slope, prelu_weight,
+):  # fmt: skip
+    shape = _output_shape(input, weight, stride, padding, output_padding, groups, dilation)
+    return empty_as(input, shape, output_format(input, weight))
+
+
+def _backward_fake(
+    grad_output, input, weight, saved, prelu_weight, stride, padding, output_padding, groups,
+    dilation, activation, negative_slope, output_mask,
+):  # fmt: skip
+    memory_format = output_format(input, weight)
+    shapes = (
+        (input.shape, memory_format),
+        (weight.shape, memory_format),
+        ((weight.shape[1] * groups,), torch.contiguous_format),
+        (None if prelu_weight is None else prelu_weight.shape, torch.contiguous_format),
+    )
+    return tuple(
+        empty_as(input, shape, layout)
+        if wanted
+        else empty_as(input, (0,), torch.contiguous_format)
+        for wanted, (shape, layout) in zip(output_mask, shapes, strict=True)
+    )
+
+
+def _setup_context(ctx, inputs, output) -> None:
+    (
+        input, weight, bias, stride, padding, output_padding, groups, dilation, activation,
+        negative_slope, prelu_weight,
+    ) = inputs  # fmt: skip
+    ctx.geometry = (stride, padding, output_padding, groups, dilation)
+    ctx.activation, ctx.negative_slope = activation, negative_slope
+    # prelu's backward needs its input, which is nowhere kept: it is computed again.
+    prelu = activation == "prelu"
+    ctx.save_for_backward(
+        input,
+        weight,
+        prelu_weight,
+        output if activation != "none" and not prelu else None,
+        bias if prelu else None,
+    )
+
+
+def _backward(ctx, grad_output: Tensor):
+    input, weight, prelu_weight, saved, bias = ctx.saved_tensors
+    need = ctx.needs_input_grad
+    mask = [need[0], need[1], need[2], need[10]]
+    if ctx.activation == "prelu":
+        saved = _op(input, weight, bias, *ctx.geometry, "none", ctx.negative_slope, None)
+    results = _backward_op(
+        grad_output, input, weight, saved, prelu_weight, *ctx.geometry, ctx.activation,
+        ctx.negative_slope, mask,
+    )  # fmt: skip
+    grads = [g if wanted else None for g, wanted in zip(results, mask, strict=True)]
+    # One per argument of the forward: tensors at 0, 1, 2 (bias) and 10 (prelu_weight).
+    return (*grads[:3], None, None, None, None, None, None, None, grads[3])
+
+
+if _available:
+    torch.library.register_fake("denoise_ext::conv_transpose2d", _fake)
+if _available and _backward_available:
+    torch.library.register_fake("denoise_ext::conv_transpose2d_backward", _backward_fake)
+    torch.library.register_autograd(
+        "denoise_ext::conv_transpose2d", _backward, setup_context=_setup_context
+    )
+    forbid_double_backward("conv_transpose2d_backward")

@@ -1,0 +1,112 @@
+"""Gaussian blur."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from denoise_ext._arguments import (
+    FILTER_DTYPES,
+    Sigma,
+    check_border,
+    check_image,
+    odd_kernel_size,
+    sigma_tensor,
+)
+from denoise_ext.ops._layout import empty_as, output_format
+from denoise_ext.ops._library import (
+    forbid_double_backward,
+    kernel_devices,
+    native_op,
+    raise_no_kernel,
+)
+
+_op, _available = native_op("gaussian_blur2d")
+_backward_op, _backward_available = native_op("gaussian_blur2d_backward")
+_devices = kernel_devices("gaussian_blur2d")
+
+
+def gaussian_blur2d(
+    input: Tensor,
+    kernel_size: int | Sequence[int],
+    sigma: Sigma,
+    border_type: str = "reflect",
+) -> Tensor:
+    """Blur each channel with a normalised Gaussian window, both directions in one pass.
+
+    The window is ``exp(-(y / sigma_y)^2 / 2) exp(-(x / sigma_x)^2 / 2)`` over ``kernel_size``
+    pixels, scaled to sum 1: OpenCV's and Kornia's ``GaussianBlur``.  Sums are kept in float32
+    (float64 for float64).  Differentiable once in input (not uint8) and in a tensor sigma.
+
+    ===================  =========================================================================
+    argument             constraint
+    ===================  =========================================================================
+    input                (N, C, H, W) or (C, H, W); float32, float64, bfloat16, float16, uint8;
+                         any strides; N may be 0
+    kernel_size          odd int or pair (height, width) >= 1; may be larger than the image
+    sigma                standard deviation in pixels, > 0: a number, a pair (vertical,
+                         horizontal), or a tensor (1, 2) or (N, 2), (1,) or (N,)
+    border_type          ``"reflect"`` (OpenCV's BORDER_REFLECT_101: the edge pixel is not
+                         repeated), ``"replicate"``, ``"constant"`` (zeros) or ``"circular"``
+    ===================  =========================================================================
+
+    Returns:
+        The input's shape, dtype and layout; uint8 results are rounded to nearest.
+
+    Raises:
+        TypeError: wrong type or dtype.
+        ValueError: wrong shape, device or value.
+        RuntimeError: a tensor sigma holding NaN or a value <= 0, or the native library is missing
+            (the message says which).
+    """
+    check_image(input, "input", FILTER_DTYPES)
+    kernel_size = odd_kernel_size(kernel_size)
+    check_border(border_type)
+    if input.device.type not in _devices:
+        raise_no_kernel("gaussian_blur2d", input, _devices)
+    unbatched = input.dim() == 3
+    if unbatched:
+        input = input.unsqueeze(0)
+    output = _op(input, kernel_size, sigma_tensor(sigma, "sigma", 2, input), border_type)
+    return output.squeeze(0) if unbatched else output
+
+
+def _fake(input, kernel_size, sigma, border_type):
+    return empty_as(input, input.shape, output_format(input))
+
+
+def _backward_fake(grad_output, input, kernel_size, sigma, border_type, output_mask):
+    return (
+        empty_as(input, input.shape, output_format(input))
+        if output_mask[0]
+        else empty_as(input, (0,), torch.contiguous_format),
+        empty_as(sigma, sigma.shape, torch.contiguous_format)
+        if output_mask[1]
+        else empty_as(input, (0,), torch.contiguous_format),
+    )
+
+
+def _setup_context(ctx, inputs, output) -> None:
+    input, ctx.kernel_size, sigma, ctx.border_type = inputs
+    ctx.save_for_backward(input, sigma)
+
+
+def _backward(ctx, grad_output: Tensor):
+    input, sigma = ctx.saved_tensors
+    mask = [ctx.needs_input_grad[0], ctx.needs_input_grad[2]]
+    grad_input, grad_sigma = _backward_op(
+        grad_output, input, ctx.kernel_size, sigma, ctx.border_type, mask
+    )
+    return grad_input if mask[0] else None, None, grad_sigma if mask[1] else None, None
+
+
+if _available:
+    torch.library.register_fake("denoise_ext::gaussian_blur2d", _fake)
+if _available and _backward_available:
+    torch.library.register_fake("denoise_ext::gaussian_blur2d_backward", _backward_fake)
+    torch.library.register_autograd(
+        "denoise_ext::gaussian_blur2d", _backward, setup_context=_setup_context
+    )
+    forbid_double_backward("gaussian_blur2d_backward")

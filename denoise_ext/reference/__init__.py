@@ -1,0 +1,16 @@
+"""Every operator of :mod:`denoise_ext.ops` in plain PyTorch, with the same signature.
+
+They are the oracle the kernels are tested against, and they run where the kernels do not: on any
+device, in any floating dtype, differentiable as often as PyTorch is.
+"""
+
+from denoise_ext.reference.conv import conv2d, conv_transpose2d
+from denoise_ext.reference.filters import bilateral_blur, gaussian_blur2d, joint_bilateral_blur
+
+__all__ = [
+    "bilateral_blur",
+    "conv2d",
+    "conv_transpose2d",
+    "gaussian_blur2d",
+    "joint_bilateral_blur",
+]
