@@ -1,0 +1,238 @@
+#include "conv_plan.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "isa.h"
+#include "storage.h"
+
+namespace denoise_ext::cpu {
+namespace {
+
+// A packed input tile should leave room in a 1 MiB second-level cache for the weights that stream by.
+constexpr int64_t kTileBytes = 256 * 1024;
+// 8 x 48 outputs: the halo of a 3x3 kernel adds 30 % to the packing, and 48 is a multiple of every
+// pixel group (6, 8, 12, 24), so full tiles waste no sums.
+constexpr int64_t kTileRows = 8, kTileCols = 48, kSmallestCols = 12;
+
+int64_t divide_up(int64_t a, int64_t b) {
+  return (a + b - 1) / b;
+}
+
+bool is_double(const ConvPlan& plan) {
+  return plan.params.output.dtype == DType::kFloat64;
+}
+
+// Taps along one axis that reach the outputs first, first + out_step, ...: pairs (offset, weight index).
+struct AxisTap {
+  int64_t offset, index;
+};
+
+std::vector<AxisTap> axis_taps(const ConvParams& p, int axis, int64_t first_output) {
+  std::vector<AxisTap> taps;
+  for (int64_t u = 0; u < p.weight.size[2 + axis]; ++u) {
+    const int64_t shift = u * p.dilation[axis];
+    if (!p.transposed) {
+      taps.push_back({shift - p.padding[axis], u});
+    } else if ((first_output + p.padding[axis] - shift) % p.stride[axis] == 0) {
+      // output = input * stride - padding + shift
+      taps.push_back({(first_output + p.padding[axis] - shift) / p.stride[axis], u});
+    }
+  }
+  return taps;
+}
+
+void add_phase(ConvPlan& plan, int64_t y0, int64_t x0) {
+  const ConvParams& p = plan.params;
+  const std::vector<AxisTap> ys = axis_taps(p, 0, y0), xs = axis_taps(p, 1, x0);
+  ConvPhase phase{};
+  phase.out_y0 = y0;
+  phase.out_x0 = x0;
+  phase.rows = divide_up(p.output.size[2] - y0, plan.out_step[0]);
+  phase.cols = divide_up(p.output.size[3] - x0, plan.out_step[1]);
+  if (phase.rows <= 0 || phase.cols <= 0) return;
+  phase.tap_begin = static_cast<int64_t>(plan.taps.size());
+  for (const AxisTap& y : ys)
+    for (const AxisTap& x : xs) plan.taps.push_back({y.offset, x.offset, y.index, x.index, 0});
+  phase.tap_count = static_cast<int64_t>(plan.taps.size()) - phase.tap_begin;
+  const auto by_offset = [](const AxisTap& a, const AxisTap& b) { return a.offset < b.offset; };
+  if (phase.tap_count > 0) {
+    phase.min_dy = std::min_element(ys.begin(), ys.end(), by_offset)->offset;
+    phase.max_dy = std::max_element(ys.begin(), ys.end(), by_offset)->offset;
+    phase.min_dx = std::min_element(xs.begin(), xs.end(), by_offset)->offset;
+    phase.max_dx = std::max_element(xs.begin(), xs.end(), by_offset)->offset;
+  }
+  plan.phases.push_back(phase);
+}
+
+// Spreads the vectors of the output channels evenly over as few register blocks as possible.
+void choose_channel_blocks(ConvPlan& plan, int accumulators) {
+  const int64_t vectors = plan.padded_outputs / plan.lanes;
+  const int64_t widest = accumulators >= 24 ? 4 : 2;
+  const int64_t count = divide_up(vectors, widest);
+  int64_t first = 0;
+  for (int64_t b = 0; b < count; ++b) {
+    const int64_t width = vectors / count + (b < vectors % count ? 1 : 0);
+    plan.blocks.push_back({first * plan.lanes, static_cast<int>(width)});
+    first += width;
+  }
+}
+
+void choose_tiles(ConvPlan& plan, int accumulators) {
+  int64_t span_y = 0, span_x = 0, pixels = 1;
+  for (const ConvPhase& phase : plan.phases) {
+    span_y = std::max(span_y, phase.max_dy - phase.min_dy);
+    span_x = std::max(span_x, phase.max_dx - phase.min_dx);
+  }
+  for (const ChannelBlock& block : plan.blocks)
+    pixels = std::max<int64_t>(pixels, accumulators / block.vectors);
+  const int64_t element = is_double(plan) ? 8 : 4;
+  plan.tile_rows = kTileRows;
+  plan.tile_cols = kTileCols;
+  const auto packed_rows = [&] { return (plan.tile_rows - 1) * plan.in_step[0] + span_y + 1; };
+  const auto measure = [&] {
+    // The last group of pixels may run past the tile by pixels - 1 outputs.
+    plan.packed_cols = (plan.tile_cols + pixels - 2) * plan.in_step[1] + span_x + 1;
+    // Whole-vector loads of the last pixel need no more than its own channels (dense: broadcasts).
+    plan.packed_elements = divide_up(packed_rows() * plan.packed_cols * plan.packed_channels, 16) * 16;
+    return plan.packed_elements * element;
+  };
+  while (measure() > kTileBytes && plan.tile_rows > 1) plan.tile_rows /= 2;
+  while (measure() > kTileBytes && plan.tile_cols > kSmallestCols) plan.tile_cols /= 2;
+  const int64_t sums = accumulators * plan.lanes;  // (accumulators / V) pixels of V vectors, rounded down
+  plan.scratch_bytes = static_cast<size_t>((plan.packed_elements + sums) * element);
+}
+
+void number_tasks(ConvPlan& plan) {
+  for (ConvPhase& phase : plan.phases) {
+    phase.tiles_y = divide_up(phase.rows, plan.tile_rows);
+    phase.tiles_x = divide_up(phase.cols, plan.tile_cols);
+    phase.task_begin = plan.tasks_per_slice;
+    plan.tasks_per_slice += phase.tiles_y * phase.tiles_x;
+    for (int64_t t = phase.tap_begin; t < phase.tap_begin + phase.tap_count; ++t) {
+      ConvTap& tap = plan.taps[static_cast<size_t>(t)];
+      tap.offset =
+          ((tap.dy - phase.min_dy) * plan.packed_cols + tap.dx - phase.min_dx) * plan.packed_channels;
+    }
+  }
+}
+
+template <class T, class F>
+void with_storage(DType dtype, const F& f) {
+  switch (dtype) {
+    case DType::kFloat64: return f(double{});
+    case DType::kBFloat16: return f(BFloat16{});
+    case DType::kFloat16: return f(Float16{});
+    default: return f(float{});
+  }
+}
+
+// The weight of output channel k and input channel c, both within their group g, at (tap.u, tap.v).
+template <class Storage, class T>
+T weight_at(const ConvParams& p, int64_t g, int64_t k, int64_t c, const ConvTap& tap) {
+  const Tensor4& w = p.weight;
+  const int64_t rows_per_group = w.size[0] / p.groups;
+  const int64_t row = g * rows_per_group + (p.transposed ? c : k);
+  const int64_t col = p.transposed ? k : c;
+  return load_as<T>(static_cast<const Storage*>(
+      w.data)[row * w.stride[0] + col * w.stride[1] + tap.u * w.stride[2] + tap.v * w.stride[3]]);
+}
+
+template <class T>
+std::vector<T> pack_weight(const ConvPlan& plan) {
+  const ConvParams& p = plan.params;
+  const int64_t taps = static_cast<int64_t>(plan.taps.size());
+  const int64_t groups = plan.depthwise ? 1 : p.groups;
+  const int64_t inputs = plan.depthwise ? 1 : plan.group_inputs;
+  std::vector<T> packed(static_cast<size_t>(groups * taps * inputs * plan.padded_outputs), T(0));
+  with_storage<T>(p.weight.dtype, [&](auto storage) {
+    using Storage = decltype(storage);
+    if (plan.depthwise) {
+      const int64_t per_group = plan.group_outputs / p.groups;
+      for (int64_t t = 0; t < taps; ++t)
+        for (int64_t k = 0; k < plan.group_outputs; ++k)
+          packed[static_cast<size_t>(t * plan.padded_outputs + k)] =
+              weight_at<Storage, T>(p, k / per_group, k % per_group, 0, plan.taps[static_cast<size_t>(t)]);
+      return;
+    }
+    T* to = packed.data();
+    for (int64_t g = 0; g < groups; ++g)
+      for (const ConvPhase& phase : plan.phases)
+        for (const ChannelBlock& block : plan.blocks)
+          for (int64_t t = phase.tap_begin; t < phase.tap_begin + phase.tap_count; ++t)
+            for (int64_t c = 0; c < inputs; ++c)
+              for (int64_t k = block.first; k < block.first + block.vectors * plan.lanes; ++k, ++to)
+                if (k < plan.group_outputs)
+                  *to = weight_at<Storage, T>(p, g, k, c, plan.taps[static_cast<size_t>(t)]);
+  });
+  return packed;
+}
+
+// A per-channel vector as [group][padded_outputs]; one element serves all channels; absent is zero.
+template <class T>
+std::vector<T> pack_channels(const ConvPlan& plan, const Tensor1& values) {
+  const int64_t groups = plan.depthwise ? 1 : plan.params.groups;
+  std::vector<T> packed(static_cast<size_t>(groups * plan.padded_outputs), T(0));
+  if (values.data == nullptr) return packed;
+  with_storage<T>(values.dtype, [&](auto storage) {
+    using Storage = decltype(storage);
+    const auto* from = static_cast<const Storage*>(values.data);
+    for (int64_t g = 0; g < groups; ++g)
+      for (int64_t k = 0; k < plan.group_outputs; ++k) {
+        const int64_t channel = values.size == 1 ? 0 : g * plan.group_outputs + k;
+        packed[static_cast<size_t>(g * plan.padded_outputs + k)] = load_as<T>(from[channel * values.stride]);
+      }
+  });
+  return packed;
+}
+
+template <class T>
+void run_plan(ConvPlan& plan, void (*task)(const ConvPlan&, int64_t, void*), const Threads& threads) {
+  const std::vector<T> weight = pack_weight<T>(plan);
+  const std::vector<T> bias = pack_channels<T>(plan, plan.params.bias);
+  const std::vector<T> prelu_slope = pack_channels<T>(plan, plan.params.prelu_weight);
+  plan.weight = weight.data();
+  plan.bias = bias.data();
+  plan.prelu_slope = prelu_slope.data();
+  for_each_block(threads, plan.tasks(), [&](int64_t index, Scratch& scratch) {
+    task(plan, index, scratch.reserve(plan.scratch_bytes));
+  });
+}
+
+}  // namespace
+
+ConvPlan make_conv_plan(const ConvParams& params, const KernelTable& table) {
+  ConvPlan plan{};
+  plan.params = params;
+  plan.lanes = table.vector_bytes / (is_double(plan) ? 8 : 4);
+  const int64_t inputs = params.input.size[1], outputs = params.output.size[1];
+  plan.group_inputs = inputs / params.groups;
+  plan.depthwise = params.groups > 1 && plan.group_inputs == 1;
+  plan.group_outputs = plan.depthwise ? outputs : outputs / params.groups;
+  plan.padded_outputs = divide_up(plan.group_outputs, plan.lanes) * plan.lanes;
+  for (int axis = 0; axis < 2; ++axis) {
+    plan.out_step[axis] = params.transposed ? params.stride[axis] : 1;
+    plan.in_step[axis] = params.transposed ? 1 : params.stride[axis];
+  }
+  for (int64_t y0 = 0; y0 < plan.out_step[0]; ++y0)
+    for (int64_t x0 = 0; x0 < plan.out_step[1]; ++x0) add_phase(plan, y0, x0);
+  choose_channel_blocks(plan, table.accumulators);
+  plan.packed_channels =
+      plan.depthwise ? plan.blocks.front().vectors * static_cast<int64_t>(plan.lanes) : plan.group_inputs;
+  plan.slices = plan.depthwise ? static_cast<int64_t>(plan.blocks.size()) : params.groups;
+  choose_tiles(plan, table.accumulators);
+  number_tasks(plan);
+  return plan;
+}
+
+void run_conv(const ConvParams& params, const Threads& threads) {
+  const KernelTable& table = kernels();
+  ConvPlan plan = make_conv_plan(params, table);
+  if (is_double(plan)) {
+    run_plan<double>(plan, table.conv_task_f64, threads);
+  } else {
+    run_plan<float>(plan, table.conv_task_f32, threads);
+  }
+}
+
+}  // namespace denoise_ext::cpu

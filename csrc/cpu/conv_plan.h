@@ -1,0 +1,76 @@
+// A convolution, ordinary or transposed, cut into tasks that any ISA's kernel can run.
+//
+// Both are the same sum over taps:
+//   out[y0 + i * out_step][x0 + j * out_step] = sum over taps of in[i * in_step + dy][j * in_step + dx] *
+//   w[tap]
+// conv2d has one phase (y0 = x0 = 0, out_step 1, in_step = stride). conv_transpose2d has
+// stride_y * stride_x phases (out_step = stride, in_step 1), each with those taps that reach it: the
+// sub-pixel form, in which every output is written once and no multiplication by zero is done.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "../params/conv.h"
+#include "threads.h"
+
+namespace denoise_ext::cpu {
+
+struct KernelTable;
+
+struct ConvTap {
+  int64_t dy, dx;  // input position relative to (i * in_step, j * in_step)
+  int64_t u, v;    // the weight's row and column
+  int64_t offset;  // of the input element from the pixel's first one, in the packed tile
+};
+
+struct ConvPhase {
+  int64_t out_y0, out_x0;
+  int64_t rows, cols;  // outputs of this phase along each axis
+  int64_t tap_begin, tap_count;
+  int64_t min_dy, max_dy, min_dx, max_dx;
+  int64_t tiles_y, tiles_x;
+  int64_t task_begin;  // first task of this phase within one (image, channel block)
+};
+
+// A run of output channels whose sums fit the vector registers together.
+struct ChannelBlock {
+  int64_t first;  // in padded channels, a multiple of the lanes
+  int vectors;
+};
+
+struct ConvPlan {
+  ConvParams params;
+  bool depthwise;  // one input channel per group: lanes run over channels instead of sums over them
+  int lanes;       // elements per vector
+  int64_t group_inputs, group_outputs;  // channels per group
+  int64_t padded_outputs;               // group_outputs (depthwise: all outputs) rounded up to lanes
+  int64_t out_step[2], in_step[2];
+  std::vector<ConvPhase> phases;
+  std::vector<ConvTap> taps;
+  std::vector<ChannelBlock> blocks;
+  int64_t tile_rows, tile_cols;  // outputs per tile
+  int64_t packed_channels;       // channels of a packed input tile
+  int64_t packed_cols;           // pixels of a packed input row, slack for the last pixel group included
+  int64_t packed_elements;       // of a whole packed input tile
+  int64_t tasks_per_slice;       // tasks of one (image, group or channel block)
+  int64_t slices;                // groups, or channel blocks where depthwise
+  size_t scratch_bytes;
+
+  // In the accumulation type, filled by run_conv():
+  // dense:     [group][tap][group_inputs][padded_outputs], blocks outermost within a (group, phase)
+  // depthwise: [tap][padded_outputs]
+  const void* weight;
+  const void* bias;         // [group][padded_outputs] (depthwise: [padded_outputs]), zeros if absent
+  const void* prelu_slope;  // like bias, only for Activation::kPrelu
+
+  int64_t tasks() const { return params.output.size[0] * slices * tasks_per_slice; }
+};
+
+ConvPlan make_conv_plan(const ConvParams& params, const KernelTable& table);
+
+// Runs the whole convolution. Tensors are on the CPU, sizes agree (the ops layer checks them).
+void run_conv(const ConvParams& params, const Threads& threads);
+
+}  // namespace denoise_ext::cpu

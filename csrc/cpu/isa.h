@@ -1,0 +1,28 @@
+// Run-time choice of the instruction set: one table of kernels per ISA, filled by targets/*.cpp.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "conv_plan.h"
+
+namespace denoise_ext::cpu {
+
+struct KernelTable {
+  const char* isa;
+  int vector_bytes;
+  int accumulators;  // vector registers a convolution may use for sums
+
+  // Convolution: one task of a plan (see conv_plan.h); scratch has plan.scratch_bytes bytes.
+  void (*conv_task_f32)(const ConvPlan& plan, int64_t task, void* scratch);
+  void (*conv_task_f64)(const ConvPlan& plan, int64_t task, void* scratch);
+};
+
+// The table in use: the best ISA of this processor, or the one forced by DENOISE_EXT_CPU_ISA or
+// force_isa(). Throws std::runtime_error when the variable names none of isa_available().
+const KernelTable& kernels();
+
+std::vector<std::string> isa_available();  // best first
+void force_isa(const std::string& name);   // "" returns to the automatic choice
+
+}  // namespace denoise_ext::cpu

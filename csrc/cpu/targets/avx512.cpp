@@ -1,0 +1,29 @@
+// Kernels for x86-64 with AVX-512 F/BW/DQ/VL (Skylake-SP, Zen 4 and later).
+#if defined(__x86_64__)
+
+#include <cmath>
+
+#include "../isa.h"
+#include "../storage.h"
+
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,prefer-vector-width=512")
+
+namespace denoise_ext::cpu {
+namespace {
+
+constexpr int kVectorBytes = 64;
+constexpr int kAccumulators = 24;  // of 32 registers: 4 hold weights, the rest operands
+
+#include "kernels.inl"
+
+}  // namespace
+
+extern const KernelTable kAvx512Kernels;
+const KernelTable kAvx512Kernels = kernel_table("avx512");
+
+}  // namespace denoise_ext::cpu
+
+#pragma GCC pop_options
+
+#endif  // __x86_64__

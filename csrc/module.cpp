@@ -1,0 +1,82 @@
+// Python module denoise_ext._native: facts about the build and the choice of instruction set.
+// Importing it also registers the operators (static initialisers in csrc/ops). No tensors here.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <string>
+#include <vector>
+
+#include "cpu/isa.h"
+#include "params/device.h"
+
+namespace py = pybind11;
+
+namespace {
+
+#define DENOISE_EXT_STRING_(x) #x
+#define DENOISE_EXT_STRING(x) DENOISE_EXT_STRING_(x)
+
+py::dict build_info() {
+  py::dict info;
+  info["compiler"] = __VERSION__;
+  info["torch_built_with"] = DENOISE_EXT_STRING(DENOISE_EXT_TORCH_VERSION);
+  info["torch_minimum"] = DENOISE_EXT_STRING(DENOISE_EXT_TORCH_MINIMUM);
+#ifdef DENOISE_EXT_WITH_CUDA
+  info["cuda"] = true;
+  info["cuda_version"] = DENOISE_EXT_STRING(DENOISE_EXT_CUDA_VERSION);
+  info["cuda_archs"] = DENOISE_EXT_STRING(DENOISE_EXT_CUDA_ARCHS);
+#else
+  info["cuda"] = false;
+  info["cuda_version"] = py::none();
+  info["cuda_archs"] = py::none();
+#endif
+  return info;
+}
+
+// {"devices": [{"name", "capability"}], "error": why there is none, or None}
+py::dict cuda_status() {
+  py::list devices;
+  py::object error = py::none();
+#ifdef DENOISE_EXT_WITH_CUDA
+  const char* text = nullptr;
+  const int count = denoise_ext::cuda_device_count(&text);
+  if (count < 0) error = py::str(text);
+  if (count == 0) error = py::str("no CUDA device is present");
+  for (int i = 0; i < count; ++i) {
+    char name[256];
+    int major = 0, minor = 0;
+    const int code = denoise_ext::cuda_device_properties(i, name, sizeof name, &major, &minor);
+    if (code != 0) {
+      error = py::str(denoise_ext::cuda_error_text(code));
+      continue;
+    }
+    py::dict device;
+    device["name"] = std::string(name);
+    device["capability"] = std::to_string(major) + "." + std::to_string(minor);
+    devices.append(device);
+  }
+#else
+  error =
+      py::str("this build has no CUDA support: nvcc was not found, or DENOISE_EXT_CUDA=0, when it was built");
+#endif
+  py::dict status;
+  status["devices"] = devices;
+  status["error"] = error;
+  return status;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_native, m) {
+  m.doc() =
+      "Native side of denoise_ext: build facts and CPU instruction set; registers torch.ops.denoise_ext.";
+  m.def("build_info", &build_info, "Compiler, torch and CUDA versions this library was built with.");
+  m.def("cuda_status", &cuda_status, "The GPUs this build can see and, where there are none, why.");
+  m.def("isa_available", &denoise_ext::cpu::isa_available,
+        "Instruction sets this processor can run, best first.");
+  m.def(
+      "isa_in_use", [] { return std::string(denoise_ext::cpu::kernels().isa); },
+      "The instruction set the CPU kernels use now.");
+  m.def("force_isa", &denoise_ext::cpu::force_isa, py::arg("name"),
+        "Use one of isa_available() from now on; '' returns to the automatic choice.");
+}

@@ -1,0 +1,139 @@
+#include "common.h"
+
+#include <sstream>
+
+namespace denoise_ext::ops {
+
+cpu::Threads torch_threads() {
+  const auto run = [](int count, void (*body)(void*, int), void* context) {
+    torch::stable::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t worker = begin; worker < end; ++worker) body(context, static_cast<int>(worker));
+    });
+  };
+  return {static_cast<int>(torch::stable::get_num_threads()), run};
+}
+
+DType to_dtype(ScalarType type, const char* op, const char* argument) {
+  switch (type) {
+    case ScalarType::Float: return DType::kFloat32;
+    case ScalarType::Double: return DType::kFloat64;
+    case ScalarType::BFloat16: return DType::kBFloat16;
+    case ScalarType::Half: return DType::kFloat16;
+    case ScalarType::Byte: return DType::kUInt8;
+    default: break;
+  }
+  STD_TORCH_CHECK(false, op, ": ", argument, " has dtype number ", static_cast<int>(type),
+                  "; allowed are float32, float64, bfloat16, float16 (and uint8 for the filters)");
+}
+
+Tensor4 view4(const Tensor& tensor, const char* op, const char* argument) {
+  check_dim(tensor, 4, op, argument);
+  Tensor4 view{};
+  view.data = tensor.data_ptr();
+  view.dtype = to_dtype(tensor.scalar_type(), op, argument);
+  for (int i = 0; i < 4; ++i) {
+    view.size[i] = tensor.size(i);
+    view.stride[i] = tensor.stride(i);
+  }
+  return view;
+}
+
+Tensor4 view4(const std::optional<Tensor>& tensor, const char* op, const char* argument) {
+  return tensor.has_value() ? view4(*tensor, op, argument) : Tensor4{};
+}
+
+Tensor1 view1(const std::optional<Tensor>& tensor, const char* op, const char* argument) {
+  if (!tensor.has_value()) return Tensor1{};
+  check_dim(*tensor, 1, op, argument);
+  return {tensor->data_ptr(), tensor->size(0), tensor->stride(0),
+          to_dtype(tensor->scalar_type(), op, argument)};
+}
+
+bool is_channels_last(const Tensor& tensor) {
+  if (tensor.dim() != 4 || tensor.stride(1) == 0) return false;
+  int64_t least = 0;
+  for (const int d : {1, 3, 2, 0}) {
+    if (tensor.size(d) == 0 || tensor.stride(d) < least) return false;
+    // N111 tensors satisfy both layouts; torch calls them contiguous.
+    if (d == 0 && least == tensor.stride(1)) return false;
+    least = tensor.stride(d) * (tensor.size(d) > 1 ? tensor.size(d) : 1);
+  }
+  return true;
+}
+
+Tensor empty4(const Tensor& like, const std::array<int64_t, 4>& sizes, bool channels_last) {
+  return torch::stable::empty({sizes.data(), 4}, like.scalar_type(), std::nullopt, like.device(),
+                              std::nullopt,
+                              channels_last ? torch::headeronly::MemoryFormat::ChannelsLast
+                                            : torch::headeronly::MemoryFormat::Contiguous);
+}
+
+Tensor empty_gradient(const Tensor& like) {
+  const std::array<int64_t, 1> none{0};
+  return torch::stable::new_empty(like, {none.data(), 1});
+}
+
+void check_dim(const Tensor& tensor, int64_t dim, const char* op, const char* argument) {
+  STD_TORCH_CHECK(tensor.dim() == dim, op, ": ", argument, " must have ", dim, " dimensions, got ",
+                  tensor.dim(), " with sizes ", sizes_text(tensor));
+}
+
+void check_same_dtype(const Tensor& tensor, const Tensor& input, const char* op, const char* argument) {
+  STD_TORCH_CHECK(tensor.scalar_type() == input.scalar_type(), op, ": ", argument,
+                  " and input must have the same dtype");
+  STD_TORCH_CHECK(tensor.is_cpu() == input.is_cpu(), op, ": ", argument,
+                  " and input must be on the same device");
+}
+
+void check_sizes(const Tensor& tensor, const std::vector<int64_t>& sizes, const char* op,
+                 const char* argument) {
+  bool equal = tensor.dim() == static_cast<int64_t>(sizes.size());
+  for (size_t i = 0; equal && i < sizes.size(); ++i) equal = tensor.size(static_cast<int64_t>(i)) == sizes[i];
+  std::ostringstream expected;
+  for (size_t i = 0; i < sizes.size(); ++i) expected << (i ? ", " : "") << sizes[i];
+  STD_TORCH_CHECK(equal, op, ": ", argument, " must have sizes (", expected.str(), "), got ",
+                  sizes_text(tensor));
+}
+
+void check_pair(const std::vector<int64_t>& pair, int64_t lowest, const char* op, const char* argument) {
+  STD_TORCH_CHECK(pair.size() == 2, op, ": ", argument, " must hold 2 numbers, got ", pair.size());
+  for (const int64_t value : pair)
+    STD_TORCH_CHECK(value >= lowest, op, ": ", argument, " must be at least ", lowest, ", got ", value);
+}
+
+Activation parse_activation(const std::string& name, const char* op) {
+  if (name == "none") return Activation::kNone;
+  if (name == "relu") return Activation::kRelu;
+  if (name == "leaky_relu") return Activation::kLeakyRelu;
+  if (name == "prelu") return Activation::kPrelu;
+  if (name == "sigmoid") return Activation::kSigmoid;
+  if (name == "tanh") return Activation::kTanh;
+  STD_TORCH_CHECK(false, op,
+                  ": activation must be one of none, relu, leaky_relu, prelu, sigmoid, tanh, got '", name,
+                  "'");
+}
+
+ResidualPosition parse_residual_position(const std::string& name, const char* op) {
+  if (name == "before") return ResidualPosition::kBeforeActivation;
+  if (name == "after") return ResidualPosition::kAfterActivation;
+  STD_TORCH_CHECK(false, op, ": residual_position must be 'before' or 'after', got '", name, "'");
+}
+
+Border parse_border(const std::string& name, const char* op) {
+  if (name == "reflect") return Border::kReflect;
+  if (name == "replicate") return Border::kReplicate;
+  if (name == "constant") return Border::kConstant;
+  if (name == "circular") return Border::kCircular;
+  STD_TORCH_CHECK(false, op, ": border_type must be one of reflect, replicate, constant, circular, got '",
+                  name, "'");
+}
+
+std::string sizes_text(const Tensor& tensor) {
+  std::ostringstream text;
+  text << "(";
+  for (int64_t i = 0; i < tensor.dim(); ++i) text << (i ? ", " : "") << tensor.size(i);
+  text << ")";
+  return text.str();
+}
+
+}  // namespace denoise_ext::ops

@@ -1,0 +1,53 @@
+// What every operator needs between torch's tensors and the torch-free kernels.
+#pragma once
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+
+#include <array>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "../cpu/threads.h"
+#include "../params/types.h"
+
+namespace denoise_ext::ops {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+// torch's own thread pool (at::parallel_for), sized by torch.set_num_threads.
+cpu::Threads torch_threads();
+
+// The kernel's view of a tensor. Raises for a dtype the kernels do not know.
+DType to_dtype(ScalarType type, const char* op, const char* argument);
+Tensor4 view4(const Tensor& tensor, const char* op, const char* argument);
+Tensor4 view4(const std::optional<Tensor>& tensor, const char* op, const char* argument);
+Tensor1 view1(const std::optional<Tensor>& tensor, const char* op, const char* argument);
+
+// torch's rule (c10 is_channels_last_strides_2d) for what layout a convolution's output takes.
+bool is_channels_last(const Tensor& tensor);
+
+// A new 4-D tensor like `like` (dtype, device) in one of the two dense layouts.
+Tensor empty4(const Tensor& like, const std::array<int64_t, 4>& sizes, bool channels_last);
+// What a backward returns for a gradient nobody asked for.
+Tensor empty_gradient(const Tensor& like);
+
+// Checks; each message names the operator and the argument.
+void check_dim(const Tensor& tensor, int64_t dim, const char* op, const char* argument);
+void check_same_dtype(const Tensor& tensor, const Tensor& input, const char* op, const char* argument);
+void check_sizes(const Tensor& tensor, const std::vector<int64_t>& sizes, const char* op,
+                 const char* argument);
+void check_pair(const std::vector<int64_t>& pair, int64_t lowest, const char* op, const char* argument);
+
+Activation parse_activation(const std::string& name, const char* op);
+ResidualPosition parse_residual_position(const std::string& name, const char* op);
+Border parse_border(const std::string& name, const char* op);
+
+std::string sizes_text(const Tensor& tensor);
+
+}  // namespace denoise_ext::ops

@@ -1,0 +1,33 @@
+// Argument checks that conv2d and conv_transpose2d share.
+#pragma once
+
+#include "../params/conv.h"
+#include "common.h"
+
+namespace denoise_ext::ops {
+
+// The arguments of a convolution that are not tensors, as the schema passes them.
+struct ConvArguments {
+  const char* op;
+  std::vector<int64_t> stride, padding, dilation;
+  std::vector<int64_t> output_padding;  // conv_transpose2d only
+  int64_t groups;
+  bool transposed;
+};
+
+void check_conv_arguments(const ConvArguments& arguments, const Tensor& input, const Tensor& weight);
+
+// (N, K, OH, OW) of the output; raises where the kernel does not fit the padded input.
+std::array<int64_t, 4> conv_output_sizes(const ConvArguments& arguments, const Tensor& input,
+                                         const Tensor& weight);
+
+// Params with geometry, input and weight filled in; the rest is empty.
+ConvParams conv_params(const ConvArguments& arguments, const Tensor& input, const Tensor& weight,
+                       const Tensor& output);
+
+// Fills in bias, activation and its slope(s), checking them.
+void set_epilogue(ConvParams& params, const char* op, const std::optional<Tensor>& bias,
+                  const std::string& activation, double negative_slope,
+                  const std::optional<Tensor>& prelu_weight, const Tensor& input);
+
+}  // namespace denoise_ext::ops

@@ -1,0 +1,43 @@
+// torch.ops.denoise_ext.conv2d: fused convolution + bias + residual + activation.
+#include "../cpu/conv_plan.h"
+#include "conv.h"
+
+namespace denoise_ext::ops {
+namespace {
+
+constexpr const char* kOp = "conv2d";
+
+Tensor conv2d_cpu(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias,
+                  const std::vector<int64_t>& stride, const std::vector<int64_t>& padding,
+                  const std::vector<int64_t>& dilation, int64_t groups, const std::string& activation,
+                  double negative_slope, const std::optional<Tensor>& prelu_weight,
+                  const std::optional<Tensor>& residual, const std::string& residual_position) {
+  const ConvArguments arguments{kOp, stride, padding, dilation, {}, groups, false};
+  check_conv_arguments(arguments, input, weight);
+  const auto sizes = conv_output_sizes(arguments, input, weight);
+  Tensor output = empty4(input, sizes, is_channels_last(input) || is_channels_last(weight));
+  ConvParams params = conv_params(arguments, input, weight, output);
+  set_epilogue(params, kOp, bias, activation, negative_slope, prelu_weight, input);
+  params.residual_position = parse_residual_position(residual_position, kOp);
+  if (residual.has_value()) {
+    check_same_dtype(*residual, input, kOp, "residual");
+    check_sizes(*residual, {sizes.begin(), sizes.end()}, kOp, "residual");
+  }
+  params.residual = view4(residual, kOp, "residual");
+  if (output.numel() > 0) cpu::run_conv(params, torch_threads());
+  return output;
+}
+
+}  // namespace
+}  // namespace denoise_ext::ops
+
+STABLE_TORCH_LIBRARY_FRAGMENT(denoise_ext, m) {
+  m.def(
+      "conv2d(Tensor input, Tensor weight, Tensor? bias, int[2] stride, int[2] padding, int[2] dilation, "
+      "int groups, str activation, float negative_slope, Tensor? prelu_weight, Tensor? residual, "
+      "str residual_position) -> Tensor");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(denoise_ext, CPU, m) {
+  m.impl("conv2d", TORCH_BOX(&denoise_ext::ops::conv2d_cpu));
+}
