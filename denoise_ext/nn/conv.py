@@ -1,4 +1,4 @@
-"""Convolution layers: the constructors and ``state_dict`` keys of :mod:`torch.nn`, plus an activation.
+"""Convolution layers: constructors and ``state_dict`` keys of :mod:`torch.nn`, plus an activation.
 
 A model that uses ``torch.nn.Conv2d`` or ``torch.nn.ConvTranspose2d`` runs on this package's kernels
 after changing the class; its checkpoints load unchanged.  ``activation=`` folds the non-linearity
@@ -101,6 +101,7 @@ class Conv2d(nn.Conv2d):
         )
 
     def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
+        """Return ``act(conv(input) + bias + residual)``."""
         padding = self.padding
         if self.padding_mode != "zeros":
             # The list torch.nn keeps for F.pad also holds the uneven halves of padding="same".
@@ -113,6 +114,7 @@ class Conv2d(nn.Conv2d):
         )  # fmt: skip
 
     def extra_repr(self) -> str:
+        """torch.nn's text and the activation."""
         return super().extra_repr() + _activation_repr(self)
 
 
@@ -163,6 +165,7 @@ class ConvTranspose2d(nn.ConvTranspose2d):
         )
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """Return ``act(conv_transpose(input) + bias)``, of ``output_size`` where that is given."""
         output_padding = self.output_padding
         if output_size is not None:
             output_padding = self._output_padding(
@@ -176,6 +179,7 @@ class ConvTranspose2d(nn.ConvTranspose2d):
         )  # fmt: skip
 
     def extra_repr(self) -> str:
+        """torch.nn's text and the activation."""
         return super().extra_repr() + _activation_repr(self)
 
 
@@ -234,4 +238,5 @@ class DepthwiseSeparableConv2d(nn.Module):
         self.pointwise = Conv2d(in_channels, out_channels, 1, activation=activation, **common)
 
     def forward(self, input: Tensor) -> Tensor:
+        """Return the 1x1 part of the depthwise part of ``input``."""
         return self.pointwise(self.depthwise(input))

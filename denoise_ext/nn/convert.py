@@ -23,12 +23,14 @@ class TorchConv2d(nn.Conv2d):
     """``torch.nn.Conv2d`` and a ``torch.nn.functional`` activation: what ``to_torch`` puts in."""
 
     def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
+        """Return ``act(conv(input) + bias + residual)``."""
         output = super().forward(input)
         if residual is not None:
             output = output + residual
         return apply_activation(output, self.activation, self.negative_slope, self.prelu_weight)
 
     def extra_repr(self) -> str:
+        """torch.nn's text and the activation."""
         return super().extra_repr() + _activation_repr(self)
 
 
@@ -36,10 +38,12 @@ class TorchConvTranspose2d(nn.ConvTranspose2d):
     """``torch.nn.ConvTranspose2d`` and a ``torch.nn.functional`` activation."""
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """Return ``act(conv_transpose(input) + bias)``, of ``output_size`` where that is given."""
         output = super().forward(input, output_size)
         return apply_activation(output, self.activation, self.negative_slope, self.prelu_weight)
 
     def extra_repr(self) -> str:
+        """torch.nn's text and the activation."""
         return super().extra_repr() + _activation_repr(self)
 
 
@@ -117,8 +121,8 @@ def to_torch(model: nn.Module) -> nn.Module:
 
     A convolution becomes ``torch.nn.Conv2d``/``ConvTranspose2d``, or a small subclass of it that
     applies the activation with :mod:`torch.nn.functional`; a filter becomes one computed by
-    :mod:`denoise_ext.reference`.  ``state_dict`` keys, hooks, tied weights, devices and dtypes stay.
-    The copy runs on any device torch knows and needs no native library.
+    :mod:`denoise_ext.reference`.  ``state_dict`` keys, hooks, tied weights, devices and dtypes
+    stay.  The copy runs on any device torch knows and needs no native library.
 
     Args:
         model: any module; one layer alone works too.

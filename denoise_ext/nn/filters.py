@@ -94,9 +94,11 @@ class GaussianBlur2d(_SigmaModule):
         return ops.gaussian_blur2d(input, *args)
 
     def forward(self, input: Tensor) -> Tensor:
+        """Return the filtered ``input``."""
         return self._filter(input, self.kernel_size, self.sigma, self.border_type)
 
     def extra_repr(self) -> str:
+        """The layer's settings."""
         return (
             f"kernel_size={_pair_text(self.kernel_size)}, {self._sigma_repr('sigma')}, "
             f"border_type={self.border_type}"
@@ -141,6 +143,7 @@ class _BilateralBase(_SigmaModule):
         )  # fmt: skip
 
     def extra_repr(self) -> str:
+        """The layer's settings."""
         return (
             f"kernel_size={_pair_text(self.kernel_size)}, {self._sigma_repr('sigma_color')}, "
             f"{self._sigma_repr('sigma_space')}, border_type={self.border_type}, "
@@ -171,6 +174,7 @@ class BilateralBlur(_BilateralBase):
         return ops.bilateral_blur(input, *args)
 
     def forward(self, input: Tensor) -> Tensor:
+        """Return the filtered ``input``."""
         return self._filter(input, *self._options())
 
 
@@ -187,4 +191,5 @@ class JointBilateralBlur(_BilateralBase):
         return ops.joint_bilateral_blur(input, guidance, *args)
 
     def forward(self, input: Tensor, guidance: Tensor) -> Tensor:
+        """Return ``input`` filtered with the weights of ``guidance``."""
         return self._filter(input, guidance, *self._options())

@@ -145,9 +145,7 @@ def _check(
     return kernel_size
 
 
-def _fake(
-    input, kernel_size, sigma_color, sigma_space, border_type, color_distance_type, window
-):
+def _fake(input, kernel_size, sigma_color, sigma_space, border_type, color_distance_type, window):
     return empty_as(input, input.shape, output_format(input))
 
 
@@ -169,9 +167,7 @@ def _backward_fake(
         (sigma_space, torch.contiguous_format),
     )
     return tuple(
-        empty_as(x, x.shape, layout)
-        if wanted
-        else empty_as(input, (0,), torch.contiguous_format)
+        empty_as(x, x.shape, layout) if wanted else empty_as(input, (0,), torch.contiguous_format)
         for wanted, (x, layout) in zip(output_mask, outputs, strict=True)
     )
 

@@ -83,9 +83,7 @@ def conv2d(
     if dtype is not None:
         input, weight, bias = cast(input, dtype), cast(weight, dtype), cast(bias, dtype)
         prelu_weight, residual = cast(prelu_weight, dtype), cast(residual, dtype)
-    check_conv(
-        input, weight, bias, groups, False, activation, negative_slope, prelu_weight
-    )
+    check_conv(input, weight, bias, groups, False, activation, negative_slope, prelu_weight)
     if input.device.type not in _devices:
         raise_no_kernel("conv2d", input, _devices)
     stride = int_pair(stride, "stride", 1)
@@ -194,9 +192,7 @@ def _backward_fake(
         (grad_output.shape, memory_format),
     )
     return tuple(
-        empty_as(input, shape, layout)
-        if wanted
-        else empty_as(input, (0,), torch.contiguous_format)
+        empty_as(input, shape, layout) if wanted else empty_as(input, (0,), torch.contiguous_format)
         for wanted, (shape, layout) in zip(output_mask, shapes, strict=True)
     )
 

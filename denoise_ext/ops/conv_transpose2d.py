@@ -146,9 +146,7 @@ def _backward_fake(
         (None if prelu_weight is None else prelu_weight.shape, torch.contiguous_format),
     )
     return tuple(
-        empty_as(input, shape, layout)
-        if wanted
-        else empty_as(input, (0,), torch.contiguous_format)
+        empty_as(input, shape, layout) if wanted else empty_as(input, (0,), torch.contiguous_format)
         for wanted, (shape, layout) in zip(output_mask, shapes, strict=True)
     )
 

@@ -1,4 +1,4 @@
-"""Gaussian and bilateral filters in plain PyTorch: the oracle, and the path for any other device."""
+"""Gaussian and bilateral filters in plain PyTorch: oracle, and the path for any other device."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ from denoise_ext._arguments import (
 )
 
 
-def border_index(start: int, stop: int, size: int, border_type: str, device: torch.device) -> Tensor:
+def border_index(
+    start: int, stop: int, size: int, border_type: str, device: torch.device
+) -> Tensor:
     """Where the pixels at positions ``start..stop-1`` of an axis of ``size`` pixels are read from.
 
     ``"reflect"`` is OpenCV's BORDER_REFLECT_101 (edge pixel not repeated), folded as often as a
