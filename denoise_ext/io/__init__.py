@@ -8,7 +8,7 @@ from denoise_ext.io.errors import ImageError
 from denoise_ext.io.find import FoundImage, find_images, list_images
 from denoise_ext.io.formats import IMAGE_SUFFIXES
 from denoise_ext.io.read import DEFAULT_MAX_PIXELS, ImageFile, read_image, read_image_file
-from denoise_ext.io.write import check_can_write, write_atomically, write_image
+from denoise_ext.io.write import check_can_write, check_target, write_atomically, write_image
 
 __all__ = [
     "DEFAULT_MAX_PIXELS",
@@ -17,6 +17,7 @@ __all__ = [
     "ImageError",
     "ImageFile",
     "check_can_write",
+    "check_target",
     "find_images",
     "list_images",
     "read_image",

@@ -77,6 +77,11 @@ def write_image(
 def check_can_write(path: str | os.PathLike[str], overwrite: bool = False) -> None:
     """Raise ImageError if `write_image` to this path is bound to fail, before any work is done."""
     _format_for(path)
+    check_target(path, overwrite)
+
+
+def check_target(path: str | os.PathLike[str], overwrite: bool = False) -> None:
+    """Raise ImageError if `write_atomically` to this path is bound to fail."""
     _check_target(Path(path), overwrite)
 
 

@@ -1,0 +1,102 @@
+"""The command line: ``denoise-ext COMMAND ...``.
+
+One module per command with ``add_arguments(parser)`` and ``run(args) -> exit code``, and a line in
+``COMMANDS``. Only the module of the command asked for is loaded, and it imports torch in ``run`` at
+the earliest, so that ``--help`` is quick.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from denoise_ext import __version__
+from denoise_ext.cli.common import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, CliError, one_line
+
+# command -> (what the list of commands says, the example at the end of its --help)
+COMMANDS = {
+    "denoise": (
+        "denoise image files",
+        "denoise-ext denoise photo.png scans/ -o cleaned/ --sigma 15",
+    ),
+    "evaluate": (
+        "measure PSNR and SSIM of a model on clean images with synthetic noise",
+        "denoise-ext evaluate CBSD68/ --sigma 15 25 50 --json cbsd68.json",
+    ),
+    "train": (
+        "train a model from a configuration file",
+        "denoise-ext train recipe.toml --set optim.steps=1000",
+    ),
+    "models": ("list the models and their trained weights", "denoise-ext models --trained"),
+    "demo": ("denoise the bundled photograph and show what it does", "denoise-ext demo -o demo/"),
+    "info": ("versions, instruction sets, GPU: what is used and why", "denoise-ext info --json"),
+}
+
+_EXIT_CODES = """\
+exit codes:
+  0  everything worked
+  1  something is wrong with the machine or the installation
+  2  wrong usage or input
+  3  some of the files failed (they are listed)
+
+DENOISE_EXT_DEBUG=1 in the environment shows the traceback of an error."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code (and never shows a traceback for a user's error)."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _run(arguments)
+    except KeyboardInterrupt:
+        print("denoise-ext: interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:  # the reader of our output went away, as in `denoise-ext models | head`
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILED
+    except (CliError, ValueError, RuntimeError, OSError, MemoryError) as error:
+        if os.environ.get("DENOISE_EXT_DEBUG") == "1":
+            raise
+        print(f"denoise-ext: error: {one_line(error)}", file=sys.stderr)
+        return EXIT_USAGE if isinstance(error, (CliError, ValueError)) else EXIT_FAILED
+
+
+def _run(arguments: list[str]) -> int:
+    command = next((a for a in arguments if not a.startswith("-")), None)
+    parser, subparsers = _parser()
+    if command in subparsers:
+        module = importlib.import_module(f"denoise_ext.cli.{command}")
+        module.add_arguments(subparsers[command])
+    try:
+        args = parser.parse_args(arguments)
+    except SystemExit as end:  # argparse's way out: --help, --version, a usage error
+        return int(end.code or 0)
+    return module.run(args)
+
+
+def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(
+        prog="denoise-ext",
+        description="Image denoising: trained networks and filters on the command line.",
+        epilog=f"{_EXIT_CODES}\n\nexample:\n  denoise-ext denoise photo.png -o clean.png --sigma 25",
+        formatter_class=raw,
+    )
+    parser.add_argument("--version", action="version", version=f"denoise-ext {__version__}")
+    commands = parser.add_subparsers(
+        dest="command", required=True, metavar="COMMAND", title="commands"
+    )
+    made = {}
+    for name, (summary, example) in COMMANDS.items():
+        made[name] = commands.add_parser(
+            name,
+            help=summary,
+            description=summary[0].upper() + summary[1:] + ".",
+            epilog=f"example:\n  {example}",
+            formatter_class=raw,
+        )
+    return parser, made

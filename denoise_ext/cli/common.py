@@ -1,0 +1,138 @@
+"""What the commands share: errors and exit codes, arguments, models by name, tables."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from denoise_ext.models import Denoiser
+
+EXIT_FAILED, EXIT_USAGE, EXIT_SOME_FAILED, EXIT_INTERRUPTED = 1, 2, 3, 130
+
+
+class CliError(Exception):
+    """Wrong usage or input: shown as one line, exit code 2."""
+
+
+def one_line(error: BaseException) -> str:
+    """The first line of an error's message (torch appends C++ stacks to some)."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    if isinstance(error, MemoryError) and not lines:
+        return "not enough memory"
+    return lines[0].strip() if lines else type(error).__name__
+
+
+def sigma_type(text: str) -> float:
+    """argparse type of a noise level on the 0-255 scale."""
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+    if not (math.isfinite(value) and value >= 0):
+        raise argparse.ArgumentTypeError(f"must be finite and >= 0 (0-255 scale), got {text}")
+    return value
+
+
+def whole_number(minimum: int):
+    """argparse type of an integer >= minimum."""
+
+    def convert(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+        if value < minimum:
+            raise argparse.ArgumentTypeError(f"must be >= {minimum}, got {value}")
+        return value
+
+    return convert
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """--model, --device, --backend."""
+    parser.add_argument(
+        "--model", metavar="NAME|CHECKPOINT",
+        help="a model with trained weights (see `denoise-ext models --trained`) or a checkpoint"
+        " file; default: the shipped gray or colour model, as each image needs",
+    )  # fmt: skip
+    parser.add_argument(
+        "--device", default="auto", metavar="auto|cpu|cuda",
+        help="where to compute; auto takes a GPU where one can be used (default: auto)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--backend", default="native", choices=("native", "torch"),
+        help="this package's kernels, or the same network in plain PyTorch (default: native)",
+    )  # fmt: skip
+
+
+class Models:
+    """The network for an image: the one asked for, or the shipped one for its channels."""
+
+    def __init__(self, model: str | None, device: str, backend: str) -> None:
+        from denoise_ext.inference import choose_device, load_model
+
+        self._load = lambda name: load_model(name, self.device, backend)
+        self.device = choose_device(device, backend)
+        self._chosen: Denoiser | None = None if model is None else self._load(model)
+        self._loaded: dict[str, Denoiser] = {}
+        self.name = model
+
+    def for_channels(self, channels: int) -> Denoiser:
+        """The network for images of 1 or 3 channels."""
+        from denoise_ext.inference import default_model
+
+        if self._chosen is not None:
+            return self._chosen
+        name = default_model(channels)
+        if name not in self._loaded:
+            self._loaded[name] = self._load(name)
+        return self._loaded[name]
+
+    def name_for(self, channels: int) -> str:
+        from denoise_ext.inference import default_model
+
+        return self.name if self.name is not None else default_model(channels)
+
+
+def colour_channels(pixels: np.ndarray) -> int:
+    """1 for gray (with or without alpha), 3 for RGB."""
+    return 3 if pixels.ndim == 3 and pixels.shape[2] >= 3 else 1
+
+
+def output_console() -> Console:
+    """For tables on stdout; as wide as needed where that is a file or a pipe."""
+    from rich.console import Console
+
+    width = None if sys.stdout.isatty() else 160
+    return Console(file=sys.stdout, width=width, highlight=False, markup=False)
+
+
+def progress_bar(quiet: bool) -> Progress:
+    """A progress bar on stderr, drawn on terminals only."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.progress import TimeRemainingColumn
+
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=Console(file=sys.stderr),
+        transient=True,
+        disable=quiet or not sys.stderr.isatty(),
+    )
+
+
+def report_failures(failures: list[tuple[str, str]], total: int) -> None:
+    """List on stderr which files failed and why."""
+    print(f"denoise-ext: error: {len(failures)} of {total} files failed:", file=sys.stderr)
+    for name, reason in failures:
+        print(f"  {name}: {reason}", file=sys.stderr)

@@ -1,0 +1,185 @@
+"""``denoise-ext evaluate INPUT... --sigma S``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from denoise_ext.cli.common import (
+    EXIT_SOME_FAILED,
+    CliError,
+    Models,
+    add_model_arguments,
+    colour_channels,
+    one_line,
+    output_console,
+    progress_bar,
+    report_failures,
+    sigma_type,
+    whole_number,
+)
+
+if TYPE_CHECKING:
+    from denoise_ext.inference import Protocol, Scores
+
+Rows = list[tuple[Path, float, "Scores"]]  # file, sigma, figures
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "inputs", nargs="+", metavar="INPUT", help="clean images: files, folders, glob patterns"
+    )
+    parser.add_argument(
+        "--sigma", type=sigma_type, nargs="+", required=True, metavar="S",
+        help="noise levels to add, on the 0-255 scale",
+    )  # fmt: skip
+    add_model_arguments(parser)
+    parser.add_argument("--recursive", action="store_true", help="take in sub-folders")
+    parser.add_argument(
+        "--seed", type=whole_number(0), default=0, help="of the noise (default: 0)"
+    )
+    parser.add_argument(
+        "--clip", action="store_true",
+        help="clip the noisy images to the image range (default: not, as in published tables)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--no-round", action="store_true", help="measure the output before it is rounded to 8 bits"
+    )
+    parser.add_argument(
+        "--crop", type=whole_number(0), default=0, metavar="N",
+        help="leave out a border of N pixels (default: 0)",
+    )  # fmt: skip
+    parser.add_argument("--gray", action="store_true", help="turn colour images into gray first")
+    parser.add_argument("--per-image", action="store_true", help="also list every image")
+    parser.add_argument("--json", metavar="FILE", help="write the figures of every image here")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing JSON file")
+    parser.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
+
+
+def run(args: argparse.Namespace) -> int:
+    from denoise_ext.inference import Protocol
+    from denoise_ext.io import check_target, list_images
+
+    files = list_images(args.inputs, args.recursive)
+    if args.json is not None:
+        check_target(args.json, args.overwrite)
+    protocol = Protocol(args.seed, args.clip, not args.no_round, args.crop, args.gray)
+    models = Models(args.model, args.device, args.backend)
+    sigmas = list(dict.fromkeys(args.sigma))
+    rows: Rows = []
+    failures: list[tuple[str, str]] = []
+    used: set[str] = set()
+    with progress_bar(args.quiet) as progress:
+        task = progress.add_task("evaluating", total=len(files))
+        for file in files:
+            progress.update(task, description=file.name)
+            try:
+                scores = _evaluate_file(file, models, sigmas, protocol, used)
+                rows += [(file, sigma, score) for sigma, score in scores]
+            except (CliError, ValueError, RuntimeError, OSError, MemoryError) as error:
+                failures.append((str(file), one_line(error)))
+            progress.advance(task)
+    if rows:
+        _print(rows, sigmas, protocol, sorted(used), models, args)
+        if args.json is not None:
+            _write_json(args, rows, sigmas, protocol, sorted(used), models, failures)
+    if failures:
+        report_failures(failures, len(files))
+        return EXIT_SOME_FAILED
+    return 0
+
+
+def _evaluate_file(
+    file: Path, models: Models, sigmas: list[float], protocol: Protocol, used: set[str]
+) -> list[tuple[float, Scores]]:
+    from denoise_ext.inference import clean_pixels, evaluate_image
+    from denoise_ext.io import read_image
+
+    pixels = clean_pixels(read_image(file), protocol)
+    channels = colour_channels(pixels)
+    network = models.for_channels(channels)
+    scores = [(sigma, evaluate_image(network, pixels, sigma, protocol)) for sigma in sigmas]
+    used.add(models.name_for(channels))
+    return scores
+
+
+def _averages(rows: Rows, sigma: float) -> dict[str, float]:
+    scores = [score.as_dict() for _, s, score in rows if s == sigma]
+    return {key: sum(s[key] for s in scores) / len(scores) for key in scores[0]}
+
+
+def _print(
+    rows: Rows,
+    sigmas: list[float],
+    protocol: Protocol,
+    used: list[str],
+    models: Models,
+    args: argparse.Namespace,
+) -> None:
+    from rich.table import Table
+
+    console = output_console()
+    console.print(f"model:  {', '.join(used)} on {models.device}, {args.backend} backend")
+    for line in protocol.describe():
+        console.print(f"  {line}")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("images", overflow="fold")
+    for heading in ("sigma", "noisy PSNR", "SSIM", "denoised PSNR", "SSIM"):
+        table.add_column(heading, justify="right")
+    if args.per_image:
+        for file, sigma, score in rows:
+            table.add_row(file.name, *_cells(sigma, score.as_dict()))
+    count = len(rows) // len(sigmas)
+    for sigma in sigmas:
+        name = f"average of {count}" if count > 1 else rows[0][0].name
+        table.add_row(name, *_cells(sigma, _averages(rows, sigma)))
+    console.print()
+    console.print(table)
+
+
+def _cells(sigma: float, scores: dict[str, float]) -> list[str]:
+    figures = [f"{scores[key]:.{2 if 'psnr' in key else 4}f}" for key in scores]
+    return [f"{sigma:g}", *figures]
+
+
+def _write_json(
+    args: argparse.Namespace,
+    rows: Rows,
+    sigmas: list[float],
+    protocol: Protocol,
+    used: list[str],
+    models: Models,
+    failures: list[tuple[str, str]],
+) -> None:
+    import dataclasses
+
+    import torch
+
+    from denoise_ext import __version__
+    from denoise_ext.io import write_atomically
+
+    document = {
+        "denoise_ext": __version__,
+        "torch": torch.__version__,
+        "model": used,
+        "device": str(models.device),
+        "backend": args.backend,
+        "protocol": dataclasses.asdict(protocol) | {"in_words": protocol.describe()},
+        "averages": [{"sigma": s} | _json_numbers(_averages(rows, s)) for s in sigmas],
+        "images": [
+            {"file": str(file), "sigma": sigma} | _json_numbers(score.as_dict())
+            for file, sigma, score in rows
+        ],
+        "failed": [{"file": name, "reason": reason} for name, reason in failures],
+    }
+    text = json.dumps(document, indent=2) + "\n"
+    write_atomically(args.json, lambda stream: stream.write(text.encode()), args.overwrite)
+    print(f"figures of every image: {args.json}")
+
+
+def _json_numbers(scores: dict[str, float]) -> dict[str, float | None]:
+    """JSON has no infinity, which is the PSNR of equal images: null."""
+    return {key: value if math.isfinite(value) else None for key, value in scores.items()}

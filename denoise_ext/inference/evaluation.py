@@ -1,0 +1,120 @@
+"""PSNR and SSIM of a network on a clean image with synthetic noise, under a stated protocol."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from denoise_ext.data.noise import add_gaussian_noise
+from denoise_ext.inference.denoise import denoise
+from denoise_ext.inference.pixels import from_unit, to_unit
+from denoise_ext.metrics import psnr, ssim
+from denoise_ext.models import Denoiser
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """Everything besides model, images and sigma that moves the figures."""
+
+    seed: int = 0
+    """The noise generator is seeded with this anew for every image."""
+    clip_noisy: bool = False
+    """Clip the noisy image to the range of the image before it is denoised."""
+    round_output: bool = True
+    """Round the denoised image to the levels of the file (8 or 16 bits)."""
+    crop: int = 0
+    """Border in pixels left out of the measurement, on each side."""
+    gray: bool = False
+    """Turn colour images into gray ones first (ITU-R 601 luma, rounded to 8 bits)."""
+
+    def describe(self) -> list[str]:
+        """The protocol in words, one fact per line."""
+        return [
+            f"noise: white Gaussian, torch CPU generator in float32, seed {self.seed} anew for"
+            " every image",
+            f"noisy input: {'clipped to the range of the image' if self.clip_noisy else 'not clipped'}"
+            ", not rounded",
+            "output: clipped to the range of the image, "
+            + ("rounded to the file's 8 or 16 bits" if self.round_output else "not rounded"),
+            f"border left out: {self.crop} pixels",
+            "colour images: "
+            + (
+                "turned into gray (ITU-R 601 luma, 8 bits)"
+                if self.gray
+                else "measured in RGB, PSNR over all channels together, SSIM as their mean"
+            ),
+            "averages: mean of the images' figures",
+        ]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Quality before and after, PSNR in dB."""
+
+    noisy_psnr: float
+    noisy_ssim: float
+    psnr: float
+    ssim: float
+
+    def as_dict(self) -> dict[str, float]:
+        return asdict(self)
+
+
+def clean_pixels(pixels: np.ndarray, protocol: Protocol) -> np.ndarray:
+    """The pixels that are measured: without alpha, gray where the protocol says so."""
+    if pixels.ndim == 3 and pixels.shape[2] in (2, 4):
+        pixels = pixels[..., :-1]
+    if pixels.ndim == 3 and pixels.shape[2] == 1:
+        pixels = pixels[..., 0]
+    if protocol.gray and pixels.ndim == 3:
+        return np.asarray(Image.fromarray(np.ascontiguousarray(pixels)).convert("L"))
+    return np.ascontiguousarray(pixels)
+
+
+def evaluate_image(
+    network: Denoiser, pixels: np.ndarray, sigma: float, protocol: Protocol = Protocol()
+) -> Scores:
+    """Add noise to a clean image, denoise it, measure.
+
+    Args:
+        network: as `load_model` returns it.
+        pixels: (H, W) or (H, W, C), uint8 or uint16; prepared with `clean_pixels`.
+        sigma: standard deviation of the noise on the 0-255 scale; also told to the network.
+        protocol: how.
+
+    Raises:
+        ValueError: the network does not fit the image, or the image (less the border) is too
+            small for SSIM's 11 x 11 window.
+    """
+    stored = torch.from_numpy(pixels.copy())
+    stored = stored[None, None] if pixels.ndim == 2 else stored.permute(2, 0, 1)[None]
+    clean = to_unit(stored)  # (1, C, H, W)
+    generator = torch.Generator().manual_seed(protocol.seed)
+    # drawn for contiguous memory: the noise must not depend on the layout
+    noisy = add_gaussian_noise(clean.contiguous(), sigma, generator)
+    if protocol.clip_noisy:
+        noisy = noisy.clamp(0, 1)
+    noisy = noisy.contiguous(memory_format=torch.channels_last)
+    output = denoise(noisy, network, sigma).clamp(0, 1)
+    if protocol.round_output:
+        output = to_unit(from_unit(output, stored.dtype))
+    measured = [_inside(x, protocol.crop) for x in (clean, noisy, output)]
+    return _scores(*measured)
+
+
+def _scores(clean: Tensor, noisy: Tensor, output: Tensor) -> Scores:
+    values = [
+        float(metric(image, clean)[0]) for image in (noisy, output) for metric in (psnr, ssim)
+    ]
+    return Scores(*values)
+
+
+def _inside(x: Tensor, crop: int) -> Tensor:
+    height, width = x.shape[-2:]
+    if min(height, width) <= 2 * crop:
+        raise ValueError(f"image of {width} x {height} pixels has nothing inside a {crop} border")
+    return x[..., crop : height - crop, crop : width - crop]
