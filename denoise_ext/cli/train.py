@@ -1,0 +1,53 @@
+"""``denoise-ext train CONFIG.toml``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+SUMMARY = "train a network from a TOML configuration; continues an interrupted run"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of the command."""
+    parser.add_argument("config", metavar="CONFIG.toml", help="training configuration")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="overrides",
+        help="change one value of the configuration (repeatable)",
+    )  # fmt: skip
+    parser.add_argument(
+        "-o", "--out", metavar="DIR", help="run directory, instead of the configuration's run.out"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Carry the command out; returns the exit code."""
+    # Imported here so that the other commands and --help do not pay for it.
+    from denoise_ext.training import ConfigError, load_config, train
+
+    overrides = list(args.overrides)
+    try:
+        if args.out is not None:
+            overrides.append(f"run.out={args.out}")
+        result = train(load_config(args.config, overrides))
+    except (ConfigError, FloatingPointError) as error:
+        for line in str(error).splitlines():
+            print(f"denoise-ext train: error: {line}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("denoise-ext train: stopped; the same command continues it", file=sys.stderr)
+        return 130
+    quality = ", ".join(f"{db:.2f} dB at {s:g}" for s, db in result.validation_psnr.items())
+    print(f"{result.model_path}: {result.steps} steps" + (f", PSNR {quality}" if quality else ""))
+    return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command on its own."""
+    parser = argparse.ArgumentParser(prog="denoise-ext train", description=SUMMARY)
+    add_arguments(parser)
+    return run(parser.parse_args(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

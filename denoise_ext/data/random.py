@@ -1,0 +1,30 @@
+"""Counter-based randomness: what step ``n`` draws depends on (seed, n) alone.
+
+Nothing has to be remembered between steps, so a run that was interrupted draws, from any step on,
+exactly what it would have drawn.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+# Independent streams of one run: each purpose has its own, so that a change of one (say, a larger
+# crop) does not shift the others.
+CROPS, NOISE, WEIGHTS, VALIDATION = range(4)
+
+_STEP_BITS = 48
+
+
+def step_generator(seed: int, step: int, stream: int) -> np.random.Generator:
+    """A NumPy generator (Philox) that is a function of (seed, step, stream)."""
+    if not 0 <= seed < 2**64:
+        raise ValueError(f"seed must be in [0, 2**64), got {seed}")
+    if not 0 <= step < 2**_STEP_BITS:
+        raise ValueError(f"step must be in [0, 2**{_STEP_BITS}), got {step}")
+    key = np.array([seed, (stream << _STEP_BITS) | step], dtype=np.uint64)
+    return np.random.Generator(np.random.Philox(key=key))
+
+
+def step_seed(seed: int, step: int, stream: int) -> int:
+    """A 63-bit seed for ``torch.Generator.manual_seed``: a function of (seed, step, stream)."""
+    return int(step_generator(seed, step, stream).integers(0, 2**63, dtype=np.uint64))

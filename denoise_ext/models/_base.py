@@ -1,0 +1,130 @@
+"""The calling convention every model shares: ``model(x, sigma=None)``."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Sigma = float | int | Tensor | None
+
+
+class Denoiser(nn.Module):
+    """Base of all denoising networks.
+
+    Call it as ``model(x, sigma)``:
+
+    * ``x``: (N, C, H, W) floating point, nominally in [0, 1] (noise may leave that range), with
+      ``C == model.in_channels`` and any H, W >= 1.
+    * ``sigma``: standard deviation of the noise **on the 0-255 scale**: a number, a tensor (N,)
+      with one value per image, or a map (N, 1, H, W). ``None`` for models that do not use it
+      (``model.needs_sigma`` is False); a blind model checks a given sigma and then ignores it.
+
+    Returns the denoised image, same shape and dtype as ``x``, not clipped.
+
+    Subclasses set ``family``, ``stride`` (H and W are padded to a multiple of it by repeating the
+    last row and column, and cropped back) and implement :meth:`denoise`.
+    """
+
+    family: ClassVar[str]
+    stride: ClassVar[int] = 1
+
+    def __init__(self, in_channels: int, needs_sigma: bool) -> None:
+        super().__init__()
+        self.in_channels = check_positive_int("channels", in_channels)
+        self.needs_sigma = needs_sigma
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What rebuilds this network: ``build_model(model.config)``."""
+        raise NotImplementedError
+
+    def denoise(self, x: Tensor, noise_map: Tensor | None) -> Tensor:
+        """Denoise ``x`` (N, C, H, W), H and W multiples of ``stride``.
+
+        ``noise_map`` is sigma / 255, broadcastable to (N, 1, H, W), or None for blind models.
+        """
+        raise NotImplementedError
+
+    def forward(self, x: Tensor, sigma: Sigma = None) -> Tensor:
+        self._check_image(x)
+        noise_map = self._noise_map(x, sigma)
+        if x.numel() == 0:  # empty batch: there is nothing to compute
+            return torch.empty_like(x)
+        height, width = x.shape[-2:]
+        pad_h, pad_w = -height % self.stride, -width % self.stride
+        if pad_h or pad_w:
+            padding = (0, pad_w, 0, pad_h)
+            x = F.pad(x, padding, mode="replicate")
+            if noise_map is not None and noise_map.shape[-2:] != (1, 1):
+                noise_map = F.pad(noise_map, padding, mode="replicate")
+        output = self.denoise(x, noise_map)
+        return output[..., :height, :width] if pad_h or pad_w else output
+
+    def _check_image(self, x: Tensor) -> None:
+        if not isinstance(x, Tensor):
+            raise TypeError(f"x must be a tensor, got {type(x).__name__}")
+        if x.dim() != 4 or x.shape[1] != self.in_channels or x.shape[2] < 1 or x.shape[3] < 1:
+            raise ValueError(
+                f"x must have shape (N, {self.in_channels}, H, W) with H, W >= 1, "
+                f"got {tuple(x.shape)}"
+            )
+        if not x.is_floating_point():
+            raise TypeError(f"x must be floating point in [0, 1], got {x.dtype}")
+
+    def _noise_map(self, x: Tensor, sigma: Sigma) -> Tensor | None:
+        """sigma / 255 as (1 or N, 1, 1 or H, 1 or W) in x's dtype, on x's device; checked."""
+        if sigma is None:
+            if self.needs_sigma:
+                raise ValueError(
+                    "sigma is required by this model: a number, a tensor (N,) or a map "
+                    "(N, 1, H, W), on the 0-255 scale"
+                )
+            return None
+        noise_map = _checked_sigma(x, sigma) / 255.0
+        return noise_map.to(x.dtype) if self.needs_sigma else None
+
+
+def _checked_sigma(x: Tensor, sigma: float | int | Tensor) -> Tensor:
+    """sigma as float32 (float64 for a float64 image), shape (1 or N, 1, 1 or H, 1 or W)."""
+    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    if isinstance(sigma, bool) or not isinstance(sigma, (int, float, Tensor)):
+        raise TypeError(f"sigma must be a number or a tensor, got {type(sigma).__name__}")
+    if not isinstance(sigma, Tensor):
+        if not (math.isfinite(sigma) and sigma >= 0):
+            raise ValueError(f"sigma must be finite and >= 0 (0-255 scale), got {sigma}")
+        return torch.full((1, 1, 1, 1), float(sigma), dtype=dtype, device=x.device)
+    if sigma.is_complex() or sigma.dtype == torch.bool:
+        raise TypeError(f"sigma must be a real number tensor, got {sigma.dtype}")
+    n, _, h, w = x.shape
+    if sigma.dim() == 0:
+        shaped = sigma.reshape(1, 1, 1, 1)
+    elif tuple(sigma.shape) == (n,):
+        shaped = sigma.reshape(n, 1, 1, 1)
+    elif sigma.dim() == 4 and tuple(sigma.shape) in ((n, 1, h, w), (n, 1, 1, 1), (1, 1, h, w)):
+        shaped = sigma
+    else:
+        raise ValueError(
+            f"sigma must be a number, a tensor of shape ({n},) or a map of shape "
+            f"({n}, 1, {h}, {w}), got shape {tuple(sigma.shape)}"
+        )
+    if sigma.device != x.device and sigma.dim() != 0:
+        raise ValueError(f"sigma is on {sigma.device} but x is on {x.device}")
+    # Reading values back would break a graph being traced; eager calls are always checked.
+    if not torch.compiler.is_compiling():
+        values = sigma.detach()
+        if not bool((torch.isfinite(values) & (values >= 0)).all()):
+            raise ValueError("sigma must be finite and >= 0 (0-255 scale) everywhere")
+    return shaped.to(device=x.device, dtype=dtype)
+
+
+def check_positive_int(name: str, value: object, minimum: int = 1) -> int:
+    """``value`` as int, or a TypeError/ValueError naming the argument."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an int, got {value!r}")
+    if value < minimum:
+        raise ValueError(f"{name} must be >= {minimum}, got {value}")
+    return value

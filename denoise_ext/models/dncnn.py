@@ -1,0 +1,102 @@
+"""DnCNN: a plain residual CNN that predicts the noise.
+
+Zhang, Zuo, Chen, Meng, Zhang: "Beyond a Gaussian Denoiser: Residual Learning of Deep CNN for Image
+Denoising", IEEE TIP 2017.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from denoise_ext.models._base import Denoiser, check_positive_int
+from denoise_ext.models._registry import register_architecture, register_model
+from denoise_ext.nn import Conv2d
+
+
+@register_architecture("dncnn")
+class DnCNN(Denoiser):
+    """DnCNN for gray (``channels=1``) or colour (``channels=3``) images: ``x - net(x)``.
+
+    Args:
+        channels: image channels.
+        width: channels of the hidden layers.
+        depth: number of 3x3 convolutions, >= 2.
+        noise_map: append sigma / 255 as an input channel; the model then needs sigma. Otherwise it
+            is blind, or trained for one noise level.
+        batch_norm: batch normalisation after every convolution but the first and the last, as
+            published for training. For inference fold it: ``models.fold_batchnorm(model)``.
+    """
+
+    family = "dncnn"
+
+    def __init__(
+        self,
+        channels: int = 1,
+        width: int = 64,
+        depth: int = 17,
+        noise_map: bool = False,
+        batch_norm: bool = False,
+    ) -> None:
+        super().__init__(channels, needs_sigma=bool(noise_map))
+        self.width = check_positive_int("width", width)
+        self.depth = check_positive_int("depth", depth, minimum=2)
+        self.batch_norm = bool(batch_norm)
+        layers: list[nn.Module] = [
+            Conv2d(channels + int(self.needs_sigma), width, 3, padding=1, activation="relu")
+        ]
+        for _ in range(depth - 2):
+            if self.batch_norm:  # the normalisation has its own shift, so no bias before it
+                layers += [
+                    Conv2d(width, width, 3, padding=1, bias=False),
+                    nn.BatchNorm2d(width),
+                    nn.ReLU(inplace=True),
+                ]
+            else:
+                layers.append(Conv2d(width, width, 3, padding=1, activation="relu"))
+        layers.append(Conv2d(width, channels, 3, padding=1))
+        self.body = nn.Sequential(*layers)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return {
+            "family": self.family,
+            "channels": self.in_channels,
+            "width": self.width,
+            "depth": self.depth,
+            "noise_map": self.needs_sigma,
+            "batch_norm": self.batch_norm,
+        }
+
+    def denoise(self, x: Tensor, noise_map: Tensor | None) -> Tensor:
+        features = x
+        if noise_map is not None:
+            n, _, h, w = x.shape
+            features = torch.cat([x, noise_map.expand(n, 1, h, w)], dim=1)  # (N, C+1, H, W)
+        return x - self.body(features)
+
+
+@register_model
+def dncnn_gray(**kwargs: Any) -> DnCNN:
+    """DnCNN for gray images and one noise level: 17 convolutions of 64 channels."""
+    return DnCNN(**{"channels": 1, "depth": 17, **kwargs})
+
+
+@register_model
+def dncnn_color(**kwargs: Any) -> DnCNN:
+    """DnCNN for colour images and one noise level: 17 convolutions of 64 channels."""
+    return DnCNN(**{"channels": 3, "depth": 17, **kwargs})
+
+
+@register_model
+def dncnn_gray_blind(**kwargs: Any) -> DnCNN:
+    """Blind DnCNN for gray images: 20 convolutions of 64 channels."""
+    return DnCNN(**{"channels": 1, "depth": 20, **kwargs})
+
+
+@register_model
+def dncnn_color_blind(**kwargs: Any) -> DnCNN:
+    """Blind DnCNN for colour images: 20 convolutions of 64 channels."""
+    return DnCNN(**{"channels": 3, "depth": 20, **kwargs})

@@ -1,0 +1,103 @@
+"""FFDNet: a plain CNN on the pixel-unshuffled image and a noise-level map.
+
+Zhang, Zuo, Zhang: "FFDNet: Toward a Fast and Flexible Solution for CNN based Image Denoising",
+IEEE TIP 2018.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from denoise_ext.models._base import Denoiser, check_positive_int
+from denoise_ext.models._registry import register_architecture, register_model
+from denoise_ext.nn import Conv2d
+
+_PREDICTS = ("image", "noise")
+
+
+@register_architecture("ffdnet")
+class FFDNet(Denoiser):
+    """FFDNet for gray (``channels=1``) or colour (``channels=3``) images; needs sigma.
+
+    The image is rearranged to a quarter of the resolution (2x2 pixels become channels), the noise
+    level sigma / 255 is appended as one more channel (a map is averaged over the 2x2 pixels),
+    ``depth`` 3x3 convolutions of ``width`` channels follow, and the result is rearranged back.
+
+    Args:
+        channels: image channels.
+        width: channels of the hidden layers.
+        depth: number of convolutions, >= 2.
+        predicts: ``"image"``: the network's output is the clean image, as published;
+            ``"noise"``: it is the noise, and the result is ``x - net(x)``.
+    """
+
+    family = "ffdnet"
+    stride = 2
+
+    def __init__(
+        self, channels: int = 1, width: int = 64, depth: int = 15, predicts: str = "image"
+    ) -> None:
+        super().__init__(channels, needs_sigma=True)
+        self.width = check_positive_int("width", width)
+        self.depth = check_positive_int("depth", depth, minimum=2)
+        if predicts not in _PREDICTS:
+            raise ValueError(f"predicts must be one of {_PREDICTS}, got {predicts!r}")
+        self.predicts = predicts
+        sub = channels * self.stride**2  # channels after the pixel-unshuffle
+        widths = [sub + 1] + [width] * (depth - 1)
+        layers: list[nn.Module] = [
+            Conv2d(a, b, 3, padding=1, activation="relu")
+            for a, b in zip(widths, widths[1:], strict=False)
+        ]
+        layers.append(Conv2d(width, sub, 3, padding=1))
+        self.body = nn.Sequential(*layers)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return {
+            "family": self.family,
+            "channels": self.in_channels,
+            "width": self.width,
+            "depth": self.depth,
+            "predicts": self.predicts,
+        }
+
+    def denoise(self, x: Tensor, noise_map: Tensor | None) -> Tensor:
+        assert noise_map is not None  # needs_sigma: the base class has checked it
+        n, _, h, w = x.shape
+        half = (h // 2, w // 2)
+        if noise_map.shape[-2:] == (h, w):
+            # (N, 1, H, W) -> (N, 1, H/2, W/2): one level per 2x2 pixels
+            noise_map = F.avg_pool2d(noise_map, 2)
+        noise_map = noise_map.expand(n, 1, *half)
+        features = torch.cat([F.pixel_unshuffle(x, 2), noise_map], dim=1)  # (N, 4C+1, H/2, W/2)
+        output = F.pixel_shuffle(self.body(features), 2)  # (N, C, H, W)
+        return x - output if self.predicts == "noise" else output
+
+
+@register_model
+def ffdnet_gray(**kwargs: Any) -> FFDNet:
+    """FFDNet for gray images as published: 15 convolutions of 64 channels."""
+    return FFDNet(**{"channels": 1, "width": 64, "depth": 15, **kwargs})
+
+
+@register_model
+def ffdnet_color(**kwargs: Any) -> FFDNet:
+    """FFDNet for colour images as published: 12 convolutions of 96 channels."""
+    return FFDNet(**{"channels": 3, "width": 96, "depth": 12, **kwargs})
+
+
+@register_model
+def ffdnet_gray_small(**kwargs: Any) -> FFDNet:
+    """Gray FFDNet of 12 convolutions of 64 channels that predicts the noise."""
+    return FFDNet(**{"channels": 1, "width": 64, "depth": 12, "predicts": "noise", **kwargs})
+
+
+@register_model
+def ffdnet_color_small(**kwargs: Any) -> FFDNet:
+    """Colour FFDNet of 12 convolutions of 80 channels that predicts the noise."""
+    return FFDNet(**{"channels": 3, "width": 80, "depth": 12, "predicts": "noise", **kwargs})

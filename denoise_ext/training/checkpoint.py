@@ -1,0 +1,78 @@
+"""The state of a run on disk, so that it can be continued exactly."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from denoise_ext.models.checkpoints import write_atomically
+
+_FORMAT = "denoise_ext training state 1"
+
+# Keys of the configuration that do not change the weights a run ends with.
+_FREE = {"run.out", "run.checkpoint_every", "run.log_every", "validation.every",
+         "validation.sigmas", "validation.crop"}  # fmt: skip
+
+
+def save_state(
+    path: Path,
+    *,
+    step: int,
+    model: torch.nn.Module,
+    optimiser: torch.optim.Optimizer,
+    config: dict[str, Any],
+) -> None:
+    """Write the state after ``step`` finished steps, atomically.
+
+    Batches and noise are functions of (seed, step); torch's global generator is kept as well for
+    models that draw from it.
+    """
+    buffer = io.BytesIO()
+    state = {
+        "format": _FORMAT,
+        "step": step,
+        "model": model.state_dict(),
+        "optimiser": optimiser.state_dict(),
+        "torch_rng": torch.get_rng_state(),
+        "config": config,
+    }
+    torch.save(state, buffer)
+    write_atomically(path, buffer.getvalue())
+
+
+def load_state(path: Path) -> dict[str, Any]:
+    """Read what :func:`save_state` wrote; nothing in the file is executed.
+
+    Raises:
+        ValueError: not such a file.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"{path}: not a training checkpoint ({first_line})") from None
+    if not isinstance(state, dict) or state.get("format") != _FORMAT:
+        raise ValueError(f"{path}: not a training checkpoint of this version")
+    return state
+
+
+def config_differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """The keys on which two configurations disagree in a way that changes the weights."""
+    a, b = _flat(before), _flat(now)
+    return [
+        f"{key}: was {a.get(key)!r}, is {b.get(key)!r}"
+        for key in sorted(a.keys() | b.keys())
+        if key not in _FREE and a.get(key) != b.get(key)
+    ]
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        flat.update(_flat(value, f"{name}.") if isinstance(value, dict) else {name: value})
+    return flat

@@ -1,0 +1,265 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from denoise_ext.data import ImageCache, PatchSampler, add_gaussian_noise, list_image_files
+from denoise_ext.data.random import NOISE, WEIGHTS, step_generator, step_seed
+from denoise_ext.models import Denoiser, build_model, create_model, save_model
+from denoise_ext.nn import to_torch
+from denoise_ext.training.checkpoint import config_differences, load_state, save_state
+from denoise_ext.training.config import ConfigError, TrainConfig, data_path
+from denoise_ext.training.progress import Progress
+from denoise_ext.training.run_dir import RunDir, provenance
+from denoise_ext.training.schedule import learning_rate
+from denoise_ext.training.validate import centre_crop, split_held_out, validation_psnr
+
+
+@dataclass
+class TrainResult:
+    """What a finished run leaves behind."""
+
+    model_path: Path
+    steps: int
+    validation_psnr: dict[float, float]  # sigma (0-255 scale) -> dB
+
+
+def train(config: TrainConfig) -> TrainResult:
+    """Run ``config`` to its end, continuing from the checkpoint in its run directory if one is
+    there. A run that was killed and continued ends with the same weights, bit for bit, as one that
+    was not (same machine, same number of threads).
+
+    Raises:
+        ConfigError: the configuration does not fit the model, the data or the run directory.
+        FloatingPointError: the loss stopped being finite.
+    """
+    return _Trainer(config).run()
+
+
+class _Trainer:
+    """State of one run: model, optimiser, data, step counter."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        self.config = config
+        self.resolved: dict[str, Any] = config.model_dump(mode="json")
+        if config.run.threads:
+            torch.set_num_threads(config.run.threads)
+        torch.manual_seed(config.run.seed)
+        self.step = 0
+        try:
+            self.dir = RunDir(config.run.out)
+            self.model = self._build_model()
+            self.sampler, self.held_out = self._load_data()
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
+        self.optimiser = self._build_optimiser()
+        self.columns = ["step", "loss", "learning_rate", "gradient_norm", "seconds"]
+        self.columns += [f"psnr_{sigma:g}" for sigma in config.validation.sigmas]
+        self.last_psnr: dict[float, float] = {}
+        self._resume()
+
+    # ---- set-up
+
+    def _build_model(self) -> Denoiser:
+        config = self.config
+        model = create_model(config.model.name, **config.model.options)
+        if model.in_channels != config.data.channels:
+            raise ValueError(
+                f"data.channels is {config.data.channels}, but model.name {config.model.name!r} "
+                f"has {model.in_channels} channels"
+            )
+        if config.data.crop % model.stride:
+            raise ValueError(
+                f"data.crop must be a multiple of {model.stride} for this model, "
+                f"got {config.data.crop}"
+            )
+        initialise(model, config.run.seed)
+        if config.run.layers == "torch":
+            model = to_torch(model)
+        return model.to(memory_format=torch.channels_last).train()
+
+    def _load_data(self) -> tuple[PatchSampler, list[Tensor]]:
+        data, validation = self.config.data, self.config.validation
+        files = list_image_files(data_path(data.train))
+        images = ImageCache(files, data.channels)
+        train, held_out = split_held_out(len(images), validation.images)
+        sampler = PatchSampler(
+            [images[i] for i in train],
+            data.crop,
+            self.config.run.batch_size,
+            self.config.run.seed,
+            data.augment,
+        )
+        return sampler, [centre_crop(images[i], validation.crop) for i in held_out]
+
+    def _build_optimiser(self) -> torch.optim.Adam:
+        decay, plain = [], []
+        for parameter in self.model.parameters():
+            (decay if parameter.dim() > 1 else plain).append(parameter)
+        options = self.config.optimiser
+        # Adam's weight_decay w adds w * weight to the gradient: the L2 term w / 2 * sum(weight^2)
+        # of the loss (not AdamW's decoupled form). Biases and normalisation are left free.
+        groups = [
+            {"params": decay, "weight_decay": self.config.loss.weight_decay},
+            {"params": plain, "weight_decay": 0.0},
+        ]
+        return torch.optim.Adam(
+            [group for group in groups if group["params"]],
+            lr=self.config.schedule.peak,
+            betas=(options.beta1, options.beta2),
+            eps=options.eps,
+        )
+
+    def _resume(self) -> None:
+        if self.dir.checkpoint.exists():
+            state = load_state(self.dir.checkpoint)
+            different = config_differences(state["config"], self.resolved)
+            if different:
+                raise ConfigError(
+                    f"{self.dir.path} holds a run of another configuration; give another run.out "
+                    "or remove it\n" + "\n".join(different)
+                )
+            self.model.load_state_dict(state["model"])
+            self.optimiser.load_state_dict(state["optimiser"])
+            torch.set_rng_state(state["torch_rng"])
+            self.step = state["step"]
+        else:
+            self.dir.write_config(self.resolved)
+        self.dir.trim_log(self.columns, self.step)
+
+    # ---- the loop
+
+    def run(self) -> TrainResult:
+        run = self.config.run
+        began, first = time.monotonic(), self.step
+        with Progress(run.steps, self.step) as progress:
+            while self.step < run.steps:
+                logged = (self.step + 1) % run.log_every == 0 or self.step + 1 == run.steps
+                loss, norm, rate = self._train_step()
+                self.step += 1
+                progress.advance(self.step)
+                if logged:
+                    if not math.isfinite(float(loss)):
+                        raise FloatingPointError(
+                            f"the loss is {float(loss)} at step {self.step}; lower schedule.peak "
+                            "or set optimiser.clip_norm"
+                        )
+                    row = {
+                        "step": self.step,
+                        "loss": f"{float(loss):.6e}",
+                        "learning_rate": f"{rate:.4e}",
+                        "gradient_norm": f"{float(norm):.4e}",
+                        "seconds": f"{time.monotonic() - began:.1f}",
+                    }
+                    self._validate_and_log(row, progress, first)
+                if self.step % run.checkpoint_every == 0 or self.step == run.steps:
+                    self._save()
+        return self._finish()
+
+    def _train_step(self) -> tuple[Tensor, Tensor, float]:
+        """One step; returns loss, gradient norm (before clipping), learning rate."""
+        config = self.config
+        rate = learning_rate(
+            self.step,
+            steps=config.run.steps,
+            peak=config.schedule.peak,
+            final=config.schedule.final,
+            warmup_steps=config.schedule.warmup_steps,
+        )
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        clean = self.sampler.batch(self.step)
+        noisy, sigma = self._add_noise(clean)
+        with torch.autocast("cpu", torch.bfloat16, enabled=config.run.precision == "bf16"):
+            output = self.model(noisy, sigma if self.model.needs_sigma else None)
+        loss = nn.functional.mse_loss(output.float(), clean)
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        limit = config.optimiser.clip_norm or math.inf
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), limit)
+        self.optimiser.step()
+        return loss.detach(), norm, rate
+
+    def _add_noise(self, clean: Tensor) -> tuple[Tensor, Tensor]:
+        """(noisy, sigma (N,) on the 0-255 scale), functions of (seed, step)."""
+        noise, seed = self.config.noise, self.config.run.seed
+        draws = step_generator(seed, self.step, NOISE).random(len(clean))
+        sigma = noise.sigma_min + (noise.sigma_max - noise.sigma_min) * torch.from_numpy(draws)
+        sigma = sigma.to(torch.float32)
+        generator = torch.Generator().manual_seed(step_seed(seed, self.step, NOISE))
+        return add_gaussian_noise(clean, sigma, generator), sigma
+
+    def _validate_and_log(self, row: dict[str, Any], progress: Progress, first: int) -> None:
+        validation = self.config.validation
+        due = self.step % validation.every == 0 or self.step == self.config.run.steps
+        if due and self.held_out:
+            self.last_psnr = validation_psnr(
+                self.model, self.held_out, validation.sigmas, self.config.run.seed
+            )
+            row |= {f"psnr_{sigma:g}": f"{db:.3f}" for sigma, db in self.last_psnr.items()}
+        self.dir.append_log(self.columns, row)
+        progress.report(row, float(row["seconds"]) / (self.step - first))
+
+    def _save(self) -> None:
+        save_state(
+            self.dir.checkpoint,
+            step=self.step,
+            model=self.model,
+            optimiser=self.optimiser,
+            config=self.resolved,
+        )
+
+    def _finish(self) -> TrainResult:
+        if not self.last_psnr and self.held_out:  # continued after its last step
+            self.last_psnr = validation_psnr(
+                self.model, self.held_out, self.config.validation.sigmas, self.config.run.seed
+            )
+        plain = build_model(self.model.config)
+        plain.load_state_dict(self.model.state_dict())
+        facts = {
+            "config": self.resolved,
+            "provenance": provenance(),
+            "steps": self.step,
+            "validation_psnr": {f"{sigma:g}": db for sigma, db in self.last_psnr.items()},
+        }
+        save_model(plain, self.dir.result, torch.float16, facts)
+        return TrainResult(self.dir.result, self.step, self.last_psnr)
+
+
+def initialise(model: nn.Module, seed: int) -> None:
+    """Start every 3x3 convolution stack as a nearly linear, norm-preserving map of each pixel.
+
+    "Looks linear" (Balduzzi et al. 2017) with the orthogonal matrix on the centre tap (Xiao et al.
+    2018): hidden channels come in pairs (+a, -a), so that ``relu(a) - relu(-a) = a`` passes every
+    ReLU unchanged. A tenth of He's initialisation is added on all taps, biases are zero. The last
+    convolution is scaled by 0.3. At step 200 of the gray recipe this is 1.5 dB ahead of He's alone.
+    """
+    generator = torch.Generator().manual_seed(step_seed(seed, 0, WEIGHTS))
+    convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
+    for index, module in enumerate(convolutions):
+        nn.init.kaiming_normal_(module.weight, nonlinearity="relu", generator=generator)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+        is_first, is_last = index == 0, index == len(convolutions) - 1
+        out_channels, in_channels = module.weight.shape[:2]
+        rows = out_channels if is_last else out_channels // 2
+        columns = in_channels if is_first else in_channels // 2
+        matrix = nn.init.orthogonal_(torch.empty(rows, columns), generator=generator)
+        if not is_first:
+            matrix = torch.cat([matrix, -matrix], dim=1)
+        if not is_last:
+            matrix = torch.cat([matrix, -matrix], dim=0)
+        centre_y, centre_x = (size // 2 for size in module.kernel_size)
+        with torch.no_grad():
+            module.weight.mul_(0.1)
+            module.weight[: len(matrix), : matrix.shape[1], centre_y, centre_x] += matrix
+            if is_last:
+                module.weight.mul_(0.3)

@@ -1,0 +1,66 @@
+"""Progress of a run: a bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.progress import Progress as RichProgress
+
+
+class Progress:
+    """Context manager; ``advance(step)`` every step, ``report(row)`` now and then."""
+
+    def __init__(self, total: int, start: int) -> None:
+        self.total = total
+        self.console = Console(file=sys.stderr)
+        self.bar: RichProgress | None = None
+        if self.console.is_terminal:
+            self.bar = RichProgress(
+                TextColumn("training"), BarColumn(), MofNCompleteColumn(),
+                TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[state]}"),
+                console=self.console,
+            )  # fmt: skip
+            self.task = self.bar.add_task("train", total=total, completed=start, state="")
+
+    def __enter__(self) -> Progress:
+        if self.bar is not None:
+            self.bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+
+    def advance(self, step: int) -> None:
+        if self.bar is not None:
+            self.bar.update(self.task, completed=step)
+
+    def report(self, row: dict[str, Any], seconds_per_step: float) -> None:
+        """Show a row of the log."""
+        quality = "  ".join(
+            f"{key.replace('psnr_', 'PSNR@')} {value}"
+            for key, value in row.items()
+            if key.startswith("psnr_")
+        )
+        state = f"loss {row['loss']}  {quality}".rstrip()
+        if self.bar is not None:
+            self.bar.update(self.task, state=state)
+            return
+        left = (self.total - row["step"]) * seconds_per_step / 60
+        line = f"step {row['step']}/{self.total}  {state}  {seconds_per_step:.3f} s/step  "
+        print(f"{line}{left:.0f} min left", file=sys.stderr, flush=True)
