@@ -1,6 +1,6 @@
 """Builds denoise_ext._native: the CPU kernels always, the CUDA kernels where nvcc is found.
 
-DENOISE_EXT_CUDA=auto|1|0     auto (default): with CUDA if there is an nvcc; 1: fail without one; 0: without
+DENOISE_EXT_CUDA=auto|1|0     auto (default): with CUDA if nvcc is there; 1: fail without; 0: none
 TORCH_CUDA_ARCH_LIST          e.g. "8.0;9.0+PTX"; the default covers Turing to Blackwell
 MAX_JOBS                      parallel compilations
 """
@@ -71,32 +71,34 @@ def gencode_flags(archs: list[str]) -> list[str]:
 class BuildNative(BuildExtension):
     """BuildExtension, with the torch-free .cu files compiled by nvcc into objects first."""
 
+    def finalize_options(self) -> None:
+        super().finalize_options()
+        if self.editable_mode:  # setuptools gives a temporary folder: every build would start anew
+            self.build_temp = "build/editable"
+
     def build_extension(self, extension: Extension) -> None:
-        if NVCC is not None:
-            flags = [
-                "-O3",
-                "-std=c++17",
-                "-Xcompiler",
-                "-fPIC",
-                "--threads",
-                "2",
-                *gencode_flags(ARCHS),
-            ]
-            newest_header = max(Path(h).stat().st_mtime for h in HEADERS)
-            for source in sorted(glob("csrc/cuda/*.cu")):
-                target = Path(self.build_temp, source).with_suffix(".cuda.o")
-                target.parent.mkdir(parents=True, exist_ok=True)
-                newest = max(Path(source).stat().st_mtime, newest_header)
-                if not target.exists() or target.stat().st_mtime < newest:
-                    print(f"nvcc {source} for {' '.join(ARCHS)}", flush=True)
-                    subprocess.run([NVCC, *flags, "-c", source, "-o", str(target)], check=True)
-                extension.extra_objects.append(str(target))
+        sources = sorted(glob("csrc/cuda/*.cu")) if NVCC else []
+        extension.extra_objects += [self.cuda_object(source) for source in sources]
         super().build_extension(extension)
+
+    def cuda_object(self, source: str) -> str:
+        target = Path(self.build_temp, "cuda-" + "-".join(ARCHS), Path(source).stem + ".o")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        newest = max(Path(file).stat().st_mtime for file in [source, *HEADERS])
+        if not target.exists() or target.stat().st_mtime < newest:
+            print(f"nvcc {source} for {' '.join(ARCHS)}", flush=True)
+            flags = ["-O3", "-std=c++17", "-Xcompiler=-fPIC", "--threads=2", *gencode_flags(ARCHS)]
+            subprocess.run([NVCC, *flags, "-c", source, "-o", str(target)], check=True)
+        return str(target)
 
 
 HEADERS = [f for end in ("h", "inl", "cuh") for f in glob(f"csrc/**/*.{end}", recursive=True)]
 NVCC = find_nvcc()
 ARCHS = arch_list(NVCC) if NVCC else []
+
+# Contraction to fused multiply-add is what the kernels are written for; ISO mode turns it off.
+CXX_FLAGS = ["-std=c++20", "-O3", "-ffp-contract=fast", "-fvisibility=hidden", "-Wall", "-Wextra"]
+CXX_FLAGS += [f"-isystem{path}" for path in [*include_paths(), pybind11.get_include()]]
 
 macros = [
     ("TORCH_TARGET_VERSION", TORCH_TARGET_VERSION),
@@ -108,35 +110,19 @@ if NVCC:
     cuda_version = re.search(r"release ([\d.]+)", run(NVCC, "--version"))[1]
     cuda_root = Path(NVCC).resolve().parent.parent
     cuda_root = cuda_root if (cuda_root / "lib64").exists() else Path("/usr/local/cuda")
-    macros += [
-        ("DENOISE_EXT_WITH_CUDA", "1"),
-        ("DENOISE_EXT_CUDA_VERSION", cuda_version),
-        ("DENOISE_EXT_CUDA_ARCHS", " ".join(ARCHS)),
-    ]
+    macros += [("DENOISE_EXT_WITH_CUDA", "1"), ("DENOISE_EXT_CUDA_VERSION", cuda_version)]
+    macros += [("DENOISE_EXT_CUDA_ARCHS", " ".join(ARCHS))]
     cuda_link = [f"-L{cuda_root / 'lib64'}", "-lcudart_static", "-ldl", "-lrt", "-lpthread"]
 
-setup(
-    ext_modules=[
-        Extension(
-            "denoise_ext._native",
-            sources=sorted(glob("csrc/**/*.cpp", recursive=True)),
-            depends=HEADERS,
-            library_dirs=library_paths(),
-            libraries=["c10", "torch", "torch_cpu"],
-            define_macros=macros,
-            # Contraction to fused multiply-add is what the kernels are written for; ISO mode turns it off.
-            extra_compile_args=[
-                "-std=c++20",
-                "-O3",
-                "-ffp-contract=fast",
-                "-fvisibility=hidden",
-                "-Wall",
-                "-Wextra",
-                *(f"-isystem{path}" for path in [*include_paths(), pybind11.get_include()]),
-            ],  # fmt: skip
-            extra_link_args=cuda_link,
-            language="c++",
-        )
-    ],
-    cmdclass={"build_ext": BuildNative},
+native = Extension(
+    "denoise_ext._native",
+    sources=sorted(glob("csrc/**/*.cpp", recursive=True)),
+    depends=HEADERS,
+    library_dirs=library_paths(),
+    libraries=["c10", "torch", "torch_cpu"],
+    define_macros=macros,
+    extra_compile_args=CXX_FLAGS,
+    extra_link_args=cuda_link,
+    language="c++",
 )
+setup(ext_modules=[native], cmdclass={"build_ext": BuildNative})
