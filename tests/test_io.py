@@ -25,11 +25,14 @@ def png(width: int, height: int, depth: int, colour_type: int, rows: bytes) -> b
     """A PNG by hand: what Pillow cannot write (16-bit colour, headers that lie)."""
 
     def chunk(name: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+        checksum = struct.pack(">I", zlib.crc32(name + body))
+        return struct.pack(">I", len(body)) + name + body + checksum
 
     header = struct.pack(">IIBBBBB", width, height, depth, colour_type, 0, 0, 0)
     return (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows))
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(rows))
         + chunk(b"IEND", b"")
     )
 
@@ -122,11 +125,16 @@ def sixteen_bit_tiff(path: Path) -> None:
     pixels = RGB.astype("<u2").tobytes()
     bits_at, data_at = 8 + 2 + 8 * 12 + 4, 8 + 2 + 8 * 12 + 4 + 6
     tags = [(256, 4, 1, 11), (257, 4, 1, 7), (258, 3, 3, bits_at), (259, 3, 1, 1),
-            (262, 3, 1, 2), (273, 4, 1, data_at), (277, 3, 1, 3), (279, 4, 1, len(pixels))]  # fmt: skip
+            (262, 3, 1, 2), (273, 4, 1, data_at), (277, 3, 1, 3),
+            (279, 4, 1, len(pixels))]  # fmt: skip
     body = b"".join(struct.pack("<HHII", *tag) for tag in tags)
     path.write_bytes(
-        b"II*\0" + struct.pack("<IH", 8, len(tags)) + body + struct.pack("<I", 0)
-        + struct.pack("<3H", 16, 16, 16) + pixels
+        b"II*\0"
+        + struct.pack("<IH", 8, len(tags))
+        + body
+        + struct.pack("<I", 0)
+        + struct.pack("<3H", 16, 16, 16)
+        + pixels
     )
 
 
@@ -174,7 +182,8 @@ BAD = {
     "text": "known format", "folder": "folder", "missing": "does not exist",
     "16-bit RGB": "16 bits", "16-bit gray + alpha": "16 bits", "16-bit RGB TIFF": "16 bits",
     "16-bit PPM": "16 bits", "float TIFF": "floating-point", "CMYK": "CMYK",
-    "animation": "2 frames", "pages": "2 frames", "GIF": "known format", "bomb": "3600000000 pixels",
+    "animation": "2 frames", "pages": "2 frames", "GIF": "known format",
+    "bomb": "3600000000 pixels",
 }  # fmt: skip
 
 
@@ -282,10 +291,13 @@ def test_failure_while_writing_leaves_nothing(tmp_path):
         stream.write(b"half")
         raise OSError(28, "No space left on device")
 
+    def interrupt(stream):
+        raise KeyboardInterrupt
+
     with pytest.raises(io.ImageError, match="no space left"):
         io.write_atomically(tmp_path / "a.png", fail)
     with pytest.raises(KeyboardInterrupt):
-        io.write_atomically(tmp_path / "a.png", lambda stream: (_ for _ in ()).throw(KeyboardInterrupt))
+        io.write_atomically(tmp_path / "a.png", interrupt)
     assert leftovers(tmp_path) == []
 
 

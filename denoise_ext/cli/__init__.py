@@ -44,6 +44,7 @@ exit codes:
   3  some of the files failed (they are listed)
 
 DENOISE_EXT_DEBUG=1 in the environment shows the traceback of an error."""
+_EXAMPLE = "example:\n  denoise-ext denoise photo.png -o clean.png --sigma 25"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -83,7 +84,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     parser = argparse.ArgumentParser(
         prog="denoise-ext",
         description="Image denoising: trained networks and filters on the command line.",
-        epilog=f"{_EXIT_CODES}\n\nexample:\n  denoise-ext denoise photo.png -o clean.png --sigma 25",
+        epilog=f"{_EXIT_CODES}\n\n{_EXAMPLE}",
         formatter_class=raw,
     )
     parser.add_argument("--version", action="version", version=f"denoise-ext {__version__}")

@@ -29,9 +29,7 @@ def compose(results: list[Result], clean: np.ndarray) -> np.ndarray:
     Returns:
         (H, W, 3) uint8.
     """
-    panels = [
-        (r.title, f"PSNR {r.psnr:.2f} dB   SSIM {r.ssim:.3f}", r.pixels) for r in results
-    ]
+    panels = [(r.title, f"PSNR {r.psnr:.2f} dB   SSIM {r.ssim:.3f}", r.pixels) for r in results]
     panels.append(("clean", "the original photograph", clean))
     width = DETAIL[2] - DETAIL[0]
     top_height, bottom_height = DETAIL[3] - DETAIL[1], (CLOSE_UP[3] - CLOSE_UP[1]) * MAGNIFICATION

@@ -96,6 +96,7 @@ class Models:
         return self._loaded[name]
 
     def name_for(self, channels: int) -> str:
+        """Its name, or the checkpoint file as given."""
         from denoise_ext.inference import default_model
 
         return self.name if self.name is not None else default_model(channels)
@@ -117,8 +118,13 @@ def output_console() -> Console:
 def progress_bar(quiet: bool) -> Progress:
     """A progress bar on stderr, drawn on terminals only."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-    from rich.progress import TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
 
     return Progress(
         TextColumn("{task.description}", markup=False),
@@ -135,4 +141,5 @@ def report_failures(failures: list[tuple[str, str]], total: int) -> None:
     """List on stderr which files failed and why."""
     print(f"denoise-ext: error: {len(failures)} of {total} files failed:", file=sys.stderr)
     for name, reason in failures:
-        print(f"  {name}: {reason}", file=sys.stderr)
+        named = reason if name in reason else f"{name}: {reason}"
+        print(f"  {named}", file=sys.stderr)

@@ -24,11 +24,14 @@ from denoise_ext.cli.common import (
 
 @dataclass(frozen=True)
 class Job:
+    """One file to denoise and where the result goes."""
+
     source: Path
     target: Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of the command."""
     parser.add_argument(
         "inputs", nargs="+", metavar="INPUT",
         help="image files, folders (their images) or quoted glob patterns",
@@ -50,6 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    """Carry the command out; returns the exit code."""
     found, failures = _find(args.inputs, args.recursive)
     as_folder = _output_is_folder(args.output, args.inputs, len(found) + len(failures))
     jobs, clashes = _plan(found, Path(args.output), as_folder)

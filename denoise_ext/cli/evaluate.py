@@ -29,6 +29,7 @@ Rows = list[tuple[Path, float, "Scores"]]  # file, sigma, figures
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of the command."""
     parser.add_argument(
         "inputs", nargs="+", metavar="INPUT", help="clean images: files, folders, glob patterns"
     )
@@ -38,9 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     add_model_arguments(parser)
     parser.add_argument("--recursive", action="store_true", help="take in sub-folders")
-    parser.add_argument(
-        "--seed", type=whole_number(0), default=0, help="of the noise (default: 0)"
-    )
+    parser.add_argument("--seed", type=whole_number(0), default=0, help="of the noise (default: 0)")
     parser.add_argument(
         "--clip", action="store_true",
         help="clip the noisy images to the image range (default: not, as in published tables)",
@@ -60,6 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    """Carry the command out; returns the exit code."""
     from denoise_ext.inference import Protocol
     from denoise_ext.io import check_target, list_images
 

@@ -9,12 +9,14 @@ from denoise_ext.cli.common import CliError, output_console
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of the command."""
     parser.add_argument("pattern", nargs="?", help="only names that match, e.g. 'ffdnet*'")
     parser.add_argument("--trained", action="store_true", help="only models with trained weights")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(args: argparse.Namespace) -> int:
+    """Carry the command out; returns the exit code."""
     from denoise_ext.models import list_models
 
     names = list_models(args.pattern, pretrained=args.trained)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from typing import TypeVar
 
@@ -41,9 +42,11 @@ def denoise(
             in [0, 1] (noise may leave that range).
         model: a network, the name of one with trained weights, or a checkpoint file. None: the
             shipped one for gray or for colour, as the image is. A gray network on a colour image
-            denoises each channel by itself, which works but keeps less detail than a colour
-            network. A colour network on a gray image is refused: noise that is the same in all
-            three channels is not what it was trained on.
+            denoises each channel by itself (about 2 dB worse than a colour network at sigma 25). A
+            colour network on a gray image gets three copies and sqrt(3) sigma, and the outputs are
+            averaged (about 0.2 dB worse than a gray network): copied noise is sqrt(3) times as
+            strong in the mean of the channels as the independent noise the network was trained on.
+            A blind colour network, which cannot be told so, is refused for gray images.
         sigma: standard deviation of the noise **on the 0-255 scale**, whatever the image's dtype:
             a number, a map (H, W), or for a batch one value per image (N,). Required by models
             that are told the noise level (the shipped ones are); checked and unused by blind ones.
@@ -106,10 +109,10 @@ def _network(
 
 
 def _check_fit(network: Denoiser, channels: int, sigma: object) -> None:
-    if network.in_channels != channels and network.in_channels != 1:
+    if channels == 1 and network.in_channels != 1 and not network.needs_sigma:
         raise ValueError(
-            f"model takes {network.in_channels} channels, but the image has {channels}: use a gray"
-            f" model such as {_DEFAULT_MODELS[1]}"
+            "model is a blind one for colour images, but the image is gray: use a gray model such"
+            f" as {_DEFAULT_MODELS[1]}"
         )
     if network.needs_sigma and sigma is None:
         raise ValueError(
@@ -135,6 +138,8 @@ def _sigma_argument(sigma: float | np.ndarray | Tensor | None, x: Tensor) -> flo
                 )
             sigma = sigma.expand(x.shape[0], 1, *sigma.shape)
         return sigma.to(x.device)
+    if sigma is not None and (isinstance(sigma, bool) or not isinstance(sigma, (int, float))):
+        raise TypeError(f"sigma must be a number, an array or a tensor, got {type(sigma).__name__}")
     return sigma
 
 
@@ -142,6 +147,10 @@ def _run(network: Denoiser, x: Tensor, sigma: float | Tensor | None) -> Tensor:
     n, c, h, w = x.shape
     if network.in_channels == c:
         return network(x, sigma)
+    if c == 1:
+        copies = network.in_channels
+        output = network(x.expand(n, copies, h, w), sigma * math.sqrt(copies))
+        return output.mean(dim=1, keepdim=True)
     # a gray network: every channel is an image of its own
     if isinstance(sigma, Tensor) and sigma.dim() > 0 and sigma.shape[0] == n:
         sigma = sigma.repeat_interleave(c, dim=0)
@@ -165,8 +174,7 @@ def _to_batch(image: np.ndarray | Tensor) -> Tensor:
         tensor = image.detach()
         if tensor.dim() not in (2, 3, 4):
             raise ValueError(
-                "image must be (H, W), (C, H, W) or (N, C, H, W), got shape"
-                f" {tuple(tensor.shape)}"
+                f"image must be (H, W), (C, H, W) or (N, C, H, W), got shape {tuple(tensor.shape)}"
             )
         tensor = tensor[None] if tensor.dim() == 2 else tensor
     else:

@@ -10,7 +10,9 @@ from denoise_ext.ops._library import kernel_devices
 BACKENDS = ("native", "torch")
 
 
-def choose_device(device: str | torch.device | None = "auto", backend: str = "native") -> torch.device:
+def choose_device(
+    device: str | torch.device | None = "auto", backend: str = "native"
+) -> torch.device:
     """The device to compute on.
 
     Args:
@@ -62,5 +64,6 @@ def why_no_cuda(backend: str = "native") -> str | None:
 
 
 def check_backend(backend: str) -> None:
+    """Raise ValueError unless `backend` is one of BACKENDS."""
     if backend not in BACKENDS:
         raise ValueError(f'backend must be "native" or "torch", got {backend!r}')

@@ -36,9 +36,9 @@ class Protocol:
         return [
             f"noise: white Gaussian, torch CPU generator in float32, seed {self.seed} anew for"
             " every image",
-            f"noisy input: {'clipped to the range of the image' if self.clip_noisy else 'not clipped'}"
-            ", not rounded",
-            "output: clipped to the range of the image, "
+            f"noisy input: {'clipped to the image range' if self.clip_noisy else 'not clipped'},"
+            " not rounded",
+            "output: clipped to the image range, "
             + ("rounded to the file's 8 or 16 bits" if self.round_output else "not rounded"),
             f"border left out: {self.crop} pixels",
             "colour images: "
@@ -61,6 +61,7 @@ class Scores:
     ssim: float
 
     def as_dict(self) -> dict[str, float]:
+        """Name -> figure."""
         return asdict(self)
 
 

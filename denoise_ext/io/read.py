@@ -52,9 +52,7 @@ class ImageFile:
     """EXIF block without the orientation, which is already applied to the pixels."""
 
 
-def read_image(
-    path: str | os.PathLike[str], *, max_pixels: int = DEFAULT_MAX_PIXELS
-) -> np.ndarray:
+def read_image(path: str | os.PathLike[str], *, max_pixels: int = DEFAULT_MAX_PIXELS) -> np.ndarray:
     """Read an image file into an array.
 
     PNG, JPEG, BMP, TIFF, WebP and PGM/PPM, recognised by content. Returned as stored, with these

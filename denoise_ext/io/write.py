@@ -1,5 +1,4 @@
-"""Writing an array as an image file: whole or not at all, and never over an existing file unasked.
-"""
+"""Writing image files: whole or not at all, and never over an existing file unasked."""
 
 from __future__ import annotations
 
@@ -160,9 +159,7 @@ def _format_for(path: str | os.PathLike[str]) -> str:
     return SUFFIX_FORMAT[suffix]
 
 
-def _check_array(
-    path: str | os.PathLike[str], array: np.ndarray, file_format: str
-) -> np.ndarray:
+def _check_array(path: str | os.PathLike[str], array: np.ndarray, file_format: str) -> np.ndarray:
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in _CHANNEL_NAMES):
         raise ImageError(
             f"cannot write {shown(path)}: array must be (H, W) or (H, W, 1..4),"
