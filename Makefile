@@ -31,7 +31,7 @@ venv: $(INSTALLED)  ## virtual environment with the pinned dependencies
 build: $(BUILT)  ## venv, then the native library compiled and the package installed in place
 
 demo: $(BUILT)  ## build, then denoise the bundled photograph
-	$(BIN)/denoise-ext demo
+	$(BIN)/denoise-ext demo --overwrite
 
 test: $(BUILT)  ## build, then the whole test suite (PYTEST_ARGS="-k conv2d" for a part)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)

@@ -340,3 +340,26 @@ def test_find_images_keeps_the_place_under_the_folder(tmp_path):
         assert found.relative == Path("sub/a.png")
     (found,) = io.find_images(tmp_path / "in" / "sub" / "a.png")
     assert found.relative == Path("a.png")
+
+
+@pytest.mark.parametrize("name, array", [
+    ("a.png", RGB), ("b.png", GRAY16), ("c.tif", RGB), ("d.tif", GRAY16), ("e.bmp", RGB),
+    ("f.webp", RGB), ("g.ppm", RGB), ("h.pgm", GRAY16), ("i.jpg", RGB),
+])  # fmt: skip
+def test_damaged_bytes_are_an_image_error_or_an_image(tmp_path, name, array):
+    io.write_image(tmp_path / name, array)
+    whole = (tmp_path / name).read_bytes()
+    rng = np.random.default_rng(1)
+    for _ in range(60):
+        damaged = bytearray(whole)
+        # headers are where decoders trip
+        end = len(damaged) if rng.random() < 0.4 else min(len(damaged), 120)
+        for position in rng.integers(0, end, rng.integers(1, 6)):
+            damaged[position] = rng.integers(0, 256)
+        (tmp_path / name).write_bytes(damaged)
+        try:
+            image = io.read_image(tmp_path / name, max_pixels=1_000_000)
+        except io.ImageError as error:
+            assert "\n" not in str(error)
+        else:
+            assert image.dtype in (np.uint8, np.uint16) and image.ndim in (2, 3)

@@ -156,10 +156,10 @@ def _denoise_file(
     if job.target.exists() or not make_folder:
         check_can_write(job.target, overwrite)  # before the work, not after it
     image = read_image_file(job.source)
+    network = models.for_channels(colour_channels(image.pixels))
     if make_folder:  # only now: a folder of unreadable files leaves no empty one behind
         _make_folder(job.target.parent)
         check_can_write(job.target, overwrite)
-    network = models.for_channels(colour_channels(image.pixels))
     result = denoise(image.pixels, network, sigma)
     write_image(job.target, result, overwrite, icc_profile=image.icc_profile, exif=image.exif)
 

@@ -127,7 +127,7 @@ def _print(
         console.print(f"  {line}")
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("images", overflow="fold")
-    for heading in ("sigma", "noisy PSNR", "SSIM", "denoised PSNR", "SSIM"):
+    for heading in ("sigma", "noisy PSNR", "noisy SSIM", "denoised PSNR", "denoised SSIM"):
         table.add_column(heading, justify="right")
     if args.per_image:
         for file, sigma, score in rows:

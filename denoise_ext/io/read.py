@@ -90,8 +90,15 @@ def read_image_file(
     with _open_regular_file(Path(path)) as stream:
         image = _open_header(stream, path)
         with image:
-            _check_header(image, stream, path, max_pixels)
-            return _decode(image, path)
+            try:
+                _check_header(image, stream, path, max_pixels)
+                return _decode(image)
+            except ImageError:
+                raise
+            except Exception as error:  # damaged data raises nearly anything inside the decoders
+                raise ImageError(
+                    f"cannot decode {shown(path)}: {reason_of(error)} (damaged or truncated file?)"
+                ) from error
 
 
 def _open_regular_file(path: Path) -> IO[bytes]:
@@ -215,20 +222,15 @@ _TO_PLAIN_MODE = {
 }
 
 
-def _decode(image: Image.Image, path: str | os.PathLike[str]) -> ImageFile:
-    try:
-        white_is_zero = image.format == "TIFF" and image.tag_v2.get(_TIFF_PHOTOMETRIC) == 0
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            image.load()
-            icc = image.info.get("icc_profile")
-            upright = ImageOps.exif_transpose(image)
-            exif = _exif_block(upright)
-        pixels = _plain_pixels(upright)
-    except Exception as error:  # damaged data raises nearly anything inside the decoders
-        raise ImageError(
-            f"cannot decode {shown(path)}: {reason_of(error)} (damaged or truncated file?)"
-        ) from error
+def _decode(image: Image.Image) -> ImageFile:
+    white_is_zero = image.format == "TIFF" and image.tag_v2.get(_TIFF_PHOTOMETRIC) == 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        image.load()
+        icc = image.info.get("icc_profile")
+        upright = ImageOps.exif_transpose(image)
+        exif = _exif_block(upright)
+    pixels = _plain_pixels(upright)
     if pixels.dtype == np.uint16 and white_is_zero:  # Pillow inverts this for 8 bits only
         pixels = 65535 - pixels
     file_format = "JPEG" if image.format == "MPO" else str(image.format)
