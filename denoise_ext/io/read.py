@@ -87,9 +87,9 @@ def read_image_file(
         raise TypeError(f"path must be a str or a path object, got {type(path).__name__}")
     if isinstance(max_pixels, bool) or not isinstance(max_pixels, int) or max_pixels < 1:
         raise ValueError(f"max_pixels must be an integer >= 1, got {max_pixels!r}")
-    with _open_regular_file(Path(path)) as stream:
-        image = _open_header(stream, path)
-        with image:
+    with _open_regular_file(Path(path)) as stream, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of "corrupt EXIF" and the like: not about the pixels
+        with _open_header(stream, path) as image:
             try:
                 _check_header(image, stream, path, max_pixels)
                 return _decode(image)
@@ -124,9 +124,7 @@ def _open_header(stream: IO[bytes], path: str | os.PathLike[str]) -> Image.Image
         limit = Image.MAX_IMAGE_PIXELS
         Image.MAX_IMAGE_PIXELS = None
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # "corrupt EXIF" and the like: not about pixels
-                return Image.open(stream, formats=READ_FORMATS)
+            return Image.open(stream, formats=READ_FORMATS)
         except UnidentifiedImageError:
             raise ImageError(
                 f"{shown(path)} is not an image in a known format ({FORMAT_NAMES}), or its"
@@ -224,12 +222,10 @@ _TO_PLAIN_MODE = {
 
 def _decode(image: Image.Image) -> ImageFile:
     white_is_zero = image.format == "TIFF" and image.tag_v2.get(_TIFF_PHOTOMETRIC) == 0
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        image.load()
-        icc = image.info.get("icc_profile")
-        upright = ImageOps.exif_transpose(image)
-        exif = _exif_block(upright)
+    image.load()
+    icc = image.info.get("icc_profile")
+    upright = ImageOps.exif_transpose(image)
+    exif = _exif_block(upright)
     pixels = _plain_pixels(upright)
     if pixels.dtype == np.uint16 and white_is_zero:  # Pillow inverts this for 8 bits only
         pixels = 65535 - pixels
