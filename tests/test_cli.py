@@ -319,6 +319,48 @@ def test_models_lists_every_model(capsys):
     assert code == 2 and "nothing*" in err
 
 
+def test_models_shows_what_is_known_of_weights(monkeypatch, capsys):
+    from denoise_ext.models import Pretrained, _registry
+
+    weights = Pretrained(
+        file="made_up.safetensors", sha256="0" * 64, config={}, recipe="recipe.toml",
+        training_data="made-up set", noise="Gaussian, sigma 0 to 55", steps=7,
+        licence="Apache-2.0", psnr={"BSD68 sigma 25": 29.123}, protocol="seed 0, not clipped",
+    )  # fmt: skip
+    monkeypatch.setitem(_registry._pretrained, "ffdnet_gray", weights)
+    code, out, _ = run(capsys, "models", "ffdnet_gray", "--trained")
+    assert code == 0
+    for fact in ("sigma 0 to 55", "BSD68 sigma 25: 29.12", "Apache-2.0", "seed 0, not clipped"):
+        assert fact in out
+    code, out, _ = run(capsys, "models", "ffdnet_gray", "--json")
+    (facts,) = json.loads(out)
+    assert facts["trained"] and facts["steps"] == 7 and facts["bytes"] is None
+
+
+@pytest.mark.skipif(
+    len(list_models("ffdnet_*_small", pretrained=True)) < 2, reason="no weights are shipped yet"
+)
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_shipped_models_clean_a_piece_of_the_photograph(folder, capsys, mode):
+    from denoise_ext import metrics
+    from denoise_ext.cli import demo
+
+    piece = (slice(64, 256), slice(256, 448))
+    images = (demo.read_photograph(), demo.add_noise(demo.read_photograph()))
+    clean, noisy = (np.array(Image.fromarray(x[piece]).convert(mode)) for x in images)
+    io.write_image("noisy.png", noisy)
+    # a gray value is 0.299 R + 0.587 G + 0.114 B, so its noise is 25 times the root of the squares
+    sigma = 25 if mode == "RGB" else 25 * np.sqrt(0.299**2 + 0.587**2 + 0.114**2)
+    assert denoise(capsys, "noisy.png", "-o", "clean.png", "--sigma", f"{sigma}")[0] == 0
+
+    def psnr(image):
+        return float(
+            metrics.psnr(torch.from_numpy(image)[None], torch.from_numpy(clean)[None], 255)
+        )
+
+    assert psnr(io.read_image("clean.png")) > psnr(noisy) + 7
+
+
 def test_file_names_are_not_markup(folder, checkpoints, capsys):
     io.write_image("[bold]x.png", GRAY)
     code, out, _ = run(
