@@ -1,5 +1,6 @@
 """Image quality measures."""
 
 from denoise_ext.metrics.psnr import psnr
+from denoise_ext.metrics.ssim import ssim
 
-__all__ = ["psnr"]
+__all__ = ["psnr", "ssim"]

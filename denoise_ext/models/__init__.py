@@ -2,6 +2,7 @@
 
 from denoise_ext.models import dncnn, ffdnet  # noqa: F401  (each registers its models)
 from denoise_ext.models._base import Denoiser
+from denoise_ext.models._folding import fold_batchnorm
 from denoise_ext.models._registry import (
     Pretrained,
     build_model,
@@ -12,15 +13,20 @@ from denoise_ext.models._registry import (
     register_model,
     register_pretrained,
 )
-from denoise_ext.models.checkpoints import save_model
+from denoise_ext.models._recognise import CheckpointError
+from denoise_ext.models.checkpoints import load_checkpoint, read_metadata, save_model
 
 __all__ = [
+    "CheckpointError",
     "Denoiser",
     "Pretrained",
     "build_model",
     "create_model",
+    "fold_batchnorm",
     "list_models",
+    "load_checkpoint",
     "pretrained_info",
+    "read_metadata",
     "register_architecture",
     "register_model",
     "register_pretrained",

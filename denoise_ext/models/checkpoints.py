@@ -4,17 +4,144 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
 from denoise_ext.models._base import Denoiser
+from denoise_ext.models._folding import fold_batchnorm
+from denoise_ext.models._recognise import CheckpointError, load_finite, recognise
+from denoise_ext.models._registry import build_model, create_model
+from denoise_ext.models.dncnn import DnCNN
 
 FORMAT = "denoise_ext"
+TRAINING_FORMAT = "denoise_ext training state 1"
+_WRAPPERS = ("state_dict", "params", "model_state_dict", "net", "model")
+
+
+def load_checkpoint(path: str | PathLike[str]) -> Denoiser:
+    """The network in a checkpoint file, ready for inference: float32, on the CPU, eval mode.
+
+    Reads a training run's ``checkpoint.pt``, ``.safetensors`` (this package's own, which say what they are, or plain tensors) and
+    PyTorch files (``.pth``, ``.pt``, any other suffix). PyTorch files are read with
+    ``weights_only=True``: nothing in them is executed. Without this package's metadata the
+    network is recognised from the names and shapes of the tensors: KAIR's DnCNN (with or without
+    BatchNorm), FDnCNN and FFDNet (``model.N.weight``), the DnCNN with BatchNorm of
+    SaoYan/DnCNN-PyTorch and cszn/DnCNN (``dncnn.N.weight``). ``{"state_dict": ...}`` and
+    ``{"params": ...}`` are unwrapped, ``module.`` prefixes dropped, BatchNorm is folded into the
+    convolutions.
+
+    Raises:
+        CheckpointError: (a ValueError) the file is missing, damaged, not a checkpoint, holds
+            anything but plain data, or belongs to no known network; the message names the file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file")
+    try:
+        if path.stat().st_size == 0:
+            raise CheckpointError("the file is empty")
+        if path.suffix == ".safetensors":
+            return _load_safetensors(path)
+        loaded = _load_pickle(path)
+        if isinstance(loaded, dict) and loaded.get("format") == TRAINING_FORMAT:
+            return _from_training_state(loaded)
+        return recognise(_unwrap(loaded))
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    except OSError as error:
+        raise CheckpointError(f"{path}: {error.strerror or error}") from None
+
+
+def read_metadata(path: str | PathLike[str]) -> dict[str, Any]:
+    """``{"config": ..., "training": ...}`` of a file :func:`save_model` wrote.
+
+    Raises CheckpointError when it is not such a file.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+        if header.get("format") != FORMAT:
+            raise CheckpointError(f"{path}: not written by this package")
+        return {key: json.loads(header[key]) for key in ("config", "training")}
+    except (SafetensorError, OSError, KeyError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{path}: cannot read the metadata ({error})") from None
+
+
+def _load_safetensors(path: Path) -> Denoiser:
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            state = {key: _float32(file.get_tensor(key)) for key in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise CheckpointError(f"not a readable safetensors file ({error})") from None
+    if header.get("format") != FORMAT:
+        return recognise(state)
+    try:
+        config = json.loads(header["config"])
+        model = build_model(config)
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"its metadata describes no model ({error})") from None
+    load_finite(model, state)
+    return _for_inference(model)
+
+
+def _from_training_state(state: dict[str, Any]) -> Denoiser:
+    """The network of an unfinished training run."""
+    try:
+        chosen = state["config"]["model"]
+        model = create_model(chosen["name"], **chosen["options"])
+        load_finite(model, state["model"])
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"damaged training state ({error})") from None
+    return _for_inference(model)
+
+
+def _for_inference(model: Denoiser) -> Denoiser:
+    return fold_batchnorm(model) if isinstance(model, DnCNN) else model.eval()
+
+
+def _load_pickle(path: Path) -> object:
+    """What a PyTorch file holds, plain data only; CheckpointError for everything else."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        # torch's message explains at length how to switch the protection off: not here.
+        found = str(error).split("WeightsUnpickler error:")[-1].strip().splitlines()
+        detail = f" ({found[0].split('. ')[0]})" if found else ""
+        raise CheckpointError(
+            f"not a checkpoint of plain tensors; nothing in it was executed{detail}"
+        ) from None
+    except (RuntimeError, EOFError, ValueError, KeyError, IndexError, AttributeError,
+            TypeError, UnicodeDecodeError, MemoryError, OverflowError) as error:  # fmt: skip
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"not a readable PyTorch file ({first})") from None
+
+
+def _unwrap(loaded: object) -> dict[str, Tensor]:
+    """The state_dict in what was loaded, in float32."""
+    for _ in range(2):
+        inner = [loaded[key] for key in _WRAPPERS if isinstance(loaded, dict) and key in loaded]
+        if not inner or not isinstance(inner[0], dict):
+            break
+        loaded = inner[0]
+    if not isinstance(loaded, dict) or not loaded:
+        raise CheckpointError(f"holds no state_dict, but {type(loaded).__name__}")
+    wrong = [str(key) for key, value in loaded.items() if not isinstance(value, Tensor)]
+    if wrong or not all(isinstance(key, str) for key in loaded):
+        shown = ", ".join(wrong[:8]) or "keys that are not strings"
+        raise CheckpointError(f"holds no state_dict: not tensors: {shown}")
+    return {key: _float32(value) for key, value in loaded.items()}
+
+
+def _float32(tensor: Tensor) -> Tensor:
+    return tensor.to(torch.float32) if tensor.is_floating_point() else tensor
 
 
 def save_model(

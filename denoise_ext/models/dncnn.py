@@ -11,14 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from denoise_ext.models._base import Denoiser, check_positive_int
+from denoise_ext.models._base import Denoiser, check_choice, check_positive_int
 from denoise_ext.models._registry import register_architecture, register_model
 from denoise_ext.nn import Conv2d
 
 
 @register_architecture("dncnn")
 class DnCNN(Denoiser):
-    """DnCNN for gray (``channels=1``) or colour (``channels=3``) images: ``x - net(x)``.
+    """DnCNN for gray (``channels=1``) or colour (``channels=3``) images.
 
     Args:
         channels: image channels.
@@ -28,6 +28,8 @@ class DnCNN(Denoiser):
             is blind, or trained for one noise level.
         batch_norm: batch normalisation after every convolution but the first and the last, as
             published for training. For inference fold it: ``models.fold_batchnorm(model)``.
+        predicts: ``"noise"``: the result is ``x - net(x)``, as published; ``"image"``: the result
+            is ``net(x)``, as in KAIR's FDnCNN (which has a noise map too).
     """
 
     family = "dncnn"
@@ -39,11 +41,13 @@ class DnCNN(Denoiser):
         depth: int = 17,
         noise_map: bool = False,
         batch_norm: bool = False,
+        predicts: str = "noise",
     ) -> None:
         super().__init__(channels, needs_sigma=bool(noise_map))
         self.width = check_positive_int("width", width)
         self.depth = check_positive_int("depth", depth, minimum=2)
         self.batch_norm = bool(batch_norm)
+        self.predicts = check_choice("predicts", predicts, ("image", "noise"))
         layers: list[nn.Module] = [
             Conv2d(channels + int(self.needs_sigma), width, 3, padding=1, activation="relu")
         ]
@@ -68,6 +72,7 @@ class DnCNN(Denoiser):
             "depth": self.depth,
             "noise_map": self.needs_sigma,
             "batch_norm": self.batch_norm,
+            "predicts": self.predicts,
         }
 
     def denoise(self, x: Tensor, noise_map: Tensor | None) -> Tensor:
@@ -75,7 +80,8 @@ class DnCNN(Denoiser):
         if noise_map is not None:
             n, _, h, w = x.shape
             features = torch.cat([x, noise_map.expand(n, 1, h, w)], dim=1)  # (N, C+1, H, W)
-        return x - self.body(features)
+        output = self.body(features)
+        return x - output if self.predicts == "noise" else output
 
 
 @register_model

@@ -12,11 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from denoise_ext.models._base import Denoiser, check_positive_int
+from denoise_ext.models._base import Denoiser, check_choice, check_positive_int
 from denoise_ext.models._registry import register_architecture, register_model
 from denoise_ext.nn import Conv2d
-
-_PREDICTS = ("image", "noise")
 
 
 @register_architecture("ffdnet")
@@ -44,9 +42,7 @@ class FFDNet(Denoiser):
         super().__init__(channels, needs_sigma=True)
         self.width = check_positive_int("width", width)
         self.depth = check_positive_int("depth", depth, minimum=2)
-        if predicts not in _PREDICTS:
-            raise ValueError(f"predicts must be one of {_PREDICTS}, got {predicts!r}")
-        self.predicts = predicts
+        self.predicts = check_choice("predicts", predicts, ("image", "noise"))
         sub = channels * self.stride**2  # channels after the pixel-unshuffle
         widths = [sub + 1] + [width] * (depth - 1)
         layers: list[nn.Module] = [

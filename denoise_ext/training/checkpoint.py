@@ -9,9 +9,7 @@ from typing import Any
 
 import torch
 
-from denoise_ext.models.checkpoints import write_atomically
-
-_FORMAT = "denoise_ext training state 1"
+from denoise_ext.models.checkpoints import TRAINING_FORMAT, write_atomically
 
 # Keys of the configuration that do not change the weights a run ends with.
 _FREE = {"run.out", "run.checkpoint_every", "run.log_every", "validation.every",
@@ -33,7 +31,7 @@ def save_state(
     """
     buffer = io.BytesIO()
     state = {
-        "format": _FORMAT,
+        "format": TRAINING_FORMAT,
         "step": step,
         "model": model.state_dict(),
         "optimiser": optimiser.state_dict(),
@@ -55,7 +53,7 @@ def load_state(path: Path) -> dict[str, Any]:
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
         first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{path}: not a training checkpoint ({first_line})") from None
-    if not isinstance(state, dict) or state.get("format") != _FORMAT:
+    if not isinstance(state, dict) or state.get("format") != TRAINING_FORMAT:
         raise ValueError(f"{path}: not a training checkpoint of this version")
     return state
 
