@@ -15,10 +15,6 @@ constexpr int64_t kTileBytes = 256 * 1024;
 // pixel group (6, 8, 12, 24), so full tiles waste no sums.
 constexpr int64_t kTileRows = 8, kTileCols = 48, kSmallestCols = 12;
 
-int64_t divide_up(int64_t a, int64_t b) {
-  return (a + b - 1) / b;
-}
-
 bool is_double(const ConvPlan& plan) {
   return plan.params.output.dtype == DType::kFloat64;
 }
@@ -65,19 +61,6 @@ void add_phase(ConvPlan& plan, int64_t y0, int64_t x0) {
   plan.phases.push_back(phase);
 }
 
-// Spreads the vectors of the output channels evenly over as few register blocks as possible.
-void choose_channel_blocks(ConvPlan& plan, int accumulators) {
-  const int64_t vectors = plan.padded_outputs / plan.lanes;
-  const int64_t widest = accumulators >= 24 ? 4 : 2;
-  const int64_t count = divide_up(vectors, widest);
-  int64_t first = 0;
-  for (int64_t b = 0; b < count; ++b) {
-    const int64_t width = vectors / count + (b < vectors % count ? 1 : 0);
-    plan.blocks.push_back({first * plan.lanes, static_cast<int>(width)});
-    first += width;
-  }
-}
-
 void choose_tiles(ConvPlan& plan, int accumulators) {
   int64_t span_y = 0, span_x = 0, pixels = 1;
   for (const ConvPhase& phase : plan.phases) {
@@ -117,16 +100,6 @@ void number_tasks(ConvPlan& plan) {
   }
 }
 
-template <class T, class F>
-void with_storage(DType dtype, const F& f) {
-  switch (dtype) {
-    case DType::kFloat64: return f(double{});
-    case DType::kBFloat16: return f(BFloat16{});
-    case DType::kFloat16: return f(Float16{});
-    default: return f(float{});
-  }
-}
-
 // The weight of output channel k and input channel c, both within their group g, at (tap.u, tap.v).
 template <class Storage, class T>
 T weight_at(const ConvParams& p, int64_t g, int64_t k, int64_t c, const ConvTap& tap) {
@@ -145,7 +118,7 @@ std::vector<T> pack_weight(const ConvPlan& plan) {
   const int64_t groups = plan.depthwise ? 1 : p.groups;
   const int64_t inputs = plan.depthwise ? 1 : plan.group_inputs;
   std::vector<T> packed(static_cast<size_t>(groups * taps * inputs * plan.padded_outputs), T(0));
-  with_storage<T>(p.weight.dtype, [&](auto storage) {
+  with_storage(p.weight.dtype, [&](auto storage) {
     using Storage = decltype(storage);
     if (plan.depthwise) {
       const int64_t per_group = plan.group_outputs / p.groups;
@@ -174,7 +147,7 @@ std::vector<T> pack_channels(const ConvPlan& plan, const Tensor1& values) {
   const int64_t groups = plan.depthwise ? 1 : plan.params.groups;
   std::vector<T> packed(static_cast<size_t>(groups * plan.padded_outputs), T(0));
   if (values.data == nullptr) return packed;
-  with_storage<T>(values.dtype, [&](auto storage) {
+  with_storage(values.dtype, [&](auto storage) {
     using Storage = decltype(storage);
     const auto* from = static_cast<const Storage*>(values.data);
     for (int64_t g = 0; g < groups; ++g)
@@ -201,6 +174,20 @@ void run_plan(ConvPlan& plan, void (*task)(const ConvPlan&, int64_t, void*), con
 
 }  // namespace
 
+std::vector<ChannelBlock> channel_blocks(int64_t channels, int lanes, int accumulators) {
+  const int64_t vectors = divide_up(channels, lanes);
+  const int64_t widest = accumulators >= 24 ? 4 : 2;
+  const int64_t count = divide_up(vectors, widest);
+  std::vector<ChannelBlock> blocks;
+  int64_t first = 0;
+  for (int64_t b = 0; b < count; ++b) {
+    const int64_t width = vectors / count + (b < vectors % count ? 1 : 0);
+    blocks.push_back({first * lanes, static_cast<int>(width)});
+    first += width;
+  }
+  return blocks;
+}
+
 ConvPlan make_conv_plan(const ConvParams& params, const KernelTable& table) {
   ConvPlan plan{};
   plan.params = params;
@@ -216,7 +203,7 @@ ConvPlan make_conv_plan(const ConvParams& params, const KernelTable& table) {
   }
   for (int64_t y0 = 0; y0 < plan.out_step[0]; ++y0)
     for (int64_t x0 = 0; x0 < plan.out_step[1]; ++x0) add_phase(plan, y0, x0);
-  choose_channel_blocks(plan, table.accumulators);
+  plan.blocks = channel_blocks(plan.group_outputs, plan.lanes, table.accumulators);
   plan.packed_channels =
       plan.depthwise ? plan.blocks.front().vectors * static_cast<int64_t>(plan.lanes) : plan.group_inputs;
   plan.slices = plan.depthwise ? static_cast<int64_t>(plan.blocks.size()) : params.groups;

@@ -68,6 +68,13 @@ struct ConvPlan {
   int64_t tasks() const { return params.output.size[0] * slices * tasks_per_slice; }
 };
 
+inline int64_t divide_up(int64_t a, int64_t b) {
+  return (a + b - 1) / b;
+}
+
+// Spreads the vectors that hold `channels` evenly over as few register blocks as possible.
+std::vector<ChannelBlock> channel_blocks(int64_t channels, int lanes, int accumulators);
+
 ConvPlan make_conv_plan(const ConvParams& params, const KernelTable& table);
 
 // Runs the whole convolution. Tensors are on the CPU, sizes agree (the ops layer checks them).

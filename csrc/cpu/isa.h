@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "conv_backward.h"
 #include "conv_plan.h"
 
 namespace denoise_ext::cpu {
@@ -16,6 +17,10 @@ struct KernelTable {
   // Convolution: one task of a plan (see conv_plan.h); scratch has plan.scratch_bytes bytes.
   void (*conv_task_f32)(const ConvPlan& plan, int64_t task, void* scratch);
   void (*conv_task_f64)(const ConvPlan& plan, int64_t task, void* scratch);
+  void (*conv_weight_grad_task_f32)(const ConvWeightGradPlan& plan, int64_t task, void* scratch);
+  void (*conv_weight_grad_task_f64)(const ConvWeightGradPlan& plan, int64_t task, void* scratch);
+  void (*activation_grad_strip)(const ActivationGradPlan& plan, int64_t strip);
+
 };
 
 // The table in use: the best ISA of this processor, or the one forced by DENOISE_EXT_CPU_ISA or

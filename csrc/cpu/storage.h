@@ -7,6 +7,8 @@
 
 #include <cstdint>
 
+#include "../params/types.h"
+
 namespace denoise_ext::cpu {
 
 struct BFloat16 {
@@ -91,5 +93,17 @@ struct StoreAs<uint8_t> {
     return static_cast<uint8_t>(static_cast<int32_t>((clamped + 12582912.0f) - 12582912.0f));
   }
 };
+
+// Calls f with a value of the storage type that `dtype` names.
+template <class F>
+void with_storage(DType dtype, const F& f) {
+  switch (dtype) {
+    case DType::kFloat64: return f(double{});
+    case DType::kBFloat16: return f(BFloat16{});
+    case DType::kFloat16: return f(Float16{});
+    case DType::kUInt8: return f(uint8_t{});
+    case DType::kFloat32: return f(float{});
+  }
+}
 
 }  // namespace denoise_ext::cpu

@@ -26,9 +26,10 @@ struct ConvParams {
 };
 
 // The gradient of a convolution with respect to its weight:
-// grad_weight[k][c][u][v] = sum over n, y, x of  coarse[n][k][y][x] * fine[n][c][y*stride + u*dilation -
-// padding][...] conv2d: coarse = gradient of the output, fine = input. conv_transpose2d: coarse = input, fine
-// = gradient of the output.
+//   grad_weight[k][c][u][v] = sum over n, y, x of
+//       coarse[n][k][y][x] * fine[n][c][y * stride + u * dilation - padding][x * stride + v * dilation -
+//       padding]
+// conv2d: coarse is the gradient of the output and fine the input; conv_transpose2d: the reverse.
 struct ConvWeightGradParams {
   Tensor4 coarse;       // (N, K, OH, OW)
   Tensor4 fine;         // (N, C, H, W)
@@ -37,6 +38,18 @@ struct ConvWeightGradParams {
   int64_t padding[2];
   int64_t dilation[2];
   int64_t groups;
+};
+
+// The gradient of act(z + bias) with respect to z, bias and PReLU's slopes.
+struct ActivationGradParams {
+  Tensor4 grad_output;   // (N, K, H, W)
+  Tensor4 saved;         // the activation's output; for PReLU its input; absent where there is none
+  Tensor4 grad_input;    // result, or absent (activation none: it would equal grad_output)
+  Tensor1 prelu_weight;  // (1) or (K)
+  double* grad_bias;     // (K), or nullptr
+  double* grad_prelu;    // (K), the sum over its pixels for each channel, or nullptr
+  Activation activation;
+  double negative_slope;
 };
 
 }  // namespace denoise_ext

@@ -1,71 +1,6 @@
 // Direct convolution over one tile: pack the input once, then sum taps with every output of a
 // (pixels x channels) block in registers. Dense and depthwise, ordinary and transposed.
 
-// ---- input: any layout and dtype -> packed [row][col][channel] of the accumulation type -----------
-
-template <class Storage, class T>
-DENOISE_EXT_INLINE void pack_pixels(const Storage* from, int64_t col_stride, int64_t channel_stride,
-                                    int64_t cols, int64_t channels, int64_t repeat, int64_t first_channel,
-                                    int64_t row_channels, T* to) {
-  if (repeat != 1) {  // depthwise with a channel multiplier: output channel k reads input k / repeat
-    for (int64_t x = 0; x < cols; ++x)
-      for (int64_t c = 0; c < channels; ++c)
-        to[x * row_channels + c] =
-            load_as<T>(from[x * col_stride + (first_channel + c) / repeat * channel_stride]);
-    return;
-  }
-  from += first_channel * channel_stride;
-  if (channel_stride == 1 && col_stride == channels && row_channels == channels) {
-    for (int64_t i = 0; i < cols * channels; ++i) to[i] = load_as<T>(from[i]);
-  } else if (channel_stride == 1) {
-    for (int64_t x = 0; x < cols; ++x)
-      for (int64_t c = 0; c < channels; ++c) to[x * row_channels + c] = load_as<T>(from[x * col_stride + c]);
-  } else {
-    for (int64_t c = 0; c < channels; ++c)
-      for (int64_t x = 0; x < cols; ++x)
-        to[x * row_channels + c] = load_as<T>(from[x * col_stride + c * channel_stride]);
-  }
-}
-
-// The packed tile holds input rows y0 .. y0 + rows - 1 and columns x0 .. x0 + cols - 1; what lies
-// outside the image is zero.
-template <class Storage, class T>
-void pack_tile(const Tensor4& input, int64_t n, int64_t y0, int64_t rows, int64_t x0, int64_t cols,
-               int64_t first_channel, int64_t channels, int64_t repeat, const ConvPlan& plan, T* to) {
-  const int64_t begin = x0 < 0 ? (x0 + cols < 0 ? cols : -x0) : 0;
-  const int64_t room = input.size[3] - x0;
-  const int64_t end = room < begin ? begin : (room < cols ? room : cols);
-  const int64_t width = plan.packed_channels;
-  const Storage* image = static_cast<const Storage*>(input.data) + n * input.stride[0];
-  for (int64_t r = 0; r < rows; ++r, to += plan.packed_cols * width) {
-    const int64_t y = y0 + r;
-    const bool inside = y >= 0 && y < input.size[2];
-    const int64_t from = inside ? begin : 0, until = inside ? end : 0;
-    __builtin_memset(to, 0, static_cast<size_t>(from * width) * sizeof(T));
-    if (until > from)
-      pack_pixels<Storage, T>(image + y * input.stride[2] + (x0 + from) * input.stride[3], input.stride[3],
-                              input.stride[1], until - from, channels, repeat, first_channel, width,
-                              to + from * width);
-    __builtin_memset(to + until * width, 0,
-                     static_cast<size_t>((plan.packed_cols - until) * width) * sizeof(T));
-  }
-}
-
-template <class T>
-void pack_tile_any(const Tensor4& input, int64_t n, int64_t y0, int64_t rows, int64_t x0, int64_t cols,
-                   int64_t first_channel, int64_t channels, int64_t repeat, const ConvPlan& plan, T* to) {
-  const auto pack = [&](auto storage) {
-    using Storage = decltype(storage);
-    pack_tile<Storage, T>(input, n, y0, rows, x0, cols, first_channel, channels, repeat, plan, to);
-  };
-  switch (input.dtype) {
-    case DType::kFloat64: return pack(double{});
-    case DType::kBFloat16: return pack(BFloat16{});
-    case DType::kFloat16: return pack(Float16{});
-    default: return pack(float{});
-  }
-}
-
 // ---- sums -----------------------------------------------------------------------------------------
 
 // sums[P][V * lanes] = bias + sum over taps and input channels. `in` is the packed pixel of the first
@@ -294,18 +229,23 @@ void conv_task(const ConvPlan& plan, int64_t index, void* scratch) {
 
   if (phase.tap_count > 0) {
     const ConvParams& params = plan.params;
-    int64_t first = task.slice * plan.group_inputs, channels = plan.group_inputs, repeat = 1;
+    PackWindow window{};
+    window.n = task.n;
+    window.y0 = task.i0 * plan.in_step[0] + phase.min_dy;
+    window.rows = (task.rows - 1) * plan.in_step[0] + phase.max_dy - phase.min_dy + 1;
+    window.x0 = task.j0 * plan.in_step[1] + phase.min_dx;
+    window.cols = (task.cols - 1) * plan.in_step[1] + phase.max_dx - phase.min_dx + 1;
+    window.first_channel = task.slice * plan.group_inputs;
+    window.channels = plan.group_inputs;
+    window.repeat = 1;
     if (plan.depthwise) {
-      first = plan.blocks[task.slice].first;
-      const int64_t left = plan.group_outputs - first;
-      const int64_t width = plan.blocks[task.slice].vectors * kLanes<T>;
-      channels = left < width ? left : width;
-      repeat = params.output.size[1] / params.input.size[1];
+      const ChannelBlock& block = plan.blocks[task.slice];
+      const int64_t left = plan.group_outputs - block.first, width = block.vectors * kLanes<T>;
+      window.first_channel = block.first;
+      window.channels = left < width ? left : width;
+      window.repeat = params.output.size[1] / params.input.size[1];
     }
-    const int64_t rows = (task.rows - 1) * plan.in_step[0] + phase.max_dy - phase.min_dy + 1;
-    const int64_t cols = (task.cols - 1) * plan.in_step[1] + phase.max_dx - phase.min_dx + 1;
-    pack_tile_any<T>(params.input, task.n, task.i0 * plan.in_step[0] + phase.min_dy, rows,
-                     task.j0 * plan.in_step[1] + phase.min_dx, cols, first, channels, repeat, plan, packed);
+    pack<T>(params.input, window, {plan.packed_cols, plan.packed_channels}, packed);
   }
   switch (plan.params.output.dtype) {
     case DType::kBFloat16:

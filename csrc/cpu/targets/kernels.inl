@@ -1,8 +1,16 @@
 // The kernel bodies and the table made of them, included by every target inside its region.
 // Includes no header: one opened inside a target region would be compiled for that ISA alone.
 
-#include "../kernels/conv.inl"
+// The order matters (vectors, packing, then kernels); the blank lines keep clang-format from sorting.
 #include "../kernels/simd.inl"
+
+#include "../kernels/pack.inl"
+
+#include "../kernels/conv.inl"
+
+#include "../kernels/conv_weight_grad.inl"
+
+#include "../kernels/activation_grad.inl"
 
 constexpr KernelTable kernel_table(const char* isa) {
   KernelTable table{};
@@ -11,5 +19,8 @@ constexpr KernelTable kernel_table(const char* isa) {
   table.accumulators = kAccumulators;
   table.conv_task_f32 = conv_task<float>;
   table.conv_task_f64 = conv_task<double>;
+  table.conv_weight_grad_task_f32 = conv_weight_grad_task<float>;
+  table.conv_weight_grad_task_f64 = conv_weight_grad_task<double>;
+  table.activation_grad_strip = activation_grad_strip;
   return table;
 }

@@ -1,0 +1,133 @@
+// The gradient of a convolution's weight over one chunk of tiles: both tensors are packed, then for
+// each tap an outer product (fine channels x coarse channels) is summed over the tile's pixels in
+// registers and added to the task's partial result.
+
+template <class T>
+struct WeightGradTile {
+  const T* coarse;  // [rows][cols][coarse_width]
+  const T* fine;    // [..][fine_cols][fine_channels]
+  int64_t rows, cols, coarse_width;
+  int64_t fine_row_step, fine_pixel_step;  // between consecutive coarse rows, pixels
+};
+
+// partial[R][V * lanes] += sum over pixels of fine[c0 + r] * coarse[v]; only `valid` rows are kept
+// (the others read the neighbouring pixel, which the packed tile's slack allows).
+template <class T, int R, int V>
+DENOISE_EXT_INLINE void sum_outer(const WeightGradTile<T>& tile, const T* fine, int64_t valid, T* partial) {
+  Vec<T> acc[R][V] = {};
+  for (int64_t y = 0; y < tile.rows; ++y) {
+    const T* coarse = tile.coarse + y * tile.cols * tile.coarse_width;
+    const T* pixel = fine + y * tile.fine_row_step;
+#pragma GCC unroll 1
+    for (int64_t x = 0; x < tile.cols; ++x, coarse += tile.coarse_width, pixel += tile.fine_pixel_step) {
+      Vec<T> g[V];
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) g[v] = load(coarse + v * kLanes<T>);
+#pragma GCC unroll 24
+      for (int r = 0; r < R; ++r) {
+        const Vec<T> value = broadcast<T>(pixel[r]);
+#pragma GCC unroll 4
+        for (int v = 0; v < V; ++v) acc[r][v] += value * g[v];
+      }
+    }
+  }
+#pragma GCC unroll 24
+  for (int r = 0; r < R; ++r)
+    if (r < valid)
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) {
+        T* to = partial + (r * V + v) * kLanes<T>;
+        store(to, load(to) + acc[r][v]);
+      }
+}
+
+// partial[V * lanes] += sum over pixels of fine * coarse, channel by channel.
+template <class T, int V>
+DENOISE_EXT_INLINE void sum_products(const WeightGradTile<T>& tile, const T* fine, T* partial) {
+  Vec<T> acc[V] = {};
+  for (int64_t y = 0; y < tile.rows; ++y) {
+    const T* coarse = tile.coarse + y * tile.cols * tile.coarse_width;
+    const T* pixel = fine + y * tile.fine_row_step;
+#pragma GCC unroll 1
+    for (int64_t x = 0; x < tile.cols; ++x, coarse += tile.coarse_width, pixel += tile.fine_pixel_step)
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) acc[v] += load(coarse + v * kLanes<T>) * load(pixel + v * kLanes<T>);
+  }
+#pragma GCC unroll 4
+  for (int v = 0; v < V; ++v) store(partial + v * kLanes<T>, load(partial + v * kLanes<T>) + acc[v]);
+}
+
+template <class T, int V>
+void weight_grad_tile(const ConvWeightGradPlan& plan, const WeightGradTile<T>& tile, T* partial) {
+  constexpr int kRows = kAccumulators / V;
+  const int64_t width = V * kLanes<T>;
+  for (const ConvTap& tap : plan.taps) {
+    if (plan.depthwise) {
+      sum_products<T, V>(tile, tile.fine + tap.offset, partial);
+      partial += width;
+      continue;
+    }
+    for (int64_t c = 0; c < plan.group_fine; c += kRows)
+      sum_outer<T, kRows, V>(tile, tile.fine + tap.offset + c, plan.group_fine - c, partial + c * width);
+    partial += plan.group_fine * width;
+  }
+}
+
+template <class T>
+void conv_weight_grad_task(const ConvWeightGradPlan& plan, int64_t index, void* scratch) {
+  const ConvWeightGradParams& params = plan.params;
+  const int64_t blocks = static_cast<int64_t>(plan.blocks.size());
+  const int64_t chunk = index % plan.chunks, group = index / plan.chunks / blocks;
+  const ChannelBlock& block = plan.blocks[static_cast<size_t>(index / plan.chunks % blocks)];
+  const int64_t width = block.vectors * kLanes<T>;
+  const int64_t left = plan.group_coarse - block.first;
+  T* fine = static_cast<T*>(scratch);
+  T* coarse = fine + plan.fine_elements;
+  T* partial = static_cast<T*>(plan.partials) + index * plan.partial_elements;
+
+  PackWindow coarse_window{}, fine_window{};
+  coarse_window.first_channel = group * plan.group_coarse + block.first;
+  coarse_window.channels = left < width ? left : width;
+  coarse_window.repeat = 1;
+  fine_window.first_channel = plan.depthwise ? block.first : group * plan.group_fine;
+  fine_window.channels = plan.depthwise ? coarse_window.channels : plan.group_fine;
+  fine_window.repeat = plan.depthwise ? params.coarse.size[1] / params.fine.size[1] : 1;
+
+  WeightGradTile<T> tile{};
+  tile.coarse = coarse;
+  tile.fine = fine;
+  tile.coarse_width = width;
+  tile.fine_row_step = params.stride[0] * plan.fine_cols * plan.fine_channels;
+  tile.fine_pixel_step = params.stride[1] * plan.fine_channels;
+
+  const int64_t per_image = plan.tiles_y * plan.tiles_x, total = params.coarse.size[0] * per_image;
+  for (int64_t t = total * chunk / plan.chunks; t < total * (chunk + 1) / plan.chunks; ++t) {
+    const int64_t y0 = t % per_image / plan.tiles_x * plan.tile_rows;
+    const int64_t x0 = t % plan.tiles_x * plan.tile_cols;
+    const int64_t rows = params.coarse.size[2] - y0, cols = params.coarse.size[3] - x0;
+    tile.rows = rows < plan.tile_rows ? rows : plan.tile_rows;
+    tile.cols = cols < plan.tile_cols ? cols : plan.tile_cols;
+    coarse_window.n = fine_window.n = t / per_image;
+    coarse_window.y0 = y0;
+    coarse_window.rows = tile.rows;
+    coarse_window.x0 = x0;
+    coarse_window.cols = tile.cols;
+    pack<T>(params.coarse, coarse_window, {tile.cols, width}, coarse);
+    fine_window.y0 = y0 * params.stride[0] - params.padding[0];
+    fine_window.rows =
+        (tile.rows - 1) * params.stride[0] + (params.grad_weight.size[2] - 1) * params.dilation[0] + 1;
+    fine_window.x0 = x0 * params.stride[1] - params.padding[1];
+    fine_window.cols =
+        (tile.cols - 1) * params.stride[1] + (params.grad_weight.size[3] - 1) * params.dilation[1] + 1;
+    pack<T>(params.fine, fine_window, {plan.fine_cols, plan.fine_channels}, fine);
+    switch (block.vectors) {
+      case 1: weight_grad_tile<T, 1>(plan, tile, partial); break;
+      case 2: weight_grad_tile<T, 2>(plan, tile, partial); break;
+      default:
+        if constexpr (kAccumulators >= 24) {
+          if (block.vectors == 3) weight_grad_tile<T, 3>(plan, tile, partial);
+          if (block.vectors == 4) weight_grad_tile<T, 4>(plan, tile, partial);
+        }
+    }
+  }
+}
