@@ -1,0 +1,139 @@
+"""Calls of the filters: chosen ones, small ones for gradcheck, random ones."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import replace
+
+from calls import Call
+
+BORDERS = ("reflect", "replicate", "constant", "circular")
+
+
+def gaussian_calls() -> dict[str, Call]:
+    def call(input: tuple[int, ...], kernel: int | tuple[int, int], **options: object) -> Call:
+        return Call({"input": input}, {"kernel_size": kernel, "sigma": 1.5, **options})
+
+    def per_image(sigma: tuple[int, ...]) -> Call:
+        return Call({"input": (3, 2, 9, 10), "sigma": sigma}, {"kernel_size": (5, 7)})
+
+    return {
+        **{border: call((2, 3, 9, 10), (5, 7), border_type=border) for border in BORDERS},
+        **{
+            f"{border}_kernel_larger_than_image": call((1, 2, 3, 2), (13, 9), border_type=border)
+            for border in BORDERS
+        },
+        **{f"{border}_1x1_image": call((2, 3, 1, 1), 5, border_type=border) for border in BORDERS},
+        "one_tap": call((1, 3, 5, 6), 1),
+        "vertical": call((1, 3, 6, 5), (3, 1), sigma=(0.7, 2.0)),
+        "sigma_20": call((1, 1, 70, 81), 121, sigma=20.0),
+        "tiny_sigma": call((1, 1, 5, 6), 5, sigma=1e-3),
+        "64_channels": call((1, 64, 11, 13), 7),
+        "sigma_pair": call((1, 2, 9, 10), (5, 7), sigma=(0.6, 3.0)),
+        "sigma_tensor": per_image((3, 2)),
+        "sigma_tensor_shared": per_image((1, 2)),
+        "sigma_tensor_isotropic": per_image((3,)),
+        "empty_batch": call((0, 3, 9, 10), 5),
+        "unbatched": call((3, 9, 10), 5),
+    }
+
+
+def gaussian_small_calls() -> dict[str, Call]:
+    base = Call({"input": (2, 2, 4, 3), "sigma": (2, 2)}, {"kernel_size": (3, 5)})
+    return {
+        **{border: base.with_options(border_type=border) for border in BORDERS},
+        "shared": base.with_shapes(sigma=(1, 2)),
+        "isotropic": base.with_shapes(sigma=(2,)),
+        "unbatched": base.with_shapes(input=(2, 4, 3), sigma=(1,)),
+    }
+
+
+def _odd(rng: random.Random, largest: int) -> int:
+    return rng.randrange(1, largest + 1, 2)
+
+
+def fuzz_gaussian(rng: random.Random) -> Call:
+    batch = rng.randint(1, 3)
+    shapes = {"input": (batch, rng.randint(1, 20), rng.randint(1, 40), rng.randint(1, 40))}
+    options = {"kernel_size": (_odd(rng, 15), _odd(rng, 15)), "border_type": rng.choice(BORDERS)}
+    if rng.random() < 0.5:
+        shapes["sigma"] = rng.choice([(batch, 2), (1, 2), (batch,), (1,)])
+    else:
+        options["sigma"] = rng.choice([0.3, 1.0, (0.5, 2.0), 25.0])
+    return Call(shapes, options)
+
+
+_SIGMAS = {"sigma_color": (2,), "sigma_space": (2, 2)}
+
+
+def bilateral_calls(joint: bool) -> dict[str, Call]:
+    def call(input: tuple[int, ...], kernel: int | tuple[int, int], **options: object) -> Call:
+        shapes = {"input": input}
+        if joint:  # another number of channels than the input's
+            shapes["guidance"] = (*input[:-3], input[-3] % 3 + 1, *input[-2:])
+        defaults = {"kernel_size": kernel, "sigma_color": 0.3, "sigma_space": 1.5}
+        return Call(shapes, {**defaults, **options})
+
+    tensors = call((2, 3, 9, 10), (5, 3)).with_shapes(**_SIGMAS)
+    tensors = replace(tensors, options={"kernel_size": (5, 3)})
+    return {
+        **{border: call((2, 3, 9, 10), (5, 7), border_type=border) for border in BORDERS},
+        **{
+            f"{border}_kernel_larger_than_image": call((1, 2, 3, 2), (9, 7), border_type=border)
+            for border in BORDERS
+        },
+        **{f"{border}_1x1_image": call((2, 1, 1, 1), 5, border_type=border) for border in BORDERS},
+        "l2": call((2, 3, 9, 10), 5, color_distance_type="l2"),
+        "gray": call((1, 1, 9, 21), 5),
+        "circle": call((1, 3, 9, 10), 7, window="circle"),
+        "circle_l2_gray": call((1, 1, 9, 10), 5, window="circle", color_distance_type="l2"),
+        "5_channels": call((1, 5, 9, 10), 5),
+        "one_tap": call((1, 3, 5, 6), 1),
+        "small_sigma_color": call((1, 3, 7, 8), 5, sigma_color=1e-3),
+        "large_sigmas": call((1, 3, 7, 8), 5, sigma_color=50.0, sigma_space=20.0),
+        "sigma_pair": call((1, 2, 9, 10), (5, 7), sigma_space=(0.6, 3.0)),
+        "sigma_tensors": tensors,
+        "sigma_tensors_shared": tensors.with_shapes(sigma_color=(1,), sigma_space=(1, 2)),
+        "sigma_tensors_isotropic": tensors.with_shapes(sigma_space=(2,)),
+        "empty_batch": call((0, 3, 9, 10), 5),
+        "unbatched": call((3, 9, 10), 5),
+    }
+
+
+def bilateral_small_calls(joint: bool) -> dict[str, Call]:
+    guidance = {"guidance": (2, 1, 4, 3)} if joint else {}
+    base = Call({"input": (2, 2, 4, 3), **guidance, **_SIGMAS}, {"kernel_size": (3, 5)})
+    square = base.with_options(kernel_size=5)
+    return {
+        **{border: base.with_options(border_type=border) for border in BORDERS},
+        "l2": base.with_options(color_distance_type="l2"),
+        "circle": square.with_options(window="circle"),
+        "circle_l2": square.with_options(window="circle", color_distance_type="l2"),
+        "shared": base.with_shapes(sigma_color=(1,), sigma_space=(1, 2)),
+        "isotropic": base.with_shapes(sigma_space=(2,)),
+    }
+
+
+def fuzz_bilateral(joint: bool) -> Callable[[random.Random], Call]:
+    def fuzz(rng: random.Random) -> Call:
+        batch, size = rng.randint(1, 3), (rng.randint(1, 30), rng.randint(1, 30))
+        shapes = {"input": (batch, rng.randint(1, 5), *size)}
+        if joint:
+            shapes["guidance"] = (batch, rng.randint(1, 5), *size)
+        kernel = (_odd(rng, 9), _odd(rng, 9))
+        options: dict[str, object] = {
+            "border_type": rng.choice(BORDERS),
+            "color_distance_type": rng.choice(["l1", "l2"]),
+            "window": rng.choice(["square", "circle"]),
+        }
+        options["kernel_size"] = kernel if options["window"] == "square" else kernel[0]
+        if rng.random() < 0.5:
+            shapes["sigma_color"] = rng.choice([(batch,), (1,)])
+            shapes["sigma_space"] = rng.choice([(batch, 2), (1, 2), (batch,)])
+        else:
+            options["sigma_color"] = rng.choice([0.05, 0.3, 5.0])
+            options["sigma_space"] = rng.choice([0.5, 2.0, (1.0, 4.0)])
+        return Call(shapes, options)
+
+    return fuzz

@@ -1,0 +1,160 @@
+"""Every operator against its float64 reference: dtypes, layouts, shapes, instruction sets."""
+
+from __future__ import annotations
+
+import os
+import random
+
+import bounds
+import pytest
+import torch
+from cases import CASES, LAYOUTS, Call, OpCase, make_tensors, to_float64
+from torch import Tensor
+from torch.nn import functional as F
+
+from denoise_ext.ops._layout import is_channels_last
+
+FUZZ_SEED = int(os.environ.get("DENOISE_EXT_FUZZ_SEED", "20240607"))
+FUZZ_CALLS = 60
+
+CALLS = [
+    pytest.param(case, name, id=f"{case.name}-{name}")
+    for case in CASES.values()
+    for name in case.calls
+]
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+CALLS_AND_DTYPES = [
+    pytest.param(case, name, dtype, id=f"{case.name}-{name}-{dtype_name(dtype)}")
+    for case in CASES.values()
+    for name in case.calls
+    for dtype in case.dtypes
+]
+
+
+def expected_result(case: OpCase, call: Call, tensors: dict[str, Tensor]) -> Tensor:
+    """The reference in float64: on uint8 values it does not round."""
+    return case.reference(**to_float64(tensors), **call.options)
+
+
+def check_forward(case: OpCase, call: Call, tensors: dict[str, Tensor], note: str = "") -> Tensor:
+    dtype = tensors["input"].dtype
+    with torch.inference_mode():
+        result = case.op(**tensors, **call.options)
+    expected = expected_result(case, call, tensors)
+    assert result.shape == expected.shape, note
+    assert result.dtype == dtype, note
+    allowed = case.bound(call, to_float64(tensors), dtype)
+    allowed = allowed + bounds.output_rounding(expected, dtype)
+    error = (result.cpu().double() - expected).abs()
+    worst = (error / allowed).max() if error.numel() else 0.0
+    assert (error <= allowed).all(), f"{worst:.3g} times the bound, for {call} {note}"
+    return result
+
+
+@pytest.mark.parametrize("case, name, dtype", CALLS_AND_DTYPES)
+def test_matches_reference(case, name, dtype, device, isa):
+    call = case.calls[name]
+    check_forward(case, call, make_tensors(call, dtype, device), isa)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS[1:])
+@pytest.mark.parametrize("case, name", CALLS)
+def test_layouts(case, name, layout, device):
+    call = case.calls[name]
+    for dtype in (torch.float32, torch.bfloat16):
+        tensors = make_tensors(call, dtype, device, layout)
+        result = check_forward(case, call, tensors, f"{layout} {dtype}")
+        plain = case.op(**make_tensors(call, dtype, device), **call.options)
+        assert plain.is_contiguous()
+        images = (tensors["input"], tensors.get("weight", tensors["input"]))
+        if result.dim() == 3:
+            continue  # one image has no layout of its own
+        if result.numel() and any(map(is_channels_last, images)):
+            assert result.is_contiguous(memory_format=torch.channels_last)
+        else:
+            assert result.is_contiguous()
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+@pytest.mark.parametrize("index", range(FUZZ_CALLS))
+def test_fuzz(case, index, device, isa):
+    seed = FUZZ_SEED + index
+    rng = random.Random(f"{case.name} {seed}")
+    call, dtype, layout = case.fuzz(rng), rng.choice(case.dtypes), rng.choice(LAYOUTS)
+    tensors = make_tensors(call, dtype, device, layout, seed)
+    note = f"{dtype} {layout} {isa} DENOISE_EXT_FUZZ_SEED={FUZZ_SEED} index={index}"
+    check_forward(case, call, tensors, note)
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_mixed_layouts(case, device):
+    """A channels_last image beside contiguous weights (or guidance), and the other way round."""
+    call = next(iter(case.calls.values()))
+    plain = make_tensors(call, torch.float32, device)
+    last = make_tensors(call, torch.float32, device, "channels_last")
+    for name in plain:
+        check_forward(case, call, {**plain, name: last[name]}, f"{name} channels_last")
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_expanded_batch(case, device):
+    """One image seen as a batch: stride 0."""
+    call = next(iter(case.calls.values()))
+    tensors = make_tensors(call, torch.float32, device)
+    tensors["input"] = tensors["input"][:1].expand(tensors["input"].shape)
+    check_forward(case, call, tensors)
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_threads_do_not_change_the_result(case):
+    call = next(iter(case.calls.values()))
+    input = call.shapes["input"]
+    tensors = make_tensors(call, torch.float32)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        single = case.op(**tensors, **call.options)
+        torch.set_num_threads(2)
+        double = case.op(**tensors, **call.options)
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(single, double), input
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_inputs_are_left_alone(case, device):
+    call = next(iter(case.calls.values()))
+    tensors = make_tensors(call, torch.float32, device)
+    before = {name: x.clone() for name, x in tensors.items()}
+    case.op(**tensors, **call.options)
+    for name, x in tensors.items():
+        assert torch.equal(x, before[name]), name
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_nan_and_infinity_pass_through(case, device):
+    """A pixel that is not finite spoils its window and nothing else."""
+    call = next(iter(case.calls.values()))
+    for value in (float("nan"), float("inf")):
+        tensors = make_tensors(call, torch.float32, device)
+        tensors["input"][0, 0, 0, 0] = value
+        result = case.op(**tensors, **call.options).cpu()
+        expected = case.reference(**{k: x.cpu() for k, x in tensors.items()}, **call.options)
+        assert torch.equal(result.isfinite(), expected.isfinite())
+
+
+@pytest.mark.parametrize(
+    "shape", [(2, 3, 4, 5), (2, 1, 4, 5), (2, 3, 1, 1), (1, 1, 1, 1), (1, 8, 1, 5)]
+)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layout_rule_is_that_of_torch(shape, layout):
+    """The oracle is the layout F.conv2d gives its own output."""
+    x = make_tensors(Call({"input": shape}), torch.float32, layout=layout)["input"]
+    weight = torch.ones(6, shape[1], 1, 1)
+    result, theirs = CASES["conv2d"].op(x, weight), F.conv2d(x, weight)
+    assert result.stride() == theirs.stride()

@@ -1,0 +1,141 @@
+"""Gradients: against the reference's autograd, and against finite differences."""
+
+from __future__ import annotations
+
+import os
+import random
+
+import bounds
+import pytest
+import torch
+from cases import CASES, FLOATS, LAYOUTS, Call, OpCase, make_tensors, to_float64
+from torch import Tensor
+
+FUZZ_SEED = int(os.environ.get("DENOISE_EXT_FUZZ_SEED", "20240607"))
+FUZZ_CALLS = 25
+
+SMALL_CALLS = [
+    pytest.param(case, name, id=f"{case.name}-{name}")
+    for case in CASES.values()
+    for name in case.small_calls
+]
+CALLS = [
+    pytest.param(case, name, id=f"{case.name}-{name}")
+    for case in CASES.values()
+    for name in case.calls
+]
+
+
+def leaves(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: x.detach().requires_grad_() for name, x in tensors.items()}
+
+
+def output_gradient(case: OpCase, call: Call, tensors: dict[str, Tensor], output: Tensor) -> Tensor:
+    """A random gradient, 0 where the activation's kink is too near for its side to be sure."""
+    generator = torch.Generator().manual_seed(1)
+    grad = torch.rand(output.shape, generator=generator, dtype=torch.float64) * 2 - 1
+    if case.smooth is not None:
+        grad = grad * case.smooth(call, to_float64(tensors), output.dtype)
+    return grad.to(output.dtype)
+
+
+def check_gradients(case: OpCase, call: Call, tensors: dict[str, Tensor], note: str = "") -> None:
+    tensors = leaves(tensors)
+    dtype = tensors["input"].dtype
+    output = case.op(**tensors, **call.options)
+    grad = output_gradient(case, call, tensors, output)
+    got = torch.autograd.grad(output, list(tensors.values()), grad.to(output.device))
+
+    exact = leaves(to_float64(tensors))
+    expected = torch.autograd.grad(
+        case.reference(**exact, **call.options), list(exact.values()), grad.double()
+    )
+    allowed = case.gradient_bound(call, to_float64(tensors), grad.double(), dtype)
+    for name, ours, theirs in zip(tensors, got, expected, strict=True):
+        assert ours.shape == theirs.shape, name
+        assert ours.dtype == tensors[name].dtype, name
+        limit = allowed[name] + bounds.output_rounding(theirs, tensors[name].dtype)
+        error = (ours.cpu().double() - theirs).abs()
+        worst = float((error / limit).max()) if error.numel() else 0.0
+        assert (error <= limit).all(), f"{name}: {worst:.3g} times the bound, {call} {note}"
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@pytest.mark.parametrize("case, name", CALLS)
+def test_matches_reference(case, name, dtype, device):
+    call = case.calls[name]
+    check_gradients(case, call, make_tensors(call, dtype, device))
+
+
+@pytest.mark.parametrize("case, name", SMALL_CALLS)
+def test_instruction_sets(case, name, device, isa):
+    call = case.small_calls[name]
+    check_gradients(case, call, make_tensors(call, torch.float32, device), isa)
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+@pytest.mark.parametrize("index", range(FUZZ_CALLS))
+def test_fuzz(case, index, device, isa):
+    seed = FUZZ_SEED + index
+    rng = random.Random(f"gradient {case.name} {seed}")
+    call, dtype, layout = case.fuzz(rng), rng.choice(FLOATS), rng.choice(LAYOUTS)
+    note = f"{dtype} {layout} {isa} DENOISE_EXT_FUZZ_SEED={FUZZ_SEED} index={index}"
+    check_gradients(case, call, make_tensors(call, dtype, device, layout, seed), note)
+
+
+@pytest.mark.parametrize("case, name", SMALL_CALLS)
+def test_gradcheck(case, name, device):
+    call = case.small_calls[name]
+    tensors = leaves(make_tensors(call, torch.float64, device))
+
+    def function(*values: Tensor) -> Tensor:
+        return case.op(**dict(zip(tensors, values)), **call.options)
+
+    assert torch.autograd.gradcheck(function, tuple(tensors.values()), fast_mode=True)
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_only_the_wanted_gradients(case, device):
+    """Each argument alone: the others' gradients are neither computed nor returned."""
+    for call in case.small_calls.values():
+        plain = make_tensors(call, torch.float64, device)
+        everything = leaves(plain)
+        output = case.op(**everything, **call.options)
+        grad = torch.ones_like(output)
+        expected = torch.autograd.grad(output, list(everything.values()), grad)
+        for name, theirs in zip(everything, expected):
+            alone = {**plain, name: plain[name].detach().requires_grad_()}
+            (ours,) = torch.autograd.grad(case.op(**alone, **call.options), alone[name], grad)
+            torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_expanded_gradient(case, device):
+    """``output.sum().backward()`` hands down a gradient of stride 0."""
+    for call in case.small_calls.values():
+        tensors = leaves(make_tensors(call, torch.float64, device))
+        case.op(**tensors, **call.options).sum().backward()
+        exact = leaves(to_float64(tensors))
+        case.reference(**exact, **call.options).sum().backward()
+        for name, x in tensors.items():
+            torch.testing.assert_close(x.grad.cpu(), exact[name].grad, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_second_derivative_is_refused(case, device):
+    call = next(iter(case.small_calls.values()))
+    tensors = leaves(make_tensors(call, torch.float64, device))
+    output = case.op(**tensors, **call.options)
+    (grad,) = torch.autograd.grad(output.square().sum(), tensors["input"], create_graph=True)
+    with pytest.raises(NotImplementedError, match=r"denoise_ext\.reference"):
+        grad.sum().backward()
+
+
+@pytest.mark.parametrize("name", [n for n, case in CASES.items() if torch.uint8 in case.dtypes])
+def test_uint8_has_no_gradient(name, device):
+    """Whole numbers have no derivative, also where a sigma asks for one."""
+    case = CASES[name]
+    call = next(call for call in case.calls.values() if any("sigma" in n for n in call.shapes))
+    tensors = make_tensors(call, torch.uint8, device)
+    tensors = {n: x.requires_grad_() if "sigma" in n else x for n, x in tensors.items()}
+    assert not case.op(**tensors, **call.options).requires_grad
