@@ -48,7 +48,8 @@ def ssim(a: Tensor, b: Tensor, data_range: float = 1.0) -> Tensor:
     # equation 13 of the paper
     numerator = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
     denominator = (mean_x**2 + mean_y**2 + c1) * (variance_x + variance_y + c2)
-    return (numerator / denominator).reshape(n, -1).mean(dim=1)
+    per_pixel = (numerator / denominator).reshape(n, c, h - WINDOW + 1, w - WINDOW + 1)
+    return per_pixel.mean(dim=(1, 2, 3))
 
 
 def _blur(x: Tensor) -> Tensor:
