@@ -54,8 +54,8 @@ def test_every_model_has_a_docstring_and_a_name_that_says_its_channels(name):
 
 
 def test_published_depths_and_widths():
-    # Zhang et al. 2017, section III: 17 layers for one noise level, 20 for blind denoising.
-    # Zhang et al. 2018, section III: 15 layers of 64 (gray), 12 layers of 96 channels (colour).
+    # Zhang et al. 2017: 17 layers for one noise level, 20 for blind denoising.
+    # Zhang et al. 2018: 15 layers of 64 channels (gray), 12 layers of 96 channels (colour).
     with torch.device("meta"):
         shape = {
             name: (create_model(name).config["depth"], create_model(name).config["width"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import warnings
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -110,7 +111,9 @@ def _for_inference(model: Denoiser) -> Denoiser:
 def _load_pickle(path: Path) -> object:
     """What a PyTorch file holds, plain data only; CheckpointError for everything else."""
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about pickle protocols: nothing the user can change
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         # torch's message explains at length how to switch the protection off: not here.
         found = str(error).split("WeightsUnpickler error:")[-1].strip().splitlines()
