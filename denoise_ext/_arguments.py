@@ -93,8 +93,8 @@ def _positive(value: float, name: str) -> float:
     if isinstance(value, bool) or not hasattr(value, "__float__"):
         raise TypeError(f"{name} must be a number, got {value!r}")
     value = float(value)
-    if not value > 0.0:  # true for NaN
-        raise ValueError(f"{name} must be > 0, got {value}")
+    if not 0.0 < value < math.inf:  # false for NaN too
+        raise ValueError(f"{name} must be finite and > 0, got {value}")
     return value
 
 

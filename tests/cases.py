@@ -40,6 +40,8 @@ class OpCase:
     # Native operators that this case's gradients run.
     backward: tuple[str, ...]
     dtypes: tuple[torch.dtype, ...] = FLOATS
+    # Whether uint8 results are the reference's exactly, by an integer arithmetic of their own.
+    exact_uint8: bool = False
     # Output pixels where the operator is smooth; None where it is everywhere.
     smooth: Callable[[Call, dict[str, Tensor], torch.dtype], Tensor] | None = None
 
@@ -107,32 +109,65 @@ CASES = {
     case.name: case
     for case in (
         OpCase(
-            "conv2d", ops.conv2d, reference.conv2d, conv.conv2d_calls(), conv.fuzz_conv2d,
-            bounds.conv2d, bounds.conv2d_gradients, conv.conv2d_small_calls(), ("conv2d_backward",),
+            "conv2d",
+            ops.conv2d,
+            reference.conv2d,
+            conv.conv2d_calls(),
+            conv.fuzz_conv2d,
+            bounds.conv2d,
+            bounds.conv2d_gradients,
+            conv.conv2d_small_calls(),
+            ("conv2d_backward",),
             smooth=bounds.conv2d_smooth,
         ),
         OpCase(
-            "conv_transpose2d", ops.conv_transpose2d, reference.conv_transpose2d,
-            conv.conv_transpose2d_calls(), conv.fuzz_conv_transpose2d, bounds.conv_transpose2d,
-            bounds.conv_transpose2d_gradients, conv.conv_transpose2d_small_calls(),
-            ("conv_transpose2d_backward",), smooth=bounds.conv_transpose2d_smooth,
+            "conv_transpose2d",
+            ops.conv_transpose2d,
+            reference.conv_transpose2d,
+            conv.conv_transpose2d_calls(),
+            conv.fuzz_conv_transpose2d,
+            bounds.conv_transpose2d,
+            bounds.conv_transpose2d_gradients,
+            conv.conv_transpose2d_small_calls(),
+            ("conv_transpose2d_backward",),
+            smooth=bounds.conv_transpose2d_smooth,
         ),
         OpCase(
-            "gaussian_blur2d", ops.gaussian_blur2d, reference.gaussian_blur2d, filters.gaussian_calls(),
-            filters.fuzz_gaussian, bounds.gaussian, bounds.gaussian_gradients, filters.gaussian_small_calls(),
-            ("gaussian_blur2d_backward",), (*FLOATS, torch.uint8),
+            "gaussian_blur2d",
+            ops.gaussian_blur2d,
+            reference.gaussian_blur2d,
+            filters.gaussian_calls(),
+            filters.fuzz_gaussian,
+            bounds.gaussian,
+            bounds.gaussian_gradients,
+            filters.gaussian_small_calls(),
+            ("gaussian_blur2d_backward",),
+            (*FLOATS, torch.uint8),
+            exact_uint8=True,
         ),
         OpCase(
-            "bilateral_blur", ops.bilateral_blur, reference.bilateral_blur,
-            filters.bilateral_calls(False), filters.fuzz_bilateral(False), bounds.bilateral,
-            bounds.bilateral_gradients, filters.bilateral_small_calls(False), _JOINT_BACKWARD,
+            "bilateral_blur",
+            ops.bilateral_blur,
+            reference.bilateral_blur,
+            filters.bilateral_calls(False),
+            filters.fuzz_bilateral(False),
+            bounds.bilateral,
+            bounds.bilateral_gradients,
+            filters.bilateral_small_calls(False),
+            _JOINT_BACKWARD,
             (*FLOATS, torch.uint8),
         ),
         OpCase(
-            "joint_bilateral_blur", ops.joint_bilateral_blur, reference.joint_bilateral_blur,
-            filters.bilateral_calls(True), filters.fuzz_bilateral(True), bounds.bilateral,
-            bounds.bilateral_gradients, filters.bilateral_small_calls(True), _JOINT_BACKWARD,
+            "joint_bilateral_blur",
+            ops.joint_bilateral_blur,
+            reference.joint_bilateral_blur,
+            filters.bilateral_calls(True),
+            filters.fuzz_bilateral(True),
+            bounds.bilateral,
+            bounds.bilateral_gradients,
+            filters.bilateral_small_calls(True),
+            _JOINT_BACKWARD,
             (*FLOATS, torch.uint8),
         ),
     )
-}  # fmt: skip
+}

@@ -59,8 +59,10 @@ def check_conv(
             f"input must have {in_channels} channels (weight: {tuple(weight.shape)}, "
             f"groups: {groups}), got {input.shape[-3]} (shape {tuple(input.shape)})"
         )
-    if kh == 0 or kw == 0:
-        raise ValueError(f"weight must not have an empty kernel, got {tuple(weight.shape)}")
+    if w0 == 0 or w1 == 0 or kh == 0 or kw == 0:
+        raise ValueError(f"weight must not be empty, got shape {tuple(weight.shape)}")
+    if input.shape[-2] == 0 or input.shape[-1] == 0:
+        raise ValueError(f"input must have at least 1x1 pixels, got shape {tuple(input.shape)}")
     if bias is not None:
         check_like_input(bias, "bias", input)
         if bias.dim() != 1 or bias.shape[0] != out_channels:
@@ -85,7 +87,8 @@ def _check_prelu(
             "it belongs to activation='prelu'"
         )
     check_like_input(prelu_weight, "prelu_weight", input)
-    if prelu_weight.dim() > 1 or prelu_weight.numel() not in (1, out_channels):
+    if prelu_weight.dim() != 1 or prelu_weight.shape[0] not in (1, out_channels):
         raise ValueError(
-            f"prelu_weight must have 1 or {out_channels} elements, got {tuple(prelu_weight.shape)}"
+            f"prelu_weight must have shape (1,) or ({out_channels},), "
+            f"got {tuple(prelu_weight.shape)}"
         )

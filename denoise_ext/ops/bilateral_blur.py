@@ -75,8 +75,8 @@ def bilateral_blur(
     Raises:
         TypeError: wrong type or dtype.
         ValueError: wrong shape, device or value.
-        RuntimeError: a tensor sigma holding NaN or a value <= 0, or the native library is missing
-            (the message says which).
+        RuntimeError: a tensor sigma holding a value that is not finite and > 0, or the native
+            library is missing (the message says which).
     """
     kernel_size = _check(input, kernel_size, border_type, color_distance_type, window)
     if input.device.type not in _devices:

@@ -46,20 +46,21 @@ def gaussian_blur2d(
     input                (N, C, H, W) or (C, H, W); float32, float64, bfloat16, float16, uint8;
                          any strides; N may be 0
     kernel_size          odd int or pair (height, width) >= 1; may be larger than the image
-    sigma                standard deviation in pixels, > 0: a number, a pair (vertical,
+    sigma                standard deviation in pixels, finite, > 0: a number, a pair (vertical,
                          horizontal), or a tensor (1, 2) or (N, 2), (1,) or (N,)
     border_type          ``"reflect"`` (OpenCV's BORDER_REFLECT_101: the edge pixel is not
                          repeated), ``"replicate"``, ``"constant"`` (zeros) or ``"circular"``
     ===================  =========================================================================
 
     Returns:
-        The input's shape, dtype and layout; uint8 results are rounded to nearest.
+        The input's shape, dtype and layout.  uint8 results are those of ``cv2.GaussianBlur``, bit
+        for bit: its taps are multiples of 1/256.
 
     Raises:
         TypeError: wrong type or dtype.
         ValueError: wrong shape, device or value.
-        RuntimeError: a tensor sigma holding NaN or a value <= 0, or the native library is missing
-            (the message says which).
+        RuntimeError: a tensor sigma holding a value that is not finite and > 0, or the native
+            library is missing (the message says which).
     """
     check_image(input, "input", FILTER_DTYPES)
     kernel_size = odd_kernel_size(kernel_size)

@@ -58,17 +58,36 @@ def _gaussian_weights(size: int, sigma: Tensor) -> Tensor:
     return weights / weights.sum(1, keepdim=True)
 
 
+def _fixed_point_weights(size: int, sigma: Tensor) -> Tensor:
+    """Gaussian taps as OpenCV takes them for 8-bit images: sigma (B,) -> int64 (B, size), sum 256.
+
+    OpenCV's getGaussianKernelFixedPoint_ED: from the edge inwards each tap is rounded to 1/256 with
+    the error of the one before carried on; the centre makes the sum whole.
+    """
+    scaled = _gaussian_weights(size, sigma.double()) * 256.0
+    carried = torch.zeros_like(scaled[:, 0])
+    half = []
+    for i in range(size // 2):
+        wanted = scaled[:, i] + carried
+        half.append(wanted.round())
+        carried = wanted - half[-1]
+    center = 256.0 - 2.0 * sum(half, torch.zeros_like(carried))
+    return torch.stack([*half, center, *reversed(half)], 1).long()
+
+
 def _check_sigma_values(sigma: Tensor, name: str) -> None:
     # A traced graph cannot look at values; eager calls can.
     if torch.compiler.is_compiling() or sigma.is_meta:
         return
-    if not bool((sigma > 0).all()):  # true for NaN
-        raise ValueError(f"{name} must be > 0 everywhere, got {sigma.detach().flatten().tolist()}")
+    if not bool((sigma > 0).all() & sigma.isfinite().all()):
+        raise ValueError(
+            f"{name} must be finite and > 0 everywhere, got {sigma.detach().flatten().tolist()}"
+        )
 
 
 def _to_output(result: Tensor, dtype: torch.dtype) -> Tensor:
     if dtype == torch.uint8:
-        return result.round().clamp(0, 255).to(dtype)  # half to even, as OpenCV's cvRound
+        return result.round().clamp(0, 255).to(dtype)  # half to even, as OpenCV's bilateralFilter
     return result.to(dtype)
 
 
@@ -89,12 +108,15 @@ def gaussian_blur2d(
     height, width = input.shape[2:]
     if height == 0 or width == 0:
         return input.clone()
-    padded = _pad(input.to(sigma.dtype), (ky // 2, kx // 2), border_type)
-    vertical = _gaussian_weights(ky, sigma[:, 0]).T[..., None, None, None]  # (ky, 1 or B, 1, 1, 1)
-    horizontal = _gaussian_weights(kx, sigma[:, 1]).T[..., None, None, None]
+    weights = _fixed_point_weights if input.dtype == torch.uint8 else _gaussian_weights
+    vertical = weights(ky, sigma[:, 0]).T[..., None, None, None]  # (ky, 1 or B, 1, 1, 1)
+    horizontal = weights(kx, sigma[:, 1]).T[..., None, None, None]
+    padded = _pad(input.to(vertical.dtype), (ky // 2, kx // 2), border_type)
     rows = sum(vertical[i] * padded[:, :, i : i + height] for i in range(ky))
     result = sum(horizontal[i] * rows[..., i : i + width] for i in range(kx))
-    return _to_output(result, input.dtype)
+    if input.dtype == torch.uint8:
+        result = (result + 2**15) >> 16  # from 1/2^16 to whole levels, half up
+    return result.to(input.dtype)
 
 
 def joint_bilateral_blur(
