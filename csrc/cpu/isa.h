@@ -6,6 +6,7 @@
 
 #include "conv_backward.h"
 #include "conv_plan.h"
+#include "gaussian.h"
 
 namespace denoise_ext::cpu {
 
@@ -21,6 +22,11 @@ struct KernelTable {
   void (*conv_weight_grad_task_f64)(const ConvWeightGradPlan& plan, int64_t task, void* scratch);
   void (*activation_grad_strip)(const ActivationGradPlan& plan, int64_t strip);
 
+  // Gaussian blur: one task of a plan (see gaussian.h); scratch has plan.scratch_bytes bytes.
+  void (*gaussian_task_f32)(const GaussianPlan& plan, int64_t task, void* scratch);
+  void (*gaussian_task_f64)(const GaussianPlan& plan, int64_t task, void* scratch);
+  void (*gaussian_sigma_task_f32)(const GaussianPlan& plan, int64_t task, void* scratch);
+  void (*gaussian_sigma_task_f64)(const GaussianPlan& plan, int64_t task, void* scratch);
 };
 
 // The table in use: the best ISA of this processor, or the one forced by DENOISE_EXT_CPU_ISA or

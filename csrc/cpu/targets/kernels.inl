@@ -12,6 +12,10 @@
 
 #include "../kernels/activation_grad.inl"
 
+#include "../kernels/image_row.inl"
+
+#include "../kernels/gaussian.inl"
+
 constexpr KernelTable kernel_table(const char* isa) {
   KernelTable table{};
   table.isa = isa;
@@ -22,5 +26,9 @@ constexpr KernelTable kernel_table(const char* isa) {
   table.conv_weight_grad_task_f32 = conv_weight_grad_task<float>;
   table.conv_weight_grad_task_f64 = conv_weight_grad_task<double>;
   table.activation_grad_strip = activation_grad_strip;
+  table.gaussian_task_f32 = gaussian_task<float>;
+  table.gaussian_task_f64 = gaussian_task<double>;
+  table.gaussian_sigma_task_f32 = gaussian_sigma_task<float>;
+  table.gaussian_sigma_task_f64 = gaussian_sigma_task<double>;
   return table;
 }

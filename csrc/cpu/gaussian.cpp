@@ -1,0 +1,212 @@
+#include "gaussian.h"
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "isa.h"
+
+namespace denoise_ext::cpu {
+namespace {
+
+// A ring should fit a first-level cache with the line that feeds it, or a second-level one where the
+// kernel is large; wider than 1024 elements gains nothing.
+constexpr int64_t kRingBytes = 64 * 1024, kWidestTile = 1024;
+// Rows of a strip per row of the kernel: the rows around a strip are filtered again by its neighbour.
+constexpr int64_t kStripKernels = 4, kSmallestStripKernels = 2;
+constexpr int64_t kStripRows = 64, kSmallestStripRows = 16;
+
+int64_t round_up(int64_t value, int64_t multiple) {
+  return divide_up(value, multiple) * multiple;
+}
+
+// ---- taps -----------------------------------------------------------------------------------------
+
+// exp(-(i - radius)^2 / (2 sigma^2)), normalised.
+std::vector<double> gaussian_taps(int64_t radius, double sigma) {
+  std::vector<double> taps(static_cast<size_t>(2 * radius + 1));
+  double sum = 0;
+  for (int64_t i = 0; i <= 2 * radius; ++i) {
+    const double distance = static_cast<double>(i - radius) / sigma;
+    sum += taps[static_cast<size_t>(i)] = std::exp(-0.5 * distance * distance);
+  }
+  for (double& tap : taps) tap /= sum;
+  return taps;
+}
+
+// The taps times 256 as the integers OpenCV takes for 8-bit images (getGaussianKernelFixedPoint_ED):
+// each half is rounded with the error carried on, the centre makes the sum 256.
+std::vector<double> fixed_point_taps(const std::vector<double>& taps) {
+  std::vector<double> fixed(taps.size());
+  const size_t radius = taps.size() / 2;
+  double error = 0, sum = 0;
+  for (size_t i = 0; i < radius; ++i) {
+    const double wanted = taps[i] * 256 + error;
+    fixed[i] = fixed[taps.size() - 1 - i] = std::nearbyint(wanted);
+    error = wanted - fixed[i];
+    sum += fixed[i];
+  }
+  fixed[radius] = 256 - 2 * sum;
+  return fixed;
+}
+
+// d taps[i] / d sigma = taps[i] (u_i^2 - sum_j taps[j] u_j^2) / sigma with u_i = (i - radius) / sigma.
+std::vector<double> tap_derivatives(const std::vector<double>& taps, double sigma) {
+  const int64_t radius = static_cast<int64_t>(taps.size() / 2);
+  std::vector<double> moments(taps.size());  // taps[i] u_i^2; where the tap is 0, so is its derivative
+  double mean = 0;
+  for (size_t i = 0; i < taps.size(); ++i) {
+    const double u = static_cast<double>(static_cast<int64_t>(i) - radius) / sigma;
+    mean += moments[i] = taps[i] > 0 ? taps[i] * u * u : 0.0;
+  }
+  std::vector<double> derivative(taps.size());
+  for (size_t i = 0; i < taps.size(); ++i) derivative[i] = (moments[i] - taps[i] * mean) / sigma;
+  return derivative;
+}
+
+// Row edge_row(q) holds the taps with which the adjoint gathers position q from q - radius .. q +
+// radius: the filter's own, plus those of the positions outside the image that are read from q.
+std::vector<double> adjoint_edge_taps(const std::vector<double>& taps, int64_t extent, Border border) {
+  const int64_t radius = static_cast<int64_t>(taps.size() / 2), size = 2 * radius + 1;
+  const int64_t count = edge_count(extent, radius);
+  std::vector<double> edge;
+  for (int64_t row = 0; row < count; ++row) edge.insert(edge.end(), taps.begin(), taps.end());
+  for (int64_t distance = 1; distance <= radius; ++distance) {
+    for (const int64_t outside : {-distance, extent - 1 + distance}) {
+      const int64_t q = border_index(outside, extent, border);
+      double* row = edge.data() + edge_row(q, extent, radius) * size;
+      const int64_t first = std::max<int64_t>(0, outside - radius);
+      const int64_t last = std::min(extent - 1, outside + radius);
+      for (int64_t y = first; y <= last; ++y)
+        row[y - q + radius] += taps[static_cast<size_t>(y - outside + radius)];
+    }
+  }
+  return edge;
+}
+
+template <class T>
+struct GaussianTables {
+  std::vector<T> taps[2], derivative[2], edge_taps[2];
+};
+
+template <class T>
+void append(std::vector<T>& to, const std::vector<double>& values) {
+  for (const double value : values) to.push_back(static_cast<T>(value));
+}
+
+double sigma_at(const Tensor1& sigma, int64_t index) {
+  if (sigma.dtype == DType::kFloat64) return static_cast<const double*>(sigma.data)[index * sigma.stride];
+  return static_cast<const float*>(sigma.data)[index * sigma.stride];
+}
+
+// Fills the plan's tables; `adjoint` and `gradient` say which it needs besides the taps.
+template <class T>
+GaussianTables<T> make_tables(GaussianPlan& plan, const Tensor1& sigma, bool adjoint, bool gradient) {
+  GaussianTables<T> tables;
+  // Extending by zeros or periodically, the adjoint's taps are the filter's everywhere.
+  const bool edges = adjoint && (plan.border == Border::kReflect || plan.border == Border::kReplicate);
+  for (int axis = 0; axis < 2; ++axis) {
+    for (int64_t row = 0; row < plan.sigma_rows; ++row) {
+      const double value = sigma_at(sigma, 2 * row + axis);
+      const std::vector<double> taps = gaussian_taps(plan.radius[axis], value);
+      append(tables.taps[axis], plan.input.dtype == DType::kUInt8 ? fixed_point_taps(taps) : taps);
+      if (gradient) append(tables.derivative[axis], tap_derivatives(taps, value));
+      if (edges && plan.radius[axis] > 0)
+        append(tables.edge_taps[axis], adjoint_edge_taps(taps, plan.input.size[2 + axis], plan.border));
+    }
+    plan.taps[axis] = tables.taps[axis].data();
+    plan.derivative[axis] = gradient ? tables.derivative[axis].data() : nullptr;
+    plan.edge_taps[axis] = tables.edge_taps[axis].empty() ? nullptr : tables.edge_taps[axis].data();
+  }
+  // What the adjoint reads beyond the image is zero; the edge taps stand for the border.
+  if (edges) plan.border = Border::kConstant;
+  return tables;
+}
+
+// ---- plan -----------------------------------------------------------------------------------------
+
+GaussianPlan make_plan(const Tensor4& input, const Tensor4& output, const Tensor1& sigma,
+                       const int64_t (&kernel_size)[2], Border border, bool second_table) {
+  GaussianPlan plan{};
+  plan.input = input;
+  plan.output = output;
+  plan.border = border;
+  plan.sigma_rows = sigma.size / 2;
+  for (int axis = 0; axis < 2; ++axis) plan.radius[axis] = kernel_size[axis] / 2;
+  const int64_t channels = input.size[1], width = input.size[3];
+  const int64_t element = input.dtype == DType::kFloat64 ? 8 : 4;
+  plan.channels = channels > 1 && output.stride[1] == 1 ? std::min(channels, kSliceChannels) : 1;
+  plan.slices = divide_up(channels, plan.channels);
+  const int64_t room = kRingBytes / (element * kernel_size[0]) / kRowElements * kRowElements;
+  const int64_t widest = std::clamp(room, kRowElements, kWidestTile);
+  // Tiles of equal width, in whole row blocks where a pixel is one element.
+  plan.tiles = divide_up(width, std::max<int64_t>(1, widest / plan.channels));
+  plan.tile_pixels = divide_up(width, plan.tiles);
+  if (plan.channels == 1) plan.tile_pixels = std::min(width, round_up(plan.tile_pixels, kRowElements));
+  plan.tiles = divide_up(width, plan.tile_pixels);
+  plan.tile_elements = round_up(plan.tile_pixels * plan.channels, kRowElements);
+  plan.line_elements = round_up(plan.tile_elements + 2 * plan.radius[1] * plan.channels, kRowElements);
+  plan.row_table_bytes = round_up(kernel_size[0] * static_cast<int64_t>(sizeof(void*)), 64);
+  const int64_t second_rows = second_table ? std::max(kernel_size[0], kernel_size[1]) : 0;
+  const int64_t tile_rows = 1 + kernel_size[0] + second_rows;
+  const int64_t elements = plan.line_elements + tile_rows * plan.tile_elements;
+  plan.scratch_bytes = static_cast<size_t>(plan.row_table_bytes + elements * element);
+  return plan;
+}
+
+void set_strips(GaussianPlan& plan, int64_t rows) {
+  const int64_t height = plan.input.size[2];
+  plan.strips = divide_up(height, rows);
+  plan.strip_rows = divide_up(height, plan.strips);  // of equal height
+  plan.strips = divide_up(height, plan.strip_rows);
+}
+
+void run_tasks(const GaussianPlan& plan, void (*task)(const GaussianPlan&, int64_t, void*),
+               const Threads& threads) {
+  for_each_block(threads, plan.tasks(), [&](int64_t index, Scratch& scratch) {
+    task(plan, index, scratch.reserve(plan.scratch_bytes));
+  });
+}
+
+}  // namespace
+
+void run_gaussian(const GaussianParams& params, const Threads& threads) {
+  GaussianPlan plan =
+      make_plan(params.input, params.output, params.sigma, params.kernel_size, params.border, params.adjoint);
+  // Strips are as high as keeps every thread busy: results do not depend on where they are cut.
+  const int64_t columns = plan.input.size[0] * plan.slices * plan.tiles;
+  const int64_t wanted = divide_up(columns * plan.input.size[2], 4 * static_cast<int64_t>(threads.count));
+  const int64_t lowest = std::max(kSmallestStripRows, kSmallestStripKernels * params.kernel_size[0]);
+  set_strips(plan, std::max(lowest, wanted));
+  if (plan.input.dtype == DType::kFloat64) {
+    const auto tables = make_tables<double>(plan, params.sigma, params.adjoint, false);
+    run_tasks(plan, kernels().gaussian_task_f64, threads);
+  } else {
+    const auto tables = make_tables<float>(plan, params.sigma, params.adjoint, false);
+    run_tasks(plan, kernels().gaussian_task_f32, threads);
+  }
+}
+
+void run_gaussian_sigma_grad(const GaussianSigmaGradParams& params, const Threads& threads) {
+  GaussianPlan plan =
+      make_plan(params.input, params.grad_output, params.sigma, params.kernel_size, params.border, true);
+  set_strips(plan, std::max(kStripRows, kStripKernels * params.kernel_size[0]));
+  std::vector<double> partial_sums(static_cast<size_t>(2 * plan.tasks()));
+  plan.partial_sums = partial_sums.data();
+  if (plan.input.dtype == DType::kFloat64) {
+    const auto tables = make_tables<double>(plan, params.sigma, false, true);
+    run_tasks(plan, kernels().gaussian_sigma_task_f64, threads);
+  } else {
+    const auto tables = make_tables<float>(plan, params.sigma, false, true);
+    run_tasks(plan, kernels().gaussian_sigma_task_f32, threads);
+  }
+  std::fill_n(params.grad_sigma, params.sigma.size, 0.0);
+  const int64_t tasks_per_image = plan.tasks() / plan.input.size[0];
+  for (int64_t task = 0; task < plan.tasks(); ++task) {
+    double* sums = params.grad_sigma + (plan.sigma_rows == 1 ? 0 : 2 * (task / tasks_per_image));
+    sums[0] += partial_sums[static_cast<size_t>(2 * task)];
+    sums[1] += partial_sums[static_cast<size_t>(2 * task + 1)];
+  }
+}
+
+}  // namespace denoise_ext::cpu
