@@ -1,0 +1,218 @@
+"""The layers of csrc/README.md and CONTRIBUTING.md: who may include and import whom."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+CSRC = ROOT / "csrc"
+PACKAGE = ROOT / "denoise_ext"
+MAX_LINES = 400
+
+CPP_FILES = sorted(
+    path for end in ("h", "inl", "cuh", "cu", "cpp") for path in CSRC.rglob(f"*.{end}")
+)
+PYTHON_FILES = sorted(PACKAGE.rglob("*.py"))
+
+pytestmark = pytest.mark.skipif(not CSRC.is_dir(), reason="needs the source tree")
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+# --- C++ -------------------------------------------------------------------------------------
+
+
+def includes(path: Path) -> Iterator[tuple[int, str, bool]]:
+    """(line number, what is included, whether in quotes) of every #include."""
+    pattern = re.compile(r'\s*#\s*include\s*(["<])([^">]+)[">]')
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        if match := pattern.match(line):
+            yield number, match[2], match[1] == '"'
+
+
+def layer(path: Path) -> str:
+    """params, cpu, cuda or ops; "module" for the files directly in csrc."""
+    folders = path.relative_to(CSRC).parts[:-1]
+    return folders[0] if folders else "module"
+
+
+def is_standard(header: str) -> bool:
+    """Whether it is a header of the C++ standard library: no folder, no .h."""
+    return "/" not in header and "." not in header
+
+
+# layer -> (layers it may include, headers in <> it may include)
+RULES = {
+    "params": ({"params"}, lambda header: header in ("cstdint", "cstddef")),
+    "cpu": ({"cpu", "params"}, is_standard),
+    "cuda": (
+        {"cuda", "params"},
+        lambda header: is_standard(header) or re.match(r"(cuda|mma|cooperative_groups)", header),
+    ),
+    # Only the part of torch that stays binary compatible from release to release.
+    "ops": (
+        {"ops", "cpu", "cuda", "params"},
+        lambda header: (
+            is_standard(header)
+            or header == "dlfcn.h"  # dlsym: what a later torch has and an earlier one lacks
+            or header.startswith(("torch/csrc/stable/", "torch/headeronly/"))
+            or header == "torch/csrc/inductor/aoti_torch/c/shim.h"
+        ),
+    ),
+    "module": (
+        {"cpu", "params"},
+        lambda header: is_standard(header) or header.startswith("pybind11/"),
+    ),
+}
+
+
+def test_cpp_files_include_only_what_their_layer_may():
+    problems = []
+    for path in CPP_FILES:
+        assert layer(path) in RULES, f"{name_of(path)}: no layer of csrc/README.md"
+        layers, headers = RULES[layer(path)]
+        for number, included, quoted in includes(path):
+            place = f"{name_of(path)}:{number}"
+            target = (path.parent / included).resolve()
+            if not quoted:
+                if not headers(included):
+                    problems.append(f"{place}: csrc/{layer(path)} must not include <{included}>")
+            elif not target.is_file():
+                problems.append(f"{place}: {included} is not there")
+            elif layer(target) not in layers:
+                problems.append(f"{place}: csrc/{layer(path)} must not use csrc/{layer(target)}")
+    assert problems == []
+
+
+def test_headers_are_guarded():
+    headers = [path for path in CPP_FILES if path.suffix in (".h", ".cuh")]
+    assert [name_of(path) for path in headers if "#pragma once" not in path.read_text()] == []
+
+
+def test_kernel_bodies_open_no_header():
+    # They are compiled inside a target region: a header opened there would have its inline
+    # functions compiled for that instruction set, and the linker may keep those for everyone.
+    problems = []
+    for path in CPP_FILES:
+        if path.suffix == ".inl":
+            bodies = path.parent.name == "targets"  # targets/kernels.inl lists them, in their order
+            for number, included, _ in includes(path):
+                if not (bodies and included.startswith("../kernels/")):
+                    problems.append(f"{name_of(path)}:{number}: includes {included}")
+    assert problems == []
+
+
+def test_kernel_bodies_ask_for_no_instruction_set():
+    pattern = re.compile(r"\b__(AVX|SSE|FMA__|F16C|x86_64|aarch64|ARM|i386)\w*|\b_mm\d*_|\bvld1")
+    problems = []
+    for path in sorted((CSRC / "cpu/kernels").glob("*.inl")):
+        code = re.sub(r"//.*", "", path.read_text())
+        problems += [f"{name_of(path)}: {match[0]}" for match in pattern.finditer(code)]
+    assert problems == [], "instruction sets are told apart in csrc/cpu/targets only"
+
+
+def test_targets_open_headers_before_their_region():
+    targets = sorted((CSRC / "cpu/targets").glob("*.cpp"))
+    assert targets
+    for path in targets:
+        text = path.read_text()
+        region = text.find("#pragma GCC target")
+        if region >= 0:
+            inside = re.findall(r'#\s*include\s*["<]([^">]+)', text[region:])
+            assert inside == ["kernels.inl"], name_of(path)
+            assert text.count("GCC push_options") == text.count("GCC pop_options") == 1, path
+
+
+# --- Python ----------------------------------------------------------------------------------
+
+COMMON = {"__version__", "_arguments"}
+LEAVES = {"_arguments", "_loader", "io", "metrics"}  # know nothing of the rest; all may use them
+# What else each part of the package may import from it.
+MAY_IMPORT = {
+    **{leaf: set() for leaf in LEAVES},
+    "data": set(),
+    "ops": set(),
+    "reference": set(),
+    "nn": {"ops", "reference"},
+    "models": {"nn", "ops"},
+    "inference": {"models", "nn", "ops", "data"},
+    "training": {"models", "nn", "ops", "data"},
+    "_info": {"ops"},
+    "cli": {
+        "ops", "reference", "nn", "models", "data", "inference", "training", "info",
+    },
+}  # fmt: skip
+DECLARED = {"torch", "numpy", "PIL", "safetensors", "pydantic", "rich"}  # pyproject's dependencies
+
+
+def imports(path: Path) -> Iterator[tuple[int, str]]:
+    """(line number, full dotted name) of everything imported, wherever in the file."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name_of(path)}:{node.lineno}: relative import"
+            yield from ((node.lineno, f"{node.module}.{alias.name}") for alias in node.names)
+
+
+def part(path: Path) -> str:
+    """ops, nn, ...; or the module's own name directly in the package."""
+    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+
+
+def test_python_files_import_only_lower_layers():
+    problems = []
+    for path in PYTHON_FILES:
+        own = part(path)
+        if own == "__init__":  # names the subpackages, to import them when they are first used
+            allowed = set()
+        else:
+            assert own in MAY_IMPORT, f"{name_of(path)}: no place among the layers yet"
+            allowed = MAY_IMPORT[own] | (set() if own in LEAVES else LEAVES) | {own, *COMMON}
+        for number, name in imports(path):
+            top, *rest = name.split(".")
+            if top == "denoise_ext" and rest[0] not in allowed:
+                problems.append(f"{name_of(path)}:{number}: {own} must not import {rest[0]}")
+    assert problems == []
+
+
+def test_python_files_need_only_declared_dependencies():
+    known = DECLARED | sys.stdlib_module_names | {"denoise_ext"}
+    used = {(name_of(p), name.split(".")[0]) for p in PYTHON_FILES for _, name in imports(p)}
+    assert sorted((file, top) for file, top in used if top not in known) == []
+
+
+def test_torch_load_takes_weights_only():
+    problems = []
+    for path in PYTHON_FILES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":
+                given = {k.arg: ast.unparse(k.value) for k in node.keywords}
+                if given.get("weights_only") != "True":
+                    problems.append(f"{name_of(path)}:{node.lineno}")
+    assert problems == []
+
+
+# --- both ------------------------------------------------------------------------------------
+
+
+def test_files_are_short_enough_to_read():
+    others = [
+        *(ROOT / "tests").rglob("*.py"),
+        *(ROOT / "benchmarks").rglob("*.py"),
+        ROOT / "setup.py",
+    ]
+    lengths = {
+        name_of(path): len(path.read_text().splitlines())
+        for path in [*CPP_FILES, *PYTHON_FILES, *others]
+    }
+    too_long = {name: lines for name, lines in lengths.items() if lines > MAX_LINES}
+    assert too_long == {}, "split them by subject"
