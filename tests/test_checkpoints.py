@@ -147,9 +147,7 @@ def test_wrappings(tmp_path, wrap):
     tolerance = 5e-2 if wrap(state).get("model.0.weight", torch.empty(0)).dtype == torch.half else 0
     loaded = load_checkpoint(tmp_path / "wrapped.pt")
     assert next(loaded.parameters()).dtype == torch.float32
-    torch.testing.assert_close(
-        output(loaded, image()), expected, rtol=tolerance, atol=tolerance
-    )
+    torch.testing.assert_close(output(loaded, image()), expected, rtol=tolerance, atol=tolerance)
 
 
 def test_foreign_safetensors(tmp_path):
@@ -348,7 +346,9 @@ def test_missing_file_and_folder(tmp_path):
 def test_wrong_metadata(tmp_path):
     path = tmp_path / "net.safetensors"
     for config in ('{"family": "unet"}', "{", '{"family": "ffdnet", "depth": 0}', "[]"):
-        save_file({"body.0.weight": torch.zeros(1)}, path, {"format": "denoise_ext", "config": config})
+        save_file(
+            {"body.0.weight": torch.zeros(1)}, path, {"format": "denoise_ext", "config": config}
+        )
         with pytest.raises(CheckpointError, match="its metadata describes no model"):
             load_checkpoint(path)
     save_file(
@@ -398,7 +398,8 @@ def test_published_weights_give_the_published_psnr(file, folder, published):
 
 
 @pytest.mark.parametrize(
-    ("file", "depth", "channels"), [("dncnn_gray_blind.pth", 20, 1), ("dncnn_color_blind.pth", 20, 3)]
+    ("file", "depth", "channels"),
+    [("dncnn_gray_blind.pth", 20, 1), ("dncnn_color_blind.pth", 20, 3)],
 )
 def test_published_blind_weights_remove_noise(file, depth, channels):
     model = load_checkpoint(needs(f"published_weights/{file}"))

@@ -3,6 +3,7 @@
 from denoise_ext.models import dncnn, ffdnet  # noqa: F401  (each registers its models)
 from denoise_ext.models._base import Denoiser
 from denoise_ext.models._folding import fold_batchnorm
+from denoise_ext.models._recognise import CheckpointError
 from denoise_ext.models._registry import (
     Pretrained,
     build_model,
@@ -13,7 +14,6 @@ from denoise_ext.models._registry import (
     register_model,
     register_pretrained,
 )
-from denoise_ext.models._recognise import CheckpointError
 from denoise_ext.models.checkpoints import load_checkpoint, read_metadata, save_model
 
 __all__ = [

@@ -131,7 +131,8 @@ def _configuration(prefix: str, chain: list[_Convolution]) -> dict[str, object]:
         raise _wrong(f"hidden layers of different widths: {shapes}")
     for layer in chain:
         if layer.bias is not None and tuple(layer.bias.shape) != (len(layer.weight),):
-            raise _wrong(f"bias of shape {tuple(layer.bias.shape)} for {len(layer.weight)} channels")
+            shape = tuple(layer.bias.shape)
+            raise _wrong(f"bias of shape {shape} for {len(layer.weight)} channels")
     common = {"width": width, "depth": len(chain)}
     if inputs == outputs + 1 and outputs in (4, 12):
         return {"family": "ffdnet", "channels": outputs // 4, "predicts": "image", **common}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 import warnings
 from os import PathLike
 from pathlib import Path
@@ -29,14 +30,14 @@ _WRAPPERS = ("state_dict", "params", "model_state_dict", "net", "model")
 def load_checkpoint(path: str | PathLike[str]) -> Denoiser:
     """The network in a checkpoint file, ready for inference: float32, on the CPU, eval mode.
 
-    Reads a training run's ``checkpoint.pt``, ``.safetensors`` (this package's own, which say what they are, or plain tensors) and
-    PyTorch files (``.pth``, ``.pt``, any other suffix). PyTorch files are read with
-    ``weights_only=True``: nothing in them is executed. Without this package's metadata the
-    network is recognised from the names and shapes of the tensors: KAIR's DnCNN (with or without
-    BatchNorm), FDnCNN and FFDNet (``model.N.weight``), the DnCNN with BatchNorm of
-    SaoYan/DnCNN-PyTorch and cszn/DnCNN (``dncnn.N.weight``). ``{"state_dict": ...}`` and
-    ``{"params": ...}`` are unwrapped, ``module.`` prefixes dropped, BatchNorm is folded into the
-    convolutions.
+    Reads ``.safetensors`` (this package's own, which say what they are, or plain tensors) and
+    PyTorch files (``.pth``, ``.pt``, any other suffix; also a training run's ``checkpoint.pt``).
+    PyTorch files are read with ``weights_only=True``: nothing in them is executed. Without this
+    package's metadata the network is recognised from the names and shapes of the tensors: KAIR's
+    DnCNN (with or without BatchNorm), FDnCNN and FFDNet (``model.N.weight``), the DnCNN with
+    BatchNorm of SaoYan/DnCNN-PyTorch and cszn/DnCNN (``dncnn.N.weight``). ``{"state_dict": ...}``
+    and ``{"params": ...}`` are unwrapped, ``module.`` prefixes dropped, BatchNorm is folded into
+    the convolutions.
 
     Raises:
         CheckpointError: (a ValueError) the file is missing, damaged, not a checkpoint, holds
@@ -50,7 +51,7 @@ def load_checkpoint(path: str | PathLike[str]) -> Denoiser:
             raise CheckpointError("the file is empty")
         if path.suffix == ".safetensors":
             return _load_safetensors(path)
-        loaded = _load_pickle(path)
+        loaded = load_plain_data(path)
         if isinstance(loaded, dict) and loaded.get("format") == TRAINING_FORMAT:
             return _from_training_state(loaded)
         return recognise(_unwrap(loaded))
@@ -108,7 +109,7 @@ def _for_inference(model: Denoiser) -> Denoiser:
     return fold_batchnorm(model) if isinstance(model, DnCNN) else model.eval()
 
 
-def _load_pickle(path: Path) -> object:
+def load_plain_data(path: Path) -> object:
     """What a PyTorch file holds, plain data only; CheckpointError for everything else."""
     try:
         with warnings.catch_warnings():
@@ -116,8 +117,8 @@ def _load_pickle(path: Path) -> object:
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         # torch's message explains at length how to switch the protection off: not here.
-        found = str(error).split("WeightsUnpickler error:")[-1].strip().splitlines()
-        detail = f" ({found[0].split('. ')[0]})" if found else ""
+        found = re.search(r"GLOBAL ([\w.]+)", str(error))
+        detail = f" (it asks for {found[1]})" if found else ""
         raise CheckpointError(
             f"not a checkpoint of plain tensors; nothing in it was executed{detail}"
         ) from None

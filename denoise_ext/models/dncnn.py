@@ -65,6 +65,7 @@ class DnCNN(Denoiser):
 
     @property
     def config(self) -> dict[str, Any]:
+        """What rebuilds this network."""
         return {
             "family": self.family,
             "channels": self.in_channels,
@@ -76,6 +77,7 @@ class DnCNN(Denoiser):
         }
 
     def denoise(self, x: Tensor, noise_map: Tensor | None) -> Tensor:
+        """See :meth:`Denoiser.denoise`."""
         features = x
         if noise_map is not None:
             n, _, h, w = x.shape

@@ -6,6 +6,7 @@ IEEE TIP 2018.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -46,14 +47,14 @@ class FFDNet(Denoiser):
         sub = channels * self.stride**2  # channels after the pixel-unshuffle
         widths = [sub + 1] + [width] * (depth - 1)
         layers: list[nn.Module] = [
-            Conv2d(a, b, 3, padding=1, activation="relu")
-            for a, b in zip(widths, widths[1:], strict=False)
+            Conv2d(a, b, 3, padding=1, activation="relu") for a, b in pairwise(widths)
         ]
         layers.append(Conv2d(width, sub, 3, padding=1))
         self.body = nn.Sequential(*layers)
 
     @property
     def config(self) -> dict[str, Any]:
+        """What rebuilds this network."""
         return {
             "family": self.family,
             "channels": self.in_channels,
@@ -63,6 +64,7 @@ class FFDNet(Denoiser):
         }
 
     def denoise(self, x: Tensor, noise_map: Tensor | None) -> Tensor:
+        """See :meth:`Denoiser.denoise`."""
         assert noise_map is not None  # needs_sigma: the base class has checked it
         n, _, h, w = x.shape
         half = (h // 2, w // 2)

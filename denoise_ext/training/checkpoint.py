@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import io
-import pickle
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from denoise_ext.models.checkpoints import TRAINING_FORMAT, write_atomically
+from denoise_ext.models import CheckpointError
+from denoise_ext.models.checkpoints import TRAINING_FORMAT, load_plain_data, write_atomically
 
 # Keys of the configuration that do not change the weights a run ends with.
 _FREE = {"run.out", "run.checkpoint_every", "run.log_every", "validation.every",
@@ -49,10 +49,9 @@ def load_state(path: Path) -> dict[str, Any]:
         ValueError: not such a file.
     """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{path}: not a training checkpoint ({first_line})") from None
+        state = load_plain_data(path)
+    except CheckpointError as error:
+        raise ValueError(f"{path}: {error}") from None
     if not isinstance(state, dict) or state.get("format") != TRAINING_FORMAT:
         raise ValueError(f"{path}: not a training checkpoint of this version")
     return state

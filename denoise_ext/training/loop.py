@@ -58,13 +58,14 @@ class _Trainer:
             self.dir = RunDir(config.run.out)
             self.model = self._build_model()
             self.sampler, self.held_out = self._load_data()
+            self.optimiser = self._build_optimiser()
+            self._resume()
         except ValueError as error:
             raise ConfigError(str(error)) from None
-        self.optimiser = self._build_optimiser()
         self.columns = ["step", "loss", "learning_rate", "gradient_norm", "seconds"]
         self.columns += [f"psnr_{sigma:g}" for sigma in config.validation.sigmas]
         self.last_psnr: dict[float, float] = {}
-        self._resume()
+        self.dir.trim_log(self.columns, self.step)
 
     # ---- set-up
 
@@ -123,7 +124,7 @@ class _Trainer:
             state = load_state(self.dir.checkpoint)
             different = config_differences(state["config"], self.resolved)
             if different:
-                raise ConfigError(
+                raise ValueError(
                     f"{self.dir.path} holds a run of another configuration; give another run.out "
                     "or remove it\n" + "\n".join(different)
                 )
@@ -133,7 +134,6 @@ class _Trainer:
             self.step = state["step"]
         else:
             self.dir.write_config(self.resolved)
-        self.dir.trim_log(self.columns, self.step)
 
     # ---- the loop
 

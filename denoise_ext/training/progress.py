@@ -47,6 +47,7 @@ class Progress:
             self.bar.stop()
 
     def advance(self, step: int) -> None:
+        """Show that ``step`` steps are done."""
         if self.bar is not None:
             self.bar.update(self.task, completed=step)
 

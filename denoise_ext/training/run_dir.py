@@ -58,6 +58,7 @@ class RunDir:
         write_atomically(self.log, text.getvalue().encode())
 
     def append_log(self, columns: list[str], row: dict[str, Any]) -> None:
+        """Add a row; loss and gradient norm in it are those of that step's batch."""
         with open(self.log, "a", newline="") as file:
             csv.DictWriter(file, columns, restval="").writerow(row)
 

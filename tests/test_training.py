@@ -1,0 +1,437 @@
+"""Training: configuration, data, schedule, the loop, exact continuation."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from shared_data import needs
+
+import denoise_ext
+from denoise_ext.cli.train import main
+from denoise_ext.data import ImageCache, PatchSampler, list_image_files
+from denoise_ext.data.dataset import dihedral
+from denoise_ext.models import load_checkpoint, read_metadata
+from denoise_ext.training import ConfigError, load_config, train
+from denoise_ext.training.checkpoint import load_state
+from denoise_ext.training.schedule import learning_rate
+from denoise_ext.training.validate import split_held_out
+
+RECIPES = Path(__file__).resolve().parents[1] / "recipes"
+
+CONFIG = """
+[data]
+train = "images"
+crop = 16
+
+[noise]
+sigma_min = 25.0
+sigma_max = 25.0
+
+[model]
+name = "ffdnet_gray_small"
+options = {{ width = 24, depth = 3 }}
+
+[optimiser]
+beta2 = 0.95
+clip_norm = 0.05
+
+[schedule]
+peak = 5e-3
+warmup_steps = 5
+
+[loss]
+weight_decay = 1e-6
+
+[validation]
+images = 2
+crop = 32
+sigmas = [25.0]
+every = 50
+
+[run]
+out = "run"
+steps = {steps}
+batch_size = 4
+seed = 3
+layers = "torch"
+threads = 1
+checkpoint_every = 7
+log_every = 10
+"""
+
+
+@pytest.fixture
+def workplace(tmp_path, monkeypatch):
+    """A working directory with eight gray images and ``config.toml`` (120 steps)."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DENOISE_EXT_DATA", raising=False)
+    (tmp_path / "images").mkdir()
+    y, x = np.mgrid[0:48, 0:40]
+    for i in range(8):
+        pattern = 127 + 80 * np.sin(x / (6 + i) + i) * np.cos(y / (14 - i))
+        Image.fromarray(pattern.astype(np.uint8)).save(tmp_path / "images" / f"{i}.png")
+    (tmp_path / "config.toml").write_text(CONFIG.format(steps=120))
+    threads = torch.get_num_threads()
+    yield tmp_path
+    torch.set_num_threads(threads)
+
+
+def read_log(run: str) -> list[dict[str, str]]:
+    with open(Path(run) / "log.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+# ---- configuration
+
+
+@pytest.mark.parametrize("recipe", sorted(RECIPES.glob("*.toml")), ids=lambda path: path.stem)
+def test_recipes_are_valid(recipe):
+    config = load_config(recipe)
+    assert config.model.name == recipe.stem
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("run.step=5", "run.step: unknown key; allowed here: out, steps, batch_size"),
+        ("runn.steps=5", "runn: unknown key; allowed here: data, noise, model"),
+        ("run.steps=0", "run.steps: got 0; input should be greater than or equal to 1"),
+        ("run.steps=many", "run.steps: got 'many'; input should be a valid integer"),
+        ("run.steps=2.5", "run.steps: got 2.5; input should be a valid integer"),
+        ("run.precision=fp8", "run.precision: got 'fp8'; input should be 'fp32' or 'bf16'"),
+        ("run.layers=jax", "run.layers: got 'jax'; input should be 'denoise_ext' or 'torch'"),
+        ("data.channels=2", "data.channels: got 2; input should be 1 or 3"),
+        ("noise.sigma_max=-1", "noise.sigma_max: got -1"),
+        ("noise.sigma_max=nan", "noise.sigma_max: got nan; input should be a finite number"),
+        ("noise.sigma_max=5", "noise: sigma_max must be >= sigma_min (25)"),
+        ("optimiser.beta2=1", "optimiser.beta2: got 1"),
+        ("schedule.warmup_steps=500", "schedule.warmup_steps must be below run.steps (120)"),
+        ("validation.sigmas=[-1.0]", "validation.sigmas.0: got -1.0"),
+        ("steps=5", "--set must be section.key=value, got 'steps=5'"),
+        ("run.steps", "--set must be section.key=value, got 'run.steps'"),
+    ],
+)
+def test_configuration_errors_name_the_key(workplace, override, message):
+    with pytest.raises(ConfigError) as caught:
+        load_config("config.toml", [override])
+    assert message in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_every_mistake_has_its_line(workplace):
+    with pytest.raises(ConfigError) as caught:
+        load_config("config.toml", ["run.steps=0", "data.crop=-3", "model.nam=x"])
+    assert len(str(caught.value).splitlines()) == 3
+
+
+def test_required_key(workplace):
+    Path("config.toml").write_text('[data]\ntrain = "images"\n[model]\nname = "dncnn_gray"\n')
+    with pytest.raises(ConfigError, match=r"config\.toml: run: required, but not given"):
+        load_config("config.toml")
+
+
+def test_unreadable_configurations(tmp_path):
+    with pytest.raises(ConfigError, match="No such file"):
+        load_config(tmp_path / "absent.toml")
+    bad = tmp_path / "bad.toml"
+    bad.write_text("[run\n")
+    with pytest.raises(ConfigError, match=r"bad\.toml: not valid TOML"):
+        load_config(bad)
+    bad.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match=r"bad\.toml: not valid TOML"):
+        load_config(bad)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("model.name=ffdnet_grey", "unknown model 'ffdnet_grey'"),
+        ("model.options.colour=1", "colour"),
+        ("data.channels=3", "data.channels is 3, but model.name 'ffdnet_gray_small' has 1"),
+        ("data.crop=15", "data.crop must be a multiple of 2"),
+        ("data.crop=42", "smaller than the crop 42"),
+        ("data.train=absent", "absent: no such folder or list file"),
+        ("validation.images=8", "validation.images must be below the number of images (8)"),
+        ("run.out=config.toml", "run.out: cannot write config.toml"),
+    ],
+)
+def test_what_does_not_fit_is_one_line_at_the_command(workplace, capsys, override, message):
+    assert main(["config.toml", "--set", override]) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.splitlines()) == 1
+    assert "Traceback" not in error
+
+
+# ---- data
+
+
+def test_list_file(workplace):
+    Path("some.txt").write_text("# two of them\nimages/1.png\n\nimages/0.png\n")
+    assert [path.name for path in list_image_files("some.txt")] == ["1.png", "0.png"]
+    assert len(list_image_files("images")) == 8
+    Path("none.txt").write_text("\n")
+    with pytest.raises(ValueError, match="names no image"):
+        list_image_files("none.txt")
+    with pytest.raises(ValueError, match="not a list file"):
+        list_image_files("images/0.png")
+
+
+def test_gray_is_the_luma_of_pillow(tmp_path):
+    rgb = np.random.default_rng(0).integers(0, 256, (6, 7, 3), dtype=np.uint8)
+    Image.fromarray(rgb).save(tmp_path / "a.png")
+    (gray,) = ImageCache([tmp_path / "a.png"], 1)
+    luma = rgb @ np.array([0.299, 0.587, 0.114])
+    assert gray.shape == (6, 7, 1)
+    assert np.abs(gray[..., 0] - luma).max() <= 0.5 + 1e-2  # rounded, in Pillow's fixed point
+    (colour,) = ImageCache([tmp_path / "a.png"], 3)
+    assert np.array_equal(colour, rgb)
+
+
+def test_dihedral_gives_the_eight_symmetries():
+    tile = np.arange(9).reshape(3, 3, 1)
+    seen = {dihedral(tile, turn).tobytes() for turn in range(8)}
+    assert len(seen) == 8
+    assert np.array_equal(dihedral(tile, 0), tile)
+
+
+def test_crops_come_from_the_images_and_depend_on_seed_and_step_alone():
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 256, (20 + i, 30, 3), dtype=np.uint8) for i in range(3)]
+    sampler = PatchSampler(images, crop=8, batch_size=5, seed=1, augment=False)
+    batch = sampler.batch(11)
+    assert batch.shape == (5, 3, 8, 8)
+    assert batch.is_contiguous(memory_format=torch.channels_last)
+    views = [np.lib.stride_tricks.sliding_window_view(i, (8, 8, 3)).reshape(-1, 8, 8, 3)
+             for i in images]  # fmt: skip
+    for patch in batch:
+        pixels = np.round(patch.permute(1, 2, 0).numpy() * 255)
+        assert any((view == pixels).all(axis=(1, 2, 3)).any() for view in views)
+    assert torch.equal(batch, PatchSampler(images, 8, 5, 1, False).batch(11))
+    assert not torch.equal(batch, sampler.batch(12))
+    assert not torch.equal(batch, PatchSampler(images, 8, 5, 2, False).batch(11))
+
+
+def test_crops_reach_every_corner():
+    image = np.arange(16, dtype=np.uint8).reshape(4, 4, 1)
+    sampler = PatchSampler([image], crop=3, batch_size=64, seed=0, augment=False)
+    corners = {round(patch[0, 0, 0].item() * 255) for patch in sampler.batch(0)}
+    assert corners == {0, 1, 4, 5}
+
+
+def test_held_out_images():
+    train_on, held_out = split_held_out(100, 4)
+    assert held_out == [12, 37, 62, 87]
+    assert sorted(train_on + held_out) == list(range(100))
+    assert split_held_out(3, 0) == ([0, 1, 2], [])
+    assert split_held_out(9, 8)[0]
+
+
+@pytest.mark.parametrize("recipe", sorted(RECIPES.glob("*.toml")), ids=lambda path: path.stem)
+def test_recipes_do_not_train_on_the_test_images(recipe):
+    source = needs(load_config(recipe).data.train)
+    excluded = needs("train/EXCLUDE_BSD68.txt").read_text().split()
+    trained = {path.name for path in list_image_files(source)}
+    assert len(excluded) == 68
+    assert not trained & {Path(line).name for line in excluded}
+
+
+# ---- schedule
+
+
+def test_learning_rate():
+    options = {"steps": 110, "peak": 1.0, "final": 0.1, "warmup_steps": 10}
+    rates = [learning_rate(step, **options) for step in range(110)]
+    assert rates[:3] == pytest.approx([0.1, 0.2, 0.3])
+    assert rates[9] == rates[10] == pytest.approx(1.0)
+    assert rates[-1] == pytest.approx(0.1)
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert learning_rate(0, steps=1, peak=1.0, final=0.1, warmup_steps=0) == 1.0
+
+
+# ---- the loop
+
+
+def test_training_removes_noise(workplace, capsys):
+    assert main(["config.toml", "--set", "run.steps=250"]) == 0
+    out, err = capsys.readouterr()
+    assert "run/model.safetensors: 250 steps, PSNR" in out
+    assert "step 250/250" in err
+    rows = read_log("run")
+    assert [int(row["step"]) for row in rows] == list(range(10, 251, 10))
+    noisy = 10 * np.log10(255**2 / 25**2)  # 20.17 dB
+    assert float(rows[-1]["psnr_25"]) > noisy + 3
+    assert rows[4]["psnr_25"]
+    assert not rows[0]["psnr_25"]
+
+
+def test_the_result_can_be_loaded(workplace):
+    result = train(load_config("config.toml"))
+    model = load_checkpoint(result.model_path)
+    state = load_state(Path("run/checkpoint.pt"))
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, state["model"][key].half().float())
+    facts = read_metadata(result.model_path)["training"]
+    assert facts["steps"] == 120
+    assert facts["config"] == json.loads(Path("run/config.json").read_text())
+    assert facts["validation_psnr"] == {"25": result.validation_psnr[25.0]}
+    # an unfinished run can be tried out, too
+    assert load_checkpoint("run/checkpoint.pt").config == model.config
+
+
+def test_own_layers_train(workplace):
+    config = load_config("config.toml", ["run.layers=denoise_ext", "run.steps=100"])
+    train(config)
+    rows = read_log("run")
+    assert float(rows[-1]["loss"]) < 0.4 * (25 / 255) ** 2  # the loss of doing nothing
+
+
+def test_bf16_trains(workplace):
+    train(load_config("config.toml", ["run.precision=bf16", "run.steps=100"]))
+    state = load_state(Path("run/checkpoint.pt"))
+    assert {value.dtype for value in state["model"].values()} == {torch.float32}
+    rows = read_log("run")
+    assert float(rows[-1]["loss"]) < 0.4 * (25 / 255) ** 2
+
+
+def test_batchnorm_model_trains_and_is_folded(workplace):
+    overrides = ["model.name=dncnn_gray", "model.options.batch_norm=true", "run.steps=100"]
+    result = train(load_config("config.toml", overrides))
+    assert load_checkpoint(result.model_path).config["batch_norm"] is False
+
+
+def test_weight_decay_is_the_l2_term_of_the_loss(workplace):
+    """Without data to fit, Adam's first step follows the sign of the gradient of the L2 term."""
+    from denoise_ext.training.loop import _Trainer
+
+    trainer = _Trainer(load_config("config.toml", ["loss.weight_decay=0.5"]))
+    decayed, free = trainer.optimiser.param_groups
+    assert decayed["weight_decay"] == 0.5
+    assert free["weight_decay"] == 0.0
+    assert {p.dim() for p in decayed["params"]} == {4}
+    assert {p.dim() for p in free["params"]} == {1}
+    for parameter in trainer.model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    before = [p.detach().clone() for p in decayed["params"] + free["params"]]
+    trainer.optimiser.step()
+    rate = trainer.config.schedule.peak
+    weights = len(decayed["params"])
+    for old, new in zip(before[:weights], decayed["params"], strict=True):
+        moved = old.abs() > 1e-4  # far above Adam's eps
+        expected = old - rate * old.sign()
+        torch.testing.assert_close(new[moved], expected[moved], rtol=0, atol=1e-5)
+    for old, new in zip(before[weights:], free["params"], strict=True):
+        assert torch.equal(old, new)
+
+
+# ---- continuing
+
+
+def start(*overrides: str) -> subprocess.Popen:
+    """``denoise-ext train`` as a process of its own."""
+    command = [sys.executable, "-m", "denoise_ext.cli.train", "config.toml"]
+    for override in overrides:
+        command += ["--set", override]
+    source = str(Path(denoise_ext.__file__).resolve().parents[1])
+    environment = {**os.environ, "PYTHONPATH": source, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+
+
+def wait_for(path: Path, process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 120
+    while not path.exists():
+        assert process.poll() is None, process.stderr.read().decode()
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def test_a_killed_run_continues_to_the_same_weights(workplace):
+    steps = "run.steps=600"
+    process = start(steps, "run.out=killed")
+    wait_for(Path("killed/checkpoint.pt"), process)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    step = load_state(Path("killed/checkpoint.pt"))["step"]
+    assert 0 < step < 600
+    assert not Path("killed/model.safetensors").exists()
+
+    for out in ("killed", "straight"):
+        process = start(steps, f"run.out={out}")
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors.decode()
+
+    states = [load_state(Path(out) / "checkpoint.pt") for out in ("killed", "straight")]
+    assert states[0]["step"] == states[1]["step"] == 600
+    assert_same(states[0]["model"], states[1]["model"])
+    assert_same(states[0]["optimiser"]["state"], states[1]["optimiser"]["state"])
+    tensors = [load_checkpoint(f"{out}/model.safetensors") for out in ("killed", "straight")]
+    assert_same(tensors[0].state_dict(), tensors[1].state_dict())
+    logs = [read_log(out) for out in ("killed", "straight")]
+    for rows in logs:
+        for row in rows:
+            del row["seconds"]
+    assert logs[0] == logs[1]
+
+
+def assert_same(a: dict, b: dict) -> None:
+    """Equal to the last bit, through nested dicts."""
+    assert a.keys() == b.keys()
+    for key, value in a.items():
+        if isinstance(value, dict):
+            assert_same(value, b[key])
+        else:
+            assert torch.equal(torch.as_tensor(value), torch.as_tensor(b[key])), key
+
+
+def test_a_finished_run_stays_as_it_is(workplace):
+    first = train(load_config("config.toml"))
+    before = first.model_path.read_bytes()
+    again = train(load_config("config.toml"))
+    assert again.steps == 120
+    assert again.validation_psnr == first.validation_psnr
+    assert load_checkpoint(again.model_path).config
+    a, b = Path("before.safetensors"), again.model_path
+    a.write_bytes(before)
+    assert_same(load_checkpoint(a).state_dict(), load_checkpoint(b).state_dict())
+
+
+def test_another_configuration_is_refused(workplace, capsys):
+    train(load_config("config.toml", ["run.steps=20"]))
+    assert main(["config.toml", "--set", "run.steps=20", "--set", "schedule.peak=0.1"]) == 1
+    error = capsys.readouterr().err
+    assert "run holds a run of another configuration" in error
+    assert "schedule.peak: was 0.005, is 0.1" in error
+    # what does not change the weights may change
+    assert main(["config.toml", "--set", "run.steps=20", "--set", "run.log_every=5"]) == 0
+
+
+def test_a_damaged_checkpoint_is_an_error(workplace, capsys):
+    Path("run").mkdir()
+    Path("run/checkpoint.pt").write_bytes(b"damaged")
+    assert main(["config.toml"]) == 1
+    error = capsys.readouterr().err
+    assert "run/checkpoint.pt: not a" in error
+    assert "Traceback" not in error
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(workplace, capsys):
+    overrides = ["schedule.peak=1e30", "schedule.warmup_steps=0", "optimiser.clip_norm=0"]
+    command = ["config.toml"]
+    for override in overrides:
+        command += ["--set", override]
+    assert main(command) == 1
+    assert "the loss is nan at step" in capsys.readouterr().err
+    assert not Path("run/model.safetensors").exists()
