@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import copy
-import os
-import pickle
-from collections import OrderedDict
 
 import pytest
 import torch
+from networks import keys_under, published_chain, randomise
 from safetensors.torch import save_file
 from shared_data import image_folder, needs
 from torch import Tensor, nn
@@ -17,7 +15,6 @@ from denoise_ext.data import add_gaussian_noise
 from denoise_ext.io import read_image
 from denoise_ext.metrics import psnr
 from denoise_ext.models import (
-    CheckpointError,
     create_model,
     fold_batchnorm,
     load_checkpoint,
@@ -30,42 +27,6 @@ from denoise_ext.nn import to_torch
 
 def image(channels: int = 1, n: int = 1) -> Tensor:
     return torch.rand(n, channels, 9, 12, generator=torch.Generator().manual_seed(1))
-
-
-def randomise(module: nn.Module) -> nn.Module:
-    """Weights and running statistics far from their defaults; eval mode."""
-    generator = torch.Generator().manual_seed(2)
-    for layer in module.modules():
-        if isinstance(layer, nn.BatchNorm2d):
-            for tensor, low, high in (
-                (layer.weight, 0.5, 1.5), (layer.bias, -0.3, 0.3),
-                (layer.running_mean, -0.3, 0.3), (layer.running_var, 0.2, 2.0),
-            ):  # fmt: skip
-                tensor.data.uniform_(low, high, generator=generator)
-        elif isinstance(layer, nn.Conv2d):
-            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu", generator=generator)
-            if layer.bias is not None:
-                layer.bias.data.uniform_(-0.1, 0.1, generator=generator)
-    return module.eval()
-
-
-def published_chain(
-    inputs: int, outputs: int, depth: int = 5, width: int = 6, *,
-    norm: bool = False, first_bias: bool = True, bias: bool = True, eps: float = 1e-4,
-) -> nn.Sequential:  # fmt: skip
-    """The plain Sequential that published denoisers keep their layers in."""
-    layers: list[nn.Module] = [nn.Conv2d(inputs, width, 3, padding=1, bias=first_bias), nn.ReLU()]
-    for _ in range(depth - 2):
-        layers.append(nn.Conv2d(width, width, 3, padding=1, bias=bias))
-        if norm:
-            layers.append(nn.BatchNorm2d(width, eps=eps))
-        layers.append(nn.ReLU())
-    layers.append(nn.Conv2d(width, outputs, 3, padding=1, bias=bias))
-    return randomise(nn.Sequential(*layers))
-
-
-def keys_under(prefix: str, module: nn.Module) -> OrderedDict[str, Tensor]:
-    return OrderedDict((f"{prefix}.{key}", v) for key, v in module.state_dict().items())
 
 
 def output(model: nn.Module, x: Tensor, sigma: float | None = None) -> Tensor:
@@ -248,115 +209,6 @@ def test_weights_that_half_precision_cannot_hold(tmp_path):
     with pytest.raises(ValueError, match=r"body\.0\.bias.*not finite"):
         save_model(model, tmp_path / "net.safetensors")
     assert not list(tmp_path.iterdir())
-
-
-# ---- bad files
-
-
-class _Bomb:
-    """Unpickling this without protection makes a folder."""
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-
-    def __reduce__(self):
-        return os.mkdir, (self.path,)
-
-
-@pytest.mark.parametrize("legacy", [False, True])
-def test_a_pickle_bomb_is_not_executed(tmp_path, legacy):
-    proof = tmp_path / "executed"
-    path = tmp_path / "bomb.pth"
-    if legacy:
-        path.write_bytes(pickle.dumps({"model.0.weight": _Bomb(str(proof))}))
-    else:
-        torch.save({"model.0.weight": _Bomb(str(proof))}, path)
-    with pytest.raises(CheckpointError, match=r"bomb\.pth: not a.*nothing in it was executed") as e:
-        load_checkpoint(path)
-    assert not proof.exists()
-    assert "weights_only" not in str(e.value)
-
-
-def bad_files() -> dict[str, tuple[str, object, str]]:
-    """id -> (file name, content: bytes or an object to torch.save, part of the message)."""
-    chain = keys_under("model", published_chain(1, 1))
-    nan = OrderedDict(chain, **{"model.2.weight": torch.full((6, 6, 3, 3), float("nan"))})
-    hole = OrderedDict((k, v) for k, v in chain.items() if not k.startswith("model.2."))
-    norm = keys_under("model", published_chain(1, 1, norm=True))
-    del norm["model.3.running_var"]
-    return {
-        "empty": ("net.pth", b"", "empty"),
-        "text": ("net.pth", b"hello world\n", "not a"),
-        "empty safetensors": ("net.safetensors", b"", "empty"),
-        "text safetensors": ("net.safetensors", b"hello world\n", "not a readable safetensors"),
-        "not a dict": ("net.pth", [torch.zeros(1)], "holds no state_dict"),
-        "nothing": ("net.pth", {}, "holds no state_dict"),
-        "numbers": ("net.pth", {"a": 1}, "not tensors: a"),
-        "unknown keys": (
-            "net.pth", {"encoder.0.weight": torch.zeros(1)},
-            "unknown keys: encoder.0.weight\nrecognised layouts",
-        ),
-        "one unknown key": ("net.pth", {**chain, "x": torch.zeros(1)}, "unknown keys: x"),
-        "two prefixes": ("net.pth", {**chain, "dncnn.0.bias": torch.zeros(6)}, "unknown keys"),
-        "missing layer": ("net.pth", hole, "model.4.weight of shape (6, 6, 3, 3) is not expected"),
-        "missing statistics": ("net.pth", norm, "model.3: not a batch normalisation"),
-        "not finite": ("net.pth", nan, "is not finite"),
-        "5x5": ("net.pth", {"model.0.weight": torch.zeros(4, 1, 5, 5),
-                            "model.2.weight": torch.zeros(1, 4, 5, 5)}, "3x3"),
-        "two channels": ("net.pth", keys_under("model", published_chain(2, 2)), "2 input"),
-        "IRCNN": ("net.pth", keys_under("model", published_chain(1, 1, 7)), "IRCNN"),
-    }  # fmt: skip
-
-
-@pytest.mark.parametrize("case", bad_files())
-def test_bad_file(tmp_path, case):
-    name, content, message = bad_files()[case]
-    path = tmp_path / name
-    if isinstance(content, bytes):
-        path.write_bytes(content)
-    else:
-        torch.save(content, path)
-    with pytest.raises(CheckpointError) as caught:
-        load_checkpoint(path)
-    assert message in str(caught.value)
-    assert str(caught.value).startswith(f"{path}: ")
-
-
-@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-@pytest.mark.parametrize("keep", [0.02, 0.5, 0.98])
-def test_truncated_file(tmp_path, suffix, keep):
-    path = tmp_path / f"net{suffix}"
-    model = create_model("ffdnet_gray", width=5, depth=3)
-    if suffix == ".pth":
-        torch.save(keys_under("model", published_chain(1, 1)), path)
-    else:
-        save_model(model, path)
-    data = path.read_bytes()
-    path.write_bytes(data[: int(len(data) * keep)])
-    with pytest.raises(CheckpointError, match=f"net{suffix}: "):
-        load_checkpoint(path)
-
-
-def test_missing_file_and_folder(tmp_path):
-    for path in (tmp_path / "absent.pth", tmp_path):
-        with pytest.raises(CheckpointError, match="no such file"):
-            load_checkpoint(path)
-
-
-def test_wrong_metadata(tmp_path):
-    path = tmp_path / "net.safetensors"
-    for config in ('{"family": "unet"}', "{", '{"family": "ffdnet", "depth": 0}', "[]"):
-        save_file(
-            {"body.0.weight": torch.zeros(1)}, path, {"format": "denoise_ext", "config": config}
-        )
-        with pytest.raises(CheckpointError, match="its metadata describes no model"):
-            load_checkpoint(path)
-    save_file(
-        {"body.0.weight": torch.zeros(1)}, path,
-        {"format": "denoise_ext", "config": '{"family": "ffdnet"}'},
-    )  # fmt: skip
-    with pytest.raises(CheckpointError, match="weights do not fit"):
-        load_checkpoint(path)
 
 
 # ---- published weights

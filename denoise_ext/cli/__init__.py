@@ -29,7 +29,7 @@ COMMANDS = {
     ),
     "train": (
         "train a model from a configuration file",
-        "denoise-ext train recipe.toml --set optim.steps=1000",
+        "denoise-ext train recipe.toml --set run.steps=1000",
     ),
     "models": ("list the models and their trained weights", "denoise-ext models --trained"),
     "demo": ("denoise the bundled photograph and show what it does", "denoise-ext demo -o demo/"),

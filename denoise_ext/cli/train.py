@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 
+from denoise_ext.cli.common import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE
+
 SUMMARY = "train a network from a TOML configuration; continues an interrupted run"
 
 
@@ -32,11 +34,11 @@ def run(args: argparse.Namespace) -> int:
         result = train(load_config(args.config, overrides))
     except (ConfigError, FloatingPointError) as error:
         for line in str(error).splitlines():
-            print(f"denoise-ext train: error: {line}", file=sys.stderr)
-        return 1
+            print(f"denoise-ext: error: {line}", file=sys.stderr)
+        return EXIT_USAGE if isinstance(error, ConfigError) else EXIT_FAILED
     except KeyboardInterrupt:
-        print("denoise-ext train: stopped; the same command continues it", file=sys.stderr)
-        return 130
+        print("denoise-ext: stopped; the same command continues it", file=sys.stderr)
+        return EXIT_INTERRUPTED
     quality = ", ".join(f"{db:.2f} dB at {s:g}" for s, db in result.validation_psnr.items())
     print(f"{result.model_path}: {result.steps} steps" + (f", PSNR {quality}" if quality else ""))
     return 0

@@ -1,0 +1,120 @@
+"""Files that are no checkpoints: one clear error each, and nothing executed."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections import OrderedDict
+
+import pytest
+import torch
+from networks import keys_under, published_chain
+from safetensors.torch import save_file
+
+from denoise_ext.models import CheckpointError, create_model, load_checkpoint, save_model
+
+
+class _Bomb:
+    """Unpickling this without protection makes a folder."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_pickle_bomb_is_not_executed(tmp_path, legacy):
+    proof = tmp_path / "executed"
+    path = tmp_path / "bomb.pth"
+    if legacy:
+        path.write_bytes(pickle.dumps({"model.0.weight": _Bomb(str(proof))}))
+    else:
+        torch.save({"model.0.weight": _Bomb(str(proof))}, path)
+    with pytest.raises(CheckpointError, match=r"bomb\.pth: not a.*nothing in it was executed") as e:
+        load_checkpoint(path)
+    assert not proof.exists()
+    assert "weights_only" not in str(e.value)
+
+
+def bad_files() -> dict[str, tuple[str, object, str]]:
+    """id -> (file name, content: bytes or an object to torch.save, part of the message)."""
+    chain = keys_under("model", published_chain(1, 1))
+    nan = OrderedDict(chain, **{"model.2.weight": torch.full((6, 6, 3, 3), float("nan"))})
+    hole = OrderedDict((k, v) for k, v in chain.items() if not k.startswith("model.2."))
+    norm = keys_under("model", published_chain(1, 1, norm=True))
+    del norm["model.3.running_var"]
+    return {
+        "empty": ("net.pth", b"", "empty"),
+        "text": ("net.pth", b"hello world\n", "not a"),
+        "empty safetensors": ("net.safetensors", b"", "empty"),
+        "text safetensors": ("net.safetensors", b"hello world\n", "not a readable safetensors"),
+        "not a dict": ("net.pth", [torch.zeros(1)], "holds no state_dict"),
+        "nothing": ("net.pth", {}, "holds no state_dict"),
+        "numbers": ("net.pth", {"a": 1}, "not tensors: a"),
+        "unknown keys": (
+            "net.pth", {"encoder.0.weight": torch.zeros(1)},
+            "unknown keys: encoder.0.weight\nrecognised layouts",
+        ),
+        "one unknown key": ("net.pth", {**chain, "x": torch.zeros(1)}, "unknown keys: x"),
+        "two prefixes": ("net.pth", {**chain, "dncnn.0.bias": torch.zeros(6)}, "unknown keys"),
+        "missing layer": ("net.pth", hole, "model.4.weight of shape (6, 6, 3, 3) is not expected"),
+        "missing statistics": ("net.pth", norm, "model.3: not a batch normalisation"),
+        "not finite": ("net.pth", nan, "is not finite"),
+        "5x5": ("net.pth", {"model.0.weight": torch.zeros(4, 1, 5, 5),
+                            "model.2.weight": torch.zeros(1, 4, 5, 5)}, "3x3"),
+        "two channels": ("net.pth", keys_under("model", published_chain(2, 2)), "2 input"),
+        "IRCNN": ("net.pth", keys_under("model", published_chain(1, 1, 7)), "IRCNN"),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("case", bad_files())
+def test_bad_file(tmp_path, case):
+    name, content, message = bad_files()[case]
+    path = tmp_path / name
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        torch.save(content, path)
+    with pytest.raises(CheckpointError) as caught:
+        load_checkpoint(path)
+    assert message in str(caught.value)
+    assert str(caught.value).startswith(f"{path}: ")
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.parametrize("keep", [0.02, 0.5, 0.98])
+def test_truncated_file(tmp_path, suffix, keep):
+    path = tmp_path / f"net{suffix}"
+    model = create_model("ffdnet_gray", width=5, depth=3)
+    if suffix == ".pth":
+        torch.save(keys_under("model", published_chain(1, 1)), path)
+    else:
+        save_model(model, path)
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * keep)])
+    with pytest.raises(CheckpointError, match=f"net{suffix}: "):
+        load_checkpoint(path)
+
+
+def test_missing_file_and_folder(tmp_path):
+    for path in (tmp_path / "absent.pth", tmp_path):
+        with pytest.raises(CheckpointError, match="no such file"):
+            load_checkpoint(path)
+
+
+def test_wrong_metadata(tmp_path):
+    path = tmp_path / "net.safetensors"
+    for config in ('{"family": "unet"}', "{", '{"family": "ffdnet", "depth": 0}', "[]"):
+        save_file(
+            {"body.0.weight": torch.zeros(1)}, path, {"format": "denoise_ext", "config": config}
+        )
+        with pytest.raises(CheckpointError, match="its metadata describes no model"):
+            load_checkpoint(path)
+    save_file(
+        {"body.0.weight": torch.zeros(1)}, path,
+        {"format": "denoise_ext", "config": '{"family": "ffdnet"}'},
+    )  # fmt: skip
+    with pytest.raises(CheckpointError, match="weights do not fit"):
+        load_checkpoint(path)
