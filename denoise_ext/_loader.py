@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from types import ModuleType
 
-import torch  # noqa: F401  (its shared libraries must be loaded before ours)
+import torch  # its shared libraries must be loaded before ours
 
 _MINIMUM_TORCH = (2, 11)
 
