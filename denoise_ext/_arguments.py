@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -90,9 +91,10 @@ def odd_kernel_size(kernel_size: int | Sequence[int]) -> tuple[int, int]:
 
 
 def _positive(value: float, name: str) -> float:
-    if isinstance(value, bool) or not hasattr(value, "__float__"):
-        raise TypeError(f"{name} must be a number, got {value!r}")
-    value = float(value)
+    if not isinstance(value, (int, float)):
+        if not isinstance(value, np.number):
+            raise TypeError(f"{name} must be a number, got {value!r}")
+        value = float(value)
     if not 0.0 < value < math.inf:  # false for NaN too
         raise ValueError(f"{name} must be finite and > 0, got {value}")
     return value
@@ -119,6 +121,16 @@ def positive_sigma(value: Sigma, name: str, length: int) -> float | tuple[float,
         return _positive(value[0], name), _positive(value[1], name)
     value = _positive(value, name)
     return value, value
+
+
+def check_sigma_values(sigma: Tensor, name: str) -> None:
+    """Check the values of a sigma tensor, except where a traced or meta tensor has none."""
+    if torch.compiler.is_compiling() or sigma.is_meta:
+        return
+    if not bool((sigma > 0).all() & sigma.isfinite().all()):
+        raise ValueError(
+            f"{name} must be finite and > 0 everywhere, got {sigma.detach().flatten().tolist()}"
+        )
 
 
 def sigma_tensor(value: Sigma, name: str, length: int, input: Tensor) -> Tensor:

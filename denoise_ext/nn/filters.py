@@ -10,6 +10,7 @@ from denoise_ext._arguments import (
     Sigma,
     check_border,
     check_color_distance,
+    check_sigma_values,
     check_window,
     odd_kernel_size,
     positive_sigma,
@@ -32,6 +33,8 @@ class _SigmaModule(nn.Module):
         """Store ``value`` under ``name``: one number per image (length 1) or a pair (length 2)."""
         value = positive_sigma(value, name, length)
         tensor = value if isinstance(value, Tensor) else None
+        if tensor is not None:
+            check_sigma_values(tensor, name)
         if trainable:
             if tensor is None:  # (1, 2) for a pair, (1,) for a single sigma
                 tensor = torch.tensor([value] if length == 2 else value).reshape(

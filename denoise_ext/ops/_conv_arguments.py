@@ -51,6 +51,8 @@ def check_conv(
     if not isinstance(groups, int) or groups < 1:
         raise ValueError(f"groups must be an int >= 1, got {groups!r}")
     w0, w1, kh, kw = weight.shape
+    if w0 == 0 or w1 == 0 or kh == 0 or kw == 0:
+        raise ValueError(f"weight must not be empty, got shape {tuple(weight.shape)}")
     if w0 % groups:
         raise ValueError(f"groups must divide weight.shape[0] ({w0}), got {groups}")
     in_channels, out_channels = (w0, w1 * groups) if transposed else (w1 * groups, w0)
@@ -59,8 +61,6 @@ def check_conv(
             f"input must have {in_channels} channels (weight: {tuple(weight.shape)}, "
             f"groups: {groups}), got {input.shape[-3]} (shape {tuple(input.shape)})"
         )
-    if w0 == 0 or w1 == 0 or kh == 0 or kw == 0:
-        raise ValueError(f"weight must not be empty, got shape {tuple(weight.shape)}")
     if input.shape[-2] == 0 or input.shape[-1] == 0:
         raise ValueError(f"input must have at least 1x1 pixels, got shape {tuple(input.shape)}")
     if bias is not None:

@@ -15,6 +15,7 @@ from denoise_ext._arguments import (
     check_color_distance,
     check_guidance,
     check_image,
+    check_sigma_values,
     check_window,
     odd_kernel_size,
     sigma_tensor,
@@ -75,16 +76,6 @@ def _fixed_point_weights(size: int, sigma: Tensor) -> Tensor:
     return torch.stack([*half, center, *reversed(half)], 1).long()
 
 
-def _check_sigma_values(sigma: Tensor, name: str) -> None:
-    # A traced graph cannot look at values; eager calls can.
-    if torch.compiler.is_compiling() or sigma.is_meta:
-        return
-    if not bool((sigma > 0).all() & sigma.isfinite().all()):
-        raise ValueError(
-            f"{name} must be finite and > 0 everywhere, got {sigma.detach().flatten().tolist()}"
-        )
-
-
 def _to_output(result: Tensor, dtype: torch.dtype) -> Tensor:
     if dtype == torch.uint8:
         return result.round().clamp(0, 255).to(dtype)  # half to even, as OpenCV's bilateralFilter
@@ -104,7 +95,7 @@ def gaussian_blur2d(
     if input.dim() == 3:
         return gaussian_blur2d(input.unsqueeze(0), (ky, kx), sigma, border_type).squeeze(0)
     sigma = sigma_tensor(sigma, "sigma", 2, input)  # (1 or B, 2)
-    _check_sigma_values(sigma, "sigma")
+    check_sigma_values(sigma, "sigma")
     height, width = input.shape[2:]
     if height == 0 or width == 0:
         return input.clone()
@@ -143,8 +134,8 @@ def joint_bilateral_blur(
         ).squeeze(0)  # fmt: skip
     sigma_color = sigma_tensor(sigma_color, "sigma_color", 1, input)  # (1 or B,)
     sigma_space = sigma_tensor(sigma_space, "sigma_space", 2, input)  # (1 or B, 2)
-    _check_sigma_values(sigma_color, "sigma_color")
-    _check_sigma_values(sigma_space, "sigma_space")
+    check_sigma_values(sigma_color, "sigma_color")
+    check_sigma_values(sigma_space, "sigma_space")
     height, width = input.shape[2:]
     if height == 0 or width == 0:
         return input.clone()

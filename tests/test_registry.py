@@ -1,0 +1,79 @@
+"""Nothing is forgotten: every native operator has everything an operator needs."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from cases import CASES
+from torch._library.simple_registry import singleton
+
+from denoise_ext import ops, reference
+from denoise_ext._loader import native
+
+NAMESPACE = "denoise_ext::"
+# Operators that have no gradient of their own, and why.
+NO_AUTOGRAD: dict[str, str] = {}
+
+
+def registered_names() -> list[str]:
+    native()
+    names = torch._C._dispatch_get_all_op_names()
+    return sorted(n.removeprefix(NAMESPACE) for n in names if n.startswith(NAMESPACE))
+
+
+def covered_backwards() -> set[str]:
+    return {name for case in CASES.values() for name in case.backward}
+
+
+def has_kernel(name: str, key: str) -> bool:
+    return torch._C._dispatch_has_kernel_for_dispatch_key(NAMESPACE + name, key)
+
+
+def test_every_operator_is_public_or_the_backward_of_one():
+    assert set(registered_names()) == set(CASES) | covered_backwards()
+
+
+def test_public_names_agree():
+    assert set(ops.__all__) == set(reference.__all__) == set(CASES)
+
+
+@pytest.mark.parametrize("name", sorted(set(CASES) | covered_backwards()))
+class TestOperator:
+    def test_cpu_kernel(self, name):
+        assert has_kernel(name, "CPU")
+
+    def test_fake_kernel(self, name):
+        assert singleton.find(NAMESPACE + name).fake_impl.kernel is not None
+
+    def test_autograd(self, name):
+        # Backwards have one too: it refuses second derivatives aloud.
+        assert has_kernel(name, "Autograd") or NO_AUTOGRAD.get(name)
+
+    def test_cuda_kernels_come_as_a_set(self, name):
+        """A build has all CUDA kernels or none: no operator falls behind on one device."""
+        assert has_kernel(name, "CUDA") == has_kernel("conv2d", "CUDA")
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+class TestPublicOperator:
+    def test_case_and_reference(self, case):
+        assert case.op is getattr(ops, case.name)
+        assert case.reference is getattr(reference, case.name)
+        assert case.calls
+        assert case.small_calls
+        assert case.backward
+
+    def test_signatures_agree(self, case):
+        import inspect
+
+        ours, theirs = inspect.signature(case.op), inspect.signature(case.reference)
+        assert [(p.name, p.default, p.kind) for p in ours.parameters.values()] == [
+            (p.name, p.default, p.kind) for p in theirs.parameters.values()
+        ]
+
+    def test_docstring_has_the_constraints(self, case):
+        text = case.op.__doc__
+        assert "Returns:" in text
+        if case.name != "joint_bilateral_blur":  # refers to bilateral_blur's table
+            assert "constraint" in text
+            assert "Raises:" in text
