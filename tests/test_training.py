@@ -379,5 +379,6 @@ def test_a_loss_that_is_not_finite_stops_the_run(workplace, capsys):
     for override in overrides:
         command += ["--set", override]
     assert main(command) == 1
-    assert "the loss is nan at step" in capsys.readouterr().err
+    assert "the loss is nan" in capsys.readouterr().err
+    assert not Path("run/checkpoint.pt").exists()
     assert not Path("run/model.safetensors").exists()

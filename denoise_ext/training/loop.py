@@ -142,16 +142,14 @@ class _Trainer:
         began, first = time.monotonic(), self.step
         with Progress(run.steps, self.step) as progress:
             while self.step < run.steps:
-                logged = (self.step + 1) % run.log_every == 0 or self.step + 1 == run.steps
                 loss, norm, rate = self._train_step()
                 self.step += 1
                 progress.advance(self.step)
-                if logged:
-                    if not math.isfinite(float(loss)):
-                        raise FloatingPointError(
-                            f"the loss is {float(loss)} at step {self.step}; lower schedule.peak "
-                            "or set optimiser.clip_norm"
-                        )
+                last = self.step == run.steps
+                log, save = self.step % run.log_every == 0, self.step % run.checkpoint_every == 0
+                if log or save or last:  # reading the values back costs a little: not every step
+                    self._check_finite(float(loss), float(norm))
+                if log or last:
                     row = {
                         "step": self.step,
                         "loss": f"{float(loss):.6e}",
@@ -160,9 +158,17 @@ class _Trainer:
                         "seconds": f"{time.monotonic() - began:.1f}",
                     }
                     self._validate_and_log(row, progress, first)
-                if self.step % run.checkpoint_every == 0 or self.step == run.steps:
+                if save or last:
                     self._save()
         return self._finish()
+
+    def _check_finite(self, loss: float, norm: float) -> None:
+        # Weights that are not finite make every later loss so: a broken state is never saved.
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise FloatingPointError(
+                f"the loss is {loss} and its gradient's norm {norm} at step {self.step}; lower "
+                "schedule.peak or set optimiser.clip_norm"
+            )
 
     def _train_step(self) -> tuple[Tensor, Tensor, float]:
         """One step; returns loss, gradient norm (before clipping), learning rate."""
