@@ -15,7 +15,8 @@ INSTALLED := $(VENV)/.installed
 BUILT := $(VENV)/.built
 SETTINGS := $(VENV)/.settings
 
-CPP_FILES := $(shell find csrc -name '*.h' -o -name '*.inl' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
+NATIVE_FILES := $(shell find csrc -name '*.h' -o -name '*.inl' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
+NATIVE_TESTS := $(shell find tests -name '*.h' -o -name '*.cpp' -o -name '*.cu')
 BUILD_SETTINGS := CXX=$(CXX) CXXFLAGS=$(CXXFLAGS) DENOISE_EXT_CUDA=$(DENOISE_EXT_CUDA) \
 	TORCH_CUDA_ARCH_LIST=$(TORCH_CUDA_ARCH_LIST) CUDA_HOME=$(CUDA_HOME)
 
@@ -42,12 +43,12 @@ bench: $(BUILT)  ## build, then the benchmarks (benchmarks/README.md)
 lint: $(INSTALLED)  ## check style: ruff, clang-format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/clang-format --dry-run -Werror $(CPP_FILES)
+	$(BIN)/clang-format --dry-run -Werror $(NATIVE_FILES) $(NATIVE_TESTS)
 
 format: $(INSTALLED)  ## rewrite files to that style
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i $(CPP_FILES)
+	$(BIN)/clang-format -i $(NATIVE_FILES) $(NATIVE_TESTS)
 
 # build/lib* keeps modules that have since been deleted or renamed, and they would get into the wheel.
 wheel: $(INSTALLED)  ## dist/*.whl
@@ -86,7 +87,7 @@ $(INSTALLED): constraints.txt
 	@touch $@
 
 # An editable install: Python files are used where they lie, so only native and packaging files count.
-$(BUILT): $(INSTALLED) $(SETTINGS) setup.py pyproject.toml $(CPP_FILES)
+$(BUILT): $(INSTALLED) $(SETTINGS) setup.py pyproject.toml $(NATIVE_FILES)
 	$(BIN)/python -m pip install --disable-pip-version-check --no-build-isolation --no-deps --editable .
 	@touch $@
 

@@ -249,15 +249,3 @@ def test_wrong_isa_names_the_variable_and_what_is_allowed():
     assert "DENOISE_EXT_CPU_ISA" in said
     assert "sse9" in said
     assert all(isa in said for isa in native().isa_available())
-
-
-@pytest.mark.slow
-def test_kernels_compile_for_aarch64(tmp_path):
-    compiler = "aarch64-linux-gnu-g++"
-    if shutil.which(compiler) is None:
-        pytest.skip(f"needs {compiler}")
-    flags = ["-std=c++20", "-O2", "-ffp-contract=fast", "-Wall", "-Wextra", "-Werror"]
-    sources = sorted(ROOT.glob("csrc/cpu/**/*.cpp"))
-    assert sources
-    for source in sources:
-        run(compiler, *flags, "-c", source, "-o", tmp_path / f"{source.stem}.o", cwd=ROOT)
