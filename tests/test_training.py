@@ -364,6 +364,21 @@ def test_another_configuration_is_refused(workplace, capsys):
     assert main(["config.toml", "--set", "run.steps=20", "--set", "run.log_every=5"]) == 0
 
 
+def test_accepted_changes_are_recorded(workplace, capsys):
+    train(load_config("config.toml", ["run.steps=20"]))
+    longer = ["config.toml", "--set", "run.steps=40"]
+    assert main(longer) == 2
+    assert main([*longer, "--accept-changes"]) == 0
+    training = read_metadata("run/model.safetensors")["training"]
+    assert training["steps"] == training["config"]["run"]["steps"] == 40
+    assert training["changes_on_the_way"] == [
+        {"after_step": 20, "changes": ["run.steps: was 20, is 40"]}
+    ]
+    assert json.loads(Path("run/config.json").read_text())["run"]["steps"] == 40
+    assert main([*longer, "--set", "model.options.width=8", "--accept-changes"]) == 2
+    assert "does not fit model.name" in capsys.readouterr().err
+
+
 def test_a_damaged_checkpoint_is_an_error(workplace, capsys):
     Path("run").mkdir()
     Path("run/checkpoint.pt").write_bytes(b"damaged")

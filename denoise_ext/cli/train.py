@@ -20,6 +20,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o", "--out", metavar="DIR", help="run directory, instead of the configuration's run.out"
     )
+    parser.add_argument(
+        "--accept-changes", action="store_true",
+        help="continue a run although its configuration was changed; the result records it",
+    )  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> int:
@@ -31,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         if args.out is not None:
             overrides.append(f"run.out={args.out}")
-        result = train(load_config(args.config, overrides))
+        result = train(load_config(args.config, overrides), args.accept_changes)
     except (ConfigError, FloatingPointError) as error:
         for line in str(error).splitlines():
             print(f"denoise-ext: error: {line}", file=sys.stderr)

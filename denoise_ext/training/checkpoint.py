@@ -23,8 +23,11 @@ def save_state(
     model: torch.nn.Module,
     optimiser: torch.optim.Optimizer,
     config: dict[str, Any],
+    changes: list[dict[str, Any]],
 ) -> None:
     """Write the state after ``step`` finished steps, atomically.
+
+    ``changes`` are the changes of the configuration that were accepted on the way.
 
     Batches and noise are functions of (seed, step); torch's global generator is kept as well for
     models that draw from it.
@@ -37,6 +40,7 @@ def save_state(
         "optimiser": optimiser.state_dict(),
         "torch_rng": torch.get_rng_state(),
         "config": config,
+        "changes": changes,
     }
     torch.save(state, buffer)
     write_atomically(path, buffer.getvalue())

@@ -32,23 +32,28 @@ class TrainResult:
     validation_psnr: dict[float, float]  # sigma (0-255 scale) -> dB
 
 
-def train(config: TrainConfig) -> TrainResult:
+def train(config: TrainConfig, accept_changes: bool = False) -> TrainResult:
     """Run ``config`` to its end, continuing from the checkpoint in its run directory if one is
     there. A run that was killed and continued ends with the same weights, bit for bit, as one that
     was not (same machine, same number of threads).
+
+    A checkpoint of another configuration is refused where the difference changes the weights.
+    ``accept_changes=True`` goes on from it all the same, by the new configuration (a shorter or
+    longer schedule, say), and records step and changes in the result's metadata.
 
     Raises:
         ConfigError: the configuration does not fit the model, the data or the run directory.
         FloatingPointError: the loss stopped being finite.
     """
-    return _Trainer(config).run()
+    return _Trainer(config, accept_changes).run()
 
 
 class _Trainer:
     """State of one run: model, optimiser, data, step counter."""
 
-    def __init__(self, config: TrainConfig) -> None:
-        self.config = config
+    def __init__(self, config: TrainConfig, accept_changes: bool = False) -> None:
+        self.config, self.accept_changes = config, accept_changes
+        self.changes: list[dict[str, Any]] = []  # of the configuration, on the way
         self.resolved: dict[str, Any] = config.model_dump(mode="json")
         if config.run.threads:
             torch.set_num_threads(config.run.threads)
@@ -122,17 +127,28 @@ class _Trainer:
     def _resume(self) -> None:
         if self.dir.checkpoint.exists():
             state = load_state(self.dir.checkpoint)
-            different = config_differences(state["config"], self.resolved)
-            if different:
-                raise ValueError(
-                    f"{self.dir.path} holds a run of another configuration; give another run.out "
-                    "or remove it\n" + "\n".join(different)
-                )
-            self.model.load_state_dict(state["model"])
-            self.optimiser.load_state_dict(state["optimiser"])
+            self._compare(state)
+            try:
+                self.model.load_state_dict(state["model"])
+                self.optimiser.load_state_dict(state["optimiser"])
+            except (RuntimeError, ValueError):
+                raise ValueError(f"{self.dir.checkpoint} does not fit model.name") from None
             torch.set_rng_state(state["torch_rng"])
             self.step = state["step"]
         else:
+            self.dir.write_config(self.resolved)
+
+    def _compare(self, state: dict[str, Any]) -> None:
+        """Refuse, or record, what changed in the configuration since ``state`` was saved."""
+        self.changes = list(state.get("changes", []))
+        different = config_differences(state["config"], self.resolved)
+        if different and not self.accept_changes:
+            raise ValueError(
+                f"{self.dir.path} holds a run of another configuration; give another run.out, "
+                "remove it, or accept the changes\n" + "\n".join(different)
+            )
+        if different:
+            self.changes.append({"after_step": state["step"], "changes": different})
             self.dir.write_config(self.resolved)
 
     # ---- the loop
@@ -221,6 +237,7 @@ class _Trainer:
             model=self.model,
             optimiser=self.optimiser,
             config=self.resolved,
+            changes=self.changes,
         )
 
     def _finish(self) -> TrainResult:
@@ -232,6 +249,7 @@ class _Trainer:
         plain.load_state_dict(self.model.state_dict())
         facts = {
             "config": self.resolved,
+            "changes_on_the_way": self.changes,
             "provenance": provenance(),
             "steps": self.step,
             "validation_psnr": {f"{sigma:g}": db for sigma, db in self.last_psnr.items()},
