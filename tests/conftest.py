@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from cases import CASES
 
 from denoise_ext._loader import native, native_error
 from denoise_ext.ops._library import kernel_devices
@@ -26,7 +27,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(params=_devices())
 def device(request: pytest.FixtureRequest) -> str:
-    """A device that has kernels in this build and is present."""
+    """A device that is present and has kernels for the operator under test in this build."""
+    parameters = request.node.callspec.params
+    name = getattr(parameters.get("case"), "name", parameters.get("name"))
+    if request.param != "cpu" and name in CASES and request.param not in kernel_devices(name):
+        pytest.skip(f"{name} has no {request.param} kernel in this build")
     return request.param
 
 

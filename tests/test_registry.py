@@ -13,6 +13,15 @@ from denoise_ext._loader import native
 NAMESPACE = "denoise_ext::"
 # Operators that have no gradient of their own, and why.
 NO_AUTOGRAD: dict[str, str] = {}
+# Operators that have no CUDA kernel yet, and why; CUDA tensors are refused with the way out.
+_FILTERS_LATER = "the filters' CUDA kernels follow those of the convolutions"
+NO_CUDA: dict[str, str] = {
+    "gaussian_blur2d": _FILTERS_LATER,
+    "gaussian_blur2d_backward": _FILTERS_LATER,
+    "bilateral_blur": _FILTERS_LATER,
+    "joint_bilateral_blur": _FILTERS_LATER,
+    "joint_bilateral_blur_backward": _FILTERS_LATER,
+}
 
 
 def registered_names() -> list[str]:
@@ -49,9 +58,10 @@ class TestOperator:
         # Backwards have one too: it refuses second derivatives aloud.
         assert has_kernel(name, "Autograd") or NO_AUTOGRAD.get(name)
 
-    def test_cuda_kernels_come_as_a_set(self, name):
-        """A build has all CUDA kernels or none: no operator falls behind on one device."""
-        assert has_kernel(name, "CUDA") == has_kernel("conv2d", "CUDA")
+    def test_cuda_kernel(self, name):
+        """Where the build has CUDA kernels, every operator has one or a stated reason."""
+        built = bool(native().build_info()["cuda"])
+        assert has_kernel(name, "CUDA") == (built and name not in NO_CUDA)
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)

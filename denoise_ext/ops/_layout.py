@@ -33,3 +33,26 @@ def output_format(*tensors: Tensor) -> torch.memory_format:
 def empty_as(x: Tensor, shape: tuple, memory_format: torch.memory_format) -> Tensor:
     """An uninitialised tensor of ``shape`` with the dtype and device of ``x``."""
     return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=memory_format)
+
+
+def conv_backward_fake(
+    input: Tensor,
+    weight: Tensor,
+    prelu_weight: Tensor | None,
+    out_channels: int,
+    output_mask: list[bool],
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What both convolutions' backwards return for input, weight, bias and prelu_weight.
+
+    A gradient that ``output_mask`` leaves out is a tensor without elements.
+    """
+    return (
+        empty_as(input, input.shape, output_format(input, weight))
+        if output_mask[0]
+        else input.new_empty(0),
+        empty_as(weight, weight.shape, output_format(weight))
+        if output_mask[1]
+        else input.new_empty(0),
+        input.new_empty(out_channels if output_mask[2] else 0),
+        input.new_empty(prelu_weight.shape if output_mask[3] else 0),
+    )

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from denoise_ext._arguments import check_residual_position, int_pair
 from denoise_ext.ops._conv_arguments import autocast_dtype, cast, check_conv, check_like_input
-from denoise_ext.ops._layout import empty_as, output_format
+from denoise_ext.ops._layout import conv_backward_fake, empty_as, output_format
 from denoise_ext.ops._library import (
     forbid_double_backward,
     kernel_devices,
@@ -183,18 +183,16 @@ def _backward_fake(
     grad_output, input, weight, saved, prelu_weight, stride, padding, dilation, groups, activation,
     negative_slope, output_mask,
 ):  # fmt: skip
-    memory_format = output_format(input, weight)
-    shapes = (
-        (input.shape, memory_format),
-        (weight.shape, memory_format),
-        ((weight.shape[0],), torch.contiguous_format),
-        (None if prelu_weight is None else prelu_weight.shape, torch.contiguous_format),
-        (grad_output.shape, memory_format),
-    )
-    return tuple(
-        empty_as(input, shape, layout) if wanted else empty_as(input, (0,), torch.contiguous_format)
-        for wanted, (shape, layout) in zip(output_mask, shapes, strict=True)
-    )
+    # Without an activation the last gradient is a copy of the output's; with one it is laid out as
+    # what the activation's gradient is computed from.
+    if not output_mask[4]:
+        preactivation = input.new_empty(0)
+    elif saved is None:
+        preactivation = torch.empty_like(grad_output)
+    else:
+        preactivation = empty_as(input, grad_output.shape, output_format(saved))
+    grads = conv_backward_fake(input, weight, prelu_weight, weight.shape[0], output_mask[:4])
+    return *grads, preactivation
 
 
 def _setup_context(ctx, inputs, output) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from denoise_ext._arguments import int_pair
 from denoise_ext.ops._conv_arguments import autocast_dtype, cast, check_conv
-from denoise_ext.ops._layout import empty_as, output_format
+from denoise_ext.ops._layout import conv_backward_fake, empty_as, output_format
 from denoise_ext.ops._library import (
     forbid_double_backward,
     kernel_devices,
@@ -138,17 +138,7 @@ def _backward_fake(
     grad_output, input, weight, saved, prelu_weight, stride, padding, output_padding, groups,
     dilation, activation, negative_slope, output_mask,
 ):  # fmt: skip
-    memory_format = output_format(input, weight)
-    shapes = (
-        (input.shape, memory_format),
-        (weight.shape, memory_format),
-        ((weight.shape[1] * groups,), torch.contiguous_format),
-        (None if prelu_weight is None else prelu_weight.shape, torch.contiguous_format),
-    )
-    return tuple(
-        empty_as(input, shape, layout) if wanted else empty_as(input, (0,), torch.contiguous_format)
-        for wanted, (shape, layout) in zip(output_mask, shapes, strict=True)
-    )
+    return conv_backward_fake(input, weight, prelu_weight, weight.shape[1] * groups, output_mask)
 
 
 def _setup_context(ctx, inputs, output) -> None:
