@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from glob import glob
 from pathlib import Path
 
@@ -78,16 +79,18 @@ class BuildNative(BuildExtension):
 
     def build_extension(self, extension: Extension) -> None:
         sources = sorted(glob("csrc/cuda/*.cu")) if NVCC else []
-        extension.extra_objects += [self.cuda_object(source) for source in sources]
+        with ThreadPoolExecutor(int(os.environ.get("MAX_JOBS", os.cpu_count() or 1))) as pool:
+            extension.extra_objects += pool.map(self.cuda_object, sources)
         super().build_extension(extension)
 
     def cuda_object(self, source: str) -> str:
         target = Path(self.build_temp, "cuda-" + "-".join(ARCHS), Path(source).stem + ".o")
         target.parent.mkdir(parents=True, exist_ok=True)
-        newest = max(Path(file).stat().st_mtime for file in [source, *HEADERS])
+        headers = [f for f in HEADERS if f.startswith(("csrc/cuda/", "csrc/params/"))]
+        newest = max(Path(file).stat().st_mtime for file in [source, *headers])
         if not target.exists() or target.stat().st_mtime < newest:
             print(f"nvcc {source} for {' '.join(ARCHS)}", flush=True)
-            flags = ["-O3", "-std=c++17", "-Xcompiler=-fPIC", "--threads=2", *gencode_flags(ARCHS)]
+            flags = ["-O3", "-std=c++17", "-Xcompiler=-fPIC", *gencode_flags(ARCHS)]
             subprocess.run([NVCC, *flags, "-c", source, "-o", str(target)], check=True)
         return str(target)
 
@@ -116,7 +119,10 @@ if NVCC:
 
 native = Extension(
     "denoise_ext._native",
-    sources=sorted(glob("csrc/**/*.cpp", recursive=True)),
+    # csrc/cuda/*.cpp chooses among the CUDA kernels and is part of builds that have them.
+    sources=sorted(
+        f for f in glob("csrc/**/*.cpp", recursive=True) if NVCC or not f.startswith("csrc/cuda/")
+    ),
     depends=HEADERS,
     library_dirs=library_paths(),
     libraries=["c10", "torch", "torch_cpu"],

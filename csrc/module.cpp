@@ -7,7 +7,8 @@
 #include <vector>
 
 #include "cpu/isa.h"
-#include "params/device.h"
+#include "params/device_list.h"
+#include "params/launch.h"
 
 namespace py = pybind11;
 
@@ -39,15 +40,15 @@ py::dict cuda_status() {
   py::object error = py::none();
 #ifdef DENOISE_EXT_WITH_CUDA
   const char* text = nullptr;
-  const int count = denoise_ext::cuda_device_count(&text);
+  const int count = denoise_ext::cuda::device_count(&text);
   if (count < 0) error = py::str(text);
   if (count == 0) error = py::str("no CUDA device is present");
   for (int i = 0; i < count; ++i) {
     char name[256];
     int major = 0, minor = 0;
-    const int code = denoise_ext::cuda_device_properties(i, name, sizeof name, &major, &minor);
+    const int code = denoise_ext::cuda::device_properties(i, name, sizeof name, &major, &minor);
     if (code != 0) {
-      error = py::str(denoise_ext::cuda_error_text(code));
+      error = py::str(denoise_ext::cuda::error_text(code));
       continue;
     }
     py::dict device;

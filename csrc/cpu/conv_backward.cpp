@@ -150,18 +150,15 @@ void run_activation_grad(const ActivationGradParams& params, const Threads& thre
       is_double ? static_cast<const void*>(slopes_double.data()) : static_cast<const void*>(slopes.data());
   const int64_t strips = params.grad_output.size[0] * plan.strips_per_image;
   std::vector<double> partials;
-  if (params.grad_bias != nullptr || params.grad_prelu != nullptr) {
+  if (params.sums != nullptr) {
     partials.assign(static_cast<size_t>(strips * 2 * channels), 0.0);
     plan.partials = partials.data();
   }
   const KernelTable& table = kernels();
   for_each_block(threads, strips, [&](int64_t strip, Scratch&) { table.activation_grad_strip(plan, strip); });
-  for (int64_t strip = 0; strip < strips; ++strip)
-    for (int64_t c = 0; c < channels; ++c) {
-      const size_t at = static_cast<size_t>(strip * 2 * channels + c);
-      if (params.grad_bias != nullptr) params.grad_bias[c] += partials[at];
-      if (params.grad_prelu != nullptr) params.grad_prelu[c] += partials[at + static_cast<size_t>(channels)];
-    }
+  // In strip order, whatever the number of threads was.
+  for (size_t i = 0; i < partials.size(); ++i)
+    params.sums[i % static_cast<size_t>(2 * channels)] += partials[i];
 }
 
 }  // namespace denoise_ext::cpu

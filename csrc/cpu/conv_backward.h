@@ -44,7 +44,7 @@ struct ActivationGradPlan {
   ActivationGradParams params;
   int64_t strip_rows, strips_per_image;
   const void* prelu_slope;  // (K) in the accumulation type
-  double* partials;         // [strip][2][K]: bias, PReLU; nullptr where no sums are wanted
+  double* partials;         // [strip][2][K], like params.sums; nullptr where no sums are wanted
 };
 
 void run_activation_grad(const ActivationGradParams& params, const Threads& threads);

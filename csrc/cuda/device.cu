@@ -2,15 +2,16 @@
 
 #include <cstring>
 
-#include "../params/device.h"
+#include "../params/device_list.h"
+#include "../params/launch.h"
 
-namespace denoise_ext {
+namespace denoise_ext::cuda {
 
-const char* cuda_error_text(int code) {
+const char* error_text(int code) {
   return cudaGetErrorString(static_cast<cudaError_t>(code));
 }
 
-int cuda_device_count(const char** error) {
+int device_count(const char** error) {
   int count = 0;
   const cudaError_t code = cudaGetDeviceCount(&count);
   if (code == cudaSuccess) return count;
@@ -18,7 +19,7 @@ int cuda_device_count(const char** error) {
   return -1;
 }
 
-int cuda_device_properties(int device, char* name, int name_bytes, int* major, int* minor) {
+int device_properties(int device, char* name, int name_bytes, int* major, int* minor) {
   cudaDeviceProp properties;
   const cudaError_t code = cudaGetDeviceProperties(&properties, device);
   if (code != cudaSuccess) return static_cast<int>(code);
@@ -29,4 +30,23 @@ int cuda_device_properties(int device, char* name, int name_bytes, int* major, i
   return 0;
 }
 
-}  // namespace denoise_ext
+int device_limits(int device, DeviceLimits* limits) {
+  int major = 0, minor = 0;
+  const struct {
+    int* value;
+    cudaDeviceAttr attribute;
+  } wanted[] = {
+      {&major, cudaDevAttrComputeCapabilityMajor},
+      {&minor, cudaDevAttrComputeCapabilityMinor},
+      {&limits->multiprocessors, cudaDevAttrMultiProcessorCount},
+      {&limits->shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin},
+  };
+  for (const auto& entry : wanted) {
+    const cudaError_t code = cudaDeviceGetAttribute(entry.value, entry.attribute, device);
+    if (code != cudaSuccess) return static_cast<int>(code);
+  }
+  limits->compute_capability = 10 * major + minor;
+  return 0;
+}
+
+}  // namespace denoise_ext::cuda

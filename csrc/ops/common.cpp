@@ -26,10 +26,21 @@ DType to_dtype(ScalarType type, const char* op, const char* argument) {
                   "; allowed are float32, float64, bfloat16, float16 (and uint8 for the filters)");
 }
 
-Tensor4 view4(const Tensor& tensor, const char* op, const char* argument) {
+namespace {
+
+void* data_of(const Tensor& tensor, [[maybe_unused]] Access access) {
+#if defined(DENOISE_EXT_EMULATE_CUDA)
+  emulated_use(tensor, access);
+#endif
+  return tensor.data_ptr();
+}
+
+}  // namespace
+
+Tensor4 view4(const Tensor& tensor, const char* op, const char* argument, Access access) {
   check_dim(tensor, 4, op, argument);
   Tensor4 view{};
-  view.data = tensor.data_ptr();
+  view.data = data_of(tensor, access);
   view.dtype = to_dtype(tensor.scalar_type(), op, argument);
   for (int i = 0; i < 4; ++i) {
     view.size[i] = tensor.size(i);
@@ -42,11 +53,14 @@ Tensor4 view4(const std::optional<Tensor>& tensor, const char* op, const char* a
   return tensor.has_value() ? view4(*tensor, op, argument) : Tensor4{};
 }
 
+Tensor1 view1(const Tensor& tensor, const char* op, const char* argument, Access access) {
+  check_dim(tensor, 1, op, argument);
+  return {data_of(tensor, access), tensor.size(0), tensor.stride(0),
+          to_dtype(tensor.scalar_type(), op, argument)};
+}
+
 Tensor1 view1(const std::optional<Tensor>& tensor, const char* op, const char* argument) {
-  if (!tensor.has_value()) return Tensor1{};
-  check_dim(*tensor, 1, op, argument);
-  return {tensor->data_ptr(), tensor->size(0), tensor->stride(0),
-          to_dtype(tensor->scalar_type(), op, argument)};
+  return tensor.has_value() ? view1(*tensor, op, argument) : Tensor1{};
 }
 
 bool is_channels_last(const Tensor& tensor) {

@@ -23,10 +23,20 @@ using torch::stable::Tensor;
 // torch's own thread pool (at::parallel_for), sized by torch.set_num_threads.
 cpu::Threads torch_threads();
 
+// What a kernel does with a tensor. kWrite: fills it, so nothing in it may be read before; kUpdate: reads
+// and writes what is there.
+enum class Access { kRead, kWrite, kUpdate };
+
+#if defined(DENOISE_EXT_EMULATE_CUDA)
+// Tells the emulator's memory checker which memory a kernel may touch (tests/cuda_emulator).
+void emulated_use(const Tensor& tensor, Access access);
+#endif
+
 // The kernel's view of a tensor. Raises for a dtype the kernels do not know.
 DType to_dtype(ScalarType type, const char* op, const char* argument);
-Tensor4 view4(const Tensor& tensor, const char* op, const char* argument);
+Tensor4 view4(const Tensor& tensor, const char* op, const char* argument, Access access = Access::kRead);
 Tensor4 view4(const std::optional<Tensor>& tensor, const char* op, const char* argument);
+Tensor1 view1(const Tensor& tensor, const char* op, const char* argument, Access access = Access::kRead);
 Tensor1 view1(const std::optional<Tensor>& tensor, const char* op, const char* argument);
 
 // torch's rule (c10 is_channels_last_strides_2d) for what layout a convolution's output takes.

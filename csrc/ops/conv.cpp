@@ -52,7 +52,7 @@ ConvParams conv_params(const ConvArguments& a, const Tensor& input, const Tensor
                        const Tensor& output) {
   ConvParams params{};
   params.input = view4(input, a.op, "input");
-  params.output = view4(output, a.op, "output");
+  params.output = view4(output, a.op, "output", Access::kWrite);
   params.weight = view4(weight, a.op, "weight");
   for (size_t i = 0; i < 2; ++i) {
     params.stride[i] = a.stride[i];

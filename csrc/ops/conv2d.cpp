@@ -1,17 +1,19 @@
 // torch.ops.denoise_ext.conv2d: fused convolution + bias + residual + activation.
-#include "../cpu/conv_plan.h"
 #include "conv.h"
+#include "device.h"
+#include "register.h"
 
 namespace denoise_ext::ops {
 namespace {
 
 constexpr const char* kOp = "conv2d";
 
-Tensor conv2d_cpu(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias,
-                  const std::vector<int64_t>& stride, const std::vector<int64_t>& padding,
-                  const std::vector<int64_t>& dilation, int64_t groups, const std::string& activation,
-                  double negative_slope, const std::optional<Tensor>& prelu_weight,
-                  const std::optional<Tensor>& residual, const std::string& residual_position) {
+template <class Device>
+Tensor conv2d(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias,
+              const std::vector<int64_t>& stride, const std::vector<int64_t>& padding,
+              const std::vector<int64_t>& dilation, int64_t groups, const std::string& activation,
+              double negative_slope, const std::optional<Tensor>& prelu_weight,
+              const std::optional<Tensor>& residual, const std::string& residual_position) {
   const ConvArguments arguments{kOp, stride, padding, dilation, {}, groups, false};
   check_conv_arguments(arguments, input, weight);
   const auto sizes = conv_output_sizes(arguments, input, weight);
@@ -24,20 +26,18 @@ Tensor conv2d_cpu(const Tensor& input, const Tensor& weight, const std::optional
     check_sizes(*residual, {sizes.begin(), sizes.end()}, kOp, "residual");
   }
   params.residual = view4(residual, kOp, "residual");
-  if (output.numel() > 0) cpu::run_conv(params, torch_threads());
+  if (output.numel() > 0) Device::conv(params, input, kOp);
   return output;
 }
 
 }  // namespace
 }  // namespace denoise_ext::ops
 
-STABLE_TORCH_LIBRARY_FRAGMENT(denoise_ext, m) {
+DENOISE_EXT_SCHEMAS(m) {
   m.def(
       "conv2d(Tensor input, Tensor weight, Tensor? bias, int[2] stride, int[2] padding, int[2] dilation, "
       "int groups, str activation, float negative_slope, Tensor? prelu_weight, Tensor? residual, "
       "str residual_position) -> Tensor");
 }
 
-STABLE_TORCH_LIBRARY_IMPL(denoise_ext, CPU, m) {
-  m.impl("conv2d", TORCH_BOX(&denoise_ext::ops::conv2d_cpu));
-}
+DENOISE_EXT_REGISTER(conv2d)

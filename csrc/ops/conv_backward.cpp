@@ -3,11 +3,9 @@
 // Both are three steps: the activation's gradient (with the sums for bias and PReLU), the other
 // convolution with the same weight for the input, and the weight's gradient, in which the two
 // operators differ only in which tensor is the coarse one.
-#include <algorithm>
-
-#include "../cpu/conv_backward.h"
-#include "../cpu/conv_plan.h"
 #include "conv.h"
+#include "device.h"
+#include "register.h"
 
 namespace denoise_ext::ops {
 namespace {
@@ -17,76 +15,87 @@ struct ActivationGradients {
   Tensor bias, prelu_weight;
 };
 
-Tensor from_sums(const std::vector<double>& sums, int64_t size, const Tensor& like) {
+struct ActivationArguments {
+  const std::optional<Tensor>& saved;
+  const std::optional<Tensor>& prelu_weight;
+  const std::string& activation;
+  double negative_slope;
+};
+
+ActivationGradParams activation_grad_params(const char* op, const Tensor& grad_output,
+                                            const ActivationArguments& a) {
+  ActivationGradParams params{};
+  params.activation = parse_activation(a.activation, op);
+  params.negative_slope = a.negative_slope;
+  STD_TORCH_CHECK(params.activation == Activation::kNone || a.saved.has_value(), op,
+                  ": saved is needed with activation '", a.activation, "'");
+  STD_TORCH_CHECK((params.activation == Activation::kPrelu) == a.prelu_weight.has_value(), op,
+                  ": prelu_weight is needed with activation='prelu' and only there");
+  params.grad_output = view4(grad_output, op, "grad_output");
+  params.prelu_weight = view1(a.prelu_weight, op, "prelu_weight");
+  const int64_t* size = params.grad_output.size;
+  if (a.prelu_weight.has_value()) {
+    check_same_dtype(*a.prelu_weight, grad_output, op, "prelu_weight");
+    STD_TORCH_CHECK(params.prelu_weight.size == 1 || params.prelu_weight.size == size[1], op,
+                    ": prelu_weight must have 1 or ", size[1], " elements, got ", params.prelu_weight.size);
+  }
+  if (params.activation != Activation::kNone) {
+    check_same_dtype(*a.saved, grad_output, op, "saved");
+    check_sizes(*a.saved, {size[0], size[1], size[2], size[3]}, op, "saved");
+    params.saved = view4(*a.saved, op, "saved");
+  }
+  return params;
+}
+
+// A row of `sums` (2, K), in double, as a gradient of `size` elements (1: the sum of all channels).
+Tensor gradient_from_sums(const Tensor& sums, int64_t row, int64_t size, const Tensor& like) {
+  Tensor values = torch::stable::select(sums, 0, row);
+  if (size != sums.size(1)) values = torch::stable::sum(values);
   const std::array<int64_t, 1> sizes{size};
-  const std::array<int64_t, 1> sum_sizes{static_cast<int64_t>(sums.size())};
-  Tensor doubles =
-      torch::stable::empty({sum_sizes.data(), 1}, ScalarType::Double, std::nullopt, like.device());
-  std::copy(sums.begin(), sums.end(), static_cast<double*>(doubles.data_ptr()));
   Tensor result = torch::stable::new_empty(like, {sizes.data(), 1});
-  torch::stable::copy_(result, doubles);
+  torch::stable::copy_(result, values);
   return result;
 }
 
+template <class Device>
 ActivationGradients activation_gradients(const char* op, const Tensor& grad_output,
-                                         const std::optional<Tensor>& saved,
-                                         const std::optional<Tensor>& prelu_weight,
-                                         const std::string& activation, double negative_slope, bool need_bias,
+                                         const ActivationArguments& arguments, bool need_bias,
                                          bool need_prelu) {
-  ActivationGradParams params{};
-  params.activation = parse_activation(activation, op);
-  params.negative_slope = negative_slope;
+  ActivationGradParams params = activation_grad_params(op, grad_output, arguments);
+  const int64_t* size = params.grad_output.size;
   const bool identity = params.activation == Activation::kNone;
-  const bool prelu = params.activation == Activation::kPrelu;
-  STD_TORCH_CHECK(identity || saved.has_value(), op, ": saved is needed with activation '", activation, "'");
-  STD_TORCH_CHECK(prelu == prelu_weight.has_value(), op,
-                  ": prelu_weight is needed with activation='prelu' and only there");
-  const int64_t channels = grad_output.size(1);
-  params.grad_output = view4(grad_output, op, "grad_output");
-  params.prelu_weight = view1(prelu_weight, op, "prelu_weight");
-  if (prelu) {
-    check_same_dtype(*prelu_weight, grad_output, op, "prelu_weight");
-    STD_TORCH_CHECK(params.prelu_weight.size == 1 || params.prelu_weight.size == channels, op,
-                    ": prelu_weight must have 1 or ", channels, " elements, got ", params.prelu_weight.size);
-  }
+  need_prelu = need_prelu && params.activation == Activation::kPrelu;
   ActivationGradients result{grad_output, empty_gradient(grad_output), empty_gradient(grad_output)};
   if (!identity) {
-    check_same_dtype(*saved, grad_output, op, "saved");
-    check_sizes(*saved, {grad_output.size(0), channels, grad_output.size(2), grad_output.size(3)}, op,
-                "saved");
-    params.saved = view4(*saved, op, "saved");
     result.preactivation =
-        empty4(grad_output, {grad_output.size(0), channels, grad_output.size(2), grad_output.size(3)},
-               is_channels_last(*saved));
-    params.grad_input = view4(result.preactivation, op, "grad_preactivation");
+        empty4(grad_output, {size[0], size[1], size[2], size[3]}, is_channels_last(*arguments.saved));
+    params.grad_input = view4(result.preactivation, op, "grad_preactivation", Access::kWrite);
   }
-  need_prelu = need_prelu && prelu;
-  std::vector<double> bias_sums(static_cast<size_t>(channels)), prelu_sums(static_cast<size_t>(channels));
-  params.grad_bias = need_bias ? bias_sums.data() : nullptr;
-  params.grad_prelu = need_prelu ? prelu_sums.data() : nullptr;
-  if (grad_output.numel() > 0 && (!identity || need_bias)) cpu::run_activation_grad(params, torch_threads());
-  if (need_bias) result.bias = from_sums(bias_sums, channels, grad_output);
-  if (need_prelu) {
-    const int64_t size = params.prelu_weight.size;
-    if (size == 1 && channels != 1) {
-      for (int64_t c = 1; c < channels; ++c) prelu_sums[0] += prelu_sums[static_cast<size_t>(c)];
-      prelu_sums.resize(1);
-    }
-    result.prelu_weight = from_sums(prelu_sums, size, grad_output);
+  const std::array<int64_t, 2> sum_sizes{2, size[1]};
+  Tensor sums = torch::stable::new_zeros(grad_output, {sum_sizes.data(), 2}, ScalarType::Double);
+  if (need_bias || need_prelu) {
+    const std::array<int64_t, 1> flat{2 * size[1]};
+    const Tensor1 view = view1(torch::stable::view(sums, {flat.data(), 1}), op, "sums", Access::kUpdate);
+    params.sums = static_cast<double*>(const_cast<void*>(view.data));
   }
+  if (grad_output.numel() > 0 && (!identity || need_bias)) Device::activation_grad(params, grad_output, op);
+  if (need_bias) result.bias = gradient_from_sums(sums, 0, size[1], grad_output);
+  if (need_prelu) result.prelu_weight = gradient_from_sums(sums, 1, params.prelu_weight.size, grad_output);
   return result;
 }
 
+template <class Device>
 Tensor input_gradient(const ConvArguments& arguments, const Tensor& grad, const Tensor& input,
                       const Tensor& weight) {
   const bool channels_last = is_channels_last(input) || is_channels_last(weight);
   Tensor result = empty4(input, {input.size(0), input.size(1), input.size(2), input.size(3)}, channels_last);
   ConvParams params = conv_params(arguments, grad, weight, result);
   params.transposed = !arguments.transposed;
-  if (result.numel() > 0) cpu::run_conv(params, torch_threads());
+  if (result.numel() > 0) Device::conv(params, input, arguments.op);
   return result;
 }
 
+template <class Device>
 Tensor weight_gradient(const ConvArguments& arguments, const Tensor& grad, const Tensor& input,
                        const Tensor& weight) {
   Tensor result = empty4(weight, {weight.size(0), weight.size(1), weight.size(2), weight.size(3)},
@@ -94,7 +103,7 @@ Tensor weight_gradient(const ConvArguments& arguments, const Tensor& grad, const
   ConvWeightGradParams params{};
   params.coarse = view4(arguments.transposed ? input : grad, arguments.op, "input");
   params.fine = view4(arguments.transposed ? grad : input, arguments.op, "input");
-  params.grad_weight = view4(result, arguments.op, "grad_weight");
+  params.grad_weight = view4(result, arguments.op, "grad_weight", Access::kWrite);
   for (size_t i = 0; i < 2; ++i) {
     params.stride[i] = arguments.stride[i];
     params.padding[i] = arguments.padding[i];
@@ -104,7 +113,7 @@ Tensor weight_gradient(const ConvArguments& arguments, const Tensor& grad, const
   if (grad.numel() == 0 || input.numel() == 0) {
     torch::stable::zero_(result);
   } else {
-    cpu::run_conv_weight_grad(params, torch_threads());
+    Device::conv_weight_grad(params, input, arguments.op);
   }
   return result;
 }
@@ -113,6 +122,7 @@ struct ConvGradients {
   Tensor input, weight, bias, prelu_weight, preactivation;
 };
 
+template <class Device>
 ConvGradients conv_gradients(const ConvArguments& arguments, const Tensor& grad_output, const Tensor& input,
                              const Tensor& weight, const std::optional<Tensor>& saved,
                              const std::optional<Tensor>& prelu_weight, const std::string& activation,
@@ -122,12 +132,12 @@ ConvGradients conv_gradients(const ConvArguments& arguments, const Tensor& grad_
   check_same_dtype(grad_output, input, arguments.op, "grad_output");
   check_sizes(grad_output, {sizes.begin(), sizes.end()}, arguments.op, "grad_output");
   const bool need_preactivation = output_mask.size() > 4 && output_mask[4];
-  const ActivationGradients activated =
-      activation_gradients(arguments.op, grad_output, saved, prelu_weight, activation, negative_slope,
-                           output_mask[2], output_mask[3]);
+  const ActivationArguments activation_arguments{saved, prelu_weight, activation, negative_slope};
+  const ActivationGradients activated = activation_gradients<Device>(
+      arguments.op, grad_output, activation_arguments, output_mask[2], output_mask[3]);
   const Tensor none = empty_gradient(input);
-  return {output_mask[0] ? input_gradient(arguments, activated.preactivation, input, weight) : none,
-          output_mask[1] ? weight_gradient(arguments, activated.preactivation, input, weight) : none,
+  return {output_mask[0] ? input_gradient<Device>(arguments, activated.preactivation, input, weight) : none,
+          output_mask[1] ? weight_gradient<Device>(arguments, activated.preactivation, input, weight) : none,
           activated.bias, activated.prelu_weight,
           // An operator must not return its argument, so without an activation this is a copy.
           !need_preactivation    ? none
@@ -135,19 +145,21 @@ ConvGradients conv_gradients(const ConvArguments& arguments, const Tensor& grad_
                                  : activated.preactivation};
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> conv2d_backward_cpu(
+template <class Device>
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> conv2d_backward(
     const Tensor& grad_output, const Tensor& input, const Tensor& weight, const std::optional<Tensor>& saved,
     const std::optional<Tensor>& prelu_weight, const std::vector<int64_t>& stride,
     const std::vector<int64_t>& padding, const std::vector<int64_t>& dilation, int64_t groups,
     const std::string& activation, double negative_slope, const std::vector<bool>& output_mask) {
   const ConvArguments arguments{"conv2d_backward", stride, padding, dilation, {}, groups, false};
   STD_TORCH_CHECK(output_mask.size() == 5, "conv2d_backward: output_mask must hold 5 booleans");
-  ConvGradients g = conv_gradients(arguments, grad_output, input, weight, saved, prelu_weight, activation,
-                                   negative_slope, output_mask);
+  ConvGradients g = conv_gradients<Device>(arguments, grad_output, input, weight, saved, prelu_weight,
+                                           activation, negative_slope, output_mask);
   return {g.input, g.weight, g.bias, g.prelu_weight, g.preactivation};
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> conv_transpose2d_backward_cpu(
+template <class Device>
+std::tuple<Tensor, Tensor, Tensor, Tensor> conv_transpose2d_backward(
     const Tensor& grad_output, const Tensor& input, const Tensor& weight, const std::optional<Tensor>& saved,
     const std::optional<Tensor>& prelu_weight, const std::vector<int64_t>& stride,
     const std::vector<int64_t>& padding, const std::vector<int64_t>& output_padding, int64_t groups,
@@ -156,15 +168,15 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> conv_transpose2d_backward_cpu(
   const ConvArguments arguments{
       "conv_transpose2d_backward", stride, padding, dilation, output_padding, groups, true};
   STD_TORCH_CHECK(output_mask.size() == 4, "conv_transpose2d_backward: output_mask must hold 4 booleans");
-  ConvGradients g = conv_gradients(arguments, grad_output, input, weight, saved, prelu_weight, activation,
-                                   negative_slope, output_mask);
+  ConvGradients g = conv_gradients<Device>(arguments, grad_output, input, weight, saved, prelu_weight,
+                                           activation, negative_slope, output_mask);
   return {g.input, g.weight, g.bias, g.prelu_weight};
 }
 
 }  // namespace
 }  // namespace denoise_ext::ops
 
-STABLE_TORCH_LIBRARY_FRAGMENT(denoise_ext, m) {
+DENOISE_EXT_SCHEMAS(m) {
   m.def(
       "conv2d_backward(Tensor grad_output, Tensor input, Tensor weight, Tensor? saved, Tensor? prelu_weight, "
       "int[2] stride, int[2] padding, int[2] dilation, int groups, str activation, float negative_slope, "
@@ -177,7 +189,5 @@ STABLE_TORCH_LIBRARY_FRAGMENT(denoise_ext, m) {
       "(Tensor grad_input, Tensor grad_weight, Tensor grad_bias, Tensor grad_prelu_weight)");
 }
 
-STABLE_TORCH_LIBRARY_IMPL(denoise_ext, CPU, m) {
-  m.impl("conv2d_backward", TORCH_BOX(&denoise_ext::ops::conv2d_backward_cpu));
-  m.impl("conv_transpose2d_backward", TORCH_BOX(&denoise_ext::ops::conv_transpose2d_backward_cpu));
-}
+DENOISE_EXT_REGISTER(conv2d_backward)
+DENOISE_EXT_REGISTER(conv_transpose2d_backward)

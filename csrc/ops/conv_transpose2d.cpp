@@ -1,37 +1,37 @@
 // torch.ops.denoise_ext.conv_transpose2d: transposed convolution + bias + activation, by phases.
-#include "../cpu/conv_plan.h"
 #include "conv.h"
+#include "device.h"
+#include "register.h"
 
 namespace denoise_ext::ops {
 namespace {
 
 constexpr const char* kOp = "conv_transpose2d";
 
-Tensor conv_transpose2d_cpu(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias,
-                            const std::vector<int64_t>& stride, const std::vector<int64_t>& padding,
-                            const std::vector<int64_t>& output_padding, int64_t groups,
-                            const std::vector<int64_t>& dilation, const std::string& activation,
-                            double negative_slope, const std::optional<Tensor>& prelu_weight) {
+template <class Device>
+Tensor conv_transpose2d(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias,
+                        const std::vector<int64_t>& stride, const std::vector<int64_t>& padding,
+                        const std::vector<int64_t>& output_padding, int64_t groups,
+                        const std::vector<int64_t>& dilation, const std::string& activation,
+                        double negative_slope, const std::optional<Tensor>& prelu_weight) {
   const ConvArguments arguments{kOp, stride, padding, dilation, output_padding, groups, true};
   check_conv_arguments(arguments, input, weight);
   const auto sizes = conv_output_sizes(arguments, input, weight);
   Tensor output = empty4(input, sizes, is_channels_last(input) || is_channels_last(weight));
   ConvParams params = conv_params(arguments, input, weight, output);
   set_epilogue(params, kOp, bias, activation, negative_slope, prelu_weight, input);
-  if (output.numel() > 0) cpu::run_conv(params, torch_threads());
+  if (output.numel() > 0) Device::conv(params, input, kOp);
   return output;
 }
 
 }  // namespace
 }  // namespace denoise_ext::ops
 
-STABLE_TORCH_LIBRARY_FRAGMENT(denoise_ext, m) {
+DENOISE_EXT_SCHEMAS(m) {
   m.def(
       "conv_transpose2d(Tensor input, Tensor weight, Tensor? bias, int[2] stride, int[2] padding, "
       "int[2] output_padding, int groups, int[2] dilation, str activation, float negative_slope, "
       "Tensor? prelu_weight) -> Tensor");
 }
 
-STABLE_TORCH_LIBRARY_IMPL(denoise_ext, CPU, m) {
-  m.impl("conv_transpose2d", TORCH_BOX(&denoise_ext::ops::conv_transpose2d_cpu));
-}
+DENOISE_EXT_REGISTER(conv_transpose2d)

@@ -1,6 +1,7 @@
 // conv2d and conv_transpose2d, and with the roles of the tensors exchanged their gradients.
 #pragma once
 
+#include "launch.h"
 #include "types.h"
 
 namespace denoise_ext {
@@ -46,10 +47,29 @@ struct ActivationGradParams {
   Tensor4 saved;         // the activation's output; for PReLU its input; absent where there is none
   Tensor4 grad_input;    // result, or absent (activation none: it would equal grad_output)
   Tensor1 prelu_weight;  // (1) or (K)
-  double* grad_bias;     // (K), or nullptr
-  double* grad_prelu;    // (K), the sum over its pixels for each channel, or nullptr
+  // (2, K), added to: the sums over each channel that are the gradients of bias and of PReLU's slope;
+  // or nullptr.
+  double* sums;
   Activation activation;
   double negative_slope;
 };
 
+// Entry points of the CUDA build. Each picks the cheapest of the operator's kernels that can run,
+// enqueues it on context.stream and returns 0 or a CUDA error code.
+namespace cuda {
+
+int conv(const ConvParams& params, const LaunchContext& context);
+int64_t conv_workspace_bytes(const ConvParams& params, const DeviceLimits& limits);
+// Which kernel would run and why the others would not, a line each.
+void conv_explain(const ConvParams& params, const DeviceLimits& limits, char* text, int bytes);
+
+int conv_weight_grad(const ConvWeightGradParams& params, const LaunchContext& context);
+int64_t conv_weight_grad_workspace_bytes(const ConvWeightGradParams& params, const DeviceLimits& limits);
+void conv_weight_grad_explain(const ConvWeightGradParams& params, const DeviceLimits& limits, char* text,
+                              int bytes);
+
+int activation_grad(const ActivationGradParams& params, const LaunchContext& context);
+int64_t activation_grad_workspace_bytes(const ActivationGradParams& params, const DeviceLimits& limits);
+
+}  // namespace cuda
 }  // namespace denoise_ext

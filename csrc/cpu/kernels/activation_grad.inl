@@ -21,7 +21,7 @@ DENOISE_EXT_INLINE Storage* pixel_at(const Tensor4& tensor, int64_t n, int64_t c
 
 // Channel sums are taken over 64 values at a time in the accumulation type, then in double.
 template <class Storage, class T, Activation kActivation>
-void activation_grad_row(const ActivationGradPlan& plan, int64_t n, int64_t y, double* bias, double* prelu) {
+void activation_grad_row(const ActivationGradPlan& plan, int64_t n, int64_t y, double* sums) {
   const ActivationGradParams& p = plan.params;
   const int64_t channels = p.grad_output.size[1], cols = p.grad_output.size[3];
   const bool keep = p.grad_input.data != nullptr;
@@ -44,8 +44,10 @@ void activation_grad_row(const ActivationGradPlan& plan, int64_t n, int64_t y, d
         if (kActivation == Activation::kPrelu) prelu_sum += s > 0 ? T(0) : g * s;
         if (keep) result[x * result_step] = StoreAs<Storage>::from(value);
       }
-      if (bias != nullptr) bias[c] += static_cast<double>(bias_sum);
-      if (prelu != nullptr) prelu[c] += static_cast<double>(prelu_sum);
+      if (sums != nullptr) {
+        sums[c] += static_cast<double>(bias_sum);
+        sums[channels + c] += static_cast<double>(prelu_sum);
+      }
     }
   }
 }
@@ -56,22 +58,16 @@ void activation_grad_rows(const ActivationGradPlan& plan, int64_t strip) {
   const int64_t channels = p.grad_output.size[1];
   const int64_t n = strip / plan.strips_per_image, first = strip % plan.strips_per_image * plan.strip_rows;
   double* sums = plan.partials == nullptr ? nullptr : plan.partials + strip * 2 * channels;
-  double* bias = p.grad_bias == nullptr ? nullptr : sums;
-  double* prelu = p.grad_prelu == nullptr ? nullptr : sums + channels;
   const auto row_of = [&](int64_t y) {
     switch (p.activation) {
-      case Activation::kNone:
-        return activation_grad_row<Storage, T, Activation::kNone>(plan, n, y, bias, prelu);
-      case Activation::kRelu:
-        return activation_grad_row<Storage, T, Activation::kRelu>(plan, n, y, bias, prelu);
+      case Activation::kNone: return activation_grad_row<Storage, T, Activation::kNone>(plan, n, y, sums);
+      case Activation::kRelu: return activation_grad_row<Storage, T, Activation::kRelu>(plan, n, y, sums);
       case Activation::kLeakyRelu:
-        return activation_grad_row<Storage, T, Activation::kLeakyRelu>(plan, n, y, bias, prelu);
-      case Activation::kPrelu:
-        return activation_grad_row<Storage, T, Activation::kPrelu>(plan, n, y, bias, prelu);
+        return activation_grad_row<Storage, T, Activation::kLeakyRelu>(plan, n, y, sums);
+      case Activation::kPrelu: return activation_grad_row<Storage, T, Activation::kPrelu>(plan, n, y, sums);
       case Activation::kSigmoid:
-        return activation_grad_row<Storage, T, Activation::kSigmoid>(plan, n, y, bias, prelu);
-      case Activation::kTanh:
-        return activation_grad_row<Storage, T, Activation::kTanh>(plan, n, y, bias, prelu);
+        return activation_grad_row<Storage, T, Activation::kSigmoid>(plan, n, y, sums);
+      case Activation::kTanh: return activation_grad_row<Storage, T, Activation::kTanh>(plan, n, y, sums);
     }
   };
   for (int64_t y = first; y < first + plan.strip_rows && y < p.grad_output.size[2]; ++y) row_of(y);

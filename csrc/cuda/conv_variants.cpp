@@ -1,0 +1,73 @@
+// The convolution kernels and how one is chosen (host code, no CUDA).
+#include "conv_variants.h"
+
+#include "variants.h"
+
+namespace denoise_ext::cuda {
+namespace {
+
+template <class Params>
+const char* always(const Params&, const DeviceLimits&) {
+  return nullptr;
+}
+
+// Microseconds for so many multiply-adds at one per clock in each of 128 lanes per multiprocessor at
+// 1.5 GHz, of which a kernel without any reuse in registers reaches about an eighth.
+double unblocked_cost(double products, const DeviceLimits& limits) {
+  return products / (128.0 * limits.multiprocessors * 1500.0 / 8.0);
+}
+
+double direct_cost(const ConvParams& p, const DeviceLimits& limits) {
+  const double outputs = static_cast<double>(p.output.size[0]) * static_cast<double>(p.output.size[1]) *
+                         static_cast<double>(p.output.size[2]) * static_cast<double>(p.output.size[3]);
+  double products = static_cast<double>(p.input.size[1] / p.groups) * static_cast<double>(p.weight.size[2]) *
+                    static_cast<double>(p.weight.size[3]);
+  if (p.transposed) products /= static_cast<double>(p.stride[0] * p.stride[1]);
+  return unblocked_cost(outputs * products, limits);
+}
+
+const Variant<ConvParams> kConvVariants[] = {
+    {"conv_direct", always<ConvParams>, direct_cost, nullptr, conv_direct_launch},
+};
+
+double weight_grad_direct_cost(const ConvWeightGradParams& p, const DeviceLimits& limits) {
+  double products = 1;
+  for (int i = 0; i < 4; ++i)
+    products *=
+        static_cast<double>(p.grad_weight.size[i]) * (i == 1 ? 1.0 : static_cast<double>(p.coarse.size[i]));
+  return unblocked_cost(products, limits);
+}
+
+const Variant<ConvWeightGradParams> kConvWeightGradVariants[] = {
+    {"conv_weight_grad_direct", always<ConvWeightGradParams>, weight_grad_direct_cost, nullptr,
+     conv_weight_grad_direct_launch},
+};
+
+}  // namespace
+
+int conv(const ConvParams& params, const LaunchContext& context) {
+  return choose(kConvVariants, params, context.limits).launch(params, context);
+}
+
+int64_t conv_workspace_bytes(const ConvParams& params, const DeviceLimits& limits) {
+  return workspace_of(kConvVariants, params, limits);
+}
+
+void conv_explain(const ConvParams& params, const DeviceLimits& limits, char* text, int bytes) {
+  explain(kConvVariants, params, limits, text, bytes);
+}
+
+int conv_weight_grad(const ConvWeightGradParams& params, const LaunchContext& context) {
+  return choose(kConvWeightGradVariants, params, context.limits).launch(params, context);
+}
+
+int64_t conv_weight_grad_workspace_bytes(const ConvWeightGradParams& params, const DeviceLimits& limits) {
+  return workspace_of(kConvWeightGradVariants, params, limits);
+}
+
+void conv_weight_grad_explain(const ConvWeightGradParams& params, const DeviceLimits& limits, char* text,
+                              int bytes) {
+  explain(kConvWeightGradVariants, params, limits, text, bytes);
+}
+
+}  // namespace denoise_ext::cuda

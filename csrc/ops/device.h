@@ -1,0 +1,65 @@
+// Where an operator runs: each operator is written once, over a device that starts the kernels.
+#pragma once
+
+#include "../cpu/conv_backward.h"
+#include "../cpu/conv_plan.h"
+#include "../params/conv.h"
+#include "common.h"
+
+namespace denoise_ext::ops {
+
+#if !defined(DENOISE_EXT_EMULATE_CUDA)
+struct Cpu {
+  static void conv(const ConvParams& params, const Tensor&, const char*) {
+    cpu::run_conv(params, torch_threads());
+  }
+  static void conv_weight_grad(const ConvWeightGradParams& params, const Tensor&, const char*) {
+    cpu::run_conv_weight_grad(params, torch_threads());
+  }
+  static void activation_grad(const ActivationGradParams& params, const Tensor&, const char*) {
+    cpu::run_activation_grad(params, torch_threads());
+  }
+};
+#endif
+
+#if defined(DENOISE_EXT_WITH_CUDA) || defined(DENOISE_EXT_EMULATE_CUDA)
+// The device of `like` made current for the life of this object, its current stream and its limits.
+class CudaCall {
+ public:
+  CudaCall(const Tensor& like, const char* op);
+  ~CudaCall();
+  CudaCall(const CudaCall&) = delete;
+
+  // Allocates the workspace that the launcher wants, launches, and raises on a CUDA error.
+  template <class Params>
+  void run(const Params& params, int64_t (*workspace_bytes)(const Params&, const DeviceLimits&),
+           int (*launch)(const Params&, const LaunchContext&)) {
+    const Tensor workspace = allocate(workspace_bytes(params, context_.limits));
+    check(launch(params, context_));
+  }
+
+ private:
+  Tensor allocate(int64_t bytes);
+  void check(int code) const;
+
+  const Tensor& like_;
+  const char* op_;
+  LaunchContext context_{};
+  struct Guard;
+  Guard* guard_;
+};
+
+struct Cuda {
+  static void conv(const ConvParams& params, const Tensor& like, const char* op) {
+    CudaCall(like, op).run(params, cuda::conv_workspace_bytes, cuda::conv);
+  }
+  static void conv_weight_grad(const ConvWeightGradParams& params, const Tensor& like, const char* op) {
+    CudaCall(like, op).run(params, cuda::conv_weight_grad_workspace_bytes, cuda::conv_weight_grad);
+  }
+  static void activation_grad(const ActivationGradParams& params, const Tensor& like, const char* op) {
+    CudaCall(like, op).run(params, cuda::activation_grad_workspace_bytes, cuda::activation_grad);
+  }
+};
+#endif
+
+}  // namespace denoise_ext::ops
