@@ -122,18 +122,17 @@ def test_expanded_batch(case, device):
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_threads_do_not_change_the_result(case):
-    call = next(iter(case.calls.values()))
-    input = call.shapes["input"]
+    call = case.calls["several_tiles"]
     tensors = make_tensors(call, torch.float32)
-    threads = torch.get_num_threads()
+    results, threads = [], torch.get_num_threads()
     try:
-        torch.set_num_threads(1)
-        single = case.op(**tensors, **call.options)
-        torch.set_num_threads(2)
-        double = case.op(**tensors, **call.options)
+        for count in (1, 2, 5):
+            torch.set_num_threads(count)
+            results.append(case.op(**tensors, **call.options))
     finally:
         torch.set_num_threads(threads)
-    assert torch.equal(single, double), input
+    assert torch.equal(results[0], results[1])
+    assert torch.equal(results[0], results[2])
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)

@@ -122,6 +122,29 @@ def test_expanded_gradient(case, device):
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_threads_do_not_change_the_gradients(case):
+    """Bit for bit: a training run gives the same weights on any number of cores."""
+    call = case.calls["several_tiles"]
+    if "conv" not in case.name:  # sigmas as tensors, so that they have gradients
+        sigmas = {n: (2,) for n in call.options if n.startswith("sigma")}
+        options = {n: v for n, v in call.options.items() if n not in sigmas}
+        shapes = {n: (2, *s[1:]) for n, s in call.shapes.items()}
+        call = Call({**shapes, **sigmas}, options)
+    tensors = leaves(make_tensors(call, torch.float32))
+    results, threads = [], torch.get_num_threads()
+    try:
+        for count in (1, 2, 5):
+            torch.set_num_threads(count)
+            output = case.op(**tensors, **call.options).square().sum()
+            results.append(torch.autograd.grad(output, list(tensors.values())))
+    finally:
+        torch.set_num_threads(threads)
+    for name, one, two, five in zip(tensors, *results):
+        assert torch.equal(one, two), name
+        assert torch.equal(one, five), name
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_second_derivative_is_refused(case, device):
     call = next(iter(case.small_calls.values()))
     tensors = leaves(make_tensors(call, torch.float64, device))
