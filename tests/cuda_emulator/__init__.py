@@ -1,0 +1,100 @@
+"""Run the CUDA kernels without a GPU: ``with emulated_cuda(seed=1): ops.conv2d(...)`` on CPU tensors.
+
+See README.md beside this file.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from cuda_emulator.build import build_operators
+
+NAMESPACE = "denoise_ext_emulated"
+STATISTICS = (
+    "blocks", "threads", "switches", "barriers", "collectives", "matrix_multiplies", "copies",
+    "checked_accesses", "matrices_loaded", "matrix_wavefronts",
+)  # fmt: skip
+
+
+class Emulator:
+    """The loaded library of emulated operators."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        torch.ops.load_library(str(path))
+        self._library = ctypes.CDLL(str(path))
+        self.configure()
+
+    def configure(
+        self,
+        seed: int = 0,
+        preempt: int = 0,
+        compute_capability: int = 90,
+        multiprocessors: int = 2,
+    ) -> None:
+        """How launches run from now on.
+
+        ``seed``: the order of threads and blocks: 0 ascending, 1 descending, else random.
+        ``preempt``: shadow build: switch threads at one in so many checked accesses; 0: only
+        where a thread waits.  The other two describe the device that operators see.
+        """
+        self._library.cuda_emulator_configure(
+            ctypes.c_uint32(seed), ctypes.c_uint32(preempt), compute_capability, multiprocessors
+        )
+
+    def statistics(self) -> dict[str, int]:
+        """What has been run since the library was loaded."""
+        counters = (ctypes.c_uint64 * len(STATISTICS))()
+        self._library.cuda_emulator_statistics(counters)
+        return dict(zip(STATISTICS, counters, strict=True))
+
+    def operator(self, name: str):
+        """The emulated CUDA implementation of an operator, as a function of the same arguments."""
+        op = getattr(getattr(torch.ops, NAMESPACE), name).default
+
+        def run(*args, **kwargs):
+            self._library.cuda_emulator_forget_memory()
+            return op(*args, **kwargs)
+
+        return run
+
+    def operator_names(self) -> list[str]:
+        registered = torch._C._dispatch_get_registrations_for_dispatch_key("CPU")
+        return [n.split("::")[1] for n in registered if n.startswith(f"{NAMESPACE}::")]
+
+
+def mode() -> str:
+    """The build that this process uses; asan needs its library loaded before everything else."""
+    return os.environ.get("DENOISE_EXT_CUDA_EMULATION", "shadow")
+
+
+@cache
+def emulator() -> Emulator:
+    """Build and load the emulated operators, once per process."""
+    given = os.environ.get("DENOISE_EXT_EMULATED_LIBRARY")
+    return Emulator(Path(given) if given else build_operators(mode()))
+
+
+@contextmanager
+def emulated_cuda(seed: int = 0, **options: int) -> Iterator[Emulator]:
+    """Let ``torch.ops.denoise_ext`` run its emulated CUDA kernels on CPU tensors.
+
+    Options are those of :meth:`Emulator.configure`.  A fault of a kernel is a RuntimeError that
+    names its kind, source lines, thread and block.
+    """
+    machine = emulator()
+    machine.configure(seed=seed, **options)
+    with torch.library._scoped_library("denoise_ext", "IMPL") as library:
+        for name in machine.operator_names():
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="Warning only once for all operators")
+                library.impl(name, machine.operator(name), "CPU")
+        yield machine

@@ -1,0 +1,224 @@
+"""Compile the CUDA kernels with the C++ compiler, into a library of operators for CPU tensors.
+
+``python tests/cuda_emulator/build.py shadow`` (or ``asan``) prints the library's path.  What has not
+changed is not compiled again: an object's key is a hash of its command and of all it includes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import hashlib
+import os
+import re
+import shlex
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+OUTPUT = ROOT / "build" / "cuda_emulator"
+MODES = ("shadow", "asan")
+JOBS = int(os.environ.get("MAX_JOBS", "2"))
+
+UNDEFINED = "bounds,alignment,shift,signed-integer-overflow,integer-divide-by-zero,return,bool,enum"
+SANITIZERS = {
+    # The thread sanitizer's calls, which runtime/shadow.cpp takes. Loops must not become calls of
+    # memset or memcpy: those it does not see.
+    "shadow": [
+        f"-fsanitize=thread,{UNDEFINED}",
+        "--param=tsan-instrument-func-entry-exit=0",
+        "-fno-tree-loop-distribute-patterns",
+    ],
+    "asan": [f"-fsanitize=address,{UNDEFINED}", "-fno-omit-frame-pointer"],
+}
+CHECKERS = {"shadow": ("shadow.cpp", "shadow_memory.cpp"), "asan": ("address_sanitizer.cpp",)}
+
+
+class BuildError(RuntimeError):
+    """The compiler's or linker's own words."""
+
+
+def cuda_include() -> Path | None:
+    """The folder of the CUDA toolkit's headers, or None; no compiler and no driver is needed."""
+    homes = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"]
+    folders = [Path(home, "include") for home in homes if home]
+    folders += sorted(Path(sysconfig.get_path("purelib"), "nvidia").glob("cu*/include"))
+    found = (f for f in folders if (f / "cuda_runtime.h").exists() and (f / "cuda_fp16.h").exists())
+    return next(found, None)
+
+
+@cache
+def _compiler() -> list[str]:
+    return shlex.split(os.environ.get("CXX", "g++"))
+
+
+@cache
+def _common_flags(mode: str) -> list[str]:
+    include = cuda_include()
+    if include is None:
+        raise BuildError(
+            "the CUDA toolkit's headers (cuda_runtime.h, cuda_fp16.h) are not installed"
+        )
+    flags = ["-g", "-fPIC", "-fvisibility=hidden", "-DDENOISE_EXT_EMULATE_CUDA"]
+    flags += ["-DCUDA_EMULATOR_SHADOW"] if mode == "shadow" else []
+    return [*flags, f"-I{HERE / 'include'}", f"-isystem{include}"]
+
+
+@cache
+def _torch_flags() -> tuple[list[str], list[str]]:
+    """(compiling, linking) against torch's stable ABI, for the version that setup.py names."""
+    from torch.utils.cpp_extension import include_paths, library_paths
+
+    version = re.search(r'TORCH_TARGET_VERSION = "(\w+)"', (ROOT / "setup.py").read_text())[1]
+    compiling = [f"-DTORCH_TARGET_VERSION={version}", *(f"-isystem{p}" for p in include_paths())]
+    linking = [flag for path in library_paths() for flag in (f"-L{path}", f"-Wl,-rpath,{path}")]
+    return compiling, [*linking, "-lc10", "-ltorch", "-ltorch_cpu"]
+
+
+@dataclass
+class Source:
+    """One file to compile, and how."""
+
+    path: Path
+    flags: list[str] = field(default_factory=list)
+
+
+def _kernel_flags(mode: str) -> list[str]:
+    # -O1 -g keeps lines exact. The warnings switched off are about CUDA's own pragmas and attributes.
+    quiet = ["-Wall", "-Wno-unknown-pragmas", "-Wno-attributes", "-Wno-unused-function"]
+    flags = ["-std=c++17", "-O1", *quiet, *_common_flags(mode), *SANITIZERS[mode]]
+    return [*flags, "-fno-sanitize-recover=all", "-x", "c++"]
+
+
+def kernel_source(path: Path, mode: str) -> Source:
+    return Source(path, _kernel_flags(mode))
+
+
+def runtime_sources(mode: str) -> list[Source]:
+    """The emulator itself, which no sanitizer may watch."""
+    flags = ["-std=c++20", "-O2", "-Wall", "-Wextra", *_common_flags(mode)]
+    names = ("fiber", "launch", "messages", "scheduler", "shared_memory", "tensor_core")
+    files = [f"{name}.cpp" for name in (*names, "undefined_behaviour", "warp")]
+    return [Source(HERE / "runtime" / name, flags) for name in (*files, *CHECKERS[mode])]
+
+
+def operator_sources(mode: str, csrc: Path = ROOT / "csrc") -> list[Source]:
+    """Kernels, the host code that chooses among them, and the operators of csrc/ops."""
+    host = ["-std=c++20", "-O1", "-Wall", "-Wextra", *_common_flags(mode)]
+    with_torch = [*host, *_torch_flags()[0]]
+    kernels = [p for p in sorted((csrc / "cuda").glob("*.cu")) if p.name != "device.cu"]
+    return [
+        *(kernel_source(path, mode) for path in kernels),
+        *(Source(path, host) for path in sorted((csrc / "cuda").glob("*.cpp"))),
+        *(
+            Source(path, with_torch)
+            for path in sorted((ROOT / "csrc" / "ops").glob("*.cpp"))
+            if "IMPL(denoise_ext, CPU" not in path.read_text()
+        ),  # INTERIM
+        Source(HERE / "runtime" / "torch_hooks.cpp", with_torch),
+    ]
+
+
+@cache
+def _digest(path: Path, _modified: int) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _key(command: list[str], dependencies: Path) -> str | None:
+    """A hash of the command and the included files, or None when those are not known yet."""
+    if not dependencies.exists():
+        return None
+    text = dependencies.read_text().replace("\\\n", " ")
+    names = re.split(r"(?<!\\)\s+", text.split(":", 1)[1].strip())
+    key = hashlib.sha256(" ".join(command).encode())
+    for name in names:
+        path = Path(name.replace("\\ ", " "))
+        if not path.exists():
+            return None
+        key.update(_digest(path, path.stat().st_mtime_ns).encode())
+    return key.hexdigest()
+
+
+def _run(command: list[str]) -> None:
+    result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if result.returncode != 0:
+        raise BuildError(f"{shlex.join(command)}\n{result.stdout}")
+
+
+def _object_of(source: Source, folder: Path) -> Path:
+    name = "-".join(source.path.parts[-2:])
+    return folder / f"{name}.o"
+
+
+def compile_object(source: Source, folder: Path) -> Path:
+    """The source's object, compiled when its command or anything it includes has changed."""
+    target = _object_of(source, folder)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    dependencies, stamp = target.with_suffix(".d"), target.with_suffix(".key")
+    command = [*_compiler(), *source.flags, "-MMD", "-MF", str(dependencies)]
+    command += ["-c", str(source.path), "-o", str(target)]
+    key = _key(command, dependencies)
+    if key is not None and target.exists() and stamp.exists() and stamp.read_text() == key:
+        return target
+    _run(command)
+    stamp.write_text(_key(command, dependencies) or "")
+    return target
+
+
+def compile_all(sources: list[Source], folder: Path) -> list[Path]:
+    with ThreadPoolExecutor(JOBS) as pool:
+        return list(pool.map(lambda source: compile_object(source, folder), sources))
+
+
+def link(objects: list[Path], target: Path, mode: str, extra: list[str]) -> Path:
+    """A shared library, or where `target` has no suffix a program; linked when an object is newer."""
+    newest = max(path.stat().st_mtime_ns for path in objects)
+    if target.exists() and target.stat().st_mtime_ns >= newest:
+        return target
+    kind = ["-shared", "-Wl,--no-undefined"] if target.suffix == ".so" else []
+    sanitizer = ["-fsanitize=address"] if mode == "asan" else []
+    command = [*_compiler(), *kind, *sanitizer, *map(str, objects), *extra, "-ldl"]
+    temporary = target.with_name(target.name + ".new")  # a process may have the old one mapped
+    _run([*command, "-o", str(temporary)])
+    temporary.replace(target)
+    return target
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep two test runs in one tree from building into the same folder at once."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def build_operators(mode: str) -> Path:
+    """Build the library that registers ``torch.ops.denoise_ext_emulated``, and return its path."""
+    folder = OUTPUT / mode
+    with locked(folder):
+        objects = compile_all([*operator_sources(mode), *runtime_sources(mode)], folder)
+        return link(objects, folder / "libdenoise_ext_emulated.so", mode, _torch_flags()[1])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("mode", choices=MODES)
+    try:
+        print(build_operators(parser.parse_args().mode))
+    except BuildError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,75 @@
+// What the operators of csrc/ops and Python see of the emulator.
+#include <emulator.h>
+
+#include <algorithm>
+#include <vector>
+
+#include "../../../csrc/ops/common.h"
+#include "../../../csrc/params/launch.h"
+
+namespace {
+
+int compute_capability = 90;
+int multiprocessors = 2;
+
+}  // namespace
+
+namespace denoise_ext {
+
+namespace ops {
+
+void emulated_use(const Tensor& tensor, Access access) {
+  using cuda_emulator::Use;
+  const Use use = access == Access::kRead ? Use::kRead : access == Access::kWrite ? Use::kFill : Use::kUpdate;
+  std::vector<int64_t> sizes, strides;
+  for (int64_t d = 0; d < tensor.dim(); ++d) {
+    sizes.push_back(tensor.size(d));
+    strides.push_back(tensor.stride(d));
+  }
+  cuda_emulator::use_memory(tensor.data_ptr(), static_cast<int>(tensor.dim()), sizes.data(), strides.data(),
+                            static_cast<size_t>(tensor.element_size()), use);
+}
+
+}  // namespace ops
+
+// In place of csrc/cuda/device.cu: a device of a chosen architecture with few multiprocessors, so that
+// kernels which give each of them several pieces of work do so with small images.
+namespace cuda {
+
+int device_limits(int, DeviceLimits* limits) {
+  *limits = typical_limits(compute_capability);
+  limits->multiprocessors = multiprocessors;
+  return 0;
+}
+
+const char* error_text(int) {
+  return "an error code of a launcher";
+}
+
+}  // namespace cuda
+}  // namespace denoise_ext
+
+extern "C" {
+
+__attribute__((visibility("default"))) void cuda_emulator_configure(uint32_t seed, uint32_t preempt,
+                                                                    int capability, int processors) {
+  cuda_emulator::Options& options = cuda_emulator::options();
+  options.seed = seed;
+  options.preempt = preempt;
+  options.shared_limit = static_cast<size_t>(denoise_ext::cuda::typical_limits(capability).shared_bytes);
+  compute_capability = capability;
+  multiprocessors = processors;
+}
+
+// To be called before every operator: the memory of the one before may be somebody else's by now.
+__attribute__((visibility("default"))) void cuda_emulator_forget_memory() {
+  cuda_emulator::forget_memory();
+}
+
+// Ten counters, in the order of cuda_emulator::Statistics.
+__attribute__((visibility("default"))) void cuda_emulator_statistics(uint64_t* counters) {
+  static_assert(sizeof(cuda_emulator::Statistics) == 10 * sizeof(uint64_t));
+  const auto first = reinterpret_cast<const uint64_t*>(&cuda_emulator::statistics());
+  std::copy(first, first + 10, counters);
+}
+}
