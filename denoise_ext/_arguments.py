@@ -67,15 +67,19 @@ def check_residual_position(residual_position: str) -> str:
     return _choice(residual_position, "residual_position", RESIDUAL_POSITIONS)
 
 
+# Non-strict export passes sizes as SymInt; NumPy's integers count as ints in torch too.
+_INTS = (int, torch.SymInt, np.integer)
+
+
 def int_pair(value: int | Sequence[int], name: str, minimum: int) -> tuple[int, int]:
     """Return ``value`` (an int, or two of them) as a pair, each at least ``minimum``."""
-    if isinstance(value, int):
+    if isinstance(value, _INTS):
         pair = (value, value)
     elif isinstance(value, (tuple, list)) and 1 <= len(value) <= 2:
         pair = (value[0], value[-1])  # torch takes a sequence of one for both directions
     else:
         raise TypeError(f"{name} must be an int or a pair of ints, got {value!r}")
-    if not (isinstance(pair[0], int) and isinstance(pair[1], int)):
+    if not (isinstance(pair[0], _INTS) and isinstance(pair[1], _INTS)):
         raise TypeError(f"{name} must be an int or a pair of ints, got {value!r}")
     if pair[0] < minimum or pair[1] < minimum:
         raise ValueError(f"{name} must be at least {minimum}, got {value!r}")
@@ -92,7 +96,7 @@ def odd_kernel_size(kernel_size: int | Sequence[int]) -> tuple[int, int]:
 
 def _positive(value: float, name: str) -> float:
     if not isinstance(value, (int, float)):
-        if not isinstance(value, np.number):
+        if not isinstance(value, (np.number, torch.SymFloat, torch.SymInt)):
             raise TypeError(f"{name} must be a number, got {value!r}")
         value = float(value)
     if not 0.0 < value < math.inf:  # false for NaN too

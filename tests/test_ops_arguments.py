@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from cases import CASES
@@ -258,10 +259,10 @@ def test_torch_refuses_the_same(name, changes, error, argument):
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_lists_and_single_elements_are_pairs(case):
-    """torch takes ``[2]`` and ``[2, 2]`` for 2 wherever it takes a pair."""
+    """torch takes ``[2]``, ``[2, 2]`` and NumPy's 2 for 2 wherever it takes a pair."""
     if "conv" in case.name:
         expected = call(ops, case.name, {"stride": 2})
-        for stride in ([2], [2, 2], (2,), torch.Size([2, 2])):
+        for stride in ([2], [2, 2], (2,), torch.Size([2, 2]), np.int64(2)):
             assert torch.equal(call(ops, case.name, {"stride": stride}), expected)
     else:
         expected = call(ops, case.name, {"kernel_size": 5})

@@ -202,6 +202,20 @@ def test_export_dynamic_sizes(name):
     torch.testing.assert_close(program.module()(other), module(other))
 
 
+def test_export_with_arguments_computed_from_sizes():
+    """They become constants of the exported program, as in torch's own convolution."""
+
+    class Model(torch.nn.Module):
+        def forward(self, x: Tensor, weight: Tensor) -> Tensor:
+            pad = weight.shape[2] // 2
+            y = ops.conv2d(x, weight, padding=pad, stride=[x.shape[3] // 8, 1])
+            return ops.gaussian_blur2d(y, 2 * pad + 1, x.shape[2] / 8)
+
+    arguments = torch.rand(1, 3, 9, 8), torch.rand(4, 3, 3, 3)
+    program = torch.export.export(Model(), arguments)
+    torch.testing.assert_close(program.module()(*arguments), Model()(*arguments))
+
+
 @pytest.mark.parametrize("name", ["conv2d", "conv_transpose2d"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_autocast_is_that_of_torch(name, dtype, device):
