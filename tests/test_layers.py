@@ -55,7 +55,11 @@ RULES = {
     "cpu": ({"cpu", "params"}, is_standard),
     "cuda": (
         {"cuda", "params"},
-        lambda header: is_standard(header) or re.match(r"(cuda|mma|cooperative_groups)", header),
+        lambda header: (
+            is_standard(header)
+            or re.match(r"(cuda|mma|cooperative_groups)", header)
+            or header == "emulated_primitives.h"  # tests/cuda_emulator: what stands in for PTX
+        ),
     ),
     # Only the part of torch that stays binary compatible from release to release.
     "ops": (
