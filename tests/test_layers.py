@@ -72,7 +72,7 @@ RULES = {
         ),
     ),
     "module": (
-        {"cpu", "params"},
+        {"module", "cpu", "params"},
         lambda header: is_standard(header) or header.startswith("pybind11/"),
     ),
 }

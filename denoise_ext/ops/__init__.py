@@ -2,9 +2,10 @@
 
 Each works under autograd, ``torch.compile``, ``torch.export`` and ``torch.inference_mode``; the raw
 operators are ``torch.ops.denoise_ext.*``.  :mod:`denoise_ext.reference` has the same functions in
-plain PyTorch.
+plain PyTorch.  :func:`explain` says which kernel a call takes, and why not another.
 """
 
+from denoise_ext.ops._explain import explain as explain
 from denoise_ext.ops.bilateral_blur import bilateral_blur, joint_bilateral_blur
 from denoise_ext.ops.conv2d import conv2d
 from denoise_ext.ops.conv_transpose2d import conv_transpose2d

@@ -1,0 +1,88 @@
+#include "explain.h"
+
+#include <stdexcept>
+
+#include "cpu/isa.h"
+#include "params/conv.h"
+
+namespace py = pybind11;
+
+namespace denoise_ext {
+namespace {
+
+DType dtype_of(const std::string& name) {
+  if (name == "float64") return DType::kFloat64;
+  if (name == "bfloat16") return DType::kBFloat16;
+  if (name == "float16") return DType::kFloat16;
+  if (name == "uint8") return DType::kUInt8;
+  return DType::kFloat32;
+}
+
+// A tensor's description; its data stays null, which counts as aligned.
+Tensor4 tensor4(const py::handle& description) {
+  Tensor4 tensor{};
+  if (description.is_none()) return tensor;
+  for (int i = 0; i < 4; ++i) {
+    tensor.size[i] = description["size"][py::int_(i)].cast<int64_t>();
+    tensor.stride[i] = description["stride"][py::int_(i)].cast<int64_t>();
+  }
+  tensor.dtype = dtype_of(description["dtype"].cast<std::string>());
+  return tensor;
+}
+
+Activation activation_of(const std::string& name) {
+  const std::pair<const char*, Activation> names[] = {
+      {"relu", Activation::kRelu},   {"leaky_relu", Activation::kLeakyRelu},
+      {"prelu", Activation::kPrelu}, {"sigmoid", Activation::kSigmoid},
+      {"tanh", Activation::kTanh},
+  };
+  for (const auto& [known, activation] : names)
+    if (name == known) return activation;
+  return Activation::kNone;
+}
+
+ConvParams conv_params(const py::dict& call, bool transposed) {
+  ConvParams params{};
+  params.input = tensor4(call["input"]);
+  params.output = tensor4(call["output"]);
+  params.weight = tensor4(call["weight"]);
+  for (int i = 0; i < 2; ++i) {
+    params.stride[i] = call["stride"][py::int_(i)].cast<int64_t>();
+    params.padding[i] = call["padding"][py::int_(i)].cast<int64_t>();
+    params.dilation[i] = call["dilation"][py::int_(i)].cast<int64_t>();
+  }
+  params.groups = call["groups"].cast<int64_t>();
+  params.transposed = transposed;
+  params.activation = activation_of(call["activation"].cast<std::string>());
+  return params;
+}
+
+std::string explain_cpu(const std::string& kernel) {
+  return kernel + ": chosen (CPU, " + cpu::kernels().isa + ")";
+}
+
+std::string explain_conv(const py::dict& call, bool transposed, int compute_capability) {
+  const ConvParams params = conv_params(call, transposed);
+  if (compute_capability == 0) {
+    const bool depthwise = params.groups > 1 && params.input.size[1] == params.groups;
+    return explain_cpu(depthwise ? "conv_depthwise" : "conv_direct");
+  }
+#ifdef DENOISE_EXT_WITH_CUDA
+  char text[4096];
+  cuda::conv_explain(params, cuda::typical_limits(compute_capability), text, sizeof text);
+  return text;
+#else
+  return "none: this build has no CUDA kernels (nvcc was not found, or DENOISE_EXT_CUDA=0, when it was "
+         "built)";
+#endif
+}
+
+}  // namespace
+
+std::string explain(const std::string& op, const py::dict& call, int compute_capability) {
+  if (op == "conv2d") return explain_conv(call, false, compute_capability);
+  if (op == "conv_transpose2d") return explain_conv(call, true, compute_capability);
+  throw std::invalid_argument("explain: there is no operator '" + op + "'");
+}
+
+}  // namespace denoise_ext

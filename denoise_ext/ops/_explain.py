@@ -1,0 +1,87 @@
+"""Which kernel a call would take, and why the others would not."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
+
+from denoise_ext._loader import native
+
+
+class _Recorder(TorchDispatchMode):
+    """Keeps the last call of one of our operators, with all arguments resolved."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.call: tuple[Any, tuple, Tensor] | None = None
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        output = func(*args, **(kwargs or {}))
+        if func.namespace == "denoise_ext":
+            self.call = func, args, output
+        return output
+
+
+def explain(op: Callable[..., Tensor], *args: Any, device: str = "cpu", **kwargs: Any) -> str:
+    """Say which kernel ``op(*args, **kwargs)`` would run on ``device``.
+
+    Nothing is computed: only shapes, strides and dtypes of the tensors are looked at, so they may
+    be anywhere and the device need not exist.
+
+    Args:
+        op: an operator of :mod:`denoise_ext.ops`, for example ``ops.conv2d``.
+        args: its arguments.
+        device: ``"cpu"``, ``"cuda"`` (the current GPU) or an architecture such as ``"sm_90"``.
+        kwargs: its keyword arguments.
+
+    Returns:
+        A line per kernel, the chosen one first: its name, and for the others the reason.
+
+    Raises:
+        ValueError: unknown device; or what ``op`` raises for these arguments.
+        RuntimeError: the native library is missing, or ``device="cuda"`` without a GPU.
+    """
+    capability = _compute_capability(device)
+    args, kwargs = tree_map_only(Tensor, _without_data, (args, kwargs))
+    recorder = _Recorder()
+    with torch.no_grad(), recorder:
+        op(*args, **kwargs)
+    if recorder.call is None:
+        raise ValueError(f"op must be an operator of denoise_ext.ops, got {op!r}")
+    func, values, output = recorder.call
+    call = dict(zip((argument.name for argument in func._schema.arguments), values, strict=True))
+    call["output"] = output
+    described = tree_map_only(Tensor, _describe, call)
+    return native().explain(func._schema.name.split("::")[1], described, capability)
+
+
+def _without_data(tensor: Tensor) -> Tensor:
+    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
+
+
+def _describe(tensor: Tensor) -> dict[str, Any]:
+    return {
+        "size": list(tensor.shape),
+        "stride": list(tensor.stride()),
+        "dtype": str(tensor.dtype).removeprefix("torch."),
+    }
+
+
+def _compute_capability(device: str) -> int:
+    """10 * major + minor of a CUDA device; 0 for the CPU."""
+    if device == "cpu":
+        return 0
+    if device == "cuda":
+        if not torch.cuda.is_available():
+            raise RuntimeError("device='cuda' needs a GPU; name an architecture, such as 'sm_90'")
+        major, minor = torch.cuda.get_device_capability()
+        return 10 * major + minor
+    if match := re.fullmatch(r"sm_(\d{2,3})", device):
+        return int(match[1])
+    raise ValueError(f"device must be 'cpu', 'cuda' or like 'sm_90', got {device!r}")

@@ -1,0 +1,52 @@
+"""ops.explain: the kernel a call would take, without computing anything."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from denoise_ext import ops
+from denoise_ext._loader import native
+
+WITH_CUDA = bool(native().build_info()["cuda"])
+
+
+def test_cpu_names_kernel_and_instruction_set():
+    x, w = torch.empty(1, 8, 16, 16), torch.empty(4, 8, 3, 3)
+    text = ops.explain(ops.conv2d, x, w, padding=1)
+    assert text == f"conv_direct: chosen (CPU, {native().isa_in_use()})"
+    depthwise = ops.explain(ops.conv2d, x, torch.empty(8, 1, 3, 3), groups=8)
+    assert depthwise.startswith("conv_depthwise: chosen")
+
+
+@pytest.mark.skipif(not WITH_CUDA, reason="the build has no CUDA kernels")
+@pytest.mark.parametrize("architecture", ["sm_75", "sm_80", "sm_90", "sm_120"])
+def test_cuda_accounts_for_every_kernel(architecture):
+    x, w = torch.empty(1, 8, 16, 16), torch.empty(8, 8, 5, 4)
+    lines = ops.explain(ops.conv2d, x, w, stride=3, device=architecture).splitlines()
+    names = [line.split(":")[0] for line in lines]
+    assert names[0] == "conv_direct"  # stride 3 and a 5 x 4 kernel leave no other
+    assert len(set(names)) == len(names)
+    assert lines[0].endswith(": chosen")
+    assert all(line.split(": ", 1)[1] for line in lines)
+
+
+@pytest.mark.skipif(WITH_CUDA, reason="the build has CUDA kernels")
+def test_a_build_without_cuda_says_so():
+    x, w = torch.empty(1, 8, 16, 16), torch.empty(8, 8, 3, 3)
+    assert "no CUDA kernels" in ops.explain(ops.conv2d, x, w, device="sm_90")
+
+
+def test_transposed():
+    x, w = torch.empty(1, 8, 16, 16), torch.empty(8, 4, 2, 2)
+    assert ops.explain(ops.conv_transpose2d, x, w, stride=2).startswith("conv_direct: chosen")
+
+
+def test_bad_arguments():
+    x, w = torch.empty(1, 8, 16, 16), torch.empty(4, 8, 3, 3)
+    with pytest.raises(ValueError, match="device must be"):
+        ops.explain(ops.conv2d, x, w, device="tpu")
+    with pytest.raises(ValueError, match="must be an operator"):
+        ops.explain(torch.nn.functional.relu, x)
+    with pytest.raises(ValueError, match="input"):
+        ops.explain(ops.conv2d, x, torch.empty(4, 7, 3, 3))
