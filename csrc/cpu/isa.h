@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "bilateral.h"
 #include "conv_backward.h"
 #include "conv_plan.h"
 #include "gaussian.h"
@@ -27,6 +28,14 @@ struct KernelTable {
   void (*gaussian_task_f64)(const GaussianPlan& plan, int64_t task, void* scratch);
   void (*gaussian_sigma_task_f32)(const GaussianPlan& plan, int64_t task, void* scratch);
   void (*gaussian_sigma_task_f64)(const GaussianPlan& plan, int64_t task, void* scratch);
+
+  // Joint bilateral filter: one tile of a plan (see bilateral.h); scratch has its plan's scratch_bytes.
+  void (*bilateral_task_f32)(const BilateralPlan& plan, int64_t task, void* scratch);
+  void (*bilateral_task_f64)(const BilateralPlan& plan, int64_t task, void* scratch);
+  void (*bilateral_normalise_task_f32)(const BilateralGradPlan& plan, int64_t task, void* scratch);
+  void (*bilateral_normalise_task_f64)(const BilateralGradPlan& plan, int64_t task, void* scratch);
+  void (*bilateral_grad_task_f32)(const BilateralGradPlan& plan, int64_t task, void* scratch);
+  void (*bilateral_grad_task_f64)(const BilateralGradPlan& plan, int64_t task, void* scratch);
 };
 
 // The table in use: the best ISA of this processor, or the one forced by DENOISE_EXT_CPU_ISA or

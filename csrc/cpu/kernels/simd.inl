@@ -51,6 +51,14 @@ struct ExpTraits<double> {
   static constexpr double kLn2High = 6.93147180369123816490e-01, kLn2Low = 1.90821492927058770002e-10;
 };
 
+// |x|
+template <class T>
+DENOISE_EXT_INLINE Vec<T> absolute(Vec<T> x) {
+  using Int = typename ExpTraits<T>::Int;
+  constexpr Int kSign = Int(1) << (8 * sizeof(T) - 1);
+  return reinterpret_cast<Vec<T>>(reinterpret_cast<Vec<Int>>(x) & ~kSign);
+}
+
 // e^x. Range reduction x = n ln2 + r, |r| <= ln2 / 2, then the Taylor sum of e^r: its remainder
 // (ln2/2)^(degree+1) / (degree+1)! is 5e-9 (float, degree 7) and 5e-18 (double, degree 13), below
 // half a unit in the last place; measured error over the range: under 2 units. Below kLowest the

@@ -16,6 +16,10 @@
 
 #include "../kernels/gaussian.inl"
 
+#include "../kernels/bilateral.inl"
+
+#include "../kernels/bilateral_grad.inl"
+
 constexpr KernelTable kernel_table(const char* isa) {
   KernelTable table{};
   table.isa = isa;
@@ -30,5 +34,11 @@ constexpr KernelTable kernel_table(const char* isa) {
   table.gaussian_task_f64 = gaussian_task<double>;
   table.gaussian_sigma_task_f32 = gaussian_sigma_task<float>;
   table.gaussian_sigma_task_f64 = gaussian_sigma_task<double>;
+  table.bilateral_task_f32 = bilateral_task<float>;
+  table.bilateral_task_f64 = bilateral_task<double>;
+  table.bilateral_normalise_task_f32 = bilateral_normalise_task<float>;
+  table.bilateral_normalise_task_f64 = bilateral_normalise_task<double>;
+  table.bilateral_grad_task_f32 = bilateral_grad_task<float>;
+  table.bilateral_grad_task_f64 = bilateral_grad_task<double>;
   return table;
 }

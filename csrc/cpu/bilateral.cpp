@@ -1,0 +1,112 @@
+#include "bilateral.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "isa.h"
+
+namespace denoise_ext::cpu {
+namespace {
+
+// The radius around a tile costs packing alone, which the window's taps outweigh; more tiles balance
+// better. Packed planes should leave room in a 1 MiB second-level cache.
+constexpr int64_t kTileRows = 16, kSmallestTileRows = 4, kTileCols = 2 * kTileColumns;
+constexpr int64_t kTileBytes = 512 * 1024;
+
+void choose_tiles(BilateralPlan& plan, int64_t element) {
+  plan.tile_rows = std::min(kTileRows, plan.extent[0]);
+  plan.tile_cols = std::min(kTileCols, plan.extent[1]);
+  const auto measure = [&] {
+    plan.row_elements = divide_up(plan.tile_cols, kTileColumns) * kTileColumns;
+    plan.packed_cols = plan.row_elements + 2 * plan.radius[1];
+    plan.packed_rows = plan.tile_rows + 2 * plan.radius[0];
+    return plan.planes * plan.plane_elements() * element;
+  };
+  while (measure() > kTileBytes && plan.tile_rows > kSmallestTileRows)
+    plan.tile_rows = std::max(plan.tile_rows / 2, kSmallestTileRows);
+  if (measure() > kTileBytes) plan.tile_cols = std::min(kTileColumns, plan.extent[1]);
+  measure();
+  plan.tiles[0] = divide_up(plan.extent[0], plan.tile_rows);
+  plan.tiles[1] = divide_up(plan.extent[1], plan.tile_cols);
+}
+
+void list_taps(BilateralPlan& plan) {
+  const int64_t ry = plan.radius[0], rx = plan.radius[1];
+  for (int64_t dy = -ry; dy <= ry; ++dy)
+    for (int64_t dx = -rx; dx <= rx; ++dx)
+      if (!plan.params.circle || dy * dy + dx * dx <= ry * ry)
+        plan.taps.push_back({dy, dx, dy * plan.packed_cols + dx});
+}
+
+double sigma_at(const Tensor1& sigma, int64_t index) {
+  if (sigma.dtype == DType::kFloat64) return static_cast<const double*>(sigma.data)[index * sigma.stride];
+  return static_cast<const float*>(sigma.data)[index * sigma.stride];
+}
+
+template <class T>
+void run_plan(BilateralPlan& plan, void (*task)(const BilateralPlan&, int64_t, void*),
+              const Threads& threads) {
+  const BilateralTables<T> tables(plan.params, plan.taps);
+  plan.log_space = tables.log_space.data();
+  plan.color_scale = tables.color_scale.data();
+  for_each_block(threads, plan.tasks(), [&](int64_t index, Scratch& scratch) {
+    task(plan, index, scratch.reserve(plan.scratch_bytes));
+  });
+}
+
+}  // namespace
+
+template <class T>
+BilateralTables<T>::BilateralTables(const BilateralParams& params, const std::vector<BilateralTap>& taps) {
+  for (int64_t row = 0; row < params.sigma_space.size / 2; ++row) {
+    const double sigma_y = sigma_at(params.sigma_space, 2 * row);
+    const double sigma_x = sigma_at(params.sigma_space, 2 * row + 1);
+    for (const BilateralTap& tap : taps) {
+      const double y = static_cast<double>(tap.dy) / sigma_y, x = static_cast<double>(tap.dx) / sigma_x;
+      log_space.push_back(static_cast<T>(-0.5 * (y * y + x * x)));
+    }
+  }
+  for (int64_t i = 0; i < params.sigma_color.size; ++i) {
+    // Finite, or equal colours (distance 0) would get the weight 0 * infinity.
+    const double scale = std::sqrt(0.5) / sigma_at(params.sigma_color, i);
+    color_scale.push_back(
+        static_cast<T>(std::min(scale, static_cast<double>(std::numeric_limits<T>::max()))));
+  }
+}
+
+template struct BilateralTables<float>;
+template struct BilateralTables<double>;
+
+BilateralPlan make_bilateral_plan(const BilateralParams& params, bool enlarged, int64_t planes,
+                                  int64_t rows) {
+  const int64_t element = params.input.dtype == DType::kFloat64 ? 8 : 4;
+  BilateralPlan plan{};
+  plan.params = params;
+  plan.images = params.input.size[0];
+  plan.planes = planes;
+  for (int axis = 0; axis < 2; ++axis) {
+    plan.radius[axis] = params.kernel_size[axis] / 2;
+    plan.origin[axis] = enlarged ? -plan.radius[axis] : 0;
+    plan.extent[axis] = params.input.size[2 + axis] - 2 * plan.origin[axis];
+  }
+  choose_tiles(plan, element);
+  list_taps(plan);
+  const int64_t elements =
+      planes * plan.plane_elements() + kTapChunk * kTileColumns + rows * plan.row_elements;
+  plan.scratch_bytes = static_cast<size_t>(elements * element);
+  return plan;
+}
+
+void run_bilateral(const BilateralParams& params, const Threads& threads) {
+  const int64_t channels = params.input.size[1];
+  BilateralPlan plan = make_bilateral_plan(
+      params, false, params.guidance.size[1] + (is_joint(params) ? channels : 0), 1 + channels);
+  if (params.input.dtype == DType::kFloat64) {
+    run_plan<double>(plan, kernels().bilateral_task_f64, threads);
+  } else {
+    run_plan<float>(plan, kernels().bilateral_task_f32, threads);
+  }
+}
+
+}  // namespace denoise_ext::cpu

@@ -1,0 +1,36 @@
+// The joint bilateral filter and its gradients.
+#pragma once
+
+#include "types.h"
+
+namespace denoise_ext {
+
+enum class ColorDistance : int32_t { kL1, kL2 };
+
+// output[p] = sum over q of w(p, q) input[q] / sum over q of w(p, q), q in the window around p,
+//   w(p, q) = exp(-d(p, q)^2 / (2 sigma_color^2)) exp(-(dy^2 / sigma_y^2 + dx^2 / sigma_x^2) / 2),
+// d: the sum of the guidance channels' absolute differences (L1), or the root of the sum of their
+// squares (L2). A zero border takes part in the sums with value and guidance 0.
+struct BilateralParams {
+  Tensor4 input;           // (N, C, H, W)
+  Tensor4 guidance;        // (N, Cg, H, W); the filter without "joint": input itself
+  Tensor4 output;          // like input
+  Tensor1 sigma_color;     // (1 or N), in the guidance's units
+  Tensor1 sigma_space;     // (1 or N, 2) flattened: (sigma_y, sigma_x) of each image, in pixels
+  int64_t kernel_size[2];  // along y and x, odd
+  Border border;
+  ColorDistance distance;
+  bool circle;  // leave out dy^2 + dx^2 > (kernel_size / 2)^2
+};
+
+struct BilateralGradParams {
+  BilateralParams forward;  // `output` is the forward's result
+  Tensor4 grad_output;      // (N, C, H, W)
+  // Results; those whose data is nullptr are not wanted.
+  Tensor4 grad_input;        // like input
+  Tensor4 grad_guidance;     // like guidance
+  double* grad_sigma_color;  // as many values as the sigma; one value receives the sum over images
+  double* grad_sigma_space;
+};
+
+}  // namespace denoise_ext
