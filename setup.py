@@ -101,6 +101,7 @@ ARCHS = arch_list(NVCC) if NVCC else []
 
 # Contraction to fused multiply-add is what the kernels are written for; ISO mode turns it off.
 CXX_FLAGS = ["-std=c++20", "-O3", "-ffp-contract=fast", "-fvisibility=hidden", "-Wall", "-Wextra"]
+CXX_FLAGS += ["-g0"]  # Python's own flags ask for debug information: five times the size
 CXX_FLAGS += [f"-isystem{path}" for path in [*include_paths(), pybind11.get_include()]]
 
 macros = [
