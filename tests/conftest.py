@@ -1,18 +1,29 @@
-"""Fixtures: every device the build serves, every instruction set the processor has."""
+"""Fixtures: every device the build serves, every instruction set the processor has.
+
+The CUDA kernels run here without a GPU too: device "cuda-emulated" is CPU tensors on which
+``torch.ops.denoise_ext`` runs them emulated (cuda_emulator/README.md).  DENOISE_EXT_CUDA_EMULATION
+chooses the build, shadow (default) or asan, or ``off``.
+"""
 
 from __future__ import annotations
 
+import zlib
+
+import cuda_emulator
 import pytest
 import torch
-from cases import CASES
+from cases import CASES, OpCase
 
 from denoise_ext._loader import native, native_error
 from denoise_ext.ops._library import kernel_devices
 
 
 def _devices() -> list[str]:
+    emulated = ["cuda-emulated"] if cuda_emulator.missing() is None else []
+    if cuda_emulator.is_forced():
+        return emulated
     served = torch.cuda.is_available() and "cuda" in kernel_devices("conv2d")
-    return ["cpu", "cuda"] if served else ["cpu"]
+    return ["cpu", "cuda", *emulated] if served else ["cpu", *emulated]
 
 
 def _instruction_sets() -> list[str]:
@@ -20,22 +31,48 @@ def _instruction_sets() -> list[str]:
     return ["missing"] if native_error() else list(native().isa_available())
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Every device; on the CPU every instruction set, elsewhere the one in use."""
+    wanted = [name for name in ("device", "isa") if name in metafunc.fixturenames]
+    isas = _instruction_sets() if "isa" in wanted else [None]
+    devices = _devices() if "device" in wanted else ["cpu"]
+    pairs = [{"device": d, "isa": i} for d in devices for i in isas if d == "cpu" or i == isas[0]]
+    if wanted:
+        rows = [[pair[name] for name in wanted] for pair in pairs]
+        ids = ["-".join(row if row[0] == "cpu" else row[:1]) for row in rows]
+        metafunc.parametrize(wanted, rows, ids=ids, indirect=True)
+
+
+def pytest_report_header() -> str:
+    """The seed of the random order, for repeating a run."""
+    return f"emulated CUDA: {cuda_emulator.missing() or cuda_emulator.seeds_text()}"
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """torch tells of its own copy for an uneven ``padding="same"``: the oracle's, not ours."""
     config.addinivalue_line("filterwarnings", "ignore:Using padding='same' with even kernel")
 
 
-@pytest.fixture(params=_devices())
-def device(request: pytest.FixtureRequest) -> str:
+@pytest.fixture
+def device(request: pytest.FixtureRequest):
     """A device that is present and has kernels for the operator under test in this build."""
     parameters = request.node.callspec.params
-    name = getattr(parameters.get("case"), "name", parameters.get("name"))
-    if request.param != "cpu" and name in CASES and request.param not in kernel_devices(name):
-        pytest.skip(f"{name} has no {request.param} kernel in this build")
-    return request.param
+    case = parameters.get("case") or CASES.get(parameters.get("name"))
+    has_case = isinstance(case, OpCase)
+    if request.param == "cuda-emulated":
+        if has_case and case.name not in cuda_emulator.emulator().operator_names():
+            pytest.skip(f"{case.name} has no CUDA kernel")
+        # The tests share out the orders of threads; test_cuda_orders.py has every call in all.
+        seeds = list(cuda_emulator.SEEDS.values())
+        with cuda_emulator.emulated_cuda(seeds[zlib.crc32(request.node.nodeid.encode()) % 3]):
+            yield "cpu"
+        return
+    if request.param == "cuda" and has_case and "cuda" not in kernel_devices(case.name):
+        pytest.skip(f"{case.name} has no cuda kernel in this build")
+    yield request.param
 
 
-@pytest.fixture(params=_instruction_sets())
+@pytest.fixture
 def isa(request: pytest.FixtureRequest):
     """Force one instruction set for the test, then give back the one that was in use."""
     module = native()

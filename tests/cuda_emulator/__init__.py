@@ -1,4 +1,4 @@
-"""Run the CUDA kernels without a GPU: ``with emulated_cuda(seed=1): ops.conv2d(...)`` on CPU tensors.
+"""Run the CUDA kernels without a GPU, on CPU tensors: ``with emulated_cuda(): ops.conv2d(...)``.
 
 See README.md beside this file.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import random
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,13 +16,16 @@ from pathlib import Path
 
 import torch
 
-from cuda_emulator.build import build_operators
+from cuda_emulator.build import MODES, build_operators, cuda_include
 
 NAMESPACE = "denoise_ext_emulated"
 STATISTICS = (
     "blocks", "threads", "switches", "barriers", "collectives", "matrix_multiplies", "copies",
     "checked_accesses", "matrices_loaded", "matrix_wavefronts",
 )  # fmt: skip
+# The orders in which tests run threads and blocks.
+_RANDOM_SEED = int(os.environ.get("DENOISE_EXT_EMULATOR_SEED") or random.randrange(2, 2**32))
+SEEDS = {"ascending": 0, "descending": 1, "random": _RANDOM_SEED}
 
 
 class Emulator:
@@ -72,8 +76,26 @@ class Emulator:
 
 
 def mode() -> str:
-    """The build that this process uses; asan needs its library loaded before everything else."""
+    """The build that this process uses; asan's library must be loaded before everything else."""
     return os.environ.get("DENOISE_EXT_CUDA_EMULATION", "shadow")
+
+
+def missing() -> str | None:
+    """Why kernels cannot be compiled for the emulator here, or None when they can."""
+    if mode() == "off":
+        return "switched off by DENOISE_EXT_CUDA_EMULATION"
+    if cuda_include() is None:
+        return "the CUDA toolkit's headers are not installed (set CUDA_HOME)"
+    return None
+
+
+def is_forced() -> bool:
+    """Whether this process tests nothing but the emulated kernels."""
+    return os.environ.get("DENOISE_EXT_CUDA_EMULATION") in MODES
+
+
+def seeds_text() -> str:
+    return f"{mode()} build, random order DENOISE_EXT_EMULATOR_SEED={_RANDOM_SEED}"
 
 
 @cache

@@ -1,7 +1,7 @@
 """Compile the CUDA kernels with the C++ compiler, into a library of operators for CPU tensors.
 
-``python tests/cuda_emulator/build.py shadow`` (or ``asan``) prints the library's path.  What has not
-changed is not compiled again: an object's key is a hash of its command and of all it includes.
+``python tests/cuda_emulator/build.py shadow`` (or ``asan``) prints the library's path.  What has
+not changed is not compiled again: an object's key is a hash of its command and all it includes.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class Source:
 
 
 def _kernel_flags(mode: str) -> list[str]:
-    # -O1 -g keeps lines exact. The warnings switched off are about CUDA's own pragmas and attributes.
+    # -O1 -g keeps lines exact. The warnings switched off are about CUDA's pragmas and attributes.
     quiet = ["-Wall", "-Wno-unknown-pragmas", "-Wno-attributes", "-Wno-unused-function"]
     flags = ["-std=c++17", "-O1", *quiet, *_common_flags(mode), *SANITIZERS[mode]]
     return [*flags, "-fno-sanitize-recover=all", "-x", "c++"]
@@ -179,7 +179,7 @@ def compile_all(sources: list[Source], folder: Path) -> list[Path]:
 
 
 def link(objects: list[Path], target: Path, mode: str, extra: list[str]) -> Path:
-    """A shared library, or where `target` has no suffix a program; linked when an object is newer."""
+    """A shared library, or a program where `target` has no suffix; only if an object is newer."""
     newest = max(path.stat().st_mtime_ns for path in objects)
     if target.exists() and target.stat().st_mtime_ns >= newest:
         return target
