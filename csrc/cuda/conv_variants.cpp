@@ -30,19 +30,6 @@ const Variant<ConvParams> kConvVariants[] = {
     {"conv_direct", always<ConvParams>, direct_cost, nullptr, conv_direct_launch},
 };
 
-double weight_grad_direct_cost(const ConvWeightGradParams& p, const DeviceLimits& limits) {
-  double products = 1;
-  for (int i = 0; i < 4; ++i)
-    products *=
-        static_cast<double>(p.grad_weight.size[i]) * (i == 1 ? 1.0 : static_cast<double>(p.coarse.size[i]));
-  return unblocked_cost(products, limits);
-}
-
-const Variant<ConvWeightGradParams> kConvWeightGradVariants[] = {
-    {"conv_weight_grad_direct", always<ConvWeightGradParams>, weight_grad_direct_cost, nullptr,
-     conv_weight_grad_direct_launch},
-};
-
 }  // namespace
 
 int conv(const ConvParams& params, const LaunchContext& context) {
@@ -55,19 +42,6 @@ int64_t conv_workspace_bytes(const ConvParams& params, const DeviceLimits& limit
 
 void conv_explain(const ConvParams& params, const DeviceLimits& limits, char* text, int bytes) {
   explain(kConvVariants, params, limits, text, bytes);
-}
-
-int conv_weight_grad(const ConvWeightGradParams& params, const LaunchContext& context) {
-  return choose(kConvWeightGradVariants, params, context.limits).launch(params, context);
-}
-
-int64_t conv_weight_grad_workspace_bytes(const ConvWeightGradParams& params, const DeviceLimits& limits) {
-  return workspace_of(kConvWeightGradVariants, params, limits);
-}
-
-void conv_weight_grad_explain(const ConvWeightGradParams& params, const DeviceLimits& limits, char* text,
-                              int bytes) {
-  explain(kConvWeightGradVariants, params, limits, text, bytes);
 }
 
 }  // namespace denoise_ext::cuda

@@ -9,7 +9,4 @@ namespace denoise_ext::cuda {
 // conv2d and conv_transpose2d: any case.
 int conv_direct_launch(const ConvParams& params, const LaunchContext& context);
 
-// The weight's gradient: any case.
-int conv_weight_grad_direct_launch(const ConvWeightGradParams& params, const LaunchContext& context);
-
 }  // namespace denoise_ext::cuda

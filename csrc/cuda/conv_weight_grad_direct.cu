@@ -1,7 +1,7 @@
 // The gradient of a convolution's weight, one block per weight: any geometry, dtype and layout. Threads
 // take pixels in a fixed pattern and are added in a fixed tree, so the result is deterministic.
 #include "common.cuh"
-#include "conv_variants.h"
+#include "conv_weight_grad_variants.h"
 #include "primitives.cuh"
 
 namespace denoise_ext::cuda {
@@ -39,7 +39,7 @@ __global__ void __launch_bounds__(kThreads) conv_weight_grad_kernel(ConvWeightGr
 
 }  // namespace
 
-int conv_weight_grad_direct_launch(const ConvWeightGradParams& params, const LaunchContext& context) {
+int weight_grad_direct_launch(const ConvWeightGradParams& params, const LaunchContext& context) {
   return with_storage(params.coarse.dtype, [&](auto storage) {
     using Storage = decltype(storage);
     const int64_t* size = params.grad_weight.size;

@@ -1,0 +1,80 @@
+// What the choice among the convolution kernels asks about a call (host code, no CUDA).
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "../params/conv.h"
+#include "../params/launch.h"
+
+namespace denoise_ext::cuda {
+
+inline int64_t element_bytes(DType dtype) {
+  switch (dtype) {
+    case DType::kFloat64: return 8;
+    case DType::kFloat32: return 4;
+    case DType::kUInt8: return 1;
+    default: return 2;
+  }
+}
+
+inline bool is_16_bit(DType dtype) {
+  return dtype == DType::kFloat16 || dtype == DType::kBFloat16;
+}
+
+// Channels lie beside each other and every pixel's first channel is 16-byte aligned, and they are
+// whole vectors, so that a pixel can be read or written 16 bytes at a time.
+inline bool has_wide_pixels(const Tensor4& t) {
+  const int64_t lanes = 16 / element_bytes(t.dtype);
+  if (t.size[1] % lanes != 0 || t.stride[1] != 1) return false;
+  for (int axis = 0; axis < 4; ++axis)
+    if (axis != 1 && t.size[axis] > 1 && t.stride[axis] % lanes != 0) return false;
+  return reinterpret_cast<uintptr_t>(t.data) % 16 == 0;
+}
+
+// finish_vector()'s `wide`.
+inline bool wide_output(const ConvParams& p) {
+  return has_wide_pixels(p.output) && (p.residual.data == nullptr || has_wide_pixels(p.residual));
+}
+
+// Microseconds to move so many bytes between memory and the chip: 4.3 TB/s over 132 multiprocessors, the
+// measured copy bandwidth of an H200; only the ratio to compute_cost matters for a choice.
+inline double memory_cost(double bytes, const DeviceLimits& limits) {
+  return bytes / (32.6e3 * limits.multiprocessors);
+}
+
+// Microseconds for so many float multiply-adds, when `share` of the 128 lanes per multiprocessor at
+// 1.5 GHz do one every clock.
+inline double multiply_cost(double products, double share, const DeviceLimits& limits) {
+  return products / (128.0 * 1500.0 * limits.multiprocessors * share);
+}
+
+inline double tensor_bytes(const Tensor4& t) {
+  if (t.data == nullptr) return 0;
+  double bytes = static_cast<double>(element_bytes(t.dtype));
+  for (const int64_t size : t.size) bytes *= static_cast<double>(size);
+  return bytes;
+}
+
+// The same on the tensor cores, which do 8 times as many products of 16-bit elements.
+inline double tensor_cost(double products, double share, const DeviceLimits& limits) {
+  return multiply_cost(products / 8.0, share, limits);
+}
+
+// Input, output and residual, each once.
+inline double traffic_bytes(const ConvParams& p) {
+  return tensor_bytes(p.input) + tensor_bytes(p.output) + tensor_bytes(p.residual);
+}
+
+// What an array takes up in SharedArena.
+inline size_t in_arena(size_t bytes) {
+  return (bytes + 127) / 128 * 128;
+}
+
+constexpr int64_t kMostBlocks = (int64_t{1} << 31) - 1;  // in a grid's first dimension
+
+inline int64_t ceil_div(int64_t a, int64_t b) {
+  return (a + b - 1) / b;
+}
+
+}  // namespace denoise_ext::cuda

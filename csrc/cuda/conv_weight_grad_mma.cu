@@ -1,0 +1,176 @@
+// The gradient of a 3x3 or 1x1 convolution's weight on tensor cores, fp16 and bf16, channels_last.
+//
+// grad_weight[k][c][tap] is a matrix product over pixels, for every tap: (k x pixels) (pixels x c). A
+// block holds a 64 x 32 tile of (coarse k, fine c) for all taps in registers and walks over row segments
+// of 64 pixels of its part of the image. A segment of both tensors is in shared memory (fine with the
+// halo that the taps need), the next one is on its way (cp.async); both operands are read transposed by
+// ldmatrix, and a tap is only another address.
+//
+// Registers: 9 taps x 2 column tiles x 4 = 72 sums per thread. Shared memory: 2 x (8192 + 12672) bytes.
+#include <type_traits>
+
+#include "conv_weight_grad.cuh"
+#include "conv_weight_grad_variants.h"
+
+namespace denoise_ext::cuda {
+namespace {
+
+constexpr int kCoarse = kWeightGradMmaCoarse;  // coarse channels per block: 4 warps of 16
+constexpr int kFine = kWeightGradMmaFine;      // fine channels per block: 2 warps of 16
+constexpr int kPixels = kWeightGradMmaPixels;  // of a row segment: 4 steps of 16
+constexpr int kThreads = 256;
+constexpr int kChunk = 8;  // elements in 16 bytes
+
+// Chunks of a pixel are permuted so that the 8 pixels that an ldmatrix reads lie in different banks: a
+// coarse pixel is 128 bytes (8 chunks, all banks), a fine one 64 (4 chunks, half of them).
+__device__ __forceinline__ int coarse_offset(int pixel, int chunk) {
+  return pixel * kCoarse + (chunk ^ (pixel & 7)) * kChunk;
+}
+__device__ __forceinline__ int fine_offset(int pixel, int chunk) {
+  return pixel * kFine + (chunk ^ (pixel >> 1 & 3)) * kChunk;
+}
+
+struct Segment {  // coarse pixels (n, y, x0 .. x0 + kPixels - 1)
+  int n, y, x0;
+};
+
+template <class Storage, int kSize>
+__device__ __forceinline__ void load_segment(const ConvWeightGradParams& p, const Segment& at, int k0, int c0,
+                                             Storage* coarse, Storage* fine) {
+  constexpr int kCols = kPixels + kSize - 1;
+#pragma unroll 1
+  for (int i = static_cast<int>(threadIdx.x); i < kPixels * kCoarse / kChunk; i += kThreads) {
+    const int chunk = i % (kCoarse / kChunk), pixel = i / (kCoarse / kChunk);
+    const int k = k0 + chunk * kChunk, x = at.x0 + pixel;
+    const bool valid = x < p.coarse.size[3] && k < p.coarse.size[1];
+    cp_async16(coarse + coarse_offset(pixel, chunk),
+               valid ? element<Storage>(p.coarse, at.n, k, at.y, x) : p.coarse.data, valid);
+  }
+#pragma unroll 1
+  for (int i = static_cast<int>(threadIdx.x); i < kSize * kCols * kFine / kChunk; i += kThreads) {
+    const int chunk = i % (kFine / kChunk), pixel = i / (kFine / kChunk);  // pixel: of kSize rows
+    const int c = c0 + chunk * kChunk;
+    const int64_t y = at.y + pixel / kCols - p.padding[0], x = at.x0 + pixel % kCols - p.padding[1];
+    const bool valid = y >= 0 && x >= 0 && y < p.fine.size[2] && x < p.fine.size[3] && c < p.fine.size[1];
+    cp_async16(fine + fine_offset(pixel, chunk),
+               valid ? element<Storage>(p.fine, at.n, c, y, x) : p.fine.data, valid);
+  }
+  cp_async_commit();
+}
+
+template <class Storage>
+__device__ __forceinline__ void multiply(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  if constexpr (std::is_same_v<Storage, __half>) {
+    mma_m16n8k16_f16(c, a, b);
+  } else {
+    mma_m16n8k16_bf16(c, a, b);
+  }
+}
+
+// All taps of one segment. Warp (row, half) has coarse channels 16 row .. and fine channels 16 half ..
+template <class Storage, int kSize>
+__device__ __forceinline__ void multiply_segment(const Storage* coarse, const Storage* fine,
+                                                 float (&sums)[kSize * kSize][2][4]) {
+  constexpr int kCols = kPixels + kSize - 1;
+  const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
+  const int row = warp % 4, half = warp / 4;
+  // ldmatrix: lane 8 m + i addresses row i (a pixel) of matrix m.
+  const int matrix = lane / 8, i = lane % 8;
+#pragma unroll 1
+  for (int first = 0; first < kPixels; first += 16) {
+    // a: matrices (channels 0-7, pixels 0-7), (8-15, 0-7), (0-7, 8-15), (8-15, 8-15), transposed.
+    uint32_t a[4];
+    ldmatrix_trans<4>(a, coarse + coarse_offset(first + i + matrix / 2 * 8, row * 2 + matrix % 2));
+#pragma unroll
+    for (int u = 0; u < kSize; ++u)
+#pragma unroll
+      for (int v = 0; v < kSize; ++v) {
+        // b: matrices (pixels 0-7, channels 0-7), (8-15, 0-7), (0-7, 8-15), (8-15, 8-15), transposed.
+        uint32_t b[4];
+        ldmatrix_trans<4>(
+            b, fine + fine_offset(u * kCols + first + v + i + matrix % 2 * 8, half * 2 + matrix / 2));
+        multiply<Storage>(sums[u * kSize + v][0], a, {b[0], b[1]});
+        multiply<Storage>(sums[u * kSize + v][1], a, {b[2], b[3]});
+      }
+  }
+}
+
+template <class Storage, int kSize>
+__global__ void __launch_bounds__(kThreads, 2)
+    weight_grad_mma_kernel(ConvWeightGradParams p, float* partials, int parts) {
+  constexpr int kCols = kPixels + kSize - 1;
+  SharedArena arena;
+  // Two stages each; selected by arithmetic, an array of pointers would live in local memory.
+  Storage* const coarse = arena.take<Storage>(2 * kPixels * kCoarse);
+  Storage* const fine = arena.take<Storage>(2 * kSize * kCols * kFine);
+  const int fine_tiles = static_cast<int>((p.fine.size[1] + kFine - 1) / kFine);
+  const int k0 = static_cast<int>(blockIdx.x) / fine_tiles * kCoarse;
+  const int c0 = static_cast<int>(blockIdx.x) % fine_tiles * kFine;
+  // 32 bits count 137 G pixels in segments of 64.
+  const int rows = static_cast<int>(p.coarse.size[2]);
+  const int per_row = static_cast<int>((p.coarse.size[3] + kPixels - 1) / kPixels);
+  const int64_t segments = p.coarse.size[0] * rows * per_row;
+  const int begin = static_cast<int>(segments * blockIdx.y / parts);
+  const int end = static_cast<int>(segments * (blockIdx.y + 1) / parts);
+  const auto load = [&](int i) {
+    const int stage = (i - begin) % 2;
+    const Segment at{i / (per_row * rows), i / per_row % rows, i % per_row * kPixels};
+    load_segment<Storage, kSize>(p, at, k0, c0, coarse + stage * kPixels * kCoarse,
+                                 fine + stage * kSize * kCols * kFine);
+  };
+
+  float sums[kSize * kSize][2][4] = {};
+  if (begin < end) load(begin);
+  for (int i = begin; i < end; ++i) {
+    if (i + 1 < end) {
+      load(i + 1);
+      cp_async_wait<1>();
+    } else {
+      cp_async_wait<0>();
+    }
+    __syncthreads();
+    const int stage = (i - begin) % 2;
+    multiply_segment<Storage, kSize>(coarse + stage * kPixels * kCoarse, fine + stage * kSize * kCols * kFine,
+                                     sums);
+    __syncthreads();  // the next turn overwrites what this one read
+  }
+
+  const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
+#pragma unroll
+  for (int tap = 0; tap < kSize * kSize; ++tap)
+#pragma unroll
+    for (int tile = 0; tile < 2; ++tile)
+#pragma unroll
+      for (int r = 0; r < 4; ++r) {
+        const int64_t k = k0 + warp % 4 * 16 + lane / 4 + r / 2 * 8;
+        const int64_t c = c0 + warp / 4 * 16 + tile * 8 + lane % 4 * 2 + r % 2;
+        if (k < p.coarse.size[1] && c < p.fine.size[1])
+          partials[blockIdx.y * weight_count(p) + (k * p.fine.size[1] + c) * (kSize * kSize) + tap] =
+              sums[tap][tile][r];
+      }
+}
+
+template <class Storage, int kSize>
+int launch_size(const ConvWeightGradParams& params, const LaunchContext& context) {
+  constexpr size_t kBytes = SharedArena::bytes<Storage>(2 * kPixels * kCoarse) +
+                            SharedArena::bytes<Storage>(2 * kSize * (kPixels + kSize - 1) * kFine);
+  const int parts = weight_grad_mma_parts(params, context.limits);
+  float* partials = static_cast<float*>(context.workspace);
+  const int code =
+      launch(weight_grad_mma_kernel<Storage, kSize>,
+             dim3(static_cast<unsigned>(weight_grad_mma_blocks(params)), static_cast<unsigned>(parts)),
+             dim3(kThreads), kBytes, context.stream, params, partials, parts);
+  return code != 0 ? code : sum_weight_parts<Storage, float>(params, partials, parts, context.stream);
+}
+
+}  // namespace
+
+int weight_grad_mma_launch(const ConvWeightGradParams& params, const LaunchContext& context) {
+  const bool wide = params.grad_weight.size[2] == 3;
+  if (params.coarse.dtype == DType::kFloat16)
+    return wide ? launch_size<__half, 3>(params, context) : launch_size<__half, 1>(params, context);
+  return wide ? launch_size<__nv_bfloat16, 3>(params, context)
+              : launch_size<__nv_bfloat16, 1>(params, context);
+}
+
+}  // namespace denoise_ext::cuda

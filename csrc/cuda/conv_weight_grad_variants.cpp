@@ -1,0 +1,129 @@
+// The weight-gradient kernels and how one is chosen (host code, no CUDA).
+#include "conv_weight_grad_variants.h"
+
+#include <algorithm>
+
+#include "conv_conditions.h"
+#include "variants.h"
+
+namespace denoise_ext::cuda {
+namespace {
+
+// Blocks that a multiprocessor runs at a time: 2 of 256 threads with up to 128 registers.
+constexpr int64_t kResidentBlocks = 2;
+// Partial gradients may take this much memory.
+constexpr int64_t kWorkspaceBytes = int64_t{256} << 20;
+
+double product_count(const ConvWeightGradParams& p) {
+  double products =
+      static_cast<double>(p.grad_weight.size[1] * p.grad_weight.size[2] * p.grad_weight.size[3]);
+  for (const int64_t size : p.coarse.size) products *= static_cast<double>(size);
+  return products;
+}
+
+int64_t weights(const ConvWeightGradParams& p) {
+  return p.grad_weight.size[0] * p.grad_weight.size[1] * p.grad_weight.size[2] * p.grad_weight.size[3];
+}
+
+int64_t accumulator_bytes(const ConvWeightGradParams& p) {
+  return p.coarse.dtype == DType::kFloat64 ? 8 : 4;
+}
+
+// Enough parts to fill the device, no more than there are pieces of work, within the workspace.
+int parts_for(const ConvWeightGradParams& p, int64_t blocks, int64_t pieces, const DeviceLimits& limits) {
+  const int64_t wanted = ceil_div(kResidentBlocks * limits.multiprocessors, blocks);
+  const int64_t affordable = kWorkspaceBytes / (weights(p) * accumulator_bytes(p));
+  return static_cast<int>(std::max<int64_t>(1, std::min({wanted, pieces, affordable, int64_t{65535}})));
+}
+
+const char* always(const ConvWeightGradParams&, const DeviceLimits&) {
+  return nullptr;
+}
+
+// A thread has no reuse in registers: about an eighth of the lanes' rate.
+double direct_cost(const ConvWeightGradParams& p, const DeviceLimits& limits) {
+  return multiply_cost(product_count(p), 1.0 / 8, limits);
+}
+
+// Sums 64 x 64 channels whether they are there or not, at half the rate (one shared load per 2 products).
+double tiled_cost(const ConvWeightGradParams& p, const DeviceLimits& limits) {
+  const double channels = static_cast<double>(p.coarse.size[1] / p.groups * p.grad_weight.size[1]);
+  const double tiles = static_cast<double>(ceil_div(p.coarse.size[1] / p.groups, kWeightGradTile) *
+                                           ceil_div(p.grad_weight.size[1], kWeightGradTile));
+  return multiply_cost(product_count(p) / channels * tiles * kWeightGradTile * kWeightGradTile, 0.5, limits);
+}
+
+int64_t tiled_workspace(const ConvWeightGradParams& p, const DeviceLimits& limits) {
+  return weight_grad_tiled_parts(p, limits) * weights(p) * accumulator_bytes(p);
+}
+
+const char* mma_cannot_run(const ConvWeightGradParams& p, const DeviceLimits& limits) {
+  const int64_t size = p.grad_weight.size[2];
+  if (!is_16_bit(p.coarse.dtype)) return "takes float16 and bfloat16 only";
+  // sm_75 has no asynchronous copies, and staging through registers would spill the sums.
+  if (limits.compute_capability < 80) return "needs compute capability 8.0";
+  if (size != p.grad_weight.size[3] || (size != 1 && size != 3)) return "takes 1x1 and 3x3 kernels only";
+  if (p.groups != 1) return "takes groups = 1 only";
+  if (p.stride[0] != 1 || p.stride[1] != 1 || p.dilation[0] != 1 || p.dilation[1] != 1)
+    return "takes stride 1 and dilation 1 only";
+  if (!has_wide_pixels(p.coarse) || !has_wide_pixels(p.fine))
+    return "needs channels_last tensors with 16-byte aligned pixels (channels a multiple of 8)";
+  return nullptr;
+}
+
+// Reads both tensors once per block of the other's channels; 512 products per clock and multiprocessor
+// at about half the peak.
+double mma_cost(const ConvWeightGradParams& p, const DeviceLimits& limits) {
+  const double bytes =
+      tensor_bytes(p.coarse) * static_cast<double>(ceil_div(p.fine.size[1], kWeightGradMmaFine)) +
+      tensor_bytes(p.fine) * static_cast<double>(ceil_div(p.coarse.size[1], kWeightGradMmaCoarse));
+  return std::max(memory_cost(bytes, limits), multiply_cost(product_count(p), 4.0, limits));
+}
+
+int64_t mma_workspace(const ConvWeightGradParams& p, const DeviceLimits& limits) {
+  return weight_grad_mma_parts(p, limits) * weights(p) * accumulator_bytes(p);
+}
+
+const Variant<ConvWeightGradParams> kVariants[] = {
+    {"conv_weight_grad_mma", mma_cannot_run, mma_cost, mma_workspace, weight_grad_mma_launch},
+    {"conv_weight_grad_tiled", always, tiled_cost, tiled_workspace, weight_grad_tiled_launch},
+    {"conv_weight_grad_direct", always, direct_cost, nullptr, weight_grad_direct_launch},
+};
+
+}  // namespace
+
+int64_t weight_grad_tiled_blocks(const ConvWeightGradParams& p) {
+  return p.groups * ceil_div(p.coarse.size[1] / p.groups, kWeightGradTile) *
+         ceil_div(p.grad_weight.size[1], kWeightGradTile) * p.grad_weight.size[2] * p.grad_weight.size[3];
+}
+
+int weight_grad_tiled_parts(const ConvWeightGradParams& p, const DeviceLimits& limits) {
+  // A part of fewer than 256 pixels would cost more in adding up than it brings.
+  const int64_t pixels = p.coarse.size[0] * p.coarse.size[2] * p.coarse.size[3];
+  return parts_for(p, weight_grad_tiled_blocks(p), ceil_div(pixels, 256), limits);
+}
+
+int64_t weight_grad_mma_blocks(const ConvWeightGradParams& p) {
+  return ceil_div(p.coarse.size[1], kWeightGradMmaCoarse) * ceil_div(p.fine.size[1], kWeightGradMmaFine);
+}
+
+int weight_grad_mma_parts(const ConvWeightGradParams& p, const DeviceLimits& limits) {
+  const int64_t segments =
+      p.coarse.size[0] * p.coarse.size[2] * ceil_div(p.coarse.size[3], kWeightGradMmaPixels);
+  return parts_for(p, weight_grad_mma_blocks(p), segments, limits);
+}
+
+int conv_weight_grad(const ConvWeightGradParams& params, const LaunchContext& context) {
+  return choose(kVariants, params, context.limits).launch(params, context);
+}
+
+int64_t conv_weight_grad_workspace_bytes(const ConvWeightGradParams& params, const DeviceLimits& limits) {
+  return workspace_of(kVariants, params, limits);
+}
+
+void conv_weight_grad_explain(const ConvWeightGradParams& params, const DeviceLimits& limits, char* text,
+                              int bytes) {
+  explain(kVariants, params, limits, text, bytes);
+}
+
+}  // namespace denoise_ext::cuda
