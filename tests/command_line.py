@@ -1,0 +1,65 @@
+"""What the tests of the command line share: a folder of images, tiny checkpoints, a way to run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from denoise_ext import io
+from denoise_ext._loader import native_error
+from denoise_ext.cli import main
+from denoise_ext.models import create_model, save_model
+
+HAVE_NATIVE = native_error() is None
+BACKEND = ["--backend", "native" if HAVE_NATIVE else "torch"]
+RNG = np.random.default_rng(0)
+RGB = RNG.integers(0, 256, (20, 31, 3), dtype=np.uint8)
+GRAY = RNG.integers(0, 256, (20, 31), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory):
+    """Tiny networks as files: "gray", "colour" (both need sigma), "blind" (gray)."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+    torch.manual_seed(0)
+    options = {"width": 4, "depth": 2}
+    models = {
+        "gray": create_model("ffdnet_gray", predicts="noise", **options),
+        "colour": create_model("ffdnet_color", predicts="noise", **options),
+        "blind": create_model("dncnn_gray_blind", **options),
+    }
+    paths = {}
+    for name, model in models.items():
+        paths[name] = str(folder / f"{name}.safetensors")
+        save_model(model.eval(), paths[name])
+    return paths
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A working directory with in/a.png (RGB), in/b.png (gray), in/sub/c.png (RGB)."""
+    (tmp_path / "in" / "sub").mkdir(parents=True)
+    io.write_image(tmp_path / "in" / "a.png", RGB)
+    io.write_image(tmp_path / "in" / "b.png", GRAY)
+    io.write_image(tmp_path / "in" / "sub" / "c.png", RGB)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DENOISE_EXT_DEBUG", raising=False)
+    return tmp_path
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+
+
+def run(capsys, *arguments: str) -> tuple[int, str, str]:
+    code = main(list(arguments))
+    captured = capsys.readouterr()
+    assert "Traceback" not in captured.err + captured.out
+    return code, captured.out, captured.err
+
+
+def denoise(capsys, *arguments: str) -> tuple[int, str, str]:
+    return run(capsys, "denoise", *arguments, *BACKEND)
