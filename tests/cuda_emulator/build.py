@@ -209,6 +209,14 @@ def build_operators(mode: str) -> Path:
         return link(objects, folder / "libdenoise_ext_emulated.so", mode, _torch_flags()[1])
 
 
+def build_test_library(source: Path, mode: str) -> Path:
+    """Build one kernel file of the tests, with the emulator, into a library for ctypes."""
+    folder = OUTPUT / mode
+    with locked(folder):
+        objects = compile_all([kernel_source(source, mode), *runtime_sources(mode)], folder)
+        return link(objects, folder / f"lib{source.stem}.so", mode, [])
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("mode", choices=MODES)
