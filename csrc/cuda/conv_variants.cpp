@@ -1,6 +1,9 @@
 // The convolution kernels and how one is chosen (host code, no CUDA).
 #include "conv_variants.h"
 
+#include "conv_depthwise.h"
+#include "conv_first.h"
+#include "conv_last.h"
 #include "variants.h"
 
 namespace denoise_ext::cuda {
@@ -27,6 +30,12 @@ double direct_cost(const ConvParams& p, const DeviceLimits& limits) {
 }
 
 const Variant<ConvParams> kConvVariants[] = {
+    {"conv_depthwise_rows", conv_depthwise_rows_cannot_run, conv_depthwise_rows_cost, nullptr,
+     conv_depthwise_rows_launch},
+    {"conv_depthwise_planes", conv_depthwise_planes_cannot_run, conv_depthwise_planes_cost, nullptr,
+     conv_depthwise_planes_launch},
+    {"conv_first", conv_first_cannot_run, conv_first_cost, nullptr, conv_first_launch},
+    {"conv_last", conv_last_cannot_run, conv_last_cost, nullptr, conv_last_launch},
     {"conv_direct", always<ConvParams>, direct_cost, nullptr, conv_direct_launch},
 };
 

@@ -9,4 +9,12 @@ namespace denoise_ext::cuda {
 // conv2d and conv_transpose2d: any case.
 int conv_direct_launch(const ConvParams& params, const LaunchContext& context);
 
+// Depthwise conv2d with channels innermost, and plane by plane.
+int conv_depthwise_rows_launch(const ConvParams& params, const LaunchContext& context);
+int conv_depthwise_planes_launch(const ConvParams& params, const LaunchContext& context);
+
+// conv2d of 1 to 4 input channels to many, and of many to 1 to 4.
+int conv_first_launch(const ConvParams& params, const LaunchContext& context);
+int conv_last_launch(const ConvParams& params, const LaunchContext& context);
+
 }  // namespace denoise_ext::cuda

@@ -1,0 +1,174 @@
+// Vectors of neighbouring channels: 16 bytes of memory, sums in float, and the end of a convolution
+// (residual, activation, store) for all of them at once. Not for float64.
+#pragma once
+
+#include "common.cuh"
+#include "primitives.cuh"
+
+namespace denoise_ext::cuda {
+
+// Elements in 16 bytes: the widest access to memory.
+template <class Storage>
+constexpr int kVectorLanes = 16 / static_cast<int>(sizeof(Storage));
+
+// The elements in one 32-bit word, as floats.
+__device__ __forceinline__ void unpack_word(uint32_t word, float (&x)[1], float) {
+  x[0] = __uint_as_float(word);
+}
+__device__ __forceinline__ void unpack_word(uint32_t word, float (&x)[2], __half) {
+  const float2 pair = __half22float2(*reinterpret_cast<const __half2*>(&word));
+  x[0] = pair.x;
+  x[1] = pair.y;
+}
+__device__ __forceinline__ void unpack_word(uint32_t word, float (&x)[2], __nv_bfloat16) {
+  x[0] = __uint_as_float(word << 16);
+  x[1] = __uint_as_float(word & 0xffff0000u);
+}
+
+__device__ __forceinline__ uint32_t pack_word(const float (&x)[1], float) {
+  return __float_as_uint(x[0]);
+}
+__device__ __forceinline__ uint32_t pack_word(const float (&x)[2], __half) {
+  const __half2 pair = __floats2half2_rn(x[0], x[1]);
+  return *reinterpret_cast<const uint32_t*>(&pair);
+}
+__device__ __forceinline__ uint32_t pack_word(const float (&x)[2], __nv_bfloat16) {
+  const __nv_bfloat162 pair = __floats2bfloat162_rn(x[0], x[1]);
+  return *reinterpret_cast<const uint32_t*>(&pair);
+}
+
+template <class Storage>
+__device__ __forceinline__ void unpack(const uint4& vector, float (&x)[kVectorLanes<Storage>]) {
+  const uint32_t words[4] = {vector.x, vector.y, vector.z, vector.w};
+  constexpr int kPerWord = kVectorLanes<Storage> / 4;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    float part[kPerWord];
+    unpack_word(words[i], part, Storage{});
+#pragma unroll
+    for (int j = 0; j < kPerWord; ++j) x[i * kPerWord + j] = part[j];
+  }
+}
+
+template <class Storage>
+__device__ __forceinline__ uint4 pack(const float (&x)[kVectorLanes<Storage>]) {
+  uint32_t words[4];
+  constexpr int kPerWord = kVectorLanes<Storage> / 4;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    float part[kPerWord];
+#pragma unroll
+    for (int j = 0; j < kPerWord; ++j) part[j] = x[i * kPerWord + j];
+    words[i] = pack_word(part, Storage{});
+  }
+  return uint4{words[0], words[1], words[2], words[3]};
+}
+
+// c += a b for 16-bit elements; the layout of a, b and c is in primitives.cuh.
+__device__ __forceinline__ void mma_16_bit(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
+                                           __half) {
+  mma_m16n8k16_f16(c, a, b);
+}
+__device__ __forceinline__ void mma_16_bit(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
+                                           __nv_bfloat16) {
+  mma_m16n8k16_bf16(c, a, b);
+}
+
+// Which of 32 channels is column n (0 .. 7) of matrix j (0 .. 3) of b and c. In this order the columns
+// that a lane holds of the four matrices are the 8 neighbouring channels 8 * (lane % 4) + 0 .. 7, one
+// vector of 16-bit elements.
+__device__ __forceinline__ int column_channel(int j, int n) {
+  return n / 2 * 8 + j * 2 + n % 2;
+}
+
+// Calls f(Storage{}) for the floating-point types with a vector form.
+template <class F>
+int with_vector_storage(DType dtype, const F& f) {
+  switch (dtype) {
+    case DType::kFloat32: return f(float{});
+    case DType::kBFloat16: return f(__nv_bfloat16{});
+    case DType::kFloat16: return f(__half{});
+    default: return static_cast<int>(cudaErrorInvalidValue);
+  }
+}
+
+// Bias (or 0) and slope of channels first .. first + count - 1, as floats in shared memory, by all
+// threads of the block; a barrier must follow. Channels from p.output.size[1] on get 0.
+template <class Storage>
+__device__ __forceinline__ void load_channel_terms(const ConvParams& p, int64_t first, int count, float* bias,
+                                                   float* slope) {
+  for (int i = static_cast<int>(threadIdx.x); i < count; i += static_cast<int>(blockDim.x)) {
+    const bool inside = first + i < p.output.size[1];
+    bias[i] = inside && p.bias.data != nullptr ? channel_value<Storage, float>(p.bias, first + i) : 0.0f;
+    slope[i] = inside ? negative_slope<Storage, float>(p, first + i) : 0.0f;
+  }
+}
+
+template <int kCount>
+__device__ __forceinline__ void activate_all(float (&v)[kCount], Activation activation, const float* slope) {
+  switch (activation) {
+    case Activation::kNone: break;
+    case Activation::kRelu:
+#pragma unroll
+      for (int i = 0; i < kCount; ++i) v[i] = activate(v[i], Activation::kRelu, 0.0f);
+      break;
+    case Activation::kLeakyRelu:
+    case Activation::kPrelu:
+#pragma unroll
+      for (int i = 0; i < kCount; ++i) v[i] = activate(v[i], Activation::kPrelu, slope[i]);
+      break;
+    case Activation::kSigmoid:
+    case Activation::kTanh:
+      // Long code, so it stands here once: the values take turns in v[0].
+#pragma unroll 1
+      for (int turn = 0; turn < kCount; ++turn) {
+        const float first = activate(v[0], activation, 0.0f);
+#pragma unroll
+        for (int i = 0; i + 1 < kCount; ++i) v[i] = v[i + 1];
+        v[kCount - 1] = first;
+      }
+      break;
+  }
+}
+
+// Residual, activation and store of channels k .. k + lanes - 1 of output pixel (n, y, x), given the
+// sums with the bias in them. `wide`: 16-byte accesses fit the output and the residual (wide_output()
+// on the host); else one element at a time, and channels outside are left out. slope: of channel k on.
+template <class Storage>
+__device__ __forceinline__ void finish_vector(const ConvParams& p, bool wide, const float* slope,
+                                              float (&v)[kVectorLanes<Storage>], int64_t n, int64_t k,
+                                              int64_t y, int64_t x) {
+  constexpr int kLanes = kVectorLanes<Storage>;
+  if (k >= p.output.size[1]) return;
+  float residual[kLanes];
+  const bool before = p.residual_position == ResidualPosition::kBeforeActivation;
+  if (p.residual.data != nullptr) {
+    if (wide) {
+      unpack<Storage>(*reinterpret_cast<const uint4*>(element<Storage>(p.residual, n, k, y, x)), residual);
+    } else {
+#pragma unroll
+      for (int i = 0; i < kLanes; ++i)
+        residual[i] =
+            k + i < p.output.size[1] ? to_acc<float>(*element<Storage>(p.residual, n, k + i, y, x)) : 0.0f;
+    }
+    if (before) {
+#pragma unroll
+      for (int i = 0; i < kLanes; ++i) v[i] += residual[i];
+    }
+  }
+  activate_all(v, p.activation, slope);
+  if (p.residual.data != nullptr && !before) {
+#pragma unroll
+    for (int i = 0; i < kLanes; ++i) v[i] += residual[i];
+  }
+  if (wide) {
+    *reinterpret_cast<uint4*>(element<Storage>(p.output, n, k, y, x)) = pack<Storage>(v);
+    return;
+  }
+#pragma unroll
+  for (int i = 0; i < kLanes; ++i)
+    if (k + i < p.output.size[1])
+      *element<Storage>(p.output, n, k + i, y, x) = FromAcc<Storage>::convert(v[i]);
+}
+
+}  // namespace denoise_ext::cuda
