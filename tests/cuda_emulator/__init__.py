@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from cuda_emulator.build import MODES, build_operators, cuda_include
+from cuda_emulator.build import MODES, build_operators, compiler_library, cuda_include
 
 NAMESPACE = "denoise_ext_emulated"
 STATISTICS = (
@@ -92,6 +92,14 @@ def missing() -> str | None:
 def is_forced() -> bool:
     """Whether this process tests nothing but the emulated kernels."""
     return os.environ.get("DENOISE_EXT_CUDA_EMULATION") in MODES
+
+
+def asan_environment() -> dict[str, str]:
+    """Variables for a process that loads the asan build."""
+    # The C++ library too, or AddressSanitizer does not find the exceptions it is to intercept.
+    libraries = [compiler_library("libasan.so"), compiler_library("libstdc++.so")]
+    # Python and torch leave memory to the process's end; only the emulated kernels are on trial.
+    return {"LD_PRELOAD": " ".join(libraries), "ASAN_OPTIONS": "detect_leaks=0"}
 
 
 def seeds_text() -> str:

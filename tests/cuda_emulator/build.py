@@ -60,6 +60,12 @@ def _compiler() -> list[str]:
     return shlex.split(os.environ.get("CXX", "g++"))
 
 
+def compiler_library(name: str) -> str:
+    """The path of one of the compiler's own libraries."""
+    command = [*_compiler(), f"-print-file-name={name}"]
+    return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
+
+
 @cache
 def _common_flags(mode: str) -> list[str]:
     include = cuda_include()
@@ -103,7 +109,10 @@ def kernel_source(path: Path, mode: str) -> Source:
 
 
 def runtime_sources(mode: str) -> list[Source]:
-    """The emulator itself, which no sanitizer may watch."""
+    """The emulator itself, which no sanitizer may watch.
+
+    To be linked first: of an inline function that kernels use too, the linker keeps the first copy.
+    """
     flags = ["-std=c++20", "-O2", "-Wall", "-Wextra", *_common_flags(mode)]
     names = ("fiber", "launch", "messages", "scheduler", "shared_memory", "tensor_core")
     files = [f"{name}.cpp" for name in (*names, "undefined_behaviour", "warp")]
@@ -205,7 +214,7 @@ def build_operators(mode: str) -> Path:
     """Build the library that registers ``torch.ops.denoise_ext_emulated``, and return its path."""
     folder = OUTPUT / mode
     with locked(folder):
-        objects = compile_all([*operator_sources(mode), *runtime_sources(mode)], folder)
+        objects = compile_all([*runtime_sources(mode), *operator_sources(mode)], folder)
         return link(objects, folder / "libdenoise_ext_emulated.so", mode, _torch_flags()[1])
 
 
@@ -213,7 +222,7 @@ def build_test_library(source: Path, mode: str) -> Path:
     """Build one kernel file of the tests, with the emulator, into a library for ctypes."""
     folder = OUTPUT / mode
     with locked(folder):
-        objects = compile_all([kernel_source(source, mode), *runtime_sources(mode)], folder)
+        objects = compile_all([*runtime_sources(mode), kernel_source(source, mode)], folder)
         return link(objects, folder / f"lib{source.stem}.so", mode, [])
 
 

@@ -144,6 +144,7 @@ void run_grid(dim3 grid, dim3 block, size_t shared_bytes, void (*body)(void*), v
   if (memory == nullptr) throw std::bad_alloc();
   machine.shared = memory.get();
   machine.error.reset();
+  machine.checking = false;
   machine.first_block = machine.block + 1;
   begin_launch_checks();
   for (const uint64_t index : block_order(uint64_t{grid.x} * grid.y * grid.z)) {

@@ -70,6 +70,7 @@ struct Machine {
   void (*body)(void*) = nullptr;
   void* closure = nullptr;
   std::unique_ptr<Error> error;
+  bool checking = false;  // the runtime is at work: what it touches is not the kernel's doing
   uint64_t random_state = 1;
   int atomics_in_a_row = 0;
 

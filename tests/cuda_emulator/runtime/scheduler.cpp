@@ -145,6 +145,7 @@ void yield() {
 }
 
 void fail(const char* kind, const std::string& message) {
+  machine.checking = true;
   std::string where = "\n  block (" + std::to_string(blockIdx.x) + "," + std::to_string(blockIdx.y) + "," +
                       std::to_string(blockIdx.z) + ")";
   if (machine.current == nullptr) throw Error(kind, message);

@@ -204,13 +204,15 @@ namespace {
 
 // An access of a kernel, as the compiler reports it.
 void observe(const void* address, size_t bytes, Access access, const void* return_address) {
-  if (machine.current == nullptr) return;  // host code in a kernel file
+  if (machine.current == nullptr || machine.checking) return;  // host code in a kernel file, or the runtime's
   const auto p = static_cast<const char*>(address);
   if (machine.stacks.contains(p)) return;
   const auto builtins = reinterpret_cast<const char*>(&builtin);
   if (p >= builtins && p < builtins + sizeof builtin) return;
   const auto code = static_cast<uint32_t>(reinterpret_cast<uintptr_t>(return_address) - machine.module_base);
+  machine.checking = true;
   check({p, bytes, access, code, 0, false});
+  machine.checking = false;
   if (machine.options.preempt != 0 && random_number() % machine.options.preempt == 0) yield();
 }
 
