@@ -4,6 +4,7 @@
 #include "conv_depthwise.h"
 #include "conv_first.h"
 #include "conv_last.h"
+#include "conv_transpose_phases.h"
 #include "variants.h"
 
 namespace denoise_ext::cuda {
@@ -36,6 +37,8 @@ const Variant<ConvParams> kConvVariants[] = {
      conv_depthwise_planes_launch},
     {"conv_first", conv_first_cannot_run, conv_first_cost, nullptr, conv_first_launch},
     {"conv_last", conv_last_cannot_run, conv_last_cost, nullptr, conv_last_launch},
+    {"conv_transpose_phases", conv_transpose_phases_cannot_run, conv_transpose_phases_cost,
+     conv_transpose_phases_workspace, conv_transpose_phases_launch},
     {"conv_direct", always<ConvParams>, direct_cost, nullptr, conv_direct_launch},
 };
 

@@ -17,4 +17,7 @@ int conv_depthwise_planes_launch(const ConvParams& params, const LaunchContext& 
 int conv_first_launch(const ConvParams& params, const LaunchContext& context);
 int conv_last_launch(const ConvParams& params, const LaunchContext& context);
 
+// conv_transpose2d of stride 2.
+int conv_transpose_phases_launch(const ConvParams& params, const LaunchContext& context);
+
 }  // namespace denoise_ext::cuda
