@@ -89,6 +89,11 @@ def _torch_flags() -> tuple[list[str], list[str]]:
     return compiling, [*linking, "-lc10", "-ltorch", "-ltorch_cpu"]
 
 
+def torch_libraries() -> list[str]:
+    """The linker's flags for torch."""
+    return _torch_flags()[1]
+
+
 @dataclass
 class Source:
     """One file to compile, and how."""
@@ -141,19 +146,24 @@ def _digest(path: Path, _modified: int) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _key(command: list[str], dependencies: Path) -> str | None:
-    """A hash of the command and the included files, or None when those are not known yet."""
-    if not dependencies.exists():
-        return None
-    text = dependencies.read_text().replace("\\\n", " ")
+def dependencies_of(target: Path) -> list[Path]:
+    """What an object was compiled from, as the compiler listed it; empty when it has not been."""
+    listed = target.with_suffix(".d")
+    if not listed.exists():
+        return []
+    text = listed.read_text().replace("\\\n", " ")
     names = re.split(r"(?<!\\)\s+", text.split(":", 1)[1].strip())
+    return [Path(name.replace("\\ ", " ")).resolve() for name in names]
+
+
+def _key(command: list[str], dependencies: list[Path]) -> str | None:
+    """A hash of the command and of the files, or None when one is missing or none is known."""
     key = hashlib.sha256(" ".join(command).encode())
-    for name in names:
-        path = Path(name.replace("\\ ", " "))
+    for path in dependencies:
         if not path.exists():
             return None
         key.update(_digest(path, path.stat().st_mtime_ns).encode())
-    return key.hexdigest()
+    return key.hexdigest() if dependencies else None
 
 
 def _run(command: list[str]) -> None:
@@ -171,14 +181,14 @@ def compile_object(source: Source, folder: Path) -> Path:
     """The source's object, compiled when its command or anything it includes has changed."""
     target = _object_of(source, folder)
     target.parent.mkdir(parents=True, exist_ok=True)
-    dependencies, stamp = target.with_suffix(".d"), target.with_suffix(".key")
-    command = [*_compiler(), *source.flags, "-MMD", "-MF", str(dependencies)]
+    stamp = target.with_suffix(".key")
+    command = [*_compiler(), *source.flags, "-MMD", "-MF", str(target.with_suffix(".d"))]
     command += ["-c", str(source.path), "-o", str(target)]
-    key = _key(command, dependencies)
+    key = _key(command, dependencies_of(target))
     if key is not None and target.exists() and stamp.exists() and stamp.read_text() == key:
         return target
     _run(command)
-    stamp.write_text(_key(command, dependencies) or "")
+    stamp.write_text(_key(command, dependencies_of(target)) or "")
     return target
 
 
@@ -215,7 +225,7 @@ def build_operators(mode: str) -> Path:
     folder = OUTPUT / mode
     with locked(folder):
         objects = compile_all([*runtime_sources(mode), *operator_sources(mode)], folder)
-        return link(objects, folder / "libdenoise_ext_emulated.so", mode, _torch_flags()[1])
+        return link(objects, folder / "libdenoise_ext_emulated.so", mode, torch_libraries())
 
 
 def build_test_library(source: Path, mode: str) -> Path:

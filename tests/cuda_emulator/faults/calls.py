@@ -1,0 +1,111 @@
+"""Small calls that the faults are tried on; each is compared with the float64 reference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from denoise_ext import ops, reference
+
+F16, F32 = torch.float16, torch.float32
+
+
+def _image(shape: tuple[int, ...], dtype: torch.dtype, channels_last: bool = True) -> Tensor:
+    generator = torch.Generator().manual_seed(sum(shape))
+    x = torch.rand(shape, generator=generator, dtype=torch.float64).sub(0.5).to(dtype)
+    return x.contiguous(memory_format=torch.channels_last) if channels_last else x
+
+
+def _compare(op: Callable, oracle: Callable, *tensors: Tensor, **options: object) -> float:
+    """The largest difference, relative to the reference's largest value."""
+    got = op(*tensors, **options)
+    exact = oracle(*(x.double() for x in tensors), **options)
+    return float((got.double() - exact).abs().max() / exact.abs().max())
+
+
+def _conv(x: Tensor, weight: Tensor, **options: object) -> float:
+    return _compare(ops.conv2d, reference.conv2d, x, weight, **options)
+
+
+def _gradient(x: Tensor, weight: Tensor, bias: Tensor | None, which: str) -> float:
+    def gradient(conv2d: Callable, *tensors: Tensor | None) -> Tensor:
+        leaves = [t if t is None else t.detach().requires_grad_() for t in tensors]
+        activation = "relu" if which == "bias" else "none"
+        output = conv2d(*leaves, padding=1, activation=activation)
+        wanted = leaves[2] if which == "bias" else leaves[1]
+        weights = torch.linspace(-1, 1, output.numel(), dtype=torch.float64).view(output.shape)
+        return torch.autograd.grad(output, wanted, weights.to(output.dtype).contiguous())[0]
+
+    exact = gradient(reference.conv2d, *(t if t is None else t.double() for t in (x, weight, bias)))
+    got = gradient(ops.conv2d, x, weight, bias)
+    return float((got.double() - exact).abs().max() / exact.abs().max())
+
+
+def bias_gradient() -> float:
+    x, weight = _image((2, 3, 9, 40), F32, False), _image((4, 3, 3, 3), F32, False)
+    return _gradient(x, weight, _image((4, 1, 1, 1), F32, False).flatten(), "bias")
+
+
+def weight_gradient_f16() -> float:
+    return _gradient(_image((1, 32, 4, 70), F16), _image((64, 32, 3, 3), F16), None, "weight")
+
+
+def weight_gradient_f16_odd() -> float:
+    return _gradient(_image((1, 24, 4, 70), F16), _image((40, 24, 3, 3), F16), None, "weight")
+
+
+def weight_gradient_f32() -> float:
+    return _gradient(_image((1, 20, 6, 7), F32), _image((20, 20, 3, 3), F32), None, "weight")
+
+
+def first_layer_f16() -> float:
+    return _conv(_image((1, 3, 9, 35), F16), _image((32, 3, 3, 3), F16), padding=1)
+
+
+def last_layer_f16() -> float:
+    return _conv(_image((1, 64, 18, 40), F16), _image((1, 64, 3, 3), F16), padding=1)
+
+
+def depthwise_f16() -> float:
+    return _conv(_image((1, 32, 9, 18), F16), _image((32, 1, 3, 3), F16), padding=1, groups=32)
+
+
+def depthwise_f32() -> float:
+    x, weight = _image((1, 2, 9, 35), F32, False), _image((2, 1, 3, 3), F32, False)
+    return _conv(x, weight, padding=1, groups=2)
+
+
+def transposed_f16() -> float:
+    x, weight = _image((1, 64, 5, 20), F16), _image((64, 32, 4, 4), F16)
+    options = {"stride": 2, "padding": 1}
+    return _compare(ops.conv_transpose2d, reference.conv_transpose2d, x, weight, **options)
+
+
+def gaussian() -> float:
+    def blur(function: Callable) -> Callable:
+        return lambda x: function(x, (7, 5), 1.5)
+
+    x = _image((2, 3, 70, 20), F32)
+    return _compare(blur(ops.gaussian_blur2d), blur(reference.gaussian_blur2d), x)
+
+
+def bilateral() -> float:
+    def blur(function: Callable) -> Callable:
+        return lambda x: function(x, 5, 0.2, 1.5)
+
+    x = _image((1, 3, 37, 35), F32)
+    return _compare(blur(ops.bilateral_blur), blur(reference.bilateral_blur), x)
+
+
+CALLS = {
+    function.__name__: function
+    for function in (
+        bias_gradient, weight_gradient_f16, weight_gradient_f16_odd, weight_gradient_f32,
+        first_layer_f16, last_layer_f16, depthwise_f16, depthwise_f32, transposed_f16, gaussian,
+        bilateral,
+    )
+}  # fmt: skip
+# float16 results of up to 600 products summed in float32: an ulp or two, far below a wrong one.
+TOLERANCE = 4e-3
