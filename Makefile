@@ -16,7 +16,7 @@ BUILT := $(VENV)/.built
 SETTINGS := $(VENV)/.settings
 
 NATIVE_FILES := $(shell find csrc -name '*.h' -o -name '*.inl' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
-NATIVE_TESTS := $(shell find tests -name '*.h' -o -name '*.cpp' -o -name '*.cu')
+NATIVE_TESTS := $(shell find tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 BUILD_SETTINGS := CXX=$(CXX) CXXFLAGS=$(CXXFLAGS) DENOISE_EXT_CUDA=$(DENOISE_EXT_CUDA) \
 	TORCH_CUDA_ARCH_LIST=$(TORCH_CUDA_ARCH_LIST) CUDA_HOME=$(CUDA_HOME)
 

@@ -132,11 +132,7 @@ def operator_sources(mode: str, csrc: Path = ROOT / "csrc") -> list[Source]:
     return [
         *(kernel_source(path, mode) for path in kernels),
         *(Source(path, host) for path in sorted((csrc / "cuda").glob("*.cpp"))),
-        *(
-            Source(path, with_torch)
-            for path in sorted((ROOT / "csrc" / "ops").glob("*.cpp"))
-            if "IMPL(denoise_ext, CPU" not in path.read_text()
-        ),  # INTERIM
+        *(Source(path, with_torch) for path in sorted((ROOT / "csrc" / "ops").glob("*.cpp"))),
         Source(HERE / "runtime" / "torch_hooks.cpp", with_torch),
     ]
 

@@ -1,0 +1,50 @@
+"""The CUDA kernels' results do not depend on the order in which threads and blocks run.
+
+Every kernel is written to add in a fixed order, so results are the same bit for bit; the emulator
+runs threads ascending, descending and at random (the seed is in the header of the test run).
+"""
+
+from __future__ import annotations
+
+import cuda_emulator
+import pytest
+import torch
+from cases import CASES, Call, OpCase, make_tensors
+from torch import Tensor
+
+pytestmark = pytest.mark.skipif(
+    cuda_emulator.missing() is not None, reason=str(cuda_emulator.missing())
+)
+# Work that takes the emulator seconds is left to test_ops_forward.py, in one order.
+MOST_INPUT_ELEMENTS = 20_000
+CALLS = [
+    pytest.param(case, call, id=f"{case.name}-{name}")
+    for case in CASES.values()
+    for name, call in case.calls.items()
+    if torch.Size(call.shapes["input"]).numel() <= MOST_INPUT_ELEMENTS
+]
+LAYOUTS = {torch.float32: "contiguous", torch.float16: "channels_last"}
+
+
+def results(case: OpCase, call: Call, dtype: torch.dtype) -> list[Tensor]:
+    """The output and all gradients."""
+    tensors = make_tensors(call, dtype, layout=LAYOUTS[dtype])
+    tensors = {name: x.requires_grad_() for name, x in tensors.items()}
+    output = case.op(**tensors, **call.options)
+    weights = torch.linspace(-1, 1, output.numel(), dtype=torch.float64).view(output.shape)
+    gradients = torch.autograd.grad(output, list(tensors.values()), weights.to(output.dtype))
+    return [output, *gradients]
+
+
+@pytest.mark.parametrize("dtype", LAYOUTS, ids=str)
+@pytest.mark.parametrize("case, call", CALLS)
+def test_same_bits_in_every_order(case, call, dtype):
+    if case.name not in cuda_emulator.emulator().operator_names():
+        pytest.skip(f"{case.name} has no CUDA kernel")
+    expected = None
+    for order, seed in cuda_emulator.SEEDS.items():
+        with cuda_emulator.emulated_cuda(seed):
+            got = results(case, call, dtype)
+        expected = expected or got
+        for i, (ours, theirs) in enumerate(zip(got, expected, strict=True)):
+            assert torch.equal(ours, theirs), f"result {i}, {order} order, seed {seed}"
