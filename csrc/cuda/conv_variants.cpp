@@ -4,6 +4,7 @@
 #include "conv_depthwise.h"
 #include "conv_first.h"
 #include "conv_last.h"
+#include "conv_rowring_plan.h"
 #include "conv_transpose_phases.h"
 #include "variants.h"
 
@@ -39,6 +40,7 @@ const Variant<ConvParams> kConvVariants[] = {
     {"conv_last", conv_last_cannot_run, conv_last_cost, nullptr, conv_last_launch},
     {"conv_transpose_phases", conv_transpose_phases_cannot_run, conv_transpose_phases_cost,
      conv_transpose_phases_workspace, conv_transpose_phases_launch},
+    {"conv_rowring", row_ring_cannot_run, row_ring_cost, row_ring_workspace_bytes, conv_rowring_launch},
     {"conv_direct", always<ConvParams>, direct_cost, nullptr, conv_direct_launch},
 };
 

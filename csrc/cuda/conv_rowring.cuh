@@ -1,0 +1,241 @@
+// Device code of the row-ring convolution: where a block is in its work, the ring of input rows and the
+// weights in shared memory, and the matrix products. See conv_rowring.cu.
+#pragma once
+
+#include "common.cuh"
+#include "conv_rowring_plan.h"
+#include "primitives.cuh"
+
+namespace denoise_ext::cuda {
+
+// row_ring_tile() as constants.
+template <int kKernelSize, bool kLarge>
+struct RowRing {
+  static constexpr int kKernel = kKernelSize;
+  static constexpr int kWidth = row_ring_tile(kKernel, kLarge).width;
+  static constexpr int kRows = row_ring_tile(kKernel, kLarge).rows;
+  static constexpr int kThreads = row_ring_tile(kKernel, kLarge).threads;
+  static constexpr int kWindow = row_ring_tile(kKernel, kLarge).window;
+  static constexpr int kPixels = row_ring_tile(kKernel, kLarge).pixels;
+  static constexpr int kRowBytes = row_ring_tile(kKernel, kLarge).row_bytes;
+  static constexpr int kColumnBytes = row_ring_tile(kKernel, kLarge).column_bytes;
+  static constexpr int kChunk = row_ring_tile(kKernel, kLarge).chunk;
+  static constexpr int kVectors = kChunk / 8;  // 16-byte vectors of a pixel (or of a row of weights)
+  static constexpr int kWarpsAlong = kWidth / 16;
+  // Blocks per multiprocessor that the registers must allow: 65536 / (3 x 128 threads) = 170 each.
+  static constexpr int kBlocks = kLarge ? 1 : kRowRingSmallBlocks;
+
+  // Where vector v of pixel (or output channel) i lies in its row of kChunk elements, in bytes. Any 8
+  // consecutive i at the same v, which is what ldmatrix reads at once, are in 8 different 16-byte bank
+  // groups: i covers 128 / (2 kChunk) rows per 128 bytes, and the exclusive or permutes the rest.
+  static __host__ __device__ constexpr int offset(int i, int v) {
+    return i * kChunk * 2 + ((v ^ (i * kVectors / 8 % kVectors)) * 16);
+  }
+};
+
+// One pass over a window: the rows and pixels of a group, and `planes` chunks of the input channels.
+struct RowRingStep {
+  int64_t group;     // number of the group
+  int output_block;  // of kRowRingOutputs channels
+  int image, x, y;   // the group's first output pixel
+  int chunk;         // the pass's first chunk
+  int slot;          // ring row of the window's first row
+  bool fresh;        // the ring holds none of the window's rows from the step before
+};
+
+template <class Ring>
+__device__ __forceinline__ RowRingStep first_step(const ConvParams& p, int64_t group) {
+  const int64_t down = (p.output.size[2] + Ring::kRows - 1) / Ring::kRows;
+  const int64_t along = (p.output.size[3] + Ring::kWidth - 1) / Ring::kWidth;
+  RowRingStep step{};
+  step.group = group;
+  step.y = static_cast<int>(group % down) * Ring::kRows;
+  step.x = static_cast<int>(group / down % along) * Ring::kWidth;
+  step.image = static_cast<int>(group / (down * along) % p.output.size[0]);
+  step.output_block = static_cast<int>(group / (down * along * p.output.size[0]));
+  step.fresh = true;
+  return step;
+}
+
+// Groups go down a strip, then along the image, through the batch, and last over the output channels.
+template <class Ring>
+__device__ __forceinline__ RowRingStep next_step(const ConvParams& p, const RowRingPlan& plan,
+                                                 RowRingStep step) {
+  const int slot = step.slot;
+  step.fresh = true;
+  step.chunk += plan.planes;
+  if (step.chunk >= plan.chunks) {
+    step.chunk = 0;
+    ++step.group;
+    step.y += Ring::kRows;
+    step.fresh = plan.planes < plan.chunks;
+    if (step.y >= p.output.size[2]) {
+      step.fresh = true;
+      step.y = 0;
+      step.x += Ring::kWidth;
+      if (step.x >= p.output.size[3]) {
+        step.x = 0;
+        if (++step.image >= p.output.size[0]) {
+          step.image = 0;
+          ++step.output_block;
+        }
+      }
+    }
+  }
+  step.slot = slot + (step.fresh ? Ring::kWindow : Ring::kRows);
+  if (step.slot >= plan.ring_rows) step.slot -= plan.ring_rows;
+  return step;
+}
+
+// Rows of the step's window that are still to be loaded: the last ones.
+template <class Ring>
+__device__ __forceinline__ int new_rows(const RowRingStep& step) {
+  return step.fresh ? Ring::kWindow : Ring::kRows;
+}
+
+// Row i of the window starts here in every plane of the ring, in bytes.
+template <class Ring>
+__device__ __forceinline__ int window_row(const RowRingPlan& plan, const RowRingStep& step, int i) {
+  const int row = step.slot + i;
+  return (row >= plan.ring_rows ? row - plan.ring_rows : row) * Ring::kRowBytes;
+}
+
+// Groups of 16 channels in a chunk; the last chunk's last group is filled up with zeros.
+template <class Ring>
+__device__ __forceinline__ int chunk_products(const ConvParams& p, int chunk) {
+  const int rest = static_cast<int>(p.input.size[1]) - chunk * Ring::kChunk;
+  return ((rest < Ring::kChunk ? rest : Ring::kChunk) + 15) / 16;
+}
+
+// 8 channels from c on of one pixel, element by element; 0 outside the image and past the last channel.
+__device__ __forceinline__ uint4 gather_channels(const Tensor4& t, const uint16_t* pixel, int64_t c) {
+  uint32_t word[4] = {0, 0, 0, 0};
+#pragma unroll
+  for (int j = 0; j < 8; ++j)
+    if (pixel != nullptr && c + j < t.size[1])
+      word[j / 2] |= static_cast<uint32_t>(pixel[(c + j) * t.stride[1]]) << (16 * (j % 2));
+  return uint4{word[0], word[1], word[2], word[3]};
+}
+
+// One row of one chunk to its place in the ring: pixels from column x0 of the image on, channels from c0
+// on. `row` points to the row's first pixel, nullptr for a row outside the image; `vectors` of 8 channels
+// per pixel are wanted.
+template <class Ring>
+__device__ __forceinline__ void copy_row(const Tensor4& input, const uint16_t* row, int x0, int c0,
+                                         int vectors, unsigned char* to) {
+#pragma unroll 1
+  for (int i = static_cast<int>(threadIdx.x); i < Ring::kPixels * Ring::kVectors; i += Ring::kThreads) {
+    const int pixel = i / Ring::kVectors, vector = i % Ring::kVectors;
+    const int x = x0 + pixel, c = c0 + 8 * vector;
+    if (vector >= vectors) continue;
+    const bool inside = row != nullptr && x >= 0 && x < input.size[3] && c < input.size[1];
+    const void* const from = inside ? row + x * input.stride[3] + c : input.data;
+    cp_async16(to + Ring::offset(pixel, vector), from, inside);
+  }
+}
+
+// The same for any strides, element by element.
+template <class Ring>
+__device__ __forceinline__ void gather_row(const Tensor4& input, const uint16_t* row, int x0, int c0,
+                                           int vectors, unsigned char* to) {
+  // Neighbouring threads take neighbouring channels, or neighbouring pixels where those are closer.
+  const bool along_pixels = input.stride[3] < input.stride[1];
+#pragma unroll 1
+  for (int i = static_cast<int>(threadIdx.x); i < Ring::kPixels * Ring::kVectors; i += Ring::kThreads) {
+    const int pixel = along_pixels ? i % Ring::kPixels : i / Ring::kVectors;
+    const int vector = along_pixels ? i / Ring::kPixels : i % Ring::kVectors;
+    const int x = x0 + pixel;
+    if (vector >= vectors) continue;
+    const bool inside = row != nullptr && x >= 0 && x < input.size[3];
+    const uint16_t* const from = inside ? row + x * input.stride[3] : nullptr;
+    *reinterpret_cast<uint4*>(to + Ring::offset(pixel, vector)) =
+        gather_channels(input, from, c0 + 8 * vector);
+  }
+}
+
+// Starts the copies of a step's new rows into the ring.
+template <class Ring>
+__device__ __forceinline__ void load_rows(const ConvParams& p, const RowRingPlan& plan,
+                                          const RowRingStep& step, unsigned char* ring) {
+  const int first_row = Ring::kWindow - new_rows<Ring>(step), x0 = step.x - plan.left;
+#pragma unroll 1
+  for (int plane = 0; plane < plan.planes; ++plane) {
+    const int chunk = step.chunk + plane;
+    const int vectors = 2 * chunk_products<Ring>(p, chunk);
+#pragma unroll 1
+    for (int i = first_row; i < Ring::kWindow; ++i) {
+      const int y = step.y - plan.top + i;
+      const bool inside = y >= 0 && y < p.input.size[2];
+      const uint16_t* const row = inside ? element<const uint16_t>(p.input, step.image, 0, y, 0) : nullptr;
+      unsigned char* const to =
+          ring + plane * plan.ring_rows * Ring::kRowBytes + window_row<Ring>(plan, step, i);
+      if (plan.vector_input) {
+        copy_row<Ring>(p.input, row, x0, chunk * Ring::kChunk, vectors, to);
+      } else {
+        gather_row<Ring>(p.input, row, x0, chunk * Ring::kChunk, vectors, to);
+      }
+    }
+  }
+}
+
+// Starts the copies of `columns` columns of weights, from number `first` of the packed ones on.
+template <class Ring>
+__device__ __forceinline__ void load_columns(const uint4* packed, int64_t first, int columns,
+                                             unsigned char* weights) {
+  constexpr int kColumnVectors = Ring::kColumnBytes / 16;
+  const uint4* const from = packed + first * kColumnVectors;
+#pragma unroll 4
+  for (int i = static_cast<int>(threadIdx.x); i < columns * kColumnVectors; i += Ring::kThreads)
+    cp_async16(weights + i * 16, from + i, true);
+}
+
+__device__ __forceinline__ void multiply(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
+                                         __half) {
+  mma_m16n8k16_f16(c, a, b);
+}
+__device__ __forceinline__ void multiply(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
+                                         __nv_bfloat16) {
+  mma_m16n8k16_bf16(c, a, b);
+}
+
+// A warp's sums: rows of 16 pixels x 4 tiles of 8 channels.
+template <class Ring>
+using RowRingSums = float[Ring::kRows][4][4];
+
+// sums += one column of taps over one chunk. `pixels` points to the warp's leftmost pixel for that
+// column's taps (its number in a row is `pixel`), `weights` to the column's (tap, 64, kChunk).
+// The fragments of an input row serve all the taps above each other that meet it: per 16 channels
+// kWindow + 2 kKernel ldmatrix for 8 kRows kKernel matrix products.
+template <class Storage, class Ring>
+__device__ __forceinline__ void multiply_column(RowRingSums<Ring>& sums, const unsigned char* plane,
+                                                const int (&rows)[Ring::kWindow], int pixel,
+                                                const unsigned char* weights, int output, int products) {
+  const int lane = static_cast<int>(threadIdx.x % 32);
+  // The rows of the four matrices that this lane addresses: a: pixels 0..15 of channels 0..7, then of
+  // 8..15; b: channels 0..7 and 8..15 of outputs 0..7, then of 8..15.
+  const int a_pixel = pixel + lane % 16, a_vector = lane / 16;
+  const int b_output = output + lane % 8 + lane / 16 * 8, b_vector = lane / 8 % 2;
+#pragma unroll 1
+  for (int k = 0; k < products; ++k) {
+    uint32_t a[Ring::kWindow][4];
+    const unsigned char* const from = plane + Ring::offset(a_pixel, 2 * k + a_vector);
+#pragma unroll
+    for (int i = 0; i < Ring::kWindow; ++i) ldmatrix(a[i], from + rows[i]);
+#pragma unroll
+    for (int tap = 0; tap < Ring::kKernel; ++tap) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        uint32_t b[4];
+        ldmatrix(b, weights + Ring::offset(tap * kRowRingOutputs + b_output + 16 * half, 2 * k + b_vector));
+        const uint32_t low[2] = {b[0], b[1]}, high[2] = {b[2], b[3]};
+#pragma unroll
+        for (int r = 0; r < Ring::kRows; ++r) {
+          multiply(sums[r][2 * half], a[r + tap], low, Storage{});
+          multiply(sums[r][2 * half + 1], a[r + tap], high, Storage{});
+        }
+      }
+    }
+  }
+}
+
+}  // namespace denoise_ext::cuda
