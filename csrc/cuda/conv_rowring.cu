@@ -9,7 +9,8 @@
 //   sums[pixel][k] += ring[row + u][pixel + v][c] weights[v][u][k][c]     for each tap (u, v)
 // The order of the sums does not depend on the grid.
 //
-// Registers: 16 kRows sums, 4 kWindow of input fragments, 4 of weights: 92 of the 172 of the large 3x3 tile (254 on sm_120).
+// Registers: 16 kRows sums, 4 kWindow of input fragments, 4 of weights: 92 of the 172 of the large 3x3 tile
+// (254 on sm_120).
 #include "conv_rowring.cuh"
 #include "conv_rowring_epilogue.cuh"
 #include "conv_variants.h"
