@@ -1,0 +1,149 @@
+"""Check and time every CUDA kernel on this machine's GPU: ``python benchmarks/gpu.py``.
+
+Takes the library that is there or compiles it, runs the tests of the primitives and of every
+operator on the GPU, compute-sanitizer on small shapes where it works, then times each kernel
+against PyTorch, cuDNN, torch.compile and plain CUDA.  Needs torch >= 2.11, numpy, pytest, and to
+compile, nvcc.  Stays within ``--minutes``; what did not fit is in the report as skipped.
+
+``--dry-run`` goes through all of it on the CPU, on small shapes, with the emulated kernels, and
+times nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+sys.path[:0] = [str(ROOT), str(HERE)]
+
+from on_gpu import report, sections  # noqa: E402
+from on_gpu.sections import Section  # noqa: E402
+
+# Seconds at most for each step, and what has to be left for timing when one begins.
+LIMITS = {"build": 150, "primitives": 45, "operators": 120, "sanitizer": 75}
+LEFT_FOR_TIMING = 150
+MARGIN = 10  # seconds for starting, stopping and writing
+
+
+def commit() -> str:
+    """The commit of the source tree, with + where files differ from it."""
+    try:
+        head, changes = (
+            subprocess.run(
+                ["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True
+            ).stdout.strip()
+            for arguments in (["rev-parse", "--short=12", "HEAD"], ["status", "--porcelain"])
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return head + ("+" if changes else "")
+
+
+def provenance(dry: bool) -> dict[str, object]:
+    import numpy
+    import torch
+
+    from denoise_ext import __version__
+
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "dry_run": dry,
+        "commit": commit(),
+        "denoise_ext": __version__,
+        "torch": torch.__version__,
+        "numpy": numpy.__version__,
+        "python": platform.python_version(),
+        "processor": platform.processor() or platform.machine(),
+    }
+
+
+def why_not_here() -> str | None:
+    import torch
+
+    if not torch.cuda.is_available():
+        return "there is no GPU that PyTorch can use (--dry-run works without)"
+    return None
+
+
+class Schedule:
+    """Shares out the time."""
+
+    def __init__(self, minutes: float) -> None:
+        self.deadline = time.monotonic() + 60 * minutes - MARGIN
+
+    def left(self) -> float:
+        return self.deadline - time.monotonic()
+
+    def limit(self, step: str) -> float:
+        return max(min(LIMITS[step], self.left() - LEFT_FOR_TIMING), 5.0)
+
+
+def announce(section: Section) -> Section:
+    print(f"{section.name}: {section.status} {section.note}", flush=True)
+    for line in section.details:
+        print(f"    {line}", flush=True)
+    return section
+
+
+def run_sections(dry: bool, schedule: Schedule, lines: Path) -> list[Section]:
+    done = []
+
+    def add(new: Section | list[Section]) -> None:
+        done.extend(announce(one) for one in (new if isinstance(new, list) else [new]))
+
+    add(sections.build(dry, schedule.limit("build")))
+    if done[-1].status == "failed":
+        return done
+    add(sections.primitives(dry, schedule.limit("primitives")))
+    add(sections.operators(dry, schedule.limit("operators")))
+    add(sections.sanitizer(dry, schedule.limit("sanitizer")))
+    add(sections.timing(dry, schedule.left(), lines))
+    return done
+
+
+def write_results(summary: dict, folder: Path, name: str) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.json").write_text(json.dumps(summary, indent=1) + "\n")
+    target = folder / f"{name}.md"
+    target.write_text(report.markdown(summary))
+    return target
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--dry-run", action="store_true", help="on the CPU, nothing timed")
+    parser.add_argument("--minutes", type=float, default=7.5, help="in all (7.5)")
+    parser.add_argument("--output", type=Path, help="folder (benchmarks/results; dry run: build)")
+    parser.add_argument("--name", help="of the two files (default: gpu and the device's name)")
+    args = parser.parse_args()
+    if not args.dry_run and (reason := why_not_here()):
+        print(f"gpu.py: {reason}", file=sys.stderr)
+        return 2
+    facts = provenance(args.dry_run)
+    with tempfile.TemporaryDirectory() as folder:
+        lines = Path(folder, "records.jsonl")
+        lines.touch()
+        done = run_sections(args.dry_run, Schedule(args.minutes), lines)
+        records = [json.loads(line) for line in lines.read_text().splitlines()]
+    summary = report.summarise(facts, done, records)
+    device = str(summary["provenance"].get("gpu", "")).removeprefix("NVIDIA ").lower()
+    name = args.name or ("dry_run" if args.dry_run else f"gpu_{device.replace(' ', '_')}")
+    usual = ROOT / "build" if args.dry_run else HERE / "results"
+    target = write_results(summary, args.output or usual, name)
+    print("\n" + target.read_text())
+    print(f"written: {target} and .json")
+    bad = [one for one in summary["sections"] + summary["cases"] if one["status"] == "failed"]
+    return int(bool(bad))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,264 @@
+"""Convolutions, transposed convolutions and their gradients: the layers of denoising networks."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from denoise_ext import ops
+from on_gpu.cases import (
+    Case,
+    Contender,
+    Targets,
+    Tensors,
+    all_in,
+    channels_last,
+    dtype_name,
+    uniform,
+)
+
+Shape = tuple[int, int, int, int]
+HD = (1080, 1920)
+DRY = (9, 17)  # rows and columns: no multiple of any tile
+aten = torch.ops.aten
+native = torch.ops.denoise_ext
+
+
+def _weight(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    fan_in = shape[1] * shape[2] * shape[3]
+    w = uniform(shape, device, 7, -1.0, 1.0) * (3.0 / fan_in) ** 0.5
+    return channels_last(w.to(dtype))
+
+
+def _relu_(x: Tensor, activation: str) -> Tensor:
+    return x.relu_() if activation == "relu" else x
+
+
+def conv(
+    name: str,
+    filters: int,
+    shape: Shape,
+    *,
+    kernel: int = 3,
+    stride: int = 1,
+    groups: int = 1,
+    dtype: torch.dtype = torch.float16,
+    layout: torch.memory_format = torch.channels_last,
+    activation: str = "relu",
+    residual: bool = False,
+    compiled: bool = False,
+    targets: Targets = Targets(),  # noqa: B008 (frozen)
+) -> Case:
+    channels = shape[1]
+    padding = kernel // 2
+    arguments = (stride, padding, 1, groups)
+
+    def output_shape(s: Shape) -> Shape:
+        rows, cols = ((size + 2 * padding - kernel) // stride + 1 for size in s[2:])
+        return (s[0], filters, rows, cols)
+
+    def make(s: Shape, device: torch.device, seed: int) -> Tensors:
+        tensors = {
+            "x": uniform(s, device, seed).to(dtype).contiguous(memory_format=layout),
+            "w": _weight((filters, channels // groups, kernel, kernel), dtype, device),
+            "b": uniform((filters,), device, 8, -0.1, 0.1).to(dtype),
+        }
+        if layout == torch.contiguous_format:
+            tensors["w"] = tensors["w"].contiguous()
+        if residual:
+            r = uniform(output_shape(s), device, seed + 1, -1.0, 1.0).to(dtype)
+            tensors["r"] = r.contiguous(memory_format=layout)
+        return tensors
+
+    options = {"activation": activation}
+
+    def ours(t: Tensors) -> Tensor:
+        return ops.conv2d(t["x"], t["w"], t["b"], *arguments, residual=t.get("r"), **options)
+
+    def eager(t: Tensors) -> Tensor:
+        y = F.conv2d(t["x"], t["w"], t["b"], *arguments)
+        return _relu_(y.add_(t["r"]) if residual else y, activation)
+
+    def cudnn(t: Tensors) -> Tensor:
+        pairs = ([stride] * 2, [padding] * 2, [1, 1], groups)
+        if residual:
+            return torch.cudnn_convolution_add_relu(t["x"], t["w"], t["r"], 1.0, t["b"], *pairs)
+        return torch.cudnn_convolution_relu(t["x"], t["w"], t["b"], *pairs)
+
+    others = {
+        "torch eager NCHW": Contender(eager, all_in(torch.contiguous_format)),
+        "torch eager channels_last": Contender(eager, all_in(torch.channels_last)),
+    }
+    if activation == "relu":
+        others["cuDNN fused"] = Contender(
+            cudnn, all_in(torch.channels_last), dry_error=NotImplementedError
+        )
+    if compiled:
+        others["torch.compile"] = Contender(eager, all_in(torch.channels_last), compiled=True)
+    element = torch.empty((), dtype=dtype).element_size()
+
+    def moved(s: Shape) -> int:
+        n, k, rows, cols = output_shape(s)
+        weights = filters * channels // groups * kernel * kernel
+        inputs = s[0] * s[1] * s[2] * s[3]
+        return element * (inputs + n * k * rows * cols * (2 if residual else 1) + weights)
+
+    def operations(s: Shape) -> int:
+        n, k, rows, cols = output_shape(s)
+        return 2 * n * k * rows * cols * (channels // groups) * kernel * kernel
+
+    return Case(
+        f"{name}, {dtype_name(dtype)}", "convolution", "conv2d", shape,
+        (shape[0] if shape[0] < 3 else 3, channels, *DRY), dtype, make, ours, others, moved,
+        operations,
+        lambda t: (
+            ops.conv2d,
+            (t["x"], t["w"], t["b"], *arguments),
+            {**options, "residual": t.get("r")},
+        ),
+        targets,
+    )  # fmt: skip
+
+
+def transposed(
+    kernel: int,
+    channels: int,
+    filters: int,
+    *,
+    compiled: bool = False,
+    targets: Targets = Targets(),  # noqa: B008
+) -> Case:
+    """To 1080p, stride 2."""
+    padding, extra = {2: (0, 0), 3: (1, 1), 4: (1, 0)}[kernel]
+    shape = (1, channels, HD[0] // 2, HD[1] // 2)
+    dtype = torch.float16
+
+    def make(s: Shape, device: torch.device, seed: int) -> Tensors:
+        return {
+            "x": channels_last(uniform(s, device, seed).to(dtype)),
+            "w": _weight((channels, filters, kernel, kernel), dtype, device),
+            "b": uniform((filters,), device, 8, -0.1, 0.1).to(dtype),
+        }
+
+    def ours(t: Tensors) -> Tensor:
+        return ops.conv_transpose2d(
+            t["x"], t["w"], t["b"], 2, padding, extra, activation="relu"
+        )  # fmt: skip
+
+    def eager(t: Tensors) -> Tensor:
+        return F.conv_transpose2d(t["x"], t["w"], t["b"], 2, padding, extra).relu_()
+
+    others = {
+        "torch eager NCHW": Contender(eager, all_in(torch.contiguous_format)),
+        "torch eager channels_last": Contender(eager, all_in(torch.channels_last)),
+    }
+    if compiled:
+        others["torch.compile"] = Contender(eager, all_in(torch.channels_last), compiled=True)
+
+    def moved(s: Shape) -> int:
+        pixels = s[0] * s[2] * s[3]
+        return 2 * (pixels * channels + 4 * pixels * filters + channels * filters * kernel**2)
+
+    return Case(
+        f"transposed {channels}->{filters} {kernel}x{kernel} stride 2 to 1080p, float16",
+        "convolution", "conv_transpose2d", shape, (1, channels, *DRY), dtype, make, ours, others,
+        moved, lambda s: 2 * s[0] * s[2] * s[3] * channels * filters * kernel**2,
+        lambda t: (
+            ops.conv_transpose2d,
+            (t["x"], t["w"], t["b"], 2, padding, extra),
+            {"activation": "relu"},
+        ),
+        targets,
+    )  # fmt: skip
+
+
+def gradient(
+    name: str, index: int, ours_saved: bool, *, shape: Shape, filters: int,
+    dtype: torch.dtype = torch.float16,
+) -> Case:  # fmt: skip
+    """One gradient of a 3x3 convolution: 0 of the input, 1 of the weight, 2 of the bias."""
+    channels = shape[1]
+    activation = "relu" if ours_saved else "none"
+
+    def make(s: Shape, device: torch.device, seed: int) -> Tensors:
+        outputs = (s[0], filters, s[2], s[3])
+        saved = uniform(outputs, device, seed + 2, -1.0, 1.0).relu_()
+        return {
+            "g": channels_last(uniform(outputs, device, seed, -1.0, 1.0).to(dtype)),
+            "x": channels_last(uniform(s, device, seed + 1).to(dtype)),
+            "w": _weight((filters, channels, 3, 3), dtype, device),
+            "saved": channels_last(saved.to(dtype)),
+        }
+
+    def ours(t: Tensors) -> Tensor:
+        saved = t["saved"] if ours_saved else None
+        mask = [i == index for i in range(5)]
+        return native.conv2d_backward(
+            t["g"], t["x"], t["w"], saved, None, [1, 1], [1, 1], [1, 1], 1, activation, 0.0, mask
+        )[index]
+
+    def theirs(t: Tensors) -> Tensor:
+        g = aten.threshold_backward(t["g"], t["saved"], 0) if ours_saved else t["g"]
+        if index == 2:
+            return g.sum((0, 2, 3))
+        mask = [i == index for i in range(3)]
+        return aten.convolution_backward(
+            g, t["x"], t["w"], None, [1, 1], [1, 1], [1, 1], False, [0, 0], 1, mask
+        )[index]
+
+    element = torch.empty((), dtype=dtype).element_size()
+
+    def moved(s: Shape) -> int:
+        pixels = s[0] * s[2] * s[3]
+        masks = 2 if ours_saved else 1
+        return element * pixels * (filters * masks + (0 if index == 2 else channels))
+
+    return Case(
+        f"{name}, {dtype_name(dtype)}", "gradient", "conv2d_backward", shape,
+        (1, channels, *DRY), dtype, make, ours,
+        {
+            "torch eager NCHW": Contender(theirs, all_in(torch.contiguous_format)),
+            "torch eager channels_last": Contender(theirs),
+        },
+        moved,
+        lambda s: s[0] * s[2] * s[3] * filters * (1 if index == 2 else 18 * channels),
+    )  # fmt: skip
+
+
+def conv_cases() -> list[Case]:
+    """The most wanted first: a short run still has them."""
+    fused = ("cuDNN fused", 1.2)
+    hd64: Shape = (1, 64, *HD)
+    batch: Shape = (16, 64, 512, 512)
+    f32, bf16 = torch.float32, torch.bfloat16
+    contiguous = torch.contiguous_format
+    return [
+        conv("64->64 3x3 1080p", 64, hd64, compiled=True, targets=Targets(360, fused)),
+        conv("3->64 3x3 1080p", 64, (1, 3, *HD), compiled=True, targets=Targets(85)),
+        conv("64->3 3x3 1080p", 3, hd64, activation="none", compiled=True, targets=Targets(85)),
+        transposed(4, 64, 32, compiled=True, targets=Targets(65)),
+        gradient("input gradient and mask 64->64 3x3 1080p", 0, True, shape=hd64, filters=64),
+        gradient("weight gradient 64->64 3x3 1080p", 1, False, shape=hd64, filters=64),
+        conv("64->64 3x3 1080p + residual", 64, hd64, residual=True),
+        conv("64->64 3x3 1080p", 64, hd64, dtype=bf16),
+        conv("64->64 3x3 16x512x512", 64, batch),
+        conv("96->96 3x3 1080p", 96, (1, 96, *HD)),
+        conv("depthwise 64 3x3 1080p", 64, hd64, groups=64),
+        conv("depthwise 64 3x3 1080p NCHW", 64, hd64, groups=64, dtype=f32, layout=contiguous),
+        transposed(2, 64, 32),
+        transposed(3, 64, 32),
+        conv("1->64 3x3 1080p", 64, (1, 1, *HD)),
+        conv("64->1 3x3 1080p", 1, hd64, activation="none"),
+        conv("64->64 1x1 1080p", 64, hd64, kernel=1),
+        conv("64->64 5x5 1080p", 64, hd64, kernel=5),
+        conv("64->128 3x3 stride 2 1080p", 128, hd64, stride=2),
+        conv("64->64 3x3 512x512", 64, (1, 64, 512, 512), dtype=f32),
+        conv("64->64 3x3 512x512 NCHW", 64, (1, 64, 512, 512), dtype=f32, layout=contiguous),
+        conv("3->64 3x3 1080p NCHW", 64, (1, 3, *HD), dtype=f32, layout=contiguous),
+        gradient("bias gradient and mask 64->64 3x3 1080p", 2, True, shape=hd64, filters=64),
+        gradient(
+            "weight gradient 64->64 3x3 512x512", 1, False,
+            shape=(1, 64, 512, 512), filters=64, dtype=f32,
+        ),
+    ]  # fmt: skip

@@ -1,0 +1,195 @@
+"""benchmarks/gpu.py: all of it without a GPU, so that it does not fail on one for a typo."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from unittest.mock import create_autospec
+
+import cuda_emulator
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.append(str(ROOT / "benchmarks"))
+
+from on_gpu import machine as machines  # noqa: E402
+from on_gpu import report, sections, worker  # noqa: E402
+
+needs_emulator = pytest.mark.skipif(
+    cuda_emulator.missing() is not None, reason=cuda_emulator.missing() or ""
+)
+
+
+@pytest.mark.slow
+@needs_emulator
+def test_dry_run(tmp_path):
+    command = [sys.executable, "benchmarks/gpu.py", "--dry-run", "--output", tmp_path]
+    done = subprocess.run(
+        [*map(str, command), "--name", "x"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    summary = json.loads((tmp_path / "x.json").read_text())
+    named = {case["case"]: case["status"] for case in summary["cases"]}
+    assert set(named) == {case.name for case in worker.all_cases()}
+    assert set(named.values()) <= {"timed", "skipped"}
+    skipped = [case["note"] for case in summary["cases"] if case["status"] == "skipped"]
+    assert all("has no CUDA kernel" in note for note in skipped)
+    outcomes = {section["name"]: section["status"] for section in summary["sections"]}
+    assert outcomes["primitives"] == outcomes["tests: conv2d"] == outcomes["timing"] == "passed"
+    assert summary["kernels_without_a_case"] == []
+    times = [
+        result.get("median") for case in summary["cases"] for result in case["results"].values()
+    ]
+    assert set(times) == {None}  # no clock, no claim
+    text = (tmp_path / "x.md").read_text()
+    assert "dry run" in text
+    assert len({name for name in named if name in text}) == len(named)
+
+
+# --- what a dry run does not reach: the calls of torch.cuda --------------------------------------
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """A Gpu whose torch.cuda only checks how it is called; every replay takes half a ms."""
+    names = ("Event", "Stream", "CUDAGraph", "graph", "stream", "current_stream", "synchronize",
+             "empty_cache", "current_device", "get_device_properties")  # fmt: skip
+    for name in names:
+        monkeypatch.setattr(torch.cuda, name, create_autospec(getattr(torch.cuda, name)))
+    torch.cuda.Event.return_value.elapsed_time.return_value = 0.5
+    properties = torch.cuda.get_device_properties.return_value
+    properties.L2_cache_size, properties.name = 50 * 2**20, "Test"
+    properties.major, properties.minor, properties.total_memory = 9, 0, 2**37
+    properties.multi_processor_count = 132
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32
+    one = machines.Gpu()
+    one.device, one.explained_as = "cpu", "sm_90"
+    one.compile = lambda function: function
+    yield one
+    cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32 = before
+
+
+def test_calls_are_recorded_in_a_graph_and_timed_by_events(gpu):
+    calls = []
+    recorded = machines.prepare(gpu, [lambda i=i: calls.append(i) for i in range(3)])
+    assert calls == [0, 1, 0, 1, 2]  # warmed up, then recorded
+    assert recorded.by_graph and recorded.calls == 3
+    timing = machines.compare(gpu, {"a": recorded, "b": recorded}, 5)["a"]
+    assert timing.median == pytest.approx(500 / 3)
+    assert timing.quartile_low == timing.quartile_high == timing.median
+    assert torch.cuda.CUDAGraph.return_value.replay.call_count > 10
+    json.dumps(gpu.facts())
+
+
+def test_short_calls_are_repeated(gpu):
+    torch.cuda.Event.return_value.elapsed_time.return_value = 0.02
+    recorded = machines.prepare(gpu, [lambda: None] * 2)
+    assert recorded.calls == 2 * (int(0.3 / 0.02) + 1)
+
+
+def test_what_cannot_be_recorded_is_called(gpu):
+    torch.cuda.graph.return_value.__exit__.side_effect = RuntimeError("not permitted")
+    calls = []
+    recorded = machines.prepare(gpu, [lambda: calls.append(1)])
+    before = len(calls)
+    recorded.replay()
+    assert not recorded.by_graph and len(calls) == before + 1
+
+
+def test_tensors_take_turns_until_the_cache_holds_none(gpu):
+    assert gpu.set_count(2**20) == machines.MOST_CALLS
+    assert gpu.set_count(50 * 2**20) == machines.L2_MULTIPLE
+    assert gpu.set_count(2**33) == 2
+
+
+@pytest.mark.slow
+@needs_emulator
+def test_cases_as_on_a_gpu(gpu, monkeypatch):
+    gpu.operators = cuda_emulator.emulated_cuda
+    monkeypatch.setattr(worker, "kernel_devices", lambda name: {"cuda"})
+    monkeypatch.setattr(machines.Gpu, "set_count", lambda self, size: 2)
+    runner = worker.Runner(gpu, time.monotonic() + 60, own_only=False, tiny=True)
+    case = next(c for c in worker.all_cases() if c.name.startswith("3->64 3x3 1080p, float16"))
+    with torch.inference_mode(), cuda_emulator.emulated_cuda():
+        record = runner.run(case)
+    assert record["status"] == "timed"
+    assert record["results"]["denoise_ext"]["median"] > 0
+    assert "NotImplementedError" in record["results"]["cuDNN fused"]["note"]  # no such CPU operator
+    rated = report.rated(record, {"copy_gb_per_s": 4000.0, "bf16_tflop_per_s": 700.0,
+                                  "float32_tflop_per_s": 50.0})  # fmt: skip
+    assert rated["results"]["denoise_ext"]["of_copy"] > 0
+    assert list(rated["met"].values()) == [rated["results"]["denoise_ext"]["median"] <= 85]
+
+
+# --- time and failures ---------------------------------------------------------------------------
+
+
+def test_a_step_is_ended_when_its_time_is_up():
+    start = time.monotonic()
+    done = sections.run(
+        [sys.executable, "-c", "import time; print('x', flush=True); time.sleep(60)"], 1
+    )
+    assert done.status is None and time.monotonic() - start < 30
+    with pytest.raises(TimeoutError, match="stopped after"), machines.time_limit(0.1):
+        time.sleep(5)
+
+
+LOSES_ITS_CONTEXT = """
+import argparse, json
+p = argparse.ArgumentParser()
+p.add_argument("--output"); p.add_argument("--seconds"); p.add_argument("--skip", nargs="*")
+p.add_argument("--dry-run", action="store_true")
+a = p.parse_args()
+for case in ("one", "two", "three"):
+    if case in a.skip:
+        continue
+    with open(a.output, "a") as f:
+        f.write(json.dumps({"started": case}) + "\\n")
+        if case == "two":
+            raise SystemExit(3)
+        f.write(json.dumps({"case": case, "group": "g", "status": "timed"}) + "\\n")
+"""
+
+
+def test_after_a_lost_context_the_rest_still_runs(tmp_path, monkeypatch):
+    script, lines = tmp_path / "worker.py", tmp_path / "lines"
+    script.write_text(LOSES_ITS_CONTEXT)
+    lines.touch()
+    monkeypatch.setattr(sections, "WORKER", script)
+    assert sections.timing(False, 60, lines).status == "passed"
+    records = [json.loads(line) for line in lines.read_text().splitlines()]
+    assert {r["case"]: r["status"] for r in records if "case" in r} == {
+        "one": "timed", "two": "failed", "three": "timed",
+    }  # fmt: skip
+
+
+def test_without_a_gpu_it_says_so():
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    done = subprocess.run(
+        [sys.executable, "benchmarks/gpu.py"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert (
+        done.stderr.strip()
+        == "gpu.py: there is no GPU that PyTorch can use (--dry-run works without)"
+    )
+
+
+def test_wrong_results_are_named():
+    case = next(iter(worker.all_cases()))
+    contender = worker.Contender(lambda t: 1.1 * t["y"])
+    runner = worker.Runner(machines.DryRun(), 0, False, True)
+    recorded, note = runner._record(case, contender, [{"y": torch.ones(3)}], torch.ones(3))
+    assert recorded is None
+    assert "differs from ours by 0.1 of the largest value" in note
+
+
+def test_case_names_are_distinct():
+    names = [case.name for case in worker.all_cases()]
+    assert len(set(names)) == len(names)
