@@ -5,7 +5,6 @@
 #include "conv_depthwise.h"
 #include "conv_variants.h"
 #include "primitives.cuh"
-#include "vectors.cuh"
 
 namespace denoise_ext::cuda {
 namespace {
@@ -17,40 +16,75 @@ struct Piece {
   int64_t n, channel, y0, x0;  // of the block's first output
 };
 
+// One element as a float and back. The element type is a value here, not a type: it matters only where
+// memory is read and written, and every further copy of these kernels takes time to compile.
+__device__ __forceinline__ float load_as_float(const void* data, int64_t i, DType dtype) {
+  if (dtype == DType::kFloat32) return static_cast<const float*>(data)[i];
+  const uint16_t bits = static_cast<const uint16_t*>(data)[i];
+  return dtype == DType::kFloat16 ? __half2float(__ushort_as_half(bits))
+                                  : __uint_as_float(static_cast<uint32_t>(bits) << 16);
+}
+
+__device__ __forceinline__ void store_float(void* data, int64_t i, DType dtype, float x) {
+  if (dtype == DType::kFloat32)
+    static_cast<float*>(data)[i] = x;
+  else
+    static_cast<uint16_t*>(data)[i] = dtype == DType::kFloat16 ? __half_as_ushort(__float2half_rn(x))
+                                                               : __bfloat16_as_ushort(__float2bfloat16_rn(x));
+}
+
+__device__ __forceinline__ int64_t offset(const Tensor4& t, int64_t n, int64_t c, int64_t y, int64_t x) {
+  return n * t.stride[0] + c * t.stride[1] + y * t.stride[2] + x * t.stride[3];
+}
+
 // tile: [in_rows][in_cols], zero outside the image; weights: [kh][kw]
-template <class Storage>
 __device__ __forceinline__ void load_piece(const ConvParams& p, const DepthwisePlanes& t, const Piece& at,
                                            float* tile, float* weights) {
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
   const int64_t y_first = at.y0 * p.stride[0] - p.padding[0], x_first = at.x0 * p.stride[1] - p.padding[1];
   for (int r = warp; r < t.in_rows; r += kThreads / 32) {
     const bool row_inside = y_first + r >= 0 && y_first + r < p.input.size[2];
-    const Storage* row = element<Storage>(p.input, at.n, at.channel, y_first + r, x_first);
+    const int64_t row = offset(p.input, at.n, at.channel, y_first + r, x_first);
 #pragma unroll 4
     for (int c = lane; c < t.in_cols; c += 32) {
       const bool inside = row_inside && x_first + c >= 0 && x_first + c < p.input.size[3];
-      tile[r * t.in_cols + c] = inside ? to_acc<float>(row[c]) : 0.0f;
+      tile[r * t.in_cols + c] = inside ? load_as_float(p.input.data, row + c, p.input.dtype) : 0.0f;
     }
   }
   const int kw = static_cast<int>(p.weight.size[3]), taps = static_cast<int>(p.weight.size[2]) * kw;
   for (int i = static_cast<int>(threadIdx.x); i < taps; i += kThreads)
-    weights[i] = to_acc<float>(*element<Storage>(p.weight, at.channel, 0, i / kw, i % kw));
+    weights[i] =
+        load_as_float(p.weight.data, offset(p.weight, at.channel, 0, i / kw, i % kw), p.weight.dtype);
 }
 
 // sums: this thread's, kCols apart.
-template <class Storage>
 __device__ __forceinline__ void store_piece(const ConvParams& p, const Piece& at, const float* sums) {
   const int64_t x = at.x0 + threadIdx.x % kCols;
   const int64_t y_first = at.y0 + threadIdx.x / kCols * kThreadRows;
+  const DType dtype = p.output.dtype;
   if (x >= p.output.size[3]) return;
-  for (int r = 0; r < kThreadRows && y_first + r < p.output.size[2]; ++r)
-    *element<Storage>(p.output, at.n, at.channel, y_first + r, x) = FromAcc<Storage>::convert(
-        finish_output<Storage, float>(p, sums[r * kCols], at.n, at.channel, y_first + r, x));
+  const float bias =
+      p.bias.data != nullptr ? load_as_float(p.bias.data, at.channel * p.bias.stride, dtype) : 0.0f;
+  float slope = static_cast<float>(p.negative_slope);
+  if (p.activation == Activation::kPrelu)
+    slope = load_as_float(p.prelu_weight.data,
+                          p.prelu_weight.size == 1 ? 0 : at.channel * p.prelu_weight.stride, dtype);
+  for (int r = 0; r < kThreadRows && y_first + r < p.output.size[2]; ++r) {
+    float value = sums[r * kCols] + bias, residual = 0;
+    if (p.residual.data != nullptr)
+      residual = load_as_float(p.residual.data, offset(p.residual, at.n, at.channel, y_first + r, x), dtype);
+    const bool before = p.residual_position == ResidualPosition::kBeforeActivation;
+    if (before) value += residual;
+    value = activate(value, p.activation, slope);
+    if (!before) value += residual;
+    store_float(p.output.data, offset(p.output, at.n, at.channel, y_first + r, x), dtype, value);
+  }
 }
 
-// kKh: the kernel's height. The element type matters only where memory is read and written.
+// kKh: the kernel's height.
+// Registers: 8 sums, 7 weights, about 30 for addresses: at most 64, so that four blocks fit.
 template <int kKh, int kStride>
-__global__ void __launch_bounds__(kThreads) conv_depthwise_planes_kernel(ConvParams p, DepthwisePlanes t) {
+__global__ void __launch_bounds__(kThreads, 4) conv_depthwise_planes_kernel(ConvParams p, DepthwisePlanes t) {
   const int kw = static_cast<int>(p.weight.size[3]);
   SharedArena arena;
   float* const tile = arena.take<float>(static_cast<size_t>(t.in_rows * t.in_cols));
@@ -65,11 +99,7 @@ __global__ void __launch_bounds__(kThreads) conv_depthwise_planes_kernel(ConvPar
   i /= t.tiles_y;
   at.channel = i % p.output.size[1];
   at.n = i / p.output.size[1];
-  switch (p.output.dtype) {
-    case DType::kFloat16: load_piece<__half>(p, t, at, tile, weights); break;
-    case DType::kBFloat16: load_piece<__nv_bfloat16>(p, t, at, tile, weights); break;
-    default: load_piece<float>(p, t, at, tile, weights); break;
-  }
+  load_piece(p, t, at, tile, weights);
   __syncthreads();
 
   const int col = static_cast<int>(threadIdx.x) % kCols;
@@ -93,11 +123,7 @@ __global__ void __launch_bounds__(kThreads) conv_depthwise_planes_kernel(ConvPar
   float* const own = results + first_row * kCols + col;
 #pragma unroll
   for (int r = 0; r < kThreadRows; ++r) own[r * kCols] = sums[r];
-  switch (p.output.dtype) {
-    case DType::kFloat16: store_piece<__half>(p, at, own); break;
-    case DType::kBFloat16: store_piece<__nv_bfloat16>(p, at, own); break;
-    default: store_piece<float>(p, at, own); break;
-  }
+  store_piece(p, at, own);
 }
 
 template <int kStride>

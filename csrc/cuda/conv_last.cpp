@@ -42,6 +42,10 @@ const char* conv_last_cannot_run(const ConvParams& p, const DeviceLimits& limits
   if (is_16_bit(p.output.dtype)) {
     if (p.output.dtype == DType::kBFloat16 && limits.compute_capability < 80)
       return "bfloat16 needs a GPU of compute capability 8.0 or later";
+    constexpr int64_t kLargest = int64_t{1} << 30;  // rows, columns and padding are counted in int
+    for (int axis = 0; axis < 2; ++axis)
+      if (p.input.size[2 + axis] > kLargest || p.output.size[2 + axis] > kLargest)
+        return "image is too large";
     shared_bytes = conv_last_tensor(p).shared_bytes;
   } else {
     const ConvLastFloat t = conv_last_float(p);

@@ -42,10 +42,10 @@ __device__ __forceinline__ void load_fragments(const ConvParams& p, const ConvLa
   }
 }
 
-// What a warp walks over: `rows` output rows of one strip.
+// What a warp walks over: `rows` output rows of one strip. int: registers are what this kernel lacks.
 struct Run {
-  int64_t n, y0, x0;
-  int rows;
+  int64_t n;
+  int y0, x0, rows;
 };
 
 // This lane's part of 32 pixels by 32 channels: pixels lane / 4 + 0, 8, 16, 24, one vector each.
@@ -53,13 +53,13 @@ template <class Storage>
 __device__ __forceinline__ void load_pixels(const ConvParams& p, const Run& run, int row, int block,
                                             uint4 (&pixels)[4]) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
-  const int64_t c = block * 32 + lane % 4 * 8, y = run.y0 - p.padding[0] + row;
-  const int64_t x_first = run.x0 - p.padding[1] + lane / 4;
+  const int c = block * 32 + lane % 4 * 8, y = run.y0 - static_cast<int>(p.padding[0]) + row;
+  const int x_first = run.x0 - static_cast<int>(p.padding[1]) + lane / 4;
   const bool inside = c < p.input.size[1] && y >= 0 && y < p.input.size[2];
   const Storage* const first = element<Storage>(p.input, run.n, c, y, x_first);
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
-    const int64_t x = x_first + i * 8;
+    const int x = x_first + i * 8;
     pixels[i] = inside && x >= 0 && x < p.input.size[3]
                     ? *reinterpret_cast<const uint4*>(first + i * 8 * p.input.stride[3])
                     : uint4{0, 0, 0, 0};
@@ -110,7 +110,7 @@ __device__ __forceinline__ void finish_row(const ConvParams& p, const Run& run, 
                                    lane % 4 * 2) =
             float2{sums[m][matrix][2 * half], sums[m][matrix][2 * half + 1]};
   __syncwarp();
-  const int64_t x = run.x0 + lane, y = run.y0 + row;
+  const int x = run.x0 + lane, y = run.y0 + row;
   if (lane < kStrip && x < p.output.size[3])
     for (int k = 0; k < outputs; ++k) {
       float sum = 0;
@@ -172,8 +172,8 @@ __global__ void __launch_bounds__(kTensorThreads, 4)
   while (row < end) {
     Run run;
     const int64_t strip = row / p.output.size[2], left = end - row;
-    run.y0 = row % p.output.size[2];
-    run.x0 = strip % t.strips_x * kStrip;
+    run.y0 = static_cast<int>(row % p.output.size[2]);
+    run.x0 = static_cast<int>(strip % t.strips_x * kStrip);
     run.n = strip / t.strips_x;
     const int64_t in_strip = p.output.size[2] - run.y0;
     run.rows = static_cast<int>(in_strip < left ? in_strip : left);
