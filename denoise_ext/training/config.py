@@ -57,6 +57,11 @@ class Model(_Section):
 
     name: str = Field(min_length=1)
     options: dict[str, bool | int | float | str] = Field(default_factory=dict)
+    start: str = Field(
+        "",
+        description="Checkpoint whose weights training starts from, relative to the current "
+        "directory; empty: random weights.",
+    )
 
 
 class Loss(_Section):
@@ -67,9 +72,9 @@ class Loss(_Section):
 
 
 class Optimiser(_Section):
-    """Adam (Kingma, Ba 2015)."""
+    """Adam (Kingma, Ba 2015), or Muon (``muon.py``; beta1 0.95 and rates near 0.005 suit it)."""
 
-    name: Literal["adam"] = "adam"
+    name: Literal["adam", "muon"] = "adam"
     beta1: Probability = 0.9
     beta2: Probability = 0.999
     eps: PositiveFloat = 1e-8

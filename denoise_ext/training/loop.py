@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from denoise_ext.data import ImageCache, PatchSampler, add_gaussian_noise, list_image_files
 from denoise_ext.data.random import NOISE, WEIGHTS, step_generator, step_seed
-from denoise_ext.models import Denoiser, build_model, create_model, save_model
+from denoise_ext.models import Denoiser, build_model, create_model, read_metadata, save_model
 from denoise_ext.nn import to_torch
 from denoise_ext.training.checkpoint import config_differences, load_state, save_state
 from denoise_ext.training.config import ConfigError, TrainConfig, data_path
+from denoise_ext.training.muon import Muon
 from denoise_ext.training.progress import Progress
 from denoise_ext.training.run_dir import RunDir, provenance
 from denoise_ext.training.schedule import learning_rate
@@ -54,6 +55,7 @@ class _Trainer:
     def __init__(self, config: TrainConfig, accept_changes: bool = False) -> None:
         self.config, self.accept_changes = config, accept_changes
         self.changes: list[dict[str, Any]] = []  # of the configuration, on the way
+        self.start: dict[str, Any] | None = None  # how the weights it starts from were trained
         self.resolved: dict[str, Any] = config.model_dump(mode="json")
         if config.run.threads:
             torch.set_num_threads(config.run.threads)
@@ -87,7 +89,14 @@ class _Trainer:
                 f"data.crop must be a multiple of {model.stride} for this model, "
                 f"got {config.data.crop}"
             )
-        initialise(model, config.run.seed)
+        if config.model.start:
+            model = create_model(
+                config.model.name, checkpoint_path=config.model.start, **config.model.options
+            )
+            if Path(config.model.start).suffix == ".safetensors":
+                self.start = read_metadata(config.model.start)["training"]
+        else:
+            initialise(model, config.run.seed)
         if config.run.layers == "torch":
             model = to_torch(model)
         return model.to(memory_format=torch.channels_last).train()
@@ -106,18 +115,18 @@ class _Trainer:
         )
         return sampler, [centre_crop(images[i], validation.crop) for i in held_out]
 
-    def _build_optimiser(self) -> torch.optim.Adam:
+    def _build_optimiser(self) -> torch.optim.Optimizer:
         decay, plain = [], []
         for parameter in self.model.parameters():
             (decay if parameter.dim() > 1 else plain).append(parameter)
         options = self.config.optimiser
-        # Adam's weight_decay w adds w * weight to the gradient: the L2 term w / 2 * sum(weight^2)
-        # of the loss (not AdamW's decoupled form). Biases and normalisation are left free.
+        # weight_decay w adds w * weight to the gradient: the L2 term w / 2 * sum(weight^2) of the
+        # loss (not AdamW's decoupled form). Biases and normalisation are left free.
         groups = [
             {"params": decay, "weight_decay": self.config.loss.weight_decay},
             {"params": plain, "weight_decay": 0.0},
         ]
-        return torch.optim.Adam(
+        return {"adam": torch.optim.Adam, "muon": Muon}[options.name](
             [group for group in groups if group["params"]],
             lr=self.config.schedule.peak,
             betas=(options.beta1, options.beta2),
@@ -250,6 +259,7 @@ class _Trainer:
         facts = {
             "config": self.resolved,
             "changes_on_the_way": self.changes,
+            "start": self.start,
             "provenance": provenance(),
             "steps": self.step,
             "validation_psnr": {f"{sigma:g}": db for sigma, db in self.last_psnr.items()},
