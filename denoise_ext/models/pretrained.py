@@ -1,0 +1,56 @@
+"""The trained weights that ship with the package, and where they come from."""
+
+from denoise_ext.models._registry import Pretrained, register_pretrained
+
+_DATA = (
+    "BSDS500 without the 68 images of BSD68/CBSD68 (432 images, list train/CBSD432.txt), "
+    "8 of them held out for validation"
+)
+_NOISE = "white Gaussian noise, sigma 0-55 (0-255 scale), not clipped"
+_PROTOCOL = (
+    "mean over images; white Gaussian noise, not clipped, generator seeded with 0 anew for every "
+    "image; output clipped and rounded to 8 bits; RGB together; `denoise-ext evaluate`"
+)
+
+register_pretrained(
+    "ffdnet_gray_small",
+    Pretrained(
+        file="ffdnet_gray_small.safetensors",
+        sha256="5cb2c445d0d8a71639537195daa49376b5a5ffe9496d719659da660a309deee3",
+        config={"channels": 1, "depth": 12, "family": "ffdnet", "predicts": "noise", "width": 64},
+        recipe="recipes/ffdnet_gray_small_adam.toml",
+        training_data=_DATA,
+        noise=_NOISE,
+        steps=9500,
+        licence="Apache-2.0",
+        psnr={
+            "BSD68 sigma 15": 31.33,
+            "BSD68 sigma 25": 28.87,
+            "BSD68 sigma 50": 25.89,
+            "Set12 sigma 15": 32.28,
+            "Set12 sigma 25": 29.89,
+            "Set12 sigma 50": 26.60,
+        },
+        protocol=_PROTOCOL,
+    ),
+)
+
+register_pretrained(
+    "ffdnet_color_small",
+    Pretrained(
+        file="ffdnet_color_small.safetensors",
+        sha256="f93d82bcdfb177ea6ee3c51a9ba9776b36fa459aa1ab467184e7a4593fc4e018",
+        config={"channels": 3, "depth": 12, "family": "ffdnet", "predicts": "noise", "width": 80},
+        recipe="recipes/ffdnet_color_small_adam.toml",
+        training_data=_DATA,
+        noise=_NOISE,
+        steps=14500,
+        licence="Apache-2.0",
+        psnr={
+            "CBSD68 sigma 15": 33.46,
+            "CBSD68 sigma 25": 30.79,
+            "CBSD68 sigma 50": 27.43,
+        },
+        protocol=_PROTOCOL,
+    ),
+)
