@@ -137,18 +137,21 @@ def check_sigma_values(sigma: Tensor, name: str) -> None:
         )
 
 
-def sigma_tensor(value: Sigma, name: str, length: int, input: Tensor) -> Tensor:
+def sigma_tensor(
+    value: Sigma, name: str, length: int, input: Tensor, numbers_on: str | None = None
+) -> Tensor:
     """Return a sigma as the tensor the operators take, for a 4-D ``input`` (B, C, H, W).
 
     Returns:
         (1,) or (B,) for ``length`` 1, (1, 2) or (B, 2) for ``length`` 2; float64 for float64 input,
-        float32 otherwise; on the input's device.  Gradients flow through to a tensor ``value``.
+        float32 otherwise.  A tensor ``value`` is on the input's device, and gradients flow through
+        to it; numbers become a tensor on ``numbers_on`` (by default the input's device).
     """
     value = positive_sigma(value, name, length)
     dtype = torch.float64 if input.dtype == torch.float64 else torch.float32
     if not isinstance(value, Tensor):
         rows = [list(value)] if length == 2 else [value]
-        return torch.tensor(rows, dtype=dtype, device=input.device)
+        return torch.tensor(rows, dtype=dtype, device=numbers_on or input.device)
     if value.is_complex():
         raise TypeError(f"{name} must be real, got {value.dtype}")
     if value.device != input.device:

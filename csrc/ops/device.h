@@ -1,15 +1,20 @@
 // Where an operator runs: each operator is written once, over a device that starts the kernels.
 #pragma once
 
+#include "../cpu/bilateral.h"
 #include "../cpu/conv_backward.h"
 #include "../cpu/conv_plan.h"
+#include "../cpu/gaussian.h"
+#include "../params/bilateral.h"
 #include "../params/conv.h"
+#include "../params/gaussian.h"
 #include "common.h"
 
 namespace denoise_ext::ops {
 
 #if !defined(DENOISE_EXT_EMULATE_CUDA)
 struct Cpu {
+  static constexpr bool kCuda = false;
   static void conv(const ConvParams& params, const Tensor&, const char*) {
     cpu::run_conv(params, torch_threads());
   }
@@ -18,6 +23,18 @@ struct Cpu {
   }
   static void activation_grad(const ActivationGradParams& params, const Tensor&, const char*) {
     cpu::run_activation_grad(params, torch_threads());
+  }
+  static void gaussian(const GaussianParams& params, const Tensor&, const char*) {
+    cpu::run_gaussian(params, torch_threads());
+  }
+  static void gaussian_sigma_grad(const GaussianSigmaGradParams& params, const Tensor&, const char*) {
+    cpu::run_gaussian_sigma_grad(params, torch_threads());
+  }
+  static void bilateral(const BilateralParams& params, const Tensor&, const char*) {
+    cpu::run_bilateral(params, torch_threads());
+  }
+  static void bilateral_grad(const BilateralGradParams& params, const Tensor&, const char*) {
+    cpu::run_bilateral_grad(params, torch_threads());
   }
 };
 #endif
@@ -50,6 +67,7 @@ class CudaCall {
 };
 
 struct Cuda {
+  static constexpr bool kCuda = true;
   static void conv(const ConvParams& params, const Tensor& like, const char* op) {
     CudaCall(like, op).run(params, cuda::conv_workspace_bytes, cuda::conv);
   }
@@ -58,6 +76,18 @@ struct Cuda {
   }
   static void activation_grad(const ActivationGradParams& params, const Tensor& like, const char* op) {
     CudaCall(like, op).run(params, cuda::activation_grad_workspace_bytes, cuda::activation_grad);
+  }
+  static void gaussian(const GaussianParams& params, const Tensor& like, const char* op) {
+    CudaCall(like, op).run(params, cuda::gaussian_workspace_bytes, cuda::gaussian);
+  }
+  static void gaussian_sigma_grad(const GaussianSigmaGradParams& params, const Tensor& like, const char* op) {
+    CudaCall(like, op).run(params, cuda::gaussian_sigma_grad_workspace_bytes, cuda::gaussian_sigma_grad);
+  }
+  static void bilateral(const BilateralParams& params, const Tensor& like, const char* op) {
+    CudaCall(like, op).run(params, cuda::bilateral_workspace_bytes, cuda::bilateral);
+  }
+  static void bilateral_grad(const BilateralGradParams& params, const Tensor& like, const char* op) {
+    CudaCall(like, op).run(params, cuda::bilateral_grad_workspace_bytes, cuda::bilateral_grad);
   }
 };
 #endif

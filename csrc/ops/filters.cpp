@@ -1,6 +1,5 @@
 #include "filters.h"
 
-#include <algorithm>
 #include <cmath>
 
 namespace denoise_ext::ops {
@@ -12,20 +11,13 @@ std::array<int64_t, 2> odd_kernel_size(const std::vector<int64_t>& kernel_size, 
   return {kernel_size[0], kernel_size[1]};
 }
 
-std::vector<double> sigma_values(const Tensor& sigma, int64_t batch, int64_t per_image, const char* op,
-                                 const char* argument) {
-  const bool pairs = per_image == 2;
-  STD_TORCH_CHECK(sigma.dim() == per_image && (sigma.size(0) == 1 || sigma.size(0) == batch) &&
-                      (!pairs || sigma.size(1) == 2),
-                  op, ": ", argument, " must have sizes (1 or ", batch, pairs ? ", 2)" : ")", ", got ",
-                  sizes_text(sigma));
-  STD_TORCH_CHECK(sigma.is_cpu(), op, ": ", argument, " must be on the CPU like input");
-  const bool is_double = sigma.scalar_type() == ScalarType::Double;
-  STD_TORCH_CHECK(is_double || sigma.scalar_type() == ScalarType::Float, op, ": ", argument,
-                  " must be float32 or float64, got dtype number ", static_cast<int>(sigma.scalar_type()));
+namespace {
+
+std::vector<double> checked_values(const Tensor& sigma, const char* op, const char* argument) {
+  const bool pairs = sigma.dim() == 2, is_double = sigma.scalar_type() == ScalarType::Double;
   std::vector<double> values;
   for (int64_t row = 0; row < sigma.size(0); ++row) {
-    for (int64_t i = 0; i < per_image; ++i) {
+    for (int64_t i = 0; i < (pairs ? 2 : 1); ++i) {
       const int64_t offset = row * sigma.stride(0) + (pairs ? i * sigma.stride(1) : 0);
       const double value = is_double ? static_cast<const double*>(sigma.data_ptr())[offset]
                                      : static_cast<const float*>(sigma.data_ptr())[offset];
@@ -37,19 +29,53 @@ std::vector<double> sigma_values(const Tensor& sigma, int64_t batch, int64_t per
   return values;
 }
 
-Tensor1 sigma_view(const std::vector<double>& values) {
-  return {values.data(), static_cast<int64_t>(values.size()), 1, DType::kFloat64};
+// A sigma of several rows, or in device memory, flattened for a CUDA kernel to read.
+Tensor device_values(const Tensor& sigma, const Tensor& input, const char* op, const char* argument) {
+  STD_TORCH_CHECK(sigma.is_cpu() == input.is_cpu() && sigma.get_device_index() == input.get_device_index(),
+                  op, ": ", argument, " must be on input's device, or hold one value for all images");
+  const std::array<int64_t, 1> flat{sigma.numel()};
+  return torch::stable::view(torch::stable::contiguous(sigma), {flat.data(), 1});
 }
 
-Tensor sigma_gradient(const std::vector<double>& sums, const Tensor& sigma) {
-  const std::array<int64_t, 2> sizes{sigma.size(0), 2};
-  Tensor result = torch::stable::new_empty(sigma, {sizes.data(), static_cast<size_t>(sigma.dim())});
-  if (sigma.scalar_type() == ScalarType::Double) {
-    std::copy(sums.begin(), sums.end(), static_cast<double*>(result.data_ptr()));
-  } else {
-    std::transform(sums.begin(), sums.end(), static_cast<float*>(result.data_ptr()),
-                   [](double sum) { return static_cast<float>(sum); });
+}  // namespace
+
+SigmaArgument sigma_argument(const Tensor& sigma, const Tensor& input, int64_t per_image, bool for_cuda,
+                             const char* op, const char* argument) {
+  const bool pairs = per_image == 2;
+  const int64_t batch = input.size(0);
+  STD_TORCH_CHECK(sigma.dim() == per_image && (sigma.size(0) == 1 || sigma.size(0) == batch) &&
+                      (!pairs || sigma.size(1) == 2),
+                  op, ": ", argument, " must have sizes (1 or ", batch, pairs ? ", 2)" : ")", ", got ",
+                  sizes_text(sigma));
+  STD_TORCH_CHECK(for_cuda || sigma.is_cpu(), op, ": ", argument, " must be on the CPU like input");
+  STD_TORCH_CHECK(sigma.scalar_type() == ScalarType::Double || sigma.scalar_type() == ScalarType::Float, op,
+                  ": ", argument, " must be float32 or float64, got dtype number ",
+                  static_cast<int>(sigma.scalar_type()));
+  SigmaArgument result{};
+  if (sigma.is_cpu()) result.values = checked_values(sigma, op, argument);
+  result.view = {result.values.data(), static_cast<int64_t>(result.values.size()), 1, DType::kFloat64};
+  if (!for_cuda) return result;
+  if (!sigma.is_cpu() || sigma.size(0) != 1) {
+    result.tensor = device_values(sigma, input, op, argument);
+    result.view = view1(*result.tensor, op, argument);
+    return result;
   }
+  result.view.data = nullptr;
+  for (int64_t i = 0; i < per_image; ++i) result.row[i] = result.values[static_cast<size_t>(i)];
+  return result;
+}
+
+SigmaSums::SigmaSums(const Tensor& sigma, const Tensor& input, const char* op) {
+  const std::array<int64_t, 1> flat{sigma.numel()};
+  tensor = torch::stable::new_zeros(input, {flat.data(), 1}, ScalarType::Double);
+  data = static_cast<double*>(const_cast<void*>(view1(tensor, op, "sums", Access::kUpdate).data));
+}
+
+Tensor SigmaSums::gradient(const Tensor& sigma) const {
+  const std::array<int64_t, 2> sizes{sigma.size(0), 2};
+  const torch::headeronly::IntHeaderOnlyArrayRef shape{sizes.data(), static_cast<size_t>(sigma.dim())};
+  Tensor result = torch::stable::new_empty(sigma, shape);
+  torch::stable::copy_(result, torch::stable::view(tensor, shape));
   return result;
 }
 

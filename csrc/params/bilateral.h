@@ -1,6 +1,7 @@
 // The joint bilateral filter and its gradients.
 #pragma once
 
+#include "launch.h"
 #include "types.h"
 
 namespace denoise_ext {
@@ -12,11 +13,13 @@ enum class ColorDistance : int32_t { kL1, kL2 };
 // d: the sum of the guidance channels' absolute differences (L1), or the root of the sum of their
 // squares (L2). A zero border takes part in the sums with value and guidance 0.
 struct BilateralParams {
-  Tensor4 input;           // (N, C, H, W)
-  Tensor4 guidance;        // (N, Cg, H, W); the filter without "joint": input itself
-  Tensor4 output;          // like input
-  Tensor1 sigma_color;     // (1 or N), in the guidance's units
-  Tensor1 sigma_space;     // (1 or N, 2) flattened: (sigma_y, sigma_x) of each image, in pixels
+  Tensor4 input;        // (N, C, H, W)
+  Tensor4 guidance;     // (N, Cg, H, W); the filter without "joint": input itself
+  Tensor4 output;       // like input
+  Tensor1 sigma_color;  // (1 or N), in the guidance's units
+  Tensor1 sigma_space;  // (1 or N, 2) flattened: (sigma_y, sigma_x) of each image, in pixels
+  // CUDA: one sigma for all images, by value, where the tensor's data is nullptr
+  double sigma_color_value, sigma_space_row[2];
   int64_t kernel_size[2];  // along y and x, odd
   Border border;
   ColorDistance distance;
@@ -33,4 +36,17 @@ struct BilateralGradParams {
   double* grad_sigma_space;
 };
 
+// Entry points of the CUDA build, as in conv.h. A sigma in device memory is not checked.
+namespace cuda {
+
+int bilateral(const BilateralParams& params, const LaunchContext& context);
+int64_t bilateral_workspace_bytes(const BilateralParams& params, const DeviceLimits& limits);
+void bilateral_explain(const BilateralParams& params, const DeviceLimits& limits, char* text, int bytes);
+
+int bilateral_grad(const BilateralGradParams& params, const LaunchContext& context);
+int64_t bilateral_grad_workspace_bytes(const BilateralGradParams& params, const DeviceLimits& limits);
+void bilateral_grad_explain(const BilateralGradParams& params, const DeviceLimits& limits, char* text,
+                            int bytes);
+
+}  // namespace cuda
 }  // namespace denoise_ext

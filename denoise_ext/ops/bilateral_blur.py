@@ -75,8 +75,9 @@ def bilateral_blur(
     Raises:
         TypeError: wrong type or dtype.
         ValueError: wrong shape, device or value.
-        RuntimeError: a tensor sigma holding a value that is not finite and > 0, or the native
-            library is missing (the message says which).
+        RuntimeError: a tensor sigma on the CPU holding a value that is not finite and > 0 (on a GPU
+            it is not looked at, which would make the CPU wait: the result is then undefined), or
+            the native library is missing (the message says which).
     """
     kernel_size = _check(input, kernel_size, border_type, color_distance_type, window)
     if input.device.type not in _devices:
@@ -84,11 +85,10 @@ def bilateral_blur(
     unbatched = input.dim() == 3
     if unbatched:
         input = input.unsqueeze(0)
+    sigma_color, sigma_space = _sigmas(sigma_color, sigma_space, input)
     output = _op(
-        input, kernel_size, sigma_tensor(sigma_color, "sigma_color", 1, input),
-        sigma_tensor(sigma_space, "sigma_space", 2, input), border_type, color_distance_type,
-        window,
-    )  # fmt: skip
+        input, kernel_size, sigma_color, sigma_space, border_type, color_distance_type, window
+    )
     return output.squeeze(0) if unbatched else output
 
 
@@ -122,9 +122,9 @@ def joint_bilateral_blur(
     unbatched = input.dim() == 3
     if unbatched:
         input, guidance = input.unsqueeze(0), guidance.unsqueeze(0)
+    sigma_color, sigma_space = _sigmas(sigma_color, sigma_space, input)
     output = _joint_op(
-        input, guidance, kernel_size, sigma_tensor(sigma_color, "sigma_color", 1, input),
-        sigma_tensor(sigma_space, "sigma_space", 2, input), border_type, color_distance_type,
+        input, guidance, kernel_size, sigma_color, sigma_space, border_type, color_distance_type,
         window,
     )  # fmt: skip
     return output.squeeze(0) if unbatched else output
@@ -143,6 +143,16 @@ def _check(
     check_color_distance(color_distance_type)
     check_window(window, kernel_size)
     return kernel_size
+
+
+def _sigmas(
+    sigma_color: float | Tensor, sigma_space: Sigma, input: Tensor
+) -> tuple[Tensor, Tensor]:
+    # Numbers stay on the CPU for a GPU's input too: they travel with the launch, without a copy.
+    return (
+        sigma_tensor(sigma_color, "sigma_color", 1, input, numbers_on="cpu"),
+        sigma_tensor(sigma_space, "sigma_space", 2, input, numbers_on="cpu"),
+    )
 
 
 def _fake(input, kernel_size, sigma_color, sigma_space, border_type, color_distance_type, window):

@@ -59,8 +59,9 @@ def gaussian_blur2d(
     Raises:
         TypeError: wrong type or dtype.
         ValueError: wrong shape, device or value.
-        RuntimeError: a tensor sigma holding a value that is not finite and > 0, or the native
-            library is missing (the message says which).
+        RuntimeError: a tensor sigma on the CPU holding a value that is not finite and > 0 (on a GPU
+            it is not looked at, which would make the CPU wait: the result is then undefined), or
+            the native library is missing (the message says which).
     """
     check_image(input, "input", FILTER_DTYPES)
     kernel_size = odd_kernel_size(kernel_size)
@@ -70,7 +71,9 @@ def gaussian_blur2d(
     unbatched = input.dim() == 3
     if unbatched:
         input = input.unsqueeze(0)
-    output = _op(input, kernel_size, sigma_tensor(sigma, "sigma", 2, input), border_type)
+    # Numbers stay on the CPU for a GPU's input too: they travel with the launch, without a copy.
+    sigma = sigma_tensor(sigma, "sigma", 2, input, numbers_on="cpu")
+    output = _op(input, kernel_size, sigma, border_type)
     return output.squeeze(0) if unbatched else output
 
 

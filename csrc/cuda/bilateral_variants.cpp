@@ -1,0 +1,72 @@
+// The bilateral kernels and how one is chosen (host code, no CUDA).
+#include "bilateral_variants.h"
+
+#include "variants.h"
+
+namespace denoise_ext::cuda {
+namespace {
+
+// Microseconds for so many instructions in each of 128 lanes per multiprocessor at 1.5 GHz.
+double instruction_cost(const BilateralParams& p, double per_tap, const DeviceLimits& limits) {
+  const double taps = static_cast<double>(p.kernel_size[0]) * static_cast<double>(p.kernel_size[1]);
+  const double pixels = static_cast<double>(p.input.size[0]) * static_cast<double>(p.input.size[2]) *
+                        static_cast<double>(p.input.size[3]);
+  return pixels * taps * per_tap / (128.0 * 1500.0 * limits.multiprocessors);
+}
+
+template <class Params>
+const char* always(const Params&, const DeviceLimits&) {
+  return nullptr;
+}
+
+// About 40 instructions a tap for addresses and borders, and as many per channel read.
+double direct_cost(const BilateralParams& p, const DeviceLimits& limits) {
+  const double channels = static_cast<double>(p.input.size[1] + p.guidance.size[1]);
+  return instruction_cost(p, 40 + 20 * channels, limits);
+}
+// 4 instructions a channel and 1 to 2 more; at least what it takes to load the tile.
+double tile_cost(const BilateralParams& p, const DeviceLimits& limits) {
+  return instruction_cost(p, 2 + 4 * static_cast<double>(p.guidance.size[1]), limits);
+}
+double grad_direct_cost(const BilateralGradParams& p, const DeviceLimits& limits) {
+  return 3 * direct_cost(p.forward, limits);
+}
+
+const Variant<BilateralParams> kBilateralVariants[] = {
+    {"bilateral_tile", bilateral_tile_cannot_run, tile_cost, nullptr, bilateral_tile_launch},
+    {"bilateral_direct", always, direct_cost, nullptr, bilateral_direct_launch},
+};
+
+const Variant<BilateralGradParams> kBilateralGradVariants[] = {
+    {"bilateral_grad_direct", always, grad_direct_cost, bilateral_grad_direct_workspace,
+     bilateral_grad_direct_launch},
+};
+
+}  // namespace
+
+int bilateral(const BilateralParams& params, const LaunchContext& context) {
+  return choose(kBilateralVariants, params, context.limits).launch(params, context);
+}
+
+int64_t bilateral_workspace_bytes(const BilateralParams& params, const DeviceLimits& limits) {
+  return workspace_of(kBilateralVariants, params, limits);
+}
+
+void bilateral_explain(const BilateralParams& params, const DeviceLimits& limits, char* text, int bytes) {
+  explain(kBilateralVariants, params, limits, text, bytes);
+}
+
+int bilateral_grad(const BilateralGradParams& params, const LaunchContext& context) {
+  return choose(kBilateralGradVariants, params, context.limits).launch(params, context);
+}
+
+int64_t bilateral_grad_workspace_bytes(const BilateralGradParams& params, const DeviceLimits& limits) {
+  return workspace_of(kBilateralGradVariants, params, limits);
+}
+
+void bilateral_grad_explain(const BilateralGradParams& params, const DeviceLimits& limits, char* text,
+                            int bytes) {
+  explain(kBilateralGradVariants, params, limits, text, bytes);
+}
+
+}  // namespace denoise_ext::cuda
