@@ -1,6 +1,7 @@
 // The convolution kernels and how one is chosen (host code, no CUDA).
 #include "conv_variants.h"
 
+#include "conv_conditions.h"
 #include "conv_depthwise.h"
 #include "conv_first.h"
 #include "conv_last.h"
@@ -28,7 +29,10 @@ double direct_cost(const ConvParams& p, const DeviceLimits& limits) {
   double products = static_cast<double>(p.input.size[1] / p.groups) * static_cast<double>(p.weight.size[2]) *
                     static_cast<double>(p.weight.size[3]);
   if (p.transposed) products /= static_cast<double>(p.stride[0] * p.stride[1]);
-  return unblocked_cost(outputs * products, limits);
+  // Where there are few products the same bytes have to be moved as by any other kernel.
+  const double memory = memory_cost(traffic_bytes(p), limits);
+  const double arithmetic = unblocked_cost(outputs * products, limits);
+  return memory > arithmetic ? memory : arithmetic;
 }
 
 const Variant<ConvParams> kConvVariants[] = {
