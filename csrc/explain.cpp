@@ -3,7 +3,9 @@
 #include <stdexcept>
 
 #include "cpu/isa.h"
+#include "params/bilateral.h"
 #include "params/conv.h"
+#include "params/gaussian.h"
 
 namespace py = pybind11;
 
@@ -61,20 +63,67 @@ std::string explain_cpu(const std::string& kernel) {
   return kernel + ": chosen (CPU, " + cpu::kernels().isa + ")";
 }
 
+// Asks the operator's table of CUDA kernels; nullptr in a build without them.
+template <class Params>
+using ExplainFunction = void (*)(const Params&, const DeviceLimits&, char*, int);
+
+#ifdef DENOISE_EXT_WITH_CUDA
+constexpr ExplainFunction<ConvParams> kConv = cuda::conv_explain;
+constexpr ExplainFunction<GaussianParams> kGaussian = cuda::gaussian_explain;
+constexpr ExplainFunction<BilateralParams> kBilateral = cuda::bilateral_explain;
+
+template <class Params>
+std::string explain_cuda(const Params& params, int compute_capability, ExplainFunction<Params> function) {
+  char text[4096];
+  function(params, cuda::typical_limits(compute_capability), text, sizeof text);
+  return text;
+}
+#else
+constexpr ExplainFunction<ConvParams> kConv = nullptr;
+constexpr ExplainFunction<GaussianParams> kGaussian = nullptr;
+constexpr ExplainFunction<BilateralParams> kBilateral = nullptr;
+
+template <class Params>
+std::string explain_cuda(const Params&, int, ExplainFunction<Params>) {
+  return "none: this build has no CUDA kernels (nvcc was not found, or DENOISE_EXT_CUDA=0, when it was "
+         "built)";
+}
+#endif
+
 std::string explain_conv(const py::dict& call, bool transposed, int compute_capability) {
   const ConvParams params = conv_params(call, transposed);
   if (compute_capability == 0) {
     const bool depthwise = params.groups > 1 && params.input.size[1] == params.groups;
     return explain_cpu(depthwise ? "conv_depthwise" : "conv_direct");
   }
-#ifdef DENOISE_EXT_WITH_CUDA
-  char text[4096];
-  cuda::conv_explain(params, cuda::typical_limits(compute_capability), text, sizeof text);
-  return text;
-#else
-  return "none: this build has no CUDA kernels (nvcc was not found, or DENOISE_EXT_CUDA=0, when it was "
-         "built)";
-#endif
+  return explain_cuda(params, compute_capability, kConv);
+}
+
+template <class Params>
+void set_kernel_size(Params& params, const py::dict& call) {
+  for (int i = 0; i < 2; ++i) params.kernel_size[i] = call["kernel_size"][py::int_(i)].cast<int64_t>();
+}
+
+std::string explain_gaussian(const py::dict& call, int compute_capability) {
+  if (compute_capability == 0) return explain_cpu("gaussian_ring");
+  GaussianParams params{};
+  params.input = tensor4(call["input"]);
+  params.output = tensor4(call["output"]);
+  set_kernel_size(params, call);
+  return explain_cuda(params, compute_capability, kGaussian);
+}
+
+std::string explain_bilateral(const py::dict& call, const char* guidance, int compute_capability) {
+  if (compute_capability == 0) return explain_cpu("bilateral_tile");
+  BilateralParams params{};
+  params.input = tensor4(call["input"]);
+  params.guidance = tensor4(call[guidance]);
+  params.output = tensor4(call["output"]);
+  set_kernel_size(params, call);
+  const bool l1 = call["color_distance_type"].cast<std::string>() == "l1";
+  params.distance = l1 ? ColorDistance::kL1 : ColorDistance::kL2;
+  params.circle = call["window"].cast<std::string>() == "circle";
+  return explain_cuda(params, compute_capability, kBilateral);
 }
 
 }  // namespace
@@ -82,6 +131,9 @@ std::string explain_conv(const py::dict& call, bool transposed, int compute_capa
 std::string explain(const std::string& op, const py::dict& call, int compute_capability) {
   if (op == "conv2d") return explain_conv(call, false, compute_capability);
   if (op == "conv_transpose2d") return explain_conv(call, true, compute_capability);
+  if (op == "gaussian_blur2d") return explain_gaussian(call, compute_capability);
+  if (op == "bilateral_blur") return explain_bilateral(call, "input", compute_capability);
+  if (op == "joint_bilateral_blur") return explain_bilateral(call, "guidance", compute_capability);
   throw std::invalid_argument("explain: there is no operator '" + op + "'");
 }
 

@@ -42,6 +42,29 @@ def test_transposed():
     assert ops.explain(ops.conv_transpose2d, x, w, stride=2).startswith("conv_direct: chosen")
 
 
+def test_filters_on_cpu():
+    x = torch.empty(1, 3, 16, 16)
+    assert ops.explain(ops.gaussian_blur2d, x, 5, 1.0).startswith("gaussian_ring: chosen")
+    for text in (
+        ops.explain(ops.bilateral_blur, x, 5, 0.1, 1.0),
+        ops.explain(ops.joint_bilateral_blur, x, x[:, :1], 5, 0.1, 1.0),
+    ):
+        assert text.startswith("bilateral_tile: chosen (CPU")
+
+
+@pytest.mark.skipif(not WITH_CUDA, reason="the build has no CUDA kernels")
+def test_filters_on_cuda():
+    def chosen(*call):
+        return ops.explain(*call, device="sm_90").split(":")[0]
+
+    x = torch.empty(1, 3, 64, 64)
+    assert chosen(ops.gaussian_blur2d, x, 5, 1.0) == "gaussian_ring"
+    assert chosen(ops.gaussian_blur2d, x, 20001, 1.0) == "gaussian_direct"
+    assert chosen(ops.bilateral_blur, x, 5, 0.1, 1.0) == "bilateral_tile"
+    assert chosen(ops.joint_bilateral_blur, x, x[:, :1], 5, 0.1, 1.0) == "bilateral_direct"
+    assert chosen(ops.bilateral_blur, x.double(), 5, 0.1, 1.0) == "bilateral_direct"
+
+
 def test_bad_arguments():
     x, w = torch.empty(1, 8, 16, 16), torch.empty(4, 8, 3, 3)
     with pytest.raises(ValueError, match="device must be"):
