@@ -11,11 +11,13 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import cuda_emulator
 import pytest
-from cuda_emulator.build import HERE, ROOT
+from cuda_emulator.build import HERE, JOBS, ROOT
 from cuda_emulator.faults.build import Fault, build_faulty, read_faults
 from cuda_emulator.faults.calls import CALLS
 
@@ -47,9 +49,25 @@ def test_the_list_is_long_enough():
     assert len({fault.name for fault in FAULTS}) == len(FAULTS)
 
 
+def try_fault(fault: Fault) -> list[list]:
+    """Build the kernels with the fault, run its call."""
+    try:
+        return outcomes(fault.call, library=build_faulty(fault))
+    finally:
+        shutil.rmtree(fault.folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def trials(request: pytest.FixtureRequest) -> Iterator[dict[str, Future]]:
+    """The outcomes of all selected faults, on their way: compiling them is most of the work."""
+    items = [item for item in request.session.items if item.path == request.path]
+    chosen = [item.callspec.params["fault"] for item in items if hasattr(item, "callspec")]
+    with ThreadPoolExecutor(JOBS) as pool:
+        yield {fault.name: pool.submit(try_fault, fault) for fault in chosen}
+        pool.shutdown(cancel_futures=True)  # where the run stops at the first failure
+
+
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name.replace(" ", "_"))
-def test_caught(fault: Fault):
-    library = build_faulty(fault)
-    for _, seed, kind, message in outcomes(fault.call, library=library):
+def test_caught(fault: Fault, trials: dict[str, Future]):
+    for _, seed, kind, message in trials[fault.name].result():
         assert kind in fault.caught, f"seed {seed}: {kind or 'not caught'} {message}"
-    shutil.rmtree(fault.folder)

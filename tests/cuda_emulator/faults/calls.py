@@ -36,7 +36,9 @@ def _gradient(x: Tensor, weight: Tensor, bias: Tensor | None, which: str) -> flo
         output = conv2d(*leaves, padding=1, activation=activation)
         wanted = leaves[2] if which == "bias" else leaves[1]
         weights = torch.linspace(-1, 1, output.numel(), dtype=torch.float64).view(output.shape)
-        return torch.autograd.grad(output, wanted, weights.to(output.dtype).contiguous())[0]
+        # In the layout of the output, as in training: empty_like keeps it.
+        weights = torch.empty_like(output).copy_(weights)
+        return torch.autograd.grad(output, wanted, weights)[0]
 
     exact = gradient(reference.conv2d, *(t if t is None else t.double() for t in (x, weight, bias)))
     got = gradient(ops.conv2d, x, weight, bias)
@@ -66,6 +68,10 @@ def first_layer_f16() -> float:
 
 def last_layer_f16() -> float:
     return _conv(_image((1, 64, 18, 40), F16), _image((1, 64, 3, 3), F16), padding=1)
+
+
+def row_ring_f16() -> float:
+    return _conv(_image((1, 64, 12, 70), F16), _image((64, 64, 3, 3), F16), padding=1)
 
 
 def depthwise_f16() -> float:
@@ -103,7 +109,8 @@ CALLS = {
     function.__name__: function
     for function in (
         bias_gradient, weight_gradient_f16, weight_gradient_f16_odd, weight_gradient_f32,
-        first_layer_f16, last_layer_f16, depthwise_f16, depthwise_f32, transposed_f16, gaussian,
+        first_layer_f16, last_layer_f16, row_ring_f16, depthwise_f16, depthwise_f32,
+        transposed_f16, gaussian,
         bilateral,
     )
 }  # fmt: skip
