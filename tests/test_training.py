@@ -97,7 +97,7 @@ def read_log(run: str) -> list[dict[str, str]]:
 @pytest.mark.parametrize("recipe", sorted(RECIPES.glob("*.toml")), ids=lambda path: path.stem)
 def test_recipes_are_valid(recipe):
     config = load_config(recipe)
-    assert config.model.name == recipe.stem
+    assert config.model.name == recipe.stem.removesuffix("_adam")
 
 
 @pytest.mark.parametrize(
