@@ -80,7 +80,9 @@ __device__ __forceinline__ void store_eight(const uint32_t (&word)[4], const Ten
                                             int64_t k, bool vectors) {
   if (pixel == nullptr) return;
   if (vectors) {
-    if (k < t.size[1]) *reinterpret_cast<uint4*>(pixel + k) = uint4{word[0], word[1], word[2], word[3]};
+    // A plain assignment of a uint4 becomes four 4-byte stores here: the compiler stops merging them in
+    // kernels of this size.
+    if (k < t.size[1]) __stwb(reinterpret_cast<uint4*>(pixel + k), uint4{word[0], word[1], word[2], word[3]});
     return;
   }
 #pragma unroll
