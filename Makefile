@@ -16,17 +16,17 @@ BUILT := $(VENV)/.built
 SETTINGS := $(VENV)/.settings
 
 NATIVE_FILES := $(shell find csrc -name '*.h' -o -name '*.inl' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
-NATIVE_TESTS := $(shell find tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
+NATIVE_TESTS := $(shell find tests benchmarks -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 BUILD_SETTINGS := CXX=$(CXX) CXXFLAGS=$(CXXFLAGS) DENOISE_EXT_CUDA=$(DENOISE_EXT_CUDA) \
 	TORCH_CUDA_ARCH_LIST=$(TORCH_CUDA_ARCH_LIST) CUDA_HOME=$(CUDA_HOME)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv build demo test lint format bench wheel sdist clean distclean FORCE
+.PHONY: help venv build demo test lint format bench cuda-report wheel sdist clean distclean FORCE
 .DELETE_ON_ERROR:
 
 help:  ## what there is
 	@echo "usage: make TARGET"
-	@sed -n 's/^\([a-z]*\):.*  ## /  \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*  ## /  \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
 
 venv: $(INSTALLED)  ## virtual environment with the pinned dependencies
 build: $(BUILT)  ## venv, then the native library compiled and the package installed in place
@@ -39,6 +39,9 @@ test: $(BUILT)  ## build, then the whole test suite (PYTEST_ARGS="-k conv2d" for
 
 bench: $(BUILT)  ## build, then the benchmarks (benchmarks/README.md)
 	$(BIN)/python -m pytest benchmarks $(PYTEST_ARGS)
+
+cuda-report: $(INSTALLED)  ## registers, shared memory and instructions of every CUDA kernel (needs nvcc)
+	@$(BIN)/python tests/cuda_report.py
 
 lint: $(INSTALLED)  ## check style: ruff, clang-format
 	$(BIN)/ruff check .

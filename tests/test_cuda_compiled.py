@@ -1,0 +1,141 @@
+"""What nvcc makes of the CUDA kernels: no spills, within budget, with the instructions meant.
+
+The budgets are rows of cuda_budgets.toml; ``make cuda-report`` prints them beside what is used.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections import Counter
+from dataclasses import replace
+
+import cuda_report
+import pytest
+from cuda_report import ARCHITECTURES, SOURCES, Kernel
+
+FILES = sorted(path.name for path in SOURCES.glob("*.cu"))
+needs_tools = pytest.mark.skipif(
+    cuda_report.missing() is not None, reason=cuda_report.missing() or ""
+)
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return cuda_report.budgets()
+
+
+@pytest.fixture(scope="module")
+def kernels() -> list[Kernel]:
+    return cuda_report.read_all()
+
+
+@pytest.mark.slow
+@needs_tools
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("file", FILES)
+def test_kernels_are_compiled_as_meant(file, architecture, kernels, rows):
+    found = [k for k in kernels if k.source == file and k.architecture == architecture]
+    wrong = []
+    for kernel in found:
+        row = cuda_report.budget_of(kernel, rows)
+        wrong += [f"{kernel.name}: {text}" for text in cuda_report.faults(kernel, row)]
+        if row is None:
+            alike = [k for k in kernels if k.name == kernel.name]
+            wrong.append(f"{cuda_report.BUDGETS.name} lacks\n  {cuda_report.suggested_row(alike)}")
+    message = f"sm_{architecture}, nvcc {cuda_report.toolkit_version()}"
+    assert not wrong, "\n".join([message, *wrong])
+
+
+@pytest.mark.slow
+@needs_tools
+def test_every_row_is_somebodys(kernels, rows):
+    """A row no kernel has, or that an earlier one hides, is a mistake in its name."""
+    used = {cuda_report.budget_of(kernel, rows) for kernel in kernels}
+    assert [row.pattern for row in rows if row not in used] == []
+
+
+def test_patterns_are_distinct_and_names_of_kernels(rows):
+    patterns = [row.pattern for row in rows]
+    assert len(set(patterns)) == len(patterns)
+    assert [p for p in patterns if not fnmatch.fnmatchcase(p, "*_kernel*")] == []
+
+
+def kernel(**changes) -> Kernel:
+    opcodes = Counter({"LDG.E.128.CONSTANT": 2, "STG.E": 1, "HMMA.16816.F32": 4, "EXIT": 1})
+    return replace(Kernel("x_kernel<float>", "x.cu", "90", 96, 1024, 0, 0, opcodes), **changes)
+
+
+GOOD = cuda_report.Budget("x_kernel<*>", 96, 1024, ("HMMA", "LDG.128"))
+
+
+def test_a_kernel_within_its_budget_passes():
+    assert cuda_report.faults(kernel(), GOOD) == []
+    assert cuda_report.budget_of(kernel(), [GOOD]) is GOOD
+    assert cuda_report.budget_of(kernel(name="y_kernel<float>"), [GOOD]) is None
+
+
+@pytest.mark.parametrize(
+    "changes, text",
+    [
+        ({"registers": 97}, "97 registers, the budget is 96"),
+        ({"shared": 1028}, "1028 bytes of static shared memory"),
+        ({"stack": 8}, "stack frame of 8 bytes"),
+        ({"spills": 4}, "4 bytes of spilled registers"),
+        ({"opcodes": Counter({"LDG.E.128": 1})}, "no HMMA instruction"),
+        ({"opcodes": Counter({"HMMA.1688": 1, "LDG.E.64": 1})}, "no LDG.128 instruction"),
+        ({"opcodes": kernel().opcodes + Counter({"LDL.64": 1})}, "1 x LDL.64: local memory"),
+        ({"opcodes": kernel().opcodes + Counter({"STL": 2})}, "2 x STL: local memory"),
+        ({"opcodes": kernel().opcodes + Counter({"RED.E.ADD.F32.FTZ.RN": 1})}, "atomic"),
+        ({"opcodes": kernel().opcodes + Counter({"ATOMG.E.ADD.F64.RN": 1})}, "atomic"),
+    ],
+)  # fmt: skip
+def test_a_kernel_that_breaks_a_rule_is_named(changes, text):
+    found = cuda_report.faults(kernel(**changes), GOOD)
+    assert len(found) == 1
+    assert text in found[0]
+
+
+def test_the_suggested_row_admits_its_kernel():
+    one = kernel(registers=90)
+    text = cuda_report.suggested_row([one, replace(one, architecture="80", registers=91)])
+    assert text == (
+        '{ name = "x_kernel<float>", registers = 96, shared = 1024, needs = ["HMMA", "LDG.128"] },'
+    )
+    assert cuda_report.faults(one, GOOD) == []
+
+
+def test_ptxas_and_disassembly_are_understood():
+    report = (
+        "ptxas info    : 0 bytes gmem\n"
+        "ptxas info    : Compiling entry function '_Z1fv' for 'sm_90'\n"
+        "ptxas info    : Function properties for _Z1fv\n"
+        "    8 bytes stack frame, 4 bytes spill stores, 12 bytes spill loads\n"
+        "ptxas info    : Used 40 registers, used 1 barriers, 8 bytes cumulative stack size, "
+        "2048 bytes smem, 400 bytes cmem[0]\n"
+        "ptxas info    : Compiling entry function '_Z1gv' for 'sm_90'\n"
+        "ptxas info    : Function properties for _Z1gv\n"
+        "    0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads\n"
+        "ptxas info    : Used 6 registers, used 0 barriers, 400 bytes cmem[0]\n"
+    )
+    assert cuda_report._properties(report) == {
+        "_Z1fv": {"registers": 40, "shared": 2048, "stack": 8, "spills": 16},
+        "_Z1gv": {"registers": 6, "shared": 0, "stack": 0, "spills": 0},
+    }
+    code = (
+        "\tcode for sm_90\n\t\tFunction : _Z1fv\n"
+        "        /*0000*/                   LDC R1, c[0x0][0x28] ;   /* 0x00 */\n"
+        "                                                            /* 0x00 */\n"
+        "        /*0010*/              @!P0 LDG.E.128 R4, [R2] ;      /* 0x00 */\n"
+        "        /*0020*/             @!UP1 UIADD3 UR4, UR4, 1 ;      /* 0x00 */\n"
+    )
+    assert cuda_report._opcodes(code) == {"_Z1fv": Counter(["LDC", "LDG.E.128", "UIADD3"])}
+
+
+@needs_tools
+def test_names_are_readable():
+    symbol = (
+        "_ZN11denoise_ext4cuda44_GLOBAL__N__04d83d63_11_gaussian_cu_760a848520gaussian_ring_kernel"
+        "IdLNS0_12GaussianModeE1EEEvNS0_12GaussianRingE"
+    )
+    names = cuda_report.readable_names([symbol])
+    assert names == {symbol: "gaussian_ring_kernel<double, 1>"}
