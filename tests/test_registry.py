@@ -14,14 +14,7 @@ NAMESPACE = "denoise_ext::"
 # Operators that have no gradient of their own, and why.
 NO_AUTOGRAD: dict[str, str] = {}
 # Operators that have no CUDA kernel yet, and why; CUDA tensors are refused with the way out.
-_FILTERS_LATER = "the filters' CUDA kernels follow those of the convolutions"
-NO_CUDA: dict[str, str] = {
-    "gaussian_blur2d": _FILTERS_LATER,
-    "gaussian_blur2d_backward": _FILTERS_LATER,
-    "bilateral_blur": _FILTERS_LATER,
-    "joint_bilateral_blur": _FILTERS_LATER,
-    "joint_bilateral_blur_backward": _FILTERS_LATER,
-}
+NO_CUDA: dict[str, str] = {}
 
 
 def registered_names() -> list[str]:
