@@ -47,7 +47,9 @@ register_pretrained(
         steps=17000,
         licence="Apache-2.0",
         psnr={
+            "CBSD68 sigma 15": 33.65,
             "CBSD68 sigma 25": 30.97,
+            "CBSD68 sigma 50": 27.64,
         },
         protocol=_PROTOCOL,
     ),
