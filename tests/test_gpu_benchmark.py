@@ -40,7 +40,8 @@ def test_dry_run(tmp_path):
     assert all("has no CUDA kernel" in note for note in skipped)
     outcomes = {section["name"]: section["status"] for section in summary["sections"]}
     assert outcomes["primitives"] == outcomes["tests: conv2d"] == outcomes["timing"] == "passed"
-    assert summary["kernels_without_a_case"] == []
+    # gaussian_direct takes kernels of more than a thousand taps, which nobody waits for.
+    assert set(summary["kernels_without_a_case"]) <= {"gaussian_direct"}
     times = [
         result.get("median") for case in summary["cases"] for result in case["results"].values()
     ]
