@@ -10,6 +10,7 @@ from pathlib import Path
 from unittest.mock import create_autospec
 
 import cuda_emulator
+import cuda_report
 import pytest
 import torch
 
@@ -17,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT / "benchmarks"))
 
 from on_gpu import machine as machines  # noqa: E402
-from on_gpu import report, sections, worker  # noqa: E402
+from on_gpu import plain, report, sections, worker  # noqa: E402
 
 needs_emulator = pytest.mark.skipif(
     cuda_emulator.missing() is not None, reason=cuda_emulator.missing() or ""
@@ -118,6 +119,8 @@ def test_cases_as_on_a_gpu(gpu, monkeypatch):
     case = next(c for c in worker.all_cases() if c.name.startswith("3->64 3x3 1080p, float16"))
     with torch.inference_mode(), cuda_emulator.emulated_cuda():
         record = runner.run(case)
+        runner.own_only = True  # as under compute-sanitizer
+        assert runner.run(case)["results"] == {}
     assert record["status"] == "timed"
     assert record["results"]["denoise_ext"]["median"] > 0
     assert "NotImplementedError" in record["results"]["cuDNN fused"]["note"]  # no such CPU operator
@@ -125,6 +128,21 @@ def test_cases_as_on_a_gpu(gpu, monkeypatch):
                                   "float32_tflop_per_s": 50.0})  # fmt: skip
     assert rated["results"]["denoise_ext"]["of_copy"] > 0
     assert list(rated["met"].values()) == [rated["results"]["denoise_ext"]["median"] <= 85]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(cuda_report.find_tool("nvcc") is None, reason="nvcc is not installed")
+def test_plain_filters_compile(tmp_path):
+    plain.compile_with_nvcc("90", tmp_path / "plain.so")
+
+
+def test_the_worker_takes_what_the_steps_give_it(tmp_path):
+    command = sections.sanitizer_command("memcheck", "compute-sanitizer", tmp_path / "lines")
+    worker_arguments = command[command.index(str(sections.WORKER)) :]
+    done = sections.run([sys.executable, *worker_arguments, "--seconds=0", "--skip"], 120)
+    assert "usage:" not in done.output
+    if not torch.cuda.is_available():
+        assert done.status == 1 and "CUDA" in done.output
 
 
 # --- time and failures ---------------------------------------------------------------------------

@@ -38,7 +38,7 @@ from on_gpu.machine import (  # noqa: E402
 from on_gpu.network_cases import network_cases  # noqa: E402
 
 LOST_CONTEXT = 3  # exit status: this process can no longer use the GPU
-COMPILE_SECONDS, CONTENDER_SECONDS = 45.0, 20.0
+COMPILE_SECONDS, CONTENDER_SECONDS = 45.0, 20.0  # not in a dry run
 MOST_ROUNDS, FEWEST_ROUNDS, CASE_MS = 21, 5, 1500.0
 
 
@@ -144,7 +144,7 @@ class Runner:
         recorded, notes = {}, {}
         for name, contender in case.contenders.items():
             limit = COMPILE_SECONDS if contender.compiled else CONTENDER_SECONDS
-            limit = min(limit, self.time_left())
+            limit = min(600.0 if self.machine.dry else limit, self.time_left())
             if limit < 1:
                 notes[name] = "no time left"
                 continue
