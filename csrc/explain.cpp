@@ -43,6 +43,10 @@ Activation activation_of(const std::string& name) {
   return Activation::kNone;
 }
 
+Precision precision_of(const std::string& name) {
+  return name == "strict" ? Precision::kStrict : name == "fast" ? Precision::kFast : Precision::kDefault;
+}
+
 ConvParams conv_params(const py::dict& call, bool transposed) {
   ConvParams params{};
   params.input = tensor4(call["input"]);
@@ -56,6 +60,7 @@ ConvParams conv_params(const py::dict& call, bool transposed) {
   params.groups = call["groups"].cast<int64_t>();
   params.transposed = transposed;
   params.activation = activation_of(call["activation"].cast<std::string>());
+  params.precision = precision_of(call["precision"].cast<std::string>());
   return params;
 }
 

@@ -18,6 +18,7 @@ BORDERS = ("reflect", "replicate", "constant", "circular")
 COLOR_DISTANCES = ("l1", "l2")
 WINDOWS = ("square", "circle")
 RESIDUAL_POSITIONS = ("before", "after")
+PRECISIONS = ("strict", "default", "fast")
 
 FLOAT_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 FILTER_DTYPES = (*FLOAT_DTYPES, torch.uint8)
@@ -65,6 +66,11 @@ def check_window(window: str, kernel_size: tuple[int, int]) -> str:
 def check_residual_position(residual_position: str) -> str:
     """Check where the residual is added."""
     return _choice(residual_position, "residual_position", RESIDUAL_POSITIONS)
+
+
+def check_precision(precision: str) -> str:
+    """Check the name of a precision of convolutions."""
+    return _choice(precision, "precision", PRECISIONS)
 
 
 # Non-strict export passes sizes as SymInt; NumPy's integers count as ints in torch too.

@@ -155,6 +155,7 @@ def test_impossible_output_size_is_torchs_error():
         ({"activation": "gelu"}, "activation"),
         ({"activation": "leaky_relu", "negative_slope": -1.0}, "negative_slope"),
         ({"activation": "prelu", "prelu_parameters": 3}, "prelu_parameters"),
+        ({"precision": "exact"}, "precision"),
     ],
 )
 @pytest.mark.parametrize("cls", [dnn.Conv2d, dnn.ConvTranspose2d])

@@ -86,6 +86,7 @@ CONV_INVALID = [
     ({"activation": "prelu", "prelu_weight": torch.zeros(2)}, ValueError, "prelu_weight"),
     ({"activation": "prelu", "prelu_weight": torch.zeros(1, 1)}, ValueError, "prelu_weight"),
     ({"activation": "prelu", "prelu_weight": torch.zeros(1).double()}, TypeError, "prelu_weight"),
+    ({"precision": "half"}, ValueError, "precision"),
 ]
 CONV2D_INVALID = [
     ({"padding": "full"}, ValueError, "padding"),

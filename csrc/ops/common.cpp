@@ -133,6 +133,13 @@ ResidualPosition parse_residual_position(const std::string& name, const char* op
   STD_TORCH_CHECK(false, op, ": residual_position must be 'before' or 'after', got '", name, "'");
 }
 
+Precision parse_precision(const std::string& name, const char* op) {
+  if (name == "strict") return Precision::kStrict;
+  if (name == "default") return Precision::kDefault;
+  if (name == "fast") return Precision::kFast;
+  STD_TORCH_CHECK(false, op, ": precision must be 'strict', 'default' or 'fast', got '", name, "'");
+}
+
 Border parse_border(const std::string& name, const char* op) {
   if (name == "reflect") return Border::kReflect;
   if (name == "replicate") return Border::kReplicate;

@@ -62,6 +62,7 @@ ConvParams conv_params(const ConvArguments& a, const Tensor& input, const Tensor
   params.groups = a.groups;
   params.transposed = a.transposed;
   params.activation = Activation::kNone;
+  params.precision = a.precision;
   return params;
 }
 

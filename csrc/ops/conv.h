@@ -13,6 +13,7 @@ struct ConvArguments {
   std::vector<int64_t> output_padding;  // conv_transpose2d only
   int64_t groups;
   bool transposed;
+  Precision precision;
 };
 
 void check_conv_arguments(const ConvArguments& arguments, const Tensor& input, const Tensor& weight);

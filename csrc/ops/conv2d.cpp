@@ -13,8 +13,10 @@ Tensor conv2d(const Tensor& input, const Tensor& weight, const std::optional<Ten
               const std::vector<int64_t>& stride, const std::vector<int64_t>& padding,
               const std::vector<int64_t>& dilation, int64_t groups, const std::string& activation,
               double negative_slope, const std::optional<Tensor>& prelu_weight,
-              const std::optional<Tensor>& residual, const std::string& residual_position) {
-  const ConvArguments arguments{kOp, stride, padding, dilation, {}, groups, false};
+              const std::optional<Tensor>& residual, const std::string& residual_position,
+              const std::string& precision) {
+  const ConvArguments arguments{kOp, stride, padding, dilation,
+                                {},  groups, false,   parse_precision(precision, kOp)};
   check_conv_arguments(arguments, input, weight);
   const auto sizes = conv_output_sizes(arguments, input, weight);
   Tensor output = empty4(input, sizes, is_channels_last(input) || is_channels_last(weight));
@@ -37,7 +39,7 @@ DENOISE_EXT_SCHEMAS(m) {
   m.def(
       "conv2d(Tensor input, Tensor weight, Tensor? bias, int[2] stride, int[2] padding, int[2] dilation, "
       "int groups, str activation, float negative_slope, Tensor? prelu_weight, Tensor? residual, "
-      "str residual_position) -> Tensor");
+      "str residual_position, str precision='default') -> Tensor");
 }
 
 DENOISE_EXT_REGISTER(conv2d)

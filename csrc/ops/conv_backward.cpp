@@ -110,6 +110,7 @@ Tensor weight_gradient(const ConvArguments& arguments, const Tensor& grad, const
     params.dilation[i] = arguments.dilation[i];
   }
   params.groups = arguments.groups;
+  params.precision = arguments.precision;
   if (grad.numel() == 0 || input.numel() == 0) {
     torch::stable::zero_(result);
   } else {
@@ -150,8 +151,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> conv2d_backward(
     const Tensor& grad_output, const Tensor& input, const Tensor& weight, const std::optional<Tensor>& saved,
     const std::optional<Tensor>& prelu_weight, const std::vector<int64_t>& stride,
     const std::vector<int64_t>& padding, const std::vector<int64_t>& dilation, int64_t groups,
-    const std::string& activation, double negative_slope, const std::vector<bool>& output_mask) {
-  const ConvArguments arguments{"conv2d_backward", stride, padding, dilation, {}, groups, false};
+    const std::string& activation, double negative_slope, const std::vector<bool>& output_mask,
+    const std::string& precision) {
+  const char* op = "conv2d_backward";
+  const ConvArguments arguments{op, stride, padding, dilation,
+                                {}, groups, false,   parse_precision(precision, op)};
   STD_TORCH_CHECK(output_mask.size() == 5, "conv2d_backward: output_mask must hold 5 booleans");
   ConvGradients g = conv_gradients<Device>(arguments, grad_output, input, weight, saved, prelu_weight,
                                            activation, negative_slope, output_mask);
@@ -164,9 +168,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> conv_transpose2d_backward(
     const std::optional<Tensor>& prelu_weight, const std::vector<int64_t>& stride,
     const std::vector<int64_t>& padding, const std::vector<int64_t>& output_padding, int64_t groups,
     const std::vector<int64_t>& dilation, const std::string& activation, double negative_slope,
-    const std::vector<bool>& output_mask) {
+    const std::vector<bool>& output_mask, const std::string& precision) {
+  const char* op = "conv_transpose2d_backward";
   const ConvArguments arguments{
-      "conv_transpose2d_backward", stride, padding, dilation, output_padding, groups, true};
+      op, stride, padding, dilation, output_padding, groups, true, parse_precision(precision, op)};
   STD_TORCH_CHECK(output_mask.size() == 4, "conv_transpose2d_backward: output_mask must hold 4 booleans");
   ConvGradients g = conv_gradients<Device>(arguments, grad_output, input, weight, saved, prelu_weight,
                                            activation, negative_slope, output_mask);
@@ -180,12 +185,14 @@ DENOISE_EXT_SCHEMAS(m) {
   m.def(
       "conv2d_backward(Tensor grad_output, Tensor input, Tensor weight, Tensor? saved, Tensor? prelu_weight, "
       "int[2] stride, int[2] padding, int[2] dilation, int groups, str activation, float negative_slope, "
-      "bool[5] output_mask) -> (Tensor grad_input, Tensor grad_weight, Tensor grad_bias, "
+      "bool[5] output_mask, str precision='default') -> (Tensor grad_input, Tensor grad_weight, Tensor "
+      "grad_bias, "
       "Tensor grad_prelu_weight, Tensor grad_preactivation)");
   m.def(
       "conv_transpose2d_backward(Tensor grad_output, Tensor input, Tensor weight, Tensor? saved, "
       "Tensor? prelu_weight, int[2] stride, int[2] padding, int[2] output_padding, int groups, "
-      "int[2] dilation, str activation, float negative_slope, bool[4] output_mask) -> "
+      "int[2] dilation, str activation, float negative_slope, bool[4] output_mask, "
+      "str precision='default') -> "
       "(Tensor grad_input, Tensor grad_weight, Tensor grad_bias, Tensor grad_prelu_weight)");
 }
 

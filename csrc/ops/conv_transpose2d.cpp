@@ -13,8 +13,10 @@ Tensor conv_transpose2d(const Tensor& input, const Tensor& weight, const std::op
                         const std::vector<int64_t>& stride, const std::vector<int64_t>& padding,
                         const std::vector<int64_t>& output_padding, int64_t groups,
                         const std::vector<int64_t>& dilation, const std::string& activation,
-                        double negative_slope, const std::optional<Tensor>& prelu_weight) {
-  const ConvArguments arguments{kOp, stride, padding, dilation, output_padding, groups, true};
+                        double negative_slope, const std::optional<Tensor>& prelu_weight,
+                        const std::string& precision) {
+  const ConvArguments arguments{
+      kOp, stride, padding, dilation, output_padding, groups, true, parse_precision(precision, kOp)};
   check_conv_arguments(arguments, input, weight);
   const auto sizes = conv_output_sizes(arguments, input, weight);
   Tensor output = empty4(input, sizes, is_channels_last(input) || is_channels_last(weight));
@@ -31,7 +33,7 @@ DENOISE_EXT_SCHEMAS(m) {
   m.def(
       "conv_transpose2d(Tensor input, Tensor weight, Tensor? bias, int[2] stride, int[2] padding, "
       "int[2] output_padding, int groups, int[2] dilation, str activation, float negative_slope, "
-      "Tensor? prelu_weight) -> Tensor");
+      "Tensor? prelu_weight, str precision='default') -> Tensor");
 }
 
 DENOISE_EXT_REGISTER(conv_transpose2d)

@@ -24,6 +24,7 @@ struct ConvParams {
   Activation activation;
   double negative_slope;
   ResidualPosition residual_position;
+  Precision precision;
 };
 
 // The gradient of a convolution with respect to its weight:
@@ -39,6 +40,7 @@ struct ConvWeightGradParams {
   int64_t padding[2];
   int64_t dilation[2];
   int64_t groups;
+  Precision precision;
 };
 
 // The gradient of act(z + bias) with respect to z, bias and PReLU's slopes.

@@ -15,6 +15,10 @@ enum class Activation : int32_t { kNone, kRelu, kLeakyRelu, kPrelu, kSigmoid, kT
 
 enum class ResidualPosition : int32_t { kBeforeActivation, kAfterActivation };
 
+// How far a kernel may leave direct float32 arithmetic: kStrict never; kDefault: algorithms in float32
+// with more rounding (Winograd); kFast: also reduced factors (tf32 on tensor cores), bigger transforms.
+enum class Precision : int32_t { kStrict, kDefault, kFast };
+
 // A four-dimensional tensor; sizes and strides (in elements) are in the order N, C, H, W whatever
 // the memory layout is. `data == nullptr` means "not given".
 struct Tensor4 {

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from denoise_ext import ops
-from denoise_ext._arguments import check_activation
+from denoise_ext._arguments import check_activation, check_precision
 
 _PRELU_INIT = 0.25  # torch.nn.PReLU's initial slope
 
@@ -67,6 +67,8 @@ class Conv2d(nn.Conv2d):
         negative_slope: slope of ``leaky_relu`` below zero, at least 0.
         prelu_parameters: for ``"prelu"``, 1 (one slope for all channels) or ``out_channels``;
             the slopes are the parameter ``prelu_weight``, starting at 0.25.
+        precision: ``"strict"``, ``"default"`` or ``"fast"`` (:func:`denoise_ext.ops.conv2d`); the
+            attribute of that name may be changed later.
 
     Shape:
         input (N, C_in, H, W) or (C_in, H, W); output as :class:`torch.nn.Conv2d`.
@@ -91,6 +93,7 @@ class Conv2d(nn.Conv2d):
         activation: str = "none",
         negative_slope: float = 0.01,
         prelu_parameters: int = 1,
+        precision: str = "default",
     ) -> None:
         super().__init__(
             in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias,
@@ -99,6 +102,7 @@ class Conv2d(nn.Conv2d):
         _add_activation(
             self, activation, negative_slope, prelu_parameters, out_channels, device, dtype
         )
+        self.precision = check_precision(precision)
 
     def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
         """Return ``act(conv(input) + bias + residual)``."""
@@ -110,7 +114,7 @@ class Conv2d(nn.Conv2d):
         return ops.conv2d(
             input, self.weight, self.bias, self.stride, padding, self.dilation, self.groups,
             activation=self.activation, negative_slope=self.negative_slope,
-            prelu_weight=self.prelu_weight, residual=residual,
+            prelu_weight=self.prelu_weight, residual=residual, precision=self.precision,
         )  # fmt: skip
 
     def extra_repr(self) -> str:
@@ -129,8 +133,8 @@ class ConvTranspose2d(nn.ConvTranspose2d):
     """:class:`torch.nn.ConvTranspose2d` followed by an activation, in one kernel.
 
     The arguments up to ``dtype`` are those of :class:`torch.nn.ConvTranspose2d`, which knows
-    ``padding_mode="zeros"`` alone; ``activation``, ``negative_slope`` and ``prelu_parameters`` are
-    those of :class:`Conv2d`.
+    ``padding_mode="zeros"`` alone; ``activation``, ``negative_slope``, ``prelu_parameters`` and
+    ``precision`` are those of :class:`Conv2d`.
 
     Shape:
         input (N, C_in, H, W) or (C_in, H, W); output as :class:`torch.nn.ConvTranspose2d`,
@@ -155,6 +159,7 @@ class ConvTranspose2d(nn.ConvTranspose2d):
         activation: str = "none",
         negative_slope: float = 0.01,
         prelu_parameters: int = 1,
+        precision: str = "default",
     ) -> None:
         super().__init__(
             in_channels, out_channels, kernel_size, stride, padding, output_padding, groups, bias,
@@ -163,6 +168,7 @@ class ConvTranspose2d(nn.ConvTranspose2d):
         _add_activation(
             self, activation, negative_slope, prelu_parameters, out_channels, device, dtype
         )
+        self.precision = check_precision(precision)
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         """Return ``act(conv_transpose(input) + bias)``, of ``output_size`` where that is given."""
@@ -175,7 +181,7 @@ class ConvTranspose2d(nn.ConvTranspose2d):
         return ops.conv_transpose2d(
             input, self.weight, self.bias, self.stride, self.padding, output_padding, self.groups,
             self.dilation, activation=self.activation, negative_slope=self.negative_slope,
-            prelu_weight=self.prelu_weight,
+            prelu_weight=self.prelu_weight, precision=self.precision,
         )  # fmt: skip
 
     def extra_repr(self) -> str:
@@ -204,6 +210,7 @@ class DepthwiseSeparableConv2d(nn.Module):
         activation: of the 1x1 part (see :class:`Conv2d`).
         depthwise_activation: between the two parts.
         negative_slope: slope of ``leaky_relu`` wherever it is used.
+        precision: of both parts.
 
     Shape:
         input (N, C_in, H, W) or (C_in, H, W); output has ``out_channels`` channels.
@@ -228,9 +235,13 @@ class DepthwiseSeparableConv2d(nn.Module):
         activation: str = "none",
         depthwise_activation: str = "none",
         negative_slope: float = 0.01,
+        precision: str = "default",
     ) -> None:
         super().__init__()
-        common = {"bias": bias, "device": device, "dtype": dtype, "negative_slope": negative_slope}
+        common = {
+            "bias": bias, "device": device, "dtype": dtype, "negative_slope": negative_slope,
+            "precision": precision,
+        }  # fmt: skip
         self.depthwise = Conv2d(
             in_channels, in_channels, kernel_size, stride, padding, dilation, groups=in_channels,
             padding_mode=padding_mode, activation=depthwise_activation, **common,

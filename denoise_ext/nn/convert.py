@@ -110,9 +110,10 @@ def _convert(model: nn.Module, table: dict) -> nn.Module:
         if isinstance(module, _ACTIVATED):
             if not hasattr(module, "activation"):
                 module.activation, module.negative_slope = "none", 0.01
+                module.precision = "default"
                 module.register_parameter("prelu_weight", None)
         elif hasattr(module, "activation"):
-            del module.activation, module.negative_slope, module.prelu_weight
+            del module.activation, module.negative_slope, module.precision, module.prelu_weight
     return model
 
 

@@ -55,7 +55,9 @@ def explain(op: Callable[..., Tensor], *args: Any, device: str = "cpu", **kwargs
     if recorder.call is None:
         raise ValueError(f"op must be an operator of denoise_ext.ops, got {op!r}")
     func, values, output = recorder.call
-    call = dict(zip((argument.name for argument in func._schema.arguments), values, strict=True))
+    arguments = func._schema.arguments
+    call = {argument.name: argument.default_value for argument in arguments}
+    call.update(zip((argument.name for argument in arguments), values))  # defaults are left out
     call["output"] = output
     described = tree_map_only(Tensor, _describe, call)
     return native().explain(func._schema.name.split("::")[1], described, capability)

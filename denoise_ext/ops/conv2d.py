@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from denoise_ext._arguments import check_residual_position, int_pair
+from denoise_ext._arguments import check_precision, check_residual_position, int_pair
 from denoise_ext.ops._conv_arguments import autocast_dtype, cast, check_conv, check_like_input
 from denoise_ext.ops._layout import conv_backward_fake, empty_as, output_format
 from denoise_ext.ops._library import (
@@ -39,6 +39,7 @@ def conv2d(
     prelu_weight: Tensor | None = None,
     residual: Tensor | None = None,
     residual_position: str = "before",
+    precision: str = "default",
 ) -> Tensor:
     """Convolution, bias, activation and an optional skip connection in one kernel.
 
@@ -64,7 +65,13 @@ def conv2d(
     prelu_weight         1 or C_out slopes; given exactly when ``activation="prelu"``
     residual             the output's shape, or None
     residual_position    ``"before"`` or ``"after"`` the activation
+    precision            ``"strict"``, ``"default"`` or ``"fast"``, see below
     ===================  =========================================================================
+
+    ``precision`` says how far the arithmetic for float32, bfloat16 and float16 may leave that of
+    PyTorch: ``"strict"`` multiplies and adds directly in float32; ``"default"`` also takes
+    algorithms that round more, in float32; ``"fast"`` also factors rounded to tf32 (10-bit
+    mantissas) on a GPU.  The gradients are computed with the same.
 
     All tensors have one dtype and device.  Under autocast they are cast as autocast casts those of
     ``torch.nn.functional.conv2d``.
@@ -86,6 +93,7 @@ def conv2d(
     check_conv(input, weight, bias, groups, False, activation, negative_slope, prelu_weight)
     if input.device.type not in _devices:
         raise_no_kernel("conv2d", input, _devices)
+    check_precision(precision)
     stride = int_pair(stride, "stride", 1)
     dilation = int_pair(dilation, "dilation", 1)
     if isinstance(padding, str):
@@ -105,7 +113,7 @@ def conv2d(
         residual = _checked_residual(residual, residual_position, input, shape, unbatched)
     output = _op(
         input, weight, bias, stride, padding, dilation, groups, activation, negative_slope,
-        prelu_weight, residual, residual_position,
+        prelu_weight, residual, residual_position, precision,
     )  # fmt: skip
     return output.squeeze(0) if unbatched else output
 
@@ -173,7 +181,7 @@ def _checked_residual(
 
 def _fake(
     input, weight, bias, stride, padding, dilation, groups, activation, negative_slope,
-    prelu_weight, residual, residual_position,
+    prelu_weight, residual, residual_position, precision="default",
 ):  # fmt: skip
     shape = _output_shape(input, weight, stride, padding, dilation)
     return empty_as(input, shape, output_format(input, weight))
@@ -181,7 +189,7 @@ def _fake(
 
 def _backward_fake(
     grad_output, input, weight, saved, prelu_weight, stride, padding, dilation, groups, activation,
-    negative_slope, output_mask,
+    negative_slope, output_mask, precision="default",
 ):  # fmt: skip
     # Without an activation the last gradient is a copy of the output's; with one it is laid out as
     # what the activation's gradient is computed from.
@@ -198,9 +206,9 @@ def _backward_fake(
 def _setup_context(ctx, inputs, output) -> None:
     (
         input, weight, bias, stride, padding, dilation, groups, activation, negative_slope,
-        prelu_weight, residual, residual_position,
+        prelu_weight, residual, residual_position, precision,
     ) = inputs  # fmt: skip
-    ctx.geometry = (stride, padding, dilation, groups)
+    ctx.geometry, ctx.precision = (stride, padding, dilation, groups), precision
     ctx.activation, ctx.negative_slope = activation, negative_slope
     ctx.has_residual = residual is not None
     ctx.after = residual is not None and residual_position == "after"
@@ -225,7 +233,7 @@ def _saved_for_activation(ctx) -> Tensor | None:
     activation = "none" if ctx.activation == "prelu" else ctx.activation
     return _op(
         input, weight, bias, *ctx.geometry, activation, ctx.negative_slope, None, residual,
-        "before",
+        "before", ctx.precision,
     )  # fmt: skip
 
 
@@ -239,13 +247,13 @@ def _backward(ctx, grad_output: Tensor):
     if any(mask):
         results = _backward_op(
             grad_output, input, weight, _saved_for_activation(ctx), prelu_weight, *ctx.geometry,
-            ctx.activation, ctx.negative_slope, mask,
+            ctx.activation, ctx.negative_slope, mask, ctx.precision,
         )  # fmt: skip
         grads = [g if wanted else None for g, wanted in zip(results, mask, strict=True)]
     if need[10] and passes_through:
         grads[4] = grad_output
     # One per argument of the forward: tensors at 0, 1, 2 (bias), 9 (prelu_weight), 10 (residual).
-    return (*grads[:3], None, None, None, None, None, None, grads[3], grads[4], None)
+    return (*grads[:3], None, None, None, None, None, None, grads[3], grads[4], None, None)
 
 
 if _available:

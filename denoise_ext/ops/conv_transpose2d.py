@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from denoise_ext._arguments import int_pair
+from denoise_ext._arguments import check_precision, int_pair
 from denoise_ext.ops._conv_arguments import autocast_dtype, cast, check_conv
 from denoise_ext.ops._layout import conv_backward_fake, empty_as, output_format
 from denoise_ext.ops._library import (
@@ -37,6 +37,7 @@ def conv_transpose2d(
     activation: str = "none",
     negative_slope: float = 0.01,
     prelu_weight: Tensor | None = None,
+    precision: str = "default",
 ) -> Tensor:
     """Transposed convolution, bias and activation in one kernel.
 
@@ -58,7 +59,8 @@ def conv_transpose2d(
     groups               divides C_in and C_out
     activation,          as :func:`denoise_ext.ops.conv2d`'s
     negative_slope,
-    prelu_weight
+    prelu_weight,
+    precision
     ===================  =========================================================================
 
     All tensors have one dtype and device.  Under autocast they are cast as autocast casts those of
@@ -81,6 +83,7 @@ def conv_transpose2d(
     check_conv(input, weight, bias, groups, True, activation, negative_slope, prelu_weight)
     if input.device.type not in _devices:
         raise_no_kernel("conv_transpose2d", input, _devices)
+    check_precision(precision)
     stride = int_pair(stride, "stride", 1)
     padding = int_pair(padding, "padding", 0)
     output_padding = int_pair(output_padding, "output_padding", 0)
@@ -102,7 +105,7 @@ def conv_transpose2d(
         )
     output = _op(
         input, weight, bias, stride, padding, output_padding, groups, dilation, activation,
-        negative_slope, prelu_weight,
+        negative_slope, prelu_weight, precision,
     )  # fmt: skip
     return output.squeeze(0) if unbatched else output
 
@@ -128,7 +131,7 @@ def _output_shape(
 
 def _fake(
     input, weight, bias, stride, padding, output_padding, groups, dilation, activation,
-    negative_slope, prelu_weight,
+    negative_slope, prelu_weight, precision="default",
 ):  # fmt: skip
     shape = _output_shape(input, weight, stride, padding, output_padding, groups, dilation)
     return empty_as(input, shape, output_format(input, weight))
@@ -136,7 +139,7 @@ def _fake(
 
 def _backward_fake(
     grad_output, input, weight, saved, prelu_weight, stride, padding, output_padding, groups,
-    dilation, activation, negative_slope, output_mask,
+    dilation, activation, negative_slope, output_mask, precision="default",
 ):  # fmt: skip
     return conv_backward_fake(input, weight, prelu_weight, weight.shape[1] * groups, output_mask)
 
@@ -144,10 +147,10 @@ def _backward_fake(
 def _setup_context(ctx, inputs, output) -> None:
     (
         input, weight, bias, stride, padding, output_padding, groups, dilation, activation,
-        negative_slope, prelu_weight,
+        negative_slope, prelu_weight, precision,
     ) = inputs  # fmt: skip
     ctx.geometry = (stride, padding, output_padding, groups, dilation)
-    ctx.activation, ctx.negative_slope = activation, negative_slope
+    ctx.activation, ctx.negative_slope, ctx.precision = activation, negative_slope, precision
     # prelu's backward needs its input, which is nowhere kept: it is computed again.
     prelu = activation == "prelu"
     ctx.save_for_backward(
@@ -164,14 +167,16 @@ def _backward(ctx, grad_output: Tensor):
     need = ctx.needs_input_grad
     mask = [need[0], need[1], need[2], need[10]]
     if ctx.activation == "prelu":
-        saved = _op(input, weight, bias, *ctx.geometry, "none", ctx.negative_slope, None)
+        saved = _op(
+            input, weight, bias, *ctx.geometry, "none", ctx.negative_slope, None, ctx.precision
+        )
     results = _backward_op(
         grad_output, input, weight, saved, prelu_weight, *ctx.geometry, ctx.activation,
-        ctx.negative_slope, mask,
+        ctx.negative_slope, mask, ctx.precision,
     )  # fmt: skip
     grads = [g if wanted else None for g, wanted in zip(results, mask, strict=True)]
     # One per argument of the forward: tensors at 0, 1, 2 (bias) and 10 (prelu_weight).
-    return (*grads[:3], None, None, None, None, None, None, None, grads[3])
+    return (*grads[:3], None, None, None, None, None, None, None, grads[3], None)
 
 
 if _available:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor
 from torch.nn import functional as F
 
-from denoise_ext._arguments import check_residual_position
+from denoise_ext._arguments import check_precision, check_residual_position
 from denoise_ext.reference.activation import apply_activation
 
 IntOrPair = int | Sequence[int]
@@ -27,9 +27,11 @@ def conv2d(
     prelu_weight: Tensor | None = None,
     residual: Tensor | None = None,
     residual_position: str = "before",
+    precision: str = "default",
 ) -> Tensor:
     """:func:`denoise_ext.ops.conv2d` as separate PyTorch operations."""
     check_residual_position(residual_position)
+    check_precision(precision)  # no difference here: PyTorch's own setting decides
     output = F.conv2d(input, weight, bias, stride, padding, dilation, groups)
     if residual is not None:
         if residual.shape != output.shape:  # no broadcasting, as in the fused operator
@@ -58,8 +60,10 @@ def conv_transpose2d(
     activation: str = "none",
     negative_slope: float = 0.01,
     prelu_weight: Tensor | None = None,
+    precision: str = "default",
 ) -> Tensor:
     """:func:`denoise_ext.ops.conv_transpose2d` as separate PyTorch operations."""
+    check_precision(precision)
     output = F.conv_transpose2d(
         input, weight, bias, stride, padding, output_padding, groups, dilation
     )
