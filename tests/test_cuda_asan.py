@@ -23,14 +23,23 @@ pytestmark = [
 ]
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_operators(name):
+def run_tests(chosen: str, *files: str) -> None:
     environment = {**os.environ, **cuda_emulator.asan_environment()}
     environment["DENOISE_EXT_CUDA_EMULATION"] = "asan"
-    chosen = f"cuda-emulated and -{name}- and test_matches_reference and (float32 or float16)"
-    files = ["tests/test_ops_forward.py", "tests/test_ops_gradients.py"]
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-k", chosen]
     result = subprocess.run(
         [*command, *files], cwd=ROOT, env=environment, capture_output=True, text=True
     )
     assert result.returncode == 0, result.stdout[-8000:] + result.stderr[-8000:]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_operators(name):
+    run_tests(
+        f"cuda-emulated and -{name}- and test_matches_reference and (float32 or float16)",
+        "tests/test_ops_forward.py", "tests/test_ops_gradients.py",
+    )  # fmt: skip
+
+
+def test_offsets_beyond_32_bits():
+    run_tests("cuda-emulated", "tests/test_large_offsets.py")
