@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "conv_pack.h"
 #include "isa.h"
 #include "storage.h"
 
@@ -111,34 +112,37 @@ T weight_at(const ConvParams& p, int64_t g, int64_t k, int64_t c, const ConvTap&
       w.data)[row * w.stride[0] + col * w.stride[1] + tap.u * w.stride[2] + tap.v * w.stride[3]]);
 }
 
+// Elements of the packed weight.
+int64_t weight_elements(const ConvPlan& plan) {
+  const int64_t slices = plan.depthwise ? 1 : plan.params.groups * plan.group_inputs;
+  return static_cast<int64_t>(plan.taps.size()) * slices * plan.padded_outputs;
+}
+
+// Fills `packed`, which holds weight_elements() zeros.
 template <class T>
-std::vector<T> pack_weight(const ConvPlan& plan) {
+void pack_weight(const ConvPlan& plan, T* packed) {
   const ConvParams& p = plan.params;
   const int64_t taps = static_cast<int64_t>(plan.taps.size());
-  const int64_t groups = plan.depthwise ? 1 : p.groups;
-  const int64_t inputs = plan.depthwise ? 1 : plan.group_inputs;
-  std::vector<T> packed(static_cast<size_t>(groups * taps * inputs * plan.padded_outputs), T(0));
   with_storage(p.weight.dtype, [&](auto storage) {
     using Storage = decltype(storage);
     if (plan.depthwise) {
       const int64_t per_group = plan.group_outputs / p.groups;
       for (int64_t t = 0; t < taps; ++t)
         for (int64_t k = 0; k < plan.group_outputs; ++k)
-          packed[static_cast<size_t>(t * plan.padded_outputs + k)] =
+          packed[t * plan.padded_outputs + k] =
               weight_at<Storage, T>(p, k / per_group, k % per_group, 0, plan.taps[static_cast<size_t>(t)]);
       return;
     }
-    T* to = packed.data();
-    for (int64_t g = 0; g < groups; ++g)
+    T* to = packed;
+    for (int64_t g = 0; g < p.groups; ++g)
       for (const ConvPhase& phase : plan.phases)
         for (const ChannelBlock& block : plan.blocks)
           for (int64_t t = phase.tap_begin; t < phase.tap_begin + phase.tap_count; ++t)
-            for (int64_t c = 0; c < inputs; ++c)
+            for (int64_t c = 0; c < plan.group_inputs; ++c)
               for (int64_t k = block.first; k < block.first + block.vectors * plan.lanes; ++k, ++to)
                 if (k < plan.group_outputs)
                   *to = weight_at<Storage, T>(p, g, k, c, plan.taps[static_cast<size_t>(t)]);
   });
-  return packed;
 }
 
 // A per-channel vector as [group][padded_outputs]; one element serves all channels; absent is zero.
@@ -161,10 +165,16 @@ std::vector<T> pack_channels(const ConvPlan& plan, const Tensor1& values) {
 
 template <class T>
 void run_plan(ConvPlan& plan, void (*task)(const ConvPlan&, int64_t, void*), const Threads& threads) {
-  const std::vector<T> weight = pack_weight<T>(plan);
+  std::vector<T> weight;
+  if (plan.params.packed_weight.data == nullptr) {
+    weight.resize(static_cast<size_t>(weight_elements(plan)), T(0));
+    pack_weight<T>(plan, weight.data());
+    plan.weight = weight.data();
+  } else {
+    plan.weight = &packed_weight_header(plan.params) + 1;
+  }
   const std::vector<T> bias = pack_channels<T>(plan, plan.params.bias);
   const std::vector<T> prelu_slope = pack_channels<T>(plan, plan.params.prelu_weight);
-  plan.weight = weight.data();
   plan.bias = bias.data();
   plan.prelu_slope = prelu_slope.data();
   for_each_block(threads, plan.tasks(), [&](int64_t index, Scratch& scratch) {
@@ -210,6 +220,28 @@ ConvPlan make_conv_plan(const ConvParams& params, const KernelTable& table) {
   choose_tiles(plan, table.accumulators);
   number_tasks(plan);
   return plan;
+}
+
+void pack_weight_direct(const Tensor4& weight, const KernelTable& table, void* to) {
+  // The order of the weights depends on neither the image nor the geometry: a 1x1 image will do.
+  ConvParams params{};
+  params.weight = weight;
+  params.input.size[0] = params.output.size[0] = 1;
+  params.input.size[1] = weight.size[1];
+  params.output.size[1] = weight.size[0];
+  params.output.dtype = weight.dtype;
+  for (int axis = 0; axis < 2; ++axis) {
+    params.input.size[2 + axis] = params.output.size[2 + axis] = 1;
+    params.stride[axis] = params.dilation[axis] = 1;
+  }
+  params.groups = 1;
+  const ConvPlan plan = make_conv_plan(params, table);
+  const auto fill = [&](auto zero) {
+    using T = decltype(zero);
+    std::fill_n(static_cast<T*>(to), weight_elements(plan), zero);
+    pack_weight<T>(plan, static_cast<T*>(to));
+  };
+  is_double(plan) ? fill(0.0) : fill(0.0f);
 }
 
 void run_conv(const ConvParams& params, const Threads& threads) {

@@ -77,6 +77,10 @@ std::vector<ChannelBlock> channel_blocks(int64_t channels, int lanes, int accumu
 
 ConvPlan make_conv_plan(const ConvParams& params, const KernelTable& table);
 
+// Packs a weight (K, C, KH, KW) of one group as run_conv() does on every call where it gets none packed.
+// `to` has room for KH * KW * C * (K rounded up to whole vectors) elements of the accumulation type.
+void pack_weight_direct(const Tensor4& weight, const KernelTable& table, void* to);
+
 // Runs the whole convolution. Tensors are on the CPU, sizes agree (the ops layer checks them).
 void run_conv(const ConvParams& params, const Threads& threads);
 

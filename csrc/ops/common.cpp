@@ -140,12 +140,12 @@ Precision parse_precision(const std::string& name, const char* op) {
   STD_TORCH_CHECK(false, op, ": precision must be 'strict', 'default' or 'fast', got '", name, "'");
 }
 
-Border parse_border(const std::string& name, const char* op) {
+Border parse_border(const std::string& name, const char* op, const char* argument) {
   if (name == "reflect") return Border::kReflect;
   if (name == "replicate") return Border::kReplicate;
   if (name == "constant") return Border::kConstant;
   if (name == "circular") return Border::kCircular;
-  STD_TORCH_CHECK(false, op, ": border_type must be one of reflect, replicate, constant, circular, got '",
+  STD_TORCH_CHECK(false, op, ": ", argument, " must be one of reflect, replicate, constant, circular, got '",
                   name, "'");
 }
 

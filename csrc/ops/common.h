@@ -57,7 +57,7 @@ void check_pair(const std::vector<int64_t>& pair, int64_t lowest, const char* op
 Activation parse_activation(const std::string& name, const char* op);
 ResidualPosition parse_residual_position(const std::string& name, const char* op);
 Precision parse_precision(const std::string& name, const char* op);
-Border parse_border(const std::string& name, const char* op);
+Border parse_border(const std::string& name, const char* op, const char* argument = "border_type");
 
 std::string sizes_text(const Tensor& tensor);
 

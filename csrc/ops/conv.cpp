@@ -90,4 +90,15 @@ void set_epilogue(ConvParams& params, const char* op, const std::optional<Tensor
   params.prelu_weight = view1(prelu_weight, op, "prelu_weight");
 }
 
+void set_residual(ConvParams& params, const char* op, const std::optional<Tensor>& residual,
+                  const std::string& position, const Tensor& input) {
+  params.residual_position = parse_residual_position(position, op);
+  if (residual.has_value()) {
+    const int64_t* size = params.output.size;
+    check_same_dtype(*residual, input, op, "residual");
+    check_sizes(*residual, {size, size + 4}, op, "residual");
+  }
+  params.residual = view4(residual, op, "residual");
+}
+
 }  // namespace denoise_ext::ops

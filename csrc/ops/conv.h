@@ -31,4 +31,8 @@ void set_epilogue(ConvParams& params, const char* op, const std::optional<Tensor
                   const std::string& activation, double negative_slope,
                   const std::optional<Tensor>& prelu_weight, const Tensor& input);
 
+// Fills in the residual and its place, checking it against the output.
+void set_residual(ConvParams& params, const char* op, const std::optional<Tensor>& residual,
+                  const std::string& position, const Tensor& input);
+
 }  // namespace denoise_ext::ops

@@ -22,12 +22,7 @@ Tensor conv2d(const Tensor& input, const Tensor& weight, const std::optional<Ten
   Tensor output = empty4(input, sizes, is_channels_last(input) || is_channels_last(weight));
   ConvParams params = conv_params(arguments, input, weight, output);
   set_epilogue(params, kOp, bias, activation, negative_slope, prelu_weight, input);
-  params.residual_position = parse_residual_position(residual_position, kOp);
-  if (residual.has_value()) {
-    check_same_dtype(*residual, input, kOp, "residual");
-    check_sizes(*residual, {sizes.begin(), sizes.end()}, kOp, "residual");
-  }
-  params.residual = view4(residual, kOp, "residual");
+  set_residual(params, kOp, residual, residual_position, input);
   if (output.numel() > 0) Device::conv(params, input, kOp);
   return output;
 }

@@ -6,6 +6,9 @@
 
 namespace denoise_ext {
 
+// How the CPU computes a convolution; the GPU chooses among its own kernels.
+enum class ConvAlgorithm : int32_t { kAuto, kDirect, kWinograd4, kWinograd6 };
+
 // output = act(conv(input, weight) + bias [+ residual]) [+ residual]
 struct ConvParams {
   Tensor4 input;     // (N, C, H, W)
@@ -25,6 +28,11 @@ struct ConvParams {
   double negative_slope;
   ResidualPosition residual_position;
   Precision precision;
+
+  // The rest is for the CPU alone; CUDA kernels take the defaults.
+  Border border = Border::kConstant;               // what the padding is filled with
+  ConvAlgorithm algorithm = ConvAlgorithm::kAuto;  // kAuto: the cheapest that applies
+  Tensor1 packed_weight = {};                      // what conv2d_pack made of `weight`, or absent
 };
 
 // The gradient of a convolution with respect to its weight:

@@ -5,6 +5,7 @@ operators are ``torch.ops.denoise_ext.*``.  :mod:`denoise_ext.reference` has the
 plain PyTorch.  :func:`explain` says which kernel a call takes, and why not another.
 """
 
+from denoise_ext.ops import _conv2d_out as _conv2d_out  # fake kernels of the raw operators
 from denoise_ext.ops._explain import explain as explain
 from denoise_ext.ops.bilateral_blur import bilateral_blur, joint_bilateral_blur
 from denoise_ext.ops.conv2d import conv2d

@@ -238,6 +238,7 @@ void conv_task(const ConvPlan& plan, int64_t index, void* scratch) {
     window.first_channel = task.slice * plan.group_inputs;
     window.channels = plan.group_inputs;
     window.repeat = 1;
+    window.border = params.border;
     if (plan.depthwise) {
       const ChannelBlock& block = plan.blocks[task.slice];
       const int64_t left = plan.group_outputs - block.first, width = block.vectors * kLanes<T>;

@@ -1,12 +1,13 @@
 // Packing of an input tile: any layout and dtype -> [row][col][channel] of the accumulation type.
 
-// What to pack: pixels [y0, y0 + rows) x [x0, x0 + cols) of image n, zero where they lie outside it.
+// What to pack: pixels [y0, y0 + rows) x [x0, x0 + cols) of image n; `border` says what lies outside it.
 // Packed channel c is the tensor's channel (first_channel + c) / repeat: repeat > 1 is a depthwise
 // convolution with a channel multiplier, whose output channels share an input channel.
 struct PackWindow {
   int64_t n;
   int64_t y0, rows, x0, cols;
   int64_t first_channel, channels, repeat;
+  Border border = Border::kConstant;
 };
 
 // Pixels per row and elements per pixel of the packed tile (its rows are consecutive).
@@ -38,23 +39,41 @@ DENOISE_EXT_INLINE void pack_pixels(const Storage* from, int64_t col_stride, int
   }
 }
 
+// Pixels [from, until) of a packed row that lie left or right of the image, read from pixels inside it.
+template <class Storage, class T>
+DENOISE_EXT_INLINE void pack_outside(const Storage* row, const Tensor4& tensor, const PackWindow& window,
+                                     int64_t from, int64_t until, int64_t width, T* to) {
+  if (window.border == Border::kConstant) {
+    __builtin_memset(to + from * width, 0, static_cast<size_t>((until - from) * width) * sizeof(T));
+    return;
+  }
+  for (int64_t x = from; x < until; ++x) {
+    const int64_t column = border_index(window.x0 + x, tensor.size[3], window.border);
+    pack_pixels<Storage, T>(row + column * tensor.stride[3], tensor.stride[3], tensor.stride[1], window, 1,
+                            width, to + x * width);
+  }
+}
+
 template <class Storage, class T>
 void pack_window(const Tensor4& tensor, const PackWindow& window, const PackedShape& shape, T* to) {
   const int64_t x0 = window.x0, width = shape.channels;
-  // Columns [begin, end) of the window lie inside the image.
+  // Columns [begin, end) of the window lie inside the image; those from window.cols on are slack.
   const int64_t begin = x0 >= 0 ? 0 : (-x0 < window.cols ? -x0 : window.cols);
   const int64_t room = tensor.size[3] - x0;
   const int64_t end = room < begin ? begin : (room < window.cols ? room : window.cols);
   const Storage* image = static_cast<const Storage*>(tensor.data) + window.n * tensor.stride[0];
   for (int64_t r = 0; r < window.rows; ++r, to += shape.cols * width) {
-    const int64_t y = window.y0 + r;
-    const bool inside = y >= 0 && y < tensor.size[2];
-    const int64_t from = inside ? begin : 0, until = inside ? end : 0;
-    __builtin_memset(to, 0, static_cast<size_t>(from * width) * sizeof(T));
-    if (until > from)
-      pack_pixels<Storage, T>(image + y * tensor.stride[2] + (x0 + from) * tensor.stride[3], tensor.stride[3],
-                              tensor.stride[1], window, until - from, width, to + from * width);
-    __builtin_memset(to + until * width, 0, static_cast<size_t>((shape.cols - until) * width) * sizeof(T));
+    const int64_t y = border_index(window.y0 + r, tensor.size[2], window.border);
+    const int64_t packed = y < 0 ? 0 : window.cols;
+    if (y >= 0) {
+      const Storage* row = image + y * tensor.stride[2];
+      pack_outside<Storage, T>(row, tensor, window, 0, begin, width, to);
+      if (end > begin)
+        pack_pixels<Storage, T>(row + (x0 + begin) * tensor.stride[3], tensor.stride[3], tensor.stride[1],
+                                window, end - begin, width, to + begin * width);
+      pack_outside<Storage, T>(row, tensor, window, end, window.cols, width, to);
+    }
+    __builtin_memset(to + packed * width, 0, static_cast<size_t>((shape.cols - packed) * width) * sizeof(T));
   }
 }
 

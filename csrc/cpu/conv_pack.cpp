@@ -1,0 +1,74 @@
+#include "conv_pack.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "conv_plan.h"
+#include "isa.h"
+
+namespace denoise_ext::cpu {
+namespace {
+
+constexpr char kTag[8] = "dx-pack";
+// A whole number of vectors of either accumulation type on every instruction set.
+constexpr int64_t kChannelMultiple = 16;
+
+DType accumulation_type(DType storage) {
+  return storage == DType::kFloat64 ? DType::kFloat64 : DType::kFloat32;
+}
+
+int64_t element_size(DType accumulation) {
+  return accumulation == DType::kFloat64 ? 8 : 4;
+}
+
+PackedWeightHeader make_header(const Tensor4& weight, ConvAlgorithm algorithm, const KernelTable& table) {
+  PackedWeightHeader header{};
+  std::memcpy(header.tag, kTag, sizeof kTag);
+  header.algorithm = algorithm;
+  header.accumulation = accumulation_type(weight.dtype);
+  header.vector_bytes = table.vector_bytes;
+  header.accumulators = table.accumulators;
+  std::copy(weight.size, weight.size + 4, header.size);
+  return header;
+}
+
+}  // namespace
+
+int64_t packed_weight_elements(const int64_t size[4], DType dtype, ConvAlgorithm) {
+  const int64_t header = static_cast<int64_t>(sizeof(PackedWeightHeader)) / element_size(dtype);
+  const int64_t filters = divide_up(size[0], kChannelMultiple) * kChannelMultiple;
+  return header + size[2] * size[3] * size[1] * filters;
+}
+
+void pack_conv_weight(const Tensor4& weight, ConvAlgorithm algorithm, void* to) {
+  const KernelTable& table = kernels();
+  const PackedWeightHeader header = make_header(weight, algorithm, table);
+  std::memcpy(to, &header, sizeof header);
+  pack_weight_direct(weight, table, static_cast<char*>(to) + sizeof header);
+}
+
+const PackedWeightHeader& packed_weight_header(const ConvParams& params) {
+  return *static_cast<const PackedWeightHeader*>(params.packed_weight.data);
+}
+
+const char* packed_weight_mismatch(const ConvParams& params, const KernelTable& table) {
+  const Tensor1& packed = params.packed_weight;
+  const DType accumulation = accumulation_type(params.weight.dtype);
+  if (packed.dtype != accumulation) return "its dtype is not the weight's accumulation type";
+  if (packed.stride != 1) return "it is not contiguous";
+  if (packed.size * element_size(accumulation) < static_cast<int64_t>(sizeof(PackedWeightHeader)))
+    return "it is not a result of conv2d_pack";
+  const PackedWeightHeader& header = packed_weight_header(params);
+  if (std::memcmp(header.tag, kTag, sizeof kTag) != 0) return "it is not a result of conv2d_pack";
+  if (!std::equal(header.size, header.size + 4, params.weight.size)) return "weight has other sizes";
+  if (packed.size != packed_weight_elements(header.size, accumulation, header.algorithm))
+    return "it is not a result of conv2d_pack";
+  if (params.groups != 1) return "weights are packed for groups = 1 only";
+  if (params.algorithm != ConvAlgorithm::kAuto && params.algorithm != header.algorithm)
+    return "it was packed for another algorithm";
+  if (header.vector_bytes != table.vector_bytes || header.accumulators != table.accumulators)
+    return "it was packed for another instruction set";
+  return nullptr;
+}
+
+}  // namespace denoise_ext::cpu

@@ -1,0 +1,102 @@
+// torch.ops.denoise_ext.conv2d_out and conv2d_pack: conv2d for a caller that owns its memory. The result
+// goes into a given tensor, weights are packed once, padding can mirror, and the algorithm can be named.
+#include "../cpu/conv_pack.h"
+#include "../cpu/isa.h"
+#include "conv.h"
+#include "device.h"
+#include "register.h"
+
+namespace denoise_ext::ops {
+namespace {
+
+ConvAlgorithm parse_algorithm(const std::string& name, const char* op) {
+  if (name == "auto") return ConvAlgorithm::kAuto;
+  if (name == "direct") return ConvAlgorithm::kDirect;
+  STD_TORCH_CHECK(false, op, ": algorithm must be one of auto, direct, got '", name, "'");
+}
+
+#if !defined(DENOISE_EXT_EMULATE_CUDA)
+Tensor packed_like(const Tensor& weight, int64_t elements) {
+  const ScalarType type = weight.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+  const std::array<int64_t, 1> sizes{elements};
+  return torch::stable::new_empty(weight, {sizes.data(), 1}, type);
+}
+
+template <class Device>
+Tensor conv2d_pack(const Tensor& weight, const std::string& algorithm_name) {
+  constexpr const char* kOp = "conv2d_pack";
+  const ConvAlgorithm algorithm = parse_algorithm(algorithm_name, kOp);
+  STD_TORCH_CHECK(algorithm != ConvAlgorithm::kAuto, kOp,
+                  ": algorithm must be named: what 'auto' takes depends on the image");
+  const Tensor4 view = view4(weight, kOp, "weight");
+  STD_TORCH_CHECK(view.dtype != DType::kUInt8, kOp, ": weight must be floating point, got uint8");
+  STD_TORCH_CHECK(weight.numel() > 0, kOp, ": weight must not be empty, got ", sizes_text(weight));
+  const Tensor packed = packed_like(weight, cpu::packed_weight_elements(view.size, view.dtype, algorithm));
+  cpu::pack_conv_weight(view, algorithm, packed.data_ptr());
+  return packed;
+}
+#endif
+
+// What the CUDA kernels cannot do; the CPU's can do all of it.
+void check_cuda(const ConvParams& params, const char* op) {
+  STD_TORCH_CHECK(params.border == Border::kConstant, op,
+                  ": border must be 'constant' on CUDA, whose kernels pad with zeros only");
+  STD_TORCH_CHECK(
+      params.algorithm == ConvAlgorithm::kAuto || params.algorithm == ConvAlgorithm::kDirect, op,
+      ": algorithm must be 'auto' or 'direct' on CUDA, whose kernels have no other that can be named");
+  STD_TORCH_CHECK(params.packed_weight.data == nullptr, op,
+                  ": packed_weight must be None on CUDA, whose kernels read weights as torch stores them");
+}
+
+void check_cpu([[maybe_unused]] const ConvParams& params, [[maybe_unused]] const char* op) {
+#if !defined(DENOISE_EXT_EMULATE_CUDA)
+  if (params.packed_weight.data == nullptr) return;
+  const char* mismatch = cpu::packed_weight_mismatch(params, cpu::kernels());
+  STD_TORCH_CHECK(mismatch == nullptr, op, ": packed_weight cannot be used here: ", mismatch);
+#endif
+}
+
+template <class Device>
+void conv2d_out(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& packed_weight,
+                const std::optional<Tensor>& bias, const std::vector<int64_t>& stride,
+                const std::vector<int64_t>& padding, const std::vector<int64_t>& dilation, int64_t groups,
+                const std::string& border, const std::string& activation, double negative_slope,
+                const std::optional<Tensor>& prelu_weight, const std::optional<Tensor>& residual,
+                const std::string& residual_position, const std::string& algorithm, const Tensor& out) {
+  constexpr const char* kOp = "conv2d_out";
+  const ConvArguments arguments{kOp, stride, padding, dilation, {}, groups, false, Precision::kDefault};
+  check_conv_arguments(arguments, input, weight);
+  const auto sizes = conv_output_sizes(arguments, input, weight);
+  check_same_dtype(out, input, kOp, "out");
+  check_sizes(out, {sizes.begin(), sizes.end()}, kOp, "out");
+  ConvParams params = conv_params(arguments, input, weight, out);
+  set_epilogue(params, kOp, bias, activation, negative_slope, prelu_weight, input);
+  set_residual(params, kOp, residual, residual_position, input);
+  params.border = parse_border(border, kOp, "border");
+  params.algorithm = parse_algorithm(algorithm, kOp);
+  params.packed_weight = view1(packed_weight, kOp, "packed_weight");
+  if constexpr (Device::kCuda) {
+    check_cuda(params, kOp);
+  } else {
+    check_cpu(params, kOp);
+  }
+  if (out.numel() > 0) Device::conv(params, input, kOp);
+}
+
+}  // namespace
+}  // namespace denoise_ext::ops
+
+DENOISE_EXT_SCHEMAS(m) {
+  m.def(
+      "conv2d_out(Tensor input, Tensor weight, Tensor? packed_weight, Tensor? bias, int[2] stride, "
+      "int[2] padding, int[2] dilation, int groups, str border, str activation, float negative_slope, "
+      "Tensor? prelu_weight, Tensor? residual, str residual_position, str algorithm, Tensor(a!) out) -> ()");
+#if !defined(DENOISE_EXT_EMULATE_CUDA)
+  m.def("conv2d_pack(Tensor weight, str algorithm) -> Tensor");
+#endif
+}
+
+DENOISE_EXT_REGISTER(conv2d_out)
+#if !defined(DENOISE_EXT_EMULATE_CUDA)
+DENOISE_EXT_REGISTER_FOR_(CPU, conv2d_pack, Cpu)
+#endif

@@ -1,0 +1,214 @@
+"""The raw operators conv2d_out and conv2d_pack: borders, views, packed weights, algorithms."""
+
+from __future__ import annotations
+
+import itertools
+
+import bounds
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from denoise_ext import reference
+from denoise_ext._loader import native
+
+OPS = torch.ops.denoise_ext
+BORDERS = ("constant", "reflect", "replicate", "circular")
+
+
+def conv2d_out(
+    input: Tensor,
+    weight: Tensor,
+    out: Tensor,
+    *,
+    packed=None,
+    bias=None,
+    stride=1,
+    padding=0,
+    dilation=1,
+    groups=1,
+    border="constant",
+    activation="none",
+    negative_slope=0.01,
+    prelu_weight=None,
+    residual=None,
+    residual_position="before",
+    algorithm="auto",
+) -> Tensor:
+    """The operator with defaults; every pair is one number."""
+    OPS.conv2d_out(
+        input, weight, packed, bias, [stride] * 2, [padding] * 2, [dilation] * 2, groups, border,
+        activation, negative_slope, prelu_weight, residual, residual_position, algorithm, out,
+    )  # fmt: skip
+    return out
+
+
+def random(*shape: int, dtype=torch.float32, seed=0) -> Tensor:
+    x = torch.rand(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return (2 * x - 1).to(dtype)
+
+
+def expected(input, weight, bias=None, padding=0, border="constant", **options) -> Tensor:
+    """The float64 reference; borders other than zeros by torch's own padding, one pixel at a time.
+
+    torch pads by less than the image; in steps of one pixel there is no limit for "replicate".
+    """
+    x = input.double()
+    if border != "constant" and padding:
+        x = F.pad(x, [padding] * 4, mode=border)
+        padding = 0
+    bias = None if bias is None else bias.double()
+    for name in ("residual", "prelu_weight"):
+        if options.get(name) is not None:
+            options[name] = options[name].double()
+    return reference.conv2d(x, weight.double(), bias, padding=padding, **options)
+
+
+def assert_close(actual: Tensor, exact: Tensor, weight: Tensor) -> None:
+    """Inputs are within [-1, 1]: every term of a sum is at most max|w|, and there are L of them."""
+    dtype = actual.dtype
+    terms = weight.shape[1:].numel() + 16
+    sum_of_terms = float(weight.double().abs().flatten(1).sum(1).max()) + 2
+    allowed = terms * bounds.accumulator_eps(dtype) * sum_of_terms
+    error = (actual.double() - exact).abs() - bounds.output_rounding(exact, dtype)
+    assert float(error.max()) <= allowed
+
+
+@pytest.mark.parametrize("border", BORDERS)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_borders(border, layout, isa):
+    weight, bias = random(7, 5, 3, 3, seed=1), random(7, seed=2)
+    for h, w in [(9, 8), (2, 2), (3, 50)]:
+        x = random(2, 5, h, w).contiguous(memory_format=layout)
+        out = torch.empty(2, 7, h, w).contiguous(memory_format=layout)
+        conv2d_out(x, weight, out, bias=bias, padding=1, border=border)
+        assert_close(out, expected(x, weight, bias, 1, border), weight)
+
+
+@pytest.mark.parametrize("border", BORDERS)
+def test_borders_of_a_strided_and_a_depthwise_convolution(border):
+    x, weight = random(1, 6, 11, 10), random(6, 6, 5, 5, seed=1)
+    out = torch.empty(1, 6, 6, 5)
+    conv2d_out(x, weight, out, stride=2, padding=2, border=border)
+    assert_close(out, expected(x, weight, None, 2, border, stride=2), weight)
+    weight, out = random(6, 1, 3, 3, seed=2), torch.empty(1, 6, 11, 10)
+    conv2d_out(x, weight, out, padding=1, groups=6, border=border)
+    assert_close(out, expected(x, weight, None, 1, border, groups=6), weight)
+
+
+def test_one_pixel_is_its_own_mirror_image():
+    x, weight = random(1, 3, 1, 1), random(2, 3, 3, 3, seed=1)
+    for border in ("reflect", "replicate", "circular"):
+        out = conv2d_out(x, weight, torch.empty(1, 2, 1, 1), padding=1, border=border)
+        assert_close(out, expected(x.expand(1, 3, 3, 3), weight), weight)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("position", ["before", "after"])
+def test_slices_of_channels(layout, position):
+    """Input, residual and output inside larger buffers: what surrounds the output stays."""
+    buffer = random(2, 40, 9, 13).contiguous(memory_format=layout)
+    weight, bias = random(16, 8, 3, 3, seed=1), random(16, seed=2)
+    before = buffer.clone()
+    x, residual, out = buffer[:, 3:11], buffer[:, 12:28], buffer[:, 23:39]
+    residual = residual.clone()  # overlaps out otherwise
+    conv2d_out(
+        x, weight, out, bias=bias, padding=1, activation="relu", residual=residual,
+        residual_position=position,
+    )  # fmt: skip
+    exact = expected(
+        before[:, 3:11], weight, bias, 1, activation="relu", residual=residual,
+        residual_position=position,
+    )  # fmt: skip
+    assert_close(out, exact, weight)
+    assert torch.equal(buffer[:, :23], before[:, :23])
+    assert torch.equal(buffer[:, 39:], before[:, 39:])
+
+
+@pytest.mark.parametrize("position", ["before", "after"])
+def test_the_output_may_be_the_residual(position):
+    x, weight = random(2, 8, 9, 13), random(21, 8, 3, 3, seed=1)
+    out = random(2, 21, 9, 13, seed=2).contiguous(memory_format=torch.channels_last)
+    options = {"activation": "relu", "residual": out.clone(), "residual_position": position}
+    exact = expected(x, weight, None, 1, **options)
+    conv2d_out(x, weight, out, padding=1, **{**options, "residual": out})
+    assert_close(out, exact, weight)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("size", [(7, 5, 3, 3), (64, 16, 3, 3), (33, 20, 1, 1), (1, 3, 5, 4)])
+def test_packed_weight_gives_the_same_result(dtype, size, isa):
+    weight = random(*size, dtype=dtype)
+    x = random(1, size[1], 9, 11, dtype=dtype, seed=1)
+    shape = (1, size[0], 10 - size[2], 12 - size[3])
+    plain = conv2d_out(x, weight, torch.empty(shape, dtype=dtype), algorithm="direct")
+    packed = OPS.conv2d_pack(weight, "direct")
+    for algorithm in ("auto", "direct"):
+        out = torch.full(shape, float("nan"), dtype=dtype)
+        assert torch.equal(conv2d_out(x, weight, out, packed=packed, algorithm=algorithm), plain)
+
+
+def test_packed_weight_is_checked():
+    x, weight, out = random(1, 4, 8, 8), random(4, 4, 3, 3), torch.empty(1, 4, 6, 6)
+    packed = OPS.conv2d_pack(weight, "direct")
+
+    def refused(match: str, packed: Tensor, weight: Tensor = weight, **options) -> None:
+        with pytest.raises(RuntimeError, match=match):
+            conv2d_out(x, weight, out, packed=packed, **options)
+
+    refused("not a result of conv2d_pack", torch.zeros_like(packed))
+    refused("not a result of conv2d_pack", packed[:-1].clone())
+    refused("not a result of conv2d_pack", packed[:3].clone())
+    refused("accumulation type", packed.double())
+    refused("not contiguous", torch.stack([packed, packed], 1)[:, 0])
+    refused("other sizes", OPS.conv2d_pack(random(4, 4, 2, 2), "direct"))
+    refused(
+        "groups = 1", OPS.conv2d_pack(random(4, 1, 3, 3), "direct"), random(4, 1, 3, 3), groups=4
+    )
+    isas = native().isa_available()
+    before = native().isa_in_use()
+    for first, second in itertools.permutations(isas, 2):
+        native().force_isa(first)
+        other = OPS.conv2d_pack(weight, "direct")
+        native().force_isa(second)
+        try:
+            refused("another instruction set", other)
+        finally:
+            native().force_isa(before)
+
+
+def test_arguments_are_checked():
+    x, weight, out = random(1, 4, 8, 8), random(4, 4, 3, 3), torch.empty(1, 4, 6, 6)
+    for options, match in (
+        ({"border": "mirror"}, "border must be one of"),
+        ({"algorithm": "fft"}, "algorithm must be one of"),
+        ({"activation": "gelu"}, "activation must be one of"),
+        ({"residual": torch.empty(1, 4, 5, 6)}, "residual must have sizes"),
+    ):
+        with pytest.raises(RuntimeError, match=match):
+            conv2d_out(x, weight, out, **options)
+    with pytest.raises(RuntimeError, match="out must have sizes"):
+        conv2d_out(x, weight, torch.empty(1, 4, 8, 8))
+    with pytest.raises(RuntimeError, match="out and input must have the same dtype"):
+        conv2d_out(x, weight, out.double())
+    with pytest.raises(RuntimeError, match="algorithm must be named"):
+        OPS.conv2d_pack(weight, "auto")
+    with pytest.raises(RuntimeError, match="weight must not be empty"):
+        OPS.conv2d_pack(torch.empty(0, 4, 3, 3), "direct")
+
+
+def test_empty_batch():
+    out = conv2d_out(torch.empty(0, 4, 8, 8), random(4, 4, 3, 3), torch.empty(0, 4, 6, 6))
+    assert out.shape == (0, 4, 6, 6)
+
+
+def test_fake_kernels_and_compile():
+    x, weight, out = random(1, 4, 8, 8), random(5, 4, 3, 3), torch.empty(1, 5, 6, 6)
+    for dtype in (torch.float32, torch.float64, torch.bfloat16):
+        torch.library.opcheck(OPS.conv2d_pack.default, (weight.to(dtype), "direct"))
+    arguments = (
+        x, weight, None, None, [1, 1], [0, 0], [1, 1], 1, "constant", "relu", 0.01, None, None,
+        "before", "auto", out,
+    )  # fmt: skip
+    torch.library.opcheck(OPS.conv2d_out.default, arguments)
