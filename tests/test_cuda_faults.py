@@ -11,13 +11,12 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cuda_emulator
 import pytest
-from cuda_emulator.build import HERE, JOBS, ROOT
+from cuda_emulator.build import HERE, ROOT, build_operators
 from cuda_emulator.faults.build import Fault, build_faulty, read_faults
 from cuda_emulator.faults.calls import CALLS
 
@@ -26,48 +25,44 @@ pytestmark = [
     pytest.mark.skipif(cuda_emulator.missing() is not None, reason=str(cuda_emulator.missing())),
 ]
 FAULTS = read_faults()
-
-
-def outcomes(*calls: str, library: Path | None = None) -> list[list]:
-    """[call, seed, kind of error or None, message] of each call and seed, in a fresh process."""
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{HERE.parent}"}
-    if library is not None:
-        environment["DENOISE_EXT_EMULATED_LIBRARY"] = str(library)
-    command = [sys.executable, "-m", "cuda_emulator.faults", *calls]
-    result = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-    return [json.loads(line) for line in result.stdout.splitlines()]
-
-
-def test_sound_kernels_pass():
-    for call, seed, kind, message in outcomes(*CALLS):
-        assert kind is None, f"{call}, seed {seed}: {message}"
-
-
-def test_the_list_is_long_enough():
-    assert len(FAULTS) >= 15
-    assert len({fault.name for fault in FAULTS}) == len(FAULTS)
-
-
-def try_fault(fault: Fault) -> list[list]:
-    """Build the kernels with the fault, run its call."""
-    try:
-        return outcomes(fault.call, library=build_faulty(fault))
-    finally:
-        shutil.rmtree(fault.folder, ignore_errors=True)
+Outcomes = list[tuple[int, str | None, str]]
+RunCall = Callable[[Path, str, str], Outcomes]
 
 
 @pytest.fixture(scope="module")
-def trials(request: pytest.FixtureRequest) -> Iterator[dict[str, Future]]:
-    """The outcomes of all selected faults, on their way: compiling them is most of the work."""
-    items = [item for item in request.session.items if item.path == request.path]
-    chosen = [item.callspec.params["fault"] for item in items if hasattr(item, "callspec")]
-    with ThreadPoolExecutor(JOBS) as pool:
-        yield {fault.name: pool.submit(try_fault, fault) for fault in chosen}
-        pool.shutdown(cancel_futures=True)  # where the run stops at the first failure
+def run_call() -> Iterator[RunCall]:
+    """Runs a call with a library and a kernel: (seed, kind of error or None, message) by seed."""
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{HERE.parent}"}
+    command = [sys.executable, "-m", "cuda_emulator.faults"]
+    streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env=environment, **streams) as process:
+
+        def run(library: Path, call: str, variant: str) -> Outcomes:
+            print(json.dumps([str(library), call, variant]), file=process.stdin, flush=True)
+            return [tuple(outcome) for outcome in json.loads(process.stdout.readline())]
+
+        yield run
+        process.stdin.close()
+
+
+@pytest.mark.parametrize("call, variant", sorted({(f.call, f.variant) for f in FAULTS}))
+def test_sound_kernels_pass(call: str, variant: str, run_call: RunCall):
+    for seed, kind, message in run_call(build_operators("shadow"), call, variant):
+        assert kind is None, f"seed {seed}: {message}"
+
+
+def test_the_list_is_complete():
+    assert len(FAULTS) >= 15
+    assert len({fault.name for fault in FAULTS}) == len(FAULTS)
+    assert {fault.call for fault in FAULTS} == set(CALLS)
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name.replace(" ", "_"))
-def test_caught(fault: Fault, trials: dict[str, Future]):
-    for _, seed, kind, message in trials[fault.name].result():
+def test_caught(fault: Fault, run_call: RunCall):
+    try:
+        outcomes = run_call(build_faulty(fault), fault.call, fault.variant)
+    finally:
+        shutil.rmtree(fault.folder, ignore_errors=True)
+    for seed, kind, message in outcomes:
         assert kind in fault.caught, f"seed {seed}: {kind or 'not caught'} {message}"
+        print(f"seed {seed}: {kind}: {message}")

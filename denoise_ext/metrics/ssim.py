@@ -56,7 +56,7 @@ def _blur(x: Tensor) -> Tensor:
     offset = torch.arange(WINDOW, dtype=torch.float64) - WINDOW // 2
     weight = torch.exp(-0.5 * (offset / _SIGMA) ** 2)
     weights = (weight / weight.sum()).tolist()
-    # Shifted images added up: torch's convolution of one channel in float64 takes ten times as long.
+    # Shifted images added up: torch's float64 convolution of one channel takes ten times as long.
     for dim in (-2, -1):
         size = x.shape[dim] - WINDOW + 1
         total = x.narrow(dim, 0, size) * weights[0]

@@ -35,6 +35,7 @@ class Emulator:
         self.path = path
         torch.ops.load_library(str(path))
         self._library = ctypes.CDLL(str(path))
+        self._library.cuda_emulator_variants.restype = ctypes.c_char_p
         self.configure()
 
     def configure(
@@ -43,16 +44,24 @@ class Emulator:
         preempt: int = 0,
         compute_capability: int = 90,
         multiprocessors: int = 2,
+        variant: str = "",
     ) -> None:
         """How launches run from now on.
 
         ``seed``: the order of threads and blocks: 0 ascending, 1 descending, else random.
         ``preempt``: shadow build: switch threads at one in so many checked accesses; 0: only
-        where a thread waits.  The other two describe the device that operators see.
+        where a thread waits.  ``compute_capability`` and ``multiprocessors`` describe the device
+        that operators see.  ``variant``: the kernel to take wherever it can run, whatever the
+        estimated costs say.
         """
+        order = (ctypes.c_uint32(seed), ctypes.c_uint32(preempt))
         self._library.cuda_emulator_configure(
-            ctypes.c_uint32(seed), ctypes.c_uint32(preempt), compute_capability, multiprocessors
+            *order, compute_capability, multiprocessors, variant.encode()
         )
+
+    def variants(self) -> list[str]:
+        """The kernels that could have run since :meth:`configure`, chosen or not."""
+        return sorted(set(self._library.cuda_emulator_variants().decode().split()))
 
     def statistics(self) -> dict[str, int]:
         """What has been run since the library was loaded."""
@@ -114,7 +123,7 @@ def emulator() -> Emulator:
 
 
 @contextmanager
-def emulated_cuda(seed: int = 0, **options: int) -> Iterator[Emulator]:
+def emulated_cuda(seed: int = 0, **options: int | str) -> Iterator[Emulator]:
     """Let ``torch.ops.denoise_ext`` run its emulated CUDA kernels on CPU tensors.
 
     Options are those of :meth:`Emulator.configure`.  A fault of a kernel is a RuntimeError that

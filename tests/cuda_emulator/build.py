@@ -73,7 +73,7 @@ def _common_flags(mode: str) -> list[str]:
         raise BuildError(
             "the CUDA toolkit's headers (cuda_runtime.h, cuda_fp16.h) are not installed"
         )
-    flags = ["-g", "-fPIC", "-fvisibility=hidden", "-DDENOISE_EXT_EMULATE_CUDA"]
+    flags = ["-g1", "-fPIC", "-fvisibility=hidden", "-DDENOISE_EXT_EMULATE_CUDA"]
     flags += ["-DCUDA_EMULATOR_SHADOW"] if mode == "shadow" else []
     return [*flags, f"-I{HERE / 'include'}", f"-isystem{include}"]
 

@@ -1,22 +1,27 @@
-"""Run one call under the emulator, and print as JSON how it ended: ``python -m ... CALL``.
+"""Try faults under the emulator: reads lines of JSON, answers each with one.
 
-In a process of its own because one process can load one library of emulated operators only.
+A line is [library, call, variant]; the answer lists [seed, kind of error or None, message].  Each
+runs in a fork of its own, because one process can load one library of emulated operators only and
+importing torch takes longer than most calls.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 
 from cuda_emulator import emulated_cuda
 from cuda_emulator.faults.calls import CALLS, TOLERANCE
 
+SEEDS = (0, 1)
 
-def run(name: str, seed: int) -> tuple[str | None, str]:
+
+def run(name: str, variant: str, seed: int) -> tuple[str | None, str]:
     """(kind of error or None, message)."""
     try:
-        with emulated_cuda(seed):
+        with emulated_cuda(seed, variant=variant):
             error = CALLS[name]()
     except RuntimeError as failure:
         kind = re.search(r"CUDA emulator: ([a-z ]+): ", str(failure))
@@ -24,10 +29,20 @@ def run(name: str, seed: int) -> tuple[str | None, str]:
     return (None, "") if error <= TOLERANCE else ("wrong result", f"relative error {error:.3g}")
 
 
+def answer(library: str, call: str, variant: str) -> None:
+    os.environ["DENOISE_EXT_EMULATED_LIBRARY"] = library
+    print(json.dumps([[seed, *run(call, variant, seed)] for seed in SEEDS]), flush=True)
+
+
 def main() -> int:
-    for name in sys.argv[1:]:
-        for seed in (0, 1):
-            print(json.dumps([name, seed, *run(name, seed)]), flush=True)
+    for line in sys.stdin:
+        child = os.fork()
+        if child == 0:
+            answer(*json.loads(line))
+            os._exit(0)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        if code != 0:
+            print(json.dumps([[None, "crash", f"exit code {code}"]]), flush=True)
     return 0
 
 

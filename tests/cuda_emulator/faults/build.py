@@ -5,11 +5,13 @@ from __future__ import annotations
 import shutil
 import tomllib
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from cuda_emulator.build import (
     OUTPUT,
     ROOT,
+    Source,
     compile_all,
     compile_object,
     dependencies_of,
@@ -19,6 +21,8 @@ from cuda_emulator.build import (
     runtime_sources,
     torch_libraries,
 )
+
+SOUND = OUTPUT / "shadow"
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,7 @@ class Fault:
     replace: str
     call: str
     caught: tuple[str, ...]
+    variant: str = ""
 
     @property
     def folder(self) -> Path:
@@ -43,36 +48,46 @@ def read_faults() -> list[Fault]:
     return [Fault(**{**entry, "caught": tuple(entry["caught"])}) for entry in entries]
 
 
-def faulty_tree(fault: Fault) -> Path:
-    """A copy of csrc in which one file is changed and all others are links."""
+def faulty_text(fault: Fault) -> str:
+    """Its file, changed."""
     source = ROOT / "csrc" / "cuda" / fault.file
     text = source.read_text()
     count = text.count(fault.find)
     if count != 1:
         raise ValueError(f"{fault.name}: its text occurs {count} times in {source}, not once")
+    return text.replace(fault.find, fault.replace)
+
+
+def faulty_tree(fault: Fault) -> Path:
+    """A copy of csrc/cuda, one file changed, beside the rest of what it includes."""
     tree = fault.folder / "csrc"
     shutil.rmtree(tree, ignore_errors=True)
-    (tree / "cuda").mkdir(parents=True)
+    shutil.copytree(ROOT / "csrc" / "cuda", tree / "cuda")
     (tree / "params").symlink_to(ROOT / "csrc" / "params")
-    for path in (ROOT / "csrc" / "cuda").iterdir():
-        if path.name != fault.file:
-            (tree / "cuda" / path.name).symlink_to(path)
-    (tree / "cuda" / fault.file).write_text(text.replace(fault.find, fault.replace))
+    (tree / "cuda" / fault.file).write_text(faulty_text(fault))
     return tree
+
+
+@cache
+def _sound_build() -> tuple[list[Path], list[Path]]:
+    """The objects of the emulator, and of the operators."""
+    with locked(SOUND):
+        runtime = compile_all(runtime_sources("shadow"), SOUND)
+        return runtime, compile_all(operator_sources("shadow"), SOUND)
 
 
 def build_faulty(fault: Fault) -> Path:
     """The library with the fault; only what includes the changed file is compiled again."""
-    mode, sound = "shadow", OUTPUT / "shadow"
-    with locked(sound):
-        runtime = compile_all(runtime_sources(mode), sound)
-        operators = operator_sources(mode)
-        objects = compile_all(operators, sound)
+    runtime, objects = _sound_build()
     changed = (ROOT / "csrc" / "cuda" / fault.file).resolve()
     tree = faulty_tree(fault)
-    faulty = {source.path.name: source for source in operator_sources(mode, tree)}
-    for i, source in enumerate(operators):
-        if changed in dependencies_of(objects[i]):
-            objects[i] = compile_object(faulty[source.path.name], fault.folder)
+    # Without it ccache takes a file whose own text is unchanged for the sound one.
+    mark = f"-DCUDA_EMULATOR_FAULT={fault.folder.name}"
+    objects = [
+        compile_object(Source(source.path, [*source.flags, mark]), fault.folder)
+        if changed in dependencies_of(sound)
+        else sound
+        for source, sound in zip(operator_sources("shadow", tree), objects, strict=True)
+    ]
     target = fault.folder / "libdenoise_ext_emulated.so"
-    return link([*runtime, *objects], target, mode, torch_libraries())
+    return link([*runtime, *objects], target, "shadow", torch_libraries())

@@ -51,7 +51,7 @@ def bias_gradient() -> float:
 
 
 def weight_gradient_f16() -> float:
-    return _gradient(_image((1, 32, 4, 70), F16), _image((64, 32, 3, 3), F16), None, "weight")
+    return _gradient(_image((1, 32, 6, 70), F16), _image((64, 32, 3, 3), F16), None, "weight")
 
 
 def weight_gradient_f16_odd() -> float:
@@ -89,12 +89,20 @@ def transposed_f16() -> float:
     return _compare(ops.conv_transpose2d, reference.conv_transpose2d, x, weight, **options)
 
 
-def gaussian() -> float:
+def _gaussian(channels_last: bool) -> float:
     def blur(function: Callable) -> Callable:
         return lambda x: function(x, (7, 5), 1.5)
 
-    x = _image((2, 3, 70, 20), F32)
+    x = _image((1, 3, 70, 21), F32, channels_last)
     return _compare(blur(ops.gaussian_blur2d), blur(reference.gaussian_blur2d), x)
+
+
+def gaussian() -> float:
+    return _gaussian(channels_last=False)
+
+
+def gaussian_channels_last() -> float:
+    return _gaussian(channels_last=True)
 
 
 def bilateral() -> float:
@@ -110,8 +118,7 @@ CALLS = {
     for function in (
         bias_gradient, weight_gradient_f16, weight_gradient_f16_odd, weight_gradient_f32,
         first_layer_f16, last_layer_f16, row_ring_f16, depthwise_f16, depthwise_f32,
-        transposed_f16, gaussian,
-        bilateral,
+        transposed_f16, gaussian, gaussian_channels_last, bilateral,
     )
 }  # fmt: skip
 # float16 results of up to 600 products summed in float32: an ulp or two, far below a wrong one.

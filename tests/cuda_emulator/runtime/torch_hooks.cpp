@@ -2,8 +2,10 @@
 #include <emulator.h>
 
 #include <algorithm>
+#include <string>
 #include <vector>
 
+#include "../../../csrc/cuda/variants.h"
 #include "../../../csrc/ops/common.h"
 #include "../../../csrc/params/launch.h"
 
@@ -11,6 +13,8 @@ namespace {
 
 int compute_capability = 90;
 int multiprocessors = 2;
+std::string preferred_variant;
+std::string possible_variants;  // names, each with a space behind it
 
 }  // namespace
 
@@ -42,6 +46,12 @@ int device_limits(int, DeviceLimits* limits) {
   return 0;
 }
 
+// A table has been asked for the variant to run, and this one can: the preferred one comes first.
+double emulated_cost(const char* variant, double cost) {
+  possible_variants += std::string(variant) + " ";
+  return variant == preferred_variant ? -1.0 : cost;
+}
+
 const char* error_text(int) {
   return "an error code of a launcher";
 }
@@ -52,13 +62,21 @@ const char* error_text(int) {
 extern "C" {
 
 __attribute__((visibility("default"))) void cuda_emulator_configure(uint32_t seed, uint32_t preempt,
-                                                                    int capability, int processors) {
+                                                                    int capability, int processors,
+                                                                    const char* variant) {
   cuda_emulator::Options& options = cuda_emulator::options();
   options.seed = seed;
   options.preempt = preempt;
   options.shared_limit = static_cast<size_t>(denoise_ext::cuda::typical_limits(capability).shared_bytes);
   compute_capability = capability;
   multiprocessors = processors;
+  preferred_variant = variant;
+  possible_variants.clear();
+}
+
+// The kernels that could have run since then, chosen or not; valid until the next operator.
+__attribute__((visibility("default"))) const char* cuda_emulator_variants() {
+  return possible_variants.c_str();
 }
 
 // To be called before every operator: the memory of the one before may be somebody else's by now.
