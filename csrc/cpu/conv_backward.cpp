@@ -113,8 +113,8 @@ void run_plan(ConvWeightGradPlan& plan, void (*task)(const ConvWeightGradPlan&, 
 }
 
 template <class T>
-std::vector<T> prelu_slopes(const ActivationGradParams& p) {
-  std::vector<T> slopes(static_cast<size_t>(p.grad_output.size[1]), T(0));
+std::vector<T> negative_slopes(const ActivationGradParams& p) {
+  std::vector<T> slopes(static_cast<size_t>(p.grad_output.size[1]), static_cast<T>(p.negative_slope));
   if (p.prelu_weight.data == nullptr) return slopes;
   with_storage(p.prelu_weight.dtype, [&](auto storage) {
     const auto* from = static_cast<const decltype(storage)*>(p.prelu_weight.data);
@@ -143,10 +143,10 @@ void run_activation_grad(const ActivationGradParams& params, const Threads& thre
   plan.params = params;
   plan.strip_rows = std::clamp<int64_t>(kStripElements / (channels * params.grad_output.size[3]), 1, rows);
   plan.strips_per_image = divide_up(rows, plan.strip_rows);
-  const std::vector<float> slopes = prelu_slopes<float>(params);
-  const std::vector<double> slopes_double = prelu_slopes<double>(params);
+  const std::vector<float> slopes = negative_slopes<float>(params);
+  const std::vector<double> slopes_double = negative_slopes<double>(params);
   const bool is_double = params.grad_output.dtype == DType::kFloat64;
-  plan.prelu_slope =
+  plan.slopes =
       is_double ? static_cast<const void*>(slopes_double.data()) : static_cast<const void*>(slopes.data());
   const int64_t strips = params.grad_output.size[0] * plan.strips_per_image;
   std::vector<double> partials;

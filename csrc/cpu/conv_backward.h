@@ -43,8 +43,8 @@ void run_conv_weight_grad(const ConvWeightGradParams& params, const Threads& thr
 struct ActivationGradPlan {
   ActivationGradParams params;
   int64_t strip_rows, strips_per_image;
-  const void* prelu_slope;  // (K) in the accumulation type
-  double* partials;         // [strip][2][K], like params.sums; nullptr where no sums are wanted
+  const void* slopes;  // (K) below zero, in the accumulation type: PReLU's, or leaky ReLU's
+  double* partials;    // [strip][2][K], like params.sums; nullptr where no sums are wanted
 };
 
 void run_activation_grad(const ActivationGradParams& params, const Threads& threads);

@@ -1,83 +1,163 @@
 // The gradient of an activation over one strip of rows, with the channel sums for bias and PReLU.
 
-// d activation / d its input, from what the forward saved: the output, for PReLU the input.
-template <class T>
-DENOISE_EXT_INLINE T activation_slope(Activation activation, T saved, T negative_slope) {
-  switch (activation) {
-    case Activation::kRelu: return saved > 0 ? T(1) : T(0);
+// The gradient before the activation, from what the forward saved: the output, for PReLU the input.
+// ReLU selects, as torch does: where the pixel is off, an infinite gradient becomes 0 and not NaN.
+template <class T, Activation kActivation>
+DENOISE_EXT_INLINE T activation_grad(T grad, T saved, T negative_slope) {
+  switch (kActivation) {
+    case Activation::kRelu: return saved <= 0 ? T(0) : grad;
     case Activation::kLeakyRelu:
-    case Activation::kPrelu: return saved > 0 ? T(1) : negative_slope;
-    case Activation::kSigmoid: return saved * (1 - saved);
-    case Activation::kTanh: return 1 - saved * saved;
-    default: return T(1);
+    case Activation::kPrelu: return saved > 0 ? grad : grad * negative_slope;
+    case Activation::kSigmoid: return grad * (saved * (1 - saved));
+    case Activation::kTanh: return grad * (1 - saved * saved);
+    default: return grad;
+  }
+}
+
+// Where a row's values lie, and the distances of pixels in each tensor.
+template <class Storage>
+struct ActivationGradRow {
+  const Storage *grad, *saved;
+  Storage* result;  // nullptr: only the sums are wanted
+  int64_t grad_step, saved_step, result_step;
+
+  ActivationGradRow at(int64_t pixel, int64_t channel, const ActivationGradParams& p) const {
+    return {grad + pixel * grad_step + channel * p.grad_output.stride[1],
+            saved + pixel * saved_step + channel * p.saved.stride[1],
+            result == nullptr ? nullptr : result + pixel * result_step + channel * p.grad_input.stride[1],
+            grad_step,
+            saved_step,
+            result_step};
+  }
+};
+
+template <class T>
+struct ActivationGradSums {
+  T bias[64], prelu[64];
+};
+
+// `count` values along one axis, one after the other (kUnit) or at the row's distances. Value i goes to
+// sum i, which leaves the order of additions to no one and so lets the loop become vector code.
+// The slope is one for all values, or (kSlopes) one for each.
+template <class Storage, class T, Activation kActivation, bool kUnit, bool kSlopes>
+DENOISE_EXT_INLINE void activation_grad_span(const ActivationGradRow<Storage>& row, int64_t count,
+                                             const T* slope, ActivationGradSums<T>& sums) {
+  const int64_t grad_step = kUnit ? 1 : row.grad_step, saved_step = kUnit ? 1 : row.saved_step;
+  const int64_t result_step = kUnit ? 1 : row.result_step;
+  const Storage *grad = row.grad, *saved = row.saved;
+  Storage* __restrict__ result = row.result;
+  T* __restrict__ bias = sums.bias;
+  T* __restrict__ prelu = sums.prelu;
+  for (int64_t i = 0; i < count; ++i) {
+    const T g = load_as<T>(grad[i * grad_step]);
+    const T s = kActivation == Activation::kNone ? T(0) : load_as<T>(saved[i * saved_step]);
+    const T value = activation_grad<T, kActivation>(g, s, slope[kSlopes ? i : 0]);
+    bias[i] += value;
+    if (kActivation == Activation::kPrelu) prelu[i] += s > 0 ? T(0) : g * s;
+    if (kActivation != Activation::kNone) result[i * result_step] = StoreAs<Storage>::from(value);
+  }
+}
+
+// Adjacent channels: 64 of them at a time, over up to 64 pixels in the accumulation type, then in double.
+template <class Storage, class T, Activation kActivation>
+void activation_grad_channels(const ActivationGradPlan& plan, const ActivationGradRow<Storage>& row,
+                              double* sums) {
+  const ActivationGradParams& p = plan.params;
+  const int64_t channels = p.grad_output.size[1], cols = p.grad_output.size[3];
+  const T* slopes = static_cast<const T*>(plan.slopes);
+  for (int64_t begin = 0; begin < cols; begin += 64) {
+    const int64_t end = begin + 64 < cols ? begin + 64 : cols;
+    for (int64_t c = 0; c < channels; c += 64) {
+      const int64_t count = c + 64 < channels ? 64 : channels - c;
+      ActivationGradSums<T> partial{};
+      for (int64_t x = begin; x < end; ++x)
+        activation_grad_span<Storage, T, kActivation, true, true>(row.at(x, c, p), count, slopes + c,
+                                                                  partial);
+      if (sums == nullptr) continue;
+      for (int64_t i = 0; i < count; ++i) {
+        sums[c + i] += static_cast<double>(partial.bias[i]);
+        sums[channels + c + i] += static_cast<double>(partial.prelu[i]);
+      }
+    }
+  }
+}
+
+// One channel's pixels after the other, 64 of them in 16 sums.
+template <class Storage, class T, Activation kActivation, bool kUnit>
+void activation_grad_pixels(const ActivationGradPlan& plan, const ActivationGradRow<Storage>& row,
+                            double* sums) {
+  constexpr int64_t kSums = 16;
+  const ActivationGradParams& p = plan.params;
+  const int64_t channels = p.grad_output.size[1], cols = p.grad_output.size[3];
+  // In blocks of 64 pixels, so that every channel's stay in the first-level cache whatever the strides.
+  for (int64_t begin = 0; begin < cols; begin += 64) {
+    const int64_t end = begin + 64 < cols ? begin + 64 : cols;
+    for (int64_t c = 0; c < channels; ++c) {
+      ActivationGradSums<T> partial{};
+      for (int64_t x = begin; x < end; x += kSums)
+        activation_grad_span<Storage, T, kActivation, kUnit, false>(
+            row.at(x, c, p), x + kSums < end ? kSums : end - x, static_cast<const T*>(plan.slopes) + c,
+            partial);
+      if (sums == nullptr) continue;
+      for (int64_t i = 0; i < kSums; ++i) {
+        sums[c] += static_cast<double>(partial.bias[i]);
+        sums[channels + c] += static_cast<double>(partial.prelu[i]);
+      }
+    }
   }
 }
 
 template <class Storage>
-DENOISE_EXT_INLINE Storage* pixel_at(const Tensor4& tensor, int64_t n, int64_t c, int64_t y) {
-  return static_cast<Storage*>(tensor.data) + n * tensor.stride[0] + c * tensor.stride[1] +
-         y * tensor.stride[2];
+DENOISE_EXT_INLINE Storage* row_at(const Tensor4& tensor, int64_t n, int64_t y) {
+  return static_cast<Storage*>(tensor.data) + n * tensor.stride[0] + y * tensor.stride[2];
 }
 
-// Channel sums are taken over 64 values at a time in the accumulation type, then in double.
 template <class Storage, class T, Activation kActivation>
-void activation_grad_row(const ActivationGradPlan& plan, int64_t n, int64_t y, double* sums) {
+void activation_grad_rows(const ActivationGradPlan& plan, int64_t strip) {
   const ActivationGradParams& p = plan.params;
-  const int64_t channels = p.grad_output.size[1], cols = p.grad_output.size[3];
-  const bool keep = p.grad_input.data != nullptr;
-  const int64_t grad_step = p.grad_output.stride[3], result_step = p.grad_input.stride[3];
-  const int64_t saved_step = kActivation == Activation::kNone ? grad_step : p.saved.stride[3];
-  // 64 pixels of every channel stay in the first-level cache whatever the layout is.
-  for (int64_t begin = 0; begin < cols; begin += 64) {
-    const int64_t end = begin + 64 < cols ? begin + 64 : cols;
-    for (int64_t c = 0; c < channels; ++c) {
-      const Storage* grad = pixel_at<Storage>(p.grad_output, n, c, y);
-      const Storage* saved = kActivation == Activation::kNone ? grad : pixel_at<Storage>(p.saved, n, c, y);
-      Storage* result = keep ? pixel_at<Storage>(p.grad_input, n, c, y) : nullptr;
-      const T slope = kActivation == Activation::kPrelu ? static_cast<const T*>(plan.prelu_slope)[c]
-                                                        : static_cast<T>(p.negative_slope);
-      T bias_sum = 0, prelu_sum = 0;
-      for (int64_t x = begin; x < end; ++x) {
-        const T g = load_as<T>(grad[x * grad_step]), s = load_as<T>(saved[x * saved_step]);
-        const T value = g * activation_slope<T>(kActivation, s, slope);
-        bias_sum += value;
-        if (kActivation == Activation::kPrelu) prelu_sum += s > 0 ? T(0) : g * s;
-        if (keep) result[x * result_step] = StoreAs<Storage>::from(value);
-      }
-      if (sums != nullptr) {
-        sums[c] += static_cast<double>(bias_sum);
-        sums[channels + c] += static_cast<double>(prelu_sum);
-      }
+  const int64_t n = strip / plan.strips_per_image, first = strip % plan.strips_per_image * plan.strip_rows;
+  double* sums = plan.partials == nullptr ? nullptr : plan.partials + strip * 2 * p.grad_output.size[1];
+  const auto unit_stride = [&](int axis) {
+    return p.grad_output.stride[axis] == 1 && (kActivation == Activation::kNone ||
+                                               (p.saved.stride[axis] == 1 && p.grad_input.stride[axis] == 1));
+  };
+  for (int64_t y = first; y < first + plan.strip_rows && y < p.grad_output.size[2]; ++y) {
+    ActivationGradRow<Storage> row{};
+    row.grad = row_at<Storage>(p.grad_output, n, y);
+    row.grad_step = p.grad_output.stride[3];
+    if (kActivation != Activation::kNone) {
+      row.saved = row_at<Storage>(p.saved, n, y);
+      row.result = row_at<Storage>(p.grad_input, n, y);
+      row.saved_step = p.saved.stride[3];
+      row.result_step = p.grad_input.stride[3];
+    }
+    if (unit_stride(1) && p.grad_output.size[1] > 1) {
+      activation_grad_channels<Storage, T, kActivation>(plan, row, sums);
+    } else if (unit_stride(3)) {
+      activation_grad_pixels<Storage, T, kActivation, true>(plan, row, sums);
+    } else {
+      activation_grad_pixels<Storage, T, kActivation, false>(plan, row, sums);
     }
   }
 }
 
 template <class Storage, class T>
-void activation_grad_rows(const ActivationGradPlan& plan, int64_t strip) {
-  const ActivationGradParams& p = plan.params;
-  const int64_t channels = p.grad_output.size[1];
-  const int64_t n = strip / plan.strips_per_image, first = strip % plan.strips_per_image * plan.strip_rows;
-  double* sums = plan.partials == nullptr ? nullptr : plan.partials + strip * 2 * channels;
-  const auto row_of = [&](int64_t y) {
-    switch (p.activation) {
-      case Activation::kNone: return activation_grad_row<Storage, T, Activation::kNone>(plan, n, y, sums);
-      case Activation::kRelu: return activation_grad_row<Storage, T, Activation::kRelu>(plan, n, y, sums);
-      case Activation::kLeakyRelu:
-        return activation_grad_row<Storage, T, Activation::kLeakyRelu>(plan, n, y, sums);
-      case Activation::kPrelu: return activation_grad_row<Storage, T, Activation::kPrelu>(plan, n, y, sums);
-      case Activation::kSigmoid:
-        return activation_grad_row<Storage, T, Activation::kSigmoid>(plan, n, y, sums);
-      case Activation::kTanh: return activation_grad_row<Storage, T, Activation::kTanh>(plan, n, y, sums);
-    }
-  };
-  for (int64_t y = first; y < first + plan.strip_rows && y < p.grad_output.size[2]; ++y) row_of(y);
+void activation_grad_of(const ActivationGradPlan& plan, int64_t strip) {
+  switch (plan.params.activation) {
+    case Activation::kNone: return activation_grad_rows<Storage, T, Activation::kNone>(plan, strip);
+    case Activation::kRelu: return activation_grad_rows<Storage, T, Activation::kRelu>(plan, strip);
+    case Activation::kLeakyRelu: return activation_grad_rows<Storage, T, Activation::kLeakyRelu>(plan, strip);
+    case Activation::kPrelu: return activation_grad_rows<Storage, T, Activation::kPrelu>(plan, strip);
+    case Activation::kSigmoid: return activation_grad_rows<Storage, T, Activation::kSigmoid>(plan, strip);
+    case Activation::kTanh: return activation_grad_rows<Storage, T, Activation::kTanh>(plan, strip);
+  }
 }
 
 void activation_grad_strip(const ActivationGradPlan& plan, int64_t strip) {
   switch (plan.params.grad_output.dtype) {
-    case DType::kFloat64: return activation_grad_rows<double, double>(plan, strip);
-    case DType::kBFloat16: return activation_grad_rows<BFloat16, float>(plan, strip);
-    case DType::kFloat16: return activation_grad_rows<Float16, float>(plan, strip);
-    default: return activation_grad_rows<float, float>(plan, strip);
+    case DType::kFloat64: return activation_grad_of<double, double>(plan, strip);
+    case DType::kBFloat16: return activation_grad_of<BFloat16, float>(plan, strip);
+    case DType::kFloat16: return activation_grad_of<Float16, float>(plan, strip);
+    default: return activation_grad_of<float, float>(plan, strip);
   }
 }
