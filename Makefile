@@ -9,11 +9,13 @@
 PYTHON ?= python3
 VENV ?= .venv
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 BUILT := $(VENV)/.built
 SETTINGS := $(VENV)/.settings
+BENCH := $(VENV)/.bench
 
 NATIVE_FILES := $(shell find csrc -name '*.h' -o -name '*.inl' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 NATIVE_TESTS := $(shell find tests benchmarks -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
@@ -37,8 +39,8 @@ demo: $(BUILT)  ## build, then denoise the bundled photograph
 test: $(BUILT)  ## build, then the whole test suite (PYTEST_ARGS="-k conv2d" for a part)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-bench: $(BUILT)  ## build, then the benchmarks (benchmarks/README.md)
-	$(BIN)/python -m pytest benchmarks $(PYTEST_ARGS)
+bench: $(BUILT) $(BENCH)  ## build, install the rivals, then the CPU benchmarks (BENCH_ARGS="--only nets")
+	$(BIN)/python benchmarks/cpu.py $(BENCH_ARGS)
 
 cuda-report: $(INSTALLED)  ## registers, shared memory and instructions of every CUDA kernel (needs nvcc)
 	@$(BIN)/python tests/cuda_report.py
@@ -87,6 +89,11 @@ $(INSTALLED): constraints.txt
 	$(CHECK_MACHINE)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check --requirement constraints.txt
+	@touch $@
+
+$(BENCH): $(INSTALLED) benchmarks/constraints.txt
+	$(BIN)/python -m pip install --disable-pip-version-check --requirement benchmarks/constraints.txt \
+	  --constraint constraints.txt
 	@touch $@
 
 # An editable install: Python files are used where they lie, so only native and packaging files count.

@@ -174,8 +174,11 @@ def test_sdist_holds_every_source(sdist):
 # --- pinned versions ----------------------------------------------------------------------------
 
 
-def pins() -> dict[str, str]:
-    lines = (ROOT / "constraints.txt").read_text().splitlines()
+PINS = ("constraints.txt", "benchmarks/constraints.txt")
+
+
+def pins(*files: str) -> dict[str, str]:
+    lines = [line for file in files for line in (ROOT / file).read_text().splitlines()]
     stated = [line for line in lines if line and not line.startswith("#")]
     return {canonicalize_name(name): version for name, version in (s.split("==") for s in stated)}
 
@@ -185,20 +188,22 @@ def test_every_requirement_is_pinned_within_its_range():
     stated = [*PYPROJECT["build-system"]["requires"], *project["dependencies"]]
     stated += [text for extra in project["optional-dependencies"].values() for text in extra]
     for requirement in map(Requirement, stated):
-        assert pins()[canonicalize_name(requirement.name)] in requirement.specifier
+        assert pins(*PINS)[canonicalize_name(requirement.name)] in requirement.specifier
 
 
-def test_pins_are_complete():
+@pytest.mark.parametrize("files", [PINS[:1], PINS], ids=["make venv", "make bench"])
+def test_pins_are_complete(files):
     # A dependency that is not pinned makes two set-ups differ. (Where nothing was installed from
     # constraints.txt, say in a distribution's own environment, there is nothing to compare.)
-    for name, version in pins().items():
+    pinned = pins(*files)
+    for name, version in pinned.items():
         try:
             installed = importlib.metadata.version(name).split("+")[0]
         except importlib.metadata.PackageNotFoundError:
-            pytest.skip(f"{name} is not installed: not an environment made by `make venv`")
+            pytest.skip(f"{name} is not installed: not an environment made by this command")
         if installed != version:
-            pytest.skip(f"{name} {installed}: not an environment made by `make venv`")
-    assert set().union(*map(dependencies_of, pins())) - set(pins()) == set()
+            pytest.skip(f"{name} {installed}: not an environment made by this command")
+    assert set().union(*map(dependencies_of, pinned)) - set(pinned) == set()
 
 
 # --- the compiled library ------------------------------------------------------------------------

@@ -33,6 +33,10 @@ COMMANDS = {
     ),
     "models": ("list the models and their trained weights", "denoise-ext models --trained"),
     "demo": ("denoise the bundled photograph and show what it does", "denoise-ext demo -o demo/"),
+    "bench": (
+        "measure this package on your machine, beside what else is installed",
+        "denoise-ext bench nets --quick",
+    ),
     "info": ("versions, instruction sets, GPU: what is used and why", "denoise-ext info --json"),
 }
 

@@ -27,7 +27,10 @@ class TorchConv2d(nn.Conv2d):
         output = super().forward(input)
         if residual is not None:
             output = output + residual
-        return apply_activation(output, self.activation, self.negative_slope, self.prelu_weight)
+        # In place, as in torch.nn.ReLU(inplace=True): nobody else has this tensor, and a
+        # convolution's gradient does not need its output.
+        slope, weight = self.negative_slope, self.prelu_weight
+        return apply_activation(output, self.activation, slope, weight, inplace=True)
 
     def extra_repr(self) -> str:
         """torch.nn's text and the activation."""
@@ -40,7 +43,8 @@ class TorchConvTranspose2d(nn.ConvTranspose2d):
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         """Return ``act(conv_transpose(input) + bias)``, of ``output_size`` where that is given."""
         output = super().forward(input, output_size)
-        return apply_activation(output, self.activation, self.negative_slope, self.prelu_weight)
+        slope, weight = self.negative_slope, self.prelu_weight
+        return apply_activation(output, self.activation, slope, weight, inplace=True)
 
     def extra_repr(self) -> str:
         """torch.nn's text and the activation."""

@@ -10,18 +10,24 @@ from denoise_ext._arguments import check_activation
 
 
 def apply_activation(
-    x: Tensor, activation: str, negative_slope: float = 0.01, prelu_weight: Tensor | None = None
+    x: Tensor,
+    activation: str,
+    negative_slope: float = 0.01,
+    prelu_weight: Tensor | None = None,
+    inplace: bool = False,
 ) -> Tensor:
     """Apply ``activation`` to ``x`` (N, C, H, W) or (C, H, W), which keeps its shape and dtype.
+
+    ``inplace``: ``x`` may be overwritten; ``relu`` and ``leaky_relu`` then take no other memory.
 
     Raises:
         ValueError: an unknown activation, a negative slope, or ``prelu`` without ``prelu_weight``.
     """
     check_activation(activation, negative_slope)
     if activation == "relu":
-        return F.relu(x)
+        return F.relu(x, inplace)
     if activation == "leaky_relu":
-        return F.leaky_relu(x, negative_slope)
+        return F.leaky_relu(x, negative_slope, inplace)
     if activation == "sigmoid":
         return torch.sigmoid(x)
     if activation == "tanh":

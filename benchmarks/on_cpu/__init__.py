@@ -1,0 +1,1 @@
+"""Benchmarks on the CPU; `benchmarks/cpu.py` runs them."""
