@@ -8,7 +8,6 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from networks import convolution_operations, randomise
 from torch import Tensor, nn
 
 from denoise_ext import nn as dn
@@ -29,6 +28,7 @@ from on_cpu.cases import (
     channels_last_module,
     uniform,
 )
+from on_cpu.networks import convolution_operations, randomise
 
 # float32 sums in another order; F(4x4,3x3) adds 2e-5 of the output's scale, F(6x6,3x3) 4e-5.
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 3e-2, torch.float16: 4e-3}
@@ -37,10 +37,11 @@ TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 3e-2, torch.float16: 4e-3}
 def prepacked(layer: dn.Conv2d, x: Tensor) -> Call:
     """As the engine calls it: weights packed once, the output's memory used again."""
     raw = torch.ops.denoise_ext
-    if not hasattr(raw, "conv2d_out"):
-        raise Absent("this denoise_ext has no conv2d_out")
     out = torch.empty_like(layer(x))
-    packed = raw.conv2d_pack(layer.weight, "winograd4")
+    try:
+        packed = raw.conv2d_pack(layer.weight, "winograd4")
+    except RuntimeError as error:
+        raise Absent(f"this denoise_ext has no Winograd algorithm ({error})") from None
     tail = [layer.stride, layer.padding, layer.dilation, layer.groups, "constant"]
     tail += [layer.activation, layer.negative_slope, None, None, "before", "winograd4", out]
 

@@ -7,7 +7,6 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from networks import AtSigma, BaseUNet, convolution_operations, randomise
 from torch import Tensor, nn
 
 import denoise_ext
@@ -31,6 +30,7 @@ from on_cpu.cases import (
     channels_last_module,
     uniform,
 )
+from on_cpu.networks import AtSigma, BaseUNet, convolution_operations, randomise
 
 # Parts of the largest value: a dozen and more layers by Winograd's algorithm in float32; and in
 # bfloat16, of 8 bits, where it only tells a network from something else.

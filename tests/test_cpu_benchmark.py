@@ -1,0 +1,255 @@
+"""benchmarks/cpu.py: all of it with tiny shapes, so that it does not fail for a typo."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.append(str(ROOT / "benchmarks"))
+
+from on_cpu import machine, networks, plots, report, subjects, worker  # noqa: E402
+from on_cpu.cases import OURS, Absent, Case, Contender, Target, Work  # noqa: E402
+
+from denoise_ext import _timing  # noqa: E402
+from denoise_ext._loader import native_error  # noqa: E402
+
+needs_native = pytest.mark.skipif(native_error() is not None, reason=native_error() or "")
+
+
+@pytest.mark.slow
+@needs_native
+def test_dry_run(tmp_path):
+    command = [sys.executable, "benchmarks/cpu.py", "--dry-run", "--output", tmp_path]
+    done = subprocess.run(
+        [*map(str, command), "--name", "x", "--threads", "2"],
+        cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads((tmp_path / "x.json").read_text())["subjects"]
+    for subject, make in worker.CASES.items():
+        assert [case["case"] for case in found[subject]["cases"]] == [c.name for c in make()]
+        for case in found[subject]["cases"]:
+            assert case["status"] == "dry"
+            assert case["contenders"][OURS].get("absent", "no accelerate").endswith("no accelerate")
+            for one in case["contenders"].values():
+                assert "median" not in one  # no clock, no claim
+                assert "absent" not in one or "no" in one["absent"], one
+    text = (tmp_path / "x.md").read_text()
+    assert "dry run" in text
+    assert all(case.name in text for make in worker.CASES.values() for case in make())
+
+
+def test_every_subject_has_cases_and_a_share():
+    assert set(worker.CASES) == set(subjects.SUBJECTS)
+    assert 540 <= sum(subject.share for subject in subjects.SUBJECTS.values()) <= 600
+
+
+def test_every_target_names_contenders_that_can_be_there():
+    for make in worker.CASES.values():
+        for case in make():
+            names = {contender.name for contender in case.build(True).contenders}
+            assert OURS in names
+            for target in case.targets:
+                assert set(target.rivals) <= names, case.name
+
+
+# --- one case ------------------------------------------------------------------------------------
+
+
+def missing():
+    raise Absent("it is not installed")
+
+
+def work(*contenders: Contender) -> Work:
+    return Work(list(contenders), 2e6, 1e6, tolerance=1e-3)
+
+
+def test_only_who_computes_the_same_is_timed(monkeypatch):
+    monkeypatch.setattr(_timing, "SHORTEST_TURN", 1e-4)
+    x = torch.linspace(0, 1, 8)
+    cast = work(
+        Contender("first", lambda: lambda: x),
+        Contender(OURS, lambda: lambda: x + 5e-4),
+        Contender("wrong", lambda: lambda: x + 2e-3),
+        Contender("not a number", lambda: lambda: x / 0 * 0),
+        Contender("another shape", lambda: lambda: x[:7]),
+        Contender("broken", lambda: lambda: 1 / 0),
+        Contender("not here", missing),
+        Contender("another function", lambda: lambda: "text", result=None),
+    )
+    case = Case("case", lambda tiny: cast, (Target(1.0, ("first",)),))
+    record = worker.run_case(case, 0.0, tiny=False)
+    said = record["contenders"]
+    assert {name for name, one in said.items() if "median" in one} == {
+        "first", OURS, "another function"
+    }  # fmt: skip
+    assert said["not here"] == {"absent": "it is not installed"}
+    assert "another result" in said["wrong"]["failed"]
+    assert "another result" in said["not a number"]["failed"]
+    assert "another shape" in said["another shape"]["failed"]
+    assert "ZeroDivisionError" in said["broken"]["failed"]
+    json.dumps(record)
+
+
+def test_other_processes_are_noticed(monkeypatch):
+    busy = [0.0]
+
+    def someone_else():
+        time.sleep(0.002)
+        busy[0] += 0.001
+
+    monkeypatch.setattr(_timing, "busy_seconds", lambda: busy[0])
+    found = _timing.compare({"a": someone_else}, 0.0)
+    assert 0.2 < found.other_load < 0.6 and not found.quiet
+    monkeypatch.setattr(_timing, "busy_seconds", lambda: 0.0)
+    assert _timing.compare({"a": someone_else}, 0.0).quiet
+    monkeypatch.setattr(_timing, "busy_seconds", lambda: None)  # the system does not tell
+    found = _timing.compare({"a": someone_else}, 0.0)
+    assert found.other_load is None and not found.quiet
+
+
+def test_contenders_take_turns(monkeypatch):
+    monkeypatch.setattr(_timing, "calls_per_turn", lambda call: 1)
+    monkeypatch.setattr(_timing, "PAUSE", 0.0)
+    order = []
+    calls = {name: lambda name=name: order.append(name) for name in "abc"}
+    timings = _timing.compare(calls, 0.0, rounds=(4, 9)).timings
+    assert "".join(order) == "abcbcacababc"
+    assert all(timing.rounds == 4 for timing in timings.values())
+    assert _timing.compare(calls, 60.0, rounds=(4, 9)).timings["a"].rounds == 9
+    with pytest.raises(ValueError, match="rounds must be"):
+        _timing.compare(calls, 0.0, rounds=(1, 9))
+
+
+# --- machine and processes -----------------------------------------------------------------------
+
+
+def test_ceilings(monkeypatch):
+    top = machine.ceilings("baseline", tiny=True)
+    assert top["gflop_per_s"] > 0 and top["copy_gb_per_s"] > 0
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    top = machine.ceilings("baseline", tiny=True)
+    assert top["gflop_per_s"] > 0 and "did not compile" in top["gflop_measured_by"]
+
+
+def test_environment_of_a_subject(monkeypatch):
+    monkeypatch.setenv("MALLOC_MMAP_MAX_", "7")
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "SSE41")
+    stock = subjects.environment(subjects.SUBJECTS["stock"], 3)
+    assert not {"MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_", "ONEDNN_MAX_CPU_ISA"} & set(stock)
+    assert stock["OMP_NUM_THREADS"] == "3"
+    avx2 = subjects.environment(subjects.SUBJECTS["avx2"], 2)
+    assert (avx2["DENOISE_EXT_CPU_ISA"], avx2["ONEDNN_MAX_CPU_ISA"]) == ("avx2", "AVX2")
+    assert avx2["MALLOC_MMAP_MAX_"] == "0"
+    assert os.environ["MALLOC_MMAP_MAX_"] == "7"
+
+
+def test_a_process_that_dies_leaves_what_it_found(monkeypatch, tmp_path):
+    script = tmp_path / "worker.py"
+    script.write_text(
+        "import json, sys\n"
+        "path = next(a for a in sys.argv if a.startswith('--lines='))[8:]\n"
+        "lines = [{'facts': {}, 'ceilings': None}, {'case': 'a'}]\n"
+        "open(path, 'w').write(''.join(json.dumps(line) + '\\n' for line in lines))\n"
+        "sys.exit(3)"
+    )
+    monkeypatch.setattr(subjects, "WORKER", script)
+    found = subjects.measure("edges", 1.0, 1)
+    assert found["cases"] == [{"case": "a"}] and "status 3" in found["problem"]
+    script.write_text("import time; time.sleep(60)")
+    monkeypatch.setattr(subjects, "GRACE", 0.5)
+    found = subjects.measure("edges", 0.5, 1)
+    assert found["cases"] == [] and "stopped" in found["problem"]
+
+
+# --- the report ----------------------------------------------------------------------------------
+
+
+def timing(ms: float) -> dict[str, float]:
+    return {"median": ms / 1e3, "low": ms / 1e3, "high": ms / 1e3, "rounds": 5, "calls_per_turn": 1}
+
+
+@pytest.fixture
+def summary():
+    case = {
+        "case": "a layer", "status": "timed", "operations": 2e9, "moved_bytes": 1e8,
+        "other_load": 0.7, "quiet": False,
+        "targets": [{"least": 3.0, "rivals": ["slow", "slower", "not there"]}],
+        "contenders": {
+            OURS: timing(10), "slow": timing(25), "slower": timing(40), "fast": timing(5),
+            f"{OURS} in another way": timing(4), "gone": {"absent": "gone is not installed"},
+            "mad": {"failed": "ValueError: another result"},
+        },
+    }  # fmt: skip
+    broken = {"case": "b", "status": "failed", "note": "no memory", "contenders": {}, "targets": []}
+    result = {
+        "title": "Whole networks", "allocator": "warm", "settings": {"A": "1"}, "seconds": 1.0,
+        "commit": "abc", "started": "2026-01-01", "problem": None, "cases": [case, broken],
+        "ceilings": {"gflop_per_s": 400.0, "copy_gb_per_s": 40.0, "gflop_measured_by": "FMA"},
+        "facts": {"processor": "P", "threads": 2, "instruction_set": "avx512",
+                  "versions": {"torch": "2"}},
+    }  # fmt: skip
+    return {"subjects": {"nets": result}}
+
+
+def test_targets_and_losses(summary):
+    [verdict] = report.verdicts(summary)
+    assert (verdict.rival, verdict.reached, verdict.met) == ("slow", 2.5, False)
+    assert report.losses(summary) == [("nets", "a layer", "fast", 0.5)]
+    problems = report.problems(summary["subjects"]["nets"])
+    assert problems == ["a layer: mad: ValueError: another result", "b: no memory"]
+    said = report.outcome("nets", summary["subjects"]["nets"])
+    assert "gone is not installed" in said and "not quiet" in said
+
+
+def test_markdown_says_all_of_it(summary):
+    text = report.markdown(summary, {"A picture": "picture.png"})
+    for part in (
+        "0 of 1 met", "| 2.50x | **missed** |", "slower", "| fast | 0.50 |", "was not quiet",
+        "others: 0.70 cores", "| denoise_ext | 10 | 10 - 10 | 1.00 | 200 | 50 % | 10.0 | 25 % |",
+        "gone is not installed", "another result", "no memory", "![A picture](picture.png)",
+        "`A=1`",
+    ):  # fmt: skip
+        assert part in text, part
+
+
+def test_pictures(summary, tmp_path):
+    pictures, reason = plots.draw(summary, tmp_path / "x.json")
+    if importlib.util.find_spec("matplotlib") is None:
+        assert pictures == {} and "matplotlib" in reason
+        return
+    assert len(pictures) == 3
+    assert all((tmp_path / file).stat().st_size > 5000 for file in pictures.values())
+    assert plots.draw({"subjects": {}}, tmp_path / "y.json") == ({}, None)
+
+
+def test_what_need_not_be_measured_again(summary):
+    result = summary["subjects"]["nets"]
+    assert report.is_complete(result, "abc")
+    assert not report.is_complete(result, "abd")
+    assert not report.is_complete(result | {"problem": "it died"}, "abc")
+    assert not report.is_complete(None, "abc")
+
+
+# --- networks ------------------------------------------------------------------------------------
+
+
+def test_base_unet_is_the_size_of_the_original():
+    model = networks.BaseUNet()
+    # 240 444 operations a pixel, of which the layers at full resolution are counted first.
+    full = 3 * 32 + 32 * 32 + 67 * 64 + 64 * 32 + 32 * 3
+    half, quarter = 32 * 48 + 128 * 64 + 64 * 64, 48 * 64 + 160 * 96 + 96 * 96
+    eighth, sixteenth = 64 * 80 + 160 * 112 + 112 * 112, 80 * 96 + 96 * 96
+    weights = full + half / 4 + quarter / 16 + eighth / 64 + sixteenth / 256
+    x = torch.rand(1, 3, 32, 48)
+    assert networks.convolution_operations(model, x) == 2 * 9 * weights * 32 * 48
+    assert model(x).shape == x.shape
