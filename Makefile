@@ -36,8 +36,9 @@ build: $(BUILT)  ## venv, then the native library compiled and the package insta
 demo: $(BUILT)  ## build, then denoise the bundled photograph
 	$(BIN)/denoise-ext demo --overwrite
 
+# A process per core; PYTEST_ARGS comes last, so that "-n 0" there wins.
 test: $(BUILT)  ## build, then the whole test suite (PYTEST_ARGS="-k conv2d" for a part)
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n auto --dist loadgroup $(PYTEST_ARGS)
 
 bench: $(BUILT) $(BENCH)  ## build, install the rivals, then the CPU benchmarks (BENCH_ARGS="--only nets")
 	$(BIN)/python benchmarks/cpu.py $(BENCH_ARGS)

@@ -7,6 +7,7 @@ chooses the build, shadow (default) or asan, or ``off``.
 
 from __future__ import annotations
 
+import os
 import zlib
 
 import cuda_emulator
@@ -16,6 +17,12 @@ from cases import CASES, OpCase
 
 from denoise_ext._loader import native, native_error
 from denoise_ext.ops._library import kernel_devices
+
+# The processes of pytest-xdist share the cores, and so do the programs that they start.
+WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+if WORKERS > 1:
+    torch.set_num_threads(max(torch.get_num_threads() // WORKERS, 1))
+    os.environ["OMP_NUM_THREADS"] = str(torch.get_num_threads())
 
 
 def _devices() -> list[str]:

@@ -14,6 +14,7 @@ import pytest
 from cuda_report import ARCHITECTURES, SOURCES, Kernel
 
 FILES = sorted(path.name for path in SOURCES.glob("*.cu"))
+pytestmark = pytest.mark.xdist_group("cuda_compiled")
 needs_tools = pytest.mark.skipif(
     cuda_report.missing() is not None, reason=cuda_report.missing() or ""
 )

@@ -16,7 +16,7 @@ from pathlib import Path
 import cuda_emulator
 import numpy as np
 import pytest
-from cuda_emulator.build import HERE, OUTPUT, build_test_library
+from cuda_emulator.build import HERE, OUTPUT, build_test_library, locked
 
 SOURCE = HERE / "primitives_check.cu"
 LANES = np.arange(32)
@@ -37,9 +37,9 @@ def has_gpu() -> bool:
 
 def compile_with_nvcc(architecture: str, *flags: str, target: str) -> Path:
     output = OUTPUT / "nvcc" / target
-    output.parent.mkdir(parents=True, exist_ok=True)
     command = [nvcc(), "-std=c++17", f"-arch={architecture}", *flags, SOURCE, "-o", output]
-    result = subprocess.run(command, capture_output=True, text=True)
+    with locked(output.parent):
+        result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     return output
 

@@ -21,6 +21,7 @@ from denoise_ext._loader import native
 
 ROOT = Path(__file__).resolve().parent.parent
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+pytestmark = pytest.mark.xdist_group("packaging")
 TIME_LIMIT = 900  # seconds for a compilation on a slow or busy machine
 
 

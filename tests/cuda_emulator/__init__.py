@@ -23,9 +23,11 @@ STATISTICS = (
     "blocks", "threads", "switches", "barriers", "collectives", "matrix_multiplies", "copies",
     "checked_accesses", "matrices_loaded", "matrix_wavefronts",
 )  # fmt: skip
-# The orders in which tests run threads and blocks.
-_RANDOM_SEED = int(os.environ.get("DENOISE_EXT_EMULATOR_SEED") or random.randrange(2, 2**32))
-SEEDS = {"ascending": 0, "descending": 1, "random": _RANDOM_SEED}
+# The orders in which tests run threads and blocks. The random one is the same in every process of a
+# test run.
+if not os.environ.get("DENOISE_EXT_EMULATOR_SEED"):
+    os.environ["DENOISE_EXT_EMULATOR_SEED"] = str(random.randrange(2, 2**32))
+SEEDS = {"ascending": 0, "descending": 1, "random": int(os.environ["DENOISE_EXT_EMULATOR_SEED"])}
 
 
 class Emulator:
@@ -112,7 +114,7 @@ def asan_environment() -> dict[str, str]:
 
 
 def seeds_text() -> str:
-    return f"{mode()} build, random order DENOISE_EXT_EMULATOR_SEED={_RANDOM_SEED}"
+    return f"{mode()} build, random order DENOISE_EXT_EMULATOR_SEED={SEEDS['random']}"
 
 
 @cache
