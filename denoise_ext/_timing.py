@@ -76,7 +76,7 @@ def calls_per_turn(call: Call) -> int:
 
 
 def compare(
-    contenders: dict[str, Call], seconds: float, rounds: tuple[int, int] = (5, 51)
+    contenders: dict[str, Call], seconds: float, rounds: tuple[int, int] = (3, 51)
 ) -> Comparison:
     """Time everyone by turns, for about ``seconds``.
 

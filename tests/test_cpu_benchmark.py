@@ -43,13 +43,15 @@ def test_dry_run(tmp_path):
             for one in case["contenders"].values():
                 assert "median" not in one  # no clock, no claim
                 assert "absent" not in one or "no" in one["absent"], one
+    [record] = found["quality"]["cases"]
+    assert record["status"] == "dry" and record["contenders"]["torch"]["largest_change"] == 0
     text = (tmp_path / "x.md").read_text()
     assert "dry run" in text
     assert all(case.name in text for make in worker.CASES.values() for case in make())
 
 
 def test_every_subject_has_cases_and_a_share():
-    assert set(worker.CASES) == set(subjects.SUBJECTS)
+    assert {*worker.CASES, "quality"} == set(subjects.SUBJECTS)
     assert 540 <= sum(subject.share for subject in subjects.SUBJECTS.values()) <= 600
 
 
@@ -220,6 +222,19 @@ def test_markdown_says_all_of_it(summary):
         "`A=1`",
     ):  # fmt: skip
         assert part in text, part
+
+
+def test_quality_table():
+    case = {"case": "Set", "status": "measured", "targets": [], "contenders": {
+        "torch": {"psnr": 30.4, "largest_change": 0.0},
+        OURS: {"psnr": 30.399, "largest_change": 0.002, "allowed": 0.001},
+        "gone": {"absent": "not here"},
+    }}  # fmt: skip
+    text = "\n".join(report.quality_table({"cases": [case]}))
+    assert "| denoise_ext | 30.399 | 0.00200 | at most 0.001: **missed** |" in text
+    assert "| gone | - | - | not here |" in text
+    case["contenders"][OURS]["largest_change"] = 0.0005
+    assert "at most 0.001: met" in "\n".join(report.quality_table({"cases": [case]}))
 
 
 def test_pictures(summary, tmp_path):

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 Call = Callable[[], object]
 OURS = "denoise_ext"  # the contender that ratios and targets are about
+FAST = f"{OURS} precision=fast"
 CHANNELS_LAST = "torch channels_last"
 NCHW = "torch NCHW"
 COMPILED = "torch.compile, frozen"

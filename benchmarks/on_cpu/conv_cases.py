@@ -15,6 +15,7 @@ from on_cpu import rivals
 from on_cpu.cases import (
     CHANNELS_LAST,
     COMPILED,
+    FAST,
     NCHW,
     OURS,
     Absent,
@@ -73,7 +74,7 @@ def with_precision(layer: nn.Module, precision: str, x: Tensor) -> Call:
 FURTHER: dict[str, Callable[[nn.Module, Tensor, bool], list[Contender]]] = {
     "P": lambda layer, x, tiny: [
         Contender(f"{OURS} packed, out=", lambda: prepacked(layer, x)),
-        Contender(f"{OURS} precision=fast", lambda: with_precision(layer, "fast", x)),
+        Contender(FAST, lambda: with_precision(layer, "fast", x)),
     ],
     "C": lambda layer, x, tiny: [
         Contender(COMPILED, lambda: rivals.torch_compiled(dn.to_torch(layer), x, tiny))

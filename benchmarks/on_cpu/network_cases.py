@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -36,16 +37,20 @@ from on_cpu.networks import AtSigma, BaseUNet, convolution_operations, randomise
 # bfloat16, of 8 bits, where it only tells a network from something else.
 TOLERANCE, BFLOAT16_TOLERANCE = 1e-3, 0.25
 OIDN = "Open Image Denoise"
-FAST = f"{OURS} precision=fast"
 FP32_RIVALS = (CHANNELS_LAST, COMPILED, OPENVINO)
 
 
-def accelerated(model: nn.Module, x: Tensor, **settings: object) -> Call:
+def accelerated(model: nn.Module, x: Tensor, **settings: object) -> Callable[..., Tensor]:
+    """Our engine's version of a model."""
     try:
         accelerate = denoise_ext.accelerate
     except AttributeError:
         raise Absent("this denoise_ext has no accelerate") from None
-    fast = accelerate(copy.deepcopy(model), x, **settings)
+    return accelerate(copy.deepcopy(model), x, **settings)
+
+
+def accelerated_call(model: nn.Module, x: Tensor, **settings: object) -> Call:
+    fast = accelerated(model, x, **settings)
     return lambda: fast(x)
 
 
@@ -66,9 +71,9 @@ def network_work(published: nn.Module, plain: nn.Module, x: Tensor, tiny: bool) 
     by_torch = torch_rivals(plain, x, tiny)
     contenders = [
         by_torch.pop(CHANNELS_LAST),  # the result that is expected
-        Contender(OURS, partial(accelerated, published, image)),
+        Contender(OURS, partial(accelerated_call, published, image)),
         Contender(
-            f"{OURS} precision=fast", partial(accelerated, published, image, precision="fast")
+            f"{OURS} precision=fast", partial(accelerated_call, published, image, precision="fast")
         ),
         Contender(f"{OURS} layers, eager", lambda: lambda: layers(image)),
         *by_torch.values(),
@@ -130,8 +135,8 @@ def bfloat16_work(tiny: bool) -> Work:
     del by_torch[NCHW]
     contenders = [
         *by_torch.values(),
-        Contender(OURS, partial(accelerated, published, image, dtype=torch.bfloat16)),
-        Contender(f"{OURS} float32", partial(accelerated, published, image)),
+        Contender(OURS, partial(accelerated_call, published, image, dtype=torch.bfloat16)),
+        Contender(f"{OURS} float32", partial(accelerated_call, published, image)),
         Contender(OPENVINO, lambda: rivals.openvino(onnx, torch.get_num_threads(), "bf16")),
     ]
     work = convolution_operations(plain, x), traffic(plain, x) / 2
@@ -141,7 +146,7 @@ def bfloat16_work(tiny: bool) -> Work:
 def stock_work(tiny: bool) -> Work:
     """What a user gets who changes nothing, and who changes one line."""
     published, plain, x = dncnn(tiny)
-    ours = Contender(OURS, partial(accelerated, published, x))
+    ours = Contender(OURS, partial(accelerated_call, published, x))
     contenders = [*torch_rivals(plain, x, tiny).values(), ours]
     return Work(contenders, convolution_operations(plain, x), traffic(plain, x), TOLERANCE)
 

@@ -89,7 +89,9 @@ def ratios(summary: dict):
         colour = OURS_COLOUR if verdict.reached >= 1 else LOSS_COLOUR
         panel.barh(row, verdict.reached, color=colour, height=0.75)
         panel.plot([verdict.least] * 2, [row - 0.42, row + 0.42], color=INK, lw=1.5)
-        panel.text(verdict.reached, row, f" {verdict.reached:.2f}", va="center", fontsize=7)
+        beside = {"boxstyle": "square,pad=0.1", "fc": "white", "ec": "none"}
+        end = max(verdict.reached, 1.01)
+        panel.text(end, row, f" {verdict.reached:.2f}", va="center", fontsize=7, bbox=beside)
     panel.axvline(1, color=INK, lw=0.8, ls=":")
     labels = [label(verdict) for verdict in reversed(found)]
     panel.set_yticks(range(len(found)), labels, fontsize=7)
@@ -124,9 +126,12 @@ def roofline(summary: dict):
     panel.text(600, peak, f"FMA peak {peak:.0f} ", va="bottom", ha="right", fontsize=8)
     panel.text(600, 4 * peak, "F(4x4,3x3): 4 times fewer multiplications ",
                va="bottom", ha="right", fontsize=8)  # fmt: skip
-    panel.text(0.55, 0.62 * copy, f"copying {copy:.0f} GB/s", rotation=38, fontsize=8)
+    panel.text(0.55, 0.62 * copy, f"copying {copy:.0f} GB/s", rotation=45, fontsize=8,
+               rotation_mode="anchor", transform_rotates_text=True)  # fmt: skip
     for marker, (subject, result) in zip("o^sDv", shown.items(), strict=False):
         points = [point(case) for case in result["cases"] if OURS in timed(case)]
+        for across, own, other in points:
+            panel.plot([across] * 2, [own, other], color="#d5dce2", lw=0.8, zorder=1)
         for which, colour in ((2, RIVAL_COLOUR), (1, OURS_COLOUR)):
             panel.scatter(
                 [p[0] for p in points], [p[which] for p in points], s=26, marker=marker,

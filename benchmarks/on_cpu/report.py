@@ -111,8 +111,8 @@ def markdown(summary: dict, pictures: dict[str, str]) -> str:
     for what, file in pictures.items():
         lines += [f"![{what}]({file})", ""]
     lines += target_table(summary) + loss_list(summary)
-    for result in summary["subjects"].values():
-        lines += subject_tables(result)
+    for subject, result in summary["subjects"].items():
+        lines += subject_tables(subject, result)
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -151,6 +151,24 @@ def target_table(summary: dict) -> list[str]:
     return [*lines, ""]
 
 
+def quality_table(result: dict) -> list[str]:
+    """PSNR beside its largest change on an image."""
+    lines = []
+    for case in result["cases"]:
+        lines += [f"{case['case']} {case.get('note', '')}".strip(), ""]
+        lines += ["| | PSNR, dB | largest change on an image, dB | |", "|---|---:|---:|---|"]
+        for name, one in case["contenders"].items():
+            cells = "-", "-", one.get("failed") or one.get("absent", "")
+            if "psnr" in one:
+                word = ""
+                if "allowed" in one:
+                    kept = one["largest_change"] <= one["allowed"]
+                    word = f"at most {one['allowed']:g}: {'met' if kept else '**missed**'}"
+                cells = f"{one['psnr']:.3f}", f"{one['largest_change']:.5f}", word
+            lines.append(f"| {name} | {' | '.join(cells)} |")
+    return [*lines, ""]
+
+
 def loss_list(summary: dict) -> list[str]:
     found = losses(summary)
     lines = ["## Where this package is slower", ""]
@@ -162,7 +180,7 @@ def loss_list(summary: dict) -> list[str]:
     return [*lines, ""]
 
 
-def subject_tables(result: dict) -> list[str]:
+def subject_tables(subject: str, result: dict) -> list[str]:
     lines = [f"## {result['title']}", ""]
     if result["problem"]:
         lines += [f"**{result['problem']}**", ""]
@@ -175,6 +193,8 @@ def subject_tables(result: dict) -> list[str]:
             f" ({top['gflop_measured_by']}), copying {top['copy_gb_per_s']:.0f} GB/s.",
             "",
         ]
+    if subject == "quality":
+        return lines + quality_table(result)
     lines += [
         "| | ms | p10 - p90 | times ours | GFLOP/s | of FMA peak | GB/s | of copying | |",
         "|---|---:|---|---:|---:|---:|---:|---:|---|",

@@ -40,6 +40,7 @@ SUBJECTS = {
     "transposed": Subject("Transposed convolutions", 20),
     "filters": Subject("Filters", 95),
     "training": Subject("A training step: forward, backward, Adam", 45),
+    "quality": Subject("What it costs in quality", 40),
     "avx2": Subject("Everyone held to AVX2", 20, "warm", tuple(AVX2.items())),
 }
 

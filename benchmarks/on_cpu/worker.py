@@ -23,6 +23,7 @@ from torch import Tensor  # noqa: E402
 from denoise_ext._timing import Call, compare  # noqa: E402
 from on_cpu import conv_cases, filter_cases, machine, network_cases  # noqa: E402
 from on_cpu.cases import Absent, Case, Work  # noqa: E402
+from on_cpu.quality import quality  # noqa: E402
 
 CASES = {
     "nets": network_cases.network_cases,
@@ -103,7 +104,7 @@ def agree(result: Tensor, expected: Tensor, tolerance: float) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("subject", choices=CASES)
+    parser.add_argument("subject", choices=[*CASES, "quality"])
     parser.add_argument("--seconds", type=float, required=True)
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--lines", type=Path, required=True)
@@ -113,7 +114,7 @@ def main() -> None:
     end = time.monotonic() + args.seconds
     torch.set_num_threads(args.threads)
     torch.set_grad_enabled(False)
-    cases = [case for case in CASES[args.subject]() if args.only in case.name]
+    cases = [case for case in CASES.get(args.subject, list)() if args.only in case.name]
     with args.lines.open("a") as lines:
 
         def keep(record: dict[str, object]) -> None:
@@ -122,6 +123,8 @@ def main() -> None:
         facts = machine.facts()
         top = machine.ceilings(facts["instruction_set"], args.tiny)
         keep({"facts": facts, "ceilings": None if args.tiny else top})
+        if args.subject == "quality":
+            keep(quality(args.tiny))
         for number, case in enumerate(cases):
             print(f"{args.subject}: {case.name}", flush=True)
             # What earlier cases left over or took too much of is everybody's.
