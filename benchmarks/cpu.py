@@ -96,6 +96,9 @@ def main() -> int:
     ]
     end = time.monotonic() + 60 * args.minutes
     for number, subject in enumerate(wanted):
+        if time.monotonic() > end and not args.dry_run:
+            print(f"time is up before {', '.join(wanted[number:])}: --resume measures the rest")
+            break
         shares = [SUBJECTS[later].share for later in wanted[number:]]
         seconds = (end - time.monotonic()) * shares[0] / sum(shares)
         started = datetime.now(UTC).isoformat(timespec="seconds")
@@ -107,7 +110,8 @@ def main() -> int:
         write(summary, target)
         print(report.outcome(subject, found), flush=True)
     print(f"\n{target.with_suffix('.md').read_text()}\nwritten: {target}, .md and pictures")
-    return int(any(report.problems(summary["subjects"][subject]) for subject in wanted))
+    results = [summary["subjects"].get(subject) for subject in wanted]
+    return int(any(result is None or report.problems(result) for result in results))
 
 
 if __name__ == "__main__":

@@ -68,7 +68,6 @@ def seconds_per_call(call: Call, calls: int) -> float:
 
 def calls_per_turn(call: Call) -> int:
     """How many calls make a turn long enough to time; warms the contender up as well."""
-    call()
     calls = 1
     while (seconds := seconds_per_call(call, calls)) * calls < SHORTEST_TURN:
         calls = max(calls + 1, round(1.2 * SHORTEST_TURN / max(seconds, 1e-9)))

@@ -196,6 +196,7 @@ def summary():
     result = {
         "title": "Whole networks", "allocator": "warm", "settings": {"A": "1"}, "seconds": 1.0,
         "commit": "abc", "started": "2026-01-01", "problem": None, "cases": [case, broken],
+        "only_cases": "",
         "ceilings": {"gflop_per_s": 400.0, "copy_gb_per_s": 40.0, "gflop_measured_by": "FMA"},
         "facts": {"processor": "P", "threads": 2, "instruction_set": "avx512",
                   "versions": {"torch": "2"}},
@@ -252,6 +253,7 @@ def test_what_need_not_be_measured_again(summary):
     assert report.is_complete(result, "abc")
     assert not report.is_complete(result, "abd")
     assert not report.is_complete(result | {"problem": "it died"}, "abc")
+    assert not report.is_complete(result | {"only_cases": "64"}, "abc")
     assert not report.is_complete(None, "abc")
 
 

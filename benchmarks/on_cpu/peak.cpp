@@ -20,18 +20,19 @@ constexpr int kVectorBytes = 16, kAccumulators = 12;
 typedef float Vector __attribute__((vector_size(kVectorBytes)));
 
 // Runs `rounds` rounds of independent multiply-adds, more of them than are under way at a time;
-// returns how many operations (multiplications and additions of floats) that was.
+// returns how many operations (multiplications and additions of floats) that was. Every loop over
+// the sums is unrolled: only then does the compiler keep them in registers.
 extern "C" double multiply_add(long rounds) {
   Vector sums[kAccumulators];
-  Vector factor = Vector{} + 0.999f, term = Vector{} + 0.001f;
-  for (Vector& sum : sums) sum = Vector{} + 1.0f;
+  const Vector factor = Vector{} + 0.999f, term = Vector{} + 0.001f;
+#pragma GCC unroll 24
+  for (int i = 0; i < kAccumulators; ++i) sums[i] = Vector{} + 1.0f;
   for (long round = 0; round < rounds; ++round) {
 #pragma GCC unroll 24
-    for (int i = 0; i < kAccumulators; ++i) {
-      sums[i] = sums[i] * factor + term;
-      // The value must be there, in a register, after every round.
-      asm volatile("" : IN_REGISTER(sums[i]));
-    }
+    for (int i = 0; i < kAccumulators; ++i) sums[i] = sums[i] * factor + term;
+    // The values must be there, in registers, after every round.
+#pragma GCC unroll 24
+    for (int i = 0; i < kAccumulators; ++i) asm volatile("" : IN_REGISTER(sums[i]));
   }
   return 2.0 * rounds * kAccumulators * (kVectorBytes / sizeof(float));
 }

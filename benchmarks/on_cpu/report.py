@@ -79,7 +79,9 @@ def problems(result: dict) -> list[str]:
 
 def is_complete(result: dict | None, commit: str) -> bool:
     """Whether there is nothing to measure again."""
-    return result is not None and result["commit"] == commit and not result["problem"]
+    if result is None or result["problem"] or result["only_cases"]:
+        return False
+    return result["commit"] == commit
 
 
 def outcome(subject: str, result: dict) -> str:
@@ -204,6 +206,10 @@ def subject_tables(subject: str, result: dict) -> list[str]:
     return [*lines, ""]
 
 
+def in_ms(seconds: float) -> str:
+    return f"{1e3 * seconds:.3g}" if seconds < 1 else f"{1e3 * seconds:.0f}"
+
+
 def case_rows(case: dict, top: dict | None) -> list[str]:
     loud = " ~" if case.get("quiet") is False else ""
     note = case.get("note", "")
@@ -222,8 +228,8 @@ def case_rows(case: dict, top: dict | None) -> list[str]:
         rate = case["moved_bytes"] / seconds / 1e9
         cells = (
             name,
-            f"{1e3 * seconds:.3g}" if seconds < 1 else f"{1e3 * seconds:.0f}",
-            f"{1e3 * one['low']:.3g} - {1e3 * one['high']:.3g}",
+            in_ms(seconds),
+            f"{in_ms(one['low'])} - {in_ms(one['high'])}",
             f"{seconds / own:.2f}" if own else "-",
             f"{flops:.0f}",
             f"{100 * flops / top['gflop_per_s']:.0f} %" if top else "-",

@@ -33,15 +33,15 @@ class Subject:
 
 
 SUBJECTS = {
-    "nets": Subject("Whole networks, warm allocator", 200),
-    "stock": Subject("A whole network, stock allocator", 45, "stock"),
-    "kernels": Subject("Convolutions", 95),
-    "edges": Subject("First and last layers", 25),
-    "transposed": Subject("Transposed convolutions", 20),
-    "filters": Subject("Filters", 95),
-    "training": Subject("A training step: forward, backward, Adam", 45),
+    "nets": Subject("Whole networks, warm allocator", 230),
+    "stock": Subject("A whole network, stock allocator", 55, "stock"),
+    "kernels": Subject("Convolutions", 80),
+    "edges": Subject("First and last layers", 15),
+    "transposed": Subject("Transposed convolutions", 15),
+    "filters": Subject("Filters", 75),
+    "training": Subject("A training step: forward, backward, Adam", 50),
     "quality": Subject("What it costs in quality", 40),
-    "avx2": Subject("Everyone held to AVX2", 20, "warm", tuple(AVX2.items())),
+    "avx2": Subject("Everyone held to AVX2", 15, "warm", tuple(AVX2.items())),
 }
 
 
@@ -81,5 +81,6 @@ def measure(
         "settings": dict(subject.settings),
         "seconds": time.monotonic() - start,
         "problem": problem,
+        "only_cases": only,
         "cases": cases,
     }
