@@ -25,15 +25,19 @@ from on_cpu.subjects import SUBJECTS, measure  # noqa: E402
 
 
 def commit() -> str:
-    """The commit, with "-dirty" where files differ from it."""
+    """The commit, with "-dirty" where files differ from it (other than results)."""
+
+    def git(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True)
+
     try:
-        done = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
-            cwd=ROOT, capture_output=True, text=True, check=True,
-        )  # fmt: skip
-    except (OSError, subprocess.CalledProcessError):
+        head = git("rev-parse", "--short=12", "HEAD")
+        changed = git("diff", "--quiet", "HEAD", "--", ".", ":!benchmarks/results")
+    except OSError:
         return "unknown"
-    return done.stdout.strip()
+    if head.returncode:  # an unpacked source distribution
+        return "unknown"
+    return head.stdout.strip() + ("-dirty" if changed.returncode else "")
 
 
 def processor() -> str:

@@ -16,7 +16,7 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT / "benchmarks"))
 
-from on_cpu import machine, networks, plots, report, subjects, worker  # noqa: E402
+from on_cpu import machine, networks, plots, report, rivals, subjects, worker  # noqa: E402
 from on_cpu.cases import OURS, Absent, Case, Contender, Target, Work  # noqa: E402
 
 from denoise_ext import _timing  # noqa: E402
@@ -62,6 +62,11 @@ def test_every_target_names_contenders_that_can_be_there():
             assert OURS in names
             for target in case.targets:
                 assert set(target.rivals) <= names, case.name
+
+
+def test_a_runtime_that_is_not_installed_says_so():
+    with pytest.raises(Absent, match="no_such_runtime is not installed"):
+        rivals.need("no_such_runtime")
 
 
 # --- one case ------------------------------------------------------------------------------------
