@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 from on_cpu.cases import OURS
@@ -105,43 +106,52 @@ def label(verdict: Verdict) -> str:
 
 
 def roofline(summary: dict):
-    """Effective GFLOP/s over operations per byte; ours, and the fastest other one."""
+    """Effective GFLOP/s over operations per byte, float32; ours, and the fastest other one."""
     import numpy as np
     from matplotlib import pyplot as plt
 
-    shown = {
-        name: result
+    subjects = {
+        name: [point(case) for case in result["cases"] if in_roofline(case)]
         for name, result in summary["subjects"].items()
         if name in ("nets", "kernels", "edges", "transposed", "filters")
-        and any(OURS in timed(case) for case in result["cases"])
+        and any(in_roofline(case) for case in result["cases"])
     }
-    if not shown:
+    tops = [result["ceilings"] for result in summary["subjects"].values() if result["ceilings"]]
+    if not tops or not subjects:
         return None
-    top = next(iter(shown.values()))["ceilings"]
-    peak, copy = top["gflop_per_s"], top["copy_gb_per_s"]
+    peak, copy = (max(top[key] for top in tops) for key in ("gflop_per_s", "copy_gb_per_s"))
     figure, panel = plt.subplots(figsize=(8, 5.2), layout="constrained")
+    panel.set(xscale="log", yscale="log", xlabel="operations of the direct algorithm per byte "
+              "(every tensor once)", ylabel="effective GFLOP/s")  # fmt: skip
     x = np.geomspace(0.5, 600, 200)
     panel.plot(x, np.minimum(peak, copy * x), color=INK, lw=1.5)
     panel.plot(x, np.minimum(4 * peak, copy * x), color=INK, lw=0.8, ls="--")
-    panel.text(600, peak, f"FMA peak {peak:.0f} ", va="bottom", ha="right", fontsize=8)
-    panel.text(600, 4 * peak, "F(4x4,3x3): 4 times fewer multiplications ",
-               va="bottom", ha="right", fontsize=8)  # fmt: skip
-    panel.text(0.55, 0.62 * copy, f"copying {copy:.0f} GB/s", rotation=45, fontsize=8,
+    slope = math.degrees(math.atan(copy))  # of the line in these axes' units
+    for height, text in ((peak, f"multiply-add peak, {peak:.0f} GFLOP/s"),
+                         (4 * peak, "F(4x4,3x3): 4 times fewer multiplications")):  # fmt: skip
+        panel.text(600, height, f"{text} ", va="bottom", ha="right", fontsize=8)
+    panel.text(0.9, 1.1 * 0.9 * copy, f"copying, {copy:.0f} GB/s", rotation=slope, fontsize=8,
                rotation_mode="anchor", transform_rotates_text=True)  # fmt: skip
-    for marker, (subject, result) in zip("o^sDv", shown.items(), strict=False):
-        points = [point(case) for case in result["cases"] if OURS in timed(case)]
-        for across, own, other in points:
-            panel.plot([across] * 2, [own, other], color="#d5dce2", lw=0.8, zorder=1)
-        for which, colour in ((2, RIVAL_COLOUR), (1, OURS_COLOUR)):
-            panel.scatter(
-                [p[0] for p in points], [p[which] for p in points], s=26, marker=marker,
-                color=colour, edgecolor="white", lw=0.5, zorder=2 + (which == 1),
-                label=f"{subject}, {'denoise_ext' if which == 1 else 'fastest other'}",
-            )  # fmt: skip
-    panel.set(xscale="log", yscale="log", xlabel="operations of the direct algorithm per byte "
-              "(every tensor once)", ylabel="effective GFLOP/s")  # fmt: skip
+    for marker, (subject, points) in zip("o^sDv", subjects.items(), strict=False):
+        scatter(panel, marker, subject, points)
     panel.legend(fontsize=7, ncols=2, frameon=False, loc="lower right")
     return figure
+
+
+def scatter(panel, marker: str, subject: str, points: list[tuple[float, float, float]]) -> None:
+    for across, own, other in points:
+        panel.plot([across] * 2, [own, other], color="#d5dce2", lw=0.8, zorder=1)
+    for which, colour in ((2, RIVAL_COLOUR), (1, OURS_COLOUR)):
+        panel.scatter(
+            [p[0] for p in points], [p[which] for p in points], s=26, marker=marker, color=colour,
+            edgecolor="white", lw=0.5, zorder=2 + (which == 1),
+            label=f"{subject}, {'denoise_ext' if which == 1 else 'fastest other'}",
+        )  # fmt: skip
+
+
+def in_roofline(case: dict) -> bool:
+    """Measured, and in float32: other types have another peak."""
+    return OURS in timed(case) and not any(t in case["case"] for t in ("float16", "uint8"))
 
 
 def point(case: dict) -> tuple[float, float, float]:
