@@ -58,6 +58,15 @@ def conv2d_calls() -> dict[str, Call]:
         "same_uneven": _conv_call((1, 3, 6, 7), (4, 3, 4, 2), padding="same", dilation=(1, 3)),
         "valid": _conv_call((1, 3, 6, 7), (4, 3, 4, 2), padding="valid"),
         "tuned_channels": _conv_call((1, 16, 12, 21), (32, 16, 3, 3), bias=32, padding=1),
+        "wide": _conv_call((1, 3, 4, 61), (16, 3, 3, 3), bias=16, padding=1),
+        "one_output": _conv_call((2, 32, 5, 41), (1, 32, 3, 3), bias=1, padding=1),
+        "two_outputs_dilation": _conv_call(
+            (1, 16, 6, 23), (2, 16, 3, 3), bias=2, padding=2, dilation=2, activation="relu"
+        ),
+        "few_outputs_odd": _conv_call((1, 35, 4, 22), (3, 35, 3, 3), bias=3, padding=1),
+        "four_outputs": _conv_call(
+            (1, 48, 4, 19), (4, 48, 5, 5), bias=4, padding=2, activation="tanh"
+        ).with_shapes(residual=(1, 4, 4, 19)),
         "64_channels": _conv_call((1, 64, 9, 33), (64, 64, 3, 3), bias=64, padding=1),
         "first_layer": _conv_call((1, 1, 20, 19), (64, 1, 3, 3), bias=64, padding=1),
         "last_layer": _conv_call((1, 64, 20, 19), (1, 64, 3, 3), bias=1, padding=1),

@@ -15,6 +15,13 @@ constexpr int64_t kTileBytes = 256 * 1024;
 // 8 x 48 outputs: the halo of a 3x3 kernel adds 30 % to the packing, and 48 is a multiple of every
 // pixel group (6, 8, 12, 24), so full tiles waste no sums.
 constexpr int64_t kTileRows = 8, kTileCols = 48, kSmallestCols = 12;
+// Input that is read where it lies comes in long runs, which the processor's prefetching likes.
+constexpr int64_t kStripCols = 3072;
+
+// A dense block gives every output channel a lane of a vector, so that few of them waste most of it.
+constexpr int64_t kFewOutputs = 4;
+// An output of more than a good part of the last-level cache will not be found there by its reader.
+constexpr int64_t kCachedBytes = 8 * 1024 * 1024;
 
 bool is_double(const ConvPlan& plan) {
   return plan.params.output.dtype == DType::kFloat64;
@@ -63,26 +70,29 @@ void add_phase(ConvPlan& plan, int64_t y0, int64_t x0) {
 }
 
 void choose_tiles(ConvPlan& plan, int accumulators) {
-  int64_t span_y = 0, span_x = 0, pixels = 1;
+  int64_t span_y = 0, span_x = 0;
   for (const ConvPhase& phase : plan.phases) {
     span_y = std::max(span_y, phase.max_dy - phase.min_dy);
     span_x = std::max(span_x, phase.max_dx - phase.min_dx);
   }
-  for (const ChannelBlock& block : plan.blocks)
-    pixels = std::max<int64_t>(pixels, accumulators / block.vectors);
+  plan.pixel_group = plan.few_outputs ? plan.lanes / plan.group_outputs : 1;
+  if (!plan.few_outputs)
+    for (const ChannelBlock& block : plan.blocks)
+      plan.pixel_group = std::max<int64_t>(plan.pixel_group, accumulators / block.vectors);
   const int64_t element = is_double(plan) ? 8 : 4;
   plan.tile_rows = kTileRows;
-  plan.tile_cols = kTileCols;
-  const auto packed_rows = [&] { return (plan.tile_rows - 1) * plan.in_step[0] + span_y + 1; };
-  const auto measure = [&] {
-    // The last group of pixels may run past the tile by pixels - 1 outputs.
-    plan.packed_cols = (plan.tile_cols + pixels - 2) * plan.in_step[1] + span_x + 1;
-    // Whole-vector loads of the last pixel need no more than its own channels (dense: broadcasts).
-    plan.packed_elements = divide_up(packed_rows() * plan.packed_cols * plan.packed_channels, 16) * 16;
+  plan.tile_cols = plan.in_place_input ? kStripCols : kTileCols;
+  const auto input_bytes = [&](int64_t rows, int64_t cols) {
+    // The last group of pixels may run past the tile by pixel_group - 1 outputs.
+    plan.packed_cols = (cols + plan.pixel_group - 2) * plan.in_step[1] + span_x + 1;
+    const int64_t packed_rows = (rows - 1) * plan.in_step[0] + span_y + 1;
+    plan.packed_elements = divide_up(packed_rows * plan.packed_cols * plan.packed_channels, 16) * 16;
     return plan.packed_elements * element;
   };
-  while (measure() > kTileBytes && plan.tile_rows > 1) plan.tile_rows /= 2;
-  while (measure() > kTileBytes && plan.tile_cols > kSmallestCols) plan.tile_cols /= 2;
+  while (input_bytes(plan.tile_rows, plan.tile_cols) > kTileBytes && plan.tile_rows > 1) plan.tile_rows /= 2;
+  while (input_bytes(plan.tile_rows, plan.tile_cols) > kTileBytes && plan.tile_cols > kSmallestCols)
+    plan.tile_cols /= 2;
+  if (plan.in_place_input) input_bytes(1, 1);
   const int64_t sums = accumulators * plan.lanes;  // (accumulators / V) pixels of V vectors, rounded down
   plan.scratch_bytes = static_cast<size_t>((plan.packed_elements + sums) * element);
 }
@@ -95,10 +105,39 @@ void number_tasks(ConvPlan& plan) {
     plan.tasks_per_slice += phase.tiles_y * phase.tiles_x;
     for (int64_t t = phase.tap_begin; t < phase.tap_begin + phase.tap_count; ++t) {
       ConvTap& tap = plan.taps[static_cast<size_t>(t)];
-      tap.offset =
-          ((tap.dy - phase.min_dy) * plan.packed_cols + tap.dx - phase.min_dx) * plan.packed_channels;
+      const int64_t dy = tap.dy - phase.min_dy, dx = tap.dx - phase.min_dx;
+      tap.offset = (dy * plan.packed_cols + dx) * plan.packed_channels;
+      plan.packed_offsets.push_back(tap.offset);
+      plan.image_offsets.push_back(dy * plan.params.input.stride[2] + dx * plan.params.input.stride[3]);
     }
   }
+}
+
+// Whether vectors of the tensor's channels can be read or written where they are.
+bool has_adjacent_channels(const ConvPlan& plan, const Tensor4& tensor) {
+  return tensor.dtype == (is_double(plan) ? DType::kFloat64 : DType::kFloat32) &&
+         (tensor.stride[1] == 1 || tensor.size[1] == 1);
+}
+
+void choose_access(ConvPlan& plan, const KernelTable& table) {
+  const ConvParams& p = plan.params;
+  plan.in_place_input = has_adjacent_channels(plan, p.input) &&
+                        (!plan.depthwise || p.input.size[1] == p.output.size[1]) &&
+                        (!plan.few_outputs || p.input.size[1] % plan.lanes == 0);
+  const bool residual_fits = p.residual.data == nullptr || has_adjacent_channels(plan, p.residual);
+  const bool residual_first = p.residual.data == nullptr || p.activation == Activation::kNone ||
+                              p.residual_position == ResidualPosition::kBeforeActivation;
+  plan.in_place_output = has_adjacent_channels(plan, p.output) && residual_fits && residual_first &&
+                         (p.activation == Activation::kNone || p.activation == Activation::kRelu);
+  const int64_t element = is_double(plan) ? 8 : 4, vector = table.vector_bytes;
+  bool aligned = reinterpret_cast<uintptr_t>(p.output.data) % static_cast<uintptr_t>(vector) == 0 &&
+                 plan.group_outputs * element % vector == 0;
+  int64_t bytes = element;
+  for (int d = 0; d < 4; ++d) {
+    bytes *= p.output.size[d];
+    aligned = aligned && (d == 1 || p.output.stride[d] * element % vector == 0);
+  }
+  plan.stream = plan.in_place_output && !plan.few_outputs && aligned && bytes > kCachedBytes;
 }
 
 // The weight of output channel k and input channel c, both within their group g, at (tap.u, tap.v).
@@ -114,6 +153,8 @@ T weight_at(const ConvParams& p, int64_t g, int64_t k, int64_t c, const ConvTap&
 
 // Elements of the packed weight.
 int64_t weight_elements(const ConvPlan& plan) {
+  if (plan.few_outputs)
+    return static_cast<int64_t>(plan.taps.size()) * plan.packed_channels * plan.group_outputs;
   const int64_t slices = plan.depthwise ? 1 : plan.params.groups * plan.group_inputs;
   return static_cast<int64_t>(plan.taps.size()) * slices * plan.padded_outputs;
 }
@@ -134,6 +175,14 @@ void pack_weight(const ConvPlan& plan, T* packed) {
       return;
     }
     T* to = packed;
+    if (plan.few_outputs) {
+      for (const ConvTap& tap : plan.taps)
+        for (int64_t slice = 0; slice < plan.packed_channels; slice += plan.lanes)
+          for (int64_t k = 0; k < plan.group_outputs; ++k)
+            for (int64_t c = slice; c < slice + plan.lanes; ++c, ++to)
+              if (c < plan.group_inputs) *to = weight_at<Storage, T>(p, 0, k, c, tap);
+      return;
+    }
     for (int64_t g = 0; g < p.groups; ++g)
       for (const ConvPhase& phase : plan.phases)
         for (const ChannelBlock& block : plan.blocks)
@@ -214,9 +263,13 @@ ConvPlan make_conv_plan(const ConvParams& params, const KernelTable& table) {
   for (int64_t y0 = 0; y0 < plan.out_step[0]; ++y0)
     for (int64_t x0 = 0; x0 < plan.out_step[1]; ++x0) add_phase(plan, y0, x0);
   plan.blocks = channel_blocks(plan.group_outputs, plan.lanes, table.accumulators);
-  plan.packed_channels =
-      plan.depthwise ? plan.blocks.front().vectors * static_cast<int64_t>(plan.lanes) : plan.group_inputs;
+  plan.few_outputs =
+      params.groups == 1 && outputs <= kFewOutputs && outputs <= plan.lanes && inputs >= plan.lanes;
+  plan.packed_channels = plan.depthwise     ? plan.blocks.front().vectors * static_cast<int64_t>(plan.lanes)
+                         : plan.few_outputs ? divide_up(inputs, plan.lanes) * plan.lanes
+                                            : plan.group_inputs;
   plan.slices = plan.depthwise ? static_cast<int64_t>(plan.blocks.size()) : params.groups;
+  choose_access(plan, table);
   choose_tiles(plan, table.accumulators);
   number_tasks(plan);
   return plan;

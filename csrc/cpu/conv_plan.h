@@ -42,25 +42,33 @@ struct ChannelBlock {
 
 struct ConvPlan {
   ConvParams params;
-  bool depthwise;  // one input channel per group: lanes run over channels instead of sums over them
-  int lanes;       // elements per vector
+  bool depthwise;        // one input channel per group: lanes run over channels instead of sums over them
+  bool few_outputs;      // lanes run over input channels and are summed at the end
+  bool in_place_input;   // read from the image, with packed copies of groups of pixels at its border only
+  bool in_place_output;  // whole vectors of channels go from the registers to the output
+  bool stream;           // past the caches
+  int lanes;             // elements per vector
   int64_t group_inputs, group_outputs;  // channels per group
   int64_t padded_outputs;               // group_outputs (depthwise: all outputs) rounded up to lanes
   int64_t out_step[2], in_step[2];
   std::vector<ConvPhase> phases;
   std::vector<ConvTap> taps;
+  std::vector<int64_t> packed_offsets, image_offsets;  // of each tap's input from the phase's first one
   std::vector<ChannelBlock> blocks;
   int64_t tile_rows, tile_cols;  // outputs per tile
+  int64_t pixel_group;           // outputs of a row that a kernel may compute at once
   int64_t packed_channels;       // channels of a packed input tile
-  int64_t packed_cols;           // pixels of a packed input row, slack for the last pixel group included
-  int64_t packed_elements;       // of a whole packed input tile
-  int64_t tasks_per_slice;       // tasks of one (image, group or channel block)
-  int64_t slices;                // groups, or channel blocks where depthwise
+  // Of a packed input tile (in_place_input: of the input of one group of pixels):
+  int64_t packed_cols;      // pixels of a row, slack for the last pixel group included
+  int64_t packed_elements;  // in all
+  int64_t tasks_per_slice;  // tasks of one (image, group or channel block)
+  int64_t slices;           // groups, or channel blocks where depthwise
   size_t scratch_bytes;
 
   // In the accumulation type, filled by run_conv():
   // dense:     [group][tap][group_inputs][padded_outputs], blocks outermost within a (group, phase)
   // depthwise: [tap][padded_outputs]
+  // few_outputs: [tap][slice of lanes][group_outputs][lanes]
   const void* weight;
   const void* bias;         // [group][padded_outputs] (depthwise: [padded_outputs]), zeros if absent
   const void* prelu_slope;  // like bias, only for Activation::kPrelu

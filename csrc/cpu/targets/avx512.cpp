@@ -15,6 +15,16 @@ namespace {
 constexpr int kVectorBytes = 64;
 constexpr int kAccumulators = 24;  // of 32 registers: 4 hold weights, the rest operands
 
+// A store that leaves no copy in the caches, for results that would only push other data out of them.
+// `to` is aligned to the vector. finish_stores_past_caches() before another thread reads them.
+typedef float FloatVector __attribute__((vector_size(kVectorBytes)));
+DENOISE_EXT_INLINE void store_past_caches(float* to, FloatVector value) {
+  __builtin_ia32_movntps512(to, value);
+}
+DENOISE_EXT_INLINE void finish_stores_past_caches() {
+  __builtin_ia32_sfence();
+}
+
 #include "kernels.inl"
 
 }  // namespace

@@ -6,6 +6,12 @@
 
 #include "../kernels/pack.inl"
 
+#include "../kernels/conv_input.inl"
+
+#include "../kernels/conv_epilogue.inl"
+
+#include "../kernels/conv_few_outputs.inl"
+
 #include "../kernels/conv.inl"
 
 #include "../kernels/conv_weight_grad.inl"

@@ -1,0 +1,112 @@
+// Direct convolution to at most four channels, such as a network's last layer.
+
+// Pairs of neighbours summed, of `a` in the lower half and of `b` in the upper: [a0 + a1, ..., b0 + b1, ...].
+template <class T>
+DENOISE_EXT_INLINE Vec<T> add_neighbours(Vec<T> a, Vec<T> b) {
+  using Int = typename ExpTraits<T>::Int;
+  Vec<Int> even{};
+  for (int i = 0; i < kLanes<T>; ++i) even[i] = 2 * i;
+  return __builtin_shuffle(a, b, even) + __builtin_shuffle(a, b, even + 1);
+}
+
+// Lane i of the result is the sum over all lanes of rows[i].
+template <class T>
+DENOISE_EXT_INLINE Vec<T> sum_lanes(Vec<T> (&rows)[kLanes<T>]) {
+#pragma GCC unroll 5
+  for (int count = kLanes<T>; count > 1; count /= 2)
+#pragma GCC unroll 8
+    for (int i = 0; i < count / 2; ++i) rows[i] = add_neighbours<T>(rows[2 * i], rows[2 * i + 1]);
+  return rows[0];
+}
+
+// Adds to acc[p * K + k] what kRun taps side by side contribute to K outputs of P pixels: lanes run over
+// the input channels (a dense block would leave all but K of them idle). A pixel is loaded once for all
+// the taps that need it. weight is [tap][slice][K][lanes].
+template <class T, int P, int K, int kRun>
+DENOISE_EXT_INLINE void add_tap_run(const T* in, int64_t pixel_step, int64_t channels, const T* weight,
+                                    Vec<T> (&acc)[kLanes<T>]) {
+#pragma GCC unroll 1
+  for (int64_t c = 0; c < channels; c += kLanes<T>) {
+    Vec<T> w[kRun][K];
+#pragma GCC unroll 3
+    for (int t = 0; t < kRun; ++t)
+#pragma GCC unroll 4
+      for (int k = 0; k < K; ++k) w[t][k] = load(weight + (t * channels + c) * K + k * kLanes<T>);
+#pragma GCC unroll 18
+    for (int i = 0; i < P + kRun - 1; ++i) {
+      const Vec<T> x = load(in + i * pixel_step + c);
+#pragma GCC unroll 3
+      for (int t = 0; t < kRun; ++t)
+        if (i - t >= 0 && i - t < P)
+#pragma GCC unroll 4
+          for (int k = 0; k < K; ++k) acc[(i - t) * K + k] += x * w[t][k];
+    }
+  }
+}
+
+// All taps of one group of pixels, summed over the channels: lane p * K + k of the result.
+template <class T, int P, int K>
+DENOISE_EXT_INLINE Vec<T> sum_few_outputs(const GroupInput<T>& in, int64_t tap_count, int64_t channels,
+                                          const T* weight) {
+  constexpr int kRun = 3;
+  Vec<T> acc[kLanes<T>] = {};
+  for (int64_t t = 0; t < tap_count;) {
+    const int64_t* at = in.offsets + t;
+    if (t + kRun <= tap_count && at[1] - at[0] == in.pixel_step && at[2] - at[1] == in.pixel_step) {
+      add_tap_run<T, P, K, kRun>(in.first + *at, in.pixel_step, channels, weight + t * channels * K, acc);
+      t += kRun;
+    } else {
+      add_tap_run<T, P, K, 1>(in.first + *at, in.pixel_step, channels, weight + t * channels * K, acc);
+      t += 1;
+    }
+  }
+  return sum_lanes<T>(acc);
+}
+
+template <class Storage, class T, int K>
+void conv_few_outputs_rows(const ConvPlan& plan, const ConvTask<T>& task) {
+  constexpr int kPixels = kLanes<T> / K;
+  const ConvParams& params = plan.params;
+  const ConvPhase& phase = *task.phase;
+  const T* weight = static_cast<const T*>(plan.weight) + phase.tap_begin * plan.packed_channels * K;
+  // Bias and slopes repeat for every pixel: tables of the lanes' own.
+  Vec<T> bias{}, slope{};
+  for (int i = 0; i < kPixels * K; ++i) {
+    bias[i] = static_cast<const T*>(plan.bias)[i % K];
+    slope[i] = static_cast<const T*>(plan.prelu_slope)[i % K];
+  }
+  store(task.sums + kLanes<T>, slope);
+  const bool before = params.residual_position == ResidualPosition::kBeforeActivation;
+  const bool residual = params.residual.data != nullptr;
+  OutputSpan at{};
+  at.n = task.n;
+  at.channels = K;
+  at.x_step = plan.out_step[1];
+  for (int64_t r = 0; r < task.rows; ++r) {
+    at.y = phase.out_y0 + (task.i0 + r) * plan.out_step[0];
+    for (int64_t x = 0; x < task.cols; x += kPixels) {
+      const GroupInput<T> in = group_input<T>(plan, task, r, x);
+      at.x = phase.out_x0 + (task.j0 + x) * plan.out_step[1];
+      at.pixels = task.cols - x < kPixels ? task.cols - x : kPixels;
+      store(task.sums,
+            bias + sum_few_outputs<T, kPixels, K>(in, phase.tap_count, plan.packed_channels, weight));
+      if (residual && before) add_residual<Storage, T>(params.residual, at, K, task.sums);
+      store(task.sums, activate<T>(load(task.sums), params, task.sums + kLanes<T>));
+      if (residual && !before) add_residual<Storage, T>(params.residual, at, K, task.sums);
+      store_span<Storage, T>(params.output, at, K, task.sums);
+    }
+  }
+}
+
+template <class Storage, class T>
+void conv_few_outputs(const ConvPlan& plan, const ConvTask<T>& task) {
+  switch (plan.group_outputs) {
+    case 1: return conv_few_outputs_rows<Storage, T, 1>(plan, task);
+    case 2: return conv_few_outputs_rows<Storage, T, 2>(plan, task);
+    default: break;
+  }
+  if constexpr (kLanes<T> >= 4) {
+    if (plan.group_outputs == 3) return conv_few_outputs_rows<Storage, T, 3>(plan, task);
+    return conv_few_outputs_rows<Storage, T, 4>(plan, task);
+  }
+}
