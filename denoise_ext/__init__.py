@@ -7,16 +7,18 @@ import importlib
 __version__ = "0.1.0"
 
 _SUBPACKAGES = (
-    "data", "inference", "io", "metrics", "models", "nn", "ops", "reference", "training",
+    "data", "engine", "inference", "io", "metrics", "models", "nn", "ops", "reference", "training",
 )  # fmt: skip
 
-__all__ = ["__version__", "info", *_SUBPACKAGES]
+__all__ = ["__version__", "accelerate", "info", *_SUBPACKAGES]
 
 
 def __getattr__(name: str):
     """Import subpackages on first use, so that ``denoise-ext --help`` need not load torch."""
     if name in _SUBPACKAGES:
         return importlib.import_module(f"denoise_ext.{name}")
+    if name == "accelerate":
+        return importlib.import_module("denoise_ext.engine").accelerate
     if name == "info":
         return importlib.import_module("denoise_ext._info").info
     raise AttributeError(f"module 'denoise_ext' has no attribute {name!r}")

@@ -31,6 +31,8 @@ class Denoiser(nn.Module):
 
     family: ClassVar[str]
     stride: ClassVar[int] = 1
+    # What denoise_ext.accelerate plans instead of forward, whose checks look at sigma's numbers.
+    accelerated_methods: ClassVar[tuple[str, ...]] = ("denoise_any_size",)
 
     def __init__(self, in_channels: int, needs_sigma: bool) -> None:
         super().__init__()
@@ -54,6 +56,10 @@ class Denoiser(nn.Module):
         noise_map = self._noise_map(x, sigma)
         if x.numel() == 0:  # empty batch: there is nothing to compute
             return torch.empty_like(x)
+        return self.denoise_any_size(x, noise_map)
+
+    def denoise_any_size(self, x: Tensor, noise_map: Tensor | None) -> Tensor:
+        """:meth:`denoise` for any H, W >= 1: pads, and crops back."""
         height, width = x.shape[-2:]
         pad_h, pad_w = -height % self.stride, -width % self.stride
         if pad_h or pad_w:

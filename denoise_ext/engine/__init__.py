@@ -1,0 +1,13 @@
+"""The whole-network engine: a traced model as a list of native calls over planned memory.
+
+``trace`` records a call (``clone``: on a stand-in of the module; ``shapes``: without data) as a
+``graph``; ``match`` and ``match_conv`` find sites in it; ``verify`` holds what would replace them
+against the original; ``schedule`` orders the steps and places their results in ``memory``; ``plan``
+runs them. ``region`` keeps the plans of one module, ``shadow`` puts regions into a model,
+``accelerate`` is the public function.
+"""
+
+from denoise_ext.engine.accelerate import Accelerated, accelerate
+from denoise_ext.engine.report import Report, Row
+
+__all__ = ["Accelerated", "Report", "Row", "accelerate"]

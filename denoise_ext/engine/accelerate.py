@@ -1,0 +1,285 @@
+"""``accelerate``: any module, with what this package computes faster put in its place."""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from denoise_ext._loader import native
+from denoise_ext.engine.region import Settings, compare
+from denoise_ext.engine.report import Report, Row
+from denoise_ext.engine.shadow import shadow
+
+PRECISIONS = ("strict", "default", "fast")
+_OWN = frozenset({"training", "_original", "_options", "_settings", "_shadow", "_decided"})
+
+
+def accelerate(
+    model: nn.Module,
+    example_input: Any = None,
+    *,
+    precision: str = "default",
+    dtype: torch.dtype | None = None,
+) -> Accelerated:
+    """Make ``model`` faster without changing what it computes.
+
+    Looks into ``model``, whoever wrote it, for convolutions with what surrounds them (padding,
+    batch normalisation, activation, skip connection), transposed convolutions, pooling, upsampling,
+    pixel-shuffles and concatenations, and puts this package's operators in their place: batch
+    normalisations folded into weights, weights packed once, every intermediate tensor in one block
+    of memory that is kept from call to call, channels_last throughout, concatenations written in
+    place.  Everything else runs as it is.
+
+    Each replacement is held against the original on the example: it is used only if it is faster
+    and its error is within the bound of its arithmetic; the same is then asked of the whole.
+    ``result.report()`` tells what became of every place, with errors, bounds, times and reasons.
+
+    ===============  =============================================================================
+    argument         constraint
+    ===============  =============================================================================
+    model            any :class:`torch.nn.Module`, in eval mode to have an effect; not changed
+    example_input    what ``model`` is called with: a tensor, a tuple of positional arguments or a
+                     dict of keyword arguments; best of the size it will be used for.  None: the
+                     first call serves as the example, and takes that much longer
+    precision        "strict": convolutions are summed directly in the tensors' own precision;
+                     "default": also by Winograd's algorithm F(4x4, 3x3) (on the CPU);
+                     "fast": also by F(6x6, 3x3) (CPU) or in tf32 (CUDA)
+    dtype            torch.bfloat16 or torch.float16: weights and intermediate tensors are stored
+                     so, sums stay float32, results have the model's dtype.  None: as the model
+    ===============  =============================================================================
+
+    What the result does:
+
+    * **Sizes.** A plan is made for each shape, layout, dtype and device of the arguments (tens of
+      milliseconds) and kept, at most 8 of them and at most 1 GiB besides the one in use.  What was
+      decided on the example holds for other sizes.
+    * **Gradients.** In eval mode results have none: parameters count as constants.  If an argument
+      requires grad (in grad mode), and in training mode, the original runs, gradients included.  It
+      also runs under autocast, function transforms, ``torch.compile`` and for tensor subclasses.
+    * **Parameters** are the original's, and so are ``state_dict()``, ``parameters()``, ``to()`` and
+      attributes.  Plans notice new and changed parameters, buffers and attributes, in-place changes
+      included, and are made anew; a write through ``tensor.data`` or to inference tensors they
+      cannot notice: call ``refresh()`` after it.
+    * **Hooks** on the result run.  A submodule with hooks is left alone and so fires them.
+    * **Modules that cannot be planned** (control flow that depends on the numbers in a tensor,
+      writes to attributes, arguments changed in place, random numbers, submodules in training
+      mode) run
+      their own forward, and their submodules are planned one by one.  A forward that reads anything
+      but its arguments and its module's attributes (the clock, a global variable) is seen only
+      once.
+    * **Threads** may call it at the same time; each gets memory of its own.
+    * **Copies and pickles** hold the original and the options; plans are made anew.
+
+    On CUDA the same plan runs this package's CUDA operators (compiled, not yet run on a GPU).
+
+    Returns:
+        A module to be called as ``model`` is.
+
+    Raises:
+        TypeError, ValueError: an argument that does not fit.
+        RuntimeError: the native library is missing (the message says why).
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    if dtype not in (None, torch.bfloat16, torch.float16):
+        raise ValueError(f"dtype must be torch.bfloat16, torch.float16 or None, got {dtype!r}")
+    native()
+    if isinstance(model, Accelerated):
+        model = model._original
+    result = Accelerated(model, precision, dtype)
+    if example_input is not None:
+        args, kwargs = _example(example_input)
+        with torch.no_grad():
+            result(*args, **kwargs)
+    return result
+
+
+class Accelerated(nn.Module):
+    """What :func:`accelerate` returns."""
+
+    def __init__(self, original: nn.Module, precision: str, dtype: torch.dtype | None) -> None:
+        super().__init__()
+        # Past __setattr__: nn.Module would make the original a submodule, with keys of its own.
+        own = self.__dict__
+        own["_original"], own["_options"] = original, (precision, dtype)
+        # The same dictionaries: parameters, state_dict keys and submodules are the original's.
+        for name in ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"):
+            own[name] = original.__dict__[name]
+        own["training"] = original.training
+        self.refresh()
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """What the original returns for these arguments."""
+        if self._must_run_original(args, kwargs):
+            return self._original(*args, **kwargs)
+        with torch.no_grad():
+            if not self._decided:
+                return self._decide(args, kwargs)
+            if self._shadow is None:
+                return self._original(*args, **kwargs)
+            return self._shadow(*args, **kwargs)
+
+    def report(self) -> Report:
+        """What was done where, and why the rest was left; print it."""
+        return Report(list(self._settings.report.rows))
+
+    def refresh(self) -> None:
+        """Forget all plans and decisions; the next call is the example."""
+        own = self.__dict__
+        own["_settings"] = Settings(*self._options)
+        own["_shadow"] = shadow(self._original, "", self._settings)
+        own["_decided"] = False
+
+    # --- deciding ---------------------------------------------------------------------------------
+
+    def _must_run_original(self, args: tuple, kwargs: dict[str, Any]) -> bool:
+        if self.training or torch.compiler.is_compiling() or torch.jit.is_tracing():
+            return True
+        if len(args) == 1 and not kwargs and type(args[0]) is Tensor:
+            tensors: list[Any] = [args[0]]
+        else:
+            tensors = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+        if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
+            return True
+        return (
+            any(type(x) not in (Tensor, nn.Parameter) for x in tensors)
+            or any(torch.is_autocast_enabled(device) for device in {x.device.type for x in tensors})
+            or torch._C._are_functorch_transforms_active()
+            or torch._C._len_torch_dispatch_stack() > 0
+            or torch._C._len_torch_function_stack() > 0
+        )
+
+    def _decide(self, args: tuple, kwargs: dict[str, Any]) -> Any:
+        """The first call: regions verify themselves in it; then the whole is verified and timed."""
+        with self._settings.lock:
+            if self._decided:
+                return self.forward(*args, **kwargs)
+            twin = _Twin(self._original, args, kwargs)
+            result = self._shadow(*args, **kwargs)
+            rows = self._settings.report.rows
+            planned = any(row.variant == "plan" for row in rows)
+            whole = any(row.variant == "plan" and not row.module for row in rows)
+            if planned and not whole:
+                self._verify_parts(result, twin)
+            elif not planned:
+                self.__dict__["_shadow"] = None
+            self.__dict__["_decided"] = True
+        return result
+
+    def _verify_parts(self, result: Any, twin: _Twin) -> None:
+        """Hold a model of which only parts are planned against the original, as a whole.
+
+        Its parts have been timed.  The whole is not run again for that: it may remember its calls.
+        """
+        rows = self._settings.report.rows
+        bound = sum(row.bound for row in rows if row.variant == "plan")
+        row = Row("", type(self._original).__name__, "its parts' plans", bound=bound)
+        rows.append(row)
+        if twin.missing:
+            row.bound, row.reason = None, f"not compared as a whole: {twin.missing}"
+            return
+        row.error = compare(result, twin.run())
+        if not row.error <= bound:
+            row.variant = "original"
+            row.reason = f"its result is off by {row.error:.1e}, allowed {bound:.0e}"
+            self.__dict__["_shadow"] = None
+
+    # --- the original's state ---------------------------------------------------------------------
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["_original"], name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _OWN or name in self.__dict__:
+            super().__setattr__(name, value)
+        else:
+            setattr(self._original, name, value)
+
+    def __delattr__(self, name: str) -> None:
+        delattr(self._original, name)
+
+    def train(self, mode: bool = True) -> Accelerated:
+        """Training mode: the original runs; ``eval()`` brings the plans back."""
+        self._original.train(mode)
+        self.__dict__["training"] = mode
+        return self
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """The original's."""
+        return self._original.state_dict(*args, **kwargs)
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """Into the original; plans are made anew."""
+        return self._original.load_state_dict(*args, **kwargs)
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self._original._load_from_state_dict(*args, **kwargs)
+
+    def _apply(self, fn: Callable, recurse: bool = True) -> Accelerated:
+        self._original._apply(fn, recurse)
+        return self
+
+    def named_modules(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, nn.Module]]:
+        """The original's."""
+        return self._original.named_modules(*args, **kwargs)
+
+    def __reduce__(self) -> tuple:
+        precision, dtype = self._options
+        return _rebuild, (self._original, precision, dtype)
+
+    def extra_repr(self) -> str:
+        """The options."""
+        precision, dtype = self._options
+        return f"precision={precision!r}" + (f", dtype={dtype}" if dtype else "")
+
+
+class _Twin:
+    """The model and its arguments as they are now, to be run later as if it were now."""
+
+    def __init__(self, model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        self.missing = ""
+        try:
+            self._model, self._args, self._kwargs = copy.deepcopy((model, args, kwargs))
+        except Exception as error:
+            # Whatever a foreign class raises: only this comparison needs the copy.
+            self.missing = f"it cannot be copied ({type(error).__name__}: {error})"
+        self._random = random.getstate(), np.random.get_state(), torch.get_rng_state()
+
+    def run(self) -> Any:
+        """The original's result; random numbers go on afterwards as if it had not run."""
+        now = random.getstate(), np.random.get_state(), torch.get_rng_state()
+        try:
+            self._set_random(*self._random)
+            return self._model(*self._args, **self._kwargs)
+        finally:
+            self._set_random(*now)
+
+    @staticmethod
+    def _set_random(python: Any, numpy: Any, pytorch: Tensor) -> None:
+        random.setstate(python)
+        np.random.set_state(numpy)
+        torch.set_rng_state(pytorch)
+
+
+def _rebuild(original: nn.Module, precision: str, dtype: torch.dtype | None) -> Accelerated:
+    return accelerate(original, precision=precision, dtype=dtype)
+
+
+def _example(example: Any) -> tuple[tuple, dict[str, Any]]:
+    if isinstance(example, dict):
+        return (), example
+    if isinstance(example, tuple):
+        return example, {}
+    return (example,), {}
+
+
+__all__ = ["Accelerated", "accelerate"]

@@ -1,0 +1,79 @@
+"""What the engine did to a model and why: a table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass
+class Row:
+    """One place in the model.
+
+    Attributes:
+        module: its name in the model; "" is the model itself.
+        site: what is computed there.
+        variant: how; "original" where it was left to PyTorch.
+        error: root mean square difference from the original on the example, relative to the root
+            mean square of the original's result; None where it was not measured.
+        bound: what ``error`` may be.
+        original_ms, ours_ms: shortest of a few runs; None where it was not measured.
+        reason: why it was left, or a remark.
+    """
+
+    module: str
+    site: str
+    variant: str
+    error: float | None = None
+    bound: float | None = None
+    original_ms: float | None = None
+    ours_ms: float | None = None
+    reason: str = ""
+
+    @property
+    def speedup(self) -> float | None:
+        """Original time over ours."""
+        if self.original_ms is None or not self.ours_ms:
+            return None
+        return self.original_ms / self.ours_ms
+
+    def cells(self) -> list[str]:
+        """The row as text."""
+        return [
+            self.module or "(model)", self.site, self.variant, _number(self.error, ".1e"),
+            _number(self.bound, ".0e"), _number(self.original_ms, ".3g"),
+            _number(self.ours_ms, ".3g"), _number(self.speedup, ".2f"), self.reason,
+        ]  # fmt: skip
+
+
+_TITLES = [
+    "module", "site", "variant", "error", "bound", "original ms", "ours ms", "speedup", "reason",
+]  # fmt: skip
+
+
+@dataclass
+class Report:
+    """The rows, in the order they were decided; printing it gives the table."""
+
+    rows: list[Row]
+
+    def __str__(self) -> str:
+        if not self.rows:
+            return "nothing decided yet: the first call decides"
+        lines = [_TITLES, *(row.cells() for row in self.rows)]
+        widths = [max(len(line[i]) for line in lines) for i in range(len(_TITLES))]
+        # Numbers to the right, words to the left.
+        text = [
+            "  ".join(
+                cell.rjust(width) if 3 <= i <= 7 else cell.ljust(width)
+                for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+            ).rstrip()
+            for line in lines
+        ]
+        text.insert(1, "  ".join("-" * width for width in widths))
+        return "\n".join(text)
+
+    __repr__ = __str__
+
+
+def _number(value: float | None, style: str) -> str:
+    return "" if value is None else format(value, style)

@@ -1,0 +1,130 @@
+"""Shapes and strides of results, where PyTorch's own rules for tensors without data fall short.
+
+For most operators PyTorch answers on the ``meta`` device.  The ones here are answered by the rules
+of its CPU and CUDA kernels instead: some of the meta rules lose channels_last, others load the
+compiler (seconds) for the shape of a sum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from denoise_ext.engine.graph import channels_last_stride
+from denoise_ext.ops._layout import is_channels_last
+
+aten = torch.ops.aten
+
+# Result: as the first argument, provided all tensors have one shape, dtype and strides.
+_POINTWISE = {
+    aten.relu.default, aten.leaky_relu.default, aten.sigmoid.default, aten.tanh.default,
+    aten.add.Tensor, aten.add.Scalar, aten.sub.Tensor, aten.sub.Scalar, aten.mul.Tensor,
+    aten.mul.Scalar, aten.div.Tensor, aten.div.Scalar, aten.neg.default, aten.abs.default,
+    aten.clamp.default, aten.clamp_min.default, aten.gelu.default, aten.silu.default,
+    aten.hardtanh.default, aten.elu.default, aten.exp.default, aten.sqrt.default,
+}  # fmt: skip
+_KEEPS_LAYOUT = {
+    aten.reflection_pad2d.default, aten.replication_pad2d.default, aten.pixel_shuffle.default,
+}  # fmt: skip
+
+
+def result_of(func: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
+    """What ``func`` returns on tensors without data: its shape, dtype and strides are right."""
+    if func in _POINTWISE and _all_alike(args, kwargs):
+        return _like(args[0])
+    if func is aten.convolution.default and args[0].dim() == 4:
+        return _convolution(*args)
+    if func is aten._prelu_kernel.default and args[0].dtype == args[1].dtype:
+        return _like(args[0])
+    if func is aten.native_batch_norm.default and args[5] is False:
+        none = (_empty((0,), (1,), args[0]) for _ in range(2))  # statistics, of training alone
+        return _like(args[0]), *none
+    if func is aten.cat.default and _can_join(*args):
+        return _cat(*args)
+    result = func(*args, **kwargs)
+    if func in _KEEPS_LAYOUT and result.dim() == 4 and is_channels_last(args[0]):
+        return result.contiguous(memory_format=torch.channels_last)
+    return result
+
+
+def _all_alike(args: tuple, kwargs: dict[str, Any]) -> bool:
+    first = args[0]
+    if not isinstance(first, Tensor) or not first.is_floating_point() or not _is_dense(first):
+        return False
+    for x in args[1:]:
+        if isinstance(x, Tensor):
+            same = x.shape == first.shape and x.dtype == first.dtype
+            if not same or x.stride() != first.stride():
+                return False
+        elif isinstance(x, complex):
+            return False
+    return not any(isinstance(x, Tensor) for x in kwargs.values())
+
+
+def _is_dense(x: Tensor) -> bool:
+    return x.is_contiguous() or (
+        x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
+    )
+
+
+def _convolution(
+    input: Tensor, weight: Tensor, bias: Tensor | None, stride: list[int], padding: list[int],
+    dilation: list[int], transposed: bool, output_padding: list[int], groups: int,
+) -> Tensor:  # fmt: skip
+    n, _, *size = input.shape
+    stride, padding, dilation = (v * 2 if len(v) == 1 else v for v in (stride, padding, dilation))
+    if transposed:
+        channels = weight.shape[1] * groups
+        sizes = [
+            (size[i] - 1) * stride[i] - 2 * padding[i] + dilation[i] * (weight.shape[2 + i] - 1)
+            + output_padding[i % len(output_padding)] + 1
+            for i in (0, 1)
+        ]  # fmt: skip
+    else:
+        channels = weight.shape[0]
+        sizes = [
+            (size[i] + 2 * padding[i] - dilation[i] * (weight.shape[2 + i] - 1) - 1) // stride[i]
+            + 1
+            for i in (0, 1)
+        ]  # fmt: skip
+    expected = weight.shape[0] if transposed else weight.shape[1] * groups
+    if input.shape[1] != expected or min(sizes) < 1 or input.dtype != weight.dtype:
+        # Let PyTorch word the error.
+        return torch.ops.aten.convolution(
+            input, weight, bias, stride, padding, dilation, transposed, output_padding, groups
+        )
+    shape = (n, channels, *sizes)
+    if is_channels_last(input) or is_channels_last(weight):
+        return _empty(shape, channels_last_stride(shape), input)
+    _, c, h, w = shape
+    return _empty(shape, (c * h * w, h * w, w, 1), input)
+
+
+def _can_join(tensors: list[Tensor], dim: int = 0) -> bool:
+    first = tensors[0]
+    return dim == 1 and all(
+        x.dim() == 4
+        and x.dtype == first.dtype
+        and x.shape[::2] == first.shape[::2]
+        and x.shape[3] == first.shape[3]
+        and x.is_contiguous(memory_format=torch.channels_last)
+        and x.numel()
+        for x in tensors
+    )
+
+
+def _cat(tensors: list[Tensor], dim: int) -> Tensor:
+    n, _, h, w = tensors[0].shape
+    shape = (n, sum(x.shape[1] for x in tensors), h, w)
+    return _empty(shape, channels_last_stride(shape), tensors[0])
+
+
+def _like(x: Tensor) -> Tensor:
+    return _empty(tuple(x.shape), x.stride(), x)
+
+
+def _empty(shape: tuple[int, ...], stride: tuple[int, ...], like: Tensor) -> Tensor:
+    return torch.empty_strided(shape, stride, dtype=like.dtype, device=like.device)

@@ -1,0 +1,179 @@
+"""Holds replacements against the original on real tensors: how far off, and how long."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from denoise_ext.engine.graph import Graph, Value, channels_last_stride
+from denoise_ext.engine.match import ConcatSite
+from denoise_ext.engine.report import Row
+from denoise_ext.engine.steps import OUT, Constants, Site, Step, call_step, rms, run
+
+_ROUNDS = 3  # timed runs of each, in turn; the shortest counts
+_SHORT = 2e-3  # seconds: what is shorter is run several times per round
+_LONG = 0.5  # seconds: what is longer is timed once
+
+
+@dataclass
+class Examination:
+    """What was found: the step to use for each site (None: the original), a row for each."""
+
+    chosen: dict[Site, Step | None] = field(default_factory=dict)
+    rows: list[Row] = field(default_factory=list)
+    bounds: list[float] = field(default_factory=list)  # relative, of the sites replaced
+
+
+def examine(
+    graph: Graph, constants: Constants, sites: list[Site], tensors: list[Tensor]
+) -> Examination:
+    """Run the original operator by operator and try every site's variants on what it reads."""
+    found = Examination()
+    known: dict[str, Row] = {}  # what was timed for a site of the same kind and sizes
+    env = dict(zip(graph.inputs, tensors, strict=True))
+    at_node = {site.nodes[-1]: site for site in sites}
+    last_use = {value: node for node in graph.nodes for value in node.inputs()}
+    for site in sites:  # what a site reads must live until its last operator
+        for value in site.reads():
+            if value not in last_use or last_use[value].index < site.nodes[-1].index:
+                last_use[value] = site.nodes[-1]
+        for node in (*site.before, *site.nodes):
+            for value in node.inputs():
+                if last_use[value].index < site.nodes[-1].index:
+                    last_use[value] = site.nodes[-1]
+
+    def look_up(value: Value) -> Tensor:
+        return env[value] if value in env else constants[value]
+
+    for node in graph.nodes:
+        if all(value in constants for value in node.results if value is not None):
+            continue
+        results = run(Step.of(node), look_up)
+        env.update((v, r) for v, r in zip(node.results, results, strict=True) if v is not None)
+        if node in at_node:
+            _try(at_node[node], constants, look_up, found, known)
+        for value in [v for v in env if last_use.get(v) is node]:
+            if value not in graph.inputs:
+                del env[value]
+    return found
+
+
+def _try(
+    site: Site, constants: Constants, look_up: Callable[[Value], Tensor], found: Examination,
+    known: dict[str, Row],
+) -> None:  # fmt: skip
+    row = Row(site.module, site.label, "original")
+    found.rows.append(row)
+    if isinstance(site, ConcatSite):
+        found.chosen[site] = None
+        row.variant = "in place"
+        return
+    steps = site.steps(constants)
+    expected = look_up(site.output)
+    size = rms(expected)
+    if site.error_bound(next(iter(steps)), look_up) is None:  # the same operator, other memory
+        (row.variant, found.chosen[site]) = next(iter(steps.items()))
+        return
+    reasons = []
+    for variant, step in steps.items():
+        actual = _carry_out(step, site, look_up)
+        bound = site.error_bound(variant, look_up) / max(size, torch.finfo(torch.float32).tiny)
+        error = difference(actual, expected) / max(size, torch.finfo(torch.float32).tiny)
+        if not error <= bound:
+            reasons.append(f"{variant} is off by {error:.1e}, allowed {bound:.0e}")
+            continue
+        original, ours = _times(step, site, look_up, known)
+        if row.ours_ms is None or ours < row.ours_ms:
+            row.variant, row.error, row.bound = variant, error, bound
+            row.original_ms, row.ours_ms = original, ours
+            found.chosen[site] = step
+    if site not in found.chosen or row.speedup is None:
+        row.reason = "; ".join(reasons)
+        found.chosen[site] = None
+    elif row.speedup < 1:
+        row.variant, row.reason = "original", f"{row.variant} is not faster"
+        found.chosen[site] = None
+    else:
+        found.bounds.append(row.bound)
+
+
+def _carry_out(step: Step, site: Site, look_up: Callable[[Value], Tensor]) -> Tensor:
+    return _bound(step, site, look_up)()
+
+
+def _bound(step: Step, site: Site, look_up: Callable[[Value], Tensor]) -> Callable[[], Tensor]:
+    """``step`` as a function without arguments; its memory is allocated once."""
+    if not step.writes:
+        return lambda: run(step, look_up)[0]
+    value = site.output
+    like = look_up(value)
+    out = torch.empty_strided(
+        value.shape, channels_last_stride(value.shape), dtype=like.dtype, device=like.device
+    )
+    args = tuple(out if a is OUT else a for a in step.args)
+    kwargs = {key: out if a is OUT else a for key, a in step.kwargs.items()}
+    filled = Step(step.function, args, kwargs, [])
+
+    def call() -> Tensor:
+        call_step(filled, look_up)
+        return out
+
+    return call
+
+
+def _times(
+    step: Step, site: Site, look_up: Callable[[Value], Tensor], known: dict[str, Row]
+) -> tuple[float, float]:
+    shapes = [value.shape for value in site.reads()]
+    key = f"{site.label} {step.function} {shapes} {step.args[-2:] if step.writes else ''}"
+    if key not in known:
+        nodes = [Step.of(node) for node in (*site.before, *site.nodes)]
+
+        def original() -> None:
+            env: dict[Value, Tensor] = {}
+            for node in nodes:
+                results = run(node, lambda v: env[v] if v in env else look_up(v))
+                env.update(zip(node.results, results, strict=True))
+
+        a, b = interleaved([original, _bound(step, site, look_up)])
+        known[key] = Row("", "", "", original_ms=a, ours_ms=b)
+    return known[key].original_ms, known[key].ours_ms
+
+
+def interleaved(calls: list[Callable[[], Any]]) -> list[float]:
+    """Milliseconds of each, the shortest of a few runs in turn."""
+    longest = max(_seconds(call, 1) for call in calls)  # the first run is the warm-up
+    rounds = 1 if longest > _LONG else _ROUNDS
+    repeats = max(1, min(20, int(_SHORT / max(longest, 1e-6))))
+    turns = [[_seconds(call, repeats) for call in calls] for _ in range(rounds)]
+    return [1e3 * min(column) for column in zip(*turns, strict=True)]
+
+
+def _seconds(call: Callable[[], Any], repeats: int) -> float:
+    start = time.perf_counter()
+    for _ in range(repeats):
+        call()
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+    return (time.perf_counter() - start) / repeats
+
+
+def difference(actual: Tensor, expected: Tensor) -> float:
+    """Root mean square of the difference; infinite where one is finite and the other is not."""
+    if actual.shape != expected.shape or actual.dtype != expected.dtype:
+        return float("inf")
+    if not expected.is_floating_point() and not expected.is_complex():
+        return 0.0 if torch.equal(actual, expected) else float("inf")
+    error = rms(actual - expected)
+    if error == error and error != float("inf"):
+        return error
+    finite = torch.isfinite(expected)
+    same = torch.equal(finite, torch.isfinite(actual)) and torch.equal(
+        actual[~finite].nan_to_num(7.0), expected[~finite].nan_to_num(7.0)
+    )
+    return rms(actual[finite] - expected[finite]) if same else float("inf")

@@ -1,0 +1,80 @@
+"""``accelerate`` on odd models: equal or left alone, never wrong."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from engine_tools import ours_is_faster as ours_is_faster
+from odd_models import ODD, Body, clone, counts, dropout_always
+from torch.utils import _pytree as pytree
+
+import denoise_ext
+
+
+def assert_same(actual, expected) -> None:
+    a, spec = pytree.tree_flatten(actual)
+    e, expected_spec = pytree.tree_flatten(expected)
+    assert spec == expected_spec
+    for x, y in zip(a, e, strict=True):
+        if not isinstance(y, torch.Tensor):
+            assert x == y
+            continue
+        assert (x.shape, x.dtype, x.device) == (y.shape, y.dtype, y.device)
+        if y.is_floating_point() or y.is_complex():
+            # A few convolutions of 27 terms: their rounding errors, and 8 bits of slack.
+            eps = torch.finfo(y.dtype).eps
+            assert (x - y).abs().max() <= 256 * eps * max(1.0, y.abs().max()) if y.numel() else True
+        else:
+            # uint8: a float that rounds the other way
+            assert (x.double() - y.double()).abs().max() <= 1
+
+
+def planned(model) -> str:
+    rows = model.report().rows
+    plans = [row.module for row in rows if row.variant == "plan"]
+    return "all" if "" in plans else ("parts" if plans else "nothing")
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_odd_models(name, ours_is_faster):
+    torch.manual_seed(1)
+    odd = ODD[name]
+    model = odd.build()
+    if name != "batch norm in training":
+        model.eval()
+    args, kwargs = odd.inputs(), odd.keywords()
+    reference = copy.deepcopy(model)  # some forwards change the module
+    fast = denoise_ext.accelerate(model)
+    with torch.no_grad():
+        for _ in range(3):
+            expected = reference(*clone(args), **clone(kwargs))
+            mine = clone(args)
+            assert_same(fast(*mine, **clone(kwargs)), expected)
+            if name == "changes its argument":
+                assert_same(mine[0], args[0] * 0.5)
+    assert planned(fast) == odd.planned, fast.report()
+    assert_same(model.state_dict(), reference.state_dict())
+
+
+def test_a_model_that_counts_is_counted_once_per_call(ours_is_faster):
+    model = Body(counts).eval()
+    fast = denoise_ext.accelerate(model)
+    with torch.no_grad():
+        for turn in range(3):
+            fast(torch.randn(1, 3, 8, 8))
+            assert model.count == turn + 1
+    assert "writes to count" in str(fast.report())
+
+
+def test_random_numbers_go_on_as_without_the_engine(ours_is_faster):
+    model = Body(dropout_always).eval()
+    x = torch.randn(1, 3, 8, 8)
+    fast = denoise_ext.accelerate(model)
+    with torch.no_grad():
+        torch.manual_seed(5)
+        expected = [model(x) for _ in range(3)]
+        torch.manual_seed(5)
+        assert_same([fast(x) for _ in range(3)], expected)
+    assert planned(fast) == "parts"
