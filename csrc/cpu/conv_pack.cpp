@@ -43,6 +43,9 @@ int64_t packed_weight_elements(const int64_t size[4], DType dtype, ConvAlgorithm
 void pack_conv_weight(const Tensor4& weight, ConvAlgorithm algorithm, void* to) {
   const KernelTable& table = kernels();
   const PackedWeightHeader header = make_header(weight, algorithm, table);
+  // The buffer serves every instruction set, so that this one may leave some of it unused.
+  const int64_t elements = packed_weight_elements(weight.size, weight.dtype, algorithm);
+  std::memset(to, 0, static_cast<size_t>(elements * element_size(header.accumulation)));
   std::memcpy(to, &header, sizeof header);
   pack_weight_direct(weight, table, static_cast<char*>(to) + sizeof header);
 }
