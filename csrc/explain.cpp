@@ -75,7 +75,9 @@ using ExplainFunction = void (*)(const Params&, const DeviceLimits&, char*, int)
 #ifdef DENOISE_EXT_WITH_CUDA
 constexpr ExplainFunction<ConvParams> kConv = cuda::conv_explain;
 constexpr ExplainFunction<GaussianParams> kGaussian = cuda::gaussian_explain;
+constexpr ExplainFunction<GaussianSigmaGradParams> kGaussianSigmaGrad = cuda::gaussian_sigma_grad_explain;
 constexpr ExplainFunction<BilateralParams> kBilateral = cuda::bilateral_explain;
+constexpr ExplainFunction<BilateralGradParams> kBilateralGrad = cuda::bilateral_grad_explain;
 
 template <class Params>
 std::string explain_cuda(const Params& params, int compute_capability, ExplainFunction<Params> function) {
@@ -86,7 +88,9 @@ std::string explain_cuda(const Params& params, int compute_capability, ExplainFu
 #else
 constexpr ExplainFunction<ConvParams> kConv = nullptr;
 constexpr ExplainFunction<GaussianParams> kGaussian = nullptr;
+constexpr ExplainFunction<GaussianSigmaGradParams> kGaussianSigmaGrad = nullptr;
 constexpr ExplainFunction<BilateralParams> kBilateral = nullptr;
+constexpr ExplainFunction<BilateralGradParams> kBilateralGrad = nullptr;
 
 template <class Params>
 std::string explain_cuda(const Params&, int, ExplainFunction<Params>) {
@@ -118,17 +122,57 @@ std::string explain_gaussian(const py::dict& call, int compute_capability) {
   return explain_cuda(params, compute_capability, kGaussian);
 }
 
-std::string explain_bilateral(const py::dict& call, const char* guidance, int compute_capability) {
-  if (compute_capability == 0) return explain_cpu("bilateral_tile");
+// The gradients with respect to input and sigma are kernels of their own, each under its name.
+std::string explain_gaussian_backward(const py::dict& call, int compute_capability) {
+  const auto wanted = [&](int i) { return call["output_mask"][py::int_(i)].cast<bool>(); };
+  std::string text;
+  if (wanted(0)) {
+    GaussianParams params{};
+    params.input = tensor4(call["grad_output"]);
+    params.output = tensor4(call["output"][py::int_(0)]);
+    params.adjoint = true;
+    set_kernel_size(params, call);
+    text += "grad_input:\n" + (compute_capability == 0 ? explain_cpu("gaussian_ring")
+                                                       : explain_cuda(params, compute_capability, kGaussian));
+  }
+  if (wanted(1)) {
+    GaussianSigmaGradParams params{};
+    params.grad_output = tensor4(call["grad_output"]);
+    params.input = tensor4(call["input"]);
+    set_kernel_size(params, call);
+    text += std::string(text.empty() ? "" : "\n") + "grad_sigma:\n" +
+            (compute_capability == 0 ? explain_cpu("gaussian_sigma_ring")
+                                     : explain_cuda(params, compute_capability, kGaussianSigmaGrad));
+  }
+  return text;
+}
+
+BilateralParams bilateral_params(const py::dict& call, const char* guidance) {
   BilateralParams params{};
-  params.input = tensor4(call["input"]);
+  params.input = params.output = tensor4(call["input"]);
   params.guidance = tensor4(call[guidance]);
-  params.output = tensor4(call["output"]);
   set_kernel_size(params, call);
   const bool l1 = call["color_distance_type"].cast<std::string>() == "l1";
   params.distance = l1 ? ColorDistance::kL1 : ColorDistance::kL2;
   params.circle = call["window"].cast<std::string>() == "circle";
+  return params;
+}
+
+std::string explain_bilateral(const py::dict& call, bool joint, int compute_capability) {
+  if (compute_capability == 0) return explain_cpu("bilateral_tile");
+  static char another_image;
+  BilateralParams params = bilateral_params(call, joint ? "guidance" : "input");
+  if (joint) params.guidance.data = &another_image;
   return explain_cuda(params, compute_capability, kBilateral);
+}
+
+// A guidance like the input counts as the input, as in the gradients of the filter that is not joint.
+std::string explain_bilateral_backward(const py::dict& call, int compute_capability) {
+  if (compute_capability == 0) return explain_cpu("bilateral_grad_tile");
+  BilateralGradParams params{};
+  params.forward = bilateral_params(call, "guidance");
+  params.grad_output = tensor4(call["grad_output"]);
+  return explain_cuda(params, compute_capability, kBilateralGrad);
 }
 
 }  // namespace
@@ -137,8 +181,10 @@ std::string explain(const std::string& op, const py::dict& call, int compute_cap
   if (op == "conv2d") return explain_conv(call, false, compute_capability);
   if (op == "conv_transpose2d") return explain_conv(call, true, compute_capability);
   if (op == "gaussian_blur2d") return explain_gaussian(call, compute_capability);
-  if (op == "bilateral_blur") return explain_bilateral(call, "input", compute_capability);
-  if (op == "joint_bilateral_blur") return explain_bilateral(call, "guidance", compute_capability);
+  if (op == "bilateral_blur") return explain_bilateral(call, false, compute_capability);
+  if (op == "joint_bilateral_blur") return explain_bilateral(call, true, compute_capability);
+  if (op == "gaussian_blur2d_backward") return explain_gaussian_backward(call, compute_capability);
+  if (op == "joint_bilateral_blur_backward") return explain_bilateral_backward(call, compute_capability);
   throw std::invalid_argument("explain: there is no operator '" + op + "'");
 }
 

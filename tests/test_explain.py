@@ -61,8 +61,53 @@ def test_filters_on_cuda():
     assert chosen(ops.gaussian_blur2d, x, 5, 1.0) == "gaussian_ring"
     assert chosen(ops.gaussian_blur2d, x, 20001, 1.0) == "gaussian_direct"
     assert chosen(ops.bilateral_blur, x, 5, 0.1, 1.0) == "bilateral_tile"
-    assert chosen(ops.joint_bilateral_blur, x, x[:, :1], 5, 0.1, 1.0) == "bilateral_direct"
+    assert chosen(ops.joint_bilateral_blur, x, x[:, :1], 5, 0.1, 1.0) == "bilateral_tile"
     assert chosen(ops.bilateral_blur, x.double(), 5, 0.1, 1.0) == "bilateral_direct"
+    four = torch.empty(1, 4, 64, 64)
+    assert chosen(ops.bilateral_blur, four, 5, 0.1, 1.0) == "bilateral_tile"
+    assert chosen(ops.joint_bilateral_blur, four, four, 5, 0.1, 1.0) == "bilateral_direct"
+
+
+NATIVE = torch.ops.denoise_ext
+BILATERAL = ([5, 5], torch.ones(1), torch.ones(1, 2), "reflect", "l1", "square", [True] * 4)
+
+
+def test_gradients_of_filters_on_cpu():
+    x = torch.empty(1, 3, 16, 16)
+    gaussian = (NATIVE.gaussian_blur2d_backward, x, x, [5, 5], torch.ones(1, 2), "reflect")
+    lines = ops.explain(*gaussian, [True, True]).splitlines()
+    assert [line.split(":")[0] for line in lines] == [
+        "grad_input", "gaussian_ring", "grad_sigma", "gaussian_sigma_ring",
+    ]  # fmt: skip
+    assert ops.explain(*gaussian, [False, True]).startswith("grad_sigma:\n")
+    text = ops.explain(NATIVE.joint_bilateral_blur_backward, x, x, x, x, *BILATERAL)
+    assert text.startswith("bilateral_grad_tile: chosen (CPU")
+
+
+@pytest.mark.skipif(not WITH_CUDA, reason="the build has no CUDA kernels")
+def test_gradients_of_filters_on_cuda():
+    def lines(x, guide):
+        call = (NATIVE.joint_bilateral_blur_backward, x, x, guide, x, *BILATERAL)
+        return ops.explain(*call, device="sm_90").splitlines()
+
+    x = torch.empty(1, 3, 64, 64)
+    for guide in (x, x[:, :1]):
+        assert lines(x, guide)[0] == "bilateral_grad_tile: chosen"
+    assert lines(x.double(), x.double()) == [
+        "bilateral_grad_direct: chosen",
+        "bilateral_grad_tile: float64 is not compiled into it",
+    ]
+    five = torch.empty(1, 5, 64, 64)
+    assert lines(x, five)[1].startswith(
+        "bilateral_grad_tile: it is compiled for at most 3 channels"
+    )
+    text = ops.explain(
+        NATIVE.gaussian_blur2d_backward, x, x, [5, 20001], torch.ones(1, 2), "reflect",
+        [True, True], device="sm_90",
+    )  # fmt: skip
+    grad_input, grad_sigma = text.removeprefix("grad_input:\n").split("\ngrad_sigma:\n")
+    assert grad_input.startswith("gaussian_direct: chosen\ngaussian_ring: the rows of so large")
+    assert grad_sigma.startswith("gaussian_sigma_grad_direct: chosen\ngaussian_sigma_grad_ring: ")
 
 
 def test_bad_arguments():

@@ -220,26 +220,30 @@ def bilateral(
     )  # fmt: skip
 
 
-def joint_bilateral(size: int) -> Case:
+def joint_bilateral(
+    size: int, channels: int, guides: int, rows_cols: tuple[int, int] = UHD
+) -> Case:
     arguments = (size, 0.1, (size / 4, size / 4))
 
     def make(s: Shape, device: torch.device, seed: int) -> Tensors:
-        guide = uniform((s[0], 1, *s[2:]), device, seed + 1)
+        guide = uniform((s[0], guides, *s[2:]), device, seed + 1)
         return {"x": channels_last(uniform(s, device, seed)), "guide": guide}
 
     return Case(
-        f"joint bilateral radius {size // 2}, circle, 3 by 1 x 4K, float32",
-        "filter", "joint_bilateral_blur", (1, 3, *UHD), (1, 3, *DRY), torch.float32, make,
+        f"joint bilateral radius {size // 2}, circle, {channels} by {guides} x "
+        f"{rows_cols[1]}x{rows_cols[0]}, float32",
+        "filter", "joint_bilateral_blur", (1, channels, *rows_cols), (1, channels, *DRY),
+        torch.float32, make,
         lambda t: ops.joint_bilateral_blur(t["x"], t["guide"], *arguments, window="circle"), {},
-        lambda s: _bytes(s, torch.float32, 2) + 4 * s[0] * s[2] * s[3],
-        _bilateral_operations(size, "circle", 1),
+        lambda s: _bytes(s, torch.float32, 2) + guides * 4 * s[0] * s[2] * s[3],
+        _bilateral_operations(size, "circle", guides),
         lambda t: (
             ops.joint_bilateral_blur, (t["x"], t["guide"], *arguments), {"window": "circle"}
         ),
     )  # fmt: skip
 
 
-def bilateral_gradient(size: int, rows_cols: tuple[int, int]) -> Case:
+def bilateral_gradient(size: int, channels: int, rows_cols: tuple[int, int]) -> Case:
     """Both gradients of the image (as input and as guidance), without the sigmas'."""
     sigma_color, sigma_space = 0.3, size / 4
 
@@ -251,11 +255,13 @@ def bilateral_gradient(size: int, rows_cols: tuple[int, int]) -> Case:
             "color": torch.full((1,), sigma_color), "space": torch.full((1, 2), float(sigma_space)),
         }  # fmt: skip
 
+    def arguments(t: Tensors) -> tuple:
+        options = ("reflect", "l1", "square", [True, True, False, False])
+        images = (t["g"], t["x"], t["x"], t["y"])
+        return (*images, [size, size], t["color"], t["space"], *options)
+
     def ours(t: Tensors) -> Tensor:
-        parts = native.joint_bilateral_blur_backward(
-            t["g"], t["x"], t["x"], t["y"], [size, size], t["color"], t["space"],
-            "reflect", "l1", "square", [True, True, False, False],
-        )  # fmt: skip
+        parts = native.joint_bilateral_blur_backward(*arguments(t))
         return parts[0] + parts[1]
 
     def kornia(t: Tensors) -> Tensor:
@@ -265,12 +271,15 @@ def bilateral_gradient(size: int, rows_cols: tuple[int, int]) -> Case:
             return torch.autograd.grad(y, x, t["g"].clone())[0]
 
     return Case(
-        f"bilateral radius {size // 2} image gradient, 3 x {rows_cols[1]}x{rows_cols[0]}, float32",
-        "gradient", "joint_bilateral_blur_backward", (1, 3, *rows_cols), (1, 3, 9, 11),
+        f"bilateral radius {size // 2} image gradient, {channels} x {rows_cols[1]}x{rows_cols[0]}, "
+        "float32",
+        "gradient", "joint_bilateral_blur_backward", (1, channels, *rows_cols),
+        (1, channels, 9, 11),
         torch.float32, make, ours,
         {"Kornia's formula by autograd, forward included": Contender(kornia)},
         lambda s: _bytes(s, torch.float32, 4),
-        lambda s: 3 * _bilateral_operations(size, "square", 3)(s),
+        lambda s: 3 * _bilateral_operations(size, "square", channels)(s),
+        lambda t: (native.joint_bilateral_blur_backward, arguments(t), {}),
     )  # fmt: skip
 
 
@@ -291,6 +300,9 @@ def filter_cases() -> list[Case]:
         bilateral(11, 1, f16, "circle"),
         bilateral(15, 3, f32, "circle"),
         bilateral(31, 3, f32, "circle", rows_cols=(1080, 1920)),
-        joint_bilateral(11),
-        bilateral_gradient(11, (512, 512)),
+        joint_bilateral(11, 3, 1),
+        joint_bilateral(11, 1, 3),
+        bilateral_gradient(11, 3, (512, 512)),
+        joint_bilateral(5, 3, 5, (512, 512)),
+        bilateral_gradient(5, 5, (256, 256)),
     ]

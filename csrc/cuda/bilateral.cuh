@@ -16,22 +16,14 @@ __device__ __forceinline__ double fast_exp(double x) {
   return exp(x);
 }
 
-template <class Acc>
-struct LargestOf;
-template <>
-struct LargestOf<float> {
-  static constexpr double value = 3.4028234663852886e38;
-};
-template <>
-struct LargestOf<double> {
-  static constexpr double value = 1.7976931348623157e308;
-};
+constexpr float kLargestFloat = 3.4028234663852886e38f;
 
 // factor / sigma as a finite number, or equal values (difference 0) would get 0 * infinity.
-template <class Acc>
-__device__ __forceinline__ Acc inverse(double factor, double sigma) {
-  const double value = factor / sigma;
-  return static_cast<Acc>(value < LargestOf<Acc>::value ? value : LargestOf<Acc>::value);
+__device__ __forceinline__ float inverse(float factor, float sigma) {
+  return fminf(factor / sigma, kLargestFloat);
+}
+__device__ __forceinline__ double inverse(double factor, double sigma) {
+  return fmin(factor / sigma, 1.7976931348623157e308);
 }
 
 // The sigmas of one image.
@@ -42,11 +34,12 @@ struct BilateralScales {
 
 template <class Acc>
 __device__ __forceinline__ BilateralScales<Acc> bilateral_scales(const BilateralParams& p, int64_t n) {
-  constexpr double kRootHalf = 0.70710678118654752;
+  constexpr Acc kRootHalf = static_cast<Acc>(0.70710678118654752);
   const int64_t color = p.sigma_color.size == 1 ? 0 : n, space = p.sigma_space.size == 2 ? 0 : n;
-  return {inverse<Acc>(kRootHalf, sigma_value(p.sigma_color, p.sigma_color_value, color)),
-          inverse<Acc>(kRootHalf, sigma_value(p.sigma_space, p.sigma_space_row[0], 2 * space)),
-          inverse<Acc>(kRootHalf, sigma_value(p.sigma_space, p.sigma_space_row[1], 2 * space + 1))};
+  const auto scale = [](double sigma) { return inverse(kRootHalf, static_cast<Acc>(sigma)); };
+  return {scale(sigma_value(p.sigma_color, p.sigma_color_value, color)),
+          scale(sigma_value(p.sigma_space, p.sigma_space_row[0], 2 * space)),
+          scale(sigma_value(p.sigma_space, p.sigma_space_row[1], 2 * space + 1))};
 }
 
 // The square of (distance in pixels) sqrt(1/2) / sigma.
@@ -87,6 +80,7 @@ __device__ __forceinline__ Acc color_exponent(const BilateralParams& p, int64_t 
                                               Acc scale) {
   const bool l1 = p.distance == ColorDistance::kL1;
   Acc sum = 0;
+#pragma unroll 1
   for (int64_t c = 0; c < p.guidance.size[1]; ++c) {
     const Acc difference =
         pixel_or_zero<Acc>(p.guidance, n, c, a.y, a.x) - pixel_or_zero<Acc>(p.guidance, n, c, b.y, b.x);
@@ -111,6 +105,7 @@ __device__ __forceinline__ Acc sum_window(const BilateralParams& p, const Bilate
   for (int dy = -radius; dy <= radius; ++dy) {
     const int extent = window_extent(p, dy);
     const Acc space_y = space_exponent(dy, scales.y);
+#pragma unroll 1
     for (int dx = -extent; dx <= extent; ++dx) {
       const Position from = source_of(p, y + dy, x + dx);
       const Acc color = color_exponent(p, n, {y, x}, from, scales.color);

@@ -9,6 +9,7 @@
 //      G / D and B are zero outside of the image.
 //   3. fold: each pixel adds up what was collected at the positions that are read from it.
 // The sums for the sigmas are a block's in double, added in order by a fourth kernel.
+// Variants differ in the first two passes; the others are in bilateral_direct.cu.
 #pragma once
 
 #include "bilateral.cuh"
@@ -27,5 +28,16 @@ struct BilateralGradWork {
   double* partials;     // [images][3][blocks] of A w d^2 / (2 sigma_color^2), A w dy^2, A w dx^2; or nullptr
   int64_t blocks;       // of pass 2 per image
 };
+
+// How a variant does the first two passes.
+struct BilateralGradPasses {
+  int64_t (*blocks)(const BilateralGradWork& work);
+  int (*normalise_and_gather)(const BilateralGradWork& work, void* stream);
+};
+
+// The bytes of the buffers, and all passes over all images.
+int64_t bilateral_grad_workspace(const BilateralGradParams& params, const BilateralGradPasses& passes);
+int run_bilateral_grad(const BilateralGradParams& params, const BilateralGradPasses& passes,
+                       const LaunchContext& context);
 
 }  // namespace denoise_ext::cuda

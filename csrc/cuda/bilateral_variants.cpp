@@ -24,12 +24,18 @@ double direct_cost(const BilateralParams& p, const DeviceLimits& limits) {
   const double channels = static_cast<double>(p.input.size[1] + p.guidance.size[1]);
   return instruction_cost(p, 40 + 20 * channels, limits);
 }
-// 4 instructions a channel and 1 to 2 more; at least what it takes to load the tile.
+// 4 instructions a channel and 1 to 2 more, for every three channels of input.
 double tile_cost(const BilateralParams& p, const DeviceLimits& limits) {
-  return instruction_cost(p, 2 + 4 * static_cast<double>(p.guidance.size[1]), limits);
+  const double parts = static_cast<double>((p.input.size[1] + 2) / 3);
+  return parts * instruction_cost(p, 2 + 4 * static_cast<double>(p.guidance.size[1]), limits);
 }
 double grad_direct_cost(const BilateralGradParams& p, const DeviceLimits& limits) {
   return 3 * direct_cost(p.forward, limits);
+}
+// The filter, and a gather of 10 instructions a channel and 7 more.
+double grad_tile_cost(const BilateralGradParams& p, const DeviceLimits& limits) {
+  const double channels = static_cast<double>(p.forward.guidance.size[1]);
+  return tile_cost(p.forward, limits) + instruction_cost(p.forward, 7 + 10 * channels, limits);
 }
 
 const Variant<BilateralParams> kBilateralVariants[] = {
@@ -38,6 +44,8 @@ const Variant<BilateralParams> kBilateralVariants[] = {
 };
 
 const Variant<BilateralGradParams> kBilateralGradVariants[] = {
+    {"bilateral_grad_tile", bilateral_grad_tile_cannot_run, grad_tile_cost, bilateral_grad_tile_workspace,
+     bilateral_grad_tile_launch},
     {"bilateral_grad_direct", always, grad_direct_cost, bilateral_grad_direct_workspace,
      bilateral_grad_direct_launch},
 };

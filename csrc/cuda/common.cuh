@@ -95,21 +95,23 @@ __device__ __forceinline__ Acc channel_value(const Tensor1& t, int64_t channel) 
   return to_acc<Acc>(static_cast<const Storage*>(t.data)[t.size == 1 ? 0 : channel * t.stride]);
 }
 
-// Where position i of an axis of length n is read when it lies outside, or -1 for "zero".
-__device__ __forceinline__ int64_t border_index(int64_t i, int64_t n, Border border) {
+// Where position i of an axis of length n is read when it lies outside, or -1 for "zero". Index: int64_t, or
+// int (a fraction of the instructions) where i and 2 n surely fit.
+template <class Index>
+__device__ __forceinline__ Index border_index(Index i, Index n, Border border) {
   if (i >= 0 && i < n) return i;
   switch (border) {
     case Border::kConstant: return -1;
     case Border::kReplicate: return i < 0 ? 0 : n - 1;
     case Border::kCircular: {
-      const int64_t r = i % n;
+      const Index r = i % n;
       return r < 0 ? r + n : r;
     }
     case Border::kReflect: break;
   }
   if (n == 1) return 0;
-  const int64_t period = 2 * (n - 1);
-  int64_t r = i % period;
+  const Index period = 2 * (n - 1);
+  Index r = i % period;
   if (r < 0) r += period;
   return r < n ? r : period - r;
 }

@@ -22,8 +22,10 @@ __host__ __device__ constexpr int64_t taps_scratch(int64_t radius) {
 // (i / sigma)^2; or, fixed point, the taps themselves in half[0 .. radius].
 __device__ __forceinline__ void finish_half(double* half, int radius, double sigma, Taps kind) {
   double sum = half[0], moment = 0;
+#pragma unroll 1
   for (int i = 1; i <= radius; ++i) sum += 2 * half[i];
   if (kind == Taps::kDerivative) {
+#pragma unroll 1
     for (int i = 1; i <= radius; ++i) {
       const double u = i / sigma;
       if (half[i] > 0) moment += 2 * half[i] * u * u;  // where the tap is 0, u may be infinite
@@ -35,6 +37,7 @@ __device__ __forceinline__ void finish_half(double* half, int radius, double sig
   // OpenCV's getGaussianKernelFixedPoint_ED: each half is rounded from the edge inwards with the error
   // carried on, the centre makes the sum 256.
   double error = 0, rounded = 0;
+#pragma unroll 1
   for (int i = radius; i > 0; --i) {
     const double wanted = half[i] / sum * 256 + error;
     half[i] = rint(wanted);
@@ -44,51 +47,44 @@ __device__ __forceinline__ void finish_half(double* half, int radius, double sig
   half[0] = 256 - 2 * rounded;
 }
 
-// Writes taps[0 .. 2 radius] and zeros up to taps[padded - 1] of axis 0 and 1, by all threads of the
-// block (`thread` of `threads`); for `only` 0 or 1 that axis alone. half: taps_scratch(radius) doubles
-// of each axis. A barrier must follow.
 template <class Acc>
 struct AxisTaps {
   double sigma;
   int radius, padded;
   Taps kind;
-  double* half;
-  Acc* taps;
+  double* half;  // taps_scratch(radius)
+  Acc* taps;     // [padded]
 };
 
-template <class Acc, int kAxes>
-__device__ __forceinline__ void make_taps(const AxisTaps<Acc> (&axes)[kAxes], int thread, int threads) {
-#pragma unroll
-  for (int a = 0; a < kAxes; ++a)
-    for (int i = thread; i <= axes[a].radius; i += threads) {
-      const double u = i / axes[a].sigma;
-      axes[a].half[i] = exp(-0.5 * u * u);
-    }
+// Writes taps[0 .. 2 radius] and zeros up to taps[padded - 1], by `threads` threads of the block, this one
+// being `thread`; all of the block call it at once. A barrier must follow.
+template <class Acc>
+__device__ __forceinline__ void make_taps(const AxisTaps<Acc>& axis, int thread, int threads) {
+  double* half = axis.half;
+  const int radius = axis.radius;
+#pragma unroll 1
+  for (int i = thread; i <= radius; i += threads) {
+    const double u = i / axis.sigma;
+    half[i] = exp(-0.5 * u * u);
+  }
   __syncthreads();
-#pragma unroll
-  for (int a = 0; a < kAxes; ++a)
-    if (thread == (threads > 32 ? 32 * a : 0))
-      finish_half(axes[a].half, axes[a].radius, axes[a].sigma, axes[a].kind);
+  if (thread == 0) finish_half(half, radius, axis.sigma, axis.kind);
   __syncthreads();
-#pragma unroll
-  for (int a = 0; a < kAxes; ++a) {
-    const double* half = axes[a].half;
-    const int radius = axes[a].radius;
-    const double sum = half[radius + 1], mean = half[radius + 2];
-    for (int i = thread; i < axes[a].padded; i += threads) {
-      const int distance = i < radius ? radius - i : i - radius;
-      double tap = 0;
-      if (i <= 2 * radius) {
-        tap = half[distance];
-        if (axes[a].kind != Taps::kFixedPoint) tap /= sum;
-        if (axes[a].kind == Taps::kDerivative) {
-          // d tap / d sigma = tap (u^2 - mean of u^2) / sigma with u = distance / sigma
-          const double u = distance / axes[a].sigma;
-          tap = tap > 0 ? (tap * u * u - tap * mean) / axes[a].sigma : 0.0;
-        }
+  const double sum = half[radius + 1], mean = half[radius + 2];
+#pragma unroll 1
+  for (int i = thread; i < axis.padded; i += threads) {
+    const int distance = i < radius ? radius - i : i - radius;
+    double tap = 0;
+    if (i <= 2 * radius) {
+      tap = half[distance];
+      if (axis.kind != Taps::kFixedPoint) tap /= sum;
+      if (axis.kind == Taps::kDerivative) {
+        // d tap / d sigma = tap (u^2 - mean of u^2) / sigma with u = distance / sigma
+        const double u = distance / axis.sigma;
+        tap = tap > 0 ? (tap * u * u - tap * mean) / axis.sigma : 0.0;
       }
-      axes[a].taps[i] = static_cast<Acc>(tap);
     }
+    axis.taps[i] = static_cast<Acc>(tap);
   }
 }
 

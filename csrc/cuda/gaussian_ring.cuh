@@ -5,8 +5,8 @@
 // window is complete. A thread filters kRows rows of four neighbouring pixels of one channel, then emits
 // kRows rows of them: each value read from the ring serves kRows outputs, each tap 4 kRows products.
 //
-// Shared memory (float, radius 6, one channel): ring 28 x 256, lines 16 x 268, taps: 46 KiB, four blocks
-// per multiprocessor of 228 KiB. Registers: 16 sums, 4 values, 7 taps: below 64 per thread.
+// Shared memory (float, radius 6, one channel): ring 28 x 256, lines 16 x 268, taps: 46 KiB. Registers:
+// 16 sums, 4 values, 7 taps, and addresses: at most 128 per thread, two blocks of 256 threads.
 #pragma once
 
 #include "gaussian.cuh"
@@ -19,7 +19,8 @@ constexpr int kMostGroups = 64;
 // Interleaved channels that a tile takes at once, planar in shared memory.
 constexpr int kMostSlice = 8;
 
-enum class GaussianMode { kFilter, kAdjoint, kSigmaGradient };
+// The adjoint is the filter with tables.
+enum class GaussianMode { kFilter, kSigmaGradient };
 
 struct GaussianRing {
   Tensor4 input;   // (N, C, H, W); adjoint: the gradient of the blurred image
@@ -29,6 +30,7 @@ struct GaussianRing {
   GaussianTables tables;  // without taps: each block makes its own
   double* partials;       // sigma gradient: [axis][task]
   Border border;
+  GaussianMode mode;
   int radius[2];
   int slice, groups;  // channels of a tile; four-pixel groups of a channel
   int pitch;          // of a line in shared memory: 4 groups + 2 radius, rounded up to 4
@@ -112,12 +114,16 @@ __device__ __forceinline__ void prepare_strip(const GaussianRing& p, int derivat
   }
   if (p.tables.taps[0] == nullptr) {
     const Taps kind = p.input.dtype == DType::kUInt8 ? Taps::kFixedPoint : Taps::kGaussian;
-    const AxisTaps<Acc> axes[2] = {
-        {sigma_value(p.sigma, p.sigma_row[0], 2 * s.sigma_row), p.radius[0], p.padded_taps(0), kind,
-         s.scratch, s.taps[0]},
-        {sigma_value(p.sigma, p.sigma_row[1], 2 * s.sigma_row + 1), p.radius[1], p.padded_taps(1), kind,
-         s.scratch + taps_scratch(p.radius[0]), s.taps[1]}};
-    make_taps(axes, thread, threads);
+    // Half of the threads for each axis.
+    const bool along_y = thread < threads / 2;
+    const AxisTaps<Acc> axis{along_y ? sigma_value(p.sigma, p.sigma_row[0], 2 * s.sigma_row)
+                                     : sigma_value(p.sigma, p.sigma_row[1], 2 * s.sigma_row + 1),
+                             along_y ? p.radius[0] : p.radius[1],
+                             along_y ? p.padded_taps(0) : p.padded_taps(1),
+                             kind,
+                             along_y ? s.scratch : s.scratch + taps_scratch(p.radius[0]),
+                             along_y ? s.taps[0] : s.taps[1]};
+    make_taps(axis, along_y ? thread : thread - threads / 2, threads / 2);
     return;
   }
 #pragma unroll
@@ -141,6 +147,7 @@ __device__ __forceinline__ void load_lines(const GaussianRing& p, const Gaussian
     using Storage = decltype(storage);
     const Storage* image =
         static_cast<const Storage*>(p.input.data) + s.n * p.input.stride[0] + s.channel * p.input.stride[1];
+#pragma unroll 1
     for (int row = 0; row < kStepRows; ++row) {
       const int r = first + row;
       const int64_t y =
@@ -230,6 +237,7 @@ __device__ __forceinline__ void filter_edge_line(const GaussianRing& p, const Ga
 
 template <class Acc>
 __device__ __forceinline__ bool has_edge(const GaussianRing& p, int axis, int64_t first) {
+  if ((axis == 0 ? p.tables.edges[0] : p.tables.edges[1]) == nullptr) return false;
   bool found = false;
 #pragma unroll
   for (int j = 0; j < 4; ++j) found = found || edge_taps<Acc>(p, axis, first + j, 0) != nullptr;
@@ -242,16 +250,16 @@ struct GaussianGroup {
 };
 
 // Filters this thread's lines into the ring; `first` is the number of the step's first row plus `lead`.
-template <class Acc, GaussianMode kMode>
+template <class Acc>
 __device__ __forceinline__ void filter_lines(const GaussianRing& p, const GaussianStrip<Acc>& s,
                                              const GaussianGroup& g, int first) {
   const int width = p.slice * p.columns();
-  const bool edge = kMode == GaussianMode::kAdjoint && has_edge<Acc>(p, 1, s.x0 + g.column);
+  const bool edge = has_edge<Acc>(p, 1, s.x0 + g.column);
   int slot = (first + g.row) % p.ring_rows();
   for (int row = g.row; row < g.row + kRows; ++row) {
     const Acc* line = s.lines + (row * p.slice + g.channel) * p.pitch + g.column;
     Acc sums[4] = {};
-    if (kMode == GaussianMode::kAdjoint && edge) {
+    if (edge) {
       filter_edge_line(p, s, line, s.x0 + g.column, sums);
     } else {
       filter_line(line, s.taps[1], p.radius[1], sums);
@@ -310,8 +318,8 @@ __device__ __forceinline__ void sum_edge_ring(const GaussianRing& p, const Gauss
 
 // Cuts the image; false where not even narrow tiles fit shared memory.
 template <class Acc>
-bool plan_gaussian_ring(GaussianRing& p, const int64_t (&kernel_size)[2], bool sigma_gradient,
-                        const DeviceLimits& limits) {
+bool plan_gaussian_ring(GaussianRing& p, const int64_t (&kernel_size)[2], const DeviceLimits& limits) {
+  const bool sigma_gradient = p.mode == GaussianMode::kSigmaGradient;
   constexpr int64_t kLargest = 1 << 16;  // far beyond what fits; keeps products of sizes in int
   if (kernel_size[0] > kLargest || kernel_size[1] > kLargest) return false;
   for (int axis = 0; axis < 2; ++axis) p.radius[axis] = static_cast<int>(kernel_size[axis] / 2);
@@ -343,9 +351,11 @@ bool plan_gaussian_ring(GaussianRing& p, const int64_t (&kernel_size)[2], bool s
   return true;
 }
 
-inline dim3 gaussian_ring_grid(const GaussianRing& p, unsigned axes) {
+// Sigma's gradient: along y the axis.
+inline dim3 gaussian_ring_grid(const GaussianRing& p) {
   constexpr int64_t kMost = 1 << 30;
-  return dim3(static_cast<unsigned>(p.tasks() < kMost ? p.tasks() : kMost), axes);
+  return dim3(static_cast<unsigned>(p.tasks() < kMost ? p.tasks() : kMost),
+              p.mode == GaussianMode::kSigmaGradient ? 2 : 1);
 }
 
 }  // namespace denoise_ext::cuda

@@ -51,6 +51,7 @@ __device__ __forceinline__ void store_staged(const GaussianRing& p, const Gaussi
   const int64_t offset = pixel_offset(p.output, s.n, s.channel, s.y0, s.x0);
   with_pixels<Acc>(p.output.dtype, [&](auto storage) {
     using Storage = decltype(storage);
+#pragma unroll 1
     for (int row = 0; row < kStepRows; ++row) {
       if (first + row < 0 || first + row >= s.rows) continue;
       Storage* to = static_cast<Storage*>(p.output.data) + offset + (first + row) * p.output.stride[2];
@@ -80,24 +81,34 @@ __device__ __forceinline__ double dot_row(const GaussianRing& p, const GaussianS
 }
 
 // The rows whose window the step completes; r: this thread's first. Returns its part of sigma's gradient.
-template <class Acc, GaussianMode kMode>
+template <class Acc>
 __device__ __forceinline__ double emit_rows(const GaussianRing& p, const GaussianStrip<Acc>& s,
                                             const GaussianGroup& g, int r, int slot) {
   if (r >= s.rows || g.channel >= s.channels) return 0;
   const Acc* column = s.ring + g.channel * p.columns() + g.column;
   Acc sums[kRows][4] = {};
-  if (kMode == GaussianMode::kAdjoint && has_edge<Acc>(p, 0, s.y0 + r)) {
+  if (has_edge<Acc>(p, 0, s.y0 + r)) {
     sum_edge_ring(p, s, column, slot, s.y0 + r, sums);
   } else {
     sum_ring(p, s, column, slot, sums);
   }
-  double total = 0;
+  if (p.mode == GaussianMode::kSigmaGradient) {
+    double total = 0;
+    // The rows take turns as the first, so that the long code of a product stands here once.
+#pragma unroll 1
+    for (int j = 0; j < kRows && r + j < s.rows; ++j) {
+      total += dot_row(p, s, g, r + j, sums[0]);
+#pragma unroll
+      for (int i = 0; i + 1 < kRows; ++i)
+#pragma unroll
+        for (int x = 0; x < 4; ++x) sums[i][x] = sums[i + 1][x];
+    }
+    return total;
+  }
 #pragma unroll
   for (int j = 0; j < kRows; ++j) {
     if (r + j >= s.rows) break;
-    if constexpr (kMode == GaussianMode::kSigmaGradient) {
-      total += dot_row(p, s, g, r + j, sums[j]);
-    } else if (p.staged) {
+    if (p.staged) {
       Acc* to = s.lines + (g.row + j) * p.columns() * p.slice + g.column * p.slice + g.channel;
 #pragma unroll
       for (int x = 0; x < 4; ++x) to[x * p.slice] = sums[j][x];
@@ -105,13 +116,13 @@ __device__ __forceinline__ double emit_rows(const GaussianRing& p, const Gaussia
       store_row(p, s, g, r + j, sums[j]);
     }
   }
-  return total;
+  return 0;
 }
 
 // The whole of a block: every gridDim.x-th task. Sigma gradient: blockIdx.y is the axis.
-template <class Acc, GaussianMode kMode>
+template <class Acc>
 __device__ __forceinline__ void run_gaussian_ring(const GaussianRing& p) {
-  constexpr bool kSigma = kMode == GaussianMode::kSigmaGradient;
+  const bool sigma = p.mode == GaussianMode::kSigmaGradient;
   GaussianStrip<Acc> s = gaussian_arrays<Acc>(p);
   const int thread = static_cast<int>(threadIdx.x), lanes = p.groups * p.slice, lane = thread % lanes;
   const GaussianGroup g{thread / lanes * kRows, lane / p.groups, lane % p.groups * 4};
@@ -121,24 +132,24 @@ __device__ __forceinline__ void run_gaussian_ring(const GaussianRing& p) {
   for (int64_t task = blockIdx.x; task < p.tasks(); task += gridDim.x) {
     __syncthreads();  // the last task's arrays are no longer read
     place_strip(p, task, s);
-    prepare_strip(p, kSigma ? static_cast<int>(blockIdx.y) : -1, s, thread);
+    prepare_strip(p, sigma ? static_cast<int>(blockIdx.y) : -1, s, thread);
     __syncthreads();
     double total = 0;
     for (int first = -lead; first < s.rows + window; first += kStepRows) {
       load_lines(p, s, first, thread);
       __syncthreads();
-      filter_lines<Acc, kMode>(p, s, g, first + lead);
+      filter_lines<Acc>(p, s, g, first + lead);
       __syncthreads();
       const int emitted = first - window;
       if (emitted < 0) continue;
       const int slot = (emitted + g.row + lead) % p.ring_rows();
-      total += emit_rows<Acc, kMode>(p, s, g, emitted + g.row, slot);
+      total += emit_rows<Acc>(p, s, g, emitted + g.row, slot);
       if (!p.staged) continue;
       __syncthreads();
       store_staged(p, s, emitted, thread);
       __syncthreads();
     }
-    if constexpr (kSigma) {
+    if (sigma) {
       total = block_sum(total, s.scratch);
       if (thread == 0) p.partials[blockIdx.y * p.tasks() + task] = total;
     }

@@ -29,13 +29,13 @@ __global__ void __launch_bounds__(kThreads) gaussian_taps_kernel(TableParams p) 
   Acc* taps = static_cast<Acc*>(axis == 0 ? p.tables.taps[0] : p.tables.taps[1]) + start;
   void* derivative = axis == 0 ? p.tables.derivative[0] : p.tables.derivative[1];
   if (derivative != nullptr) {
-    const AxisTaps<Acc> wanted[1] = {
-        {sigma, radius, size, Taps::kDerivative, half, static_cast<Acc*>(derivative) + start}};
+    const AxisTaps<Acc> wanted{
+        sigma, radius, size, Taps::kDerivative, half, static_cast<Acc*>(derivative) + start};
     make_taps(wanted, thread, kThreads);
     __syncthreads();
   }
-  const AxisTaps<Acc> wanted[1] = {
-      {sigma, radius, size, p.fixed_point ? Taps::kFixedPoint : Taps::kGaussian, half, taps}};
+  const AxisTaps<Acc> wanted{sigma, radius, size, p.fixed_point ? Taps::kFixedPoint : Taps::kGaussian,
+                             half,  taps};
   make_taps(wanted, thread, kThreads);
 }
 
@@ -53,7 +53,7 @@ __global__ void __launch_bounds__(kThreads) gaussian_edges_kernel(TableParams p,
   for (int i = static_cast<int>(threadIdx.x); i < size; i += kThreads) {
     const int64_t from = position - radius + i;  // the neighbour whose gradient tap i multiplies
     double sum = static_cast<double>(taps[i]);
-    for (int distance = 1; distance <= radius; ++distance) {
+    for (int64_t distance = 1; distance <= radius; ++distance) {
       const int64_t before = from + distance, after = from - extent + 1 - distance;  // tap - radius
       if (before <= radius && before >= -radius && border_index(-distance, extent, p.border) == position)
         sum += static_cast<double>(taps[before + radius]);

@@ -35,13 +35,16 @@ def explain(op: Callable[..., Tensor], *args: Any, device: str = "cpu", **kwargs
     be anywhere and the device need not exist.
 
     Args:
-        op: an operator of :mod:`denoise_ext.ops`, for example ``ops.conv2d``.
+        op: an operator of :mod:`denoise_ext.ops`, for example ``ops.conv2d``; or a filter's
+            gradients, ``torch.ops.denoise_ext.gaussian_blur2d_backward`` or
+            ``joint_bilateral_blur_backward``.
         args: its arguments.
         device: ``"cpu"``, ``"cuda"`` (the current GPU) or an architecture such as ``"sm_90"``.
         kwargs: its keyword arguments.
 
     Returns:
-        A line per kernel, the chosen one first: its name, and for the others the reason.
+        A line per kernel, the chosen one first: its name, and for the others the reason. Gradients
+        that kernels of their own compute have a paragraph each, headed by the gradient's name.
 
     Raises:
         ValueError: unknown device; or what ``op`` raises for these arguments.

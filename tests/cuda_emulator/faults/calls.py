@@ -113,12 +113,29 @@ def bilateral() -> float:
     return _compare(blur(ops.bilateral_blur), blur(reference.bilateral_blur), x)
 
 
+def bilateral_gradient() -> float:
+    """The worst of the gradients of three channels guided by one, and of the sigmas."""
+
+    def gradients(function: Callable, dtype: torch.dtype) -> tuple[Tensor, ...]:
+        images = [_image((1, channels, 37, 35), F32, False) for channels in (3, 1)]
+        sigmas = [torch.tensor([0.2]), torch.tensor([[1.5, 1.0]])]
+        leaves = [x.to(dtype).requires_grad_() for x in (*images, *sigmas)]
+        x, guide, color, space = leaves
+        output = function(x, guide, 5, color, space)
+        weights = _image(tuple(output.shape), F32, False).to(dtype)
+        return torch.autograd.grad(output, leaves, weights)
+
+    got = gradients(ops.joint_bilateral_blur, F32)
+    exact = gradients(reference.joint_bilateral_blur, torch.float64)
+    return max(float((a - b).abs().max() / b.abs().max()) for a, b in zip(got, exact, strict=True))
+
+
 CALLS = {
     function.__name__: function
     for function in (
         bias_gradient, weight_gradient_f16, weight_gradient_f16_odd, weight_gradient_f32,
         first_layer_f16, last_layer_f16, row_ring_f16, depthwise_f16, depthwise_f32,
-        transposed_f16, gaussian, gaussian_channels_last, bilateral,
+        transposed_f16, gaussian, gaussian_channels_last, bilateral, bilateral_gradient,
     )
 }  # fmt: skip
 # float16 results of up to 600 products summed in float32: an ulp or two, far below a wrong one.
