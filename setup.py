@@ -60,12 +60,23 @@ def arch_list(nvcc: str) -> list[str]:
 
 
 def gencode_flags(archs: list[str]) -> list[str]:
-    flags = []
+    """nvcc's options. Minor versions of one major version share the lowest one's PTX: no kernel
+    tells them apart, and nvcc's front end, half of the build, runs once for all of them."""
+    families: dict[str, list[str]] = {}
+    ptx = []
     for arch in archs:
         number = arch.removesuffix("+PTX").replace(".", "")
-        flags += ["-gencode", f"arch=compute_{number},code=sm_{number}"]
-        if arch.endswith("+PTX"):
-            flags += ["-gencode", f"arch=compute_{number},code=compute_{number}"]
+        own = number.endswith("a")  # what only this very architecture runs
+        families.setdefault(number if own else number[:-1], []).append(number)
+        ptx += [number] if arch.endswith("+PTX") else []
+    flags = []
+    for numbers in families.values():
+        lowest = min(numbers, key=lambda number: int(number.removesuffix("a")))
+        codes = [f"sm_{number}" for number in numbers]
+        code = codes[0] if len(codes) == 1 else f"[{','.join(codes)}]"
+        flags += ["-gencode", f"arch=compute_{lowest},code={code}"]
+    for number in ptx:
+        flags += ["-gencode", f"arch=compute_{number},code=compute_{number}"]
     return flags
 
 

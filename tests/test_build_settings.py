@@ -103,6 +103,23 @@ def test_architecture_list_is_honoured(no_cuda, monkeypatch, text):
     ]
 
 
+def test_minor_versions_share_their_ptx(no_cuda, monkeypatch):
+    install_nvcc(no_cuda, "75 80 86 89 90 100 120")
+    names = load_setup(monkeypatch)
+    assert names["gencode_flags"](names["ARCHS"])[1::2] == [
+        "arch=compute_75,code=sm_75",
+        "arch=compute_80,code=[sm_80,sm_86,sm_89]",
+        "arch=compute_90,code=sm_90",
+        "arch=compute_100,code=sm_100",
+        "arch=compute_120,code=sm_120",
+        "arch=compute_120,code=compute_120",
+    ]
+    assert names["gencode_flags"](["8.9", "8.6", "9.0a"])[1::2] == [
+        "arch=compute_86,code=[sm_89,sm_86]",
+        "arch=compute_90a,code=sm_90a",
+    ]
+
+
 @pytest.mark.parametrize("unknown", ["13.7", "Hopper", "9", "sm_90"])
 def test_architecture_nvcc_does_not_know_is_refused(no_cuda, monkeypatch, unknown):
     install_nvcc(no_cuda, "75 80 86 89 90")
