@@ -20,10 +20,12 @@ DType dtype_of(const std::string& name) {
   return DType::kFloat32;
 }
 
-// A tensor's description; its data stays null, which counts as aligned.
+// A tensor's description. Nothing is at its address, but it is not null, which would mean "not given",
+// and it is aligned, as what torch allocates is.
 Tensor4 tensor4(const py::handle& description) {
   Tensor4 tensor{};
   if (description.is_none()) return tensor;
+  tensor.data = reinterpret_cast<void*>(uintptr_t{256});
   for (int i = 0; i < 4; ++i) {
     tensor.size[i] = description["size"][py::int_(i)].cast<int64_t>();
     tensor.stride[i] = description["stride"][py::int_(i)].cast<int64_t>();
@@ -47,20 +49,26 @@ Precision precision_of(const std::string& name) {
   return name == "strict" ? Precision::kStrict : name == "fast" ? Precision::kFast : Precision::kDefault;
 }
 
-ConvParams conv_params(const py::dict& call, bool transposed) {
-  ConvParams params{};
-  params.input = tensor4(call["input"]);
-  params.output = tensor4(call["output"]);
-  params.weight = tensor4(call["weight"]);
+template <class Params>
+void set_geometry(Params& params, const py::dict& call) {
   for (int i = 0; i < 2; ++i) {
     params.stride[i] = call["stride"][py::int_(i)].cast<int64_t>();
     params.padding[i] = call["padding"][py::int_(i)].cast<int64_t>();
     params.dilation[i] = call["dilation"][py::int_(i)].cast<int64_t>();
   }
   params.groups = call["groups"].cast<int64_t>();
+  params.precision = precision_of(call["precision"].cast<std::string>());
+}
+
+ConvParams conv_params(const py::dict& call, bool transposed) {
+  ConvParams params{};
+  params.input = tensor4(call["input"]);
+  params.output = tensor4(call["output"]);
+  params.weight = tensor4(call["weight"]);
+  if (call.contains("residual")) params.residual = tensor4(call["residual"]);
+  set_geometry(params, call);
   params.transposed = transposed;
   params.activation = activation_of(call["activation"].cast<std::string>());
-  params.precision = precision_of(call["precision"].cast<std::string>());
   return params;
 }
 
@@ -74,6 +82,7 @@ using ExplainFunction = void (*)(const Params&, const DeviceLimits&, char*, int)
 
 #ifdef DENOISE_EXT_WITH_CUDA
 constexpr ExplainFunction<ConvParams> kConv = cuda::conv_explain;
+constexpr ExplainFunction<ConvWeightGradParams> kConvWeightGrad = cuda::conv_weight_grad_explain;
 constexpr ExplainFunction<GaussianParams> kGaussian = cuda::gaussian_explain;
 constexpr ExplainFunction<GaussianSigmaGradParams> kGaussianSigmaGrad = cuda::gaussian_sigma_grad_explain;
 constexpr ExplainFunction<BilateralParams> kBilateral = cuda::bilateral_explain;
@@ -85,8 +94,13 @@ std::string explain_cuda(const Params& params, int compute_capability, ExplainFu
   function(params, cuda::typical_limits(compute_capability), text, sizeof text);
   return text;
 }
+
+bool masks_input(const ConvParams& params, int compute_capability) {
+  return cuda::conv_masks_input(params, cuda::typical_limits(compute_capability));
+}
 #else
 constexpr ExplainFunction<ConvParams> kConv = nullptr;
+constexpr ExplainFunction<ConvWeightGradParams> kConvWeightGrad = nullptr;
 constexpr ExplainFunction<GaussianParams> kGaussian = nullptr;
 constexpr ExplainFunction<GaussianSigmaGradParams> kGaussianSigmaGrad = nullptr;
 constexpr ExplainFunction<BilateralParams> kBilateral = nullptr;
@@ -97,6 +111,10 @@ std::string explain_cuda(const Params&, int, ExplainFunction<Params>) {
   return "none: this build has no CUDA kernels (nvcc was not found, or DENOISE_EXT_CUDA=0, when it was "
          "built)";
 }
+
+bool masks_input(const ConvParams&, int) {
+  return false;
+}
 #endif
 
 std::string explain_conv(const py::dict& call, bool transposed, int compute_capability) {
@@ -106,6 +124,48 @@ std::string explain_conv(const py::dict& call, bool transposed, int compute_capa
     return explain_cpu(depthwise ? "conv_depthwise" : "conv_direct");
   }
   return explain_cuda(params, compute_capability, kConv);
+}
+
+// The steps of a backward: the same decisions as in ops/conv_backward.cpp.
+std::string explain_conv_backward(const py::dict& call, bool transposed, int compute_capability) {
+  const py::sequence wanted = call["output_mask"];
+  const auto is_wanted = [&](size_t i) { return i < wanted.size() && wanted[i].cast<bool>(); };
+  const py::sequence gradients = call["output"];
+  ActivationGradParams activation{};
+  activation.grad_output = tensor4(call["grad_output"]);
+  activation.saved = tensor4(call["saved"]);
+  activation.activation = activation_of(call["activation"].cast<std::string>());
+  ConvParams input{};
+  input.input = activation.grad_output;
+  input.weight = tensor4(call["weight"]);
+  input.transposed = !transposed;
+  set_geometry(input, call);
+  if (is_wanted(0)) input.output = tensor4(gradients[0]);
+  ConvWeightGradParams weight{};
+  weight.coarse = tensor4(call[transposed ? "input" : "grad_output"]);
+  weight.fine = tensor4(call[transposed ? "grad_output" : "input"]);
+  weight.grad_weight = tensor4(call["weight"]);
+  set_geometry(weight, call);
+
+  const bool cuda = compute_capability != 0;
+  const bool masked = cuda && !transposed && !is_wanted(4) && is_mask(activation) &&
+                      (!is_wanted(0) || masks_input(input, compute_capability));
+  if (masked) weight.coarse_mask = mask_of(activation);
+  std::string text = "activation gradient:\n";
+  if (activation.activation == Activation::kNone) {
+    text += "none: there is no activation";
+  } else if (masked) {
+    text += "none: the kernels below read grad_output through the activation's mask";
+  } else {
+    text += "activation_grad: chosen, into a temporary tensor of grad_output's size";
+  }
+  if (is_wanted(0))
+    text += "\ninput gradient:\n" +
+            (cuda ? explain_cuda(input, compute_capability, kConv) : explain_cpu("conv_direct"));
+  if (is_wanted(1))
+    text += "\nweight gradient:\n" + (cuda ? explain_cuda(weight, compute_capability, kConvWeightGrad)
+                                           : explain_cpu("conv_weight_grad"));
+  return text;
 }
 
 template <class Params>
@@ -180,6 +240,8 @@ std::string explain_bilateral_backward(const py::dict& call, int compute_capabil
 std::string explain(const std::string& op, const py::dict& call, int compute_capability) {
   if (op == "conv2d") return explain_conv(call, false, compute_capability);
   if (op == "conv_transpose2d") return explain_conv(call, true, compute_capability);
+  if (op == "conv2d_backward") return explain_conv_backward(call, false, compute_capability);
+  if (op == "conv_transpose2d_backward") return explain_conv_backward(call, true, compute_capability);
   if (op == "gaussian_blur2d") return explain_gaussian(call, compute_capability);
   if (op == "bilateral_blur") return explain_bilateral(call, false, compute_capability);
   if (op == "joint_bilateral_blur") return explain_bilateral(call, true, compute_capability);

@@ -42,6 +42,64 @@ def test_transposed():
     assert ops.explain(ops.conv_transpose2d, x, w, stride=2).startswith("conv_direct: chosen")
 
 
+def steps(text: str) -> dict[str, str]:
+    """Step of a backward -> what runs, and the reasons of the rest."""
+    found, step = {}, ""
+    for line in text.splitlines():
+        if line.endswith(":"):
+            step = line[:-1]
+        found[step] = f"{found[step]}\n{line}" if step in found and line != f"{step}:" else ""
+    return {name: text.strip() for name, text in found.items()}
+
+
+def test_steps_of_a_backward_on_cpu():
+    x, w = torch.empty(1, 8, 16, 16), torch.empty(4, 8, 3, 3)
+    text = steps(ops.explain(ops.conv2d, x, w, padding=1, activation="relu", backward=True))
+    assert list(text) == ["activation gradient", "input gradient", "weight gradient"]
+    assert text["activation gradient"].startswith("activation_grad: chosen")
+    assert text["weight gradient"].startswith("conv_weight_grad: chosen (CPU")
+
+
+@pytest.mark.skipif(not WITH_CUDA, reason="the build has no CUDA kernels")
+def test_steps_of_a_backward_on_cuda():
+    def explained(dtype=torch.float16, device="sm_90", **options):
+        x = torch.empty(1, 64, 270, 480, dtype=dtype).to(memory_format=torch.channels_last)
+        w = torch.empty(64, 64, 3, 3, dtype=dtype).to(memory_format=torch.channels_last)
+        return steps(
+            ops.explain(ops.conv2d, x, w, padding=1, device=device, backward=True, **options)
+        )
+
+    fused = explained(activation="relu")
+    assert "through the activation's mask" in fused["activation gradient"]
+    assert fused["input gradient"].startswith("conv_rowring: chosen")
+    assert fused["weight gradient"].startswith("conv_weight_grad_mma: chosen")
+    # No mask: another activation, or kernels that read an element more than once.
+    assert explained(activation="tanh")["activation gradient"].startswith("activation_grad: chosen")
+    exact = explained(torch.float32, activation="relu")
+    assert exact["activation gradient"].startswith("activation_grad: chosen")
+    assert "needs precision='fast'" in exact["input gradient"]
+    tf32 = explained(torch.float32, activation="relu", precision="fast")
+    assert tf32["input gradient"].startswith("conv_rowring: chosen")
+    assert "through the activation's mask" in tf32["activation gradient"]
+    turing = explained(torch.float32, "sm_75", activation="relu", precision="fast")
+    assert turing["input gradient"].startswith("conv_direct: chosen")
+    assert explained()["activation gradient"] == "none: there is no activation"
+
+
+@pytest.mark.skipif(not WITH_CUDA, reason="the build has no CUDA kernels")
+def test_backward_of_what_requires_a_gradient():
+    x = torch.empty(1, 3, 64, 64, dtype=torch.float16)
+    w = torch.empty(64, 3, 3, 3, dtype=torch.float16, requires_grad=True)
+    text = steps(ops.explain(ops.conv2d, x, w, device="sm_80", activation="relu", backward=True))
+    assert "input gradient" not in text
+    # Nothing but the weight's gradient reads grad_output, and all its kernels know the mask.
+    assert "through the activation's mask" in text["activation gradient"]
+    transposed = steps(
+        ops.explain(ops.conv_transpose2d, x, w[:3], device="sm_80", stride=2, backward=True)
+    )
+    assert "weight gradient" in transposed
+
+
 def test_filters_on_cpu():
     x = torch.empty(1, 3, 16, 16)
     assert ops.explain(ops.gaussian_blur2d, x, 5, 1.0).startswith("gaussian_ring: chosen")

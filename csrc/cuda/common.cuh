@@ -89,6 +89,16 @@ __device__ __forceinline__ Storage* element(const Tensor4& t, int64_t n, int64_t
          x * t.stride[3];
 }
 
+// Element (n, c, y, x) of a tensor, through the mask where there is one.
+template <class Storage, class Acc>
+__device__ __forceinline__ Acc masked_element(const Tensor4& t, const ActivationMask& mask, int64_t n,
+                                              int64_t c, int64_t y, int64_t x) {
+  const Acc g = to_acc<Acc>(*element<const Storage>(t, n, c, y, x));
+  if (mask.saved.data == nullptr) return g;
+  const Acc saved = to_acc<Acc>(*element<const Storage>(mask.saved, n, c, y, x));
+  return saved > Acc(0) ? g : to_acc<Acc>(FromAcc<Storage>::convert(g * static_cast<Acc>(mask.slope)));
+}
+
 // A value of a one-dimensional tensor; a single element stands for all.
 template <class Storage, class Acc>
 __device__ __forceinline__ Acc channel_value(const Tensor1& t, int64_t channel) {

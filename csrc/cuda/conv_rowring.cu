@@ -1,5 +1,6 @@
-// Convolution of stride 1 on the matrix units: 1x1, 3x3 and 5x5 kernels, float16 and bfloat16 with float
-// sums; conv2d, and conv_transpose2d of stride 1 (the gradient of conv2d's input).
+// Convolution of stride 1 on the matrix units: 1x1, 3x3 and 5x5 kernels, float16, bfloat16 and, with
+// reduced precision of the factors (tf32), float32; sums in float. conv2d, and conv_transpose2d of stride 1:
+// the gradient of conv2d's input, which takes the activation's mask along.
 //
 // The image is cut into vertical strips. A block goes down a strip in groups of rows; the input rows it
 // needs are in a ring in shared memory, so that each is read once per strip, and the rows of the next
@@ -8,6 +9,9 @@
 // and output channels the columns of the matrix products, input channels are summed over:
 //   sums[pixel][k] += ring[row + u][pixel + v][c] weights[v][u][k][c]     for each tap (u, v)
 // The order of the sums does not depend on the grid.
+//
+// Rows that are to be masked or rounded to tf32 are, in the ring, between their arrival and their first use:
+// each element once, where the fragments would be rounded once per warp and tap column.
 //
 // Registers: 16 kRows sums, 4 kWindow of input fragments, 4 of weights: 92 of the 172 of the large 3x3 tile
 // (254 on sm_120).
@@ -20,12 +24,16 @@ namespace {
 
 constexpr int kPackThreads = 256;
 
+template <class Storage, int kKernel, bool kLarge>
+using RingOf = RowRing<static_cast<int>(sizeof(Storage)), kKernel, kLarge>;
+
 // packed: (output block, chunk, column v, tap u, 64 outputs, kChunk inputs), the vectors of each row in
-// the order in which the ring has them; zero for channels that do not exist.
-template <int kKernel>
+// the order in which the ring has them; zero for channels that do not exist. Storage: float, or __half for
+// any 16 bits.
+template <class Storage, int kKernel>
 __global__ void __launch_bounds__(kPackThreads)
     row_ring_pack_kernel(ConvParams p, RowRingPlan plan, unsigned char* packed, int64_t vectors) {
-  using Ring = RowRing<kKernel, false>;  // the layout is the same for both tiles
+  using Ring = RingOf<Storage, kKernel, false>;  // the layout is the same for both tiles
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * kPackThreads + threadIdx.x; i < vectors;
        i += static_cast<int64_t>(gridDim.x) * kPackThreads) {
     const int vector = static_cast<int>(i % Ring::kVectors);
@@ -34,7 +42,7 @@ __global__ void __launch_bounds__(kPackThreads)
     int u = static_cast<int>(row / kRowRingOutputs % kKernel);
     const int64_t column = row / (kRowRingOutputs * kKernel);
     int v = static_cast<int>(column % kKernel);
-    const int64_t c = column / kKernel % plan.chunks * Ring::kChunk + vector * 8;
+    const int64_t c = column / kKernel % plan.chunks * Ring::kChunk + vector * kVectorLanes<Storage>;
     const int64_t k = column / kKernel / plan.chunks * kRowRingOutputs + output;
     if (p.transposed) {
       u = kKernel - 1 - u;
@@ -45,13 +53,13 @@ __global__ void __launch_bounds__(kPackThreads)
     weight.size[1] = p.input.size[1];
     weight.stride[1] = p.weight.stride[p.transposed ? 0 : 1];
     const int64_t output_stride = p.weight.stride[p.transposed ? 1 : 0];
-    const uint16_t* const from = k < p.output.size[1]
-                                     ? static_cast<const uint16_t*>(p.weight.data) + k * output_stride +
-                                           u * p.weight.stride[2] + v * p.weight.stride[3]
-                                     : nullptr;
-    const int64_t first = row / kRowRingOutputs * kRowRingOutputs * Ring::kChunk * 2;
+    const Storage* const from = k < p.output.size[1]
+                                    ? static_cast<const Storage*>(p.weight.data) + k * output_stride +
+                                          u * p.weight.stride[2] + v * p.weight.stride[3]
+                                    : nullptr;
+    const int64_t first = row / kRowRingOutputs * kRowRingOutputs * Ring::kPixelBytes;
     *reinterpret_cast<uint4*>(packed + first + Ring::offset(output, vector)) =
-        gather_channels(weight, from, c);
+        as_factors<Storage>(gather_channels(weight, from, c));
   }
 }
 
@@ -64,7 +72,7 @@ struct RowRingMemory {
 
 // Before the products of a step's column number `column`, a plane's: sees to it that its input and weights
 // are there, and starts the copies of those that follow. Returns the column's place in `weights`.
-template <class Ring>
+template <class Storage, class Ring>
 __device__ __forceinline__ const unsigned char* begin_column(const ConvParams& p, const RowRingPlan& plan,
                                                              const RowRingMemory& memory, const uint4* packed,
                                                              const RowRingStep& step, const RowRingStep& next,
@@ -73,39 +81,41 @@ __device__ __forceinline__ const unsigned char* begin_column(const ConvParams& p
   const bool first = column == 0;
   const int per_block = plan.chunks * Ring::kKernel;
   const int64_t number = int64_t{step.output_block} * per_block + step.chunk * Ring::kKernel + column;
-  int slot = 0;
-  if (plan.weight_slots == per_block) {
-    slot = step.chunk * Ring::kKernel + column;
-    if (first) {
-      cp_async_wait<0>();
-      __syncthreads();
-    }
-  } else if (plan.weight_slots == 1) {
+  const bool resident = plan.weight_slots == per_block, alternate = !resident && plan.weight_slots == 2;
+  const int slot = resident    ? step.chunk * Ring::kKernel + column
+                   : alternate ? static_cast<int>(sequence % 2)
+                               : 0;
+  if (!resident && !alternate) {
     __syncthreads();
     load_columns<Ring>(packed, number, 1, memory.weights);
     cp_async_commit();
+  }
+  if (first || !resident) {
     cp_async_wait<0>();
     __syncthreads();
-  } else {
-    slot = static_cast<int>(sequence % 2);
-    cp_async_wait<0>();
+  }
+  if (first && rows_need_finishing<Storage>(p, plan)) {
+    finish_rows<Storage, Ring>(p, plan, step, memory.ring);
     __syncthreads();
+  }
+  if (alternate) {
     const bool within = column + 1 < plan.planes * Ring::kKernel;
     const int64_t following =
         within ? number + 1 : int64_t{next.output_block} * per_block + next.chunk * Ring::kKernel;
     if (within || next.group < end)
       load_columns<Ring>(packed, following, 1, memory.weights + (1 - slot) * Ring::kColumnBytes);
   }
-  if (first && prefetch) load_rows<Ring>(p, plan, next, memory.ring);
+  if (first && prefetch) load_rows<Storage, Ring>(p, plan, next, memory.ring);
   cp_async_commit();
   return memory.weights + slot * Ring::kColumnBytes;
 }
 
 // grid: plan.blocks; a block takes a run of the plan.groups row groups.
 template <class Storage, int kKernel, bool kLarge>
-__global__ void __launch_bounds__(RowRing<kKernel, kLarge>::kThreads, RowRing<kKernel, kLarge>::kBlocks)
+__global__ void __launch_bounds__(RingOf<Storage, kKernel, kLarge>::kThreads,
+                                  RingOf<Storage, kKernel, kLarge>::kBlocks)
     row_ring_kernel(ConvParams p, RowRingPlan plan, const uint4* packed) {
-  using Ring = RowRing<kKernel, kLarge>;
+  using Ring = RingOf<Storage, kKernel, kLarge>;
   SharedArena arena;
   RowRingMemory memory{};
   memory.weights = arena.take<unsigned char>(plan.weight_slots * Ring::kColumnBytes);
@@ -126,7 +136,7 @@ __global__ void __launch_bounds__(RowRing<kKernel, kLarge>::kThreads, RowRing<kK
   while (step.group < end) {
     if (!loaded) {
       __syncthreads();
-      load_rows<Ring>(p, plan, step, memory.ring);
+      load_rows<Storage, Ring>(p, plan, step, memory.ring);
       cp_async_commit();
     }
     const RowRingStep next = next_step<Ring>(p, plan, step);
@@ -135,7 +145,8 @@ __global__ void __launch_bounds__(RowRing<kKernel, kLarge>::kThreads, RowRing<kK
     if (step.output_block != output_block) {
       output_block = step.output_block;
       __syncthreads();
-      load_channels<Storage, Ring>(p, output_block, memory.channels);
+      load_channel_terms<Storage>(p, int64_t{output_block} * kRowRingOutputs, kRowRingOutputs,
+                                  memory.channels, memory.channels + kRowRingOutputs);
       if (resident)
         load_columns<Ring>(packed, int64_t{output_block} * all_columns, all_columns, memory.weights);
       cp_async_commit();
@@ -148,7 +159,7 @@ __global__ void __launch_bounds__(RowRing<kKernel, kLarge>::kThreads, RowRing<kK
     for (int i = 0; i < Ring::kWindow; ++i) rows[i] = window_row<Ring>(plan, step, i);
     for (int column = 0; column < columns; ++column, ++sequence) {
       const unsigned char* const weights =
-          begin_column<Ring>(p, plan, memory, packed, step, next, prefetch, column, sequence, end);
+          begin_column<Storage, Ring>(p, plan, memory, packed, step, next, prefetch, column, sequence, end);
       const int plane = column / kKernel;
       if (active)
         multiply_column<Storage, Ring>(sums, memory.ring + plane * plan.ring_rows * Ring::kRowBytes, rows,
@@ -165,42 +176,43 @@ __global__ void __launch_bounds__(RowRing<kKernel, kLarge>::kThreads, RowRing<kK
 template <class Storage, int kKernel, bool kLarge>
 int launch_tile(const ConvParams& params, const RowRingPlan& plan, const LaunchContext& context) {
   return launch(row_ring_kernel<Storage, kKernel, kLarge>, dim3(static_cast<unsigned>(plan.blocks)),
-                dim3(RowRing<kKernel, kLarge>::kThreads), plan.shared_bytes, context.stream, params, plan,
-                static_cast<const uint4*>(context.workspace));
+                dim3(RingOf<Storage, kKernel, kLarge>::kThreads), plan.shared_bytes, context.stream, params,
+                plan, static_cast<const uint4*>(context.workspace));
 }
 
 template <class Storage, int kKernel>
-int launch_storage(const ConvParams& params, const RowRingPlan& plan, const LaunchContext& context) {
-  if constexpr (kKernel != 1)
-    if (plan.large) return launch_tile<Storage, kKernel, true>(params, plan, context);
-  return launch_tile<Storage, kKernel, false>(params, plan, context);
-}
-
-template <int kKernel>
 int launch_kernel(const ConvParams& params, const RowRingPlan& plan, const LaunchContext& context) {
+  using Packed = std::conditional_t<sizeof(Storage) == 2, __half, Storage>;
   const int64_t vectors = row_ring_workspace_bytes(params, context.limits) / 16;
   const int64_t blocks = (vectors + kPackThreads - 1) / kPackThreads;
   const int64_t most = 8 * static_cast<int64_t>(context.limits.multiprocessors);
   const int code =
-      launch(row_ring_pack_kernel<kKernel>, dim3(static_cast<unsigned>(blocks < most ? blocks : most)),
-             dim3(kPackThreads), 0, context.stream, params, plan,
-             static_cast<unsigned char*>(context.workspace), vectors);
+      launch(row_ring_pack_kernel<Packed, kKernel>,
+             dim3(static_cast<unsigned>(blocks < most ? blocks : most)), dim3(kPackThreads), 0,
+             context.stream, params, plan, static_cast<unsigned char*>(context.workspace), vectors);
   if (code != 0) return code;
-  return params.input.dtype == DType::kFloat16
-             ? launch_storage<__half, kKernel>(params, plan, context)
-             : launch_storage<__nv_bfloat16, kKernel>(params, plan, context);
+  if constexpr (has_large_tile(sizeof(Storage), kKernel))
+    if (plan.large) return launch_tile<Storage, kKernel, true>(params, plan, context);
+  return launch_tile<Storage, kKernel, false>(params, plan, context);
+}
+
+template <class Storage>
+int launch_storage(const ConvParams& params, const RowRingPlan& plan, const LaunchContext& context) {
+  switch (plan.kernel) {
+    case 1: return launch_kernel<Storage, 1>(params, plan, context);
+    case 3: return launch_kernel<Storage, 3>(params, plan, context);
+    case 5: return launch_kernel<Storage, 5>(params, plan, context);
+    default: return static_cast<int>(cudaErrorInvalidValue);
+  }
 }
 
 }  // namespace
 
 int conv_rowring_launch(const ConvParams& params, const LaunchContext& context) {
   const RowRingPlan plan = row_ring_plan(params, context.limits);
-  switch (plan.kernel) {
-    case 1: return launch_kernel<1>(params, plan, context);
-    case 3: return launch_kernel<3>(params, plan, context);
-    case 5: return launch_kernel<5>(params, plan, context);
-    default: return static_cast<int>(cudaErrorInvalidValue);
-  }
+  return with_vector_storage(params.input.dtype, [&](auto storage) {
+    return launch_storage<decltype(storage)>(params, plan, context);
+  });
 }
 
 }  // namespace denoise_ext::cuda

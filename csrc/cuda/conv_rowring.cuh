@@ -1,6 +1,8 @@
-// Device code of the row-ring convolution: where a block is in its work, the ring of input rows and the
-// weights in shared memory, and the matrix products. See conv_rowring.cu.
+// Device code of the row-ring convolution: where a block is in its work, the weights in shared memory, and
+// the matrix products. See conv_rowring.cu.
 #pragma once
+
+#include <type_traits>
 
 #include "common.cuh"
 #include "conv_rowring_plan.h"
@@ -8,28 +10,35 @@
 
 namespace denoise_ext::cuda {
 
+// An element as it is copied, whatever number it stands for.
+template <class Storage>
+using ElementBits = std::conditional_t<sizeof(Storage) == 2, uint16_t, uint32_t>;
+
 // row_ring_tile() as constants.
-template <int kKernelSize, bool kLarge>
+template <int kElementBytes, int kKernelSize, bool kLarge>
 struct RowRing {
   static constexpr int kKernel = kKernelSize;
-  static constexpr int kWidth = row_ring_tile(kKernel, kLarge).width;
-  static constexpr int kRows = row_ring_tile(kKernel, kLarge).rows;
-  static constexpr int kThreads = row_ring_tile(kKernel, kLarge).threads;
-  static constexpr int kWindow = row_ring_tile(kKernel, kLarge).window;
-  static constexpr int kPixels = row_ring_tile(kKernel, kLarge).pixels;
-  static constexpr int kRowBytes = row_ring_tile(kKernel, kLarge).row_bytes;
-  static constexpr int kColumnBytes = row_ring_tile(kKernel, kLarge).column_bytes;
-  static constexpr int kChunk = row_ring_tile(kKernel, kLarge).chunk;
-  static constexpr int kVectors = kChunk / 8;  // 16-byte vectors of a pixel (or of a row of weights)
+  static constexpr int kWidth = row_ring_tile(kElementBytes, kKernel, kLarge).width;
+  static constexpr int kRows = row_ring_tile(kElementBytes, kKernel, kLarge).rows;
+  static constexpr int kThreads = row_ring_tile(kElementBytes, kKernel, kLarge).threads;
+  static constexpr int kWindow = row_ring_tile(kElementBytes, kKernel, kLarge).window;
+  static constexpr int kPixels = row_ring_tile(kElementBytes, kKernel, kLarge).pixels;
+  static constexpr int kRowBytes = row_ring_tile(kElementBytes, kKernel, kLarge).row_bytes;
+  static constexpr int kColumnBytes = row_ring_tile(kElementBytes, kKernel, kLarge).column_bytes;
+  static constexpr int kChunk = row_ring_tile(kElementBytes, kKernel, kLarge).chunk;
+  static constexpr int kPixelBytes = kChunk * kElementBytes;  // also of a row of weights
+  static constexpr int kVectors = kPixelBytes / 16;
+  static constexpr int kProductChannels = 32 / kElementBytes;  // that one matrix product sums over
   static constexpr int kWarpsAlong = kWidth / 16;
-  // Blocks per multiprocessor that the registers must allow: 65536 / (3 x 128 threads) = 170 each.
-  static constexpr int kBlocks = kLarge ? 1 : kRowRingSmallBlocks;
+  // Blocks per multiprocessor that the registers must allow: 65536 / (3 x 128 threads) = 170 each (float:
+  // 256).
+  static constexpr int kBlocks = kLarge ? 1 : row_ring_small_blocks(kElementBytes);
 
   // Where vector v of pixel (or output channel) i lies in its row of kChunk elements, in bytes. Any 8
   // consecutive i at the same v, which is what ldmatrix reads at once, are in 8 different 16-byte bank
-  // groups: i covers 128 / (2 kChunk) rows per 128 bytes, and the exclusive or permutes the rest.
+  // groups: i covers 128 / kPixelBytes rows per 128 bytes, and the exclusive or permutes the rest.
   static __host__ __device__ constexpr int offset(int i, int v) {
-    return i * kChunk * 2 + ((v ^ (i * kVectors / 8 % kVectors)) * 16);
+    return i * kPixelBytes + ((v ^ (i * kVectors / 8 % kVectors)) * 16);
   }
 };
 
@@ -100,82 +109,11 @@ __device__ __forceinline__ int window_row(const RowRingPlan& plan, const RowRing
   return (row >= plan.ring_rows ? row - plan.ring_rows : row) * Ring::kRowBytes;
 }
 
-// Groups of 16 channels in a chunk; the last chunk's last group is filled up with zeros.
+// Groups of kProductChannels in a chunk; the last chunk's last group is filled up with zeros.
 template <class Ring>
 __device__ __forceinline__ int chunk_products(const ConvParams& p, int chunk) {
   const int rest = static_cast<int>(p.input.size[1]) - chunk * Ring::kChunk;
-  return ((rest < Ring::kChunk ? rest : Ring::kChunk) + 15) / 16;
-}
-
-// 8 channels from c on of one pixel, element by element; 0 outside the image and past the last channel.
-__device__ __forceinline__ uint4 gather_channels(const Tensor4& t, const uint16_t* pixel, int64_t c) {
-  uint32_t word[4] = {0, 0, 0, 0};
-#pragma unroll
-  for (int j = 0; j < 8; ++j)
-    if (pixel != nullptr && c + j < t.size[1])
-      word[j / 2] |= static_cast<uint32_t>(pixel[(c + j) * t.stride[1]]) << (16 * (j % 2));
-  return uint4{word[0], word[1], word[2], word[3]};
-}
-
-// One row of one chunk to its place in the ring: pixels from column x0 of the image on, channels from c0
-// on. `row` points to the row's first pixel, nullptr for a row outside the image; `vectors` of 8 channels
-// per pixel are wanted.
-template <class Ring>
-__device__ __forceinline__ void copy_row(const Tensor4& input, const uint16_t* row, int x0, int c0,
-                                         int vectors, unsigned char* to) {
-#pragma unroll 1
-  for (int i = static_cast<int>(threadIdx.x); i < Ring::kPixels * Ring::kVectors; i += Ring::kThreads) {
-    const int pixel = i / Ring::kVectors, vector = i % Ring::kVectors;
-    const int x = x0 + pixel, c = c0 + 8 * vector;
-    if (vector >= vectors) continue;
-    const bool inside = row != nullptr && x >= 0 && x < input.size[3] && c < input.size[1];
-    const void* const from = inside ? row + x * input.stride[3] + c : input.data;
-    cp_async16(to + Ring::offset(pixel, vector), from, inside);
-  }
-}
-
-// The same for any strides, element by element.
-template <class Ring>
-__device__ __forceinline__ void gather_row(const Tensor4& input, const uint16_t* row, int x0, int c0,
-                                           int vectors, unsigned char* to) {
-  // Neighbouring threads take neighbouring channels, or neighbouring pixels where those are closer.
-  const bool along_pixels = input.stride[3] < input.stride[1];
-#pragma unroll 1
-  for (int i = static_cast<int>(threadIdx.x); i < Ring::kPixels * Ring::kVectors; i += Ring::kThreads) {
-    const int pixel = along_pixels ? i % Ring::kPixels : i / Ring::kVectors;
-    const int vector = along_pixels ? i / Ring::kPixels : i % Ring::kVectors;
-    const int x = x0 + pixel;
-    if (vector >= vectors) continue;
-    const bool inside = row != nullptr && x >= 0 && x < input.size[3];
-    const uint16_t* const from = inside ? row + x * input.stride[3] : nullptr;
-    *reinterpret_cast<uint4*>(to + Ring::offset(pixel, vector)) =
-        gather_channels(input, from, c0 + 8 * vector);
-  }
-}
-
-// Starts the copies of a step's new rows into the ring.
-template <class Ring>
-__device__ __forceinline__ void load_rows(const ConvParams& p, const RowRingPlan& plan,
-                                          const RowRingStep& step, unsigned char* ring) {
-  const int first_row = Ring::kWindow - new_rows<Ring>(step), x0 = step.x - plan.left;
-#pragma unroll 1
-  for (int plane = 0; plane < plan.planes; ++plane) {
-    const int chunk = step.chunk + plane;
-    const int vectors = 2 * chunk_products<Ring>(p, chunk);
-#pragma unroll 1
-    for (int i = first_row; i < Ring::kWindow; ++i) {
-      const int y = step.y - plan.top + i;
-      const bool inside = y >= 0 && y < p.input.size[2];
-      const uint16_t* const row = inside ? element<const uint16_t>(p.input, step.image, 0, y, 0) : nullptr;
-      unsigned char* const to =
-          ring + plane * plan.ring_rows * Ring::kRowBytes + window_row<Ring>(plan, step, i);
-      if (plan.vector_input) {
-        copy_row<Ring>(p.input, row, x0, chunk * Ring::kChunk, vectors, to);
-      } else {
-        gather_row<Ring>(p.input, row, x0, chunk * Ring::kChunk, vectors, to);
-      }
-    }
-  }
+  return ((rest < Ring::kChunk ? rest : Ring::kChunk) + Ring::kProductChannels - 1) / Ring::kProductChannels;
 }
 
 // Starts the copies of `columns` columns of weights, from number `first` of the packed ones on.
@@ -197,6 +135,10 @@ __device__ __forceinline__ void multiply(float (&c)[4], const uint32_t (&a)[4], 
                                          __nv_bfloat16) {
   mma_m16n8k16_bf16(c, a, b);
 }
+__device__ __forceinline__ void multiply(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
+                                         float) {
+  mma_m16n8k8_tf32(c, a, b);
+}
 
 // A warp's sums: rows of 16 pixels x 4 tiles of 8 channels.
 template <class Ring>
@@ -204,15 +146,16 @@ using RowRingSums = float[Ring::kRows][4][4];
 
 // sums += one column of taps over one chunk. `pixels` points to the warp's leftmost pixel for that
 // column's taps (its number in a row is `pixel`), `weights` to the column's (tap, 64, kChunk).
-// The fragments of an input row serve all the taps above each other that meet it: per 16 channels
-// kWindow + 2 kKernel ldmatrix for 8 kRows kKernel matrix products.
+// The fragments of an input row serve all the taps above each other that meet it: per kProductChannels
+// kWindow + 2 kKernel ldmatrix for 8 kRows kKernel matrix products. To ldmatrix four 32-bit elements are
+// eight of 16 bits, and a lane gets both halves of the one element that a tf32 product wants from it.
 template <class Storage, class Ring>
 __device__ __forceinline__ void multiply_column(RowRingSums<Ring>& sums, const unsigned char* plane,
                                                 const int (&rows)[Ring::kWindow], int pixel,
                                                 const unsigned char* weights, int output, int products) {
   const int lane = static_cast<int>(threadIdx.x % 32);
-  // The rows of the four matrices that this lane addresses: a: pixels 0..15 of channels 0..7, then of
-  // 8..15; b: channels 0..7 and 8..15 of outputs 0..7, then of 8..15.
+  // The rows of the four matrices that this lane addresses: a: pixels 0..15 of the first vector of
+  // channels, then of the second; b: first and second vector of outputs 0..7, then of 8..15.
   const int a_pixel = pixel + lane % 16, a_vector = lane / 16;
   const int b_output = output + lane % 8 + lane / 16 * 8, b_vector = lane / 8 % 2;
 #pragma unroll 1

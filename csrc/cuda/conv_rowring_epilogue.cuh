@@ -1,27 +1,9 @@
 // What becomes of a warp's sums in the row-ring convolution: bias, residual, activation, 16-byte stores.
 #pragma once
 
-#include <cstring>
-
-#include "conv_rowring.cuh"
+#include "conv_rowring_rows.cuh"
 
 namespace denoise_ext::cuda {
-
-// Two values as neighbouring 16-bit elements, the first in the low half, and back.
-__device__ __forceinline__ uint32_t pack_pair(float low, float high, __half) {
-  return static_cast<uint32_t>(__half_as_ushort(__float2half_rn(low))) |
-         static_cast<uint32_t>(__half_as_ushort(__float2half_rn(high))) << 16;
-}
-__device__ __forceinline__ uint32_t pack_pair(float low, float high, __nv_bfloat16) {
-  return static_cast<uint32_t>(__bfloat16_as_ushort(__float2bfloat16_rn(low))) |
-         static_cast<uint32_t>(__bfloat16_as_ushort(__float2bfloat16_rn(high))) << 16;
-}
-__device__ __forceinline__ float unpack(uint32_t bits, __half) {
-  return __half2float(__ushort_as_half(static_cast<unsigned short>(bits & 0xffff)));
-}
-__device__ __forceinline__ float unpack(uint32_t bits, __nv_bfloat16) {
-  return __bfloat162float(__ushort_as_bfloat16(static_cast<unsigned short>(bits & 0xffff)));
-}
 
 // Transposes the 4 x 4 words that the 4 lanes of a quad hold: word j of lane i becomes word i of lane j.
 // Turns a pixel's row of four accumulator tiles (lane t: channels 2t, 2t + 1 of each tile of 8) into 8
@@ -44,51 +26,79 @@ __device__ __forceinline__ void transpose_quad(uint32_t (&word)[4]) {
   }
 }
 
-template <Activation kActivation>
-__device__ __forceinline__ void activate_eight(float (&v)[8], const float (&slope)[8]) {
-#pragma unroll
-  for (int j = 0; j < 8; ++j) v[j] = activate<float>(v[j], kActivation, slope[j]);
+template <class Storage>
+__device__ __forceinline__ uint4 load_channels(const Tensor4& t, const Storage* pixel, int64_t k,
+                                               bool vectors) {
+  if (!vectors) return gather_channels(t, pixel, k);
+  if (pixel == nullptr || k >= t.size[1]) return uint4{0, 0, 0, 0};
+  return *reinterpret_cast<const uint4*>(pixel + k);
 }
 
-__device__ __forceinline__ void activate_eight(float (&v)[8], Activation activation,
-                                               const float (&slope)[8]) {
-  switch (activation) {
-    case Activation::kRelu: return activate_eight<Activation::kRelu>(v, slope);
-    case Activation::kLeakyRelu:
-    case Activation::kPrelu: return activate_eight<Activation::kPrelu>(v, slope);
-    case Activation::kSigmoid: return activate_eight<Activation::kSigmoid>(v, slope);
-    case Activation::kTanh: return activate_eight<Activation::kTanh>(v, slope);
-    case Activation::kNone: break;
-  }
-}
-
-__device__ __forceinline__ void load_eight(uint32_t (&word)[4], const Tensor4& t, const uint16_t* pixel,
-                                           int64_t k, bool vectors) {
-  uint4 loaded{0, 0, 0, 0};
-  if (!vectors) {
-    loaded = gather_channels(t, pixel, k);
-  } else if (pixel != nullptr && k < t.size[1]) {
-    loaded = *reinterpret_cast<const uint4*>(pixel + k);
-  }
-  word[0] = loaded.x;
-  word[1] = loaded.y;
-  word[2] = loaded.z;
-  word[3] = loaded.w;
-}
-
-__device__ __forceinline__ void store_eight(const uint32_t (&word)[4], const Tensor4& t, uint16_t* pixel,
-                                            int64_t k, bool vectors) {
+template <class Storage>
+__device__ __forceinline__ void store_channels(const uint4& vector, const Tensor4& t, Storage* pixel,
+                                               int64_t k, bool vectors) {
   if (pixel == nullptr) return;
   if (vectors) {
     // A plain assignment of a uint4 becomes four 4-byte stores here: the compiler stops merging them in
     // kernels of this size.
-    if (k < t.size[1]) __stwb(reinterpret_cast<uint4*>(pixel + k), uint4{word[0], word[1], word[2], word[3]});
+    if (k < t.size[1]) __stwb(reinterpret_cast<uint4*>(pixel + k), vector);
     return;
   }
+  using Bits = ElementBits<Storage>;
+  constexpr int kPerWord = 4 / static_cast<int>(sizeof(Bits));
+  const uint32_t word[4] = {vector.x, vector.y, vector.z, vector.w};
 #pragma unroll
-  for (int j = 0; j < 8; ++j)
+  for (int j = 0; j < kVectorLanes<Storage>; ++j)
     if (k + j < t.size[1])
-      pixel[(k + j) * t.stride[1]] = static_cast<uint16_t>(word[j / 2] >> (16 * (j % 2)));
+      reinterpret_cast<Bits*>(pixel)[(k + j) * t.stride[1]] =
+          static_cast<Bits>(word[j / kPerWord] >> (16 * (j % kPerWord)));
+}
+
+// Exchanges within the quad: from the 2 channels of 4 tiles that a lane has of a pixel (v[2i], v[2i + 1]:
+// of tile i) to the 8 neighbouring channels of the lane's tile, k and on, and to memory.
+template <class Storage>
+__device__ __forceinline__ void store_tiles(const float (&v)[8], const Tensor4& t, Storage* pixel, int64_t k,
+                                            bool vectors) {
+  if constexpr (sizeof(Storage) == 2) {
+    uint32_t word[4];
+#pragma unroll
+    for (int j = 0; j < 4; ++j) word[j] = pack_word({v[2 * j], v[2 * j + 1]}, Storage{});
+    transpose_quad(word);
+    store_channels(uint4{word[0], word[1], word[2], word[3]}, t, pixel, k, vectors);
+  } else {
+    uint32_t even[4], odd[4];
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      even[j] = __float_as_uint(v[2 * j]);
+      odd[j] = __float_as_uint(v[2 * j + 1]);
+    }
+    transpose_quad(even);
+    transpose_quad(odd);
+    store_channels(uint4{even[0], odd[0], even[1], odd[1]}, t, pixel, k, vectors);
+    store_channels(uint4{even[2], odd[2], even[3], odd[3]}, t, pixel, k + 4, vectors);
+  }
+}
+
+// The way back.
+template <class Storage>
+__device__ __forceinline__ void load_tiles(float (&v)[8], const Tensor4& t, const Storage* pixel, int64_t k,
+                                           bool vectors) {
+  const uint4 low = load_channels(t, pixel, k, vectors);
+  if constexpr (sizeof(Storage) == 2) {
+    uint32_t word[4] = {low.x, low.y, low.z, low.w};
+    transpose_quad(word);
+    unpack<Storage>(uint4{word[0], word[1], word[2], word[3]}, v);
+  } else {
+    const uint4 high = load_channels(t, pixel, k + 4, vectors);
+    uint32_t even[4] = {low.x, low.z, high.x, high.z}, odd[4] = {low.y, low.w, high.y, high.w};
+    transpose_quad(even);
+    transpose_quad(odd);
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      v[2 * j] = __uint_as_float(even[j]);
+      v[2 * j + 1] = __uint_as_float(odd[j]);
+    }
+  }
 }
 
 // Turns a row of 8 pixels x 32 channels of sums (v: this lane's 2 channels of 4 tiles) into outputs.
@@ -108,25 +118,18 @@ __device__ __forceinline__ void finish_pixels(const ConvParams& p, const RowRing
     slope[j] = channels[kRowRingOutputs + channel];
     residual[j] = 0;
   }
-  uint32_t word[4];
-  if (p.residual.data != nullptr) {
-    const uint16_t* const from = inside ? element<const uint16_t>(p.residual, step.image, 0, y, x) : nullptr;
-    load_eight(word, p.residual, from, k, plan.vector_residual);
-    transpose_quad(word);
-#pragma unroll
-    for (int j = 0; j < 8; ++j) residual[j] = unpack(word[j / 2] >> (16 * (j % 2)), Storage{});
-  }
+  if (p.residual.data != nullptr)
+    load_tiles(residual, p.residual,
+               inside ? element<const Storage>(p.residual, step.image, 0, y, x) : nullptr, k,
+               plan.vector_residual);
   const bool before = p.residual_position == ResidualPosition::kBeforeActivation;
 #pragma unroll
   for (int j = 0; j < 8; ++j) v[j] += before ? residual[j] : 0.0f;
-  activate_eight(v, p.activation, slope);
+  activate_all(v, p.activation, slope);
 #pragma unroll
   for (int j = 0; j < 8; ++j) v[j] += before ? 0.0f : residual[j];
-#pragma unroll
-  for (int j = 0; j < 4; ++j) word[j] = pack_pair(v[2 * j], v[2 * j + 1], Storage{});
-  transpose_quad(word);
-  uint16_t* const to = inside ? element<uint16_t>(p.output, step.image, 0, y, x) : nullptr;
-  store_eight(word, p.output, to, k, plan.vector_output);
+  store_tiles(v, p.output, inside ? element<Storage>(p.output, step.image, 0, y, x) : nullptr, k,
+              plan.vector_output);
 }
 
 // Finishes a warp's sums and sets them to zero.
@@ -152,18 +155,6 @@ __device__ __forceinline__ void finish_group(const ConvParams& p, const RowRingP
 #pragma unroll
         for (int j = 0; j < 4; ++j)
           sums[i][tile][j] = i + 1 < Ring::kRows ? sums[i + 1 < Ring::kRows ? i + 1 : i][tile][j] : 0.0f;
-  }
-}
-
-// Bias and slope below zero of the block's output channels; 0 past the last.
-template <class Storage, class Ring>
-__device__ __forceinline__ void load_channels(const ConvParams& p, int output_block, float* channels) {
-  const bool slopes = p.activation == Activation::kPrelu || p.activation == Activation::kLeakyRelu;
-  for (int i = static_cast<int>(threadIdx.x); i < kRowRingOutputs; i += Ring::kThreads) {
-    const int64_t k = int64_t{output_block} * kRowRingOutputs + i;
-    const bool exists = k < p.output.size[1];
-    channels[i] = exists && p.bias.data != nullptr ? channel_value<Storage, float>(p.bias, k) : 0.0f;
-    channels[kRowRingOutputs + i] = exists && slopes ? negative_slope<Storage, float>(p, k) : 0.0f;
   }
 }
 

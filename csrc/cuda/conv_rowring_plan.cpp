@@ -22,7 +22,7 @@ constexpr Choice kChoices[] = {
 };
 
 size_t apply(const Choice& choice, RowRingPlan& plan) {
-  const RowRingTile tile = row_ring_tile(plan.kernel, choice.large);
+  const RowRingTile tile = row_ring_tile(plan.element_bytes, plan.kernel, choice.large);
   plan.large = choice.large;
   plan.planes = choice.all_planes ? plan.chunks : 1;
   plan.weight_slots = choice.weight_slots == 0 ? plan.chunks * plan.kernel : choice.weight_slots;
@@ -37,7 +37,7 @@ size_t apply(const Choice& choice, RowRingPlan& plan) {
 }
 
 int64_t row_groups(const ConvParams& p, const RowRingPlan& plan, bool large) {
-  const RowRingTile tile = row_ring_tile(plan.kernel, large);
+  const RowRingTile tile = row_ring_tile(plan.element_bytes, plan.kernel, large);
   return plan.output_blocks * p.output.size[0] * ceil_div(p.output.size[2], tile.rows) *
          ceil_div(p.output.size[3], tile.width);
 }
@@ -46,11 +46,12 @@ int64_t row_groups(const ConvParams& p, const RowRingPlan& plan, bool large) {
 
 const char* row_ring_cannot_run(const ConvParams& p, const DeviceLimits& limits) {
   const int64_t kernel = p.weight.size[2];
-  if (p.input.dtype != DType::kFloat16 && p.input.dtype != DType::kBFloat16)
-    return "takes float16 and bfloat16 only";
+  if (p.input.dtype == DType::kFloat64) return "takes float16, bfloat16 and, in tf32, float32 only";
+  if (p.input.dtype == DType::kFloat32 && p.precision != Precision::kFast)
+    return "takes float32 in tf32 only, which needs precision='fast'";
   if (limits.compute_capability < 75) return "needs compute capability 7.5";
-  if (p.input.dtype == DType::kBFloat16 && limits.compute_capability < 80)
-    return "bfloat16 needs compute capability 8.0";
+  if (p.input.dtype != DType::kFloat16 && limits.compute_capability < 80)
+    return "bfloat16 and tf32 need compute capability 8.0";
   if (p.groups != 1) return "takes groups = 1 only";
   if (p.stride[0] != 1 || p.stride[1] != 1) return "takes stride 1 only";
   if (p.dilation[0] != 1 || p.dilation[1] != 1) return "takes dilation 1 only";
@@ -67,6 +68,7 @@ const char* row_ring_cannot_run(const ConvParams& p, const DeviceLimits& limits)
 
 RowRingPlan row_ring_plan(const ConvParams& p, const DeviceLimits& limits) {
   RowRingPlan plan{};
+  plan.element_bytes = static_cast<int>(element_bytes(p.input.dtype));
   plan.kernel = static_cast<int>(p.weight.size[2]);
   // A transposed convolution of stride 1 is one with the taps rotated: where that one's first tap
   // lies `padding` outside the image, this one's last does.
@@ -74,18 +76,21 @@ RowRingPlan row_ring_plan(const ConvParams& p, const DeviceLimits& limits) {
   plan.top = static_cast<int>(p.transposed ? reach - p.padding[0] : p.padding[0]);
   plan.left = static_cast<int>(p.transposed ? reach - p.padding[1] : p.padding[1]);
   plan.output_blocks = static_cast<int>(ceil_div(p.output.size[1], kRowRingOutputs));
-  plan.chunks = static_cast<int>(ceil_div(p.input.size[1], row_ring_tile(plan.kernel, true).chunk));
-  plan.vector_input = has_wide_pixels(p.input);
+  plan.chunks =
+      static_cast<int>(ceil_div(p.input.size[1], row_ring_tile(plan.element_bytes, plan.kernel, true).chunk));
+  plan.vector_input =
+      has_wide_pixels(p.input) && (p.input_mask.saved.data == nullptr || has_wide_pixels(p.input_mask.saved));
   plan.vector_output = has_wide_pixels(p.output);
   plan.vector_residual = p.residual.data != nullptr && has_wide_pixels(p.residual);
-  // A small image gives every multiprocessor work only in small pieces. A 1x1 kernel is bound by memory
-  // and reads no row twice: several small blocks per multiprocessor hide that better than a large one.
-  const bool small = plan.kernel == 1 || row_groups(p, plan, true) < limits.multiprocessors;
+  // A small image gives every multiprocessor work only in small pieces.
+  const bool small =
+      !has_large_tile(plan.element_bytes, plan.kernel) || row_groups(p, plan, true) < limits.multiprocessors;
   for (const Choice& choice : kChoices)
     if (!(choice.large && small) && apply(choice, plan) <= static_cast<size_t>(limits.shared_bytes)) break;
   plan.groups = row_groups(p, plan, plan.large);
   const int64_t fit = plan.large ? 1 : limits.shared_bytes / static_cast<int64_t>(plan.shared_bytes);
-  const int64_t resident = std::clamp<int64_t>(fit, 1, kRowRingSmallBlocks) * limits.multiprocessors;
+  const int64_t resident =
+      std::clamp<int64_t>(fit, 1, row_ring_small_blocks(plan.element_bytes)) * limits.multiprocessors;
   plan.blocks = static_cast<int>(std::min(plan.groups, resident));
   return plan;
 }
@@ -93,26 +98,29 @@ RowRingPlan row_ring_plan(const ConvParams& p, const DeviceLimits& limits) {
 // The larger of the time of the tensor cores, at their rate for float sums, and of memory.
 double row_ring_cost(const ConvParams& p, const DeviceLimits& limits) {
   const RowRingPlan plan = row_ring_plan(p, limits);
-  const RowRingTile tile = row_ring_tile(plan.kernel, plan.large);
+  const RowRingTile tile = row_ring_tile(plan.element_bytes, plan.kernel, plan.large);
   // Of a block of 32 output channels or less half of the warps idle, which saves less than half the time.
   const int64_t rest = (p.output.size[1] - 1) % kRowRingOutputs + 1;
   const double outputs = kRowRingOutputs * (plan.output_blocks - (rest <= kRowRingOutputs / 2 ? 0.3 : 0.0));
   const double pixels = static_cast<double>(plan.groups / plan.output_blocks) * tile.rows * tile.width;
   const double taps = static_cast<double>(plan.kernel) * plan.kernel;
-  const double products = pixels * outputs * static_cast<double>(ceil_div(p.input.size[1], 16) * 16) * taps;
+  const int64_t step = 32 / plan.element_bytes;  // channels that one matrix product sums over
+  const double products =
+      pixels * outputs * static_cast<double>(ceil_div(p.input.size[1], step) * step) * taps;
   // Each block of output channels reads the input anew. Single elements instead of 16 bytes at a time
   // take about three times as long.
   const double read = plan.output_blocks * tensor_bytes(p.input) * (plan.vector_input ? 1.2 : 3.0);
   const double written = tensor_bytes(p.output) * (plan.vector_output ? 1.2 : 3.0);
   const double bytes = read + written + tensor_bytes(p.residual) * (plan.vector_residual ? 1.2 : 3.0);
   constexpr double kPacking = 3;  // one launch more than kernels without a workspace
-  return kPacking + std::max(tensor_cost(products, 1.0, limits), memory_cost(bytes, limits));
+  return kPacking +
+         std::max(tensor_cost(products, 2.0 / plan.element_bytes, limits), memory_cost(bytes, limits));
 }
 
 int64_t row_ring_workspace_bytes(const ConvParams& p, const DeviceLimits& limits) {
   const RowRingPlan plan = row_ring_plan(p, limits);
   return int64_t{plan.output_blocks} * plan.chunks * plan.kernel *
-         row_ring_tile(plan.kernel, plan.large).column_bytes;
+         row_ring_tile(plan.element_bytes, plan.kernel, plan.large).column_bytes;
 }
 
 }  // namespace denoise_ext::cuda

@@ -11,8 +11,11 @@ namespace denoise_ext::cuda {
 // Output channels a block computes at once: two warps side by side take 32 each.
 constexpr int kRowRingOutputs = 64;
 
-// As many blocks of the small tile run on a multiprocessor at once, shared memory permitting.
-constexpr int kRowRingSmallBlocks = 3;
+// As many blocks of the small tile run on a multiprocessor at once, shared memory permitting. Three leave a
+// thread 168 registers, of which float's epilogue and rounding would spill some.
+constexpr int row_ring_small_blocks(int element_bytes) {
+  return element_bytes == 4 ? 2 : 3;
+}
 
 // What a block holds at once. A warp computes `rows` rows of 16 pixels and 32 output channels; a block
 // has width / 16 warps along x and two along the channels.
@@ -26,22 +29,31 @@ struct RowRingTile {
   int column_bytes;  // the weights of one column of taps for one chunk and kRowRingOutputs channels
 };
 
-// A 5x5 kernel takes 32 channels per pass, for a column of 5 taps of 64 would be 40 KiB.
-constexpr RowRingTile row_ring_tile(int kernel, bool large) {
+// A pass takes 128 bytes of channels: 64 of 16 bits, 32 of float. A 5x5 kernel takes half as many, for a
+// column of 5 taps would be 40 KiB.
+constexpr RowRingTile row_ring_tile(int element_bytes, int kernel, bool large) {
   RowRingTile t{};
   t.width = large ? 64 : 32;
   t.rows = large ? 4 : 2;
-  t.chunk = kernel == 5 ? 32 : 64;
+  const int pixel_bytes = kernel == 5 ? 64 : 128;
+  t.chunk = pixel_bytes / element_bytes;
   t.threads = t.width / 16 * 2 * 32;
   t.window = t.rows + kernel - 1;
   t.pixels = t.width + kernel - 1;
-  t.row_bytes = t.pixels * t.chunk * 2;
-  t.column_bytes = kernel * kRowRingOutputs * t.chunk * 2;
+  t.row_bytes = t.pixels * pixel_bytes;
+  t.column_bytes = kernel * kRowRingOutputs * pixel_bytes;
   return t;
+}
+
+// A 1x1 kernel is bound by memory and reads no row twice: several small blocks per multiprocessor hide that
+// better than a large one. And 5x5 in tf32 is not worth the code of a second tile.
+constexpr bool has_large_tile(int element_bytes, int kernel) {
+  return kernel == 3 || (kernel == 5 && element_bytes == 2);
 }
 
 struct RowRingPlan {
   bool large;
+  int element_bytes;
   int kernel;         // taps along each axis
   int top, left;      // padding of the equivalent stride-1 convolution; may be negative
   int output_blocks;  // blocks of kRowRingOutputs output channels
@@ -49,7 +61,7 @@ struct RowRingPlan {
   int planes;         // chunks in the ring at once: all of them, or one
   int ring_rows;      // rows of each plane
   int weight_slots;   // columns of weights in shared memory: all, or one or two of a stream
-  bool vector_input;  // 16-byte accesses are possible
+  bool vector_input;  // 16-byte accesses are possible, to the input and its mask
   bool vector_output;
   bool vector_residual;
   int blocks;      // of the grid

@@ -48,14 +48,25 @@ const Variant<ConvParams> kConvVariants[] = {
     {"conv_direct", always<ConvParams>, direct_cost, nullptr, conv_direct_launch},
 };
 
+// A mask on the input has no say: it is there only if what would run without it can apply it.
+const Variant<ConvParams>& chosen(ConvParams params, const DeviceLimits& limits) {
+  params.input_mask = {};
+  return choose(kConvVariants, params, limits);
+}
+
 }  // namespace
 
 int conv(const ConvParams& params, const LaunchContext& context) {
-  return choose(kConvVariants, params, context.limits).launch(params, context);
+  return chosen(params, context.limits).launch(params, context);
 }
 
 int64_t conv_workspace_bytes(const ConvParams& params, const DeviceLimits& limits) {
-  return workspace_of(kConvVariants, params, limits);
+  const Variant<ConvParams>& variant = chosen(params, limits);
+  return variant.workspace_bytes == nullptr ? 0 : variant.workspace_bytes(params, limits);
+}
+
+bool conv_masks_input(const ConvParams& params, const DeviceLimits& limits) {
+  return chosen(params, limits).launch == conv_rowring_launch;
 }
 
 void conv_explain(const ConvParams& params, const DeviceLimits& limits, char* text, int bytes) {

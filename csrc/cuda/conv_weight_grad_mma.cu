@@ -4,13 +4,16 @@
 // block holds a 64 x 32 tile of (coarse k, fine c) for all taps in registers and walks over row segments
 // of 64 pixels of its part of the image. A segment of both tensors is in shared memory (fine with the
 // halo that the taps need), the next one is on its way (cp.async); both operands are read transposed by
-// ldmatrix, and a tap is only another address.
+// ldmatrix, and a tap is only another address. The mask of an activation's gradient comes in registers and
+// is applied in shared memory, by the thread that asked for the element, before others see it. The bias'
+// gradient is one product more, with a matrix of ones, in the blocks of the first fine channels.
 //
 // Registers: 9 taps x 2 column tiles x 4 = 72 sums per thread. Shared memory: 2 x (8192 + 12672) bytes.
 #include <type_traits>
 
 #include "conv_weight_grad.cuh"
 #include "conv_weight_grad_variants.h"
+#include "vectors.cuh"
 
 namespace denoise_ext::cuda {
 namespace {
@@ -19,7 +22,8 @@ constexpr int kCoarse = kWeightGradMmaCoarse;  // coarse channels per block: 4 w
 constexpr int kFine = kWeightGradMmaFine;      // fine channels per block: 2 warps of 16
 constexpr int kPixels = kWeightGradMmaPixels;  // of a row segment: 4 steps of 16
 constexpr int kThreads = 256;
-constexpr int kChunk = 8;  // elements in 16 bytes
+constexpr int kChunk = 8;                                     // elements in 16 bytes
+constexpr int kEach = kPixels * kCoarse / kChunk / kThreads;  // vectors of coarse that a thread loads
 
 // Chunks of a pixel are permuted so that the 8 pixels that an ldmatrix reads lie in different banks: a
 // coarse pixel is 128 bytes (8 chunks, all banks), a fine one 64 (4 chunks, half of them).
@@ -34,17 +38,35 @@ struct Segment {  // coarse pixels (n, y, x0 .. x0 + kPixels - 1)
   int n, y, x0;
 };
 
+// The thread's vector number j of a segment's coarse tensor.
+struct CoarseVector {
+  int offset;  // in shared memory
+  int k, x;
+  bool valid;
+
+  __device__ __forceinline__ CoarseVector(const ConvWeightGradParams& p, const Segment& at, int k0, int j) {
+    const int i = static_cast<int>(threadIdx.x) + j * kThreads;
+    const int chunk = i % (kCoarse / kChunk), pixel = i / (kCoarse / kChunk);
+    offset = coarse_offset(pixel, chunk);
+    k = k0 + chunk * kChunk;
+    x = at.x0 + pixel;
+    valid = x < p.coarse.size[3] && k < p.coarse.size[1];
+  }
+};
+
+// Starts the copies of a segment; `mask` receives what apply_masks() needs, where there is a mask.
 template <class Storage, int kSize>
 __device__ __forceinline__ void load_segment(const ConvWeightGradParams& p, const Segment& at, int k0, int c0,
-                                             Storage* coarse, Storage* fine) {
+                                             Storage* coarse, Storage* fine, uint4 (&mask)[kEach]) {
   constexpr int kCols = kPixels + kSize - 1;
-#pragma unroll 1
-  for (int i = static_cast<int>(threadIdx.x); i < kPixels * kCoarse / kChunk; i += kThreads) {
-    const int chunk = i % (kCoarse / kChunk), pixel = i / (kCoarse / kChunk);
-    const int k = k0 + chunk * kChunk, x = at.x0 + pixel;
-    const bool valid = x < p.coarse.size[3] && k < p.coarse.size[1];
-    cp_async16(coarse + coarse_offset(pixel, chunk),
-               valid ? element<Storage>(p.coarse, at.n, k, at.y, x) : p.coarse.data, valid);
+  const Tensor4& saved = p.coarse_mask.saved;
+#pragma unroll
+  for (int j = 0; j < kEach; ++j) {
+    const CoarseVector v(p, at, k0, j);
+    cp_async16(coarse + v.offset, v.valid ? element<Storage>(p.coarse, at.n, v.k, at.y, v.x) : p.coarse.data,
+               v.valid);
+    if (saved.data != nullptr && v.valid)
+      mask[j] = __ldg(reinterpret_cast<const uint4*>(element<Storage>(saved, at.n, v.k, at.y, v.x)));
   }
 #pragma unroll 1
   for (int i = static_cast<int>(threadIdx.x); i < kSize * kCols * kFine / kChunk; i += kThreads) {
@@ -58,6 +80,19 @@ __device__ __forceinline__ void load_segment(const ConvWeightGradParams& p, cons
   cp_async_commit();
 }
 
+// Masks the thread's own vectors of a segment, whose copies it has waited for; a barrier must follow.
+template <class Storage>
+__device__ __forceinline__ void apply_masks(const ConvWeightGradParams& p, const Segment& at, int k0,
+                                            Storage* coarse, const uint4 (&mask)[kEach]) {
+#pragma unroll
+  for (int j = 0; j < kEach; ++j) {
+    const CoarseVector v(p, at, k0, j);
+    if (!v.valid) continue;
+    uint4* const vector = reinterpret_cast<uint4*>(coarse + v.offset);
+    *vector = apply_mask<Storage>(*vector, mask[j], static_cast<float>(p.coarse_mask.slope));
+  }
+}
+
 template <class Storage>
 __device__ __forceinline__ void multiply(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
   if constexpr (std::is_same_v<Storage, __half>) {
@@ -68,9 +103,10 @@ __device__ __forceinline__ void multiply(float (&c)[4], const uint32_t (&a)[4], 
 }
 
 // All taps of one segment. Warp (row, half) has coarse channels 16 row .. and fine channels 16 half ..
+// bias_sums: one matrix whose columns are all the sums of `coarse`.
 template <class Storage, int kSize>
-__device__ __forceinline__ void multiply_segment(const Storage* coarse, const Storage* fine,
-                                                 float (&sums)[kSize * kSize][2][4]) {
+__device__ __forceinline__ void multiply_segment(const Storage* coarse, const Storage* fine, bool with_bias,
+                                                 float (&sums)[kSize * kSize][2][4], float (&bias_sums)[4]) {
   constexpr int kCols = kPixels + kSize - 1;
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
   const int row = warp % 4, half = warp / 4;
@@ -81,6 +117,10 @@ __device__ __forceinline__ void multiply_segment(const Storage* coarse, const St
     // a: matrices (channels 0-7, pixels 0-7), (8-15, 0-7), (0-7, 8-15), (8-15, 8-15), transposed.
     uint32_t a[4];
     ldmatrix_trans<4>(a, coarse + coarse_offset(first + i + matrix / 2 * 8, row * 2 + matrix % 2));
+    if (with_bias) {
+      const uint32_t ones = pack_word({1.0f, 1.0f}, Storage{});
+      multiply<Storage>(bias_sums, a, {ones, ones});
+    }
 #pragma unroll
     for (int u = 0; u < kSize; ++u)
 #pragma unroll
@@ -112,30 +152,47 @@ __global__ void __launch_bounds__(kThreads, 2)
   const int64_t segments = p.coarse.size[0] * rows * per_row;
   const int begin = static_cast<int>(segments * blockIdx.y / parts);
   const int end = static_cast<int>(segments * (blockIdx.y + 1) / parts);
-  const auto load = [&](int i) {
+  const auto segment = [&](int i) {
+    return Segment{i / (per_row * rows), i / per_row % rows, i % per_row * kPixels};
+  };
+  const auto load = [&](int i, uint4(&mask)[kEach]) {
     const int stage = (i - begin) % 2;
-    const Segment at{i / (per_row * rows), i / per_row % rows, i % per_row * kPixels};
-    load_segment<Storage, kSize>(p, at, k0, c0, coarse + stage * kPixels * kCoarse,
-                                 fine + stage * kSize * kCols * kFine);
+    load_segment<Storage, kSize>(p, segment(i), k0, c0, coarse + stage * kPixels * kCoarse,
+                                 fine + stage * kSize * kCols * kFine, mask);
   };
 
-  float sums[kSize * kSize][2][4] = {};
-  if (begin < end) load(begin);
+  const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
+  const bool with_bias = p.grad_bias != nullptr && c0 == 0 && warp / 4 == 0;
+  float sums[kSize * kSize][2][4] = {}, bias_sums[4] = {};
+  uint4 mask[kEach] = {}, next_mask[kEach] = {};
+  if (begin < end) load(begin, mask);
   for (int i = begin; i < end; ++i) {
     if (i + 1 < end) {
-      load(i + 1);
+      load(i + 1, next_mask);
       cp_async_wait<1>();
     } else {
       cp_async_wait<0>();
     }
-    __syncthreads();
     const int stage = (i - begin) % 2;
-    multiply_segment<Storage, kSize>(coarse + stage * kPixels * kCoarse, fine + stage * kSize * kCols * kFine,
-                                     sums);
+    Storage* const coarse_stage = coarse + stage * kPixels * kCoarse;
+    if (p.coarse_mask.saved.data != nullptr) apply_masks<Storage>(p, segment(i), k0, coarse_stage, mask);
+    __syncthreads();
+    multiply_segment<Storage, kSize>(coarse_stage, fine + stage * kSize * kCols * kFine, with_bias, sums,
+                                     bias_sums);
     __syncthreads();  // the next turn overwrites what this one read
+#pragma unroll
+    for (int j = 0; j < kEach; ++j) mask[j] = next_mask[j];
   }
 
-  const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
+  float* const partial = partials + blockIdx.y * partial_count(p);
+  // Column 0 of the sums that all 8 columns are: lanes 4 g hold rows g and g + 8.
+  if (with_bias && lane % 4 == 0) {
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      const int64_t k = k0 + warp % 4 * 16 + lane / 4 + r * 8;
+      if (k < p.coarse.size[1]) partial[weight_count(p) + k] = bias_sums[2 * r];
+    }
+  }
 #pragma unroll
   for (int tap = 0; tap < kSize * kSize; ++tap)
 #pragma unroll
@@ -145,8 +202,7 @@ __global__ void __launch_bounds__(kThreads, 2)
         const int64_t k = k0 + warp % 4 * 16 + lane / 4 + r / 2 * 8;
         const int64_t c = c0 + warp / 4 * 16 + tile * 8 + lane % 4 * 2 + r % 2;
         if (k < p.coarse.size[1] && c < p.fine.size[1])
-          partials[blockIdx.y * weight_count(p) + (k * p.fine.size[1] + c) * (kSize * kSize) + tap] =
-              sums[tap][tile][r];
+          partial[(k * p.fine.size[1] + c) * (kSize * kSize) + tap] = sums[tap][tile][r];
       }
 }
 

@@ -21,8 +21,10 @@ double product_count(const ConvWeightGradParams& p) {
   return products;
 }
 
-int64_t weights(const ConvWeightGradParams& p) {
-  return p.grad_weight.size[0] * p.grad_weight.size[1] * p.grad_weight.size[2] * p.grad_weight.size[3];
+// Weights, and biases if wanted.
+int64_t results(const ConvWeightGradParams& p) {
+  const int64_t* size = p.grad_weight.size;
+  return size[0] * size[1] * size[2] * size[3] + (p.grad_bias != nullptr ? p.coarse.size[1] : 0);
 }
 
 int64_t accumulator_bytes(const ConvWeightGradParams& p) {
@@ -32,7 +34,7 @@ int64_t accumulator_bytes(const ConvWeightGradParams& p) {
 // Enough parts to fill the device, no more than there are pieces of work, within the workspace.
 int parts_for(const ConvWeightGradParams& p, int64_t blocks, int64_t pieces, const DeviceLimits& limits) {
   const int64_t wanted = ceil_div(kResidentBlocks * limits.multiprocessors, blocks);
-  const int64_t affordable = kWorkspaceBytes / (weights(p) * accumulator_bytes(p));
+  const int64_t affordable = kWorkspaceBytes / (results(p) * accumulator_bytes(p));
   return static_cast<int>(std::max<int64_t>(1, std::min({wanted, pieces, affordable, int64_t{65535}})));
 }
 
@@ -54,7 +56,7 @@ double tiled_cost(const ConvWeightGradParams& p, const DeviceLimits& limits) {
 }
 
 int64_t tiled_workspace(const ConvWeightGradParams& p, const DeviceLimits& limits) {
-  return weight_grad_tiled_parts(p, limits) * weights(p) * accumulator_bytes(p);
+  return weight_grad_tiled_parts(p, limits) * results(p) * accumulator_bytes(p);
 }
 
 const char* mma_cannot_run(const ConvWeightGradParams& p, const DeviceLimits& limits) {
@@ -66,7 +68,8 @@ const char* mma_cannot_run(const ConvWeightGradParams& p, const DeviceLimits& li
   if (p.groups != 1) return "takes groups = 1 only";
   if (p.stride[0] != 1 || p.stride[1] != 1 || p.dilation[0] != 1 || p.dilation[1] != 1)
     return "takes stride 1 and dilation 1 only";
-  if (!has_wide_pixels(p.coarse) || !has_wide_pixels(p.fine))
+  const bool wide_mask = p.coarse_mask.saved.data == nullptr || has_wide_pixels(p.coarse_mask.saved);
+  if (!has_wide_pixels(p.coarse) || !has_wide_pixels(p.fine) || !wide_mask)
     return "needs channels_last tensors with 16-byte aligned pixels (channels a multiple of 8)";
   return nullptr;
 }
@@ -74,14 +77,15 @@ const char* mma_cannot_run(const ConvWeightGradParams& p, const DeviceLimits& li
 // Reads both tensors once per block of the other's channels; 512 products per clock and multiprocessor
 // at about half the peak.
 double mma_cost(const ConvWeightGradParams& p, const DeviceLimits& limits) {
+  const double coarse = tensor_bytes(p.coarse) + tensor_bytes(p.coarse_mask.saved);
   const double bytes =
-      tensor_bytes(p.coarse) * static_cast<double>(ceil_div(p.fine.size[1], kWeightGradMmaFine)) +
+      coarse * static_cast<double>(ceil_div(p.fine.size[1], kWeightGradMmaFine)) +
       tensor_bytes(p.fine) * static_cast<double>(ceil_div(p.coarse.size[1], kWeightGradMmaCoarse));
   return std::max(memory_cost(bytes, limits), multiply_cost(product_count(p), 4.0, limits));
 }
 
 int64_t mma_workspace(const ConvWeightGradParams& p, const DeviceLimits& limits) {
-  return weight_grad_mma_parts(p, limits) * weights(p) * accumulator_bytes(p);
+  return weight_grad_mma_parts(p, limits) * results(p) * accumulator_bytes(p);
 }
 
 const Variant<ConvWeightGradParams> kVariants[] = {

@@ -64,6 +64,17 @@ __device__ __forceinline__ uint4 pack(const float (&x)[kVectorLanes<Storage>]) {
   return uint4{words[0], words[1], words[2], words[3]};
 }
 
+// The elements of g through the mask of an activation's gradient (ActivationMask), `saved` being its own.
+template <class Storage>
+__device__ __forceinline__ uint4 apply_mask(const uint4& g, const uint4& saved, float slope) {
+  float x[kVectorLanes<Storage>], y[kVectorLanes<Storage>];
+  unpack<Storage>(g, x);
+  unpack<Storage>(saved, y);
+#pragma unroll
+  for (int i = 0; i < kVectorLanes<Storage>; ++i) x[i] = y[i] > 0.0f ? x[i] : x[i] * slope;
+  return pack<Storage>(x);
+}
+
 // c += a b for 16-bit elements; the layout of a, b and c is in primitives.cuh.
 __device__ __forceinline__ void mma_16_bit(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
                                            __half) {

@@ -2,7 +2,8 @@
 //
 // Both are three steps: the activation's gradient (with the sums for bias and PReLU), the other
 // convolution with the same weight for the input, and the weight's gradient, in which the two
-// operators differ only in which tensor is the coarse one.
+// operators differ only in which tensor is the coarse one. Where the CUDA kernels of the latter two can
+// read grad_output through the activation's mask, the first step and its temporary tensor drop out.
 #include "conv.h"
 #include "device.h"
 #include "register.h"
@@ -58,17 +59,14 @@ Tensor gradient_from_sums(const Tensor& sums, int64_t row, int64_t size, const T
 }
 
 template <class Device>
-ActivationGradients activation_gradients(const char* op, const Tensor& grad_output,
-                                         const ActivationArguments& arguments, bool need_bias,
+ActivationGradients activation_gradients(const char* op, const Tensor& grad_output, const Tensor& saved,
+                                         ActivationGradParams params, bool need_preactivation, bool need_bias,
                                          bool need_prelu) {
-  ActivationGradParams params = activation_grad_params(op, grad_output, arguments);
   const int64_t* size = params.grad_output.size;
-  const bool identity = params.activation == Activation::kNone;
   need_prelu = need_prelu && params.activation == Activation::kPrelu;
   ActivationGradients result{grad_output, empty_gradient(grad_output), empty_gradient(grad_output)};
-  if (!identity) {
-    result.preactivation =
-        empty4(grad_output, {size[0], size[1], size[2], size[3]}, is_channels_last(*arguments.saved));
+  if (need_preactivation) {
+    result.preactivation = empty4(grad_output, {size[0], size[1], size[2], size[3]}, is_channels_last(saved));
     params.grad_input = view4(result.preactivation, op, "grad_preactivation", Access::kWrite);
   }
   const std::array<int64_t, 2> sum_sizes{2, size[1]};
@@ -78,32 +76,69 @@ ActivationGradients activation_gradients(const char* op, const Tensor& grad_outp
     const Tensor1 view = view1(torch::stable::view(sums, {flat.data(), 1}), op, "sums", Access::kUpdate);
     params.sums = static_cast<double*>(const_cast<void*>(view.data));
   }
-  if (grad_output.numel() > 0 && (!identity || need_bias)) Device::activation_grad(params, grad_output, op);
+  if (grad_output.numel() > 0 && (need_preactivation || need_bias || need_prelu))
+    Device::activation_grad(params, grad_output, op);
   if (need_bias) result.bias = gradient_from_sums(sums, 0, size[1], grad_output);
   if (need_prelu) result.prelu_weight = gradient_from_sums(sums, 1, params.prelu_weight.size, grad_output);
   return result;
 }
 
-template <class Device>
-Tensor input_gradient(const ConvArguments& arguments, const Tensor& grad, const Tensor& input,
-                      const Tensor& weight) {
-  const bool channels_last = is_channels_last(input) || is_channels_last(weight);
-  Tensor result = empty4(input, {input.size(0), input.size(1), input.size(2), input.size(3)}, channels_last);
+struct ConvGradients {
+  Tensor input, weight, bias, prelu_weight, preactivation;
+};
+
+// The gradient of the input as a convolution of `grad` into `result`.
+ConvParams input_gradient_params(const ConvArguments& arguments, const Tensor& grad, const Tensor& weight,
+                                 const Tensor& result) {
   ConvParams params = conv_params(arguments, grad, weight, result);
   params.transposed = !arguments.transposed;
-  if (result.numel() > 0) Device::conv(params, input, arguments.op);
-  return result;
+  return params;
 }
 
+struct Wanted {
+  bool input, weight, bias, prelu_weight, preactivation;
+};
+
+// How the steps share the work.
+struct Division {
+  ActivationMask mask;    // through which the gradients of input and weight read, or absent
+  bool copies;            // the gradient of the preactivation is written out
+  bool bias_with_weight;  // the step for the weight adds up the bias' gradient too
+};
+
+// CUDA's kernels for conv2d can read grad_output through a mask and have its sums at hand.
 template <class Device>
-Tensor weight_gradient(const ConvArguments& arguments, const Tensor& grad, const Tensor& input,
-                       const Tensor& weight) {
-  Tensor result = empty4(weight, {weight.size(0), weight.size(1), weight.size(2), weight.size(3)},
+Division divide(const ConvArguments& arguments, const ActivationGradParams& activation, const Wanted& wanted,
+                const Tensor& grad_output, const Tensor& input, const Tensor& weight,
+                const Tensor& grad_input) {
+  const bool identity = activation.activation == Activation::kNone;
+  const bool able = Device::kCuda && !arguments.transposed;
+  bool masked = able && !wanted.preactivation && is_mask(activation);
+  if (masked && wanted.input)
+    masked = Device::conv_masks_input(input_gradient_params(arguments, grad_output, weight, grad_input),
+                                      input, arguments.op);
+  Division division{};
+  if (masked) division.mask = mask_of(activation);
+  division.copies = !identity && !masked && (wanted.input || wanted.weight || wanted.preactivation);
+  division.bias_with_weight = able && (identity || masked) && wanted.weight && wanted.bias &&
+                              grad_output.numel() > 0 && input.numel() > 0;
+  return division;
+}
+
+// Fills in `result.weight`, and `result.bias` if that is its part.
+template <class Device>
+void weight_gradient(const ConvArguments& arguments, const Tensor& grad, const Division& division,
+                     const Tensor& input, const Tensor& weight, ConvGradients& result) {
+  result.weight = empty4(weight, {weight.size(0), weight.size(1), weight.size(2), weight.size(3)},
                          is_channels_last(weight));
+  if (grad.numel() == 0 || input.numel() == 0) {
+    torch::stable::zero_(result.weight);
+    return;
+  }
   ConvWeightGradParams params{};
   params.coarse = view4(arguments.transposed ? input : grad, arguments.op, "input");
   params.fine = view4(arguments.transposed ? grad : input, arguments.op, "input");
-  params.grad_weight = view4(result, arguments.op, "grad_weight", Access::kWrite);
+  params.grad_weight = view4(result.weight, arguments.op, "grad_weight", Access::kWrite);
   for (size_t i = 0; i < 2; ++i) {
     params.stride[i] = arguments.stride[i];
     params.padding[i] = arguments.padding[i];
@@ -111,17 +146,14 @@ Tensor weight_gradient(const ConvArguments& arguments, const Tensor& grad, const
   }
   params.groups = arguments.groups;
   params.precision = arguments.precision;
-  if (grad.numel() == 0 || input.numel() == 0) {
-    torch::stable::zero_(result);
-  } else {
-    Device::conv_weight_grad(params, input, arguments.op);
+  params.coarse_mask = division.mask;
+  if (division.bias_with_weight) {
+    const std::array<int64_t, 1> sizes{params.coarse.size[1]};
+    result.bias = torch::stable::new_empty(input, {sizes.data(), 1});
+    params.grad_bias = const_cast<void*>(view1(result.bias, arguments.op, "grad_bias", Access::kWrite).data);
   }
-  return result;
+  Device::conv_weight_grad(params, input, arguments.op);
 }
-
-struct ConvGradients {
-  Tensor input, weight, bias, prelu_weight, preactivation;
-};
 
 template <class Device>
 ConvGradients conv_gradients(const ConvArguments& arguments, const Tensor& grad_output, const Tensor& input,
@@ -132,18 +164,34 @@ ConvGradients conv_gradients(const ConvArguments& arguments, const Tensor& grad_
   const auto sizes = conv_output_sizes(arguments, input, weight);
   check_same_dtype(grad_output, input, arguments.op, "grad_output");
   check_sizes(grad_output, {sizes.begin(), sizes.end()}, arguments.op, "grad_output");
-  const bool need_preactivation = output_mask.size() > 4 && output_mask[4];
-  const ActivationArguments activation_arguments{saved, prelu_weight, activation, negative_slope};
-  const ActivationGradients activated = activation_gradients<Device>(
-      arguments.op, grad_output, activation_arguments, output_mask[2], output_mask[3]);
+  const Wanted wanted{output_mask[0], output_mask[1], output_mask[2], output_mask[3],
+                      output_mask.size() > 4 && output_mask[4]};
+  const ActivationGradParams activation_params =
+      activation_grad_params(arguments.op, grad_output, {saved, prelu_weight, activation, negative_slope});
+  const bool identity = activation_params.activation == Activation::kNone;
   const Tensor none = empty_gradient(input);
-  return {output_mask[0] ? input_gradient<Device>(arguments, activated.preactivation, input, weight) : none,
-          output_mask[1] ? weight_gradient<Device>(arguments, activated.preactivation, input, weight) : none,
-          activated.bias, activated.prelu_weight,
-          // An operator must not return its argument, so without an activation this is a copy.
-          !need_preactivation    ? none
-          : activation == "none" ? torch::stable::clone(grad_output)
-                                 : activated.preactivation};
+  ConvGradients result{none, none, none, none, none};
+  if (wanted.input)
+    result.input = empty4(input, {input.size(0), input.size(1), input.size(2), input.size(3)},
+                          is_channels_last(input) || is_channels_last(weight));
+  const Division division =
+      divide<Device>(arguments, activation_params, wanted, grad_output, input, weight, result.input);
+  const ActivationGradients activated = activation_gradients<Device>(
+      arguments.op, grad_output, identity ? grad_output : *saved, activation_params, division.copies,
+      wanted.bias && !division.bias_with_weight, wanted.prelu_weight);
+  result.bias = activated.bias;
+  result.prelu_weight = activated.prelu_weight;
+  if (wanted.input && result.input.numel() > 0) {
+    ConvParams params = input_gradient_params(arguments, activated.preactivation, weight, result.input);
+    params.input_mask = division.mask;
+    Device::conv(params, input, arguments.op);
+  }
+  if (wanted.weight)
+    weight_gradient<Device>(arguments, activated.preactivation, division, input, weight, result);
+  // An operator must not return its argument, so without an activation this is a copy.
+  if (wanted.preactivation)
+    result.preactivation = identity ? torch::stable::clone(grad_output) : activated.preactivation;
+  return result;
 }
 
 template <class Device>

@@ -18,6 +18,7 @@ struct Cpu {
   static void conv(const ConvParams& params, const Tensor&, const char*) {
     cpu::run_conv(params, torch_threads());
   }
+  static bool conv_masks_input(const ConvParams&, const Tensor&, const char*) { return false; }
   static void conv_weight_grad(const ConvWeightGradParams& params, const Tensor&, const char*) {
     cpu::run_conv_weight_grad(params, torch_threads());
   }
@@ -47,6 +48,8 @@ class CudaCall {
   ~CudaCall();
   CudaCall(const CudaCall&) = delete;
 
+  const DeviceLimits& limits() const { return context_.limits; }
+
   // Allocates the workspace that the launcher wants, launches, and raises on a CUDA error.
   template <class Params>
   void run(const Params& params, int64_t (*workspace_bytes)(const Params&, const DeviceLimits&),
@@ -70,6 +73,9 @@ struct Cuda {
   static constexpr bool kCuda = true;
   static void conv(const ConvParams& params, const Tensor& like, const char* op) {
     CudaCall(like, op).run(params, cuda::conv_workspace_bytes, cuda::conv);
+  }
+  static bool conv_masks_input(const ConvParams& params, const Tensor& like, const char* op) {
+    return cuda::conv_masks_input(params, CudaCall(like, op).limits());
   }
   static void conv_weight_grad(const ConvWeightGradParams& params, const Tensor& like, const char* op) {
     CudaCall(like, op).run(params, cuda::conv_weight_grad_workspace_bytes, cuda::conv_weight_grad);

@@ -9,6 +9,14 @@ namespace denoise_ext {
 // How the CPU computes a convolution; the GPU chooses among its own kernels.
 enum class ConvAlgorithm : int32_t { kAuto, kDirect, kWinograd4, kWinograd6 };
 
+// The gradient of ReLU or leaky ReLU as something done to a tensor while it is read: an element g counts
+// as g where the activation's output was positive, as g * slope elsewhere, rounded to its type as if it
+// had been stored. So the masked tensor never exists.
+struct ActivationMask {
+  Tensor4 saved;  // the activation's output, of the masked tensor's sizes; absent: nothing is done
+  double slope;   // 0 for ReLU
+};
+
 // output = act(conv(input, weight) + bias [+ residual]) [+ residual]
 struct ConvParams {
   Tensor4 input;     // (N, C, H, W)
@@ -28,6 +36,7 @@ struct ConvParams {
   double negative_slope;
   ResidualPosition residual_position;
   Precision precision;
+  ActivationMask input_mask = {};  // CUDA only, and only where conv_masks_input() says so
 
   // The rest is for the CPU alone; CUDA kernels take the defaults.
   Border border = Border::kConstant;               // what the padding is filled with
@@ -49,6 +58,9 @@ struct ConvWeightGradParams {
   int64_t dilation[2];
   int64_t groups;
   Precision precision;
+  // CUDA only:
+  ActivationMask coarse_mask;
+  void* grad_bias;  // (K), result: the sums of `coarse` over its pixels; or nullptr
 };
 
 // The gradient of act(z + bias) with respect to z, bias and PReLU's slopes.
@@ -64,12 +76,27 @@ struct ActivationGradParams {
   double negative_slope;
 };
 
+// Whether that gradient can be a mask on what the convolution's gradients read: the activation's slope has
+// two values, and both tensors lie in memory alike, so that whoever reads one can read the other.
+inline bool is_mask(const ActivationGradParams& p) {
+  if (p.activation != Activation::kRelu && p.activation != Activation::kLeakyRelu) return false;
+  for (int axis = 0; axis < 4; ++axis)
+    if (p.grad_output.size[axis] > 1 && p.grad_output.stride[axis] != p.saved.stride[axis]) return false;
+  return true;
+}
+inline ActivationMask mask_of(const ActivationGradParams& p) {
+  return {p.saved, p.activation == Activation::kRelu ? 0.0 : p.negative_slope};
+}
+
 // Entry points of the CUDA build. Each picks the cheapest of the operator's kernels that can run,
 // enqueues it on context.stream and returns 0 or a CUDA error code.
 namespace cuda {
 
 int conv(const ConvParams& params, const LaunchContext& context);
 int64_t conv_workspace_bytes(const ConvParams& params, const DeviceLimits& limits);
+// Whether the kernel that would run without a mask can also read its input through one. One that reads an
+// input element once per tap cannot: a masked copy costs less than as many looks at the mask.
+bool conv_masks_input(const ConvParams& params, const DeviceLimits& limits);
 // Which kernel would run and why the others would not, a line each.
 void conv_explain(const ConvParams& params, const DeviceLimits& limits, char* text, int bytes);
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from denoise_ext._loader import native
 
@@ -28,7 +28,13 @@ class _Recorder(TorchDispatchMode):
         return output
 
 
-def explain(op: Callable[..., Tensor], *args: Any, device: str = "cpu", **kwargs: Any) -> str:
+def explain(
+    op: Callable[..., Tensor],
+    *args: Any,
+    device: str = "cpu",
+    backward: bool = False,
+    **kwargs: Any,
+) -> str:
     """Say which kernel ``op(*args, **kwargs)`` would run on ``device``.
 
     Nothing is computed: only shapes, strides and dtypes of the tensors are looked at, so they may
@@ -40,6 +46,8 @@ def explain(op: Callable[..., Tensor], *args: Any, device: str = "cpu", **kwargs
             ``joint_bilateral_blur_backward``.
         args: its arguments.
         device: ``"cpu"``, ``"cuda"`` (the current GPU) or an architecture such as ``"sm_90"``.
+        backward: ask about the gradients instead, of the tensors that require one (of all
+            arguments, where none does).
         kwargs: its keyword arguments.
 
     Returns:
@@ -51,10 +59,15 @@ def explain(op: Callable[..., Tensor], *args: Any, device: str = "cpu", **kwargs
         RuntimeError: the native library is missing, or ``device="cuda"`` without a GPU.
     """
     capability = _compute_capability(device)
+    tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
     args, kwargs = tree_map_only(Tensor, _without_data, (args, kwargs))
+    if backward and not any(x.requires_grad for x in tensors):
+        args, kwargs = tree_map_only(Tensor, Tensor.requires_grad_, (args, kwargs))
     recorder = _Recorder()
-    with torch.no_grad(), recorder:
-        op(*args, **kwargs)
+    with torch.set_grad_enabled(backward), recorder:
+        output = op(*args, **kwargs)
+        if backward and isinstance(output, Tensor):
+            _differentiate(output, tree_leaves((args, kwargs)))
     if recorder.call is None:
         raise ValueError(f"op must be an operator of denoise_ext.ops, got {op!r}")
     func, values, output = recorder.call
@@ -67,7 +80,13 @@ def explain(op: Callable[..., Tensor], *args: Any, device: str = "cpu", **kwargs
 
 
 def _without_data(tensor: Tensor) -> Tensor:
-    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
+    options = {"dtype": tensor.dtype, "device": "meta", "requires_grad": tensor.requires_grad}
+    return torch.empty_strided(tensor.shape, tensor.stride(), **options)
+
+
+def _differentiate(output: Tensor, arguments: list[Any]) -> None:
+    leaves = [x for x in arguments if isinstance(x, Tensor) and x.requires_grad]
+    torch.autograd.grad(output, leaves, torch.empty_like(output))
 
 
 def _describe(tensor: Tensor) -> dict[str, Any]:

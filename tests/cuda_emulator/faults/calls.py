@@ -50,6 +50,23 @@ def bias_gradient() -> float:
     return _gradient(x, weight, _image((4, 1, 1, 1), F32, False).flatten(), "bias")
 
 
+def masked_gradients_f16() -> float:
+    """The gradients of input, weight and bias behind ReLU, which no masked copy precedes."""
+    x, weight = _image((1, 40, 9, 70), F16), _image((64, 40, 3, 3), F16)
+    output = _image((1, 64, 9, 70), F16).mul(3).relu()
+    grad = torch.empty_like(output).copy_(torch.linspace(-1, 1, output.numel()).view(output.shape))
+    got = torch.ops.denoise_ext.conv2d_backward(
+        grad, x, weight, output, None, [1, 1], [1, 1], [1, 1], 1, "relu", 0.0,
+        [True, True, True, False, False],
+    )  # fmt: skip
+    exact = torch.ops.aten.convolution_backward(
+        (grad * (output > 0)).double(), x.double(), weight.double(), [64], [1, 1], [1, 1], [1, 1],
+        False, [0, 0], 1, [True, True, True],
+    )  # fmt: skip
+    errors = [(a.double() - b).abs().max() / b.abs().max() for a, b in zip(got, exact)]
+    return float(max(errors))
+
+
 def weight_gradient_f16() -> float:
     return _gradient(_image((1, 32, 6, 70), F16), _image((64, 32, 3, 3), F16), None, "weight")
 
@@ -133,7 +150,8 @@ def bilateral_gradient() -> float:
 CALLS = {
     function.__name__: function
     for function in (
-        bias_gradient, weight_gradient_f16, weight_gradient_f16_odd, weight_gradient_f32,
+        bias_gradient, masked_gradients_f16,
+        weight_gradient_f16, weight_gradient_f16_odd, weight_gradient_f32,
         first_layer_f16, last_layer_f16, row_ring_f16, depthwise_f16, depthwise_f32,
         transposed_f16, gaussian, gaussian_channels_last, bilateral, bilateral_gradient,
     )

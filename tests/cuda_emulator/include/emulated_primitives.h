@@ -64,6 +64,8 @@ CUDA_EMULATOR_UNCHECKED void cp_async_wait() {
   cuda_emulator::wait_for_copies(N);
 }
 
+inline CUDA_EMULATOR_UNCHECKED void prefetch_to_l2(const void* /*address*/) {}
+
 inline CUDA_EMULATOR_UNCHECKED float exp2_approx(float x) {
   return cuda_emulator::exp2_flushed(x);
 }

@@ -1,0 +1,114 @@
+"""float32 convolutions on tensor cores, which ``precision="fast"`` allows: tf32 factors.
+
+tf32 keeps 10 bits of the fraction, rounded to nearest: each factor is off by at most 2^-11 of
+itself, a product by ``2 * 2^-11 + 2^-22``, and sums are in float32 as ever.
+"""
+
+from __future__ import annotations
+
+import bounds
+import cuda_emulator
+import pytest
+import torch
+from cases import CASES, Call, make_tensors, to_float64
+
+from denoise_ext import ops, reference
+
+pytestmark = pytest.mark.skipif(
+    cuda_emulator.missing() is not None, reason=str(cuda_emulator.missing())
+)
+CONV = CASES["conv2d"]
+PRODUCT_ERROR = 2 * 2.0**-11 + 2.0**-22
+LAYOUTS = ("contiguous", "channels_last", "strided")
+
+
+def _call(input: tuple[int, ...], weight: tuple[int, ...], **options: object) -> Call:
+    return Call({"input": input, "weight": weight, "bias": (weight[0],)}, options)
+
+
+# 32 input channels are a chunk, 64 outputs a block; the tiles are 64 x 4 and 32 x 2 pixels.
+CALLS = {
+    "several_chunks": _call((1, 72, 13, 70), (72, 72, 3, 3), padding=1, activation="relu"),
+    "odd_channels": _call((2, 13, 9, 35), (21, 13, 3, 3), padding=1, activation="leaky_relu"),
+    "residual_before": _call((1, 32, 9, 66), (40, 32, 3, 3), padding=1, activation="relu")
+    .with_shapes(residual=(1, 40, 9, 66)),
+    "residual_after": _call((1, 16, 9, 34), (6, 16, 3, 3), padding=1, activation="tanh")
+    .with_shapes(residual=(1, 6, 9, 34)).with_options(residual_position="after"),
+    "1x1": _call((2, 36, 9, 35), (20, 36, 1, 1)),
+    "5x5": _call((1, 40, 9, 35), (20, 40, 5, 5), padding=2),
+    "no_padding": _call((1, 8, 7, 9), (8, 8, 3, 3)),
+    "wide_padding": _call((1, 8, 3, 2), (8, 8, 3, 3), padding=4),
+    "1x1_image": _call((3, 4, 1, 1), (5, 4, 3, 3), padding=1),
+    "empty_batch": _call((0, 8, 5, 5), (8, 8, 3, 3), padding=1),
+}  # fmt: skip
+
+
+def tf32_bound(call: Call, t: dict[str, torch.Tensor]) -> torch.Tensor:
+    """What rounding the factors adds to float32's bound; no activation here amplifies it."""
+    products = torch.nn.functional.conv2d(
+        t["input"].abs(), t["weight"].abs(), padding=call.options.get("padding", 0)
+    )
+    return PRODUCT_ERROR * products
+
+
+@pytest.mark.parametrize("capability", (80, 86, 90))
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+def test_within_the_rounding_of_the_factors(call, layout, capability):
+    tensors = make_tensors(call, torch.float32, layout=layout)
+    with cuda_emulator.emulated_cuda(compute_capability=capability, variant="conv_rowring"):
+        got = ops.conv2d(**tensors, **call.options, precision="fast")
+    exact = to_float64(tensors)
+    expected = reference.conv2d(**exact, **call.options)
+    limit = bounds.conv2d(call, exact, torch.float32) + tf32_bound(call, exact)
+    limit = limit + bounds.output_rounding(expected, torch.float32)
+    assert ((got.double() - expected).abs() <= limit).all()
+
+
+@pytest.mark.parametrize("precision", ("strict", "default"))
+def test_only_where_it_was_asked_for(precision):
+    """Without "fast" the kernel for any case runs, and gives what it gives when it is named."""
+    call = CALLS["odd_channels"]
+    tensors = make_tensors(call, torch.float32, layout="channels_last")
+
+    def run(variant: str, precision: str) -> torch.Tensor:
+        with cuda_emulator.emulated_cuda(compute_capability=80, variant=variant):
+            return ops.conv2d(**tensors, **call.options, precision=precision)
+
+    exact = run("conv_direct", "strict")
+    assert torch.equal(run("conv_rowring", precision), exact)
+    assert not torch.equal(run("conv_rowring", "fast"), exact)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_gradients(layout):
+    call = _call((1, 40, 9, 35), (24, 40, 3, 3), padding=1)
+    tensors = make_tensors(call, torch.float32, layout=layout)
+    leaves = {name: x.requires_grad_() for name, x in tensors.items()}
+    with cuda_emulator.emulated_cuda(compute_capability=80, variant="conv_rowring"):
+        output = ops.conv2d(**leaves, **call.options, precision="fast")
+        grad = torch.linspace(-1, 1, output.numel()).view(output.shape)
+        got = torch.autograd.grad(output, list(leaves.values()), grad)
+    exact = {n: x.detach().requires_grad_() for n, x in to_float64(leaves).items()}
+    expected = torch.autograd.grad(
+        reference.conv2d(**exact, **call.options), list(exact.values()), grad.double()
+    )
+    allowed = CONV.gradient_bound(call, to_float64(leaves), grad.double(), torch.float32)
+    # The input's gradient is such a convolution again; weight and bias are summed in float32.
+    carried = torch.nn.functional.conv_transpose2d(
+        grad.double().abs(), exact["weight"].detach().abs(), padding=1
+    )
+    allowed["input"] = allowed["input"] + PRODUCT_ERROR * carried
+    for name, ours, theirs in zip(leaves, got, expected, strict=True):
+        limit = allowed[name] + bounds.output_rounding(theirs, torch.float32)
+        assert ((ours.double() - theirs).abs() <= limit).all(), name
+
+
+def test_turing_has_no_tf32():
+    """There the call falls to the kernel that is exact in float32."""
+    call = CALLS["odd_channels"]
+    tensors = make_tensors(call, torch.float32, layout="channels_last")
+    with cuda_emulator.emulated_cuda(compute_capability=75, variant="conv_rowring"):
+        fast = ops.conv2d(**tensors, **call.options, precision="fast")
+        strict = ops.conv2d(**tensors, **call.options, precision="strict")
+    assert torch.equal(fast, strict)
