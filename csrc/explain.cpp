@@ -2,6 +2,7 @@
 
 #include <stdexcept>
 
+#include "cpu/conv.h"
 #include "cpu/isa.h"
 #include "params/bilateral.h"
 #include "params/conv.h"
@@ -119,10 +120,7 @@ bool masks_input(const ConvParams&, int) {
 
 std::string explain_conv(const py::dict& call, bool transposed, int compute_capability) {
   const ConvParams params = conv_params(call, transposed);
-  if (compute_capability == 0) {
-    const bool depthwise = params.groups > 1 && params.input.size[1] == params.groups;
-    return explain_cpu(depthwise ? "conv_depthwise" : "conv_direct");
-  }
+  if (compute_capability == 0) return cpu::explain_conv(params);
   return explain_cuda(params, compute_capability, kConv);
 }
 

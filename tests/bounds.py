@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 
 import torch
+import winograd_bounds
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -68,7 +69,33 @@ def _taps(t: dict[str, Tensor], transposed: bool, groups: int) -> int:
 def _preactivation_bound(function, call, t: dict[str, Tensor], dtype: torch.dtype) -> Tensor:
     transposed = function is F.conv_transpose2d
     terms = _taps(t, transposed, call.options.get("groups", 1)) + _SLACK
-    return terms * accumulator_eps(dtype) * _linear(function, call, _absolute(t))
+    direct = terms * accumulator_eps(dtype) * _linear(function, call, _absolute(t))
+    return direct + _winograd_bound(call, t["input"], t["weight"], transposed, dtype)
+
+
+def _winograd_bound(
+    call, x: Tensor, weight: Tensor, transposed: bool, dtype: torch.dtype
+) -> Tensor:
+    """What Winograd's algorithm may add where the call allows it; 0 elsewhere."""
+    fast = call.options.get("precision", "default") == "fast"
+    padding = call.options.get("padding", 0)
+    padding = {"same": 1, "valid": 0}.get(padding, padding)
+    vertical, horizontal = (padding, padding) if isinstance(padding, int) else padding
+    if (
+        dtype == torch.float64
+        or call.options.get("precision") == "strict"
+        or tuple(weight.shape[2:]) != (3, 3)
+        or any(call.options.get(name, 1) not in (1, (1, 1)) for name in ("stride", "dilation"))
+        or call.options.get("groups", 1) != 1
+        or x.numel() == 0
+    ):
+        return torch.zeros((), dtype=torch.float64)
+    if transposed:  # an ordinary convolution with the rotated weight
+        weight = weight.transpose(0, 1).flip(2, 3)
+        vertical, horizontal = 2 - vertical, 2 - horizontal
+    image = F.pad(x if x.dim() == 4 else x.unsqueeze(0), (horizontal,) * 2 + (vertical,) * 2)
+    bound = winograd_bounds.bound(image, weight, 6 if fast else 4)
+    return bound if x.dim() == 4 else bound.squeeze(0)
 
 
 def _conv_bound(function, call, t: dict[str, Tensor], dtype: torch.dtype) -> Tensor:
@@ -123,6 +150,9 @@ def _conv_gradient_bounds(
         for name in leaves
         if sums[name] is not None
     }
+    bounds["input"] = bounds["input"] + _winograd_bound(
+        call, absolute * slope, t["weight"], not transposed, dtype
+    )
     if "residual" in t and "residual" not in bounds:
         bounds["residual"] = torch.zeros_like(t["residual"])  # added last: the gradient itself
     if "prelu_weight" in t:  # sum of grad * min(preactivation, 0)

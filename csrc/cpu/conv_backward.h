@@ -1,6 +1,6 @@
 // Gradients of the convolutions that are not convolutions themselves: of the weight, and of the
 // activation (with the channel sums for bias and PReLU). The gradient with respect to the input is
-// run_conv() with `transposed` flipped and the same weight.
+// run_conv() (conv.h) with `transposed` flipped and the same weight.
 #pragma once
 
 #include <cstddef>

@@ -5,6 +5,7 @@
 
 #include "conv_plan.h"
 #include "isa.h"
+#include "winograd.h"
 
 namespace denoise_ext::cpu {
 namespace {
@@ -34,20 +35,25 @@ PackedWeightHeader make_header(const Tensor4& weight, ConvAlgorithm algorithm, c
 
 }  // namespace
 
-int64_t packed_weight_elements(const int64_t size[4], DType dtype, ConvAlgorithm) {
+int64_t packed_weight_elements(const int64_t size[4], DType dtype, ConvAlgorithm algorithm) {
   const int64_t header = static_cast<int64_t>(sizeof(PackedWeightHeader)) / element_size(dtype);
+  if (algorithm != ConvAlgorithm::kDirect)
+    return header + winograd_weight_elements(winograd_outputs(algorithm), size[0], size[1]);
   const int64_t filters = divide_up(size[0], kChannelMultiple) * kChannelMultiple;
   return header + size[2] * size[3] * size[1] * filters;
 }
 
-void pack_conv_weight(const Tensor4& weight, ConvAlgorithm algorithm, void* to) {
+void pack_conv_weight(const Tensor4& weight, ConvAlgorithm algorithm, void* to, const Threads& threads) {
   const KernelTable& table = kernels();
   const PackedWeightHeader header = make_header(weight, algorithm, table);
   // The buffer serves every instruction set, so that this one may leave some of it unused.
   const int64_t elements = packed_weight_elements(weight.size, weight.dtype, algorithm);
   std::memset(to, 0, static_cast<size_t>(elements * element_size(header.accumulation)));
   std::memcpy(to, &header, sizeof header);
-  pack_weight_direct(weight, table, static_cast<char*>(to) + sizeof header);
+  void* packed = static_cast<PackedWeightHeader*>(to) + 1;
+  if (algorithm == ConvAlgorithm::kDirect) return pack_weight_direct(weight, table, packed);
+  const int outputs = winograd_outputs(algorithm);
+  pack_weight_winograd(outputs, weight, false, table, static_cast<float*>(packed), threads);
 }
 
 const PackedWeightHeader& packed_weight_header(const ConvParams& params) {

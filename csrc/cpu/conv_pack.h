@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "../params/conv.h"
+#include "threads.h"
 
 namespace denoise_ext::cpu {
 
@@ -26,7 +27,7 @@ static_assert(sizeof(PackedWeightHeader) == 64);
 int64_t packed_weight_elements(const int64_t size[4], DType dtype, ConvAlgorithm algorithm);
 
 // Fills `to` with `weight` (K, C, KH, KW; one group) for the instruction set in use.
-void pack_conv_weight(const Tensor4& weight, ConvAlgorithm algorithm, void* to);
+void pack_conv_weight(const Tensor4& weight, ConvAlgorithm algorithm, void* to, const Threads& threads);
 
 // Why params.packed_weight cannot serve this convolution on this instruction set, or nullptr.
 const char* packed_weight_mismatch(const ConvParams& params, const KernelTable& table);

@@ -297,7 +297,7 @@ void pack_weight_direct(const Tensor4& weight, const KernelTable& table, void* t
   is_double(plan) ? fill(0.0) : fill(0.0f);
 }
 
-void run_conv(const ConvParams& params, const Threads& threads) {
+void run_conv_direct(const ConvParams& params, const Threads& threads) {
   const KernelTable& table = kernels();
   ConvPlan plan = make_conv_plan(params, table);
   if (is_double(plan)) {

@@ -65,7 +65,7 @@ struct ConvPlan {
   int64_t slices;           // groups, or channel blocks where depthwise
   size_t scratch_bytes;
 
-  // In the accumulation type, filled by run_conv():
+  // In the accumulation type, filled by run_conv_direct():
   // dense:     [group][tap][group_inputs][padded_outputs], blocks outermost within a (group, phase)
   // depthwise: [tap][padded_outputs]
   // few_outputs: [tap][slice of lanes][group_outputs][lanes]
@@ -85,11 +85,10 @@ std::vector<ChannelBlock> channel_blocks(int64_t channels, int lanes, int accumu
 
 ConvPlan make_conv_plan(const ConvParams& params, const KernelTable& table);
 
-// Packs a weight (K, C, KH, KW) of one group as run_conv() does on every call where it gets none packed.
-// `to` has room for KH * KW * C * (K rounded up to whole vectors) elements of the accumulation type.
+// Packs a weight (K, C, KH, KW) of one group as run_conv_direct() does on every call where it gets none
+// packed. `to` has room for KH * KW * C * (K rounded up to whole vectors) elements of the accumulation type.
 void pack_weight_direct(const Tensor4& weight, const KernelTable& table, void* to);
 
-// Runs the whole convolution. Tensors are on the CPU, sizes agree (the ops layer checks them).
-void run_conv(const ConvParams& params, const Threads& threads);
+void run_conv_direct(const ConvParams& params, const Threads& threads);
 
 }  // namespace denoise_ext::cpu

@@ -8,6 +8,7 @@
 #include "conv_backward.h"
 #include "conv_plan.h"
 #include "gaussian.h"
+#include "winograd.h"
 
 namespace denoise_ext::cpu {
 
@@ -19,6 +20,12 @@ struct KernelTable {
   // Convolution: one task of a plan (see conv_plan.h); scratch has plan.scratch_bytes bytes.
   void (*conv_task_f32)(const ConvPlan& plan, int64_t task, void* scratch);
   void (*conv_task_f64)(const ConvPlan& plan, int64_t task, void* scratch);
+  // Winograd convolution: block `index` of a plan (see winograd.h), while block `next` is prefetched.
+  void (*winograd_block_4)(const WinogradPlan& plan, int64_t index, int64_t next, void* scratch);
+  void (*winograd_block_6)(const WinogradPlan& plan, int64_t index, int64_t next, void* scratch);
+  // All transformed weights of one channel.
+  void (*winograd_pack_4)(const WinogradPackPlan& plan, int64_t channel);
+  void (*winograd_pack_6)(const WinogradPackPlan& plan, int64_t channel);
   void (*conv_weight_grad_task_f32)(const ConvWeightGradPlan& plan, int64_t task, void* scratch);
   void (*conv_weight_grad_task_f64)(const ConvWeightGradPlan& plan, int64_t task, void* scratch);
   void (*activation_grad_strip)(const ActivationGradPlan& plan, int64_t strip);

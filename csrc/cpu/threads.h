@@ -5,8 +5,9 @@
 #include <cstddef>
 #include <cstdint>
 #include <exception>
+#include <memory>
 #include <mutex>
-#include <vector>
+#include <new>
 
 namespace denoise_ext::cpu {
 
@@ -16,25 +17,41 @@ struct Threads {
   void (*run)(int count, void (*body)(void* context, int worker), void* context);
 };
 
-// 64-byte aligned scratch of one worker, reused from block to block.
+// 64-byte aligned scratch of one thread, kept from call to call: a megabyte fresh from the operating
+// system costs more (a page fault per 4 KiB) than a small image's convolution.
 class Scratch {
  public:
+  // Uninitialised; what an earlier call returned is no longer valid.
   void* reserve(size_t bytes) {
-    constexpr size_t kAlignment = 64;
-    if (storage_.size() < bytes + kAlignment) storage_.resize(bytes + kAlignment);
-    const auto address = reinterpret_cast<uintptr_t>(storage_.data());
-    return reinterpret_cast<void*>((address + kAlignment - 1) / kAlignment * kAlignment);
+    if (capacity_ < bytes) {
+      storage_.reset();
+      capacity_ = 0;
+      storage_.reset(::operator new(bytes, kAlignment));
+      capacity_ = bytes;
+    }
+    return storage_.get();
   }
 
  private:
-  std::vector<unsigned char> storage_;
+  static constexpr std::align_val_t kAlignment{64};
+  struct Delete {
+    void operator()(void* p) const { ::operator delete(p, kAlignment); }
+  };
+  std::unique_ptr<void, Delete> storage_;
+  size_t capacity_ = 0;
 };
 
-// Runs f(block, scratch) for every block in [0, blocks). Workers take the next block from a shared
-// counter, so one slow core (a busy machine, a hyperthread) does not hold the others up. An
-// exception of f (out of memory) stops the loop and is rethrown on the calling thread.
+inline Scratch& thread_scratch() {
+  static thread_local Scratch scratch;
+  return scratch;
+}
+
+// Runs f(block, next, scratch) for every block in [0, blocks); `next` is the block that the same thread
+// will run after it, or blocks. Workers take blocks from a shared counter, so one slow core (a busy
+// machine, a hyperthread) does not hold the others up. An exception of f (out of memory) stops the
+// loop and is rethrown on the calling thread.
 template <class F>
-void for_each_block(const Threads& threads, int64_t blocks, const F& f) {
+void for_each_block_ahead(const Threads& threads, int64_t blocks, const F& f) {
   struct Context {
     Context(const F& function, int64_t count) : f(function), blocks(count) {}
     const F& f;
@@ -46,8 +63,11 @@ void for_each_block(const Threads& threads, int64_t blocks, const F& f) {
   const auto body = [](void* opaque, int) {
     auto& c = *static_cast<Context*>(opaque);
     try {
-      Scratch scratch;
-      for (int64_t block; (block = c.next.fetch_add(1)) < c.blocks;) c.f(block, scratch);
+      for (int64_t block = c.next.fetch_add(1); block < c.blocks;) {
+        const int64_t following = c.next.fetch_add(1);
+        c.f(block, following < c.blocks ? following : c.blocks, thread_scratch());
+        block = following;
+      }
     } catch (...) {
       const std::lock_guard<std::mutex> lock(c.mutex);
       c.error = std::current_exception();
@@ -61,6 +81,12 @@ void for_each_block(const Threads& threads, int64_t blocks, const F& f) {
     threads.run(workers, body, &context);
   }
   if (context.error) std::rethrow_exception(context.error);
+}
+
+// Runs f(block, scratch) for every block in [0, blocks), as above.
+template <class F>
+void for_each_block(const Threads& threads, int64_t blocks, const F& f) {
+  for_each_block_ahead(threads, blocks, [&](int64_t block, int64_t, Scratch& scratch) { f(block, scratch); });
 }
 
 }  // namespace denoise_ext::cpu

@@ -12,7 +12,10 @@ namespace {
 ConvAlgorithm parse_algorithm(const std::string& name, const char* op) {
   if (name == "auto") return ConvAlgorithm::kAuto;
   if (name == "direct") return ConvAlgorithm::kDirect;
-  STD_TORCH_CHECK(false, op, ": algorithm must be one of auto, direct, got '", name, "'");
+  if (name == "winograd4") return ConvAlgorithm::kWinograd4;
+  if (name == "winograd6") return ConvAlgorithm::kWinograd6;
+  STD_TORCH_CHECK(false, op, ": algorithm must be one of auto, direct, winograd4, winograd6, got '", name,
+                  "'");
 }
 
 #if !defined(DENOISE_EXT_EMULATE_CUDA)
@@ -31,8 +34,12 @@ Tensor conv2d_pack(const Tensor& weight, const std::string& algorithm_name) {
   const Tensor4 view = view4(weight, kOp, "weight");
   STD_TORCH_CHECK(view.dtype != DType::kUInt8, kOp, ": weight must be floating point, got uint8");
   STD_TORCH_CHECK(weight.numel() > 0, kOp, ": weight must not be empty, got ", sizes_text(weight));
+  const bool winograd = algorithm != ConvAlgorithm::kDirect;
+  STD_TORCH_CHECK(!winograd || (view.size[2] == 3 && view.size[3] == 3 && view.dtype != DType::kFloat64), kOp,
+                  ": weight must be (K, C, 3, 3) and not float64 for '", algorithm_name, "', got ",
+                  sizes_text(weight));
   const Tensor packed = packed_like(weight, cpu::packed_weight_elements(view.size, view.dtype, algorithm));
-  cpu::pack_conv_weight(view, algorithm, packed.data_ptr());
+  cpu::pack_conv_weight(view, algorithm, packed.data_ptr(), torch_threads());
   return packed;
 }
 #endif
@@ -50,9 +57,12 @@ void check_cuda(const ConvParams& params, const char* op) {
 
 void check_cpu([[maybe_unused]] const ConvParams& params, [[maybe_unused]] const char* op) {
 #if !defined(DENOISE_EXT_EMULATE_CUDA)
-  if (params.packed_weight.data == nullptr) return;
-  const char* mismatch = cpu::packed_weight_mismatch(params, cpu::kernels());
-  STD_TORCH_CHECK(mismatch == nullptr, op, ": packed_weight cannot be used here: ", mismatch);
+  if (params.packed_weight.data != nullptr) {
+    const char* mismatch = cpu::packed_weight_mismatch(params, cpu::kernels());
+    STD_TORCH_CHECK(mismatch == nullptr, op, ": packed_weight cannot be used here: ", mismatch);
+  }
+  const char* obstacle = cpu::conv_algorithm_obstacle(params);
+  STD_TORCH_CHECK(obstacle == nullptr, op, ": algorithm winograd cannot be used here: ", obstacle);
 #endif
 }
 

@@ -2,8 +2,8 @@
 #pragma once
 
 #include "../cpu/bilateral.h"
+#include "../cpu/conv.h"
 #include "../cpu/conv_backward.h"
-#include "../cpu/conv_plan.h"
 #include "../cpu/gaussian.h"
 #include "../params/bilateral.h"
 #include "../params/conv.h"

@@ -4,8 +4,9 @@ They are ``conv2d`` for callers that own their memory, such as an inference engi
 ``torch.ops.denoise_ext.conv2d_out`` writes into ``out``, which may be any strided view (also a
 slice of the channels of a channels_last buffer), takes weights packed once by ``conv2d_pack``,
 pads with zeros, mirrored or repeated pixels (``border`` "constant", "reflect", "replicate",
-"circular"), and lets the algorithm be named.  ``out`` must not overlap any other argument, except
-that it may be ``residual`` itself.  Neither has a gradient.
+"circular"), and lets the algorithm be named ("auto", "direct", "winograd4", "winograd6").  ``out``
+must not overlap any other argument, except that it may be ``residual`` itself.  Neither has a
+gradient.
 """
 
 from __future__ import annotations
@@ -19,15 +20,16 @@ _, _available = native_op("conv2d_out")
 
 _HEADER_BYTES = 64  # PackedWeightHeader of csrc/cpu/conv_pack.h
 _CHANNEL_MULTIPLE = 16
+_WINOGRAD_POINTS = {"winograd4": 6 * 6, "winograd6": 8 * 8}
 
 
 def _pack_fake(weight: Tensor, algorithm: str) -> Tensor:
     filters, channels, kh, kw = weight.shape
     dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
     padded = -(-filters // _CHANNEL_MULTIPLE) * _CHANNEL_MULTIPLE
-    return weight.new_empty(
-        _HEADER_BYTES // dtype.itemsize + kh * kw * channels * padded, dtype=dtype
-    )
+    points = _WINOGRAD_POINTS.get(algorithm, kh * kw)
+    header = _HEADER_BYTES // dtype.itemsize
+    return weight.new_empty(header + points * channels * padded, dtype=dtype)
 
 
 def _out_fake(

@@ -6,7 +6,7 @@
 #include <thread>
 #include <vector>
 
-#include "../../csrc/cpu/conv_plan.h"
+#include "../../csrc/cpu/conv.h"
 #include "../../csrc/cpu/gaussian.h"
 #include "../../csrc/cpu/isa.h"
 

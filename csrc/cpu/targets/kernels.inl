@@ -14,6 +14,14 @@
 
 #include "../kernels/conv.inl"
 
+#include "../kernels/winograd_transforms.inl"
+
+#include "../kernels/winograd_gemm.inl"
+
+#include "../kernels/winograd.inl"
+
+#include "../kernels/winograd_pack.inl"
+
 #include "../kernels/conv_weight_grad.inl"
 
 #include "../kernels/activation_grad.inl"
@@ -33,6 +41,10 @@ constexpr KernelTable kernel_table(const char* isa) {
   table.accumulators = kAccumulators;
   table.conv_task_f32 = conv_task<float>;
   table.conv_task_f64 = conv_task<double>;
+  table.winograd_block_4 = winograd_block<Winograd4>;
+  table.winograd_block_6 = winograd_block<Winograd6>;
+  table.winograd_pack_4 = winograd_pack<Winograd4>;
+  table.winograd_pack_6 = winograd_pack<Winograd6>;
   table.conv_weight_grad_task_f32 = conv_weight_grad_task<float>;
   table.conv_weight_grad_task_f64 = conv_weight_grad_task<double>;
   table.activation_grad_strip = activation_grad_strip;

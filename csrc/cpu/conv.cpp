@@ -1,0 +1,114 @@
+#include "conv.h"
+
+#include <array>
+#include <cstdio>
+
+#include "conv_pack.h"
+#include "conv_plan.h"
+#include "isa.h"
+#include "winograd.h"
+
+namespace denoise_ext::cpu {
+namespace {
+
+constexpr std::array kAlgorithms{ConvAlgorithm::kWinograd4, ConvAlgorithm::kWinograd6,
+                                 ConvAlgorithm::kDirect};
+
+// The estimates below count multiply-adds of whole vectors, the unit of all three inner loops. What is
+// not one was measured, on one core of a Zen 4 with AVX-512, as the number of them that take as long.
+constexpr double kPackDirect = 30, kPackWinograd = 7;  // a vector of packed weights
+constexpr double kCopyInput = 24;  // a vector of a transformed point, where inputs are copied first
+
+// A vector of one of the n^2 points, in the input and in the output transform.
+struct TransformCost {
+  double input, output;
+};
+constexpr TransformCost kTransform4{12, 8}, kTransform6{20, 16};
+
+double vectors_of(int64_t channels) {
+  return static_cast<double>(divide_up(channels, kernels().vector_bytes / sizeof(float)));
+}
+
+double direct_cost(const ConvParams& p) {
+  const int64_t* out = p.output.size;
+  const int64_t inputs = p.input.size[1] / p.groups, outputs = out[1] / p.groups;
+  const double weights =
+      static_cast<double>(p.weight.size[2] * p.weight.size[3] * inputs * p.groups) * vectors_of(outputs);
+  return weights * (static_cast<double>(out[0] * out[2] * out[3]) + kPackDirect);
+}
+
+double winograd_cost(const ConvParams& p, int outputs) {
+  const TransformCost transform = outputs == 4 ? kTransform4 : kTransform6;
+  const int64_t* out = p.output.size;
+  const double channels = static_cast<double>(p.input.size[1]), filters = vectors_of(out[1]);
+  const double points = (outputs + 2) * (outputs + 2);
+  const double tiles = static_cast<double>(out[0] * divide_up(out[2], outputs) * divide_up(out[3], outputs));
+  const bool copied = p.input.stride[1] != 1 || p.input.dtype != DType::kFloat32;
+  const double input = transform.input + (copied ? kCopyInput : 0);
+  const double tile = channels * filters + input * vectors_of(p.input.size[1]) + transform.output * filters;
+  return points * (tiles * tile + kPackWinograd * channels * filters);
+}
+
+double cost(const ConvParams& params, ConvAlgorithm algorithm) {
+  return algorithm == ConvAlgorithm::kDirect ? direct_cost(params)
+                                             : winograd_cost(params, winograd_outputs(algorithm));
+}
+
+// Why the automatic choice leaves `algorithm` out, or nullptr.
+const char* obstacle(const ConvParams& params, ConvAlgorithm algorithm) {
+  if (algorithm == ConvAlgorithm::kDirect) return nullptr;
+  if (const char* reason = winograd_obstacle(params)) return reason;
+  if (params.precision == Precision::kStrict) return "precision is 'strict'";
+  if (algorithm == ConvAlgorithm::kWinograd6 && params.precision != Precision::kFast)
+    return "precision is not 'fast'";
+  return nullptr;
+}
+
+const char* name_of(const ConvParams& params, ConvAlgorithm algorithm) {
+  if (algorithm == ConvAlgorithm::kWinograd4) return "conv_winograd4";
+  if (algorithm == ConvAlgorithm::kWinograd6) return "conv_winograd6";
+  return params.groups > 1 && params.input.size[1] == params.groups ? "conv_depthwise" : "conv_direct";
+}
+
+}  // namespace
+
+ConvAlgorithm choose_conv_algorithm(const ConvParams& params) {
+  if (params.packed_weight.data != nullptr) return packed_weight_header(params).algorithm;
+  if (params.algorithm != ConvAlgorithm::kAuto) return params.algorithm;
+  ConvAlgorithm best = ConvAlgorithm::kDirect;
+  for (const ConvAlgorithm algorithm : kAlgorithms)
+    if (obstacle(params, algorithm) == nullptr && cost(params, algorithm) < cost(params, best))
+      best = algorithm;
+  return best;
+}
+
+const char* conv_algorithm_obstacle(const ConvParams& params) {
+  const ConvAlgorithm algorithm = choose_conv_algorithm(params);
+  return algorithm == ConvAlgorithm::kDirect ? nullptr : winograd_obstacle(params);
+}
+
+std::string explain_conv(const ConvParams& params) {
+  const ConvAlgorithm chosen = choose_conv_algorithm(params);
+  std::string text = std::string(name_of(params, chosen)) + ": chosen (CPU, " + kernels().isa + ")";
+  for (const ConvAlgorithm algorithm : kAlgorithms) {
+    if (algorithm == chosen) continue;
+    text += "\n" + std::string(name_of(params, algorithm)) + ": ";
+    if (const char* reason = obstacle(params, algorithm)) {
+      text += reason;
+    } else {
+      char ratio[64];
+      std::snprintf(ratio, sizeof ratio, "estimated to take %.2f times as long",
+                    cost(params, algorithm) / cost(params, chosen));
+      text += ratio;
+    }
+  }
+  return text;
+}
+
+void run_conv(const ConvParams& params, const Threads& threads) {
+  const ConvAlgorithm algorithm = choose_conv_algorithm(params);
+  if (algorithm == ConvAlgorithm::kDirect) return run_conv_direct(params, threads);
+  run_winograd(winograd_outputs(algorithm), params, threads);
+}
+
+}  // namespace denoise_ext::cpu

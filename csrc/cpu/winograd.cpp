@@ -1,0 +1,175 @@
+#include "winograd.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <limits>
+#include <memory>
+
+#include "conv_pack.h"
+#include "isa.h"
+
+namespace denoise_ext::cpu {
+namespace {
+
+constexpr int64_t kLineFloats = 16;  // of a 64-byte cache line
+// V and M should leave room in a 1 MiB second-level cache for the part of U in use.
+constexpr int64_t kBlockBytes = 768 * 1024;
+constexpr int64_t kBlockTiles = 24;
+// Blocks to be had from one image at least: enough to keep several threads equally busy.
+constexpr int64_t kFewestBlocks = 16;
+constexpr int64_t kAssumedCacheBytes = 32 * 1024 * 1024;
+
+int64_t last_level_cache_bytes() {
+#if defined(_SC_LEVEL3_CACHE_SIZE)
+  static const int64_t bytes = sysconf(_SC_LEVEL3_CACHE_SIZE);
+  if (bytes > 0) return bytes;
+#endif
+  return kAssumedCacheBytes;
+}
+
+// Whether whole vectors of adjacent channels can be read and written in place.
+bool is_direct(const Tensor4& x) {
+  return x.dtype == DType::kFloat32 && x.stride[1] == 1;
+}
+
+bool is_aligned(const Tensor4& x, int64_t bytes) {
+  const auto element = static_cast<int64_t>(sizeof(float));
+  return reinterpret_cast<uintptr_t>(x.data) % static_cast<uintptr_t>(bytes) == 0 &&
+         std::all_of(x.stride, x.stride + 4,
+                     [&](int64_t stride) { return stride == 1 || stride * element % bytes == 0; });
+}
+
+int64_t output_bytes(const Tensor4& x) {
+  return x.size[0] * x.size[1] * x.size[2] * x.size[3] * static_cast<int64_t>(sizeof(float));
+}
+
+// The layout of the scratch: V, M (or the same place), a patch of input, a tile of outputs.
+void lay_out(WinogradPlan& plan, int64_t lanes) {
+  const int64_t points = static_cast<int64_t>(plan.points) * plan.points;
+  int64_t widest = 0;
+  for (const ChannelBlock& block : plan.blocks) widest = std::max(widest, block.vectors * lanes);
+  plan.v_row = divide_up(plan.channels, lanes) * lanes;
+  const bool in_place = plan.blocks.size() == 1 && widest == plan.v_row;
+  // One line more than the block needs: points at a multiple of 4 KiB would share a set of the
+  // first-level cache.
+  const auto point_stride = [&](int64_t row) {
+    return divide_up(plan.block_tiles * row, kLineFloats) * kLineFloats + kLineFloats;
+  };
+  plan.v_point = point_stride(plan.v_row);
+  plan.m_point = in_place ? plan.v_point : point_stride(widest);
+  plan.m_offset = in_place ? 0 : points * plan.v_point;
+  plan.patch_offset = plan.m_offset + points * plan.m_point;
+  plan.sums_offset = plan.patch_offset + divide_up(points * plan.v_row, kLineFloats) * kLineFloats;
+  const int64_t sums = static_cast<int64_t>(plan.outputs) * plan.outputs * widest;
+  plan.scratch_bytes = static_cast<size_t>(plan.sums_offset + sums) * sizeof(float);
+}
+
+void choose_block(WinogradPlan& plan, const KernelTable& table, int64_t lanes) {
+  // Whole register tiles of the widest block of filters.
+  const int64_t unit = winograd_register_tiles(table.accumulators, plan.blocks.front().vectors);
+  const int64_t units = plan.tiles / (unit * kFewestBlocks);
+  plan.block_tiles = unit * std::clamp<int64_t>(units, 1, std::max<int64_t>(kBlockTiles / unit, 1));
+  const auto block_bytes = [&] {
+    lay_out(plan, lanes);
+    return plan.patch_offset * static_cast<int64_t>(sizeof(float));
+  };
+  while (block_bytes() > kBlockBytes && plan.block_tiles > unit) plan.block_tiles -= unit;
+  int64_t calls = 0;
+  for (const ChannelBlock& block : plan.blocks)
+    calls += divide_up(plan.block_tiles, winograd_register_tiles(table.accumulators, block.vectors));
+  plan.prefetch_steps = static_cast<int>(divide_up(plan.block_tiles, calls * plan.points));
+}
+
+WinogradPlan make_plan(int outputs, const ConvParams& params, const KernelTable& table) {
+  const int64_t lanes = table.vector_bytes / static_cast<int64_t>(sizeof(float));
+  WinogradPlan plan{};
+  plan.params = params;
+  plan.outputs = outputs;
+  plan.points = outputs + 2;
+  plan.channels = params.input.size[1];
+  plan.filters = params.output.size[1];
+  plan.blocks = channel_blocks(plan.filters, static_cast<int>(lanes), table.accumulators);
+  for (int axis = 0; axis < 2; ++axis)
+    // A transposed convolution of stride 1 is an ordinary one with the kernel rotated by 180 degrees.
+    plan.padding[axis] = params.transposed ? 2 - params.padding[axis] : params.padding[axis];
+  plan.tiles_y = divide_up(params.output.size[2], outputs);
+  plan.tiles_x = divide_up(params.output.size[3], outputs);
+  plan.tiles = params.output.size[0] * plan.tiles_y * plan.tiles_x;
+  const bool residual = params.residual.data != nullptr;
+  plan.direct_input = is_direct(params.input) && plan.channels >= lanes;
+  plan.direct_output = is_direct(params.output) && (!residual || is_direct(params.residual));
+  plan.clamped =
+      !residual && (params.activation == Activation::kNone || params.activation == Activation::kRelu);
+  plan.lowest = params.activation == Activation::kRelu ? 0.0f : -std::numeric_limits<float>::infinity();
+  plan.stream = plan.direct_output && is_aligned(params.output, table.vector_bytes) &&
+                output_bytes(params.output) > last_level_cache_bytes() / 2;
+  choose_block(plan, table, lanes);
+  return plan;
+}
+
+// A per-channel vector, zeros behind it up to whole vectors; one element serves all.
+std::vector<float> padded_channels(const Tensor1& values, int64_t channels) {
+  std::vector<float> padded(static_cast<size_t>(divide_up(channels, kLineFloats) * kLineFloats), 0.0f);
+  if (values.data == nullptr) return padded;
+  with_storage(values.dtype, [&](auto storage) {
+    const auto* from = static_cast<const decltype(storage)*>(values.data);
+    for (int64_t c = 0; c < channels; ++c)
+      padded[static_cast<size_t>(c)] = load_as<float>(from[values.size == 1 ? 0 : c * values.stride]);
+  });
+  return padded;
+}
+
+}  // namespace
+
+const char* winograd_obstacle(const ConvParams& p) {
+  if (p.output.dtype == DType::kFloat64) return "float64 is computed directly";
+  if (p.groups != 1) return "groups is not 1";
+  if (p.weight.size[2] != 3 || p.weight.size[3] != 3) return "the kernel is not 3x3";
+  if (p.stride[0] != 1 || p.stride[1] != 1) return "stride is not 1";
+  if (p.dilation[0] != 1 || p.dilation[1] != 1) return "dilation is not 1";
+  return nullptr;
+}
+
+int64_t winograd_weight_elements(int outputs, int64_t filters, int64_t channels) {
+  return (outputs + 2) * (outputs + 2) * channels * divide_up(filters, kLineFloats) * kLineFloats;
+}
+
+void pack_weight_winograd(int outputs, const Tensor4& weight, bool transposed, const KernelTable& table,
+                          float* to, const Threads& threads) {
+  WinogradPackPlan plan{};
+  plan.weight = weight;
+  plan.transposed = transposed;
+  plan.filters = weight.size[transposed ? 1 : 0];
+  plan.channels = weight.size[transposed ? 0 : 1];
+  plan.points = outputs + 2;
+  const int lanes = table.vector_bytes / static_cast<int>(sizeof(float));
+  plan.blocks = channel_blocks(plan.filters, lanes, table.accumulators);
+  plan.to = to;
+  const auto pack = outputs == 4 ? table.winograd_pack_4 : table.winograd_pack_6;
+  for_each_block(threads, plan.channels, [&](int64_t channel, Scratch&) { pack(plan, channel); });
+}
+
+void run_winograd(int outputs, const ConvParams& params, const Threads& threads) {
+  const KernelTable& table = kernels();
+  WinogradPlan plan = make_plan(outputs, params, table);
+  const std::vector<float> bias = padded_channels(params.bias, plan.filters);
+  const std::vector<float> slope = padded_channels(params.prelu_weight, plan.filters);
+  plan.bias = bias.data();
+  plan.prelu_slope = slope.data();
+  std::unique_ptr<float[]> weight;
+  if (params.packed_weight.data == nullptr) {
+    const int64_t elements = winograd_weight_elements(outputs, plan.filters, plan.channels);
+    weight = std::make_unique_for_overwrite<float[]>(static_cast<size_t>(elements));
+    pack_weight_winograd(outputs, params.weight, params.transposed, table, weight.get(), threads);
+    plan.weight = weight.get();
+  } else {
+    plan.weight = reinterpret_cast<const float*>(&packed_weight_header(params) + 1);
+  }
+  const auto block = outputs == 4 ? table.winograd_block_4 : table.winograd_block_6;
+  for_each_block_ahead(threads, plan.tasks(), [&](int64_t index, int64_t next, Scratch& scratch) {
+    block(plan, index, next, scratch.reserve(plan.scratch_bytes));
+  });
+}
+
+}  // namespace denoise_ext::cpu

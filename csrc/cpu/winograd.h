@@ -1,0 +1,98 @@
+// Winograd convolution: 3x3, stride 1, in float32, F(4x4, 3x3) or F(6x6, 3x3) (kernels/winograd*.inl).
+//
+// The image is cut into tiles of m x m outputs. A block of tiles is one task:
+//   V[point][tile][channel]  = B^T d B of every tile's n x n inputs (n = m + 2)
+//   M[point][tile][filter]   = V[point] * U[point], a matrix product at each of the n^2 points
+//   y                        = A^T M A + bias, residual, activation
+// V and M of a block stay in the second-level cache, U = G g G^T streams through it. Filters are taken
+// in blocks as wide as the register tile, so M holds one such block; where one block has them all and
+// is as wide as V, M takes V's place.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "../params/conv.h"
+#include "conv_plan.h"
+#include "storage.h"
+#include "threads.h"
+
+namespace denoise_ext::cpu {
+
+struct WinogradPlan {
+  ConvParams params;
+  int64_t padding[2];   // of the ordinary convolution that params describes (params may be transposed)
+  int outputs, points;  // m and n, along one axis
+  int64_t channels, filters;
+  std::vector<ChannelBlock> blocks;  // of filters
+  int64_t tiles_y, tiles_x, tiles;   // per image, and of the whole batch
+  int64_t block_tiles;
+
+  bool direct_input;   // inner tiles are read where they lie
+  bool direct_output;  // inner tiles are written, and their residual read, where they lie
+  bool clamped;        // the epilogue is max(x, lowest): no activation, or relu
+  bool stream;         // outputs are written past the caches
+  float lowest;
+
+  int64_t v_row, v_point, m_point;              // floats from tile to tile (v) and from point to point
+  int64_t m_offset, patch_offset, sums_offset;  // floats, in the scratch
+  size_t scratch_bytes;
+  int prefetch_steps;  // InputPrefetch steps per register tile
+
+  const float* weight;       // [block][point][channel][block's filters]
+  const float* bias;         // [filters rounded up], zeros if absent
+  const float* prelu_slope;  // like bias
+
+  int64_t tasks() const { return divide_up(tiles, block_tiles); }
+};
+
+// A weight to be transformed.
+struct WinogradPackPlan {
+  Tensor4 weight;  // (K, C, 3, 3), or (C, K, 3, 3) and to be rotated by 180 degrees
+  bool transposed;
+  int64_t filters, channels;
+  int points;
+  std::vector<ChannelBlock> blocks;  // of filters
+  float* to;                         // like WinogradPlan::weight
+};
+
+// Tiles in one register tile that is `vectors` wide. More than 12 would save nothing: 12 sums already hide
+// the latency of a multiply-add.
+constexpr int winograd_register_tiles(int accumulators, int vectors) {
+  return accumulators / vectors < 12 ? accumulators / vectors : 12;
+}
+
+struct WinogradTile {
+  int64_t n;
+  int64_t y, x;    // first output
+  int64_t y0, x0;  // first input
+};
+
+DENOISE_EXT_INLINE WinogradTile winograd_tile(const WinogradPlan& plan, int64_t index) {
+  const int64_t row = index / plan.tiles_x;
+  const int64_t x = (index - row * plan.tiles_x) * plan.outputs;
+  const int64_t n = row / plan.tiles_y;
+  const int64_t y = (row - n * plan.tiles_y) * plan.outputs;
+  return {n, y, x, y - plan.padding[0], x - plan.padding[1]};
+}
+
+// m of the two algorithms.
+constexpr int winograd_outputs(ConvAlgorithm algorithm) {
+  return algorithm == ConvAlgorithm::kWinograd6 ? 6 : 4;
+}
+
+// Why Winograd cannot compute this convolution at all, or nullptr.
+const char* winograd_obstacle(const ConvParams& params);
+
+// Elements of U for a weight of K filters and C channels.
+int64_t winograd_weight_elements(int outputs, int64_t filters, int64_t channels);
+
+// Fills `to` with U. `weight` is (K, C, 3, 3), or (C, K, 3, 3) to be rotated where `transposed`.
+void pack_weight_winograd(int outputs, const Tensor4& weight, bool transposed, const KernelTable& table,
+                          float* to, const Threads& threads);
+
+// Runs the whole convolution, for which winograd_obstacle() found none.
+void run_winograd(int outputs, const ConvParams& params, const Threads& threads);
+
+}  // namespace denoise_ext::cpu

@@ -1,0 +1,311 @@
+"""Winograd convolution on the CPU: against float64, with the bound of winograd_bounds.py."""
+
+from __future__ import annotations
+
+import random
+
+import bounds
+import pytest
+import torch
+import winograd_bounds
+from torch import Tensor
+from torch.nn import functional as F
+
+from denoise_ext import ops, reference
+from denoise_ext._loader import native
+
+OPS = torch.ops.denoise_ext
+OUTPUTS = {"winograd4": 4, "winograd6": 6}
+SIZES = [(1, 1), (2, 3), (4, 4), (5, 7), (6, 12), (13, 9), (33, 40)]
+CHANNELS = [
+    (1, 1), (3, 5), (8, 16), (16, 8), (16, 16), (17, 33), (31, 64), (64, 64), (48, 20), (20, 112),
+    (100, 65), (96, 2), (130, 130),
+]  # fmt: skip
+
+
+@pytest.fixture(params=OUTPUTS)
+def algorithm(request) -> str:
+    return request.param
+
+
+def values(*shape: int, seed: int = 0, layout=torch.channels_last) -> Tensor:
+    x = 2 * torch.rand(shape, generator=torch.Generator().manual_seed(seed)) - 1
+    return x.contiguous(memory_format=layout)
+
+
+def padded(x: Tensor, padding: int, border: str = "constant") -> Tensor:
+    """The image with its border; torch mirrors by less than the image alone, hence by the index."""
+    if border == "constant":
+        return F.pad(x, [padding] * 4)
+    for dim in (2, 3):
+        size = x.shape[dim]
+        index = torch.arange(-padding, size + padding)
+        if border == "replicate" or size == 1:
+            index = index.clamp(0, size - 1)
+        else:
+            index = index.abs() % (2 * size - 2)
+            index = torch.minimum(index, 2 * size - 2 - index)
+        x = x.index_select(dim, index)
+    return x
+
+
+def run(x: Tensor, weight: Tensor, algorithm: str, out: Tensor | None = None, **options) -> Tensor:
+    p = options.get("padding", 1)
+    if out is None:
+        shape = (x.shape[0], weight.shape[0], x.shape[2] + 2 * p - 2, x.shape[3] + 2 * p - 2)
+        out = torch.full(shape, float("nan"), dtype=x.dtype)
+        out = out.contiguous(memory_format=options.get("layout", torch.channels_last))
+    OPS.conv2d_out(
+        x, weight, options.get("packed"), options.get("bias"), [1, 1], [p, p], [1, 1], 1,
+        options.get("border", "constant"), options.get("activation", "none"), 0.1,
+        options.get("prelu_weight"), options.get("residual"), options.get("position", "before"),
+        algorithm, out,
+    )  # fmt: skip
+    return out
+
+
+def check(x: Tensor, weight: Tensor, algorithm: str, **options) -> Tensor:
+    actual = run(x, weight, algorithm, **options)
+    image = padded(x.double(), options.get("padding", 1), options.get("border", "constant"))
+    extra = {
+        name: options[name].double() for name in ("prelu_weight", "residual") if name in options
+    }
+    exact = reference.conv2d(
+        image, weight.double(), options["bias"].double() if "bias" in options else None,
+        activation=options.get("activation", "none"), negative_slope=0.1,
+        residual_position=options.get("position", "before"), **extra,
+    )  # fmt: skip
+    # Slopes are at most 1; 16 eps for bias, residual and the activation of values around 1.
+    allowed = winograd_bounds.bound(image, weight.double(), OUTPUTS[algorithm])
+    allowed = allowed + 16 * winograd_bounds.EPS + bounds.output_rounding(exact, x.dtype)
+    error = (actual.double() - exact).abs()
+    assert (error <= allowed).all(), f"{float((error / allowed).max()):.3g} times the bound"
+    return actual
+
+
+@pytest.mark.parametrize("border", ["constant", "reflect", "replicate"])
+@pytest.mark.parametrize("padding", [0, 1, 3])
+def test_sizes_and_borders(algorithm, border, padding, isa):
+    weight, bias = values(20, 19, 3, 3, seed=1) / 9, values(20, 1, 1, 1, seed=2).flatten()
+    for h, w in SIZES:
+        if min(h, w) + 2 * padding >= 3:
+            x = values(2, 19, h, w)
+            check(x, weight, algorithm, border=border, padding=padding, bias=bias)
+
+
+@pytest.mark.parametrize("channels, filters", CHANNELS)
+def test_channels(channels, filters, algorithm, isa):
+    weight = values(filters, channels, 3, 3, seed=1) / (3 * channels**0.5)
+    for layout in (torch.channels_last, torch.contiguous_format):
+        check(values(1, channels, 14, 23, layout=layout), weight, algorithm, layout=layout)
+
+
+def test_random_shapes(algorithm, isa):
+    rng = random.Random(7)
+    for seed in range(12):
+        n, channels, filters = rng.randint(1, 3), rng.randint(1, 130), rng.randint(1, 130)
+        x = values(n, channels, rng.randint(1, 30), rng.randint(1, 30), seed=seed)
+        weight = values(filters, channels, 3, 3, seed=seed + 100) / (3 * channels**0.5)
+        check(x, weight, algorithm, activation=rng.choice(["none", "relu", "tanh"]))
+
+
+EPILOGUES = ["none", "relu", "leaky_relu", "prelu", "sigmoid", "tanh"]
+
+
+@pytest.mark.parametrize("activation", EPILOGUES)
+@pytest.mark.parametrize("position", [None, "before", "after"])
+def test_epilogues(activation, position, algorithm, isa):
+    """Tiles inside and at the border, whole and cut vectors of filters, both layouts."""
+    for filters, layout in [(48, torch.channels_last), (21, torch.channels_last), (16, None)]:
+        layout = layout or torch.contiguous_format
+        x, weight = values(1, 16, 13, 22, layout=layout), values(filters, 16, 3, 3, seed=1) / 12
+        options = {"bias": values(filters, 1, 1, 1, seed=2).flatten(), "activation": activation}
+        if activation == "prelu":
+            options["prelu_weight"] = values(filters, 1, 1, 1, seed=3).flatten()
+        if position:
+            options["residual"] = values(1, filters, 13, 22, seed=4, layout=layout)
+            options["position"] = position
+        check(x, weight, algorithm, layout=layout, **options)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_16_bit_storage(dtype, algorithm, isa):
+    x, weight = values(2, 24, 11, 18).to(dtype), (values(40, 24, 3, 3, seed=1) / 15).to(dtype)
+    residual = values(2, 40, 11, 18, seed=2).to(dtype)
+    check(x, weight, algorithm, activation="relu", residual=residual)
+
+
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+def test_slices_of_channels(layout, algorithm, isa):
+    """Input, residual and output inside one buffer: what surrounds the output stays."""
+    buffer = values(2, 80, 9, 26, layout=layout)
+    before, weight = buffer.clone(), values(32, 17, 3, 3, seed=1) / 12
+    residual = buffer[:, 41:73].clone()
+    out = run(
+        buffer[:, 3:20], weight, algorithm, out=buffer[:, 41:73], residual=buffer[:, 41:73],
+        activation="relu",
+    )  # fmt: skip
+    alone = run(before[:, 3:20], weight, algorithm, residual=residual, activation="relu")
+    assert torch.equal(out, alone)
+    check(before[:, 3:20], weight, algorithm, residual=residual, activation="relu")
+    assert torch.equal(buffer[:, :41], before[:, :41])
+    assert torch.equal(buffer[:, 73:], before[:, 73:])
+
+
+def test_threads_and_place_change_nothing(algorithm):
+    """A tile's result depends on its inputs alone: not on threads, blocks or the batch."""
+    x, weight = values(1, 40, 37, 50), values(72, 40, 3, 3, seed=1) / 18
+    before = torch.get_num_threads()
+    results = []
+    try:
+        for threads in (1, 2, 3, 4):
+            torch.set_num_threads(threads)
+            results.append(run(x, weight, algorithm))
+            results.append(run(x.repeat(3, 1, 1, 1), weight, algorithm)[2:])
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(result, results[0]) for result in results)
+    m = OUTPUTS[algorithm]
+    shifted = run(x[:, :, m:, 2 * m :], weight, algorithm, padding=0)
+    assert torch.equal(shifted, run(x, weight, algorithm, padding=0)[:, :, m:, 2 * m :])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_packed_weight_gives_the_same_result(dtype, algorithm, isa):
+    x, weight = values(1, 20, 9, 11).to(dtype), values(33, 20, 3, 3, seed=1).to(dtype)
+    plain = run(x, weight, algorithm)
+    packed = OPS.conv2d_pack(weight, algorithm)
+    assert torch.equal(run(x, weight, algorithm, packed=packed), plain)
+    assert torch.equal(run(x, weight, "auto", packed=packed), plain)
+    torch.library.opcheck(
+        OPS.conv2d_pack.default, (weight, algorithm), test_utils="test_faketensor"
+    )
+    with pytest.raises(RuntimeError, match="packed for another algorithm"):
+        run(x, weight, "direct", packed=packed)
+
+
+def test_what_winograd_cannot_do(algorithm):
+    x, out = values(1, 4, 9, 9), torch.empty(1, 4, 7, 7)
+
+    def refused(match: str, weight: Tensor, stride=1, dilation=1, groups=1, x=x, out=out) -> None:
+        with pytest.raises(RuntimeError, match=f"winograd cannot be used here: {match}"):
+            OPS.conv2d_out(
+                x, weight, None, None, [stride] * 2, [0, 0], [dilation] * 2, groups, "constant",
+                "none", 0.0, None, None, "before", algorithm, out,
+            )  # fmt: skip
+
+    refused("the kernel is not 3x3", values(4, 4, 3, 2), out=torch.empty(1, 4, 7, 8))
+    refused("stride is not 1", values(4, 4, 3, 3), stride=2, out=torch.empty(1, 4, 4, 4))
+    refused("dilation is not 1", values(4, 4, 3, 3), dilation=2, out=torch.empty(1, 4, 5, 5))
+    refused("groups is not 1", values(4, 1, 3, 3), groups=4)
+    refused("float64", values(4, 4, 3, 3).double(), x=x.double(), out=out.double())
+    with pytest.raises(RuntimeError, match=r"weight must be \(K, C, 3, 3\)"):
+        OPS.conv2d_pack(values(4, 4, 5, 5), algorithm)
+
+
+def test_empty_batch(algorithm):
+    assert run(values(0, 16, 8, 8), values(16, 16, 3, 3), algorithm).shape == (0, 16, 8, 8)
+
+
+def test_nan_reaches_every_output_that_reads_it(algorithm):
+    x = values(1, 16, 20, 20)
+    x[0, 5, 9, 10] = float("nan")
+    for activation in ("none", "relu", "leaky_relu"):
+        y = run(x, values(32, 16, 3, 3, seed=1), algorithm, activation=activation)
+        assert y[:, :, 8:11, 9:12].isnan().all()
+        assert not y[:, :, :1].isnan().any()
+
+
+def test_output_larger_than_the_caches(algorithm):
+    """Stores go past the caches then; compared on some rows."""
+    x, weight = values(1, 16, 1024, 600), values(64, 16, 3, 3, seed=1) / 12
+    y = run(x, weight, algorithm, activation="relu")
+    for top in (0, 500):
+        exact = F.conv2d(padded(x, 1)[:, :, top : top + 42].double(), weight.double()).relu()
+        image = padded(x, 1)[:, :, top : top + 42].double()
+        allowed = winograd_bounds.bound(image, weight.double(), 6) + winograd_bounds.EPS
+        assert ((y[:, :, top : top + 40] - exact).abs() <= allowed).all()
+    assert torch.equal(y[:, :, 1020:], run(x, weight, algorithm, activation="relu")[:, :, 1020:])
+
+
+# --- the choice -----------------------------------------------------------------------------------
+
+
+def test_precision_chooses():
+    x, weight = values(1, 64, 48, 48), values(64, 64, 3, 3, seed=1) / 24
+
+    def public(precision: str) -> Tensor:
+        return ops.conv2d(x, weight, padding=1, precision=precision)
+
+    assert torch.equal(public("strict"), run(x, weight, "direct"))
+    assert torch.equal(public("default"), run(x, weight, "winograd4"))
+    assert torch.equal(public("fast"), run(x, weight, "winograd6"))
+    assert not torch.equal(public("strict"), public("default"))
+    assert torch.equal(run(x, weight, "auto"), public("default"))
+
+
+@pytest.mark.parametrize(
+    "channels, filters, options",
+    [
+        (1, 64, {}),
+        (3, 3, {}),
+        (64, 64, {"stride": 2}),
+        (64, 64, {"dilation": 2}),
+        (64, 64, {"groups": 2}),
+    ],
+)
+def test_direct_where_winograd_does_not_pay_or_apply(channels, filters, options):
+    x = torch.empty(1, channels, 64, 64).contiguous(memory_format=torch.channels_last)
+    weight = torch.empty(filters, channels // options.get("groups", 1), 3, 3)
+    text = ops.explain(ops.conv2d, x, weight, padding=1, **options)
+    assert text.startswith("conv_direct: chosen (CPU")
+    reason = {
+        "stride": "stride is not 1",
+        "dilation": "dilation is not 1",
+        "groups": "groups is not",
+    }
+    assert reason.get(next(iter(options), ""), "times as long") in text.splitlines()[1]
+
+
+def test_explain():
+    x, weight = torch.empty(1, 64, 64, 64), torch.empty(64, 64, 3, 3)
+    isa = native().isa_in_use()
+    lines = ops.explain(ops.conv2d, x, weight, padding=1).splitlines()
+    assert lines[0] == f"conv_winograd4: chosen (CPU, {isa})"
+    assert lines[1] == "conv_winograd6: precision is not 'fast'"
+    assert lines[2].startswith("conv_direct: estimated to take ")
+    strict = ops.explain(ops.conv2d, x, weight, padding=1, precision="strict").splitlines()
+    assert strict[0].startswith("conv_direct: chosen")
+    assert strict[1] == "conv_winograd4: precision is 'strict'"
+    text = ops.explain(ops.conv2d, x.double(), weight.double(), padding=1)
+    assert "conv_winograd4: float64 is computed directly" in text
+
+
+@pytest.mark.parametrize("padding", [0, 1, 2, 3])
+def test_input_gradient(padding, isa):
+    """It is a convolution with the rotated weight, and takes the same algorithm."""
+    x = values(2, 32, 15, 18).requires_grad_()
+    weight = values(48, 32, 3, 3, seed=1) / 17
+    y = ops.conv2d(x, weight, padding=padding)
+    grad = values(*y.shape, seed=2)
+    (actual,) = torch.autograd.grad(y, x, grad)
+    exact = F.conv_transpose2d(grad.double(), weight.double(), padding=padding)
+    image = padded(grad.double(), 2)
+    rotated = weight.double().transpose(0, 1).flip(2, 3)
+    allowed = winograd_bounds.bound(image, rotated, 4)
+    allowed = F.pad(allowed, [-padding] * 4)  # the gradient of the padding is dropped
+    assert ((actual - exact).abs() <= allowed).all()
+    # And it is Winograd's, not the direct sum.
+    strict = ops.conv2d(x, weight, padding=padding, precision="strict")
+    assert not torch.equal(actual, torch.autograd.grad(strict, x, grad)[0])
+
+
+def test_bounds_use_a_correct_algorithm():
+    """The matrices that the bound is made of compute a convolution."""
+    x, weight = values(2, 3, 11, 9).double(), values(4, 3, 3, 3, seed=1).double()
+    for m in OUTPUTS.values():
+        error = winograd_bounds.convolve(x, weight, m) - F.conv2d(x, weight)
+        assert error.abs().max() < 1e-12
+    # What csrc/cpu and the documentation say about the points.
+    assert winograd_bounds.amplification(4) == pytest.approx(83.5, abs=0.1)
+    assert winograd_bounds.amplification(6) == pytest.approx(509, abs=1)

@@ -1,0 +1,96 @@
+"""How far Winograd convolution in float32 may be from the exact result: derived from its matrices.
+
+F(m x m, 3 x 3) computes tiles of m x m outputs from n x n inputs, n = m + 2, as
+``A^T [ sum_c (G g_c G^T) * (B^T d_c B) ] A``.  Each of these sums is off by its length times the
+unit roundoff, relative to the same sum of absolute values (Higham, section 3.1): C terms in the
+products, at most n in every one of the four transforms, one rounding of ``G g G^T`` (which is
+computed in float64).  So the error of an output is at most about
+
+    (C + 4 n + 8) * eps * |A|^T [ sum_c (|G| |g_c| |G|^T) * (|B|^T |d_c| |B|) ] |A|,
+
+8 for the scale of the outputs, the bias and the residual.  Scaling a row of G and dividing the same
+row of A or B by it changes nothing here, so the matrices may be normalised as is convenient.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from functools import cache
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+EPS = torch.finfo(torch.float32).eps
+POINTS = {
+    4: (0, Fraction(3, 4), -Fraction(3, 4), Fraction(3, 2), -Fraction(3, 2)),
+    6: (0, 1, -1, 2, -2, Fraction(1, 2), -Fraction(1, 2)),
+}
+
+
+def _times(a: list[Fraction], b: list[Fraction]) -> list[Fraction]:
+    """The product of two polynomials, lowest coefficient first."""
+    result = [Fraction(0)] * (len(a) + len(b) - 1)
+    for i, x in enumerate(a):
+        for j, y in enumerate(b):
+            result[i + j] += x * y
+    return result
+
+
+@cache
+def matrices(m: int) -> tuple[Tensor, Tensor, Tensor]:
+    """A^T (m, n), G (n, 3) and B^T (n, n) by the construction of Toom and Cook."""
+    points = [Fraction(p) for p in POINTS[m]]
+    a = [[p**i for p in points] + [Fraction(i == m - 1)] for i in range(m)]
+    g, b = [], []
+    everything = [Fraction(1)]
+    for i, p in enumerate(points):
+        others = [q for j, q in enumerate(points) if j != i]
+        scale, polynomial = Fraction(1), [Fraction(1)]
+        for q in others:
+            scale *= p - q
+            polynomial = _times(polynomial, [-q, Fraction(1)])
+        g.append([p**k / scale for k in range(3)])
+        b.append([*polynomial, Fraction(0)])
+        everything = _times(everything, [-p, Fraction(1)])
+    g.append([Fraction(0), Fraction(0), Fraction(1)])
+    b.append(everything)
+
+    def tensor(rows: list[list[Fraction]]) -> Tensor:
+        return torch.tensor([[float(x) for x in row] for row in rows], dtype=torch.float64)
+
+    return tensor(a), tensor(g), tensor(b)
+
+
+def convolve(x: Tensor, weight: Tensor, m: int, magnitude: bool = False) -> Tensor:
+    """Winograd convolution in float64 of an already padded image (N, C, H, W).
+
+    With ``magnitude``: the same with absolute values throughout, the sum that errors scale with.
+    """
+    a, g, b = matrices(m)
+    if magnitude:
+        x, weight, a, g, b = x.abs(), weight.abs(), a.abs(), g.abs(), b.abs()
+    height, width = x.shape[-2] - 2, x.shape[-1] - 2
+    rows, cols = -(-height // m), -(-width // m)
+    x = F.pad(x, (0, cols * m - width, 0, rows * m - height))
+    tiles = x.unfold(2, m + 2, m).unfold(3, m + 2, m)  # (N, C, rows, cols, n, n)
+    v = b @ tiles @ b.T
+    u = g @ weight @ g.T  # (K, C, n, n)
+    y = a @ torch.einsum("zcyxij,kcij->zkyxij", v, u) @ a.T  # (N, K, rows, cols, m, m)
+    return y.transpose(3, 4).flatten(4, 5).flatten(2, 3)[:, :, :height, :width]
+
+
+def bound(x: Tensor, weight: Tensor, m: int) -> Tensor:
+    """The largest error of each output, for the float64 values of a padded image and a weight."""
+    terms = weight.shape[1] + 4 * (m + 2) + 8
+    return terms * EPS * convolve(x, weight, m, magnitude=True)
+
+
+def amplification(m: int) -> float:
+    """How much larger than of direct convolution the sum of absolute terms is at most.
+
+    For |d| and |g| at most 1, in the worst of the tile's outputs.
+    """
+    a, g, b = (matrix.abs() for matrix in matrices(m))
+    worst = (a * (g.sum(1) * b.sum(1))).sum(1).max()
+    return float(worst / 3) ** 2
