@@ -70,32 +70,42 @@ def _preactivation_bound(function, call, t: dict[str, Tensor], dtype: torch.dtyp
     transposed = function is F.conv_transpose2d
     terms = _taps(t, transposed, call.options.get("groups", 1)) + _SLACK
     direct = terms * accumulator_eps(dtype) * _linear(function, call, _absolute(t))
-    return direct + _winograd_bound(call, t["input"], t["weight"], transposed, dtype)
+    size = direct.shape[-2:] if transposed else None
+    return direct + _winograd_bound(call, t["input"], t["weight"], size, dtype)
 
 
 def _winograd_bound(
-    call, x: Tensor, weight: Tensor, transposed: bool, dtype: torch.dtype
+    call, x: Tensor, weight: Tensor, size: tuple[int, int] | None, dtype: torch.dtype
 ) -> Tensor:
-    """What Winograd's algorithm may add where the call allows it; 0 elsewhere."""
-    fast = call.options.get("precision", "default") == "fast"
+    """What Winograd's algorithm may add where the call allows it; 0 elsewhere.
+
+    ``size``: of the output of a transposed convolution; None: an ordinary one.
+    """
+    outputs = 6 if call.options.get("precision", "default") == "fast" else 4
     padding = call.options.get("padding", 0)
-    padding = {"same": 1, "valid": 0}.get(padding, padding)
-    vertical, horizontal = (padding, padding) if isinstance(padding, int) else padding
+    padding = _pair({"same": 1, "valid": 0}.get(padding, padding))
+    stride = _pair(call.options.get("stride", 1))
+    ordinary = size is None
     if (
         dtype == torch.float64
         or call.options.get("precision") == "strict"
-        or tuple(weight.shape[2:]) != (3, 3)
-        or any(call.options.get(name, 1) not in (1, (1, 1)) for name in ("stride", "dilation"))
+        or _pair(call.options.get("dilation", 1)) != (1, 1)
         or call.options.get("groups", 1) != 1
+        or (ordinary and (tuple(weight.shape[2:]) != (3, 3) or stride != (1, 1)))
         or x.numel() == 0
     ):
         return torch.zeros((), dtype=torch.float64)
-    if transposed:  # an ordinary convolution with the rotated weight
-        weight = weight.transpose(0, 1).flip(2, 3)
-        vertical, horizontal = 2 - vertical, 2 - horizontal
-    image = F.pad(x if x.dim() == 4 else x.unsqueeze(0), (horizontal,) * 2 + (vertical,) * 2)
-    bound = winograd_bounds.bound(image, weight, 6 if fast else 4)
+    image = x if x.dim() == 4 else x.unsqueeze(0)
+    if ordinary:
+        image = F.pad(image, (padding[1],) * 2 + (padding[0],) * 2)
+        bound = winograd_bounds.bound(image, weight, outputs)
+    else:
+        bound = winograd_bounds.transposed_bound(image, weight, stride, padding, size, outputs)
     return bound if x.dim() == 4 else bound.squeeze(0)
+
+
+def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else tuple(value)
 
 
 def _conv_bound(function, call, t: dict[str, Tensor], dtype: torch.dtype) -> Tensor:
@@ -151,7 +161,7 @@ def _conv_gradient_bounds(
         if sums[name] is not None
     }
     bounds["input"] = bounds["input"] + _winograd_bound(
-        call, absolute * slope, t["weight"], not transposed, dtype
+        call, absolute * slope, t["weight"], None if transposed else t["input"].shape[-2:], dtype
     )
     if "residual" in t and "residual" not in bounds:
         bounds["residual"] = torch.zeros_like(t["residual"])  # added last: the gradient itself

@@ -300,6 +300,52 @@ def test_input_gradient(padding, isa):
     assert not torch.equal(actual, torch.autograd.grad(strict, x, grad)[0])
 
 
+TRANSPOSED = {
+    "k4s2": (4, (2, 2), (1, 1), 0),
+    "k4s2_no_padding": (4, (2, 2), (0, 0), 0),
+    "k4s2_padding_3": (4, (2, 2), (3, 3), 1),
+    "k5s2": (5, (2, 2), (2, 2), 1),
+    "k6s3": (6, (3, 3), (2, 1), 0),
+    "k4s2x1": ((4, 3), (2, 1), (1, 1), 0),
+}
+
+
+@pytest.mark.parametrize("precision", ["default", "fast"])
+@pytest.mark.parametrize("name", TRANSPOSED)
+def test_transposed(name, precision, isa):
+    """Each phase is a convolution of its own; odd sizes, so that phases differ in theirs."""
+    kernel, stride, padding, output_padding = TRANSPOSED[name]
+    kernel = kernel if isinstance(kernel, tuple) else (kernel, kernel)
+    x, bias = values(2, 48, 13, 19), torch.linspace(-1, 1, 64)
+    weight = values(48, 64, *kernel, seed=1) / 20
+    output_padding = tuple(min(output_padding, s - 1) for s in stride)
+    arguments = (bias, stride, padding, output_padding)
+    out = ops.conv_transpose2d(x, weight, *arguments, activation="relu", precision=precision)
+    exact = F.conv_transpose2d(x.double(), weight.double(), bias.double(), *arguments[1:])
+    outputs = 6 if precision == "fast" else 4
+    allowed = winograd_bounds.transposed_bound(
+        x.double(), weight.double(), stride, padding, exact.shape[2:], outputs
+    )
+    assert ((out - exact.relu()).abs() <= allowed).all()
+    assert (
+        "conv_winograd"
+        in ops.explain(ops.conv_transpose2d, x, weight, *arguments, precision=precision).split(":")[
+            0
+        ]
+    )
+    planes = ops.conv_transpose2d(
+        x.contiguous(), weight.contiguous(), *arguments, activation="relu", precision=precision
+    )
+    assert planes.is_contiguous() and ((planes - exact.relu()).abs() <= allowed).all()
+
+
+def test_transposed_beyond_3x3_inputs_is_direct():
+    x, weight = values(1, 64, 20, 20), values(64, 64, 8, 8)
+    text = ops.explain(ops.conv_transpose2d, x, weight, stride=2, padding=3)
+    assert text.startswith("conv_direct")
+    assert "an output depends on more than 3x3 inputs" in text
+
+
 def test_bounds_use_a_correct_algorithm():
     """The matrices that the bound is made of compute a convolution."""
     x, weight = values(2, 3, 11, 9).double(), values(4, 3, 3, 3, seed=1).double()

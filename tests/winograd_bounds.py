@@ -14,6 +14,8 @@ row of A or B by it changes nothing here, so the matrices may be normalised as i
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from fractions import Fraction
 from functools import cache
 
@@ -84,6 +86,60 @@ def bound(x: Tensor, weight: Tensor, m: int) -> Tensor:
     """The largest error of each output, for the float64 values of a padded image and a weight."""
     terms = weight.shape[1] + 4 * (m + 2) + 8
     return terms * EPS * convolve(x, weight, m, magnitude=True)
+
+
+def phases(
+    weight: Tensor, stride: tuple[int, int], padding: tuple[int, int]
+) -> Iterator[tuple[tuple[int, int], Tensor]]:
+    """The ordinary convolutions that a transposed one consists of: (first output, (K, C, 3, 3)).
+
+    Output ``first + i * stride`` is the convolution's output i where each axis is padded before its
+    first input by what ``first_inputs`` says.  Empty where three inputs are not enough.
+    """
+    before = first_inputs(weight, stride, padding)
+    sizes = weight.shape[2:]
+    for axis in (0, 1):
+        last = (stride[axis] - 1 + padding[axis]) // stride[axis]
+        if last + before[axis] > 2:
+            return
+    for y in range(stride[0]):
+        for x in range(stride[1]):
+            kernel = weight.new_zeros((weight.shape[1], weight.shape[0], 3, 3))
+            for i in range(3):
+                for j in range(3):
+                    u = y + padding[0] - (i - before[0]) * stride[0]
+                    v = x + padding[1] - (j - before[1]) * stride[1]
+                    if 0 <= u < sizes[0] and 0 <= v < sizes[1]:
+                        kernel[:, :, i, j] = weight[:, :, u, v].T
+            yield (y, x), kernel
+
+
+def first_inputs(
+    weight: Tensor, stride: tuple[int, int], padding: tuple[int, int]
+) -> tuple[int, int]:
+    """How far before its own place an output of a transposed convolution may read, per axis."""
+    reach = [weight.shape[2 + i] - 1 - padding[i] for i in (0, 1)]
+    return tuple(math.trunc(r / s) for r, s in zip(reach, stride, strict=True))
+
+
+def transposed_bound(
+    x: Tensor,
+    weight: Tensor,
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    size: tuple[int, int],
+    m: int,
+) -> Tensor:
+    """:func:`bound` of a transposed convolution's outputs, ``size`` many; weight (C, K, kh, kw)."""
+    result = x.new_zeros((x.shape[0], weight.shape[1], *size))
+    before = first_inputs(weight, stride, padding)
+    for (y, xx), kernel in phases(weight, stride, padding):
+        part = result[:, :, y :: stride[0], xx :: stride[1]]
+        after = [part.shape[2 + i] + 2 - before[i] - x.shape[2 + i] for i in (0, 1)]
+        image = F.pad(x, (before[1], after[1], before[0], after[0]))
+        if part.numel():
+            part.copy_(bound(image, kernel, m))
+    return result
 
 
 def amplification(m: int) -> float:

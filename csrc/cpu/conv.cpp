@@ -34,7 +34,10 @@ double direct_cost(const ConvParams& p) {
   const int64_t inputs = p.input.size[1] / p.groups, outputs = out[1] / p.groups;
   const double weights =
       static_cast<double>(p.weight.size[2] * p.weight.size[3] * inputs * p.groups) * vectors_of(outputs);
-  return weights * (static_cast<double>(out[0] * out[2] * out[3]) + kPackDirect);
+  // Where the stride spreads the outputs of an input, each is a sum of that many fewer.
+  const int64_t spread = p.transposed ? p.stride[0] * p.stride[1] : 1;
+  return weights *
+         (static_cast<double>(out[0] * out[2] * out[3]) / static_cast<double>(spread) + kPackDirect);
 }
 
 double winograd_cost(const ConvParams& p, int outputs) {
@@ -42,11 +45,14 @@ double winograd_cost(const ConvParams& p, int outputs) {
   const int64_t* out = p.output.size;
   const double channels = static_cast<double>(p.input.size[1]), filters = vectors_of(out[1]);
   const double points = (outputs + 2) * (outputs + 2);
-  const double tiles = static_cast<double>(out[0] * divide_up(out[2], outputs) * divide_up(out[3], outputs));
+  const int64_t step_y = p.transposed ? p.stride[0] : 1, step_x = p.transposed ? p.stride[1] : 1;
+  const double phases = static_cast<double>(step_y * step_x);
+  const double tiles =
+      static_cast<double>(out[0] * divide_up(out[2], outputs * step_y) * divide_up(out[3], outputs * step_x));
   const bool copied = p.input.stride[1] != 1 || p.input.dtype != DType::kFloat32;
   const double input = transform.input + (copied ? kCopyInput : 0);
-  const double tile = channels * filters + input * vectors_of(p.input.size[1]) + transform.output * filters;
-  return points * (tiles * tile + kPackWinograd * channels * filters);
+  const double tile = input * vectors_of(p.input.size[1]) + phases * (channels + transform.output) * filters;
+  return points * (tiles * tile + phases * kPackWinograd * channels * filters);
 }
 
 double cost(const ConvParams& params, ConvAlgorithm algorithm) {

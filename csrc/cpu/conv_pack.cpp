@@ -53,7 +53,7 @@ void pack_conv_weight(const Tensor4& weight, ConvAlgorithm algorithm, void* to, 
   void* packed = static_cast<PackedWeightHeader*>(to) + 1;
   if (algorithm == ConvAlgorithm::kDirect) return pack_weight_direct(weight, table, packed);
   const int outputs = winograd_outputs(algorithm);
-  pack_weight_winograd(outputs, weight, false, table, static_cast<float*>(packed), threads);
+  pack_weight_winograd(outputs, weight, table, static_cast<float*>(packed), threads);
 }
 
 const PackedWeightHeader& packed_weight_header(const ConvParams& params) {

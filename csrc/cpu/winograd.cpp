@@ -28,6 +28,40 @@ int64_t last_level_cache_bytes() {
   return kAssumedCacheBytes;
 }
 
+// Along one axis of a transposed convolution, output = input * stride - padding + index of the weight. The
+// first of the inputs that any output of the first `stride` reads, relative to its place in its phase.
+int64_t first_input(const ConvParams& p, int axis) {
+  const int64_t reach = p.weight.size[2 + axis] - 1 - p.padding[axis];
+  return -(reach / p.stride[axis]);  // output 0, the last index that divides
+}
+
+int64_t last_input(const ConvParams& p, int axis) {
+  return (p.stride[axis] - 1 + p.padding[axis]) / p.stride[axis];  // the last phase, index 0 or the next
+}
+
+WinogradPhases make_phases(const ConvParams& p) {
+  WinogradPhases all{};
+  for (int axis = 0; axis < 2; ++axis) {
+    all.step[axis] = p.transposed ? p.stride[axis] : 1;
+    all.padding[axis] = p.transposed ? -first_input(p, axis) : p.padding[axis];
+  }
+  const auto index = [&](int axis, int64_t first, int tap) {
+    if (!p.transposed) return tap;
+    const int64_t u = first + p.padding[axis] - (tap - all.padding[axis]) * p.stride[axis];
+    return u >= 0 && u < p.weight.size[2 + axis] ? static_cast<int>(u) : -1;
+  };
+  for (int64_t y = 0; y < all.step[0]; ++y)
+    for (int64_t x = 0; x < all.step[1]; ++x) {
+      WinogradPhase phase{{y, x}, {}};
+      for (int tap = 0; tap < 3; ++tap) {
+        phase.index[0][tap] = index(0, y, tap);
+        phase.index[1][tap] = index(1, x, tap);
+      }
+      all.phases.push_back(phase);
+    }
+  return all;
+}
+
 // Whether whole vectors of adjacent channels can be read and written in place.
 bool is_direct(const Tensor4& x) {
   return x.dtype == DType::kFloat32 && x.stride[1] == 1;
@@ -50,7 +84,7 @@ void lay_out(WinogradPlan& plan, int64_t lanes) {
   int64_t widest = 0;
   for (const ChannelBlock& block : plan.blocks) widest = std::max(widest, block.vectors * lanes);
   plan.v_row = divide_up(plan.channels, lanes) * lanes;
-  const bool in_place = plan.blocks.size() == 1 && widest == plan.v_row;
+  const bool in_place = plan.phases.phases.size() == 1 && plan.blocks.size() == 1 && widest == plan.v_row;
   // One line more than the block needs: points at a multiple of 4 KiB would share a set of the
   // first-level cache.
   const auto point_stride = [&](int64_t row) {
@@ -78,6 +112,7 @@ void choose_block(WinogradPlan& plan, const KernelTable& table, int64_t lanes) {
   int64_t calls = 0;
   for (const ChannelBlock& block : plan.blocks)
     calls += divide_up(plan.block_tiles, winograd_register_tiles(table.accumulators, block.vectors));
+  calls *= static_cast<int64_t>(plan.phases.phases.size());
   plan.prefetch_steps = static_cast<int>(divide_up(plan.block_tiles, calls * plan.points));
 }
 
@@ -90,11 +125,9 @@ WinogradPlan make_plan(int outputs, const ConvParams& params, const KernelTable&
   plan.channels = params.input.size[1];
   plan.filters = params.output.size[1];
   plan.blocks = channel_blocks(plan.filters, static_cast<int>(lanes), table.accumulators);
-  for (int axis = 0; axis < 2; ++axis)
-    // A transposed convolution of stride 1 is an ordinary one with the kernel rotated by 180 degrees.
-    plan.padding[axis] = params.transposed ? 2 - params.padding[axis] : params.padding[axis];
-  plan.tiles_y = divide_up(params.output.size[2], outputs);
-  plan.tiles_x = divide_up(params.output.size[3], outputs);
+  plan.phases = make_phases(params);
+  plan.tiles_y = divide_up(params.output.size[2], outputs * plan.phases.step[0]);
+  plan.tiles_x = divide_up(params.output.size[3], outputs * plan.phases.step[1]);
   plan.tiles = params.output.size[0] * plan.tiles_y * plan.tiles_x;
   const bool residual = params.residual.data != nullptr;
   plan.direct_input = is_direct(params.input) && plan.channels >= lanes;
@@ -120,14 +153,35 @@ std::vector<float> padded_channels(const Tensor1& values, int64_t channels) {
   return padded;
 }
 
+void pack_weight(int outputs, const ConvParams& params, const KernelTable& table, float* to,
+                 const Threads& threads) {
+  WinogradPackPlan plan{};
+  plan.weight = params.weight;
+  plan.transposed = params.transposed;
+  plan.phases = make_phases(params);
+  plan.filters = params.weight.size[params.transposed ? 1 : 0];
+  plan.channels = params.weight.size[params.transposed ? 0 : 1];
+  plan.points = outputs + 2;
+  const int lanes = table.vector_bytes / static_cast<int>(sizeof(float));
+  plan.blocks = channel_blocks(plan.filters, lanes, table.accumulators);
+  plan.to = to;
+  const auto pack = outputs == 4 ? table.winograd_pack_4 : table.winograd_pack_6;
+  for_each_block(threads, plan.channels, [&](int64_t channel, Scratch&) { pack(plan, channel); });
+}
+
 }  // namespace
 
 const char* winograd_obstacle(const ConvParams& p) {
   if (p.output.dtype == DType::kFloat64) return "float64 is computed directly";
   if (p.groups != 1) return "groups is not 1";
+  if (p.dilation[0] != 1 || p.dilation[1] != 1) return "dilation is not 1";
+  if (p.transposed) {
+    for (int axis = 0; axis < 2; ++axis)
+      if (last_input(p, axis) - first_input(p, axis) > 2) return "an output depends on more than 3x3 inputs";
+    return nullptr;
+  }
   if (p.weight.size[2] != 3 || p.weight.size[3] != 3) return "the kernel is not 3x3";
   if (p.stride[0] != 1 || p.stride[1] != 1) return "stride is not 1";
-  if (p.dilation[0] != 1 || p.dilation[1] != 1) return "dilation is not 1";
   return nullptr;
 }
 
@@ -135,19 +189,11 @@ int64_t winograd_weight_elements(int outputs, int64_t filters, int64_t channels)
   return (outputs + 2) * (outputs + 2) * channels * divide_up(filters, kLineFloats) * kLineFloats;
 }
 
-void pack_weight_winograd(int outputs, const Tensor4& weight, bool transposed, const KernelTable& table,
-                          float* to, const Threads& threads) {
-  WinogradPackPlan plan{};
-  plan.weight = weight;
-  plan.transposed = transposed;
-  plan.filters = weight.size[transposed ? 1 : 0];
-  plan.channels = weight.size[transposed ? 0 : 1];
-  plan.points = outputs + 2;
-  const int lanes = table.vector_bytes / static_cast<int>(sizeof(float));
-  plan.blocks = channel_blocks(plan.filters, lanes, table.accumulators);
-  plan.to = to;
-  const auto pack = outputs == 4 ? table.winograd_pack_4 : table.winograd_pack_6;
-  for_each_block(threads, plan.channels, [&](int64_t channel, Scratch&) { pack(plan, channel); });
+void pack_weight_winograd(int outputs, const Tensor4& weight, const KernelTable& table, float* to,
+                          const Threads& threads) {
+  ConvParams params{};
+  params.weight = weight;
+  pack_weight(outputs, params, table, to, threads);
 }
 
 void run_winograd(int outputs, const ConvParams& params, const Threads& threads) {
@@ -159,9 +205,10 @@ void run_winograd(int outputs, const ConvParams& params, const Threads& threads)
   plan.prelu_slope = slope.data();
   std::unique_ptr<float[]> weight;
   if (params.packed_weight.data == nullptr) {
-    const int64_t elements = winograd_weight_elements(outputs, plan.filters, plan.channels);
+    const int64_t elements = winograd_weight_elements(outputs, plan.filters, plan.channels) *
+                             static_cast<int64_t>(plan.phases.phases.size());
     weight = std::make_unique_for_overwrite<float[]>(static_cast<size_t>(elements));
-    pack_weight_winograd(outputs, params.weight, params.transposed, table, weight.get(), threads);
+    pack_weight(outputs, params, table, weight.get(), threads);
     plan.weight = weight.get();
   } else {
     plan.weight = reinterpret_cast<const float*>(&packed_weight_header(params) + 1);

@@ -1,4 +1,5 @@
-// Winograd convolution: 3x3, stride 1, in float32, F(4x4, 3x3) or F(6x6, 3x3) (kernels/winograd*.inl).
+// Winograd convolution in float32, F(4x4, 3x3) or F(6x6, 3x3) (kernels/winograd*.inl): 3x3 with stride 1, and
+// transposed convolutions, each of whose phases is an ordinary one with at most 3x3 taps and stride 1.
 //
 // The image is cut into tiles of m x m outputs. A block of tiles is one task:
 //   V[point][tile][channel]  = B^T d B of every tile's n x n inputs (n = m + 2)
@@ -6,7 +7,8 @@
 //   y                        = A^T M A + bias, residual, activation
 // V and M of a block stay in the second-level cache, U = G g G^T streams through it. Filters are taken
 // in blocks as wide as the register tile, so M holds one such block; where one block has them all and
-// is as wide as V, M takes V's place.
+// is as wide as V, M takes V's place. The phases of a transposed convolution are further such blocks: they
+// share V.
 #pragma once
 
 #include <cstddef>
@@ -20,13 +22,27 @@
 
 namespace denoise_ext::cpu {
 
+// Outputs first, first + out_step, ... of each axis, and the row and the column of the weight that belong to
+// the three inputs which such an output reads, or -1 for a zero.
+struct WinogradPhase {
+  int64_t first[2];
+  int index[2][3];
+};
+
+// What the phases of a convolution have in common.
+struct WinogradPhases {
+  std::vector<WinogradPhase> phases;
+  int64_t step[2];     // between the outputs of a phase
+  int64_t padding[2];  // an output's first input is this much before its place in its phase
+};
+
 struct WinogradPlan {
   ConvParams params;
-  int64_t padding[2];   // of the ordinary convolution that params describes (params may be transposed)
+  WinogradPhases phases;
   int outputs, points;  // m and n, along one axis
   int64_t channels, filters;
   std::vector<ChannelBlock> blocks;  // of filters
-  int64_t tiles_y, tiles_x, tiles;   // per image, and of the whole batch
+  int64_t tiles_y, tiles_x, tiles;   // of one phase: per image, and of the whole batch
   int64_t block_tiles;
 
   bool direct_input;   // inner tiles are read where they lie
@@ -40,7 +56,7 @@ struct WinogradPlan {
   size_t scratch_bytes;
   int prefetch_steps;  // InputPrefetch steps per register tile
 
-  const float* weight;       // [block][point][channel][block's filters]
+  const float* weight;       // [phase][block][point][channel][block's filters]
   const float* bias;         // [filters rounded up], zeros if absent
   const float* prelu_slope;  // like bias
 
@@ -49,8 +65,9 @@ struct WinogradPlan {
 
 // A weight to be transformed.
 struct WinogradPackPlan {
-  Tensor4 weight;  // (K, C, 3, 3), or (C, K, 3, 3) and to be rotated by 180 degrees
+  Tensor4 weight;  // (K, C, KH, KW), or (C, K, KH, KW) where transposed
   bool transposed;
+  WinogradPhases phases;
   int64_t filters, channels;
   int points;
   std::vector<ChannelBlock> blocks;  // of filters
@@ -65,7 +82,7 @@ constexpr int winograd_register_tiles(int accumulators, int vectors) {
 
 struct WinogradTile {
   int64_t n;
-  int64_t y, x;    // first output
+  int64_t y, x;    // first output, counted within the phase
   int64_t y0, x0;  // first input
 };
 
@@ -74,7 +91,7 @@ DENOISE_EXT_INLINE WinogradTile winograd_tile(const WinogradPlan& plan, int64_t 
   const int64_t x = (index - row * plan.tiles_x) * plan.outputs;
   const int64_t n = row / plan.tiles_y;
   const int64_t y = (row - n * plan.tiles_y) * plan.outputs;
-  return {n, y, x, y - plan.padding[0], x - plan.padding[1]};
+  return {n, y, x, y - plan.phases.padding[0], x - plan.phases.padding[1]};
 }
 
 // m of the two algorithms.
@@ -85,12 +102,12 @@ constexpr int winograd_outputs(ConvAlgorithm algorithm) {
 // Why Winograd cannot compute this convolution at all, or nullptr.
 const char* winograd_obstacle(const ConvParams& params);
 
-// Elements of U for a weight of K filters and C channels.
+// Elements of U, for one phase, of a weight of K filters and C channels.
 int64_t winograd_weight_elements(int outputs, int64_t filters, int64_t channels);
 
-// Fills `to` with U. `weight` is (K, C, 3, 3), or (C, K, 3, 3) to be rotated where `transposed`.
-void pack_weight_winograd(int outputs, const Tensor4& weight, bool transposed, const KernelTable& table,
-                          float* to, const Threads& threads);
+// Fills `to` with the U of a weight (K, C, 3, 3).
+void pack_weight_winograd(int outputs, const Tensor4& weight, const KernelTable& table, float* to,
+                          const Threads& threads);
 
 // Runs the whole convolution, for which winograd_obstacle() found none.
 void run_winograd(int outputs, const ConvParams& params, const Threads& threads);

@@ -116,6 +116,20 @@ DENOISE_EXT_INLINE void winograd_output_slice(const float* m, int64_t point_stri
   if constexpr (kPasses == 2) pass.template operator()<1>();
 }
 
+// A tile's outputs of one phase: the first one's place in the image, and how many are inside it.
+struct WinogradOutputs {
+  int64_t n, y, x, rows, cols;
+};
+
+template <class W>
+DENOISE_EXT_INLINE WinogradOutputs winograd_outputs_of(const WinogradPlan& plan, const WinogradTile& tile,
+                                                       const WinogradPhase& phase) {
+  const int64_t *size = plan.params.output.size, *step = plan.phases.step;
+  const int64_t y = phase.first[0] + tile.y * step[0], x = phase.first[1] + tile.x * step[1];
+  const int64_t rows = divide_up(size[2] - y, step[0]), cols = divide_up(size[3] - x, step[1]);
+  return {tile.n, y, x, rows < W::kOutputs ? rows : W::kOutputs, cols < W::kOutputs ? cols : W::kOutputs};
+}
+
 // Where a tile's outputs go when the whole tile is inside an output of float32 with adjacent channels.
 struct DirectOutput {
   float* to;
@@ -123,16 +137,20 @@ struct DirectOutput {
   int64_t row, col, residual_row, residual_col;
 };
 
-DENOISE_EXT_INLINE DirectOutput direct_output(const WinogradPlan& plan, const WinogradTile& at,
+DENOISE_EXT_INLINE DirectOutput direct_output(const WinogradPlan& plan, const WinogradOutputs& at,
                                               int64_t channel) {
   const auto address = [&](const Tensor4& x) {
     return static_cast<float*>(x.data) + at.n * x.stride[0] + channel + at.y * x.stride[2] +
            at.x * x.stride[3];
   };
+  const int64_t* step = plan.phases.step;
   const Tensor4 &output = plan.params.output, &residual = plan.params.residual;
-  return {address(output),    residual.data == nullptr ? nullptr : address(residual),
-          output.stride[2],   output.stride[3],
-          residual.stride[2], residual.stride[3]};
+  return {address(output),
+          residual.data == nullptr ? nullptr : address(residual),
+          step[0] * output.stride[2],
+          step[1] * output.stride[3],
+          step[0] * residual.stride[2],
+          step[1] * residual.stride[3]};
 }
 
 template <class W>
@@ -167,7 +185,7 @@ void winograd_output_direct(const WinogradPlan& plan, const DirectOutput& at, co
 
 // Any output: through a buffer of the tile's outputs, which may run past the image or the filters.
 template <class W>
-void winograd_output_any(const WinogradPlan& plan, const WinogradTile& at, const ChannelBlock& block,
+void winograd_output_any(const WinogradPlan& plan, const WinogradOutputs& at, const ChannelBlock& block,
                          const float* m, float* sums) {
   constexpr int outputs = W::kOutputs, kWide = kLanes<float>;
   const int64_t width = block.vectors * kWide;
@@ -177,16 +195,15 @@ void winograd_output_any(const WinogradPlan& plan, const WinogradTile& at, const
                                store(sums + (i * outputs + j) * width + v * kWide, value);
                              });
   const ConvParams& params = plan.params;
-  const int64_t* size = params.output.size;
   OutputSpan span{};
   span.n = at.n;
   span.channel = block.first;
   span.channels = plan.filters - block.first < width ? plan.filters - block.first : width;
   span.x = at.x;
-  span.x_step = 1;
-  span.pixels = size[3] - at.x < outputs ? size[3] - at.x : outputs;
-  for (int i = 0; i < outputs && at.y + i < size[2]; ++i) {
-    span.y = at.y + i;
+  span.x_step = plan.phases.step[1];
+  span.pixels = at.cols;
+  for (int64_t i = 0; i < at.rows; ++i) {
+    span.y = at.y + i * plan.phases.step[0];
     float* row = sums + i * outputs * width;
     const float* slope = plan.prelu_slope + block.first;
     switch (params.output.dtype) {
@@ -198,12 +215,11 @@ void winograd_output_any(const WinogradPlan& plan, const WinogradTile& at, const
 }
 
 template <class W>
-DENOISE_EXT_INLINE void winograd_output(const WinogradPlan& plan, const WinogradTile& at,
+DENOISE_EXT_INLINE void winograd_output(const WinogradPlan& plan, const WinogradOutputs& at,
                                         const ChannelBlock& block, const float* m, float* sums) {
   constexpr int kWide = kLanes<float>;
-  const int64_t* size = plan.params.output.size;
-  const bool whole = at.y + W::kOutputs <= size[2] && at.x + W::kOutputs <= size[3] &&
-                     block.first + block.vectors * kWide <= plan.filters;
+  const bool whole =
+      at.rows == W::kOutputs && at.cols == W::kOutputs && block.first + block.vectors * kWide <= plan.filters;
   if (!plan.direct_output || !whole) return winograd_output_any<W>(plan, at, block, m, sums);
   for (int64_t k = 0; k < block.vectors * kWide; k += kWide)
     winograd_output_direct<W>(plan, direct_output(plan, at, block.first + k), m + k, block.first + k);
@@ -227,15 +243,16 @@ void winograd_block(const WinogradPlan& plan, int64_t index, int64_t next, void*
   const int64_t following = plan.direct_input ? next * plan.block_tiles : plan.tiles;
   const int64_t end = following + plan.block_tiles;
   InputPrefetch prefetch{plan, following, end < plan.tiles ? end : plan.tiles};
-  for (const ChannelBlock& block : plan.blocks) {
-    const int64_t width = block.vectors * static_cast<int64_t>(kLanes<float>);
-    const float* u = plan.weight + block.first * points * plan.channels;
-    for (int64_t p = 0; p < points; ++p)
-      winograd_products_of(block.vectors, tiles, v + p * plan.v_point, plan.v_row,
-                           u + p * plan.channels * width, plan.channels, m + p * plan.m_point, width,
-                           prefetch);
-    for (int64_t t = 0; t < tiles; ++t)
-      winograd_output<W>(plan, winograd_tile(plan, first + t), block, m + t * width, sums);
-  }
+  const float* u = plan.weight;
+  for (const WinogradPhase& phase : plan.phases.phases)
+    for (const ChannelBlock& block : plan.blocks) {
+      const int64_t width = block.vectors * static_cast<int64_t>(kLanes<float>);
+      for (int64_t p = 0; p < points; ++p, u += plan.channels * width)
+        winograd_products_of(block.vectors, tiles, v + p * plan.v_point, plan.v_row, u, plan.channels,
+                             m + p * plan.m_point, width, prefetch);
+      for (int64_t t = 0; t < tiles; ++t)
+        winograd_output<W>(plan, winograd_outputs_of<W>(plan, winograd_tile(plan, first + t), phase), block,
+                           m + t * width, sums);
+    }
   if (plan.stream) finish_stores_past_caches();
 }
