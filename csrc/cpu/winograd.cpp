@@ -1,8 +1,7 @@
 #include "winograd.h"
 
-#include <unistd.h>
-
 #include <algorithm>
+#include <fstream>
 #include <limits>
 #include <memory>
 
@@ -20,12 +19,16 @@ constexpr int64_t kBlockTiles = 24;
 constexpr int64_t kFewestBlocks = 16;
 constexpr int64_t kAssumedCacheBytes = 32 * 1024 * 1024;
 
+// As Linux tells it ("32768K"); elsewhere a guess that is right for most.
 int64_t last_level_cache_bytes() {
-#if defined(_SC_LEVEL3_CACHE_SIZE)
-  static const int64_t bytes = sysconf(_SC_LEVEL3_CACHE_SIZE);
-  if (bytes > 0) return bytes;
-#endif
-  return kAssumedCacheBytes;
+  static const int64_t bytes = [] {
+    std::ifstream file("/sys/devices/system/cpu/cpu0/cache/index3/size");
+    int64_t size = 0;
+    char unit = 0;
+    if (!(file >> size >> unit) || size <= 0) return kAssumedCacheBytes;
+    return size * (unit == 'M' ? 1024 * 1024 : 1024);
+  }();
+  return bytes;
 }
 
 // Along one axis of a transposed convolution, output = input * stride - padding + index of the weight. The

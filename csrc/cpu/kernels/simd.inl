@@ -24,7 +24,7 @@ DENOISE_EXT_INLINE void store(T* to, Vec<T> value) {
 }
 template <class T>
 DENOISE_EXT_INLINE Vec<T> broadcast(T value) {
-  return Vec<T>{} + value;
+  return value - Vec<T>{};  // folds to nothing, as adding zero (which changes -0) would not
 }
 template <class T>
 DENOISE_EXT_INLINE Vec<T> maximum(Vec<T> a, Vec<T> b) {
