@@ -29,7 +29,7 @@ def plan_of(module: nn.Module, *args: Tensor, poison: bool = True) -> Plan:
     constants = Constants(own, None, {})
     constants.enter(graph)
     chosen = {
-        site: next(iter(site.steps(constants).values()), None)
+        site: site.step(site.variants()[0], constants) if site.variants() else None
         for site in find_sites(graph, constants, "default")
     }
     schedule = Scheduler(graph, constants, chosen).run()

@@ -26,6 +26,11 @@ _AMPLIFICATION = {"direct": 1.0, "winograd4": 79.0, "winograd6": 114.0}
 # approach to probabilistic rounding error analysis): root of the length, not the length; 4 covers
 # that the steps are not quite independent, and the activation's own rounding.
 _WALK = 4.0
+_ALGORITHMS = {
+    "strict": ("direct",),
+    "default": ("winograd4", "direct"),
+    "fast": ("winograd6", "winograd4", "direct"),
+}
 
 
 @dataclass(eq=False)
@@ -116,24 +121,31 @@ class ConvSite(Site):
                 parts.append((kind, value))
         return tuple(parts)
 
-    def steps(self, constants: Constants) -> dict[str, Step]:
+    def variants(self) -> list[str]:
+        """See :class:`Site`."""
+        plain = (
+            self.weight.shape[2:] == (3, 3)
+            and self.stride == self.dilation == (1, 1)
+            and self.groups == 1
+            and not self.transposed
+        )
+        if not plain or self.weight.dtype == torch.float64 or self.weight.device.type != "cpu":
+            return ["direct"]
+        return list(_ALGORITHMS[self.precision])
+
+    def step(self, variant: str, constants: Constants) -> Step:
         """See :class:`Site`."""
         weight, bias = self.folded(constants)
         prelu = None if self.prelu_weight is None else constants[self.prelu_weight].reshape(-1)
         epilogue = (self.activation, self.negative_slope, prelu)
-        if self.transposed:
-            args = (
-                self.input, weight, bias, self.stride, self.padding, self.output_padding,
-                self.groups, self.dilation, *epilogue, self.precision,
-            )  # fmt: skip
-            step = Step(
-                torch.ops.denoise_ext.conv_transpose2d.default, args, {}, [self.output],
-                any_layout=True,
-            )  # fmt: skip
-            return {"direct": step}
-        return {
-            name: self._out_step(name, weight, bias, epilogue, constants) for name in ["direct"]
-        }
+        if not self.transposed:
+            return self._out_step(variant, weight, bias, epilogue, constants)
+        args = (
+            self.input, weight, bias, self.stride, self.padding, self.output_padding,
+            self.groups, self.dilation, *epilogue, self.precision,
+        )  # fmt: skip
+        function = torch.ops.denoise_ext.conv_transpose2d.default
+        return Step(function, args, {}, [self.output], any_layout=True)
 
     def _out_step(
         self, algorithm: str, weight: Tensor, bias: Tensor | None, epilogue: tuple,

@@ -45,11 +45,14 @@ class PlannedSite(Site):
         """See :class:`Site`."""
         return self.inputs
 
-    def steps(self, constants: Constants) -> dict[str, Step]:
+    def variants(self) -> list[str]:
+        """See :class:`Site`."""
+        return ["planned memory"]
+
+    def step(self, variant: str, constants: Constants) -> Step:
         """See :class:`Site`."""
         kwargs = {**self.kwargs, "out": OUT}
-        step = Step(self.function, self.args, kwargs, [self.output], any_layout=True)
-        return {"planned memory": step}
+        return Step(self.function, self.args, kwargs, [self.output], any_layout=True)
 
     def error_bound(self, variant: str, env: Callable[[Value], Tensor]) -> None:
         """See :class:`Site`: the same operator."""
@@ -67,9 +70,9 @@ class ConcatSite(Site):
         """See :class:`Site`."""
         return self.inputs
 
-    def steps(self, constants: Constants) -> dict[str, Step]:
+    def variants(self) -> list[str]:
         """See :class:`Site`: none of its own."""
-        return {}
+        return []
 
 
 def find_sites(graph: Graph, constants: Constants, precision: str) -> list[Site]:

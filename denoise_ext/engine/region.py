@@ -108,6 +108,13 @@ class Region:
             inputs = [as_traced(x.to(v.dtype), v) for x, v in traced]
             found = verify.examine(graph, constants, sites, inputs)
             self._decide(found)
+            # Only what the chosen variants read stays packed.
+            used = {id(a) for step in found.chosen.values() if step for a in step.args}
+            unused = [
+                k for k, v in constants.packed.items() if k[0] == "packed" and id(v) not in used
+            ]
+            for key in unused:
+                del constants.packed[key]
         chosen = self._choose(sites, constants)
         if not any(chosen.get(site) is not None for site in sites if site.replaces):
             self._slower = "PyTorch's own operators are as fast everywhere"
@@ -146,11 +153,13 @@ class Region:
         """What was decided on the example; a site that it did not have gets the best guess."""
         chosen: dict[Site, Step | None] = {}
         for site in sites:
-            steps = site.steps(constants)
-            variant = self._decisions.get(self._site_key(site), next(iter(steps), None))
-            if variant is not None or not steps:
-                chosen[site] = steps.get(variant)
-        # Sites left out here run as traced; a concatenation has no step of its own.
+            variants = site.variants()
+            if not variants:  # a concatenation has no step of its own
+                chosen[site] = None
+                continue
+            variant = self._decisions.get(self._site_key(site), variants[0])
+            if variant is not None:  # else it runs as traced
+                chosen[site] = site.step(variant, constants)
         return chosen
 
     def _site_key(self, site: Site) -> tuple:

@@ -75,8 +75,12 @@ class Site:
         """The tensors the step reads that are computed at run time."""
         raise NotImplementedError
 
-    def steps(self, constants: Constants) -> dict[str, Step]:
-        """The ways to compute it, by the variant's name; the best guess first."""
+    def variants(self) -> list[str]:
+        """The ways to compute it; the best guess first."""
+        raise NotImplementedError
+
+    def step(self, variant: str, constants: Constants) -> Step:
+        """The call that computes it so."""
         raise NotImplementedError
 
     def error_bound(self, variant: str, env: Callable[[Value], Tensor]) -> float | None:
