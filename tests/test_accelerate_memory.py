@@ -138,3 +138,23 @@ def test_large_blocks_are_aligned_for_huge_pages():
     assert block.data_ptr() % (2 << 20) == 0 and block.numel() == 5 << 20
     small = memory.allocate(1000, torch.device("cpu"))
     assert small.data_ptr() % 64 == 0 and small.numel() == 1000
+
+
+@pytest.mark.parametrize("how", [{"size": (7, 6)}, {"size": (14, 18)}, {"scale_factor": 2.15}])
+def test_upsampling_into_a_concatenation(how):
+    # The sizes repeat whole pixels and are written in place; the factor does not, though it doubles
+    # the 7 rows: it is copied there.
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 5, 3, padding=1), nn.Conv2d(8, 2, 3)
+
+        def forward(self, x):
+            y = nn.functional.max_pool2d(self.a(x), 3, 2, 1, ceil_mode=True)
+            y = nn.functional.interpolate(y[..., :7, :6], **how)
+            return self.b(torch.cat([y, torch.tanh(y[:, :3])], 1))
+
+    net, x = Net().eval(), torch.randn(2, 3, 14, 18)
+    with torch.no_grad():
+        plan = plan_of(net, x)
+        assert close([plan.run([x])], [net(x)])

@@ -123,11 +123,12 @@ class ConvSite(Site):
 
     def variants(self) -> list[str]:
         """See :class:`Site`."""
+        if self.transposed:
+            return ["auto"]  # the operator chooses
         plain = (
             self.weight.shape[2:] == (3, 3)
             and self.stride == self.dilation == (1, 1)
             and self.groups == 1
-            and not self.transposed
         )
         if not plain or self.weight.dtype == torch.float64 or self.weight.device.type != "cpu":
             return ["direct"]
@@ -177,7 +178,9 @@ class ConvSite(Site):
         x, weight = env(self.input), env(self.weight)
         terms = weight[0].numel() if not self.transposed else weight.numel() // weight.shape[1]
         eps = torch.finfo(torch.float64 if x.dtype == torch.float64 else torch.float32).eps
-        walk = _WALK * _AMPLIFICATION[variant] * eps * (terms + 16) ** 0.5
+        algorithms = _ALGORITHMS[self.precision] if variant == "auto" else [variant]
+        amplification = max(_AMPLIFICATION[name] for name in algorithms)
+        walk = _WALK * amplification * eps * (terms + 16) ** 0.5
         # Original and replacement each round what they store, the original after every operator.
         storage = 0.0
         if x.dtype not in (torch.float32, torch.float64):

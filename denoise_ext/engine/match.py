@@ -10,12 +10,12 @@ from torch import Tensor
 
 from denoise_ext.engine.graph import Graph, Node, Value
 from denoise_ext.engine.match_conv import find_convolutions
-from denoise_ext.engine.steps import OUT, Constants, Site, Step
+from denoise_ext.engine.steps import OUT, Constants, Out, Site, Step
 
 aten = torch.ops.aten
 
-# The same operators, writing into given memory of any strides.
-_OUT_VARIANTS = {
+# The same operators, writing into given memory; element by element, so whatever its strides.
+_POINTWISE = {
     aten.sigmoid.default: aten.sigmoid.out,
     aten.tanh.default: aten.tanh.out,
     aten.leaky_relu.default: aten.leaky_relu.out,
@@ -24,6 +24,9 @@ _OUT_VARIANTS = {
     aten.add.Tensor: aten.add.out,
     aten.sub.Tensor: aten.sub.out,
     aten.mul.Tensor: aten.mul.out,
+}
+# These copy what is not dense.
+_DENSE = {
     aten.upsample_nearest2d.default: aten.upsample_nearest2d.out,
     aten.upsample_bilinear2d.default: aten.upsample_bilinear2d.out,
     aten.avg_pool2d.default: aten.avg_pool2d.out,
@@ -34,16 +37,13 @@ _OUT_VARIANTS = {
 class PlannedSite(Site):
     """PyTorch's own operator, writing into the plan's memory."""
 
-    replaces = False
+    call: Step
 
-    inputs: list[Value]
-    function: Callable
-    args: tuple
-    kwargs: dict
+    replaces = False
 
     def reads(self) -> list[Value]:
         """See :class:`Site`."""
-        return self.inputs
+        return self.call.reads()
 
     def variants(self) -> list[str]:
         """See :class:`Site`."""
@@ -51,11 +51,10 @@ class PlannedSite(Site):
 
     def step(self, variant: str, constants: Constants) -> Step:
         """See :class:`Site`."""
-        kwargs = {**self.kwargs, "out": OUT}
-        return Step(self.function, self.args, kwargs, [self.output], any_layout=True)
+        return self.call
 
     def error_bound(self, variant: str, env: Callable[[Value], Tensor]) -> None:
-        """See :class:`Site`: the same operator."""
+        """See :class:`Site`: the same numbers."""
 
 
 @dataclass(eq=False)
@@ -101,14 +100,54 @@ def _concat(node: Node) -> ConcatSite | None:
 
 
 def _planned(node: Node, constants: Constants) -> PlannedSite | None:
-    function, args = _OUT_VARIANTS.get(node.op), node.args
-    if node.op is aten.relu.default:  # which has none
-        function, args = aten.clamp_min.out, (*node.args, 0)
     output = node.results[0]
-    if function is None or len(output.shape) != 4 or output.numel() == 0:
+    if len(output.shape) != 4 or output.numel() == 0 or not output.dtype.is_floating_point:
         return None
-    inputs = list(node.inputs())
-    if any(v.dtype != output.dtype or not v.dtype.is_floating_point for v in inputs):
+    if any(v.dtype != output.dtype for v in node.inputs()):
+        return None
+    step = _planned_step(node, output)
+    if step is None:
         return None
     name = node.op._schema.name.partition("::")[2]
-    return PlannedSite([node], output, [], name, "", inputs, function, args, node.kwargs)
+    return PlannedSite([node], output, [], name, "", step)
+
+
+def _planned_step(node: Node, output: Value) -> Step | None:
+    kwargs = {**node.kwargs, "out": OUT}
+    if node.op is aten.relu.default:  # has no such form
+        return Step(aten.clamp_min.out, (*node.args, 0), {"out": OUT}, [output], any_layout=True)
+    if node.op in _POINTWISE:
+        return Step(_POINTWISE[node.op], node.args, kwargs, [output], any_layout=True)
+    if node.op is aten.upsample_nearest2d.default:
+        factors = _whole_factors(node, output)
+        if factors is not None:
+            return Step(
+                _repeat_pixels, (node.args[0], *factors, OUT), {}, [output], any_layout=True
+            )
+    if node.op in _DENSE:
+        function = _DENSE[node.op]
+        return Step(function, node.args, kwargs, [output], any_layout=True, any_output=False)
+    if node.op is aten.max_pool2d_with_indices.default and not node.results[1].users:
+        function = aten.max_pool2d_with_indices.out
+        return Step(
+            function, node.args, {**node.kwargs, "out": OUT, "indices": Out(1)}, node.results,
+            any_layout=True, any_output=False,
+        )  # fmt: skip
+    return None
+
+
+def _whole_factors(node: Node, output: Value) -> tuple[int, int] | None:
+    """How often each pixel is repeated along y and x, where that is a whole number."""
+    (h, w), (out_h, out_w) = node.args[0].shape[2:], output.shape[2:]
+    factors = (out_h // h, out_w // w)
+    # A scale of 2.2 doubles 4 pixels to 8, but not each of them.
+    scales = (node.argument("scales_h"), node.argument("scales_w"))
+    asked = all(s is None or s == f for s, f in zip(scales, factors, strict=True))
+    return factors if asked and not (out_h % h or out_w % w) else None
+
+
+def _repeat_pixels(input: Tensor, factor_y: int, factor_x: int, out: Tensor) -> None:
+    """Nearest-neighbour upsampling as one copy: ``out`` may be a slice of other channels."""
+    n, c, h, w = input.shape
+    pixels = out.unflatten(3, (w, factor_x)).unflatten(2, (h, factor_y))
+    pixels.copy_(input[:, :, :, None, :, None].expand(n, c, h, factor_y, w, factor_x))

@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 from denoise_ext.engine import memory
 from denoise_ext.engine.graph import Graph, Value, channels_last_stride, substitute
 from denoise_ext.engine.schedule import Schedule
-from denoise_ext.engine.steps import OUT, Constants, Step, as_traced, run
+from denoise_ext.engine.steps import Constants, Step, as_traced, run
 
 _POISON = 255  # bytes of it are a NaN in every floating-point format
 
@@ -137,7 +137,7 @@ class _Workspace:
         stands for a function that finds them by itself.
         """
         if step.writes:
-            calls = [self._call(_with_out(step), None)]
+            calls = [self._call(step.filled(step.results), None)]
         else:
             for value in step.results:
                 if value is not None:
@@ -226,15 +226,4 @@ def _slice(whole: Tensor, value: Value, channel: int) -> Tensor:
 def _means_the_same(whole: Tensor, value: Value) -> bool:
     return all(
         n == 1 or a == b for n, a, b in zip(value.shape, whole.stride(), value.stride, strict=True)
-    )
-
-
-def _with_out(step: Step) -> Step:
-    """``step`` with its result in place of OUT."""
-    out = step.results[0]
-    return Step(
-        step.function,
-        tuple(out if argument is OUT else argument for argument in step.args),
-        {key: out if argument is OUT else argument for key, argument in step.kwargs.items()},
-        [],
     )

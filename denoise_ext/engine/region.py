@@ -159,7 +159,8 @@ class Region:
                 continue
             variant = self._decisions.get(self._site_key(site), variants[0])
             if variant is not None:  # else it runs as traced
-                chosen[site] = site.step(variant, constants)
+                usable = variant if variant in variants else variants[0]  # another dtype: others
+                chosen[site] = site.step(usable, constants)
         return chosen
 
     def _site_key(self, site: Site) -> tuple:

@@ -122,17 +122,16 @@ class Scheduler:
             for step in parts[output]:
                 value, channel = step.args[0], base + step.part_of[1]
                 self.result.places[step.results[0]] = (buffer, channel)
-                inside = value in writer or value in parts
+                inside = value in parts or (value in writer and writer[value].any_output)
                 if inside and self._may_join(value, step, readers):
                     self.result.places[value] = (buffer, channel)
                     dropped.add(step)
         self.result.joined = len(dropped)
         steps[:] = [step for step in steps if step not in dropped]
         for step in steps:
-            value = step.results[0] if step.writes else None
-            known = value is None or value in self.result.places or value in self.result.fresh
-            if not known:
-                self.result.places[value] = (self._buffer(value), 0)
+            for value in step.results if step.writes else ():
+                if value not in self.result.places and value not in self.result.fresh:
+                    self.result.places[value] = (self._buffer(value), 0)
 
     def _may_join(self, value: Value, copy: Step, readers: dict[Value, list[Step]]) -> bool:
         """Whether ``value`` can be written right where ``copy`` would put it."""

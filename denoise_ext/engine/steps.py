@@ -12,11 +12,11 @@ from torch import Tensor
 from denoise_ext.engine.graph import Graph, Node, Value, substitute, values_in
 
 
+@dataclass(frozen=True)
 class Out:
-    """Stands in a step's arguments where the memory for its result goes."""
+    """Stands in a step's arguments where the memory for one of its results goes."""
 
-    def __repr__(self) -> str:
-        return "OUT"
+    position: int = 0
 
 
 OUT = Out()
@@ -24,10 +24,10 @@ OUT = Out()
 
 @dataclass(eq=False)
 class Step:
-    """One call: ``function(*args, **kwargs)`` with values and :data:`OUT` filled in.
+    """One call: ``function(*args, **kwargs)`` with values and :class:`Out` filled in.
 
-    With OUT among its arguments it writes its only result into memory that the plan owns; without,
-    it returns its results.
+    With :class:`Out` among its arguments it writes all its results into memory that the plan owns;
+    without, it returns them.
     """
 
     function: Callable
@@ -36,13 +36,23 @@ class Step:
     results: list[Value | None]
     single: bool = True
     view: bool = False  # the results share the first argument's memory
-    any_layout: bool = False  # reads tensors of any strides, and writes such
+    any_layout: bool = False  # reads tensors of any strides
+    any_output: bool = True  # writes tensors of any strides
     part_of: tuple[Value, int] | None = None  # a copy into a concatenation, at that channel
 
     @property
     def writes(self) -> bool:
         """Whether it fills memory that it is given."""
-        return OUT in self.args or OUT in self.kwargs.values()
+        return any(isinstance(a, Out) for a in (*self.args, *self.kwargs.values()))
+
+    def filled(self, results: list[Any]) -> Step:
+        """The same call with ``results`` in place of :class:`Out`, and none to give back."""
+
+        def fill(argument: Any) -> Any:
+            return results[argument.position] if isinstance(argument, Out) else argument
+
+        kwargs = {key: fill(argument) for key, argument in self.kwargs.items()}
+        return Step(self.function, tuple(map(fill, self.args)), kwargs, [])
 
     def reads(self) -> list[Value]:
         """The tensors it reads, repetitions included."""
