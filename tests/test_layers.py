@@ -158,7 +158,7 @@ MAY_IMPORT = {
     "training": {"models", "nn", "ops", "data"},
     "_info": {"ops"},
     "cli": {
-        "ops", "reference", "nn", "models", "data", "inference", "training", "info",
+        "ops", "reference", "nn", "models", "data", "engine", "inference", "training", "info",
     },
 }  # fmt: skip
 DECLARED = {"torch", "numpy", "PIL", "safetensors", "pydantic", "rich"}  # pyproject's dependencies

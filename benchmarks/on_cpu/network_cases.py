@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -20,7 +19,6 @@ from on_cpu.cases import (
     NCHW,
     OPENVINO,
     OURS,
-    Absent,
     Call,
     Case,
     Contender,
@@ -40,13 +38,9 @@ OIDN = "Open Image Denoise"
 FP32_RIVALS = (CHANNELS_LAST, COMPILED, OPENVINO)
 
 
-def accelerated(model: nn.Module, x: Tensor, **settings: object) -> Callable[..., Tensor]:
+def accelerated(model: nn.Module, x: Tensor, **settings: object) -> nn.Module:
     """Our engine's version of a model."""
-    try:
-        accelerate = denoise_ext.accelerate
-    except AttributeError:
-        raise Absent("this denoise_ext has no accelerate") from None
-    return accelerate(copy.deepcopy(model), x, **settings)
+    return denoise_ext.accelerate(copy.deepcopy(model), x, **settings)
 
 
 def accelerated_call(model: nn.Module, x: Tensor, **settings: object) -> Call:

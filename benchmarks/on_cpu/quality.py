@@ -62,11 +62,7 @@ def quality(tiny: bool) -> dict[str, object]:
     said: dict[str, dict] = {}
     expected: Tensor | None = None
     for name, make in ways.items():
-        try:
-            denoise = make()
-        except Absent as reason:
-            said[name] = {"absent": str(reason)}
-            continue
+        denoise = make()
         scores = [
             metrics.psnr(denoise(x).float().clamp(0, 1), clean)
             for x, clean in zip(noisy, images, strict=True)
@@ -75,6 +71,5 @@ def quality(tiny: bool) -> dict[str, object]:
         expected = psnr if expected is None else expected
         change = float((psnr - expected).abs().max())
         said[name] = {"psnr": float(psnr.mean()), "largest_change": change}
-    if "psnr" in said[OURS]:
-        said[OURS]["allowed"] = MOST_CHANGE
+    said[OURS]["allowed"] = MOST_CHANGE
     return record | {"status": "dry" if tiny else "measured", "contenders": said}

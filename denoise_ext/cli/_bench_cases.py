@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from denoise_ext import models, ops, reference
 from denoise_ext import nn as dn
 from denoise_ext._timing import Call
+from denoise_ext.engine import accelerate
 
 OURS, TORCH, PLAIN = "denoise_ext", "torch channels_last", "plain torch operations"
+LAYERS = "denoise_ext without accelerate"
 SIGMA = 25.0
 
 
@@ -74,10 +76,14 @@ def _kernels(size: int) -> Iterator[BenchCase]:
 
 def _networks(size: int) -> Iterator[BenchCase]:
     for name in ("dncnn_gray", "ffdnet_gray", "ffdnet_color"):
-        model = models.create_model(name)
-        x = _random(1, model.in_channels, size, size)
-        sigma = (SIGMA,) if model.needs_sigma else ()
-        yield _pair(f"{name}, {size}x{size}", model, x, *sigma)
+        model = models.create_model(name).eval()
+        image = _random(1, model.in_channels, size, size)
+        inputs = (image, SIGMA) if model.needs_sigma else (image,)
+        case = _pair(f"{name}, {size}x{size}", model, *inputs)
+        layers = case.contenders[OURS]
+        accelerated = partial(accelerate(model, inputs), *inputs)
+        calls = {OURS: accelerated, LAYERS: layers, TORCH: case.contenders[TORCH]}
+        yield replace(case, contenders=calls)
 
 
 def _filters(size: int) -> Iterator[BenchCase]:
