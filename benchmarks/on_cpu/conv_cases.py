@@ -18,7 +18,6 @@ from on_cpu.cases import (
     FAST,
     NCHW,
     OURS,
-    Absent,
     Call,
     Case,
     Contender,
@@ -39,10 +38,7 @@ def prepacked(layer: dn.Conv2d, x: Tensor) -> Call:
     """As the engine calls it: weights packed once, the output's memory used again."""
     raw = torch.ops.denoise_ext
     out = torch.empty_like(layer(x))
-    try:
-        packed = raw.conv2d_pack(layer.weight, "winograd4")
-    except RuntimeError as error:
-        raise Absent(f"this denoise_ext has no Winograd algorithm ({error})") from None
+    packed = raw.conv2d_pack(layer.weight, "winograd4")
     tail = [layer.stride, layer.padding, layer.dilation, layer.groups, "constant"]
     tail += [layer.activation, layer.negative_slope, None, None, "before", "winograd4", out]
 
