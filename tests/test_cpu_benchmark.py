@@ -61,7 +61,7 @@ def test_every_target_names_contenders_that_can_be_there():
             names = {contender.name for contender in case.build(True).contenders}
             assert OURS in names
             for target in case.targets:
-                assert set(target.rivals) <= names, case.name
+                assert {*target.rivals, target.ours} <= names, case.name
 
 
 def test_a_runtime_that_is_not_installed_says_so():
@@ -190,7 +190,8 @@ def summary():
     case = {
         "case": "a layer", "status": "timed", "operations": 2e9, "moved_bytes": 1e8,
         "other_load": 0.7, "quiet": False,
-        "targets": [{"least": 3.0, "rivals": ["slow", "slower", "not there"]}],
+        "targets": [{"least": 3.0, "rivals": ["slow", "slower", "not there"], "ours": OURS},
+                    {"least": 6.0, "rivals": ["slow"], "ours": f"{OURS} in another way"}],
         "contenders": {
             OURS: timing(10), "slow": timing(25), "slower": timing(40), "fast": timing(5),
             f"{OURS} in another way": timing(4), "gone": {"absent": "gone is not installed"},
@@ -210,8 +211,9 @@ def summary():
 
 
 def test_targets_and_losses(summary):
-    [verdict] = report.verdicts(summary)
+    verdict, other = report.verdicts(summary)
     assert (verdict.rival, verdict.reached, verdict.met) == ("slow", 2.5, False)
+    assert (other.name, other.met) == ("nets: a layer (in another way)", True)
     assert report.losses(summary) == [("nets", "a layer", "fast", 0.5)]
     problems = report.problems(summary["subjects"]["nets"])
     assert problems == ["a layer: mad: ValueError: another result", "b: no memory"]
@@ -222,7 +224,7 @@ def test_targets_and_losses(summary):
 def test_markdown_says_all_of_it(summary):
     text = report.markdown(summary, {"A picture": "picture.png"})
     for part in (
-        "0 of 1 met", "| 2.50x | **missed** |", "slower", "| fast | 0.50 |", "was not quiet",
+        "1 of 2 met", "| 2.50x | **missed** |", "slower", "| fast | 0.50 |", "was not quiet",
         "others: 0.70 cores", "| denoise_ext | 10 | 10 - 10 | 1.00 | 200 | 50 % | 10.0 | 25 % |",
         "gone is not installed", "another result", "no memory", "![A picture](picture.png)",
         "`A=1`",

@@ -97,12 +97,12 @@ def ratios(summary: dict):
     labels = [label(verdict) for verdict in reversed(found)]
     panel.set_yticks(range(len(found)), labels, fontsize=7)
     panel.set_ylim(-0.6, len(found) - 0.4)
-    panel.set_xlabel("times faster than the rival in brackets (line: target; dotted: equally fast)")
+    panel.set_xlabel("times faster than the rival in [ ] (line: target; dotted: equally fast)")
     return figure
 
 
 def label(verdict: Verdict) -> str:
-    return f"{verdict.subject}: {verdict.case} ({verdict.rival})"
+    return f"{verdict.name} [{verdict.rival}]"
 
 
 def roofline(summary: dict):
