@@ -71,6 +71,8 @@ def test_the_calls_reach_every_kernel():
     for case, call in (parameters.values for parameters in CALLS):
         for dtype, layout in LAYOUTS.items():
             tensors = make_tensors(call, dtype, layout=layout)
+            if tensors["input"].numel() == 0:
+                continue
             text = ops.explain(case.op, device="sm_90", **tensors, **call.options)
             lines = [line.split(": ", 1) for line in text.splitlines()]
             known.update(name for name, _ in lines)

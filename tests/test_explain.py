@@ -176,3 +176,17 @@ def test_bad_arguments():
         ops.explain(torch.nn.functional.relu, x)
     with pytest.raises(ValueError, match="input"):
         ops.explain(ops.conv2d, x, torch.empty(4, 7, 3, 3))
+
+
+@pytest.mark.parametrize("place", ["cpu", "sm_90"])
+@pytest.mark.parametrize("op", [ops.gaussian_blur2d, ops.bilateral_blur, ops.conv2d])
+def test_empty_input(op, place):
+    x = torch.zeros(0, 3, 9, 10)
+    arguments = {
+        ops.gaussian_blur2d: (5, 1.5),
+        ops.bilateral_blur: (5, 0.1, 1.5),
+        ops.conv2d: (torch.zeros(4, 3, 3, 3),),
+    }[op]
+    for backward in (False, True):
+        text = ops.explain(op, x, *arguments, device=place, backward=backward)
+        assert text.startswith("no kernel") and "empty" in text

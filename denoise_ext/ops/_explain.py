@@ -75,6 +75,8 @@ def explain(
     call = {argument.name: argument.default_value for argument in arguments}
     call.update(zip((argument.name for argument in arguments), values))  # defaults are left out
     call["output"] = output
+    if call["input"].numel() == 0:
+        return "no kernel: input is empty, there is nothing to compute"
     described = tree_map_only(Tensor, _describe, call)
     return native().explain(func._schema.name.split("::")[1], described, capability)
 
