@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import denoise_ext
-from denoise_ext import models
+from denoise_ext import engine, models
 from denoise_ext.engine import verify
 
 pytestmark = pytest.mark.usefixtures("ours_is_faster")
@@ -95,6 +95,26 @@ def test_layout_and_gradient_of_results():
     with torch.inference_mode():
         assert same(fast(x), net(x))
     assert same(fast(x), net(x).detach())
+
+
+def test_plans_made_in_inference_mode_serve_outside_of_it():
+    net, x = UNet().eval(), torch.randn(1, 3, 16, 16)
+    fast = denoise_ext.accelerate(net)
+    with torch.inference_mode():
+        first = fast(x)
+    again = fast(x)
+    assert torch.equal(first, again) and not again.is_inference()
+    assert planned(fast), fast.report()
+
+
+def test_plans_without_examination():
+    model = models.create_model("ffdnet_gray", depth=3).eval()
+    x = torch.rand(1, 1, 21, 18)
+    fast = engine.plan(model)
+    with torch.no_grad():
+        assert same(fast(x, 25), model(x, 25), 79)
+    assert planned(fast) and "not examined" in str(fast.report())
+    assert "not examined" not in str(copy.deepcopy(fast).report())
 
 
 def test_inputs_that_require_grad_run_the_original():

@@ -76,9 +76,15 @@ class Models:
     """The network for an image: the one asked for, or the shipped one for its channels."""
 
     def __init__(self, model: str | None, device: str, backend: str) -> None:
+        from denoise_ext.engine import plan
         from denoise_ext.inference import choose_device, load_model
 
-        self._load = lambda name: load_model(name, self.device, backend)
+        def load(name: str) -> Denoiser:
+            network = load_model(name, self.device, backend)
+            # Packed weights and memory that is kept from image to image.
+            return plan(network) if backend == "native" and self.device.type == "cpu" else network
+
+        self._load = load
         self.device = choose_device(device, backend)
         self._chosen: Denoiser | None = None if model is None else self._load(model)
         self._loaded: dict[str, Denoiser] = {}

@@ -7,7 +7,7 @@ runs them. ``region`` keeps the plans of one module, ``shadow`` puts regions int
 ``accelerate`` is the public function.
 """
 
-from denoise_ext.engine.accelerate import Accelerated, accelerate
+from denoise_ext.engine.accelerate import Accelerated, accelerate, plan
 from denoise_ext.engine.report import Report, Row
 
-__all__ = ["Accelerated", "Report", "Row", "accelerate"]
+__all__ = ["Accelerated", "Report", "Row", "accelerate", "plan"]

@@ -106,16 +106,23 @@ def accelerate(
 class Accelerated(nn.Module):
     """What :func:`accelerate` returns."""
 
-    def __init__(self, original: nn.Module, precision: str, dtype: torch.dtype | None) -> None:
+    def __init__(
+        self, original: nn.Module, precision: str, dtype: torch.dtype | None, examine: bool = True
+    ) -> None:
         super().__init__()
         # Past __setattr__: nn.Module would make the original a submodule, with keys of its own.
         own = self.__dict__
-        own["_original"], own["_options"] = original, (precision, dtype)
+        own["_original"], own["_options"] = original, (precision, dtype, examine)
         # The same dictionaries: parameters, state_dict keys and submodules are the original's.
         for name in ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"):
             own[name] = original.__dict__[name]
         own["training"] = original.training
         self.refresh()
+
+    @property
+    def original(self) -> nn.Module:
+        """The module as it was given."""
+        return self.__dict__["_original"]
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the original returns for these arguments."""
@@ -137,7 +144,7 @@ class Accelerated(nn.Module):
         own = self.__dict__
         own["_settings"] = Settings(*self._options)
         own["_shadow"] = shadow(self._original, "", self._settings)
-        own["_decided"] = False
+        own["_decided"] = not self._settings.examine
 
     # --- deciding ---------------------------------------------------------------------------------
 
@@ -233,12 +240,11 @@ class Accelerated(nn.Module):
         return self._original.named_modules(*args, **kwargs)
 
     def __reduce__(self) -> tuple:
-        precision, dtype = self._options
-        return _rebuild, (self._original, precision, dtype)
+        return Accelerated, (self._original, *self._options)
 
     def extra_repr(self) -> str:
         """The options."""
-        precision, dtype = self._options
+        precision, dtype, _ = self._options
         return f"precision={precision!r}" + (f", dtype={dtype}" if dtype else "")
 
 
@@ -270,8 +276,13 @@ class _Twin:
         torch.set_rng_state(pytorch)
 
 
-def _rebuild(original: nn.Module, precision: str, dtype: torch.dtype | None) -> Accelerated:
-    return accelerate(original, precision=precision, dtype=dtype)
+def plan(model: nn.Module) -> Accelerated:
+    """:func:`accelerate` without examination: the best guess everywhere, at no cost.
+
+    For models whose operators are known and tested: this package's own.
+    """
+    native()
+    return Accelerated(model, "default", None, examine=False)
 
 
 def _example(example: Any) -> tuple[tuple, dict[str, Any]]:

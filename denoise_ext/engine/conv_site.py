@@ -26,6 +26,7 @@ _AMPLIFICATION = {"direct": 1.0, "winograd4": 79.0, "winograd6": 114.0}
 # approach to probabilistic rounding error analysis): root of the length, not the length; 4 covers
 # that the steps are not quite independent, and the activation's own rounding.
 _WALK = 4.0
+_FEW_CHANNELS = 16  # transforms cost more than they save below
 _ALGORITHMS = {
     "strict": ("direct",),
     "default": ("winograd4", "direct"),
@@ -132,7 +133,9 @@ class ConvSite(Site):
         )
         if not plain or self.weight.dtype == torch.float64 or self.weight.device.type != "cpu":
             return ["direct"]
-        return list(_ALGORITHMS[self.precision])
+        few = min(self.input.shape[1], self.output.shape[1]) < _FEW_CHANNELS
+        algorithms = _ALGORITHMS[self.precision]
+        return [*reversed(algorithms)] if few else [*algorithms]
 
     def step(self, variant: str, constants: Constants) -> Step:
         """See :class:`Site`."""
@@ -171,15 +174,17 @@ class ConvSite(Site):
     def error_bound(self, variant: str, env: Callable[[Value], Tensor]) -> float:
         """See :class:`Site`.
 
-        ``4 a eps sqrt(L) rms(sum's terms, sum, what is added)`` with L terms per sum and a the
-        algorithm's amplification; eps is that of float32 sums (float64 for float64), plus the
-        storage's for each rounding of a tensor narrower than that.
+        ``4 a eps sqrt(L) rms(sum's terms, sum, what is added)`` with L terms per sum
+        (Winograd: channels) and a the algorithm's amplification; eps is that of float32 sums
+        (float64 for float64), plus the storage's for each rounding of a tensor narrower than that.
         """
         x, weight = env(self.input), env(self.weight)
         terms = weight[0].numel() if not self.transposed else weight.numel() // weight.shape[1]
         eps = torch.finfo(torch.float64 if x.dtype == torch.float64 else torch.float32).eps
         algorithms = _ALGORITHMS[self.precision] if variant == "auto" else [variant]
         amplification = max(_AMPLIFICATION[name] for name in algorithms)
+        if amplification > 1:  # products of transformed tiles are summed over channels alone
+            terms = self.input.shape[1]
         walk = _WALK * amplification * eps * (terms + 16) ** 0.5
         # Original and replacement each round what they store, the original after every operator.
         storage = 0.0

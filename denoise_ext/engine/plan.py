@@ -68,7 +68,9 @@ class Plan:
     def _new_workspace(self) -> _Workspace:
         with self._lock:
             self.workspaces += 1
-        return _Workspace(self)
+        # Memory allocated in inference mode could not be written to outside of it later.
+        with torch.inference_mode(False), torch.no_grad():
+            return _Workspace(self)
 
 
 class _Workspace:

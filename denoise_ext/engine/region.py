@@ -34,6 +34,7 @@ class Settings:
 
     precision: str
     dtype: torch.dtype | None
+    examine: bool = True  # False: take the best guess everywhere
     report: Report = field(default_factory=lambda: Report([]))
     lock: threading.RLock = field(default_factory=threading.RLock)
 
@@ -88,7 +89,9 @@ class Region:
         if self._slower is not None:
             return self._keep(key, _Entry(None))
         try:
-            entry = self._make(args, kwargs, tensors)
+            # In inference mode PyTorch would record convolutions in another form.
+            with torch.inference_mode(False), torch.no_grad():
+                entry = self._make(args, kwargs, tensors)
         except NotPlannedError as reason:
             self._note(Row(self.path, self._name(), "original", reason=str(reason)))
             entry = _Entry(None, descend=True)
@@ -102,7 +105,7 @@ class Region:
         if not any(site.replaces for site in sites):
             raise NotPlannedError("there is nothing in it to replace")
         finish = _Finish(tensors, own, self.settings.dtype)
-        first = self._decisions is None
+        first = self._decisions is None and self.settings.examine
         if first:
             traced = zip(tensors, graph.inputs, strict=True)
             inputs = [as_traced(x.to(v.dtype), v) for x, v in traced]
@@ -123,6 +126,8 @@ class Region:
         plan = Plan(graph, constants, Scheduler(graph, constants, chosen).run(), own[0].device)
         if first and not self._holds_as_a_whole(plan, finish, args, kwargs, tensors, found):
             return _Entry(None)
+        if not self.settings.examine:
+            self._note(Row(self.path, self._name(), "plan", reason="not examined"))
         return _Entry(plan, guard, finish)
 
     def _trace(self, args: tuple, kwargs: dict) -> tuple[Graph, list[Tensor], Guard]:
@@ -157,7 +162,7 @@ class Region:
             if not variants:  # a concatenation has no step of its own
                 chosen[site] = None
                 continue
-            variant = self._decisions.get(self._site_key(site), variants[0])
+            variant = (self._decisions or {}).get(self._site_key(site), variants[0])
             if variant is not None:  # else it runs as traced
                 usable = variant if variant in variants else variants[0]  # another dtype: others
                 chosen[site] = site.step(usable, constants)

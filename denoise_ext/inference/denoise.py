@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from denoise_ext.engine import Accelerated
 from denoise_ext.inference.device import check_backend, choose_device
 from denoise_ext.inference.loading import load_model
 from denoise_ext.inference.pixels import from_unit, to_unit
@@ -40,13 +41,14 @@ def denoise(
         image: NumPy array (H, W) or (H, W, C), or tensor (H, W), (C, H, W) or (N, C, H, W);
             C = 1 gray, 2 gray + alpha, 3 RGB, 4 RGB + alpha. uint8, uint16, or floating point
             in [0, 1] (noise may leave that range).
-        model: a network, the name of one with trained weights, or a checkpoint file. None: the
-            shipped one for gray or for colour, as the image is. A gray network on a colour image
-            denoises each channel by itself (about 2 dB worse than a colour network at sigma 25). A
-            colour network on a gray image gets three copies and sqrt(3) sigma, and the outputs are
-            averaged (about 0.2 dB worse than a gray network): copied noise is sqrt(3) times as
-            strong in the mean of the channels as the independent noise the network was trained on.
-            A blind colour network, which cannot be told so, is refused for gray images.
+        model: a network (also from `denoise_ext.accelerate`), the name of one with trained weights,
+            or a checkpoint file. None: the shipped one for gray or for colour, as the image is. A
+            gray network on a colour image denoises each channel by itself (about 2 dB worse than a
+            colour network at sigma 25). A colour network on a gray image gets three copies and
+            sqrt(3) sigma, and the outputs are averaged (about 0.2 dB worse than a gray network):
+            copied noise is sqrt(3) times as strong in the mean of the channels as the independent
+            noise the network was trained on. A blind colour network, which cannot be told so, is
+            refused for gray images.
         sigma: standard deviation of the noise **on the 0-255 scale**, whatever the image's dtype:
             a number, a map (H, W), or for a batch one value per image (N,). Required by models
             that are told the noise level (the shipped ones are); checked and unused by blind ones.
@@ -94,7 +96,7 @@ def _network(
         model = default_model(channels)
     if isinstance(model, (str, os.PathLike)):
         return load_model(model, device, backend)
-    if not isinstance(model, Denoiser):
+    if not isinstance(model, Denoiser) and not _is_accelerated(model):
         raise TypeError(
             f"model must be a denoise_ext model, a name or a path, got {type(model).__name__}"
         )
@@ -106,6 +108,10 @@ def _network(
         if wanted.type != place.type or wanted.index not in (None, place.index):
             raise ValueError(f"model is on {place}, but device is {str(device)!r}")
     return model
+
+
+def _is_accelerated(model: object) -> bool:
+    return isinstance(model, Accelerated) and isinstance(model.original, Denoiser)
 
 
 def _check_fit(network: Denoiser, channels: int, sigma: object) -> None:
