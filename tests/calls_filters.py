@@ -25,6 +25,19 @@ def gaussian_calls() -> dict[str, Call]:
             for border in BORDERS
         },
         **{f"{border}_1x1_image": call((2, 3, 1, 1), 5, border_type=border) for border in BORDERS},
+        # Rows of 64 elements and more take kernels of their own.
+        **{
+            f"{border}_wide": call((2, 3, 21, 90), (7, 9), border_type=border) for border in BORDERS
+        },
+        **{
+            f"{border}_wide_kernel_larger_than_image": call(
+                (1, 1, 5, 70), (13, 151), border_type=border, sigma=(3.0, 40.0)
+            )
+            for border in BORDERS
+        },
+        "wide_one_tap": call((1, 4, 3, 75), 1),
+        "wide_vertical": call((1, 1, 6, 67), (3, 1)),
+        "wide_several_tiles": call((1, 3, 37, 1500), (3, 15), border_type="replicate"),
         "one_tap": call((1, 3, 5, 6), 1),
         "vertical": call((1, 3, 6, 5), (3, 1), sigma=(0.7, 2.0)),
         "sigma_20": call((1, 1, 70, 81), 121, sigma=20.0),
@@ -56,7 +69,8 @@ def _odd(rng: random.Random, largest: int) -> int:
 
 def fuzz_gaussian(rng: random.Random) -> Call:
     batch = rng.randint(1, 3)
-    shapes = {"input": (batch, rng.randint(1, 20), rng.randint(1, 40), rng.randint(1, 40))}
+    width = rng.randint(1, rng.choice([40, 200]))
+    shapes = {"input": (batch, rng.randint(1, 20), rng.randint(1, 40), width)}
     options = {"kernel_size": (_odd(rng, 15), _odd(rng, 15)), "border_type": rng.choice(BORDERS)}
     if rng.random() < 0.5:
         shapes["sigma"] = rng.choice([(batch, 2), (1, 2), (batch,), (1,)])
@@ -76,6 +90,18 @@ def bilateral_calls(joint: bool) -> dict[str, Call]:
         defaults = {"kernel_size": kernel, "sigma_color": 0.3, "sigma_space": 1.5}
         return Call(shapes, {**defaults, **options})
 
+    def joint_call(channels: int, guides: int, **options: object) -> Call:
+        image, guidance = (2, channels, 9, 40), (2, guides, 9, 40)
+        return call(image, 5, **options).with_shapes(guidance=guidance)
+
+    # Few channels take a kernel of their own; `call` has others.
+    fused = {
+        f"{channels}_of_{guides}_{distance}": joint_call(
+            channels, guides, color_distance_type=distance
+        )
+        for channels, guides in [(1, 1), (3, 1), (1, 3), (3, 3)]
+        for distance in ("l1", "l2")
+    }
     tensors = call((2, 3, 9, 10), (5, 3)).with_shapes(**_SIGMAS)
     tensors = replace(tensors, options={"kernel_size": (5, 3)})
     return {
@@ -89,11 +115,15 @@ def bilateral_calls(joint: bool) -> dict[str, Call]:
         "gray": call((1, 1, 9, 21), 5),
         "circle": call((1, 3, 9, 10), 7, window="circle"),
         "circle_l2_gray": call((1, 1, 9, 10), 5, window="circle", color_distance_type="l2"),
+        "4_channels": call((1, 4, 9, 10), 5),
+        "4_channels_l2": call((1, 4, 9, 10), 5, color_distance_type="l2"),
         "5_channels": call((1, 5, 9, 10), 5),
+        "gray_several_tiles": call((1, 1, 70, 140), 5),
         "several_tiles": call((1, 3, 40, 300), 9),
         "one_tap": call((1, 3, 5, 6), 1),
         "small_sigma_color": call((1, 3, 7, 8), 5, sigma_color=1e-3),
         "large_sigmas": call((1, 3, 7, 8), 5, sigma_color=50.0, sigma_space=20.0),
+        **(fused if joint else {}),
         "sigma_pair": call((1, 2, 9, 10), (5, 7), sigma_space=(0.6, 3.0)),
         "sigma_tensors": tensors,
         "sigma_tensors_shared": tensors.with_shapes(sigma_color=(1,), sigma_space=(1, 2)),

@@ -67,6 +67,7 @@ RULES = {
         lambda header: (
             is_standard(header)
             or header == "dlfcn.h"  # dlsym: what a later torch has and an earlier one lacks
+            or header == "sys/mman.h"  # madvise: huge pages for large results
             or header.startswith(("torch/csrc/stable/", "torch/headeronly/"))
             or header == "torch/csrc/inductor/aoti_torch/c/shim.h"
         ),

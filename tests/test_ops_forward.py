@@ -158,6 +158,72 @@ def test_nan_and_infinity_pass_through(case, name, device, isa):
         assert torch.equal(result.isinf(), expected.isinf()), value
 
 
+UNUSUAL = {
+    "nan": float("nan"),
+    "infinity": float("inf"),
+    "minus_infinity": float("-inf"),
+    "huge": 1e30,
+    "tiny": None,  # the whole image
+    "black": None,
+}
+
+
+@pytest.mark.parametrize("kind", UNUSUAL)
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_bilateral_of_unusual_numbers(channels, kind, device, isa):
+    """What the kernels of few channels leave to the general one, and what they must not."""
+    case = CASES["bilateral_blur"]
+    call = Call({"input": (1, channels, 40, 150)}, {"kernel_size": 5, "sigma_space": 1.5})
+    tensors = make_tensors(call, torch.float32, device)
+    x = tensors["input"]
+    scale = {"tiny": 1e-30, "black": 0.0}.get(kind, 1.0)
+    x *= scale
+    if UNUSUAL[kind] is not None:
+        x[0, -1, 20, 10] = UNUSUAL[kind]
+    call = call.with_options(sigma_color=0.3 * (scale or 1.0))
+    if kind in ("huge", "tiny", "black"):
+        check_forward(case, call, tensors, isa)
+        return
+    result = case.op(**tensors, **call.options).cpu()
+    expected = case.reference(x.cpu(), **call.options)
+    assert torch.equal(result.isnan(), expected.isnan())
+    assert torch.equal(result.isinf(), expected.isinf())
+    assert result.isfinite().any()
+
+
+@pytest.mark.parametrize("sigma_color", [1e-39, 1e38])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_bilateral_of_unusual_sigmas(channels, sigma_color, device, isa):
+    """Sigmas whose inverse float32 does not have, or has without digits."""
+    options = {"kernel_size": 5, "sigma_color": sigma_color, "sigma_space": 1.5}
+    call = Call({"input": (1, channels, 9, 40)}, options)
+    check_forward(CASES["bilateral_blur"], call, make_tensors(call, torch.float32, device), isa)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS[:2])
+def test_large_gaussian_equals_its_parts(layout, isa):
+    """Results beyond the caches (16 MiB) are written past them: the same bits, at any alignment."""
+    x = make_tensors(Call({"input": (1, 3, 1300, 1151)}), torch.float32, layout=layout)["input"]
+    case = CASES["gaussian_blur2d"]
+    whole = case.op(x, 7, 1.5)
+    assert whole.nbytes > 16 << 20
+    for first in (0, 500, 800):
+        part = case.op(x[:, :, first : first + 500], 7, 1.5)
+        rows = slice(3 if first else 0, 500 if first == 800 else 497)
+        assert torch.equal(part[:, :, rows], whole[:, :, first : first + 500][:, :, rows])
+
+
+@pytest.mark.parametrize("channels", [2, 3, 4])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.uint8], ids=dtype_name)
+def test_gaussian_of_an_array_seen_as_an_image(channels, dtype, isa):
+    """(H, W, C) memory as (1, C, H, W), which torch does not call channels_last."""
+    call = Call({"input": (1, 30, 70, channels)}, {"kernel_size": 5, "sigma": 1.5})
+    tensors = make_tensors(call, dtype)
+    tensors["input"] = tensors["input"][0].permute(2, 0, 1)[None]
+    assert not is_channels_last(tensors["input"])
+    assert check_forward(CASES["gaussian_blur2d"], call, tensors, isa).is_contiguous()
+
+
 @pytest.mark.parametrize(
     "shape", [(2, 3, 4, 5), (2, 1, 4, 5), (2, 3, 1, 1), (1, 1, 1, 1), (1, 8, 1, 5)]
 )

@@ -11,8 +11,10 @@ namespace {
 
 // The radius around a tile costs packing alone, which the window's taps outweigh; more tiles balance
 // better. Packed planes should leave room in a 1 MiB second-level cache.
-constexpr int64_t kTileRows = 16, kSmallestTileRows = 4, kTileCols = 2 * kTileColumns;
+constexpr int64_t kTileRows = 32, kSmallestTileRows = 4, kTileCols = 2 * kTileColumns;
 constexpr int64_t kTileBytes = 512 * 1024;
+
+constexpr double kLog2E = 1.4426950408889634;
 
 void choose_tiles(BilateralPlan& plan, int64_t element) {
   plan.tile_rows = std::min(kTileRows, plan.extent[0]);
@@ -33,9 +35,10 @@ void choose_tiles(BilateralPlan& plan, int64_t element) {
 
 void list_taps(BilateralPlan& plan) {
   const int64_t ry = plan.radius[0], rx = plan.radius[1];
+  plan.taps.push_back({0, 0, 0});
   for (int64_t dy = -ry; dy <= ry; ++dy)
     for (int64_t dx = -rx; dx <= rx; ++dx)
-      if (!plan.params.circle || dy * dy + dx * dx <= ry * ry)
+      if ((dy != 0 || dx != 0) && (!plan.params.circle || dy * dy + dx * dx <= ry * ry))
         plan.taps.push_back({dy, dx, dy * plan.packed_cols + dx});
 }
 
@@ -44,32 +47,57 @@ double sigma_at(const Tensor1& sigma, int64_t index) {
   return static_cast<const float*>(sigma.data)[index * sigma.stride];
 }
 
-template <class T>
-void run_plan(BilateralPlan& plan, void (*task)(const BilateralPlan&, int64_t, void*),
-              const Threads& threads) {
-  const BilateralTables<T> tables(plan.params, plan.taps);
-  plan.log_space = tables.log_space.data();
-  plan.color_scale = tables.color_scale.data();
+void run_tasks(const BilateralPlan& plan, void (*task)(const BilateralPlan&, int64_t, void*),
+               const Threads& threads) {
   for_each_block(threads, plan.tasks(), [&](int64_t index, Scratch& scratch) {
     task(plan, index, scratch.reserve(plan.scratch_bytes));
   });
 }
 
+template <class T>
+void run_general(BilateralPlan& plan, void (*task)(const BilateralPlan&, int64_t, void*),
+                 const Threads& threads) {
+  const BilateralTables<T> tables(plan.params, plan.taps);
+  plan.log_space = tables.log_space.data();
+  plan.color_scale = tables.color_scale.data();
+  run_tasks(plan, task, threads);
+}
+
+// Whether the fused kernel is written for these channels, and powers of 2 of these sigmas are numbers
+// whose inverse is one.
+bool can_fuse(const BilateralParams& params, const BilateralTables<float>& powers) {
+  const int64_t guides = params.guidance.size[1], channels = params.input.size[1];
+  const bool few = guides == 1 || guides == 3;
+  const bool known = is_joint(params) ? few && (channels == 1 || channels == 3) : few || guides == 4;
+  return known && std::all_of(powers.color_scale.begin(), powers.color_scale.end(),
+                              [](float scale) { return scale > 0x1p-100f && scale < 0x1p100f; });
+}
+
+void run_float(BilateralPlan& plan, const Threads& threads) {
+  const BilateralTables<float> powers(plan.params, plan.taps, kLog2E);
+  if (!can_fuse(plan.params, powers)) return run_general<float>(plan, kernels().bilateral_task_f32, threads);
+  plan.log2_space = powers.log_space.data();
+  plan.log2_color_scale = powers.color_scale.data();
+  plan.scratch_bytes += static_cast<size_t>(kFusedChannels * plan.packed_cols) * sizeof(float);
+  run_general<float>(plan, kernels().bilateral_fused_task, threads);
+}
+
 }  // namespace
 
 template <class T>
-BilateralTables<T>::BilateralTables(const BilateralParams& params, const std::vector<BilateralTap>& taps) {
+BilateralTables<T>::BilateralTables(const BilateralParams& params, const std::vector<BilateralTap>& taps,
+                                    double unit) {
   for (int64_t row = 0; row < params.sigma_space.size / 2; ++row) {
     const double sigma_y = sigma_at(params.sigma_space, 2 * row);
     const double sigma_x = sigma_at(params.sigma_space, 2 * row + 1);
     for (const BilateralTap& tap : taps) {
       const double y = static_cast<double>(tap.dy) / sigma_y, x = static_cast<double>(tap.dx) / sigma_x;
-      log_space.push_back(static_cast<T>(-0.5 * (y * y + x * x)));
+      log_space.push_back(static_cast<T>(-0.5 * unit * (y * y + x * x)));
     }
   }
   for (int64_t i = 0; i < params.sigma_color.size; ++i) {
     // Finite, or equal colours (distance 0) would get the weight 0 * infinity.
-    const double scale = std::sqrt(0.5) / sigma_at(params.sigma_color, i);
+    const double scale = std::sqrt(0.5 * unit) / sigma_at(params.sigma_color, i);
     color_scale.push_back(
         static_cast<T>(std::min(scale, static_cast<double>(std::numeric_limits<T>::max()))));
   }
@@ -103,9 +131,9 @@ void run_bilateral(const BilateralParams& params, const Threads& threads) {
   BilateralPlan plan = make_bilateral_plan(
       params, false, params.guidance.size[1] + (is_joint(params) ? channels : 0), 1 + channels);
   if (params.input.dtype == DType::kFloat64) {
-    run_plan<double>(plan, kernels().bilateral_task_f64, threads);
+    run_general<double>(plan, kernels().bilateral_task_f64, threads);
   } else {
-    run_plan<float>(plan, kernels().bilateral_task_f32, threads);
+    run_float(plan, threads);
   }
 }
 

@@ -49,12 +49,16 @@ struct BilateralPlan {
   int64_t row_elements;              // tile_cols rounded up to kTileColumns
   int64_t packed_cols, packed_rows;  // of a plane
   int64_t planes;
-  std::vector<BilateralTap> taps;
+  std::vector<BilateralTap> taps;  // the centre first
   size_t scratch_bytes;
 
   // In the accumulation type:
   const void* log_space;    // [1 or N][tap]: logarithm of the spatial weight
   const void* color_scale;  // [1 or N]: 1 / (sqrt(2) sigma_color)
+
+  // The tables of kernels/bilateral_fused.inl, for weights that are powers of 2:
+  const float* log2_space;        // [1 or N][tap]
+  const float* log2_color_scale;  // [1 or N]: sqrt(log2(e) / 2) / sigma_color
 
   bool joint() const { return is_joint(params); }
   int64_t plane_elements() const { return packed_rows * packed_cols; }
@@ -74,6 +78,8 @@ struct BilateralGradPlan {
 
 // Rows of a tile are padded to a multiple of this, the widest block of any ISA.
 constexpr int64_t kTileColumns = 64;
+// The fused kernel takes up to this many channels.
+constexpr int64_t kFusedChannels = 4;
 // Weights of this many taps are kept while the channels take their sums.
 constexpr int64_t kTapChunk = 32;
 
@@ -81,10 +87,10 @@ constexpr int64_t kTapChunk = 32;
 // `planes` planes and need `rows` more rows of row_elements. Leaves the tables to the caller.
 BilateralPlan make_bilateral_plan(const BilateralParams& params, bool enlarged, int64_t planes, int64_t rows);
 
-// The tables of a plan with these taps.
+// The tables of a plan with these taps, for weights that are powers of e, or of 2 if `unit` is log2(e).
 template <class T>
 struct BilateralTables {
-  BilateralTables(const BilateralParams& params, const std::vector<BilateralTap>& taps);
+  BilateralTables(const BilateralParams& params, const std::vector<BilateralTap>& taps, double unit = 1);
   std::vector<T> log_space, color_scale;
 };
 

@@ -16,6 +16,15 @@ constexpr int64_t kRingBytes = 64 * 1024, kWidestTile = 1024;
 constexpr int64_t kStripKernels = 4, kSmallestStripKernels = 2;
 constexpr int64_t kStripRows = 64, kSmallestStripRows = 16;
 
+// The dense kernel's lines, of 4 or 2 bytes an element: wide, because each row of an image that is not in
+// cache begins slowly; kDenseRows of them and the rows they are summed from fit a second-level cache.
+constexpr int64_t kDenseTileBytes = 16 * 1024, kHighestDenseStrip = 128;
+// The radius on both sides of a tile is summed vertically again by its neighbours.
+constexpr int64_t kDenseTileRadii = 8;
+// A result that fills the larger part of a usual last-level cache pushes out what is read, and is not there
+// any more when it is wanted.
+constexpr int64_t kStreamingBytes = int64_t{16} << 20;
+
 int64_t round_up(int64_t value, int64_t multiple) {
   return divide_up(value, multiple) * multiple;
 }
@@ -109,7 +118,11 @@ GaussianTables<T> make_tables(GaussianPlan& plan, const Tensor1& sigma, bool adj
     for (int64_t row = 0; row < plan.sigma_rows; ++row) {
       const double value = sigma_at(sigma, 2 * row + axis);
       const std::vector<double> taps = gaussian_taps(plan.radius[axis], value);
-      append(tables.taps[axis], plan.input.dtype == DType::kUInt8 ? fixed_point_taps(taps) : taps);
+      if (plan.input.dtype == DType::kUInt8) {
+        append(tables.taps[axis], fixed_point_taps(taps));
+      } else {
+        append(tables.taps[axis], taps);
+      }
       if (gradient) append(tables.derivative[axis], tap_derivatives(taps, value));
       if (edges && plan.radius[axis] > 0)
         append(tables.edge_taps[axis], adjoint_edge_taps(taps, plan.input.size[2 + axis], plan.border));
@@ -168,9 +181,70 @@ void run_tasks(const GaussianPlan& plan, void (*task)(const GaussianPlan&, int64
   });
 }
 
+// ---- dense rows -----------------------------------------------------------------------------------
+
+// Elements between horizontal neighbours of an image with dense rows; 0: they are not.
+int64_t dense_step(const Tensor4& image) {
+  const int64_t channels = image.size[1];
+  if (channels > 1 && image.stride[1] == 1 && image.stride[3] == channels) return channels;
+  return image.stride[3] == 1 ? 1 : 0;
+}
+
+bool has_dense_rows(const GaussianParams& params) {
+  const DType dtype = params.input.dtype;
+  const int64_t step = dense_step(params.input);
+  // The adjoint's taps at a reflected or replicated border are not the same for all columns.
+  const bool same_taps =
+      !params.adjoint || params.border == Border::kConstant || params.border == Border::kCircular;
+  return same_taps && (dtype == DType::kFloat32 || dtype == DType::kUInt8) && step > 0 &&
+         params.input.size[3] * step >= kRowElements;
+}
+
+GaussianPlan make_dense_plan(const GaussianParams& params, int threads) {
+  GaussianPlan plan{};
+  plan.input = params.input;
+  plan.output = params.output;
+  plan.border = params.border;
+  plan.sigma_rows = params.sigma.size / 2;
+  for (int axis = 0; axis < 2; ++axis) plan.radius[axis] = params.kernel_size[axis] / 2;
+  const int64_t *size = params.input.size, step = dense_step(params.input), radius = plan.radius[1];
+  const int64_t element = params.input.dtype == DType::kUInt8 ? 2 : 4;
+  plan.channels = step;
+  plan.slices = step == 1 ? size[1] : 1;
+  const int64_t pixels = std::max(kDenseTileBytes / (element * step), kDenseTileRadii * radius);
+  // A tile extends its lines from pixels of its own.
+  const bool whole = params.border == Border::kCircular || pixels >= size[3];
+  plan.tiles = whole ? 1 : divide_up(size[3], pixels);
+  plan.tile_pixels = divide_up(size[3], plan.tiles);
+  plan.line_elements = round_up((plan.tile_pixels + 2 * radius) * step, kRowElements);
+  const int64_t columns = size[0] * plan.slices * plan.tiles;
+  const int64_t wanted = divide_up(columns * size[2], 4 * static_cast<int64_t>(threads));
+  plan.strip_rows = round_up(std::clamp(wanted, kSmallestStripRows, kHighestDenseStrip), kDenseRows);
+  plan.strips = divide_up(size[2], plan.strip_rows);
+  // Pointers to the rows read and, of 16 bytes, the columns outside the image.
+  plan.row_table_bytes = round_up(16 * (kDenseRows + plan.radius[0]) + 32 * radius, 64);
+  plan.scratch_bytes =
+      static_cast<size_t>(plan.row_table_bytes + (kDenseRows + 2) * plan.line_elements * element);
+  const int64_t bytes = size[0] * size[1] * size[2] * size[3] * element;
+  plan.streaming = params.input.dtype == DType::kFloat32 && bytes > kStreamingBytes;
+  return plan;
+}
+
+void run_dense(const GaussianParams& params, const Threads& threads) {
+  GaussianPlan plan = make_dense_plan(params, threads.count);
+  if (params.input.dtype == DType::kUInt8) {
+    const auto tables = make_tables<uint16_t>(plan, params.sigma, false, false);
+    run_tasks(plan, kernels().gaussian_dense_task_u8, threads);
+  } else {
+    const auto tables = make_tables<float>(plan, params.sigma, false, false);
+    run_tasks(plan, kernels().gaussian_dense_task_f32, threads);
+  }
+}
+
 }  // namespace
 
 void run_gaussian(const GaussianParams& params, const Threads& threads) {
+  if (has_dense_rows(params)) return run_dense(params, threads);
   GaussianPlan plan =
       make_plan(params.input, params.output, params.sigma, params.kernel_size, params.border, params.adjoint);
   // Strips are as high as keeps every thread busy: results do not depend on where they are cut.

@@ -7,6 +7,10 @@
 // A row is a run of elements in which horizontal neighbours are `channels` elements apart: 1 for
 // planar images, up to kSliceChannels interleaved channels for channels_last ones.
 //
+// Dense rows of float32 or uint8 take another way (gaussian_dense.inl): a task sums kDenseRows output rows
+// at a time vertically, each image row read serving all of them, into lines that stay in cache, and
+// filters those horizontally into the result.
+//
 // uint8 images get OpenCV's bit-exact result: its taps are integers of 1/256 that add up to 256, so
 // every sum is an integer of at most 255 * 2^16 < 2^24, which float holds exactly.
 #pragma once
@@ -30,10 +34,11 @@ struct GaussianPlan {
   int64_t strip_rows, strips;  // along y
   int64_t tile_elements;       // tile_pixels * channels rounded up to kRowElements
   int64_t line_elements;       // a packed row of a tile with its radius on both sides
-  int64_t row_table_bytes;     // of the pointers to a ring's rows
+  int64_t row_table_bytes;     // of the pointers to rows; dense: and of the edges
   size_t scratch_bytes;
+  bool streaming;  // dense: write past the caches
 
-  // In the accumulation type, for y and x: [sigma_rows][2 * radius + 1]
+  // In the accumulation type (dense uint8: uint16), for y and x: [sigma_rows][2 * radius + 1]
   const void* taps[2];
   const void* derivative[2];  // of the taps with respect to sigma; sigma gradient only
   // The adjoint gathers too, and only near a border do the taps differ from the filter's:
@@ -46,6 +51,8 @@ struct GaussianPlan {
 
 // Rows are processed in multiples of this: four of the widest vectors.
 constexpr int64_t kRowElements = 64;
+// Output rows that the dense kernel computes at once.
+constexpr int64_t kDenseRows = 4;
 // One cache line of floats.
 constexpr int64_t kSliceChannels = 16;
 

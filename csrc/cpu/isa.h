@@ -33,11 +33,14 @@ struct KernelTable {
   // Gaussian blur: one task of a plan (see gaussian.h); scratch has plan.scratch_bytes bytes.
   void (*gaussian_task_f32)(const GaussianPlan& plan, int64_t task, void* scratch);
   void (*gaussian_task_f64)(const GaussianPlan& plan, int64_t task, void* scratch);
+  void (*gaussian_dense_task_f32)(const GaussianPlan& plan, int64_t task, void* scratch);
+  void (*gaussian_dense_task_u8)(const GaussianPlan& plan, int64_t task, void* scratch);
   void (*gaussian_sigma_task_f32)(const GaussianPlan& plan, int64_t task, void* scratch);
   void (*gaussian_sigma_task_f64)(const GaussianPlan& plan, int64_t task, void* scratch);
 
   // Joint bilateral filter: one tile of a plan (see bilateral.h); scratch has its plan's scratch_bytes.
   void (*bilateral_task_f32)(const BilateralPlan& plan, int64_t task, void* scratch);
+  void (*bilateral_fused_task)(const BilateralPlan& plan, int64_t task, void* scratch);
   void (*bilateral_task_f64)(const BilateralPlan& plan, int64_t task, void* scratch);
   void (*bilateral_normalise_task_f32)(const BilateralGradPlan& plan, int64_t task, void* scratch);
   void (*bilateral_normalise_task_f64)(const BilateralGradPlan& plan, int64_t task, void* scratch);

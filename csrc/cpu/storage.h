@@ -87,10 +87,12 @@ struct StoreAs<Float16> {
 };
 template <>
 struct StoreAs<uint8_t> {
+  // Averages of uint8 values are beyond 0 .. 255 by rounding errors at most, and integers are cheaper to
+  // clamp. Adding and subtracting 1.5 * 2^23 rounds to the nearest integer, ties to even.
   static DENOISE_EXT_INLINE uint8_t from(float x) {
-    const float clamped = x > 0.0f ? (x < 255.0f ? x : 255.0f) : 0.0f;
-    // Adding and subtracting 1.5 * 2^23 rounds to the nearest integer, ties to even.
-    return static_cast<uint8_t>(static_cast<int32_t>((clamped + 12582912.0f) - 12582912.0f));
+    const int32_t nearest = static_cast<int32_t>((x + 12582912.0f) - 12582912.0f);
+    const int32_t positive = nearest > 0 ? nearest : 0;
+    return static_cast<uint8_t>(positive < 255 ? positive : 255);
   }
 };
 

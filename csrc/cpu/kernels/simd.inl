@@ -1,6 +1,6 @@
 // Vectors of the ISA that the including target has opened (GCC vector extensions: clang has them
 // too, and the same source is NEON on aarch64). Included inside the target's anonymous namespace and
-// target region, after `constexpr int kVectorBytes` and `constexpr int kAccumulators`; includes
+// target region, after `constexpr int kVectorBytes`, `kAccumulators` and `constexpr bool kX86`; includes
 // nothing itself, because a header opened here would be compiled for this ISA alone.
 
 template <class T>
@@ -81,4 +81,119 @@ DENOISE_EXT_INLINE Vec<T> exp(Vec<T> x) {
                             << Traits::kMantissaBits;
   const Vec<T> power = reinterpret_cast<Vec<T>>(exponent);
   return x < low ? Vec<T>{} : sum * power;
+}
+
+// Coefficients of 2^f on [-1/2, 1/2], constant first: minimax in the relative error (Remez exchange).
+template <int kDegree>
+struct Exp2Coefficients;
+template <>
+struct Exp2Coefficients<3> {  // relative error below 7.5e-5
+  static constexpr float kValues[] = {0x1.fff692p-1f, 0x1.62f31ap-1f, 0x1.f0de1ap-3f, 0x1.c3f760p-5f};
+};
+template <>
+struct Exp2Coefficients<4> {  // relative error below 2.8e-6, the sum's rounding included
+  static constexpr float kValues[] = {0x1.ffffe8p-1f, 0x1.62e0dcp-1f, 0x1.ec06dap-3f, 0x1.ca1440p-5f,
+                                      0x1.3997d6p-7f};
+};
+
+// Instructions of some targets alone. The functions are templates so that other targets, which do not
+// know the builtins, never look at them (a macro such as __AVX512F__ does not follow `#pragma GCC target`).
+constexpr bool kAvx512 = kVectorBytes == 64;
+constexpr int kCurrentRounding = 4;  // of the builtins' last argument
+
+// Keeps the compiler from loading a value again from memory wherever it is used.
+template <class V>
+DENOISE_EXT_INLINE V in_register(V value) {
+  if constexpr (kX86) __asm__("" : "+v"(value));
+  return value;
+}
+
+// Vectors of as many elements of a smaller type.
+template <class T, int kCount>
+struct VecOfCount {
+  typedef T type __attribute__((vector_size(kCount * sizeof(T))));
+  typedef T unaligned __attribute__((vector_size(kCount * sizeof(T)), aligned(alignof(T)), may_alias));
+};
+
+// kVectorBytes / 2 bytes as 16-bit numbers.
+DENOISE_EXT_INLINE Vec<uint16_t> load_widened(const uint8_t* from) {
+  const auto bytes =
+      *reinterpret_cast<const typename VecOfCount<uint8_t, kLanes<uint16_t>>::unaligned*>(from);
+  return __builtin_convertvector(bytes, Vec<uint16_t>);
+}
+DENOISE_EXT_INLINE void store_narrowed(uint8_t* to, Vec<uint16_t> value) {
+  using Bytes = VecOfCount<uint8_t, kLanes<uint16_t>>;
+  *reinterpret_cast<typename Bytes::unaligned*>(to) = __builtin_convertvector(value, typename Bytes::type);
+}
+
+// Pairs (a[i], b[i]) of the lower (upper) half of each 16 bytes.
+template <int kUpper>
+DENOISE_EXT_INLINE Vec<int16_t> interleave(Vec<int16_t> a, Vec<int16_t> b) {
+  Vec<uint16_t> order{};
+#pragma GCC unroll 32
+  for (int i = 0; i < kLanes<int16_t>; ++i)
+    order[i] = static_cast<uint16_t>(i / 8 * 8 + 4 * kUpper + i % 8 / 2 + i % 2 * kLanes<int16_t>);
+  return __builtin_shuffle(a, b, order);
+}
+// The upper 16 bits of each sum, in the order from before interleave<0> and interleave<1>.
+DENOISE_EXT_INLINE Vec<uint16_t> upper_halves(Vec<int32_t> lower, Vec<int32_t> upper) {
+  Vec<uint16_t> order{};
+#pragma GCC unroll 32
+  for (int i = 0; i < kLanes<uint16_t>; ++i)
+    order[i] = static_cast<uint16_t>(i / 8 * 8 + i % 4 * 2 + 1 + i % 8 / 4 * kLanes<uint16_t>);
+  return __builtin_shuffle(reinterpret_cast<Vec<uint16_t>>(lower), reinterpret_cast<Vec<uint16_t>>(upper),
+                           order);
+}
+
+// a[2 i] b[2 i] + a[2 i + 1] b[2 i + 1]
+template <class V>
+DENOISE_EXT_INLINE Vec<int32_t> multiply_add_pairs(V a, V b) {
+  if constexpr (kAvx512) {
+    return __builtin_ia32_pmaddwd512_mask(a, b, Vec<int32_t>{}, 0xffff);
+  } else if constexpr (kX86 && kVectorBytes == 32) {
+    return __builtin_ia32_pmaddwd256(a, b);
+  } else if constexpr (kX86) {
+    return __builtin_ia32_pmaddwd128(a, b);
+  } else {
+    const auto wide_a = reinterpret_cast<Vec<int32_t>>(a), wide_b = reinterpret_cast<Vec<int32_t>>(b);
+    return (wide_a << 16 >> 16) * (wide_b << 16 >> 16) + (wide_a >> 16) * (wide_b >> 16);
+  }
+}
+
+// The nearest integer to x; |x| < 2^22 where there is no instruction for it.
+template <class V>
+DENOISE_EXT_INLINE V round_exponent(V x) {
+  if constexpr (kAvx512) return __builtin_ia32_rndscaleps_mask(x, 0, x, 0xffff, kCurrentRounding);
+  return (x + ExpTraits<float>::kRound) - ExpTraits<float>::kRound;
+}
+
+// p 2^n for an integer n <= 0; n >= -125 where there is no instruction for it.
+template <class V>
+DENOISE_EXT_INLINE V scale_by_exponent(V p, V n) {
+  if constexpr (kAvx512) return __builtin_ia32_scalefps512_mask(p, n, p, 0xffff, kCurrentRounding);
+  return reinterpret_cast<V>(reinterpret_cast<Vec<int32_t>>(p) +
+                             (__builtin_convertvector(n, Vec<int32_t>) << 23));
+}
+
+// x[i] = 2^x[i] for finite x <= 0, with the error of Exp2Coefficients; below 2^-125 it is a number
+// between 0 and 2^-124. One step for all vectors, then the next: their latencies overlap.
+template <int kDegree, int kVectors>
+DENOISE_EXT_INLINE void exp2_of(Vec<float> (&x)[kVectors]) {
+  constexpr auto& c = Exp2Coefficients<kDegree>::kValues;
+  Vec<float> n[kVectors], sum[kVectors];
+#pragma GCC unroll 4
+  for (int v = 0; v < kVectors && !kAvx512; ++v) x[v] = maximum<float>(x[v], broadcast<float>(-125.0f));
+#pragma GCC unroll 4
+  for (int v = 0; v < kVectors; ++v) n[v] = round_exponent(x[v]);
+#pragma GCC unroll 4
+  for (int v = 0; v < kVectors; ++v) x[v] -= n[v];
+#pragma GCC unroll 4
+  for (int v = 0; v < kVectors; ++v) sum[v] = x[v] * c[kDegree] + c[kDegree - 1];
+#pragma GCC unroll 4
+  for (int i = kDegree - 2; i >= 0; --i) {
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) sum[v] = sum[v] * x[v] + c[i];
+  }
+#pragma GCC unroll 4
+  for (int v = 0; v < kVectors; ++v) x[v] = scale_by_exponent(sum[v], n[v]);
 }

@@ -12,6 +12,7 @@
 namespace denoise_ext::cpu {
 namespace {
 
+constexpr bool kX86 = true;
 constexpr int kVectorBytes = 32;
 constexpr int kAccumulators = 12;  // of 16 registers: 2 hold weights, the rest operands
 

@@ -12,6 +12,7 @@
 namespace denoise_ext::cpu {
 namespace {
 
+constexpr bool kX86 = true;
 constexpr int kVectorBytes = 64;
 constexpr int kAccumulators = 24;  // of 32 registers: 4 hold weights, the rest operands
 

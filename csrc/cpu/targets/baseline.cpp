@@ -10,8 +10,10 @@ namespace {
 
 constexpr int kVectorBytes = 16;
 #if defined(__aarch64__)
+constexpr bool kX86 = false;
 constexpr int kAccumulators = 24;  // of 32 registers
 #else
+constexpr bool kX86 = true;
 constexpr int kAccumulators = 12;  // of 16 registers
 #endif
 

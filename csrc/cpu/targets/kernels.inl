@@ -30,7 +30,11 @@
 
 #include "../kernels/gaussian.inl"
 
+#include "../kernels/gaussian_dense.inl"
+
 #include "../kernels/bilateral.inl"
+
+#include "../kernels/bilateral_fused.inl"
 
 #include "../kernels/bilateral_grad.inl"
 
@@ -50,9 +54,12 @@ constexpr KernelTable kernel_table(const char* isa) {
   table.activation_grad_strip = activation_grad_strip;
   table.gaussian_task_f32 = gaussian_task<float>;
   table.gaussian_task_f64 = gaussian_task<double>;
+  table.gaussian_dense_task_f32 = gaussian_dense_task<float>;
+  table.gaussian_dense_task_u8 = gaussian_dense_task<uint8_t>;
   table.gaussian_sigma_task_f32 = gaussian_sigma_task<float>;
   table.gaussian_sigma_task_f64 = gaussian_sigma_task<double>;
   table.bilateral_task_f32 = bilateral_task<float>;
+  table.bilateral_fused_task = bilateral_fused_task;
   table.bilateral_task_f64 = bilateral_task<double>;
   table.bilateral_normalise_task_f32 = bilateral_normalise_task<float>;
   table.bilateral_normalise_task_f64 = bilateral_normalise_task<double>;
