@@ -1,40 +1,54 @@
 // Weights for Winograd convolution: U = G g G^T, in double and rounded once.
 
-// Element (y, x) of a phase's kernel from `channel` to `filter`; zero for the filters that fill up a vector.
-DENOISE_EXT_INLINE double winograd_weight(const WinogradPackPlan& plan, const WinogradPhase& phase,
-                                          int64_t filter, int64_t channel, int y, int x) {
-  const int row = phase.index[0][y], col = phase.index[1][x];
-  if (filter >= plan.filters || row < 0 || col < 0) return 0;
+// g[y][x]: element (y, x) of a phase's kernels from `channel` to one vector of filters, the first of which is
+// `filter`; zero for filters past the last and for taps that the phase does not have.
+template <class Storage>
+DENOISE_EXT_INLINE void winograd_gather(const WinogradPackPlan& plan, const WinogradPhase& phase,
+                                        int64_t filter, int64_t channel, Vec<double> g[3][3]) {
   const Tensor4& w = plan.weight;
-  const int64_t first = plan.transposed ? channel : filter, second = plan.transposed ? filter : channel;
-  const int64_t at = first * w.stride[0] + second * w.stride[1] + row * w.stride[2] + col * w.stride[3];
-  switch (w.dtype) {
-    case DType::kBFloat16: return load_as<double>(static_cast<const BFloat16*>(w.data)[at]);
-    case DType::kFloat16: return load_as<double>(static_cast<const Float16*>(w.data)[at]);
-    default: return load_as<double>(static_cast<const float*>(w.data)[at]);
-  }
+  const int filters = plan.transposed ? 1 : 0;
+  const int64_t stride = w.stride[filters], left = plan.filters - filter;
+  const int lanes = left < kLanes<double> ? static_cast<int>(left) : kLanes<double>;
+  const Storage* first =
+      static_cast<const Storage*>(w.data) + filter * stride + channel * w.stride[1 - filters];
+  for (int y = 0; y < 3; ++y)
+    for (int x = 0; x < 3; ++x) {
+      const int row = phase.index[0][y], col = phase.index[1][x];
+      const Storage* from = first + row * w.stride[2] + col * w.stride[3];
+      double values[kLanes<double>] = {};
+      if (row >= 0 && col >= 0)
+        for (int lane = 0; lane < lanes; ++lane) values[lane] = load_as<double>(from[lane * stride]);
+      g[y][x] = load(values);
+    }
 }
 
 // One vector of filters, at one channel; points are point_stride apart.
 template <class W>
 void winograd_pack_slice(const WinogradPackPlan& plan, const WinogradPhase& phase, int64_t filter,
                          int64_t channel, float* to, int64_t point_stride) {
-  constexpr int n = W::kPoints, kWide = kLanes<double>;
+  typedef float Rounded __attribute__((vector_size(kVectorBytes / 2)));
+  constexpr int n = W::kPoints;
   Vec<double> g[3][3], columns[3][n];
-  for (int lane = 0; lane < kWide; ++lane)
-    for (int y = 0; y < 3; ++y)
-      for (int x = 0; x < 3; ++x) g[y][x][lane] = winograd_weight(plan, phase, filter + lane, channel, y, x);
+  switch (plan.weight.dtype) {
+    case DType::kBFloat16: winograd_gather<BFloat16>(plan, phase, filter, channel, g); break;
+    case DType::kFloat16: winograd_gather<Float16>(plan, phase, filter, channel, g); break;
+    default: winograd_gather<float>(plan, phase, filter, channel, g); break;
+  }
+#pragma GCC unroll 3
   for (int x = 0; x < 3; ++x) {
     const Vec<double> column[3] = {g[0][x], g[1][x], g[2][x]};
     W::filter(column, columns[x]);
   }
+#pragma GCC unroll 1
   for (int i = 0; i < n; ++i) {
     const Vec<double> row[3] = {columns[0][i], columns[1][i], columns[2][i]};
     Vec<double> u[n];
     W::filter(row, u);
-    for (int j = 0; j < n; ++j)
-      for (int lane = 0; lane < kWide; ++lane)
-        to[(i * n + j) * point_stride + lane] = static_cast<float>(u[j][lane]);
+#pragma GCC unroll 8
+    for (int j = 0; j < n; ++j) {
+      const Rounded rounded = __builtin_convertvector(u[j], Rounded);
+      __builtin_memcpy(to + (i * n + j) * point_stride, &rounded, sizeof rounded);
+    }
   }
 }
 
