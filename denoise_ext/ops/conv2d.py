@@ -73,6 +73,14 @@ def conv2d(
     algorithms that round more, in float32; ``"fast"`` also factors rounded to tf32 (10-bit
     mantissas) on a GPU.  The gradients are computed with the same.
 
+    On the CPU a 3x3 convolution of stride 1 takes Winograd's algorithm (Lavin & Gray 2016,
+    arXiv:1509.09308) where that is faster, which :func:`denoise_ext.ops.explain` tells: F(4x4, 3x3)
+    by default, whose rms error is 2 times that of direct float32 sums (1e-6 of the output's rms at
+    64 channels, at most about 1e-5 anywhere); F(6x6, 3x3) too with ``"fast"``, 8 times (4e-6, at
+    most about 8e-5).  A tile is computed from all of its 6x6 or 8x8 inputs, so infinities and NaNs
+    reach outputs that direct sums would keep finite.  Results do not depend on the number of
+    threads.
+
     All tensors have one dtype and device.  Under autocast they are cast as autocast casts those of
     ``torch.nn.functional.conv2d``.
 

@@ -34,14 +34,14 @@ struct Winograd4 {
   template <class Vec>
   static DENOISE_EXT_INLINE void filter(const Vec* g, Vec* u) {
     constexpr double a2 = a * a, b2 = 4 * a2;
-    u[0] = g[0] / (a2 * b2);
-    const Vec even_a = (g[0] + a2 * g[2]) / (2 * a2 * (a2 - b2)), odd_a = g[1] / (2 * a * (a2 - b2));
+    u[0] = g[0] * (1 / (a2 * b2));
+    const Vec even_a = (g[0] + a2 * g[2]) * (0.5 / (a2 * (a2 - b2))), odd_a = g[1] * (0.5 / (a * (a2 - b2)));
     u[1] = even_a + odd_a;
     u[2] = even_a - odd_a;
-    const Vec even_b = (g[0] + b2 * g[2]) / (2 * b2 * (b2 - a2)), odd_b = g[1] / (4 * a * (b2 - a2));
+    const Vec even_b = (g[0] + b2 * g[2]) * (0.5 / (b2 * (b2 - a2))), odd_b = g[1] * (0.25 / (a * (b2 - a2)));
     u[3] = even_b + odd_b;
     u[4] = even_b - odd_b;
-    u[5] = g[2] / (a2 * a);
+    u[5] = g[2] * (1 / (a2 * a));
   }
 
   // o = A^T m, up to kScale^i
@@ -84,10 +84,10 @@ struct Winograd6 {
     const Vec even_1 = (g[0] + g[2]) * (-2.0 / 9), odd_1 = g[1] * (-2.0 / 9);
     u[1] = even_1 + odd_1;
     u[2] = even_1 - odd_1;
-    const Vec even_2 = (g[0] + 4.0 * g[2]) / 90.0, odd_2 = g[1] / 45.0;
+    const Vec even_2 = (g[0] + 4.0 * g[2]) * (1.0 / 90), odd_2 = g[1] * (1.0 / 45);
     u[3] = even_2 + odd_2;
     u[4] = even_2 - odd_2;
-    const Vec even_half = (4.0 * g[0] + g[2]) / 180.0, odd_half = g[1] / 90.0;
+    const Vec even_half = (4.0 * g[0] + g[2]) * (1.0 / 180), odd_half = g[1] * (1.0 / 90);
     u[5] = even_half + odd_half;
     u[6] = even_half - odd_half;
     u[7] = g[2];
