@@ -49,8 +49,8 @@ def accelerate(
                      dict of keyword arguments; best of the size it will be used for.  None: the
                      first call serves as the example, and takes that much longer
     precision        "strict": convolutions are summed directly in the tensors' own precision;
-                     "default": also by Winograd's algorithm F(4x4, 3x3) (on the CPU);
-                     "fast": also by F(6x6, 3x3) (CPU) or in tf32 (CUDA)
+                     "default": on the CPU also by Winograd's algorithm F(4x4, 3x3);
+                     "fast": on the CPU also by F(6x6, 3x3).  CUDA: all three are "strict"
     dtype            torch.bfloat16 or torch.float16: weights and intermediate tensors are stored
                      so, sums stay float32, results have the model's dtype.  None: as the model
     ===============  =============================================================================
@@ -77,7 +77,8 @@ def accelerate(
     * **Threads** may call it at the same time; each gets memory of its own.
     * **Copies and pickles** hold the original and the options; plans are made anew.
 
-    On CUDA the same plan runs this package's CUDA operators (compiled, not yet run on a GPU).
+    On CUDA the same plan calls this package's CUDA operators, one by one, not captured as a graph
+    (not yet run on a GPU).
 
     Returns:
         A module to be called as ``model`` is.

@@ -73,8 +73,7 @@ class Region:
                     entry = self._prepare(key, args, kwargs, tensors)
         if entry.plan is None:
             return False, entry.descend
-        if next(reversed(self._entries), None) is not key:
-            self._touch(key)
+        self._touch(key)
         return True, entry.finish(entry.plan.run(tensors))
 
     def forget(self) -> None:
@@ -209,9 +208,13 @@ class Region:
         return entry
 
     def _touch(self, key: Any) -> None:
-        with self.settings.lock:
-            if key in self._entries:
-                self._entries.move_to_end(key)
+        """Count as used last, unless that meant waiting for another thread's planning."""
+        if self.settings.lock.acquire(blocking=False):
+            try:
+                if key in self._entries:
+                    self._entries.move_to_end(key)
+            finally:
+                self.settings.lock.release()
 
     def _name(self) -> str:
         name = type(self.module).__name__
@@ -269,11 +272,11 @@ def compare(actual: Any, expected: Any) -> float:
 
 def call_key(args: tuple, kwargs: dict[str, Any]) -> tuple[Any, list[Tensor]]:
     """What decides which plan serves a call, and its tensors; None for what no plan can serve."""
-    if len(args) == 1 and not kwargs and type(args[0]) is Tensor:
-        x = args[0]
-        return (x.shape, x.stride(), x.dtype, x.device), [x]
-    leaves, spec = pytree.tree_flatten((args, kwargs))
-    parts: list[Any] = [spec]
+    if not kwargs and all(a is None or type(a) is Tensor for a in args):  # no nest to take apart
+        leaves, parts = args, [len(args)]
+    else:
+        leaves, spec = pytree.tree_flatten((args, kwargs))
+        parts = [spec]
     tensors = []
     for leaf in leaves:
         if type(leaf) in (Tensor, nn.Parameter):
