@@ -10,31 +10,23 @@
 #include "../params/conv.h"
 #include "conv_plan.h"
 #include "threads.h"
+#include "weight_grad_partials.h"
 
 namespace denoise_ext::cpu {
 
-// grad_weight cut into tasks (group or channel block, block of coarse channels, chunk of tiles). Each
-// task sums its chunk into a partial result of its own; the partials are added in chunk order, so the
-// result does not depend on the number of threads.
+// The direct sum: a tile's pixels of both tensors packed, then an outer product for each tap.
 struct ConvWeightGradPlan {
   ConvWeightGradParams params;
-  bool depthwise;
-  int lanes;
-  int64_t group_fine, group_coarse;  // channels per group; depthwise: 1 and all
-  std::vector<ChannelBlock> blocks;  // of the coarse channels of a group
-  std::vector<ConvTap> taps;         // offset: in the packed fine tile
+  WeightGradPartials partials;
+  std::vector<ConvTap> taps;  // offset: in the packed fine tile
+  // Not depthwise: of each (tap, fine channel) in the packed fine tile, and as many more as a kernel reads.
+  std::vector<int64_t> offsets;
   int64_t tile_rows, tile_cols;      // coarse pixels
+  int64_t strip_rows;                // of a tile, whose products are summed together
   int64_t tiles_y, tiles_x;          // per image
-  int64_t chunks;                    // of N * tiles_y * tiles_x tiles
   int64_t fine_cols, fine_channels;  // of the packed fine tile
   int64_t fine_elements, coarse_elements;
-  int64_t partial_elements;  // of one task: [tap][group_fine][block's channels], the widest block
   size_t scratch_bytes;
-  void* partials;  // [task][partial_elements], accumulation type
-
-  int64_t tasks() const {
-    return (depthwise ? 1 : params.groups) * static_cast<int64_t>(blocks.size()) * chunks;
-  }
 };
 
 void run_conv_weight_grad(const ConvWeightGradParams& params, const Threads& threads);

@@ -9,6 +9,7 @@
 #include "conv_plan.h"
 #include "gaussian.h"
 #include "winograd.h"
+#include "winograd_weight_grad.h"
 
 namespace denoise_ext::cpu {
 
@@ -28,6 +29,7 @@ struct KernelTable {
   void (*winograd_pack_6)(const WinogradPackPlan& plan, int64_t channel);
   void (*conv_weight_grad_task_f32)(const ConvWeightGradPlan& plan, int64_t task, void* scratch);
   void (*conv_weight_grad_task_f64)(const ConvWeightGradPlan& plan, int64_t task, void* scratch);
+  void (*winograd_weight_grad_task)(const WinogradWeightGradPlan& plan, int64_t task, void* scratch);
   void (*activation_grad_strip)(const ActivationGradPlan& plan, int64_t strip);
 
   // Gaussian blur: one task of a plan (see gaussian.h); scratch has plan.scratch_bytes bytes.

@@ -1,7 +1,8 @@
-// The gradient of a convolution's weight over one chunk of tiles: both tensors are packed, then for
-// each tap an outer product (fine channels x coarse channels) is summed over the tile's pixels in
-// registers and added to the task's partial result.
+// The gradient of a convolution's weight over one chunk of tiles: both tensors are packed, then the outer
+// products of (fine channels at each tap) x (coarse channels) are summed over pixels in registers and
+// added to the task's partial result.
 
+// Some rows of a packed tile.
 template <class T>
 struct WeightGradTile {
   const T* coarse;  // [rows][cols][coarse_width]
@@ -10,14 +11,18 @@ struct WeightGradTile {
   int64_t fine_row_step, fine_pixel_step;  // between consecutive coarse rows, pixels
 };
 
-// partial[R][V * lanes] += sum over pixels of fine[c0 + r] * coarse[v]; only `valid` rows are kept
-// (the others read the neighbouring pixel, which the packed tile's slack allows).
+// partial[R][V * lanes] += sum over pixels of fine[offsets[r]] * coarse[v]; only `valid` rows are kept.
+// Rows may belong to several taps: with one fine channel the taps share the loads of the coarse ones.
 template <class T, int R, int V>
-DENOISE_EXT_INLINE void sum_outer(const WeightGradTile<T>& tile, const T* fine, int64_t valid, T* partial) {
+DENOISE_EXT_INLINE void sum_outer(const WeightGradTile<T>& tile, const int64_t* offsets, int64_t valid,
+                                  T* partial) {
+  int64_t offset[R];
+#pragma GCC unroll 24
+  for (int r = 0; r < R; ++r) offset[r] = offsets[r];
   Vec<T> acc[R][V] = {};
   for (int64_t y = 0; y < tile.rows; ++y) {
     const T* coarse = tile.coarse + y * tile.cols * tile.coarse_width;
-    const T* pixel = fine + y * tile.fine_row_step;
+    const T* pixel = tile.fine + y * tile.fine_row_step;
 #pragma GCC unroll 1
     for (int64_t x = 0; x < tile.cols; ++x, coarse += tile.coarse_width, pixel += tile.fine_pixel_step) {
       Vec<T> g[V];
@@ -25,7 +30,7 @@ DENOISE_EXT_INLINE void sum_outer(const WeightGradTile<T>& tile, const T* fine, 
       for (int v = 0; v < V; ++v) g[v] = load(coarse + v * kLanes<T>);
 #pragma GCC unroll 24
       for (int r = 0; r < R; ++r) {
-        const Vec<T> value = broadcast<T>(pixel[r]);
+        const Vec<T> value = broadcast<T>(pixel[offset[r]]);
 #pragma GCC unroll 4
         for (int v = 0; v < V; ++v) acc[r][v] += value * g[v];
       }
@@ -57,41 +62,45 @@ DENOISE_EXT_INLINE void sum_products(const WeightGradTile<T>& tile, const T* fin
   for (int v = 0; v < V; ++v) store(partial + v * kLanes<T>, load(partial + v * kLanes<T>) + acc[v]);
 }
 
+// A few rows at a time, so that their coarse pixels stay in the first-level cache for all the products.
 template <class T, int V>
-void weight_grad_tile(const ConvWeightGradPlan& plan, const WeightGradTile<T>& tile, T* partial) {
+void weight_grad_tile(const ConvWeightGradPlan& plan, WeightGradTile<T> tile, T* partial) {
   constexpr int kRows = kAccumulators / V;
-  const int64_t width = V * kLanes<T>;
-  for (const ConvTap& tap : plan.taps) {
-    if (plan.depthwise) {
-      sum_products<T, V>(tile, tile.fine + tap.offset, partial);
-      partial += width;
-      continue;
+  const int64_t width = V * kLanes<T>, all = tile.rows;
+  const int64_t products = static_cast<int64_t>(plan.taps.size()) * plan.partials.group_fine;
+  for (int64_t y = 0; y < all; y += plan.strip_rows) {
+    tile.rows = all - y < plan.strip_rows ? all - y : plan.strip_rows;
+    if (plan.partials.depthwise) {
+      for (size_t t = 0; t < plan.taps.size(); ++t)
+        sum_products<T, V>(tile, tile.fine + plan.taps[t].offset, partial + static_cast<int64_t>(t) * width);
+    } else {
+      for (int64_t r = 0; r < products; r += kRows)
+        sum_outer<T, kRows, V>(tile, plan.offsets.data() + r, products - r, partial + r * width);
     }
-    for (int64_t c = 0; c < plan.group_fine; c += kRows)
-      sum_outer<T, kRows, V>(tile, tile.fine + tap.offset + c, plan.group_fine - c, partial + c * width);
-    partial += plan.group_fine * width;
+    tile.coarse += tile.rows * tile.cols * width;
+    tile.fine += tile.rows * tile.fine_row_step;
   }
 }
 
 template <class T>
 void conv_weight_grad_task(const ConvWeightGradPlan& plan, int64_t index, void* scratch) {
   const ConvWeightGradParams& params = plan.params;
-  const int64_t blocks = static_cast<int64_t>(plan.blocks.size());
-  const int64_t chunk = index % plan.chunks, group = index / plan.chunks / blocks;
-  const ChannelBlock& block = plan.blocks[static_cast<size_t>(index / plan.chunks % blocks)];
+  const WeightGradPartials& partials = plan.partials;
+  const auto [group, chunk, block] = partials.task(index);
   const int64_t width = block.vectors * kLanes<T>;
-  const int64_t left = plan.group_coarse - block.first;
+  const int64_t left = partials.group_coarse - block.first;
   T* fine = static_cast<T*>(scratch);
   T* coarse = fine + plan.fine_elements;
-  T* partial = static_cast<T*>(plan.partials) + index * plan.partial_elements;
+  T* partial = static_cast<T*>(partials.data) + index * partials.elements;
+  __builtin_memset(partial, 0, static_cast<size_t>(partials.elements) * sizeof(T));
 
   PackWindow coarse_window{}, fine_window{};
-  coarse_window.first_channel = group * plan.group_coarse + block.first;
+  coarse_window.first_channel = group * partials.group_coarse + block.first;
   coarse_window.channels = left < width ? left : width;
   coarse_window.repeat = 1;
-  fine_window.first_channel = plan.depthwise ? block.first : group * plan.group_fine;
-  fine_window.channels = plan.depthwise ? coarse_window.channels : plan.group_fine;
-  fine_window.repeat = plan.depthwise ? params.coarse.size[1] / params.fine.size[1] : 1;
+  fine_window.first_channel = partials.depthwise ? block.first : group * partials.group_fine;
+  fine_window.channels = partials.depthwise ? coarse_window.channels : partials.group_fine;
+  fine_window.repeat = partials.depthwise ? params.coarse.size[1] / params.fine.size[1] : 1;
 
   WeightGradTile<T> tile{};
   tile.coarse = coarse;
@@ -101,7 +110,7 @@ void conv_weight_grad_task(const ConvWeightGradPlan& plan, int64_t index, void* 
   tile.fine_pixel_step = params.stride[1] * plan.fine_channels;
 
   const int64_t per_image = plan.tiles_y * plan.tiles_x, total = params.coarse.size[0] * per_image;
-  for (int64_t t = total * chunk / plan.chunks; t < total * (chunk + 1) / plan.chunks; ++t) {
+  for (int64_t t = total * chunk / partials.chunks; t < total * (chunk + 1) / partials.chunks; ++t) {
     const int64_t y0 = t % per_image / plan.tiles_x * plan.tile_rows;
     const int64_t x0 = t % plan.tiles_x * plan.tile_cols;
     const int64_t rows = params.coarse.size[2] - y0, cols = params.coarse.size[3] - x0;

@@ -24,6 +24,8 @@
 
 #include "../kernels/conv_weight_grad.inl"
 
+#include "../kernels/winograd_weight_grad.inl"
+
 #include "../kernels/activation_grad.inl"
 
 #include "../kernels/image_row.inl"
@@ -51,6 +53,7 @@ constexpr KernelTable kernel_table(const char* isa) {
   table.winograd_pack_6 = winograd_pack<Winograd6>;
   table.conv_weight_grad_task_f32 = conv_weight_grad_task<float>;
   table.conv_weight_grad_task_f64 = conv_weight_grad_task<double>;
+  table.winograd_weight_grad_task = winograd_weight_grad_task;
   table.activation_grad_strip = activation_grad_strip;
   table.gaussian_task_f32 = gaussian_task<float>;
   table.gaussian_task_f64 = gaussian_task<double>;
