@@ -108,6 +108,30 @@ def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
     return (value, value) if isinstance(value, int) else tuple(value)
 
 
+def _winograd_weight_bound(
+    call, x: Tensor, weight: Tensor, grad: Tensor, transposed: bool, dtype: torch.dtype
+) -> Tensor:
+    """The same for the weight's gradient, which takes it from 16 channels on."""
+    fine, coarse = (grad, x) if transposed else (x, grad)
+    groups = call.options.get("groups", 1)
+    if (
+        dtype == torch.float64
+        or call.options.get("precision") == "strict"
+        or tuple(weight.shape[2:]) != (3, 3)
+        or any(_pair(call.options.get(name, 1)) != (1, 1) for name in ("stride", "dilation"))
+        or min(fine.shape[-3], coarse.shape[-3]) // groups < 16
+        or x.numel() == 0
+    ):
+        return torch.zeros((), dtype=torch.float64)
+    padding = call.options.get("padding", 0)
+    padding = _pair({"same": 1, "valid": 0}.get(padding, padding))
+    if fine.dim() == 3:
+        fine, coarse = fine.unsqueeze(0), coarse.unsqueeze(0)
+    image = F.pad(fine, (padding[1],) * 2 + (padding[0],) * 2)
+    pairs = zip(image.chunk(groups, 1), coarse.chunk(groups, 1), strict=True)
+    return torch.cat([winograd_bounds.weight_gradient_bound(*pair) for pair in pairs])
+
+
 def _conv_bound(function, call, t: dict[str, Tensor], dtype: torch.dtype) -> Tensor:
     eps = accumulator_eps(dtype)
     bound = _slope(call, t) * _preactivation_bound(function, call, t, dtype) + _SLACK * eps
@@ -162,6 +186,9 @@ def _conv_gradient_bounds(
     }
     bounds["input"] = bounds["input"] + _winograd_bound(
         call, absolute * slope, t["weight"], None if transposed else t["input"].shape[-2:], dtype
+    )
+    bounds["weight"] = bounds["weight"] + _winograd_weight_bound(
+        call, t["input"], t["weight"], absolute * slope, transposed, dtype
     )
     if "residual" in t and "residual" not in bounds:
         bounds["residual"] = torch.zeros_like(t["residual"])  # added last: the gradient itself

@@ -54,4 +54,5 @@ def test_kernels_compute(program):
     said = run(EMULATOR, program)
     assert "instruction set: neon" in said
     assert said.count("conv2d") == 12
+    assert said.count("weight gradient") == 14
     assert said.count("gaussian_blur2d") == 2

@@ -142,6 +142,32 @@ def transposed_bound(
     return result
 
 
+def weight_gradient(x: Tensor, grad: Tensor, magnitude: bool = False) -> Tensor:
+    """The gradient (K, C, 3, 3) of the weight, by the transpose of F(4x4, 3x3), in float64.
+
+    ``x`` is the padded image (N, C, H + 2, W + 2), ``grad`` the output's gradient (N, K, H, W).
+    With ``magnitude``: the same with absolute values throughout.
+    """
+    a, g, b = matrices(4)
+    if magnitude:
+        x, grad, a, g, b = x.abs(), grad.abs(), a.abs(), g.abs(), b.abs()
+    below, right = -grad.shape[-2] % 4, -grad.shape[-1] % 4
+    v = b @ F.pad(x, (0, right, 0, below)).unfold(2, 6, 4).unfold(3, 6, 4) @ b.T
+    z = a.T @ F.pad(grad, (0, right, 0, below)).unfold(2, 4, 4).unfold(3, 4, 4) @ a
+    return g.T @ torch.einsum("zcyxij,zkyxij->kcij", v, z) @ g
+
+
+def weight_gradient_bound(x: Tensor, grad: Tensor) -> Tensor:
+    """The largest error of each weight's gradient.
+
+    The sum over tiles is as long as there are tiles; the transforms of an image and of the products
+    have sums of 6 along both axes, that of the gradient of 4.
+    """
+    tiles = grad.shape[0] * -(-grad.shape[2] // 4) * -(-grad.shape[3] // 4)
+    terms = tiles + 2 * (6 + 4 + 6) + 8
+    return terms * EPS * weight_gradient(x, grad, magnitude=True)
+
+
 def amplification(m: int) -> float:
     """How much larger than of direct convolution the sum of absolute terms is at most.
 

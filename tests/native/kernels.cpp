@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "../../csrc/cpu/conv.h"
+#include "../../csrc/cpu/conv_backward.h"
 #include "../../csrc/cpu/gaussian.h"
 #include "../../csrc/cpu/isa.h"
 
@@ -77,6 +78,36 @@ double conv_error(bool channels_last, int64_t groups, int64_t stride) {
   return worst;
 }
 
+// The largest error of the gradient of a 3x3 convolution's weight, padding 1.
+double weight_grad_error(bool channels_last, int64_t channels, int64_t filters, Precision precision) {
+  constexpr int64_t n = 2, h = 17, w = 23;
+  const Image input(n, channels, h, w, channels_last), gradient(n, filters, h, w, channels_last);
+  const Image result(filters, channels, 3, 3, channels_last);
+  ConvWeightGradParams params{};
+  params.coarse = gradient.view;
+  params.fine = input.view;
+  params.grad_weight = result.view;
+  for (int axis : {0, 1}) params.stride[axis] = params.padding[axis] = params.dilation[axis] = 1;
+  params.groups = 1;
+  params.precision = precision;
+  cpu::run_conv_weight_grad(params, kThreads);
+  const auto expected = [&](int64_t k, int64_t c, int64_t u, int64_t v) {
+    double sum = 0;
+    for (int64_t image = 0; image < n; ++image)
+      for (int64_t y = std::max<int64_t>(0, 1 - u); y < std::min(h, h + 1 - u); ++y)
+        for (int64_t x = std::max<int64_t>(0, 1 - v); x < std::min(w, w + 1 - v); ++x)
+          sum += gradient.at(image, k, y, x) * input.at(image, c, y + u - 1, x + v - 1);
+    return sum;
+  };
+  double worst = 0;
+  for (int64_t k = 0; k < filters; ++k)
+    for (int64_t c = 0; c < channels; ++c)
+      for (int64_t u = 0; u < 3; ++u)
+        for (int64_t v = 0; v < 3; ++v)
+          worst = std::max(worst, std::abs(expected(k, c, u, v) - result.at(k, c, u, v)));
+  return worst;
+}
+
 // The largest error of a 9x9 Gaussian, sigma (1.7, 2.3), with the image mirrored at its border.
 double gaussian_error(bool channels_last) {
   constexpr int64_t channels = 3, h = 19, w = 31, radius = 4;
@@ -126,6 +157,16 @@ int main() {
       for (int64_t stride : {1, 2})
         // A sum of 91 numbers, each at most 1/4: every addition rounds a partial sum below 91/4.
         good &= report("conv2d", conv_error(channels_last, groups, stride), 91 * eps * 91 / 4);
+    // A sum of 782 products, each at most 1/4.
+    for (int64_t channels : {1, 20, 37})
+      for (int64_t filters : {3, 21})
+        good &=
+            report("weight gradient", weight_grad_error(channels_last, channels, filters, Precision::kStrict),
+                   782 * eps * 782 / 4);
+    // Winograd's algorithm: 60 tiles, 40 roundings more in the transforms; for 16 outputs of a tile its
+    // absolute terms add up to at most 68.5 times 16 / 4.
+    good &= report("weight gradient, winograd", weight_grad_error(channels_last, 20, 37, Precision::kDefault),
+                   (60 + 40) * eps * 60 * 68.5 * 16 / 4);
     // Two sums of 9, of numbers at most 1/2 with weights that add up to 1; the taps are rounded too.
     good &= report("gaussian_blur2d", gaussian_error(channels_last), 20 * eps / 2);
   }
