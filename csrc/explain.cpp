@@ -3,6 +3,7 @@
 #include <stdexcept>
 
 #include "cpu/conv.h"
+#include "cpu/conv_backward.h"
 #include "cpu/isa.h"
 #include "params/bilateral.h"
 #include "params/conv.h"
@@ -159,10 +160,10 @@ std::string explain_conv_backward(const py::dict& call, bool transposed, int com
   }
   if (is_wanted(0))
     text += "\ninput gradient:\n" +
-            (cuda ? explain_cuda(input, compute_capability, kConv) : explain_cpu("conv_direct"));
+            (cuda ? explain_cuda(input, compute_capability, kConv) : cpu::explain_conv(input));
   if (is_wanted(1))
     text += "\nweight gradient:\n" + (cuda ? explain_cuda(weight, compute_capability, kConvWeightGrad)
-                                           : explain_cpu("conv_weight_grad"));
+                                           : cpu::explain_conv_weight_grad(weight));
   return text;
 }
 

@@ -58,6 +58,11 @@ def test_steps_of_a_backward_on_cpu():
     assert list(text) == ["activation gradient", "input gradient", "weight gradient"]
     assert text["activation gradient"].startswith("activation_grad: chosen")
     assert text["weight gradient"].startswith("conv_weight_grad: chosen (CPU")
+    assert "conv_weight_grad_winograd4: a group has fewer than 16" in text["weight gradient"]
+    x, w = torch.empty(1, 64, 32, 32), torch.empty(64, 64, 3, 3)
+    text = steps(ops.explain(ops.conv2d, x, w, padding=1, backward=True))
+    assert text["input gradient"].startswith("conv_winograd4: chosen (CPU")
+    assert text["weight gradient"].startswith("conv_weight_grad_winograd4: chosen (CPU")
 
 
 @pytest.mark.skipif(not WITH_CUDA, reason="the build has no CUDA kernels")

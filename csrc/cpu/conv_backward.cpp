@@ -113,9 +113,17 @@ std::vector<T> negative_slopes(const ActivationGradParams& p) {
 
 }  // namespace
 
+std::string explain_conv_weight_grad(const ConvWeightGradParams& params) {
+  const std::string chosen = std::string(": chosen (CPU, ") + kernels().isa + ")";
+  const char* obstacle = winograd_weight_grad_obstacle(params);
+  if (obstacle == nullptr) return "conv_weight_grad_winograd4" + chosen;
+  return "conv_weight_grad" + chosen + "\nconv_weight_grad_winograd4: " + obstacle;
+}
+
 void run_conv_weight_grad(const ConvWeightGradParams& params, const Threads& threads) {
   const KernelTable& table = kernels();
-  if (takes_winograd_weight_grad(params)) return run_winograd_weight_grad(params, table, threads);
+  if (winograd_weight_grad_obstacle(params) == nullptr)
+    return run_winograd_weight_grad(params, table, threads);
   ConvWeightGradPlan plan = make_plan(params, table);
   const auto task = params.coarse.dtype == DType::kFloat64 ? table.conv_weight_grad_task_f64
                                                            : table.conv_weight_grad_task_f32;

@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "../params/conv.h"
@@ -28,6 +29,9 @@ struct ConvWeightGradPlan {
   int64_t fine_elements, coarse_elements;
   size_t scratch_bytes;
 };
+
+// The algorithm that a call takes, and why not another.
+std::string explain_conv_weight_grad(const ConvWeightGradParams& params);
 
 void run_conv_weight_grad(const ConvWeightGradParams& params, const Threads& threads);
 

@@ -69,17 +69,19 @@ WinogradWeightGradPlan make_plan(const ConvWeightGradParams& params, const Kerne
 
 }  // namespace
 
-bool takes_winograd_weight_grad(const ConvWeightGradParams& params) {
-  for (int axis : {0, 1})
-    if (params.grad_weight.size[2 + axis] != 3 || params.stride[axis] != 1 || params.dilation[axis] != 1)
-      return false;
-  if (params.precision == Precision::kStrict || params.coarse.dtype == DType::kFloat64) return false;
+const char* winograd_weight_grad_obstacle(const ConvWeightGradParams& params) {
+  for (int axis : {0, 1}) {
+    if (params.grad_weight.size[2 + axis] != 3) return "the kernel is not 3x3";
+    if (params.stride[axis] != 1 || params.dilation[axis] != 1) return "stride or dilation is not 1";
+  }
+  if (params.precision == Precision::kStrict) return "precision is 'strict'";
+  if (params.coarse.dtype == DType::kFloat64) return "float64 is computed directly";
   const int64_t fine = params.fine.size[1] / params.groups, coarse = params.coarse.size[1] / params.groups;
-  if (std::min(fine, coarse) < kLeastChannels) return false;
+  if (std::min(fine, coarse) < kLeastChannels) return "a group has fewer than 16 channels";
   // Tiles run past the image's edge: at the smallest sizes that costs what the algorithm saves.
   const int64_t rows = params.coarse.size[2], cols = params.coarse.size[3];
   const int64_t tiles = divide_up(rows, kOutputs) * divide_up(cols, kOutputs);
-  return 2 * kPoints * tiles <= 9 * rows * cols;
+  return 2 * kPoints * tiles > 9 * rows * cols ? "the image fills too little of its 4x4 tiles" : nullptr;
 }
 
 void run_winograd_weight_grad(const ConvWeightGradParams& params, const KernelTable& table,

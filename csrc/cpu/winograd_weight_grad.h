@@ -34,8 +34,8 @@ struct WinogradWeightGradPlan {
   int64_t tasks() const { return partials.tasks() * fine_blocks; }
 };
 
-// Whether the algorithm applies and pays.
-bool takes_winograd_weight_grad(const ConvWeightGradParams& params);
+// Why the direct sum is taken instead, or nullptr.
+const char* winograd_weight_grad_obstacle(const ConvWeightGradParams& params);
 
 void run_winograd_weight_grad(const ConvWeightGradParams& params, const KernelTable& table,
                               const Threads& threads);
