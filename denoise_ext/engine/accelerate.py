@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from denoise_ext._loader import native
+from denoise_ext.engine import verify
 from denoise_ext.engine.region import Settings, compare
 from denoise_ext.engine.report import Report, Row
 from denoise_ext.engine.shadow import shadow
@@ -189,7 +190,7 @@ class Accelerated(nn.Module):
         Its parts have been timed.  The whole is not run again for that: it may remember its calls.
         """
         rows = self._settings.report.rows
-        bound = sum(row.bound for row in rows if row.variant == "plan")
+        bound = verify.whole_bound([row.bound for row in rows if row.variant == "plan"])
         row = Row("", type(self._original).__name__, "its parts' plans", bound=bound)
         rows.append(row)
         if twin.missing:

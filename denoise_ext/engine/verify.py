@@ -18,6 +18,7 @@ from denoise_ext.engine.steps import Constants, Site, Step, call_step, rms, run
 _ROUNDS = 3  # timed runs of each, in turn; the shortest counts
 _SHORT = 2e-3  # seconds: what is shorter is run several times per round
 _TINY = torch.finfo(torch.float32).tiny  # keeps relative errors of zeros from being undefined
+_WORST = 0.05
 _LONG = 0.5  # seconds: what is longer is timed once
 
 
@@ -157,6 +158,15 @@ def _times(
         a, b = interleaved([original, _bound(step, site, look_up)])
         known[key] = Row("", "", "", original_ms=a, ours_ms=b)
     return known[key].original_ms, known[key].ours_ms
+
+
+def whole_bound(bounds: list[float]) -> float:
+    """What a model's relative error may be: sites' errors are independent, so their squares add.
+
+    Twice the root of it, for sites that amplify an error more than the signal, but never above 5 %:
+    a plan wired wrongly is off by more than that.
+    """
+    return min(_WORST, 2 * sum(bound * bound for bound in bounds) ** 0.5)
 
 
 def interleaved(calls: list[Callable[[], Any]]) -> list[float]:
