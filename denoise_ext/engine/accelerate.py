@@ -32,11 +32,11 @@ def accelerate(
     """Make ``model`` faster without changing what it computes.
 
     Looks into ``model``, whoever wrote it, for convolutions with what surrounds them (padding,
-    batch normalisation, activation, skip connection), transposed convolutions, pooling, upsampling,
-    pixel-shuffles and concatenations, and puts this package's operators in their place: batch
-    normalisations folded into weights, weights packed once, every intermediate tensor in one block
-    of memory that is kept from call to call, channels_last throughout, concatenations written in
-    place.  Everything else runs as it is.
+    batch normalisation, activation, skip connection) and transposed convolutions, and puts this
+    package's operators in their place: batch normalisations folded into weights, weights packed
+    once, channels_last throughout.  Intermediate tensors lie in one block of memory that is kept
+    from call to call, those of PyTorch's own pooling, upsampling and pointwise operators too;
+    concatenations are written in place.  Everything else runs as it is.
 
     Each replacement is held against the original on the example: it is used only if it is faster
     and its error is within the bound of its arithmetic; the same is then asked of the whole.
