@@ -67,7 +67,7 @@ struct ConvWeightGradParams {
 struct ActivationGradParams {
   Tensor4 grad_output;   // (N, K, H, W)
   Tensor4 saved;         // the activation's output; for PReLU its input; absent where there is none
-  Tensor4 grad_input;    // result, or absent (activation none: it would equal grad_output)
+  Tensor4 grad_input;    // result, or absent where only the sums are wanted
   Tensor1 prelu_weight;  // (1) or (K)
   // (2, K), added to: the sums over each channel that are the gradients of bias and of PReLU's slope;
   // or nullptr.

@@ -54,7 +54,7 @@ DENOISE_EXT_INLINE void activation_grad_span(const ActivationGradRow<Storage>& r
     const T value = activation_grad<T, kActivation>(g, s, slope[kSlopes ? i : 0]);
     bias[i] += value;
     if (kActivation == Activation::kPrelu) prelu[i] += s > 0 ? T(0) : g * s;
-    if (kActivation != Activation::kNone) result[i * result_step] = StoreAs<Storage>::from(value);
+    if (result != nullptr) result[i * result_step] = StoreAs<Storage>::from(value);
   }
 }
 
@@ -118,8 +118,9 @@ void activation_grad_rows(const ActivationGradPlan& plan, int64_t strip) {
   const int64_t n = strip / plan.strips_per_image, first = strip % plan.strips_per_image * plan.strip_rows;
   double* sums = plan.partials == nullptr ? nullptr : plan.partials + strip * 2 * p.grad_output.size[1];
   const auto unit_stride = [&](int axis) {
-    return p.grad_output.stride[axis] == 1 && (kActivation == Activation::kNone ||
-                                               (p.saved.stride[axis] == 1 && p.grad_input.stride[axis] == 1));
+    return p.grad_output.stride[axis] == 1 &&
+           (kActivation == Activation::kNone || p.saved.stride[axis] == 1) &&
+           (p.grad_input.data == nullptr || p.grad_input.stride[axis] == 1);
   };
   for (int64_t y = first; y < first + plan.strip_rows && y < p.grad_output.size[2]; ++y) {
     ActivationGradRow<Storage> row{};
@@ -127,8 +128,10 @@ void activation_grad_rows(const ActivationGradPlan& plan, int64_t strip) {
     row.grad_step = p.grad_output.stride[3];
     if (kActivation != Activation::kNone) {
       row.saved = row_at<Storage>(p.saved, n, y);
-      row.result = row_at<Storage>(p.grad_input, n, y);
       row.saved_step = p.saved.stride[3];
+    }
+    if (p.grad_input.data != nullptr) {
+      row.result = row_at<Storage>(p.grad_input, n, y);
       row.result_step = p.grad_input.stride[3];
     }
     if (unit_stride(1) && p.grad_output.size[1] > 1) {
