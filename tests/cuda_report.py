@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import tomllib
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -175,18 +176,19 @@ def compile_source(source: Path, architecture: str) -> tuple[str, str]:
     """(ptxas' report, disassembly) of one source file for one architecture."""
     folder = OUTPUT / f"sm_{architecture}"
     folder.mkdir(parents=True, exist_ok=True)
-    cubin, report, code = (folder / f"{source.stem}.{end}" for end in ("cubin", "txt", "sass"))
+    report, code = (folder / f"{source.stem}.{end}" for end in ("txt", "sass"))
     stamp, key = folder / f"{source.stem}.key", _key(source, architecture)
     if not (stamp.exists() and stamp.read_text() == key):
         stamp.unlink(missing_ok=True)
         arch = f"-gencode=arch=compute_{architecture},code=sm_{architecture}"
-        text = run(find_tool("nvcc"), *FLAGS, arch, "-cubin", source, "-o", cubin)
-        report.write_text(text)
         # cuobjdump starts nvdisasm, and looks for it on PATH.
         path = f"{Path(find_tool('nvdisasm')).parent}{os.pathsep}{os.environ['PATH']}"
-        code.write_text(
-            run(find_tool("cuobjdump"), "-sass", cubin, env=os.environ | {"PATH": path})
-        )
+        with tempfile.TemporaryDirectory() as own:  # another process may be at the same file
+            cubin = Path(own, f"{source.stem}.cubin")
+            report.write_text(run(find_tool("nvcc"), *FLAGS, arch, "-cubin", source, "-o", cubin))
+            code.write_text(
+                run(find_tool("cuobjdump"), "-sass", cubin, env=os.environ | {"PATH": path})
+            )
         stamp.write_text(key)
     return report.read_text(), code.read_text()
 
