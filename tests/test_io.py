@@ -363,3 +363,10 @@ def test_damaged_bytes_are_an_image_error_or_an_image(tmp_path, name, array):
             assert "\n" not in str(error)
         else:
             assert image.dtype in (np.uint8, np.uint16) and image.ndim in (2, 3)
+
+
+@pytest.mark.parametrize("name", ["x" * 251 + ".png", "漢" * 83 + ".png"], ids=["long", "unicode"])
+def test_names_as_long_as_names_can_be(tmp_path, name):
+    io.write_image(tmp_path / name, RGB)  # 255 and 253 bytes of at most 255
+    assert leftovers(tmp_path) == [name]
+    np.testing.assert_array_equal(io.read_image(tmp_path / name), RGB)

@@ -85,16 +85,22 @@ def check_target(path: str | os.PathLike[str], overwrite: bool = False) -> None:
 
 
 def write_atomically(
-    path: str | os.PathLike[str], write: Callable[[IO[bytes]], object], overwrite: bool = False
+    path: str | os.PathLike[str],
+    write: Callable[[IO[bytes]], object],
+    overwrite: bool = False,
+    *,
+    tag: str = "denoise-ext",
 ) -> None:
     """Call ``write(stream)`` on a temporary file beside `path`, sync it, give it its name.
 
-    Any kind of file. Raises ImageError naming the file for every failure, leaving nothing behind.
+    Any kind of file. The temporary file is ``.TAG-RANDOM.part``; only a process that is killed
+    leaves it behind. Raises ImageError naming the file for every failure, leaving nothing behind.
     """
     target = Path(path)
     _check_target(target, overwrite)
     target = Path(os.path.realpath(target))  # a link keeps being a link; its target is replaced
-    part = target.with_name(f".{target.name[:80]}.{secrets.token_hex(6)}.part")
+    # not named after the target, whose name may be as long as names can be
+    part = target.with_name(f".{tag}-{secrets.token_hex(6)}.part")
     try:
         try:
             # "x" and the default mode: new, with the permissions any new file would get
