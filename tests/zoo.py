@@ -1,0 +1,39 @@
+"""Every registered network, as small as it can be built with nothing left out."""
+
+from __future__ import annotations
+
+import torch
+
+from denoise_ext.models import Denoiser, create_model, list_models
+
+# Options that make a family small; a family that is not named here is tried with what most have.
+TINY: dict[str, dict[str, object]] = {
+    "dncnn": {"width": 6, "depth": 4},
+    "ffdnet": {"width": 6, "depth": 4},
+}
+_USUAL = ({"width": 8, "depth": 3}, {"width": 8}, {})
+
+
+def family(name: str) -> str:
+    """The architecture behind a registered name."""
+    with torch.device("meta"):
+        return create_model(name).family
+
+
+def tiny(name: str, **options: object) -> Denoiser:
+    """A narrow, shallow network of that name with random weights, in eval mode."""
+    torch.manual_seed(0)
+    chosen = TINY.get(family(name))
+    for usual in _USUAL if chosen is None else (chosen,):
+        try:
+            return create_model(name, **{**usual, **options}).eval()
+        except ValueError:
+            if usual is _USUAL[-1] or chosen is not None:
+                raise
+    raise AssertionError
+
+
+# one name per family and image kind: variants that differ in size alone are not built twice
+FAMILIES = sorted(
+    {(family(name), "color" in name): name for name in reversed(list_models())}.values()
+)
