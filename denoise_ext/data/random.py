@@ -10,7 +10,7 @@ import numpy as np
 
 # Independent streams of one run: each purpose has its own, so that a change of one (say, a larger
 # crop) does not shift the others.
-CROPS, NOISE, WEIGHTS, VALIDATION = range(4)
+CROPS, NOISE, WEIGHTS, VALIDATION, MASKS, PROBES, ROLES = range(7)
 
 _STEP_BITS = 48
 
@@ -28,3 +28,17 @@ def step_generator(seed: int, step: int, stream: int) -> np.random.Generator:
 def step_seed(seed: int, step: int, stream: int) -> int:
     """A 63-bit seed for ``torch.Generator.manual_seed``: a function of (seed, step, stream)."""
     return int(step_generator(seed, step, stream).integers(0, 2**63, dtype=np.uint64))
+
+
+def image_generator(
+    seed: int, step: int, stream: int, index: int, place: int = 0
+) -> np.random.Generator:
+    """As `step_generator`, for one image of a batch: a function of ``index`` and ``place``, too."""
+    if not (0 <= index < 2**31 and 0 <= place < 2**8):
+        raise ValueError(f"index must be in [0, 2**31) and place in [0, 256), got {index}, {place}")
+    # the last word of Philox's counter: 2^192 draws away from those of any other image
+    generator = step_generator(seed, step, stream)
+    state = generator.bit_generator.state
+    state["state"]["counter"] = np.array([0, 0, 0, (1 << 40) | (place << 32) | index], np.uint64)
+    generator.bit_generator.state = state
+    return generator

@@ -1,0 +1,38 @@
+"""Synthetic noise: one function per kind, and chains of random kinds for training.
+
+Every function takes images ``x`` (N, C, H, W), floating point, in [0, 1] (1.0 is white), and
+returns a tensor of x's shape, dtype and device, **not clipped** unless it says so. Strengths are a
+number or a tensor (N,), one per image. ``generator`` is one ``torch.Generator`` for all,
+or a list with one per image: what an image gets then does not depend on the batch it is in.
+"""
+
+from denoise_ext.data.noise.banding import add_banding_noise
+from denoise_ext.data.noise.chain import NoiseStep, add_noise_chain
+from denoise_ext.data.noise.gaussian import add_gaussian_noise
+from denoise_ext.data.noise.impulse import add_salt_and_pepper_noise
+from denoise_ext.data.noise.jpeg import add_jpeg_artefacts
+from denoise_ext.data.noise.magnetic import add_rician_noise
+from denoise_ext.data.noise.photons import (
+    ISO_PRESETS,
+    add_poisson_gaussian_noise,
+    add_poisson_noise,
+    camera_noise,
+    iso_noise,
+)
+from denoise_ext.data.noise.speckle import add_speckle_noise
+
+__all__ = [
+    "ISO_PRESETS",
+    "NoiseStep",
+    "add_banding_noise",
+    "add_gaussian_noise",
+    "add_jpeg_artefacts",
+    "add_noise_chain",
+    "add_poisson_gaussian_noise",
+    "add_poisson_noise",
+    "add_rician_noise",
+    "add_salt_and_pepper_noise",
+    "add_speckle_noise",
+    "camera_noise",
+    "iso_noise",
+]

@@ -1,0 +1,31 @@
+"""Banding: rows or columns that are brighter or darker as a whole."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from denoise_ext.data.noise._draw import Generators, Strength, checked_image, normal, per_image
+
+DIRECTIONS = ("rows", "columns")
+
+
+def add_banding_noise(
+    x: Tensor, sigma: Strength, direction: str = "rows", generator: Generators = None
+) -> Tensor:
+    """One Gaussian offset per row (or column), the same for all its pixels and channels.
+
+    What the amplifiers that rows or columns of a sensor share leave in a picture.
+
+    Args:
+        x: (N, C, H, W).
+        sigma: standard deviation of the offsets, 0-255 scale; a number or (N,).
+        direction: "rows" or "columns".
+        generator: one, or one per image.
+    """
+    image = checked_image(x)
+    if direction not in DIRECTIONS:
+        raise ValueError(f"direction must be one of {', '.join(DIRECTIONS)}, got {direction!r}")
+    n, _, h, w = image.shape
+    shape = (n, 1, h, 1) if direction == "rows" else (n, 1, 1, w)
+    offsets = normal(image, generator, shape) * (per_image("sigma", sigma, image) / 255.0)
+    return (image + offsets).to(x.dtype)
