@@ -177,6 +177,18 @@ def test_save_and_load(tmp_path, name):
     assert read_metadata(tmp_path / "net.safetensors")["training"] == {"steps": 7}
 
 
+def test_a_network_described_by_lists_is_saved_and_created_again(tmp_path):
+    options = {"widths": (4, 6), "blocks": (1, 2)}
+    model = randomise(create_model("dxnet_s_color", **options))
+    path = tmp_path / "net.safetensors"
+    save_model(model, path, torch.float32)
+    again = create_model("dxnet_s_color", checkpoint_path=path, **options)
+    assert again.config == model.config
+    assert torch.equal(output(again, image(3), 25.0), output(model, image(3), 25.0))
+    with pytest.raises(ValueError, match=r"widths is \[4, 6\], wanted \[64, 80\]"):
+        create_model("dxnet_s_color", checkpoint_path=path)
+
+
 def test_half_precision_by_default(tmp_path):
     model = randomise(create_model("ffdnet_gray", width=5, depth=3))
     save_model(model, tmp_path / "net.safetensors")

@@ -19,12 +19,13 @@ from denoise_ext.models.ffdnet import FFDNet
 from denoise_ext.nn import to_torch
 
 SMALL = {"width": 6, "depth": 4}
+NARROW = {"dncnn": SMALL, "ffdnet": SMALL, "dxnet": {"widths": [6, 8], "blocks": [1, 1]}}
 
 
 def small(name: str, **options) -> torch.nn.Module:
     """A narrow version of a registered model, with random weights, in plain torch layers."""
     torch.manual_seed(0)
-    return to_torch(create_model(name, **{**SMALL, **options})).eval()
+    return to_torch(create_model(name, **{**NARROW[name.split("_")[0]], **options})).eval()
 
 
 def image(channels: int, *size: int, n: int = 2) -> torch.Tensor:
@@ -59,7 +60,8 @@ def test_published_depths_and_widths():
     with torch.device("meta"):
         shape = {
             name: (create_model(name).config["depth"], create_model(name).config["width"])
-            for name in list_models()
+            for family in ("dncnn*", "ffdnet*")
+            for name in list_models(family)
         }
     assert shape["dncnn_gray"] == shape["dncnn_color"] == (17, 64)
     assert shape["dncnn_gray_blind"] == shape["dncnn_color_blind"] == (20, 64)
@@ -202,6 +204,30 @@ def test_gradients_reach_every_parameter():
     torch_model = to_torch(model)
     torch_model(image(1, 8, 8), 25.0).square().sum().backward()
     assert all(parameter.grad is not None for parameter in torch_model.parameters())
+
+
+def test_dxnet_scales_with_its_input():
+    # No bias anywhere: f(a x, a sigma) = a f(x, sigma). A power of two changes no rounding.
+    model = small("dxnet_s_color")
+    x = image(3, 16, 12)
+    with torch.inference_mode():
+        assert torch.equal(model(4 * x, 100.0), 4 * model(x, 25.0))
+
+
+def test_dxnet_before_training_is_nearly_the_identity():
+    model = create_model("dxnet_s_gray", **NARROW["dxnet"])
+    model.initialise(torch.Generator().manual_seed(0))
+    x = image(1, 32, 32)
+    with torch.inference_mode():
+        change = to_torch(model)(x, 25.0) - x
+    assert change.square().mean() < 0.1 * x.square().mean()
+
+
+def test_dxnet_refuses_levels_without_blocks():
+    with pytest.raises(ValueError, match="one entry per level"):
+        create_model("dxnet_s_gray", widths=[8, 8], blocks=[1])
+    with pytest.raises(ValueError, match="blocks must be >= 1"):
+        create_model("dxnet_s_gray", blocks=[1, 0])
 
 
 # ---- bad input

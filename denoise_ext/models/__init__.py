@@ -1,6 +1,6 @@
 """Denoising networks: build by name, load published and own checkpoints."""
 
-from denoise_ext.models import dncnn, ffdnet, pretrained  # noqa: F401  (they register)
+from denoise_ext.models import dncnn, dxnet, ffdnet, pretrained  # noqa: F401  (they register)
 from denoise_ext.models._base import Denoiser
 from denoise_ext.models._folding import fold_batchnorm
 from denoise_ext.models._recognise import CheckpointError

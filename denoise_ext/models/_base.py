@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from denoise_ext.models._initialise import initialise_stack
+
 Sigma = float | int | Tensor | None
 
 
@@ -50,6 +52,10 @@ class Denoiser(nn.Module):
         ``noise_map`` is sigma / 255, broadcastable to (N, 1, H, W), or None for blind models.
         """
         raise NotImplementedError
+
+    def initialise(self, generator: torch.Generator) -> None:
+        """Random weights to train from; here those of a plain stack of convolutions."""
+        initialise_stack(self, generator)
 
     def forward(self, x: Tensor, sigma: Sigma = None) -> Tensor:
         self._check_image(x)

@@ -96,7 +96,7 @@ class _Trainer:
             if Path(config.model.start).suffix == ".safetensors":
                 self.start = read_metadata(config.model.start)["training"]
         else:
-            initialise(model, config.run.seed)
+            model.initialise(torch.Generator().manual_seed(step_seed(config.run.seed, 0, WEIGHTS)))
         if config.run.layers == "torch":
             model = to_torch(model)
         return model.to(memory_format=torch.channels_last).train()
@@ -266,34 +266,3 @@ class _Trainer:
         }
         save_model(plain, self.dir.result, torch.float16, facts)
         return TrainResult(self.dir.result, self.step, self.last_psnr)
-
-
-def initialise(model: nn.Module, seed: int) -> None:
-    """Start every 3x3 convolution stack as a nearly linear, norm-preserving map of each pixel.
-
-    "Looks linear" (Balduzzi et al. 2017) with the orthogonal matrix on the centre tap (Xiao et al.
-    2018): hidden channels come in pairs (+a, -a), so that ``relu(a) - relu(-a) = a`` passes every
-    ReLU unchanged. A tenth of He's initialisation is added on all taps, biases are zero. The last
-    convolution is scaled by 0.3, so that training begins near the identity.
-    """
-    generator = torch.Generator().manual_seed(step_seed(seed, 0, WEIGHTS))
-    convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
-    for index, module in enumerate(convolutions):
-        nn.init.kaiming_normal_(module.weight, nonlinearity="relu", generator=generator)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
-        is_first, is_last = index == 0, index == len(convolutions) - 1
-        out_channels, in_channels = module.weight.shape[:2]
-        rows = out_channels if is_last else out_channels // 2
-        columns = in_channels if is_first else in_channels // 2
-        matrix = nn.init.orthogonal_(torch.empty(rows, columns), generator=generator)
-        if not is_first:
-            matrix = torch.cat([matrix, -matrix], dim=1)
-        if not is_last:
-            matrix = torch.cat([matrix, -matrix], dim=0)
-        centre_y, centre_x = (size // 2 for size in module.kernel_size)
-        with torch.no_grad():
-            module.weight.mul_(0.1)
-            module.weight[: len(matrix), : matrix.shape[1], centre_y, centre_x] += matrix
-            if is_last:
-                module.weight.mul_(0.3)

@@ -1,0 +1,176 @@
+"""DXNet: this package's own network, a bias-free residual U-Net shaped for its kernels.
+
+* All the work is 3x3 convolutions whose channel counts suit the Winograd kernels (multiples of 16),
+  on the pixel-unshuffled image: at half the resolution a convolution costs a quarter.
+* Below that, coarser levels buy receptive field cheaply. One strided and one transposed 2x2
+  convolution per level is all the resampling there is.
+* Every second convolution of a block ends in the addition of the block's input, which the fused
+  kernels do on their way out: a block writes two feature maps, not three.
+* No bias anywhere: f(a x, a sigma) = a f(x, sigma) for a > 0. What was learned on [0, 1] holds for
+  16-bit, float and HDR data of any range, and noise levels outside the trained ones degrade
+  gracefully (Mohan, Kadkhodaie, Simoncelli, Fernandez-Granda: "Robust and interpretable blind image
+  denoising via bias-free convolutional neural networks", ICLR 2020).
+
+The pieces are those of FFDNet (Zhang, Zuo, Zhang, IEEE TIP 2018: unshuffled image, noise map) and
+DRUNet (Zhang, Li, Zuo, Zhang, Van Gool, Timofte, IEEE TPAMI 2021: residual U-Net without biases).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from denoise_ext.models._base import Denoiser, check_positive_int
+from denoise_ext.models._registry import register_architecture, register_model
+from denoise_ext.nn import Conv2d, ConvTranspose2d
+
+# Residual branches start small, so that the untrained network is nearly the identity and a deep
+# stack of blocks neither grows nor shrinks the signal.
+_BRANCH_SCALE = 0.1
+
+
+class ResidualBlock(nn.Module):
+    """``x + conv(relu(conv(x)))``, 3x3, (N, C, H, W) to the same."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv1 = Conv2d(width, width, 3, padding=1, bias=False, activation="relu")
+        self.conv2 = Conv2d(width, width, 3, padding=1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the block's output."""
+        return x + self.conv2(self.conv1(x))
+
+
+@register_architecture("dxnet")
+class DXNet(Denoiser):
+    """DXNet for gray (``channels=1``) or colour (``channels=3``) images; needs sigma.
+
+    The image is rearranged to half the resolution (2x2 pixels become channels) and the noise level
+    sigma / 255 appended as one more channel (a map is averaged over the 2x2 pixels). Level l of the
+    U-Net has 1 / 2^(l + 1) of the image's resolution. The network's output is the noise.
+
+    Args:
+        channels: image channels.
+        widths: channels of the levels, the finest first.
+        blocks: residual blocks of each level: on the way down and again on the way up for all but
+            the coarsest.
+    """
+
+    family = "dxnet"
+
+    def __init__(
+        self, channels: int = 1, widths: Sequence[int] = (64, 80), blocks: Sequence[int] = (2, 5)
+    ) -> None:
+        super().__init__(channels, needs_sigma=True)
+        if len(widths) != len(blocks) or not widths:
+            raise ValueError(
+                f"widths and blocks need one entry per level, got {widths!r} and {blocks!r}"
+            )
+        self.widths = [check_positive_int("widths", width) for width in widths]
+        self.blocks = [check_positive_int("blocks", count) for count in blocks]
+        self.stride = 2 ** len(self.widths)
+        sub = channels * 4  # channels after the pixel-unshuffle
+        self.head = Conv2d(sub + 1, widths[0], 3, padding=1, bias=False)
+        fine = list(zip(self.widths, self.blocks))[:-1]
+        self.encoder = nn.ModuleList(_stage(width, count) for width, count in fine)
+        self.down = nn.ModuleList(
+            Conv2d(a, b, 2, stride=2, bias=False) for a, b in zip(self.widths, self.widths[1:])
+        )
+        self.bottom = _stage(self.widths[-1], self.blocks[-1])
+        self.up = nn.ModuleList(
+            ConvTranspose2d(b, a, 2, stride=2, bias=False)
+            for a, b in zip(self.widths, self.widths[1:])
+        )
+        self.decoder = nn.ModuleList(_stage(width, count) for width, count in fine)
+        self.tail = Conv2d(widths[0], sub, 3, padding=1, bias=False)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What rebuilds this network."""
+        return {
+            "family": self.family,
+            "channels": self.in_channels,
+            "widths": self.widths,
+            "blocks": self.blocks,
+        }
+
+    def denoise(self, x: Tensor, noise_map: Tensor | None) -> Tensor:
+        """See :meth:`Denoiser.denoise`."""
+        assert noise_map is not None  # needs_sigma: the base class has checked it
+        n, _, h, w = x.shape
+        if noise_map.shape[-2:] == (h, w):
+            # (N, 1, H, W) -> (N, 1, H/2, W/2): one level per 2x2 pixels
+            noise_map = F.avg_pool2d(noise_map, 2)
+        noise_map = noise_map.expand(n, 1, h // 2, w // 2)
+        # (N, 4C + 1, H/2, W/2)
+        features = self.head(torch.cat([F.pixel_unshuffle(x, 2), noise_map], dim=1))
+        skips = []
+        for stage, down in zip(self.encoder, self.down):
+            features = stage(features)
+            skips.append(features)
+            features = down(features)
+        features = self.bottom(features)
+        for stage, up in zip(reversed(self.decoder), reversed(self.up)):
+            features = stage(skips.pop() + up(features))
+        return x - F.pixel_shuffle(self.tail(features), 2)
+
+    @torch.no_grad()
+    def initialise(self, generator: torch.Generator) -> None:
+        """Random weights to train from (He et al. 2015; the ends of residual branches scaled)."""
+        for module in self.modules():
+            if isinstance(module, ConvTranspose2d):  # kernel = stride: each output has one tap
+                nn.init.normal_(module.weight, std=module.in_channels**-0.5, generator=generator)
+            elif isinstance(module, Conv2d):
+                nonlinearity = "relu" if module.activation == "relu" else "linear"
+                nn.init.kaiming_normal_(
+                    module.weight, nonlinearity=nonlinearity, generator=generator
+                )
+        for module in self.modules():
+            if isinstance(module, ResidualBlock):
+                module.conv2.weight.mul_(_BRANCH_SCALE)
+        self.tail.weight.mul_(_BRANCH_SCALE)
+
+
+def _stage(width: int, blocks: int) -> nn.Sequential:
+    return nn.Sequential(*(ResidualBlock(width) for _ in range(blocks)))
+
+
+@register_model
+def dxnet_s_gray(**kwargs: Any) -> DXNet:
+    """Small gray DXNet: two levels of 64 and 80 channels, a fifth of DnCNN's arithmetic."""
+    return DXNet(**{"channels": 1, "widths": (64, 80), "blocks": (2, 5), **kwargs})
+
+
+@register_model
+def dxnet_s_color(**kwargs: Any) -> DXNet:
+    """Small colour DXNet: two levels of 64 and 80 channels."""
+    return DXNet(**{"channels": 3, "widths": (64, 80), "blocks": (2, 5), **kwargs})
+
+
+@register_model
+def dxnet_m_gray(**kwargs: Any) -> DXNet:
+    """Medium gray DXNet: three levels of 80, 112 and 160 channels."""
+    return DXNet(**{"channels": 1, "widths": (80, 112, 160), "blocks": (3, 3, 4), **kwargs})
+
+
+@register_model
+def dxnet_m_color(**kwargs: Any) -> DXNet:
+    """Medium colour DXNet: three levels of 80, 112 and 160 channels."""
+    return DXNet(**{"channels": 3, "widths": (80, 112, 160), "blocks": (3, 3, 4), **kwargs})
+
+
+@register_model
+def dxnet_l_gray(**kwargs: Any) -> DXNet:
+    """Large gray DXNet: three levels of 128, 192 and 256 channels."""
+    return DXNet(**{"channels": 1, "widths": (128, 192, 256), "blocks": (4, 4, 6), **kwargs})
+
+
+@register_model
+def dxnet_l_color(**kwargs: Any) -> DXNet:
+    """Large colour DXNet: three levels of 128, 192 and 256 channels."""
+    return DXNet(**{"channels": 3, "widths": (128, 192, 256), "blocks": (4, 4, 6), **kwargs})
