@@ -1,27 +1,42 @@
-"""Image files in and out: `read_image`, `write_image`, `list_images`, and `ImageError`.
+"""Image files in and out: `read_picture` and `write_picture`, which keep everything a file holds.
 
-Nothing here changes pixel values silently: what cannot be read or written exactly is refused with
-one line that names the file. (JPEG output is the exception by its nature: quality 95, 4:4:4.)
+`read_image` and `write_image` are for plain arrays, `list_images` finds files. Nothing here changes
+pixel values silently: what cannot be read or written exactly is refused with one line that names
+the file (`ImageError`). JPEG output is the exception by its nature: quality 95, 4:4:4.
 """
 
+from denoise_ext.io.atomic import check_target, write_atomically
+from denoise_ext.io.codecs import CODECS, IMAGE_SUFFIXES
 from denoise_ext.io.errors import ImageError
 from denoise_ext.io.find import FoundImage, find_images, list_images
-from denoise_ext.io.formats import IMAGE_SUFFIXES
-from denoise_ext.io.read import DEFAULT_MAX_PIXELS, ImageFile, read_image, read_image_file
-from denoise_ext.io.write import check_can_write, check_target, write_atomically, write_image
+from denoise_ext.io.picture import Metadata, Picture, picture_of
+from denoise_ext.io.read import (
+    DEFAULT_MAX_PIXELS,
+    ImageFile,
+    read_image,
+    read_image_file,
+    read_picture,
+)
+from denoise_ext.io.write import check_can_write, write_image, write_picture
 
 __all__ = [
+    "CODECS",
     "DEFAULT_MAX_PIXELS",
     "IMAGE_SUFFIXES",
     "FoundImage",
     "ImageError",
     "ImageFile",
+    "Metadata",
+    "Picture",
     "check_can_write",
     "check_target",
     "find_images",
     "list_images",
+    "picture_of",
     "read_image",
     "read_image_file",
+    "read_picture",
     "write_atomically",
     "write_image",
+    "write_picture",
 ]

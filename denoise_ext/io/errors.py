@@ -1,8 +1,10 @@
-"""The one exception of `denoise_ext.io`."""
+"""The one exception of `denoise_ext.io`, and the one way a missing optional package is reported."""
 
 from __future__ import annotations
 
+import importlib
 import os
+from types import ModuleType
 
 
 class ImageError(ValueError):
@@ -12,10 +14,26 @@ class ImageError(ValueError):
 def reason_of(error: BaseException) -> str:
     """One line saying what went wrong, without the file name an OSError repeats."""
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    lines = text.split("\n")
-    return (lines[0].strip() if lines[0].strip() else type(error).__name__).lower()
+    line = text.split("\n")[0].strip() or type(error).__name__
+    is_sentence = line[1:2].islower() or line[1:2] == " "
+    return line[0].lower() + line[1:] if is_sentence else line
 
 
 def shown(path: str | os.PathLike[str]) -> str:
     """A path for an error message: quoted, control characters escaped, so it stays one line."""
     return repr(os.fspath(path))
+
+
+def optional(module: str, extra: str, what: str) -> ModuleType:
+    """Import an optional package, or say which extra brings it.
+
+    Args:
+        module: its import name.
+        extra: the extra of this package that installs it.
+        what: what it is needed for, as the start of the message.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        package = module.split(".")[0]
+        raise ImageError(f"{what} needs {package}: pip install denoise-ext[{extra}]") from None

@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from denoise_ext.io.codecs import FORMAT_NAMES, suffix_of
 from denoise_ext.io.errors import ImageError, reason_of, shown
-from denoise_ext.io.formats import FORMAT_NAMES, IMAGE_SUFFIXES
 
 PathLike = str | os.PathLike[str]
 
@@ -88,7 +88,7 @@ def _pattern(pattern: str) -> list[FoundImage]:
 
 
 def _is_image_name(name: str) -> bool:
-    return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+    return not name.startswith(".") and suffix_of(name)[1] is not None
 
 
 def _raise(error: OSError) -> None:

@@ -1,104 +1,117 @@
-"""Reading an image file into a NumPy array without losing bits."""
+"""Reading image files without losing bits: `read_picture`, and `read_image` for plain arrays."""
 
 from __future__ import annotations
 
+import io
 import os
 import stat
-import threading
-import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
 import numpy as np
-from PIL import (  # the plugins by name: Image.open(formats=...) does not load them itself
-    BmpImagePlugin,  # noqa: F401
-    Image,
-    ImageOps,
-    JpegImagePlugin,  # noqa: F401
-    PngImagePlugin,  # noqa: F401
-    PpmImagePlugin,  # noqa: F401
-    TiffImagePlugin,  # noqa: F401
-    UnidentifiedImageError,
-    WebPImagePlugin,  # noqa: F401
-)
 
+from denoise_ext.io.codecs import CODECS, FORMAT_NAMES, Codec, Source, suffix_of
 from denoise_ext.io.errors import ImageError, reason_of, shown
-from denoise_ext.io.formats import FORMAT_NAMES, READ_FORMATS
+from denoise_ext.io.orientation import orientation_of, upright, without_orientation
+from denoise_ext.io.picture import Picture, full_scale
 
 DEFAULT_MAX_PIXELS = 200_000_000
-"""Largest width x height read by default: 200 megapixels, above any current camera."""
+"""Most pixels (width x height x frames) read by default: 200 megapixels, above any camera."""
 
-_ORIENTATION = 0x0112
-_TIFF_BITS_PER_SAMPLE, _TIFF_PHOTOMETRIC, _TIFF_SAMPLE_FORMAT = 258, 262, 339
-_NOT_UNSIGNED = -1  # in the place of a number of bits
-
-# Pillow's own limit is a global that ends at 179 megapixels; it is lifted under this lock while a
-# header is parsed, and ours is applied before a pixel is decoded.
-_OPEN_LOCK = threading.Lock()
+_HEAD = 1024  # bytes a format is recognised by
+_BYTES_PER_PIXEL = 32  # of the widest image there is, 4 x 64 bits: bounds what a pipe may deliver
+_OVERHEAD = 1 << 26  # metadata of a file: 64 MiB
 
 
-@dataclass(frozen=True)
-class ImageFile:
-    """An image as read: pixels plus the metadata worth keeping when it is written again."""
+def read_picture(
+    source: str | os.PathLike[str] | bytes | IO[bytes], *, max_pixels: int = DEFAULT_MAX_PIXELS
+) -> Picture:
+    """Read an image file with all its frames and everything it says about them.
 
-    pixels: np.ndarray = field(repr=False)
-    """(H, W) gray, (H, W, 2) gray + alpha, (H, W, 3) RGB or (H, W, 4) RGB + alpha; uint8 or
-    uint16 (uint16: gray only)."""
-    format: str
-    """"PNG", "JPEG", "BMP", "TIFF", "WEBP" or "PPM": what the content is."""
-    icc_profile: bytes | None = field(default=None, repr=False)
-    exif: bytes | None = field(default=None, repr=False)
-    """EXIF block without the orientation, which is already applied to the pixels."""
-
-
-def read_image(path: str | os.PathLike[str], *, max_pixels: int = DEFAULT_MAX_PIXELS) -> np.ndarray:
-    """Read an image file into an array.
-
-    PNG, JPEG, BMP, TIFF, WebP and PGM/PPM, recognised by content. Returned as stored, with these
-    stated conversions, all of them exact: an EXIF orientation is applied (the array looks as a
-    viewer shows the file), palettes become RGB or RGBA, 1-, 2- and 4-bit gray becomes 8-bit gray,
-    a transparent colour becomes an alpha channel, and of a phone's multi-picture JPEG (MPO) the
-    main picture is taken.
-
-    Refused, since they could only be read wrongly: 16-bit colour (the decoder would cut it to
-    8 bits), CMYK, Lab, floating-point and 32-bit integer pixels, animations and multi-page files.
+    The format is recognised by content; a name that says otherwise gives a note. Pixels come as
+    stored, in the file's dtype, with these exact conversions: palettes become RGB or RGBA, 2- and
+    4-bit gray becomes 8-bit gray, a transparent colour becomes an alpha channel, white-is-zero
+    becomes black-is-zero. Pixels are not turned: an orientation stays in the metadata.
 
     Args:
-        path: the file.
-        max_pixels: refuse a picture whose header states more pixels (width x height) than this,
+        source: a file, its content as bytes, or a binary stream, which is read to its end.
+        max_pixels: refuse what states more pixels in its header (width x height, over all frames)
             before decoding anything. Default 200 megapixels.
 
-    Returns:
-        uint8 or uint16 array: (H, W) gray, (H, W, 2) gray and alpha, (H, W, 3) RGB, (H, W, 4)
-        RGB and alpha. uint16 only for gray, always on the 0..65535 scale.
-
     Raises:
-        ImageError: (a ValueError) one line naming the file and what is wrong with it.
+        ImageError: (a ValueError) one line naming the file and what is wrong with it: missing,
+            empty, damaged, too large, of an unknown format, or of a kind that could only be read
+            wrongly (CMYK, Lab, animations), or that needs a package that is not installed.
     """
-    return read_image_file(path, max_pixels=max_pixels).pixels
+    check_max_pixels(max_pixels)
+    with _opened(source, max_pixels) as opened:
+        suffix, expected = suffix_of(opened.name.strip("'\""))
+        codec = _recognised(opened, expected)
+        try:
+            picture = codec.read(opened)
+        except ImageError:
+            raise
+        except Exception as error:  # damaged data raises nearly anything inside the decoders
+            raise ImageError(
+                f"cannot decode {opened.name} as {codec.name}: {reason_of(error)}"
+                " (damaged or truncated file?)"
+            ) from error
+    if expected is not None and expected.name != picture.format:
+        note = f"its content is {picture.format}, although its name ends in {suffix}"
+        picture = Picture(**(vars(picture) | {"notes": (*picture.notes, note)}))
+    return picture
 
 
-def read_image_file(
-    path: str | os.PathLike[str], *, max_pixels: int = DEFAULT_MAX_PIXELS
-) -> ImageFile:
-    """`read_image` with the file's format, ICC profile and EXIF block. Same errors."""
-    if not isinstance(path, (str, os.PathLike)):
-        raise TypeError(f"path must be a str or a path object, got {type(path).__name__}")
+def check_max_pixels(max_pixels: int) -> None:
+    """Raise ValueError if it is not a whole number of at least 1."""
     if isinstance(max_pixels, bool) or not isinstance(max_pixels, int) or max_pixels < 1:
         raise ValueError(f"max_pixels must be an integer >= 1, got {max_pixels!r}")
-    with _open_regular_file(Path(path)) as stream, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of "corrupt EXIF" and the like: not about the pixels
-        with _open_header(stream, path) as image:
-            try:
-                _check_header(image, stream, path, max_pixels)
-                return _decode(image)
-            except ImageError:
-                raise
-            except Exception as error:  # damaged data raises nearly anything inside the decoders
-                raise ImageError(
-                    f"cannot decode {shown(path)}: {reason_of(error)} (damaged or truncated file?)"
-                ) from error
+
+
+def _recognised(opened: Source, expected: Codec | None) -> Codec:
+    head = opened.head(_HEAD)
+    # the name's own format first: some formats are told from others by the name alone
+    candidates = ([expected] if expected else []) + list(CODECS)
+    for codec in candidates:
+        if codec.sniff(head):
+            return codec
+    raise ImageError(
+        f"{opened.name} is not an image in a known format ({FORMAT_NAMES}), or its header is"
+        " damaged"
+    )
+
+
+@contextmanager
+def _opened(
+    source: str | os.PathLike[str] | bytes | IO[bytes], max_pixels: int
+) -> Iterator[Source]:
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        if not source:
+            raise ImageError("the image is empty (0 bytes)")
+        yield Source(io.BytesIO(source), "the image", max_pixels)
+    elif isinstance(source, (str, os.PathLike)):
+        with _open_regular_file(Path(source)) as stream:
+            yield Source(stream, shown(source), max_pixels, os.fspath(source))
+    elif callable(getattr(source, "read", None)):
+        limit = max_pixels * _BYTES_PER_PIXEL + _OVERHEAD
+        data = source.read(limit + 1)
+        if not isinstance(data, bytes):
+            raise TypeError("the stream must be a binary one")
+        if not data:
+            raise ImageError("the stream is empty (0 bytes)")
+        if len(data) > limit:
+            raise ImageError(
+                f"the stream holds more than {limit} bytes, more than an image of {max_pixels}"
+                " pixels (max_pixels) needs"
+            )
+        yield Source(io.BytesIO(data), "the stream", max_pixels)
+    else:
+        raise TypeError(
+            f"path must be a str, a path object, bytes or a stream, got {type(source).__name__}"
+        )
 
 
 def _open_regular_file(path: Path) -> IO[bytes]:
@@ -119,135 +132,69 @@ def _open_regular_file(path: Path) -> IO[bytes]:
         raise ImageError(f"cannot open {shown(path)}: {reason_of(error)}") from error
 
 
-def _open_header(stream: IO[bytes], path: str | os.PathLike[str]) -> Image.Image:
-    with _OPEN_LOCK:
-        limit = Image.MAX_IMAGE_PIXELS
-        Image.MAX_IMAGE_PIXELS = None
-        try:
-            return Image.open(stream, formats=READ_FORMATS)
-        except UnidentifiedImageError:
-            raise ImageError(
-                f"{shown(path)} is not an image in a known format ({FORMAT_NAMES}), or its"
-                " header is damaged"
-            ) from None
-        except Exception as error:  # damaged headers raise nearly anything inside the decoders
-            raise ImageError(f"cannot read {shown(path)}: {reason_of(error)}") from error
-        finally:
-            Image.MAX_IMAGE_PIXELS = limit
+@dataclass(frozen=True)
+class ImageFile:
+    """An image as `read_image` gives it: pixels, and the metadata `write_image` takes."""
+
+    pixels: np.ndarray = field(repr=False)
+    """(H, W) gray, (H, W, 2) gray + alpha, (H, W, 3) RGB or (H, W, 4) RGB + alpha; uint8 or
+    uint16."""
+    format: str
+    """A name of `CODECS`: what the content is."""
+    icc_profile: bytes | None = field(default=None, repr=False)
+    exif: bytes | None = field(default=None, repr=False)
+    """EXIF block without the orientation, which is already applied to the pixels."""
 
 
-def _check_header(
-    image: Image.Image, stream: IO[bytes], path: str | os.PathLike[str], max_pixels: int
-) -> None:
-    width, height = image.size
-    if width * height > max_pixels:
+def read_image(path: str | os.PathLike[str], *, max_pixels: int = DEFAULT_MAX_PIXELS) -> np.ndarray:
+    """Read an image file into an array, as a viewer shows it.
+
+    `read_picture` for those who want the pixels alone: one frame, an EXIF orientation applied,
+    two-level images as 0 and 255, a PNM with another maximum scaled to the full range of its type.
+
+    Args:
+        path: the file.
+        max_pixels: refuse a picture whose header states more pixels (width x height) than this,
+            before decoding anything. Default 200 megapixels.
+
+    Returns:
+        uint8 or uint16 array: (H, W) gray, (H, W, 2) gray and alpha, (H, W, 3) RGB, (H, W, 4)
+        RGB and alpha.
+
+    Raises:
+        ImageError: (a ValueError) one line naming the file and what is wrong with it; so also for
+            several frames or pages, and for signed, 32-bit and floating-point pixels, which
+            `read_picture` reads.
+    """
+    return read_image_file(path, max_pixels=max_pixels).pixels
+
+
+def read_image_file(
+    path: str | os.PathLike[str], *, max_pixels: int = DEFAULT_MAX_PIXELS
+) -> ImageFile:
+    """`read_image` with the file's format, ICC profile and EXIF block. Same errors."""
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(f"path must be a str or a path object, got {type(path).__name__}")
+    picture = read_picture(path, max_pixels=max_pixels)
+    if len(picture.frames) > 1:
         raise ImageError(
-            f"{shown(path)} states {width} x {height} = {width * height} pixels, more than the"
-            f" limit of {max_pixels} (max_pixels)"
+            f"{shown(path)} holds {len(picture.frames)} frames or pages; only single images are"
+            " read (read_picture reads them all)"
         )
-    frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
-    if frames > 1:
+    (frame,) = picture.frames
+    if frame.dtype == np.bool_:
+        frame = frame * np.uint8(255)
+    if frame.dtype not in (np.uint8, np.uint16):
         raise ImageError(
-            f"{shown(path)} holds {frames} frames or pages; only single images are read"
+            f"{shown(path)} has {frame.dtype.name} pixels; unsigned 8- and 16-bit are read"
+            " (read_picture reads the others)"
         )
-    bits, samples = _stored_bits(image, stream)
-    if bits > 8 and samples > 1:
-        raise ImageError(
-            f"{shown(path)} has {bits} bits per channel in colour (or with alpha); only 16-bit"
-            " gray is read, since reading this would cut it to 8 bits"
-        )
-    if bits == _NOT_UNSIGNED:
-        raise ImageError(
-            f"{shown(path)} has signed or floating-point pixels; unsigned 8- and 16-bit are read"
-        )
-    if bits not in (1, 2, 4, 8, 16):
-        raise ImageError(
-            f"{shown(path)} has {bits} bits per pixel and channel; 1, 2, 4, 8 and 16 are read"
-        )
-    if image.mode not in _TO_PLAIN_MODE:
-        raise ImageError(
-            f"{shown(path)} has pixels of mode {image.mode}; gray, RGB and palette images"
-            " (with or without alpha) are read. Convert it first"
-        )
-
-
-def _stored_bits(image: Image.Image, stream: IO[bytes]) -> tuple[int, int]:
-    """Bits per channel and number of channels in the file, which Pillow's mode may hide."""
-    if image.format == "TIFF":
-        tags = image.tag_v2
-        bits = tags.get(_TIFF_BITS_PER_SAMPLE, (1,))
-        unsigned = all(f == 1 for f in tags.get(_TIFF_SAMPLE_FORMAT, (1,)))
-        return (max(bits) if unsigned else _NOT_UNSIGNED), len(bits)
-    position = stream.tell()
-    try:
-        if image.format == "PNG":  # signature 8, length 4, "IHDR" 4, width 4, height 4: then these
-            stream.seek(24)
-            depth, colour_type = stream.read(2)
-            return depth, {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}.get(colour_type, 1)
-        if image.format == "PPM":
-            stream.seek(0)
-            return _pnm_bits(stream.read(4096), image.mode)
-    finally:
-        stream.seek(position)
-    return 8, len(image.getbands())
-
-
-def _pnm_bits(header: bytes, mode: str) -> tuple[int, int]:
-    """Bits and channels from "P<n> width height maxval" with # comments."""
-    words = b" ".join(line.split(b"#")[0] for line in header.split(b"\n")).split()
-    if words[0] in (b"P1", b"P4"):
-        return 1, 1
-    channels = 3 if mode == "RGB" else 1
-    if words[0] not in (b"P2", b"P3", b"P5", b"P6"):  # PAM and PFM (float)
-        return _NOT_UNSIGNED, channels
-    return (8 if int(words[3]) < 256 else 16), channels
-
-
-# Pillow mode -> the mode whose pixels are handed out. "I" is how Pillow holds 16-bit PGM.
-_TO_PLAIN_MODE = {
-    "1": "L",
-    "L": "L",
-    "LA": "LA",
-    "P": "RGB",
-    "PA": "RGBA",
-    "RGB": "RGB",
-    "RGBX": "RGB",
-    "RGBA": "RGBA",
-    "I;16": "I;16",
-    "I;16L": "I;16",
-    "I;16B": "I;16",
-    "I": "I",
-}
-
-
-def _decode(image: Image.Image) -> ImageFile:
-    white_is_zero = image.format == "TIFF" and image.tag_v2.get(_TIFF_PHOTOMETRIC) == 0
-    image.load()
-    icc = image.info.get("icc_profile")
-    upright = ImageOps.exif_transpose(image)
-    exif = _exif_block(upright)
-    pixels = _plain_pixels(upright)
-    if pixels.dtype == np.uint16 and white_is_zero:  # Pillow inverts this for 8 bits only
-        pixels = 65535 - pixels
-    file_format = "JPEG" if image.format == "MPO" else str(image.format)
-    return ImageFile(pixels, file_format, icc, exif)
-
-
-def _plain_pixels(image: Image.Image) -> np.ndarray:
-    mode = _TO_PLAIN_MODE[image.mode]
-    if "transparency" in image.info:
-        if mode.startswith("I"):
-            raise ValueError("16-bit gray with a transparent colour is not supported")
-        mode = {"L": "LA", "RGB": "RGBA"}.get(mode, mode)
-    if mode.startswith("I"):
-        # copied, native byte order. "I" comes from PGM only, scaled by Pillow to 0..65535
-        return np.asarray(image).astype(np.uint16)
-    return np.array(image if image.mode == mode else image.convert(mode))
-
-
-def _exif_block(image: Image.Image) -> bytes | None:
-    if image.format == "TIFF" or not image.info.get("exif"):
-        return None  # in a TIFF the "EXIF" is the file's own layout
-    exif = image.getexif()
-    exif.pop(_ORIENTATION, None)
-    return exif.tobytes() if len(exif) else None
+    if picture.format == "PNM":
+        frame = full_scale(frame, picture.value_range)
+    metadata = picture.metadata
+    return ImageFile(
+        upright(frame, orientation_of(metadata.exif)),
+        picture.format,
+        metadata.icc_profile,
+        without_orientation(metadata.exif),
+    )

@@ -1,35 +1,72 @@
-"""Writing image files: whole or not at all, and never over an existing file unasked."""
+"""Writing pictures: the format holds them exactly, or one line says why it does not."""
 
 from __future__ import annotations
 
-import contextlib
+import dataclasses
+import io
 import os
-import secrets
-from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
 import numpy as np
-from PIL import Image
 
+from denoise_ext.io.atomic import check_target, write_atomically
+from denoise_ext.io.codecs import CODECS, FORMAT_NAMES, IMAGE_SUFFIXES, Codec, codec_named
+from denoise_ext.io.codecs import suffix_of as _suffix_of
 from denoise_ext.io.errors import ImageError, reason_of, shown
-from denoise_ext.io.formats import FORMAT_NAMES, SUFFIX_FORMAT
+from denoise_ext.io.orientation import orientation_of, upright
+from denoise_ext.io.picture import Metadata, Picture, full_scale, picture_of
 
-_CHANNEL_NAMES = {1: "gray", 2: "gray and alpha", 3: "RGB", 4: "RGB and alpha"}
-_CHANNELS = {"PNG": (1, 2, 3, 4), "TIFF": (1, 2, 3, 4), "WEBP": (1, 3, 4), "JPEG": (1, 3)}
-_CHANNELS |= {"BMP": (1, 3), "PPM": (1, 3)}
-_SIXTEEN_BIT = ("PNG", "TIFF", "PPM")
-_SAVE_OPTIONS: dict[str, dict[str, object]] = {
-    "JPEG": {"quality": 95, "subsampling": 0},
-    "WEBP": {"lossless": True, "exact": True},
-    "TIFF": {"compression": "tiff_adobe_deflate"},
-}
-_ICC_FORMATS = ("PNG", "JPEG", "TIFF", "WEBP")
-_EXIF_FORMATS = ("PNG", "JPEG", "WEBP")
+PathLike = str | os.PathLike[str]
+
+
+def write_picture(
+    target: PathLike | IO[bytes],
+    picture: Picture,
+    *,
+    format: str | None = None,
+    overwrite: bool = False,
+    tag: str = "denoise-ext",
+) -> None:
+    """Write a picture with all the metadata the format can hold.
+
+    In the format it was read from, everything is kept: a picture whose pixels did not change gives
+    a file with the same pixels and metadata (JPEG: the pixels within the codec's error at quality
+    95, 4:4:4). In another format, ICC profile, EXIF, XMP and resolution are kept where it has
+    them; where it has no EXIF, the pixels are turned upright.
+
+    Args:
+        target: a file, which appears under its name only once it is complete and on disk, or a
+            binary stream.
+        picture: from `read_picture`, with the same pixels or others.
+        format: a name of `CODECS`. None: what the file's suffix says; for a stream, the picture's.
+        overwrite: replace an existing file; without it an existing file is an error.
+        tag: in the name of the temporary file (see `write_atomically`).
+
+    Raises:
+        ImageError: (a ValueError) one line naming the file: unknown suffix, a picture the format
+            cannot hold, existing file, folder missing or not writable, disk full.
+    """
+    if isinstance(target, (str, os.PathLike)):
+        suffix, codec = _codec_for(target, format)
+        picture = _fitted(shown(target), picture, codec, suffix)
+        write_atomically(target, lambda stream: codec.write(stream, picture), overwrite, tag=tag)
+        return
+    codec = _known_codec("the stream", format or picture.format)
+    picture = _fitted("the stream", picture, codec, "")
+    buffer = io.BytesIO()  # a pipe cannot seek; and nothing is written of what fails
+    try:
+        codec.write(buffer, picture)
+        target.write(buffer.getbuffer())
+        target.flush()
+    except BrokenPipeError:
+        raise
+    except Exception as error:
+        raise ImageError(f"cannot write {codec.name} to the stream: {reason_of(error)}") from error
 
 
 def write_image(
-    path: str | os.PathLike[str],
+    path: PathLike,
     array: np.ndarray,
     overwrite: bool = False,
     *,
@@ -40,160 +77,92 @@ def write_image(
 
     The file appears under its name only once it is complete and on disk (written beside it, synced,
     then renamed); after any failure nothing is left behind and an existing file is untouched.
-    PNG, TIFF (Deflate), WebP, BMP and PGM/PPM are written losslessly, JPEG with quality 95 and
-    full-resolution colour.
+    All formats are written losslessly but JPEG (quality 95, full-resolution colour).
 
     Args:
-        path: target file; ``.png .tif .tiff .webp .jpg .jpeg .jpe .bmp .pgm .ppm .pnm``.
-        array: uint8 (H, W), (H, W, 1), (H, W, 2), (H, W, 3) or (H, W, 4): gray, gray + alpha, RGB,
-            RGB + alpha; or uint16 (H, W) / (H, W, 1) for PNG, TIFF and PGM. Alpha: PNG, TIFF,
-            WebP (RGB + alpha only).
+        path: target file; its suffix one of `IMAGE_SUFFIXES`.
+        array: (H, W), (H, W, 1), (H, W, 2), (H, W, 3) or (H, W, 4): gray, gray + alpha, RGB,
+            RGB + alpha, of a dtype the format can hold: uint8 in all of them, uint16 in PNG, TIFF,
+            PGM/PPM, floating point in TIFF, PFM, NPY.
         overwrite: replace an existing file; without it an existing file is an error.
         icc_profile: embedded where the format can hold it (PNG, JPEG, TIFF, WebP) and the profile
             is for this kind of image (gray or RGB); otherwise left out.
-        exif: EXIF block, written to PNG, JPEG and WebP; otherwise left out.
+        exif: EXIF block, written to PNG, JPEG, TIFF and WebP; otherwise left out.
 
     Raises:
         ImageError: (a ValueError) one line naming the file: unknown suffix, an array the format
             cannot hold, existing file, folder missing or not writable, disk full.
-        TypeError: array is not a NumPy array of uint8 or uint16.
+        TypeError: array is not a NumPy array of real numbers.
     """
-    if not isinstance(array, np.ndarray) or array.dtype not in (np.uint8, np.uint16):
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf":
         got = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
-        raise TypeError(f"array must be a NumPy array of uint8 or uint16, got {got}")
-    file_format = _format_for(path)
-    pixels = _check_array(path, array, file_format)
-    options = dict(_SAVE_OPTIONS.get(file_format, {}))
-    if icc_profile and file_format in _ICC_FORMATS and _profile_fits(icc_profile, pixels):
-        options["icc_profile"] = icc_profile
-    if exif and file_format in _EXIF_FORMATS:
-        options["exif"] = exif
-    # 16-bit arrays become mode "I;16"
-    image = Image.fromarray(np.ascontiguousarray(pixels))
-    write_atomically(path, lambda f: image.save(f, format=file_format, **options), overwrite)
+        raise TypeError(f"array must be a NumPy array of real numbers, got {got}")
+    block = exif.removeprefix(b"Exif\0\0") if exif else None
+    try:
+        picture = picture_of(array, metadata=Metadata(icc_profile, block))
+    except ValueError as error:
+        raise ImageError(f"cannot write {shown(path)}: {error}") from None
+    write_picture(path, picture, overwrite=overwrite)
 
 
-def check_can_write(path: str | os.PathLike[str], overwrite: bool = False) -> None:
-    """Raise ImageError if `write_image` to this path is bound to fail, before any work is done."""
-    _format_for(path)
+def check_can_write(path: PathLike, overwrite: bool = False) -> None:
+    """Raise ImageError if `write_picture` to this path is bound to fail, before work is done."""
+    _codec_for(path, None)
     check_target(path, overwrite)
 
 
-def check_target(path: str | os.PathLike[str], overwrite: bool = False) -> None:
-    """Raise ImageError if `write_atomically` to this path is bound to fail."""
-    _check_target(Path(path), overwrite)
-
-
-def write_atomically(
-    path: str | os.PathLike[str],
-    write: Callable[[IO[bytes]], object],
-    overwrite: bool = False,
-    *,
-    tag: str = "denoise-ext",
-) -> None:
-    """Call ``write(stream)`` on a temporary file beside `path`, sync it, give it its name.
-
-    Any kind of file. The temporary file is ``.TAG-RANDOM.part``; only a process that is killed
-    leaves it behind. Raises ImageError naming the file for every failure, leaving nothing behind.
-    """
-    target = Path(path)
-    _check_target(target, overwrite)
-    target = Path(os.path.realpath(target))  # a link keeps being a link; its target is replaced
-    # not named after the target, whose name may be as long as names can be
-    part = target.with_name(f".{tag}-{secrets.token_hex(6)}.part")
-    try:
-        try:
-            # "x" and the default mode: new, with the permissions any new file would get
-            with open(part, "xb") as stream:
-                write(stream)
-                stream.flush()
-                os.fsync(stream.fileno())
-            _move(part, target, overwrite)
-        finally:
-            with contextlib.suppress(OSError):
-                part.unlink(missing_ok=True)
-    except FileExistsError:
-        raise ImageError(f"{shown(path)} exists; it is not overwritten unless asked") from None
-    except Exception as error:  # an encoder may raise nearly anything
-        raise ImageError(f"cannot write {shown(path)}: {reason_of(error)}") from error
-
-
-def _move(part: Path, target: Path, overwrite: bool) -> None:
-    if not overwrite:
-        try:
-            os.link(part, target)  # fails if the target appeared meanwhile, which rename does not
-            return
-        except FileExistsError:
-            raise
-        except OSError:  # a file system without hard links
-            if target.exists():
-                raise FileExistsError(target) from None
-    os.replace(part, target)
-
-
-def _check_target(target: Path, overwrite: bool) -> None:
-    try:
-        if target.is_dir():
-            raise ImageError(f"{shown(target)} is a folder, not a file to write")
-        if target.is_symlink() and not target.exists():
-            raise ImageError(f"{shown(target)} is a broken link")
-        if target.exists():
-            if not target.is_file():
-                raise ImageError(f"{shown(target)} is not a regular file")
-            if not overwrite:
-                raise ImageError(f"{shown(target)} exists; it is not overwritten unless asked")
-        folder = target.parent
-        if not folder.is_dir():
-            what = "is not a folder" if folder.exists() else "does not exist"
-            raise ImageError(f"cannot write {shown(target)}: {shown(folder)} {what}")
-        if not os.access(folder, os.W_OK | os.X_OK):
-            raise ImageError(f"cannot write {shown(target)}: folder {shown(folder)} not writable")
-    except ImageError:
-        raise
-    except (OSError, ValueError) as error:  # a file as folder, a name too long, a null byte
-        raise ImageError(f"cannot write {shown(target)}: {reason_of(error)}") from error
-
-
-def _format_for(path: str | os.PathLike[str]) -> str:
-    suffix = Path(path).suffix.lower()
-    if suffix not in SUFFIX_FORMAT:
+def _codec_for(path: PathLike, format: str | None) -> tuple[str, Codec]:
+    suffix, codec = _suffix_of(Path(path).name)
+    if format is not None:
+        return suffix, _known_codec(shown(path), format)
+    if codec is None:
         named = f"suffix {suffix!r}" if suffix else "no suffix"
         raise ImageError(
             f"cannot write {shown(path)}: {named}; known formats are {FORMAT_NAMES}"
-            f" ({' '.join(SUFFIX_FORMAT)})"
+            f" ({' '.join(IMAGE_SUFFIXES)})"
         )
-    return SUFFIX_FORMAT[suffix]
+    if codec.write is None:
+        raise ImageError(f"cannot write {shown(path)}: {codec.name} is read only; use TIFF or PNG")
+    return suffix, codec
 
 
-def _check_array(path: str | os.PathLike[str], array: np.ndarray, file_format: str) -> np.ndarray:
-    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in _CHANNEL_NAMES):
+def _known_codec(name: str, format: str) -> Codec:
+    codec = codec_named(format)
+    if codec is None or codec.write is None:
+        what = "is not known" if codec is None else "is read only"
         raise ImageError(
-            f"cannot write {shown(path)}: array must be (H, W) or (H, W, 1..4),"
-            f" got shape {array.shape}"
+            f"cannot write {name}: format {format!r} {what}; known formats are {FORMAT_NAMES}"
         )
-    if 0 in array.shape:
-        raise ImageError(f"cannot write {shown(path)}: array is empty, shape {array.shape}")
-    channels = 1 if array.ndim == 2 else array.shape[2]
-    if channels not in _CHANNELS[file_format]:
-        raise ImageError(
-            f"cannot write {shown(path)}: {file_format} cannot hold {_CHANNEL_NAMES[channels]};"
-            " use PNG or TIFF"
-        )
-    if array.dtype == np.uint16 and (channels != 1 or file_format not in _SIXTEEN_BIT):
-        raise ImageError(
-            f"cannot write {shown(path)}: 16-bit is written for gray images as PNG, TIFF or PGM"
-            f" only, got {_CHANNEL_NAMES[channels]} as {file_format}"
-        )
-    wanted = {".pgm": 1, ".ppm": 3}.get(Path(path).suffix.lower(), channels)
-    if channels != wanted:
-        raise ImageError(
-            f"cannot write {shown(path)}: this suffix is for {_CHANNEL_NAMES[wanted]} images,"
-            f" got {_CHANNEL_NAMES[channels]}"
-        )
-    return array[:, :, 0] if channels == 1 and array.ndim == 3 else array
+    return codec
 
 
-def _profile_fits(icc_profile: bytes, pixels: np.ndarray) -> bool:
+def _fitted(name: str, picture: Picture, codec: Codec, suffix: str) -> Picture:
+    """The picture as the format takes it; ImageError where that would lose something."""
+    if codec.name != picture.format:
+        picture = _adapted(picture, codec)
+    reason = codec.why_not(picture, suffix)
+    if reason:
+        others = [c.name for c in CODECS if c.why_not(picture) is None]
+        hint = f"; {', '.join(others)} can" if others else ""
+        raise ImageError(f"cannot write {name}: {reason}{hint}")
+    return picture
+
+
+def _adapted(picture: Picture, codec: Codec) -> Picture:
+    """A picture that came from another format."""
+    metadata = picture.metadata
+    frames = picture.frames
+    if "exif" not in codec.keeps:
+        orientation = orientation_of(metadata.exif)
+        frames = tuple(upright(frame, orientation) for frame in frames)
+    if picture.format == "PNM":  # its maximum may be any number
+        frames = tuple(full_scale(frame, picture.value_range) for frame in frames)
+    if metadata.icc_profile and not _profile_fits(metadata.icc_profile, picture.mode, codec):
+        metadata = dataclasses.replace(metadata, icc_profile=None)
+    return dataclasses.replace(picture, frames=frames, metadata=metadata)
+
+
+def _profile_fits(icc_profile: bytes, mode: str, codec: Codec) -> bool:
     # ICC.1:2022 7.2.6: the data colour space signature is at bytes 16..19 of the header
-    colour = pixels.ndim == 3 and pixels.shape[2] >= 3
+    colour = mode in ("rgb", "rgba") or codec.name == "WEBP"
     return icc_profile[16:20] == (b"RGB " if colour else b"GRAY")

@@ -1,0 +1,33 @@
+"""The table of file formats: one module per family, each with its `Codec`."""
+
+from __future__ import annotations
+
+from denoise_ext.io.codecs import bmp, jpeg, npy, png, pnm, tiff, webp
+from denoise_ext.io.codecs.base import Codec, Source
+
+CODECS: tuple[Codec, ...] = (
+    png.CODEC, jpeg.CODEC, tiff.CODEC, webp.CODEC, bmp.CODEC, pnm.CODEC, npy.NPY, npy.NPZ,
+)  # fmt: skip
+"""In the order their content is tried in."""
+
+IMAGE_SUFFIXES = tuple(suffix for codec in CODECS for suffix in codec.suffixes)
+FORMAT_NAMES = ", ".join(codec.name for codec in CODECS)
+
+__all__ = ["CODECS", "FORMAT_NAMES", "IMAGE_SUFFIXES", "Codec", "Source", "codec_named",
+           "suffix_of"]  # fmt: skip
+
+
+def codec_named(name: str) -> Codec | None:
+    """The codec with this name ("PNG"), in capitals or not."""
+    return next((codec for codec in CODECS if codec.name == name.upper()), None)
+
+
+def suffix_of(name: str) -> tuple[str, Codec | None]:
+    """The suffix of a file name as the table has it, and its codec; else what follows the dot."""
+    lower = name.lower()
+    known = [(suffix, codec) for codec in CODECS for suffix in codec.suffixes]
+    for suffix, codec in sorted(known, key=lambda pair: -len(pair[0])):  # .nii.gz before .gz
+        if lower.endswith(suffix) and len(lower) > len(suffix):
+            return suffix, codec
+    dot = name.rfind(".")
+    return (lower[dot:] if dot > 0 else ""), None

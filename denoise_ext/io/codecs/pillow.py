@@ -1,0 +1,47 @@
+"""Opening a file with Pillow under this package's own limits."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+from PIL import Image
+
+from denoise_ext.io.codecs.base import Source
+
+# Pillow's own limit is a global that ends at 179 megapixels; it is lifted under this lock while a
+# header is parsed, and ours is applied before a pixel is decoded.
+_OPEN_LOCK = threading.Lock()
+
+
+@contextmanager
+def open_image(source: Source, *formats: str) -> Iterator[Image.Image]:
+    """The file as a Pillow image whose header states no more pixels than allowed.
+
+    `formats` are Pillow's names: no other decoder ever sees the bytes.
+    """
+    source.stream.seek(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of "corrupt EXIF" and the like: not about the pixels
+        with _OPEN_LOCK:
+            limit = Image.MAX_IMAGE_PIXELS
+            Image.MAX_IMAGE_PIXELS = None
+            try:
+                image = Image.open(source.stream, formats=formats)
+            finally:
+                Image.MAX_IMAGE_PIXELS = limit
+        source.check_pixels(*image.size)
+        yield image  # not closed: the stream is the caller's
+
+
+def pixels_of(image: Image.Image, mode: str) -> np.ndarray:
+    """A writable array of the image in a mode of Pillow's ("L", "RGB", ...)."""
+    return np.array(image if image.mode == mode else image.convert(mode))
+
+
+def image_of(frame: np.ndarray) -> Image.Image:
+    """bool (H, W), uint8 (H, W[, 2..4]) or uint16 (H, W) pixels as a Pillow image."""
+    return Image.fromarray(np.ascontiguousarray(frame))

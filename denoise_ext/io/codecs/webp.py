@@ -1,0 +1,55 @@
+"""WebP: 8-bit RGB and RGBA, written losslessly, with its ICC profile, EXIF and XMP."""
+
+from __future__ import annotations
+
+from typing import IO
+
+from PIL import WebPImagePlugin  # noqa: F401  Image.open(formats=...) does not load it itself
+
+from denoise_ext.io.codecs.base import Codec, Source, holds
+from denoise_ext.io.codecs.pillow import image_of, open_image, pixels_of
+from denoise_ext.io.picture import Metadata, Picture, mode_of
+
+_EXIF = b"Exif\0\0"
+
+
+def _read(source: Source) -> Picture:
+    with open_image(source, "WEBP") as image:
+        if (frames := getattr(image, "n_frames", 1)) > 1:
+            raise source.error(f"is an animation of {frames} frames; single images are read")
+        image.load()
+        frame = pixels_of(image, "RGBA" if "A" in image.getbands() else "RGB")
+        info = image.info
+    metadata = Metadata(info.get("icc_profile"), _bare(info.get("exif")), info.get("xmp"))
+    return Picture((frame,), (0.0, 255.0), mode_of(frame), "WEBP", metadata)
+
+
+def _bare(exif: bytes | None) -> bytes | None:
+    return exif.removeprefix(_EXIF) if exif else None
+
+
+def _write(stream: IO[bytes], picture: Picture) -> None:
+    (frame,) = picture.frames
+    image = image_of(frame)
+    if picture.mode == "gray":  # WebP has colour only: three equal channels
+        image = image.convert("RGB")
+    metadata = picture.metadata
+    blocks = {
+        "icc_profile": metadata.icc_profile,
+        "exif": metadata.exif,
+        "xmp": metadata.xmp,
+    }
+    blocks = {name: block for name, block in blocks.items() if block}
+    # exact: colours under full transparency, too
+    image.save(stream, format="WEBP", lossless=True, exact=True, **blocks)
+
+
+CODEC = Codec(
+    name="WEBP",
+    suffixes=(".webp",),
+    sniff=lambda head: head[:4] == b"RIFF" and head[8:12] == b"WEBP",
+    read=_read,
+    write=_write,
+    holds=holds(("gray", "rgb", "rgba"), "uint8"),
+    keeps=("icc", "exif", "xmp"),
+)
