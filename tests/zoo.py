@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import nn
 
 from denoise_ext.models import Denoiser, create_model, list_models
 
@@ -10,6 +11,11 @@ from denoise_ext.models import Denoiser, create_model, list_models
 TINY: dict[str, dict[str, object]] = {
     "dncnn": {"width": 6, "depth": 4},
     "ffdnet": {"width": 6, "depth": 4},
+    "sepdncnn": {"width": 6, "depth": 4},
+    "deconvnet": {"width": 4, "levels": 2, "depth": 1},
+    "dxnet": {"widths": [4, 6], "blocks": [1, 1]},
+    "drunet": {"widths": [4, 6, 8], "blocks": 1},
+    "nafnet": {"width": 4, "encoder_blocks": [1, 1], "middle_blocks": 1, "decoder_blocks": [1, 1]},
 }
 _USUAL = ({"width": 8, "depth": 3}, {"width": 8}, {})
 
@@ -26,11 +32,16 @@ def tiny(name: str, **options: object) -> Denoiser:
     chosen = TINY.get(family(name))
     for usual in _USUAL if chosen is None else (chosen,):
         try:
-            return create_model(name, **{**usual, **options}).eval()
+            model = create_model(name, **{**usual, **options}).eval()
         except ValueError:
             if usual is _USUAL[-1] or chosen is not None:
                 raise
-    raise AssertionError
+        else:
+            break
+    for parameter in model.parameters():
+        if not parameter.any():  # scales that start at zero would leave their branch out
+            nn.init.uniform_(parameter, -0.5, 0.5)
+    return model
 
 
 # one name per family and image kind: variants that differ in size alone are not built twice

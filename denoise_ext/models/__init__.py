@@ -1,6 +1,15 @@
 """Denoising networks: build by name, load published and own checkpoints."""
 
-from denoise_ext.models import dncnn, dxnet, ffdnet, pretrained  # noqa: F401  (they register)
+from denoise_ext.models import (  # noqa: F401  (they register)
+    deconvnet,
+    dncnn,
+    drunet,
+    dxnet,
+    ffdnet,
+    nafnet,
+    sepdncnn,
+)
+from denoise_ext.models import pretrained as pretrained  # after the names that it refers to
 from denoise_ext.models._base import Denoiser
 from denoise_ext.models._folding import fold_batchnorm
 from denoise_ext.models._recognise import CheckpointError

@@ -27,12 +27,14 @@ class Denoiser(nn.Module):
 
     Returns the denoised image, same shape and dtype as ``x``, not clipped.
 
-    Subclasses set ``family``, ``stride`` (H and W are padded to a multiple of it by repeating the
-    last row and column, and cropped back) and implement :meth:`denoise`.
+    Subclasses set ``family``, ``stride`` (H and W are padded to a multiple of it below and on the
+    right, and cropped back; an instance may set its own), ``pad_mode`` (``"reflect"`` or
+    ``"replicate"``) and implement :meth:`denoise`.
     """
 
     family: ClassVar[str]
-    stride: ClassVar[int] = 1
+    stride: int = 1
+    pad_mode: ClassVar[str] = "reflect"
     # What denoise_ext.accelerate plans instead of forward, whose checks look at sigma's numbers.
     accelerated_methods: ClassVar[tuple[str, ...]] = ("denoise_any_size",)
 
@@ -69,10 +71,9 @@ class Denoiser(nn.Module):
         height, width = x.shape[-2:]
         pad_h, pad_w = -height % self.stride, -width % self.stride
         if pad_h or pad_w:
-            padding = (0, pad_w, 0, pad_h)
-            x = F.pad(x, padding, mode="replicate")
+            x = extend(x, pad_h, pad_w, self.pad_mode)
             if noise_map is not None and noise_map.shape[-2:] != (1, 1):
-                noise_map = F.pad(noise_map, padding, mode="replicate")
+                noise_map = extend(noise_map, pad_h, pad_w, self.pad_mode)
         output = self.denoise(x, noise_map)
         return output[..., :height, :width] if pad_h or pad_w else output
 
@@ -98,6 +99,34 @@ class Denoiser(nn.Module):
             return None
         noise_map = _checked_sigma(x, sigma) / 255.0
         return noise_map.to(x.dtype) if self.needs_sigma else None
+
+
+def extend(x: Tensor, rows: int, columns: int, mode: str) -> Tensor:
+    """``x`` (N, C, H, W) continued below and on the right, by any number of rows and columns.
+
+    ``mode="reflect"`` mirrors at the last row, again and again where the image is smaller than the
+    continuation (as ``numpy.pad`` does); a single row or column is repeated.
+    """
+    if mode == "replicate":
+        return F.pad(x, (0, columns, 0, rows), mode="replicate")
+    while rows or columns:
+        height, width = x.shape[-2:]
+        down, right = min(rows, height - 1), min(columns, width - 1)
+        if down or right:
+            x = F.pad(x, (0, right, 0, down), mode="reflect")
+        else:  # what is left has no neighbour to mirror
+            down, right = rows if height == 1 else 0, columns if width == 1 else 0
+            x = F.pad(x, (0, right, 0, down), mode="replicate")
+        rows, columns = rows - down, columns - right
+    return x
+
+
+def append_noise_map(x: Tensor, noise_map: Tensor | None) -> Tensor:
+    """The image (N, C, H, W) with the noise map as one more channel; without one as it is."""
+    if noise_map is None:
+        return x
+    n, _, h, w = x.shape
+    return torch.cat([x, noise_map.expand(n, 1, h, w)], dim=1)  # (N, C+1, H, W)
 
 
 def _checked_sigma(x: Tensor, sigma: float | int | Tensor) -> Tensor:
@@ -140,6 +169,13 @@ def check_positive_int(name: str, value: object, minimum: int = 1) -> int:
     if value < minimum:
         raise ValueError(f"{name} must be >= {minimum}, got {value}")
     return value
+
+
+def check_positive_ints(name: str, values: object) -> list[int]:
+    """``values`` as a list of ints >= 1, not empty, or an error naming the argument."""
+    if not isinstance(values, (list, tuple)) or not values:
+        raise TypeError(f"{name} must be a list of ints, got {values!r}")
+    return [check_positive_int(f"{name}[{i}]", value) for i, value in enumerate(values)]
 
 
 def check_choice(name: str, value: object, allowed: tuple[str, ...]) -> str:

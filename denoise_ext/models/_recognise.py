@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from denoise_ext.models._base import Denoiser
 from denoise_ext.models._folding import BatchNorm, fold_into
+from denoise_ext.models._recognise_u_net import U_NETS
 from denoise_ext.models._registry import build_model
 
-RECOGNISED = """recognised layouts (3x3 convolutions with ReLU):
+RECOGNISED = """recognised layouts:
   model.N.weight  DnCNN, FDnCNN and FFDNet as KAIR writes them, with or without BatchNorm
   dncnn.N.weight  DnCNN of SaoYan/DnCNN-PyTorch and cszn/DnCNN, with BatchNorm
+  m_head.weight, m_down1.0.res.0.weight, ...  DRUNet as KAIR and DPIR write it
+  intro.weight, encoders.0.0.conv1.weight, ...  NAFNet as its authors write it
 and this package's own files, which say themselves what they are"""
 
 _KEY = re.compile(r"(model|dncnn)\.(\d+)\.(\w+)")
@@ -42,6 +47,9 @@ def recognise(state: dict[str, Tensor]) -> Denoiser:
     finite.
     """
     state = {key.removeprefix("module."): value for key, value in state.items()}
+    for mark, configuration in U_NETS.items():
+        if mark in state:
+            return _u_net(state, configuration)
     prefix, tensors = _split_keys(state)
     chain = _read_chain(prefix, tensors)
     config = _configuration(prefix, chain)
@@ -55,6 +63,32 @@ def recognise(state: dict[str, Tensor]) -> Denoiser:
         own[f"body.{index}.bias"] = torch.zeros(len(weight)) if bias is None else bias
     load_finite(model, own)
     return model.eval()
+
+
+def _u_net(
+    state: dict[str, Tensor], configuration: Callable[[dict[str, Tensor]], dict[str, Any]]
+) -> Denoiser:
+    try:
+        with torch.device("meta"):  # shapes alone, until it is known that the tensors fit
+            model = build_model(configuration(state))
+    except (KeyError, IndexError, ValueError) as error:
+        missing = f"{error.args[0]} is missing" if isinstance(error, KeyError) else error
+        raise _wrong(str(missing)) from None
+    _check_fit(model, state)
+    model = model.to_empty(device="cpu")
+    load_finite(model, state)
+    return model.eval()
+
+
+def _check_fit(model: Denoiser, state: dict[str, Tensor]) -> None:
+    wanted = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    given = {key: tuple(value.shape) for key, value in state.items()}
+    odd = sorted(key for key in wanted.keys() | given.keys() if wanted.get(key) != given.get(key))
+    if odd:
+        named = [f"{key}: {given.get(key, 'missing')}, not {wanted.get(key, 'known')}"
+                 for key in odd[:4]]  # fmt: skip
+        more = f", ... ({len(odd)} in all)" if len(odd) > 4 else ""
+        raise _wrong(f"not a {model.family} as published: {'; '.join(named)}{more}")
 
 
 def load_finite(model: Denoiser, state: dict[str, Tensor]) -> None:

@@ -35,9 +35,10 @@ def load_checkpoint(path: str | PathLike[str]) -> Denoiser:
     PyTorch files are read with ``weights_only=True``: nothing in them is executed. Without this
     package's metadata the network is recognised from the names and shapes of the tensors: KAIR's
     DnCNN (with or without BatchNorm), FDnCNN and FFDNet (``model.N.weight``), the DnCNN with
-    BatchNorm of SaoYan/DnCNN-PyTorch and cszn/DnCNN (``dncnn.N.weight``). ``{"state_dict": ...}``
-    and ``{"params": ...}`` are unwrapped, ``module.`` prefixes dropped, BatchNorm is folded into
-    the convolutions.
+    BatchNorm of SaoYan/DnCNN-PyTorch and cszn/DnCNN (``dncnn.N.weight``), KAIR's and DPIR's DRUNet
+    (``m_head.weight``) and the authors' NAFNet (``intro.weight``). ``{"state_dict": ...}`` and
+    ``{"params": ...}`` are unwrapped, ``module.`` prefixes dropped, BatchNorm is folded into the
+    convolutions.
 
     Raises:
         CheckpointError: (a ValueError) the file is missing, damaged, not a checkpoint, holds

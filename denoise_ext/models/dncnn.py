@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from denoise_ext.models._base import Denoiser, check_choice, check_positive_int
+from denoise_ext.models._base import Denoiser, append_noise_map, check_choice, check_positive_int
 from denoise_ext.models._registry import register_architecture, register_model
 from denoise_ext.nn import Conv2d
 
@@ -78,11 +77,7 @@ class DnCNN(Denoiser):
 
     def denoise(self, x: Tensor, noise_map: Tensor | None) -> Tensor:
         """See :meth:`Denoiser.denoise`."""
-        features = x
-        if noise_map is not None:
-            n, _, h, w = x.shape
-            features = torch.cat([x, noise_map.expand(n, 1, h, w)], dim=1)  # (N, C+1, H, W)
-        output = self.body(features)
+        output = self.body(append_noise_map(x, noise_map))
         return x - output if self.predicts == "noise" else output
 
 

@@ -36,6 +36,7 @@ class FFDNet(Denoiser):
 
     family = "ffdnet"
     stride = 2
+    pad_mode = "replicate"  # as published
 
     def __init__(
         self, channels: int = 1, width: int = 64, depth: int = 15, predicts: str = "image"

@@ -1,0 +1,128 @@
+"""DeconvNet: an encoder of convolutions and pooling, a decoder of transposed convolutions.
+
+Mao, Shen, Yang: "Image Restoration Using Very Deep Convolutional Encoder-Decoder Networks with
+Symmetric Skip Connections", NIPS 2016 (RED-Net), whose every transposed convolution mirrors a
+convolution; with pooling as in Noh, Hong, Han: "Learning Deconvolution Network for Semantic
+Segmentation", ICCV 2015.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from denoise_ext.models._base import Denoiser, append_noise_map, check_choice, check_positive_int
+from denoise_ext.models._registry import register_architecture, register_model
+from denoise_ext.nn import Conv2d, ConvTranspose2d
+
+_POOLING = {"max": nn.MaxPool2d, "average": nn.AvgPool2d}
+
+
+@register_architecture("deconvnet")
+class DeconvNet(Denoiser):
+    """Encoder and decoder of ``levels`` resolutions below the image's own.
+
+    Args:
+        channels: image channels.
+        width: channels at the image's resolution; every level below has twice as many.
+        levels: number of poolings, >= 1.
+        depth: 3x3 convolutions per level of the encoder, and transposed ones of the decoder.
+        pooling: ``"max"`` or ``"average"``, over 2x2 values.
+        skips: add the encoder's values to the decoder's at every level, before its ReLU, as in
+            RED-Net; False: the plain encoder-decoder.
+        noise_map: append sigma / 255 as an input channel; the model then needs sigma.
+        predicts: ``"noise"``: the result is ``x - net(x)``; ``"image"``: it is ``net(x)``.
+    """
+
+    family = "deconvnet"
+
+    def __init__(
+        self,
+        channels: int = 1,
+        width: int = 48,
+        levels: int = 2,
+        depth: int = 3,
+        pooling: str = "max",
+        skips: bool = True,
+        noise_map: bool = False,
+        predicts: str = "noise",
+    ) -> None:
+        super().__init__(channels, needs_sigma=bool(noise_map))
+        self.width = check_positive_int("width", width)
+        self.levels = check_positive_int("levels", levels)
+        self.depth = check_positive_int("depth", depth)
+        self.pooling = check_choice("pooling", pooling, tuple(_POOLING))
+        self.skips = bool(skips)
+        self.predicts = check_choice("predicts", predicts, ("image", "noise"))
+        self.stride = 2**levels
+        self.pool = _POOLING[pooling](2)
+        widths = [width * 2**level for level in range(levels + 1)]
+        inputs = [channels + int(self.needs_sigma), *widths]
+        self.encoder = nn.ModuleList(
+            _convolutions(inputs[level], widths[level], depth) for level in range(levels + 1)
+        )
+        # From the lowest level up; a 4x4 kernel overlaps evenly, every pixel gets 2x2 values.
+        self.up = nn.ModuleList(
+            ConvTranspose2d(widths[level + 1], widths[level], 4, stride=2, padding=1)
+            for level in reversed(range(levels))
+        )
+        self.decoder = nn.ModuleList(
+            _transposed(widths[level], depth) for level in reversed(range(levels))
+        )
+        self.tail = ConvTranspose2d(width, channels, 3, padding=1)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What rebuilds this network."""
+        return {
+            "family": self.family,
+            "channels": self.in_channels,
+            "width": self.width,
+            "levels": self.levels,
+            "depth": self.depth,
+            "pooling": self.pooling,
+            "skips": self.skips,
+            "noise_map": self.needs_sigma,
+            "predicts": self.predicts,
+        }
+
+    def denoise(self, x: Tensor, noise_map: Tensor | None) -> Tensor:
+        """See :meth:`Denoiser.denoise`."""
+        features = self.encoder[0](append_noise_map(x, noise_map))  # (N, width, H, W)
+        kept = []
+        for level in list(self.encoder)[1:]:
+            kept.append(features)
+            features = level(self.pool(features))  # (N, 2 width, H/2, W/2), ...
+        for up, level in zip(self.up, self.decoder, strict=True):
+            skip = kept.pop()
+            features = up(features)
+            features = level(F.relu(features + skip if self.skips else features))
+        output = self.tail(features)
+        return x - output if self.predicts == "noise" else output
+
+
+def _convolutions(inputs: int, width: int, depth: int) -> nn.Sequential:
+    widths = [inputs] + [width] * depth
+    return nn.Sequential(
+        *[Conv2d(a, b, 3, padding=1, activation="relu") for a, b in pairwise(widths)]
+    )
+
+
+def _transposed(width: int, depth: int) -> nn.Sequential:
+    layers = [ConvTranspose2d(width, width, 3, padding=1, activation="relu") for _ in range(depth)]
+    return nn.Sequential(*layers)
+
+
+@register_model
+def deconvnet_gray(**kwargs: Any) -> DeconvNet:
+    """Encoder-decoder with max pooling for gray images and one noise level."""
+    return DeconvNet(**{"channels": 1, **kwargs})
+
+
+@register_model
+def deconvnet_color(**kwargs: Any) -> DeconvNet:
+    """Encoder-decoder with max pooling for colour images and one noise level."""
+    return DeconvNet(**{"channels": 3, **kwargs})

@@ -1,0 +1,84 @@
+"""SepDnCNN: DnCNN with depthwise-separable hidden layers.
+
+DnCNN: Zhang et al., IEEE TIP 2017 (see ``dncnn.py``).  Separable convolutions: Howard et al.:
+"MobileNets: Efficient Convolutional Neural Networks for Mobile Vision Applications", 2017,
+arXiv:1704.04861.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from denoise_ext.models._base import Denoiser, append_noise_map, check_choice, check_positive_int
+from denoise_ext.models._registry import register_architecture, register_model
+from denoise_ext.nn import Conv2d, DepthwiseSeparableConv2d
+
+
+@register_architecture("sepdncnn")
+class SepDnCNN(Denoiser):
+    """DnCNN whose hidden 3x3 convolutions are one 3x3 filter per channel, then a 1x1 convolution.
+
+    The first and the last layer are full convolutions: they have few channels on one side, and
+    little is to be won there.
+
+    Args:
+        channels: image channels.
+        width: channels of the hidden layers.
+        depth: number of layers, >= 2; the receptive field is that of a DnCNN of this depth.
+        noise_map: append sigma / 255 as an input channel; the model then needs sigma.
+        predicts: ``"noise"``: the result is ``x - net(x)``; ``"image"``: it is ``net(x)``.
+    """
+
+    family = "sepdncnn"
+
+    def __init__(
+        self,
+        channels: int = 1,
+        width: int = 64,
+        depth: int = 17,
+        noise_map: bool = False,
+        predicts: str = "noise",
+    ) -> None:
+        super().__init__(channels, needs_sigma=bool(noise_map))
+        self.width = check_positive_int("width", width)
+        self.depth = check_positive_int("depth", depth, minimum=2)
+        self.predicts = check_choice("predicts", predicts, ("image", "noise"))
+        inputs = channels + int(self.needs_sigma)
+        layers: list[nn.Module] = [Conv2d(inputs, width, 3, padding=1, activation="relu")]
+        layers += [
+            DepthwiseSeparableConv2d(width, width, 3, padding=1, activation="relu")
+            for _ in range(depth - 2)
+        ]
+        layers.append(Conv2d(width, channels, 3, padding=1))
+        self.body = nn.Sequential(*layers)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What rebuilds this network."""
+        return {
+            "family": self.family,
+            "channels": self.in_channels,
+            "width": self.width,
+            "depth": self.depth,
+            "noise_map": self.needs_sigma,
+            "predicts": self.predicts,
+        }
+
+    def denoise(self, x: Tensor, noise_map: Tensor | None) -> Tensor:
+        """See :meth:`Denoiser.denoise`."""
+        output = self.body(append_noise_map(x, noise_map))
+        return x - output if self.predicts == "noise" else output
+
+
+@register_model
+def sepdncnn_gray(**kwargs: Any) -> SepDnCNN:
+    """Separable DnCNN for gray images and one noise level: 17 layers of 64 channels."""
+    return SepDnCNN(**{"channels": 1, **kwargs})
+
+
+@register_model
+def sepdncnn_color(**kwargs: Any) -> SepDnCNN:
+    """Separable DnCNN for colour images and one noise level: 17 layers of 64 channels."""
+    return SepDnCNN(**{"channels": 3, **kwargs})
