@@ -19,22 +19,12 @@ from denoise_ext.models import (
 from denoise_ext.models.ffdnet import FFDNet
 from denoise_ext.nn import to_torch
 
-<<<<<<< HEAD
-SMALL = {"width": 6, "depth": 4}
-NARROW = {"dncnn": SMALL, "ffdnet": SMALL, "dxnet": {"widths": [6, 8], "blocks": [1, 1]}}
-=======
 SMALL = TINY["ffdnet"]
->>>>>>> a11557b (Families: SepDnCNN, DeconvNet, DRUNet and NAFNet; images are continued by reflection; KAIR's DRUNet and the authors' NAFNet checkpoints are read)
 
 
 def small(name: str, **options) -> torch.nn.Module:
     """A narrow version of a registered model, with random weights, in plain torch layers."""
-<<<<<<< HEAD
-    torch.manual_seed(0)
-    return to_torch(create_model(name, **{**NARROW[name.split("_")[0]], **options})).eval()
-=======
     return to_torch(tiny(name, **options))
->>>>>>> a11557b (Families: SepDnCNN, DeconvNet, DRUNet and NAFNet; images are continued by reflection; KAIR's DRUNet and the authors' NAFNet checkpoints are read)
 
 
 def image(channels: int, *size: int, n: int = 2) -> torch.Tensor:
@@ -67,17 +57,11 @@ def test_published_depths_and_widths():
     # Zhang et al. 2017: 17 layers for one noise level, 20 for blind denoising.
     # Zhang et al. 2018: 15 layers of 64 channels (gray), 12 layers of 96 channels (colour).
     with torch.device("meta"):
-<<<<<<< HEAD
         shape = {
             name: (create_model(name).config["depth"], create_model(name).config["width"])
             for family in ("dncnn*", "ffdnet*")
             for name in list_models(family)
         }
-=======
-        names = [*list_models("dncnn*"), *list_models("ffdnet*")]
-        configs = {name: create_model(name).config for name in names}
-    shape = {name: (config["depth"], config["width"]) for name, config in configs.items()}
->>>>>>> a11557b (Families: SepDnCNN, DeconvNet, DRUNet and NAFNet; images are continued by reflection; KAIR's DRUNet and the authors' NAFNet checkpoints are read)
     assert shape["dncnn_gray"] == shape["dncnn_color"] == (17, 64)
     assert shape["dncnn_gray_blind"] == shape["dncnn_color_blind"] == (20, 64)
     assert shape["ffdnet_gray"] == (15, 64)
@@ -231,7 +215,7 @@ def test_dxnet_scales_with_its_input():
 
 
 def test_dxnet_before_training_is_nearly_the_identity():
-    model = create_model("dxnet_s_gray", **NARROW["dxnet"])
+    model = create_model("dxnet_s_gray", **TINY["dxnet"])
     model.initialise(torch.Generator().manual_seed(0))
     x = image(1, 32, 32)
     with torch.inference_mode():

@@ -97,6 +97,23 @@ def test_gradients_reach_every_parameter(name):
 
 
 @pytest.mark.parametrize("name", FAMILIES)
+def test_random_weights_depend_on_the_seed_alone_and_keep_the_signal(name):
+    model, again = tiny(name), tiny(name)
+    with torch.no_grad():
+        for parameter in again.parameters():
+            parameter.add_(1)
+    for network, seed in ((model, 5), (again, 5)):
+        network.initialise(torch.Generator().manual_seed(seed))
+    for key, value in model.state_dict().items():
+        if ".norm" not in key:  # layer normalisation is no random weight
+            assert torch.equal(value, again.state_dict()[key]), key
+    x = image(model, 16, 16)
+    with torch.inference_mode():
+        change = (to_torch(model)(x, 25.0) - x).square().mean() / x.square().mean()
+    assert 0 < change < 30
+
+
+@pytest.mark.parametrize("name", FAMILIES)
 def test_written_and_read(name, tmp_path):
     model = tiny(name)
     save_model(model, tmp_path / "net.safetensors", torch.float32)

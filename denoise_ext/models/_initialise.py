@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import nn
+
+BRANCH_SCALE = 0.1  # of the last layers of residual branches: the signal neither grows nor shrinks
 
 
 def initialise_stack(model: nn.Module, generator: torch.Generator) -> None:
@@ -34,3 +38,26 @@ def initialise_stack(model: nn.Module, generator: torch.Generator) -> None:
             module.weight[: len(matrix), : matrix.shape[1], centre_y, centre_x] += matrix
             if is_last:
                 module.weight.mul_(0.3)
+
+
+@torch.no_grad()
+def initialise_layers(
+    model: nn.Module, generator: torch.Generator, last_of_branches: Iterable[nn.Module] = ()
+) -> None:
+    """Start every convolution (transposed, grouped) with an output as large as its input.
+
+    He et al. 2015, with the number of products that one output value sums; biases are zero. The
+    weights of ``last_of_branches`` are scaled down.
+    """
+    for module in model.modules():
+        if not isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
+            continue
+        terms = module.in_channels // module.groups * module.kernel_size[0] * module.kernel_size[1]
+        if isinstance(module, nn.ConvTranspose2d):
+            terms /= module.stride[0] * module.stride[1]
+        gain = 2 if getattr(module, "activation", "none") == "relu" else 1
+        nn.init.normal_(module.weight, std=(gain / terms) ** 0.5, generator=generator)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    for module in last_of_branches:
+        module.weight.mul_(BRANCH_SCALE)

@@ -11,10 +11,12 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from denoise_ext.models._base import Denoiser, append_noise_map, check_choice, check_positive_int
+from denoise_ext.models._initialise import initialise_layers
 from denoise_ext.models._registry import register_architecture, register_model
 from denoise_ext.nn import Conv2d, ConvTranspose2d
 
@@ -102,6 +104,10 @@ class DeconvNet(Denoiser):
             features = level(F.relu(features + skip if self.skips else features))
         output = self.tail(features)
         return x - output if self.predicts == "noise" else output
+
+    def initialise(self, generator: torch.Generator) -> None:
+        """Random weights to train from."""
+        initialise_layers(self, generator, [self.tail] if self.predicts == "noise" else ())
 
 
 def _convolutions(inputs: int, width: int, depth: int) -> nn.Sequential:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from denoise_ext.models._base import (
@@ -18,6 +19,7 @@ from denoise_ext.models._base import (
     check_positive_int,
     check_positive_ints,
 )
+from denoise_ext.models._initialise import initialise_layers
 from denoise_ext.models._registry import register_architecture, register_model
 from denoise_ext.nn import Conv2d, ConvTranspose2d
 
@@ -97,6 +99,11 @@ class DRUNet(Denoiser):
         for level in reversed(range(self.levels)):
             features = self.get_submodule(f"m_up{level + 1}")(features + kept.pop())
         return self.m_tail(features + kept.pop())
+
+    def initialise(self, generator: torch.Generator) -> None:
+        """Random weights to train from."""
+        branches = [m.res["2"] for m in self.modules() if isinstance(m, ResidualBlock)]
+        initialise_layers(self, generator, branches)
 
 
 class ResidualBlock(nn.Module):

@@ -17,6 +17,7 @@ from denoise_ext.models._base import (
     check_positive_int,
     check_positive_ints,
 )
+from denoise_ext.models._initialise import initialise_layers
 from denoise_ext.models._registry import register_architecture, register_model
 from denoise_ext.nn import Conv2d
 
@@ -102,6 +103,14 @@ class NAFNet(Denoiser):
         for up, decoder in zip(self.ups, self.decoders, strict=True):
             features = decoder(up(features) + kept.pop())
         return x + self.ending(features)
+
+    def initialise(self, generator: torch.Generator) -> None:
+        """Random weights to train from."""
+        initialise_layers(self, generator, [self.ending])
+        for block in self.modules():
+            if isinstance(block, NAFBlock):  # every block starts as the identity
+                nn.init.zeros_(block.beta)
+                nn.init.zeros_(block.gamma)
 
 
 class NAFBlock(nn.Module):

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from denoise_ext.models._base import Denoiser, append_noise_map, check_choice, check_positive_int
+from denoise_ext.models._initialise import initialise_layers
 from denoise_ext.models._registry import register_architecture, register_model
 from denoise_ext.nn import Conv2d, DepthwiseSeparableConv2d
 
@@ -70,6 +72,10 @@ class SepDnCNN(Denoiser):
         """See :meth:`Denoiser.denoise`."""
         output = self.body(append_noise_map(x, noise_map))
         return x - output if self.predicts == "noise" else output
+
+    def initialise(self, generator: torch.Generator) -> None:
+        """Random weights to train from."""
+        initialise_layers(self, generator, [self.body[-1]] if self.predicts == "noise" else ())
 
 
 @register_model
