@@ -10,15 +10,18 @@ _SUBPACKAGES = (
     "data", "engine", "inference", "io", "metrics", "models", "nn", "ops", "reference", "training",
 )  # fmt: skip
 
-__all__ = ["__version__", "accelerate", "info", *_SUBPACKAGES]
+# What a user meets first, under the package's own name.
+_NAMES = {
+    "Denoiser": "inference", "accelerate": "engine", "denoise": "inference", "info": "_info",
+}  # fmt: skip
+
+__all__ = ["__version__", *_NAMES, *_SUBPACKAGES]
 
 
 def __getattr__(name: str):
     """Import subpackages on first use, so that ``denoise-ext --help`` need not load torch."""
     if name in _SUBPACKAGES:
         return importlib.import_module(f"denoise_ext.{name}")
-    if name == "accelerate":
-        return importlib.import_module("denoise_ext.engine").accelerate
-    if name == "info":
-        return importlib.import_module("denoise_ext._info").info
+    if name in _NAMES:
+        return getattr(importlib.import_module(f"denoise_ext.{_NAMES[name]}"), name)
     raise AttributeError(f"module 'denoise_ext' has no attribute {name!r}")

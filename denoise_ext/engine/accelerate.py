@@ -278,13 +278,15 @@ class _Twin:
         torch.set_rng_state(pytorch)
 
 
-def plan(model: nn.Module) -> Accelerated:
+def plan(
+    model: nn.Module, precision: str = "default", dtype: torch.dtype | None = None
+) -> Accelerated:
     """:func:`accelerate` without examination: the best guess everywhere, at no cost.
 
     For models whose operators are known and tested: this package's own.
     """
     native()
-    return Accelerated(model, "default", None, examine=False)
+    return Accelerated(model, precision, dtype, examine=False)
 
 
 def _example(example: Any) -> tuple[tuple, dict[str, Any]]:

@@ -1,0 +1,243 @@
+"""`Denoiser`: a network kept ready, applied to images of any kind."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from denoise_ext.inference.device import check_backend
+from denoise_ext.inference.kinds import Opened, open_image
+from denoise_ext.inference.network import (
+    PRECISIONS,
+    Model,
+    Runner,
+    Sigma,
+    find_network,
+    sigma_argument,
+)
+from denoise_ext.inference.noise_level import sigma_of_batch
+from denoise_ext.inference.pixels import Range, check_range, from_unit, to_unit
+
+ALPHA = ("keep", "denoise")
+
+
+@dataclass(frozen=True)
+class Result:
+    """A denoised image, and how it came about."""
+
+    image: Any
+    """Of the kind of the image that was given."""
+    sigma: Any
+    """The noise level the network was told, on the 0-255 scale: as it was given, or as it was
+    estimated (a float; for a batch a tensor (N,)). None where the network needs none."""
+    sigma_estimated: bool
+    seconds: float
+    tiles: int
+    """Parts in which the image was computed; 0 where there was nothing to compute."""
+    recomputed: int
+    """Of these, how many left the range of a 16-bit type and were computed again in float32."""
+
+
+class Denoiser:
+    """A denoising network kept ready: plan and memory stay from image to image.
+
+    Args:
+        model: a network (`denoise_ext.models.Denoiser`, also from `denoise_ext.accelerate`), the
+            name of one with trained weights, or a checkpoint file. None: the shipped one for gray
+            or for colour, as each image is. A gray network on a colour image denoises each channel
+            by itself (about 2 dB worse than a colour network at sigma 25). A colour network on a
+            gray image gets three copies and sqrt(3) sigma, and the outputs are averaged (about
+            0.2 dB worse than a gray network): copied noise is sqrt(3) times as strong in the mean
+            of the channels as the independent noise the network was trained on. A blind colour
+            network, which cannot be told so, is refused for gray images.
+        sigma: standard deviation of the noise **on the 0-255 scale** (255: from black to white),
+            whatever the image's dtype; see `__call__`. None: estimated for each image
+            (`estimate_sigma`) where the network is told the noise level; blind ones check a given
+            one and do not use it.
+        strength: from 0, which gives the image back bit for bit, to 1, the network's result; in
+            between ``(1 - strength) * image + strength * result``, computed before rounding.
+        device: "auto", "cpu", "cuda", "cuda:N" (see `choose_device`). A network that is passed in
+            runs where its weights are; `device` must then be "auto", None or that device.
+        precision: "strict", "default" or "fast" as in `denoise_ext.accelerate`; "bfloat16" or
+            "float16": weights and intermediate tensors are stored so. What leaves the range of
+            float16 is computed again in float32 (`Result.recomputed`), never returned as it is.
+        backend: "native": the network runs as a plan of this package's kernels; "torch": one that
+            is named is loaded in plain PyTorch, one that is passed in runs as it is.
+        alpha: "keep": an alpha channel is passed through; "denoise": it is denoised as a gray image
+            of its own.
+
+    Threads may use one `Denoiser` at the same time; each gets memory of its own.
+
+    Raises:
+        TypeError, ValueError: an argument that does not fit; the message names it.
+        RuntimeError: the device or the native library cannot be used. (Networks are loaded when
+            the first image needs them, so that this may come from a call.)
+    """
+
+    def __init__(
+        self,
+        model: Model = None,
+        *,
+        sigma: Sigma = None,
+        strength: float = 1.0,
+        device: str | torch.device | None = "auto",
+        precision: str = "default",
+        backend: str = "native",
+        alpha: str = "keep",
+    ) -> None:
+        check_backend(backend)
+        _check_choice("precision", precision, PRECISIONS)
+        _check_choice("alpha", alpha, ALPHA)
+        number = isinstance(strength, (int, float)) and not isinstance(strength, bool)
+        if not (number and 0 <= strength <= 1):
+            raise ValueError(f"strength must be a number from 0 to 1, got {strength!r}")
+        self._model, self._sigma, self._strength = model, sigma, float(strength)
+        self._device, self._precision, self._backend = device, precision, backend
+        self._alpha = alpha
+        self._runners: dict[int, Runner] = {}
+        self._lock = threading.Lock()
+
+    def __call__(self, image: Any, sigma: Sigma = None, *, value_range: Range | None = None) -> Any:
+        """Denoise one image (or a batch of equal ones).
+
+        Args:
+            image: NumPy array (H, W) or (H, W, C); tensor (H, W), (C, H, W) or (N, C, H, W);
+                Pillow image of mode L, LA, RGB, RGBA, I;16, I or F; or a file's name, which stands
+                for the array `io.read_image` gives. C = 1 gray, 2 gray + alpha, 3 RGB, 4 RGB +
+                alpha. uint8, uint16, or floating point in [0, 1] (noise may leave that range);
+                with `value_range` also int8, int16, int32 and uint32.
+            sigma: in place of the one `Denoiser` was made with: a number, a map (H, W), for a batch
+                one value per image (N,), or (N, 1, H, W).
+            value_range: the numbers that mean black and white, where they are not the type's own:
+                (0, 4095) for 12 bits in uint16, (0.0, 100.0) for floats on a scale of their own.
+
+        Returns:
+            The denoised image: kind, shape, dtype, memory layout, channel order, device and (for
+            Pillow) metadata of `image`. Integers are clipped to their type and rounded half to
+            even, floats are neither. Arithmetic is float32 (of a float64 network: float64).
+
+        Raises:
+            TypeError, ValueError: an argument that does not fit; the message names it.
+            RuntimeError: the network's output is not finite even in float32.
+        """
+        return self.run(image, sigma, value_range=value_range).image
+
+    def run(self, image: Any, sigma: Sigma = None, *, value_range: Range | None = None) -> Result:
+        """As a call, with the facts: noise level, time, tiles."""
+        start = time.perf_counter()
+        opened = open_image(image)
+        value_range = check_range(value_range, opened.source.dtype) if value_range else None
+        check_range(value_range, opened.source.dtype)
+        if self._strength == 0 or opened.source.numel() == 0:
+            opened.target.copy_(opened.source)
+            return Result(opened.result(), None, False, time.perf_counter() - start, 0, 0)
+        work = _Work(self, opened, sigma if sigma is not None else self._sigma, value_range)
+        channels = opened.source.shape[1]
+        colour = channels - (channels in (2, 4))
+        work.denoise(slice(0, colour))
+        facts = work.facts
+        if colour < channels and self._alpha == "denoise":
+            work.denoise(slice(colour, channels))
+        elif colour < channels:
+            opened.target[:, colour:] = opened.source[:, colour:]
+        seconds = time.perf_counter() - start
+        return Result(opened.result(), *facts, seconds, work.tiles, work.recomputed)
+
+    def denoise_many(
+        self, images: Iterable[Any], workers: int = 2, *, value_range: Range | None = None
+    ) -> Iterator[Any]:
+        """Denoise images with `workers` threads; yields the results in the order of `images`.
+
+        At most ``2 * workers`` images are taken from `images` ahead of the one that is waited for,
+        so that an endless stream needs bounded memory. An exception (of an image, or of `images`
+        itself) is raised where its result would come, and ends the iteration.
+
+        Args:
+            images: whatever a call takes.
+            workers: threads, >= 1. Each kernel uses all cores already: more threads hide reading
+                and conversion, and cost memory of their own.
+            value_range: as in a call.
+        """
+        if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
+            raise ValueError(f"workers must be an integer >= 1, got {workers!r}")
+        return self._in_order(iter(images), workers, value_range)
+
+    def _in_order(
+        self, images: Iterator[Any], workers: int, value_range: Range | None
+    ) -> Iterator[Any]:
+        waiting: deque[Future] = deque()
+        pool = ThreadPoolExecutor(workers, thread_name_prefix="denoise")
+        try:
+            for image in images:
+                waiting.append(pool.submit(self, image, value_range=value_range))
+                if len(waiting) >= 2 * workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _runner(self, channels: int) -> Runner:
+        """The network for images of so many channels, loaded and planned once."""
+        key = channels if self._model is None else 0
+        with self._lock:
+            if key not in self._runners:
+                network = find_network(self._model, channels, self._device, self._backend)
+                self._runners[key] = Runner(network, self._precision, self._backend == "native")
+            return self._runners[key]
+
+
+class _Work:
+    """One image on its way through a `Denoiser`."""
+
+    def __init__(
+        self, denoiser: Denoiser, opened: Opened, sigma: Sigma, value_range: Range | None
+    ) -> None:
+        self._denoiser, self._opened = denoiser, opened
+        self._sigma, self._range = sigma, value_range
+        self.tiles = self.recomputed = 0
+        self.facts: tuple[Any, bool] = (None, False)  # sigma, whether it was estimated
+
+    def denoise(self, channels: slice) -> None:
+        """Fill these channels of the target."""
+        source, target = self._opened.source[:, channels], self._opened.target[:, channels]
+        runner = self._denoiser._runner(source.shape[1])
+        runner.check(source.shape[1])
+        sigma = sigma_argument(self._sigma, source)
+        estimated = sigma is None and runner.needs_sigma
+        if estimated:
+            sigma = sigma_of_batch(source, self._range)
+            sigma = sigma if self._opened.batched else float(sigma)
+        self.facts = (sigma if estimated else self._sigma), estimated
+        with torch.inference_mode():
+            self._part(runner, source, target, sigma)
+
+    def _part(
+        self, runner: Runner, source: Tensor, target: Tensor, sigma: float | Tensor | None
+    ) -> None:
+        x = to_unit(source.to(runner.device), runner.dtype, self._range)
+        if isinstance(sigma, Tensor):
+            sigma = sigma.to(runner.device)
+        y, again = runner(x, sigma)
+        strength = self._denoiser._strength
+        if strength < 1:
+            y = torch.lerp(x.to(y.dtype), y, strength)
+        target.copy_(from_unit(y, target.dtype, self._range))
+        self.tiles += 1
+        self.recomputed += again
+
+
+def _check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
+
+
+__all__ = ["Denoiser", "Result"]

@@ -1,0 +1,123 @@
+"""Kinds of images: arrays, tensors, Pillow images and files, seen as tensors (N, C, H, W)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from denoise_ext.io import read_image
+
+# Pillow modes whose pixels are what they look like; the others are palettes, print colours, bits.
+_PIL_MODES = ("L", "LA", "RGB", "RGBA", "I;16", "I", "F")
+_DTYPES = "uint8, uint16 or floating point in [0, 1] (other integers with value_range)"
+
+
+@dataclass(frozen=True)
+class Opened:
+    """An image to be read, and memory of its kind for the result."""
+
+    source: Tensor
+    """(N, C, H, W): a view of the image's memory."""
+    target: Tensor
+    """(N, C, H, W), of the same dtype, not yet filled: a view of the result's memory."""
+    result: Callable[[], Any]
+    """Gives what was written to `target`, as the kind of image that was opened."""
+    batched: bool
+    """Whether it is a batch (N, C, H, W), not one image."""
+
+
+def open_image(image: Any) -> Opened:
+    """See an image of any kind as a tensor, and make room for one like it.
+
+    Args:
+        image: NumPy array (H, W) or (H, W, C); tensor (H, W), (C, H, W) or (N, C, H, W); Pillow
+            image; or a file's name, which stands for the array that `io.read_image` gives.
+
+    Raises:
+        TypeError, ValueError: what it is not; the message names `image`.
+        ImageError: a file that cannot be read.
+    """
+    if isinstance(image, (str, os.PathLike)):
+        image = read_image(image)
+    if isinstance(image, np.ndarray):
+        return _open_array(image)
+    if isinstance(image, Tensor):
+        return _open_tensor(image)
+    if isinstance(image, Image.Image):
+        return _open_pillow(image)
+    raise TypeError(
+        "image must be a NumPy array, a tensor, a Pillow image or a file's name, got"
+        f" {type(image).__name__}"
+    )
+
+
+def _open_tensor(image: Tensor) -> Opened:
+    if image.dim() not in (2, 3, 4):
+        raise ValueError(
+            f"image must be (H, W), (C, H, W) or (N, C, H, W), got shape {tuple(image.shape)}"
+        )
+    if image.is_complex() or image.dtype in (torch.bool, torch.int64, torch.uint64):
+        raise TypeError(f"image must be {_DTYPES}, got {image.dtype}")
+    result = torch.empty_like(image, requires_grad=False)
+
+    def batch(x: Tensor) -> Tensor:
+        x = x[None] if x.dim() == 2 else x
+        return x if x.dim() == 4 else x[None]
+
+    source = _checked(batch(image.detach()), tuple(image.shape))
+    return Opened(source, batch(result), lambda: result, image.dim() == 4)
+
+
+def _open_array(image: np.ndarray) -> Opened:
+    if image.dtype.kind not in "uif" or image.dtype.itemsize > (
+        8 if image.dtype.kind == "f" else 4
+    ):
+        raise TypeError(f"image must be {_DTYPES}, got {image.dtype}")
+    if image.ndim not in (2, 3):
+        raise ValueError(f"image must be (H, W) or (H, W, C), got shape {image.shape}")
+    # PyTorch knows native byte order and positive strides only
+    native = image.astype(image.dtype.newbyteorder("="), order="K", copy=False)
+    if not native.flags.writeable or min(native.strides, default=0) < 0:
+        native = native.copy(order="K")
+    result = np.empty_like(native, subok=False)
+
+    def batch(x: np.ndarray) -> Tensor:
+        tensor = torch.from_numpy(x)
+        return tensor[None, None] if x.ndim == 2 else tensor.permute(2, 0, 1)[None]
+
+    source = _checked(batch(native), image.shape)
+    return Opened(source, batch(result), lambda: result.astype(image.dtype, copy=False), False)
+
+
+def _open_pillow(image: Image.Image) -> Opened:
+    if image.mode not in _PIL_MODES:
+        raise TypeError(
+            f"image: a Pillow image must be of mode {', '.join(_PIL_MODES)}, got {image.mode};"
+            ' convert it, say with image.convert("RGB")'
+        )
+    opened = _open_array(np.array(image))
+
+    def result() -> Image.Image:
+        made = Image.fromarray(opened.result())
+        made.info.update(image.info)  # ICC profile, EXIF, resolution
+        return made
+
+    return Opened(opened.source, opened.target, result, False)
+
+
+def _checked(batch: Tensor, shape: tuple[int, ...]) -> Tensor:
+    if batch.shape[1] not in (1, 2, 3, 4):
+        raise ValueError(
+            "image must have 1 to 4 channels (gray, gray + alpha, RGB, RGB + alpha), got shape"
+            f" {shape}"
+        )
+    if 0 in batch.shape[2:]:
+        raise ValueError(f"image is empty: shape {shape}")
+    return batch

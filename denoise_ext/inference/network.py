@@ -1,0 +1,186 @@
+"""A network as inference uses it: planned, told sigma, fed images of any channel count."""
+
+from __future__ import annotations
+
+import copy
+import math
+import os
+import threading
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from denoise_ext.engine import Accelerated, plan
+from denoise_ext.inference.device import check_backend, choose_device
+from denoise_ext.inference.loading import load_model
+from denoise_ext.models import Denoiser as Network
+
+PRECISIONS = ("strict", "default", "fast", "bfloat16", "float16")
+_HALF = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+_DEFAULT_MODELS = {1: "ffdnet_gray_small", 3: "ffdnet_color_small"}
+
+Model = Network | Accelerated | str | os.PathLike[str] | None
+Sigma = float | np.ndarray | Tensor | None
+
+
+def default_model(channels: int) -> str:
+    """The shipped model for images of `channels` channels (alpha not counted): 1 or 3."""
+    if channels not in _DEFAULT_MODELS:
+        raise ValueError(f"channels must be 1 (gray) or 3 (RGB), got {channels!r}")
+    return _DEFAULT_MODELS[channels]
+
+
+class Runner:
+    """Calls a network on parts of images; several threads may.
+
+    Args:
+        network: from `find_network`.
+        precision: one of `PRECISIONS`.
+        planned: run it as a plan of this package's kernels (on the CPU; elsewhere they are called
+            one by one). One that is accelerated already stays as it is.
+
+    Raises:
+        ValueError: a precision for a network that is accelerated already.
+        RuntimeError: the native library is missing (with `planned`).
+    """
+
+    def __init__(self, network: Network | Accelerated, precision: str, planned: bool) -> None:
+        self.original: Network = network.original if _is_accelerated(network) else network
+        weight = next(self.original.parameters())
+        self.device, self.dtype = weight.device, weight.dtype
+        half = _HALF.get(precision)
+        if _is_accelerated(network):
+            if precision != "default":
+                raise ValueError(
+                    f"precision {precision!r}: the model is accelerated already, with a precision"
+                    " of its own; pass the network it was made from"
+                )
+        elif planned and self.device.type == "cpu":
+            network = plan(network, "default" if half else precision, half)
+        elif half:
+            network, self.dtype = copy.deepcopy(network).to(half), half
+        self._network = network
+        self._exact: Network | None = None
+        self._lock = threading.Lock()
+        self.needs_sigma = self.original.needs_sigma
+        self.in_channels = self.original.in_channels
+
+    def check(self, channels: int) -> None:
+        """Raise ValueError unless images of so many channels can be denoised."""
+        if channels == 1 and self.in_channels != 1 and not self.needs_sigma:
+            raise ValueError(
+                "model is a blind one for colour images, but the image is gray: use a gray model"
+                f" such as {_DEFAULT_MODELS[1]}"
+            )
+        if self.in_channels not in (1, channels) and channels != 1:
+            raise ValueError(
+                f"model takes {self.in_channels} channels, but the image has {channels}"
+            )
+
+    def __call__(self, x: Tensor, sigma: float | Tensor | None) -> tuple[Tensor, bool]:
+        """Denoise `x` (N, C, H, W), finite and in [0, 1].
+
+        Returns:
+            The result, finite, and whether it had to be computed again in float32 since a number
+            in between had left the range of the network's type.
+
+        Raises:
+            RuntimeError: float32 does not hold it either: the network's weights are at fault.
+        """
+        y = self._apply(self._network, x, sigma)
+        if _finite(y):
+            return y, False
+        y = self._apply(self._in_float32(), x.float(), sigma)
+        if not _finite(y):
+            raise RuntimeError(
+                "the network's output is not finite: it overflows in float32 too, so that its"
+                " weights are damaged or do not fit images in [0, 1]"
+            )
+        return y, True
+
+    def _in_float32(self) -> Network:
+        """The network without a plan (Winograd's transforms overflow earlier than sums)."""
+        with self._lock:
+            if self._exact is None:
+                self._exact = copy.deepcopy(self.original).float()
+            return self._exact
+
+    def _apply(
+        self, network: Network | Accelerated, x: Tensor, sigma: float | Tensor | None
+    ) -> Tensor:
+        n, c, h, w = x.shape
+        if self.in_channels == c:
+            return network(x, sigma)
+        if c == 1:
+            copies = self.in_channels
+            output = network(x.expand(n, copies, h, w), sigma * math.sqrt(copies))
+            return output.mean(dim=1, keepdim=True)
+        # a gray network: every channel is an image of its own
+        if isinstance(sigma, Tensor) and sigma.dim() > 0 and sigma.shape[0] == n:
+            sigma = sigma.repeat_interleave(c, dim=0)
+        return network(x.reshape(n * c, 1, h, w), sigma).reshape(n, c, h, w)
+
+
+def find_network(
+    model: Model, channels: int, device: str | torch.device | None, backend: str
+) -> Network | Accelerated:
+    """The network that `model` stands for, in eval mode.
+
+    Args:
+        model: a network (also accelerated), the name of one with trained weights, a checkpoint
+            file, or None: the shipped one for images of `channels` channels.
+        device, backend: see `choose_device`; a network that is passed in stays where it is, and
+            `device` must be "auto", None or that device.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: an argument that does not fit, or cannot be used.
+    """
+    check_backend(backend)
+    if model is None:
+        model = default_model(channels)
+    if isinstance(model, (str, os.PathLike)):
+        return load_model(model, device, backend)
+    if not isinstance(model, Network) and not _is_accelerated(model):
+        raise TypeError(
+            f"model must be a denoise_ext model, a name or a path, got {type(model).__name__}"
+        )
+    if model.training:
+        raise ValueError("model is in training mode; call model.eval() first")
+    place = next(model.parameters()).device
+    if device not in (None, "auto"):
+        wanted = choose_device(device, "torch")
+        if wanted.type != place.type or wanted.index not in (None, place.index):
+            raise ValueError(f"model is on {place}, but device is {str(device)!r}")
+    return model
+
+
+def sigma_argument(sigma: Sigma, x: Tensor) -> float | Tensor | None:
+    """sigma in a form the network takes for `x` (N, C, H, W): a number, (N,), (N, 1, H, W)."""
+    if isinstance(sigma, np.generic):
+        return sigma.item()
+    if isinstance(sigma, np.ndarray):
+        if sigma.dtype.kind not in "iuf":
+            raise TypeError(f"sigma must hold real numbers, got {sigma.dtype}")
+        sigma = torch.from_numpy(np.ascontiguousarray(sigma, dtype=np.float64))
+    if isinstance(sigma, Tensor):
+        if sigma.dim() == 2:
+            if sigma.shape != x.shape[-2:]:
+                raise ValueError(
+                    f"sigma: a map must have the image's size {tuple(x.shape[-2:])}, got"
+                    f" {tuple(sigma.shape)}"
+                )
+            sigma = sigma.expand(x.shape[0], 1, *sigma.shape)
+        return sigma
+    if sigma is not None and (isinstance(sigma, bool) or not isinstance(sigma, (int, float))):
+        raise TypeError(f"sigma must be a number, an array or a tensor, got {type(sigma).__name__}")
+    return sigma
+
+
+def _is_accelerated(model: object) -> bool:
+    return isinstance(model, Accelerated) and isinstance(model.original, Network)
+
+
+def _finite(x: Tensor) -> bool:
+    # A sum is one pass and finite only if every term is; float64 holds any sum of float32s.
+    return math.isfinite(float(x.sum(dtype=torch.float64)))
