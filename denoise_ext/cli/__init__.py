@@ -31,6 +31,10 @@ COMMANDS = {
         "train a model from a configuration file",
         "denoise-ext train recipe.toml --set run.steps=1000",
     ),
+    "export": (
+        "write a model as an ONNX file, checked in ONNX Runtime",
+        "denoise-ext export ffdnet_color_small -o ffdnet.onnx",
+    ),
     "models": ("list the models and their trained weights", "denoise-ext models --trained"),
     "demo": ("denoise the bundled photograph and show what it does", "denoise-ext demo -o demo/"),
     "bench": (

@@ -24,13 +24,19 @@ from denoise_ext.models._registry import (
     register_pretrained,
 )
 from denoise_ext.models.checkpoints import load_checkpoint, read_metadata, save_model
+from denoise_ext.models.export import ExportError, export_onnx
+from denoise_ext.models.geometry import Geometry, GeometryError
 
 __all__ = [
     "CheckpointError",
     "Denoiser",
+    "ExportError",
+    "Geometry",
+    "GeometryError",
     "Pretrained",
     "build_model",
     "create_model",
+    "export_onnx",
     "fold_batchnorm",
     "list_models",
     "load_checkpoint",

@@ -1,0 +1,50 @@
+"""``denoise-ext export``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from denoise_ext.cli.common import whole_number
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of the command."""
+    parser.add_argument(
+        "model", metavar="NAME|CHECKPOINT",
+        help="a model with trained weights (see `denoise-ext models --trained`) or a checkpoint"
+        " file",
+    )  # fmt: skip
+    parser.add_argument("-o", "--output", required=True, metavar="FILE", help="the .onnx file")
+    parser.add_argument(
+        "--opset", type=whole_number(18), default=18, help="version of the operators (default: 18)"
+    )
+    parser.add_argument(
+        "--no-check", action="store_true",
+        help="do not run the file in ONNX Runtime to compare it with PyTorch",
+    )  # fmt: skip
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Carry the command out; returns the exit code."""
+    from denoise_ext.inference import load_model
+    from denoise_ext.io import check_target
+    from denoise_ext.models import export_onnx
+
+    check_target(args.output, args.overwrite)
+    model = load_model(args.model, "cpu", "torch")
+    difference = export_onnx(
+        model, args.output, opset=args.opset, check=not args.no_check, overwrite=args.overwrite
+    )
+    size = Path(args.output).stat().st_size / 2**20
+    print(f"{args.output}: {size:.2f} MiB, ONNX opset {args.opset}")
+    inputs = f"image (batch, {model.in_channels}, height, width) in [0, 1]"
+    if model.needs_sigma:
+        inputs += ", sigma (batch,) on the 0-255 scale"
+    print(f"inputs: {inputs}; output: denoised, as image")
+    if difference is None:
+        print("not checked in ONNX Runtime")
+    else:
+        print(f"largest difference from PyTorch in ONNX Runtime: {difference:.1e} of the range")
+    return 0
