@@ -67,6 +67,14 @@ def test_models_lists_every_model(capsys):
     facts = json.loads(out)
     assert [m["name"] for m in facts] == list_models("ffdnet*")
     assert all(m["parameters"] > 0 and m["needs_sigma"] for m in facts)
+    gray = next(m for m in facts if m["name"] == "ffdnet_gray")
+    # 15 layers of 3x3 at half the resolution
+    assert (gray["receptive_field"], gray["radius"], gray["stride"]) == (62, 31, 2)
+    products = 9 * (5 * 64 + 13 * 64 * 64 + 64 * 4) / 4
+    assert gray["gflop_per_megapixel"] == pytest.approx(2 * products / 1e3, abs=1e-3)
+    code, out, _ = run(capsys, "models", "nafnet_gray", "--json")
+    (naf,) = json.loads(out)
+    assert naf["receptive_field"] is None and len(naf["global_operations"]) == 36
     code, _, err = run(capsys, "models", "nothing*")
     assert code == 2 and "nothing*" in err
 
@@ -77,12 +85,16 @@ def test_models_shows_what_is_known_of_weights(monkeypatch, capsys):
     weights = Pretrained(
         file="made_up.safetensors", sha256="0" * 64, config={}, recipe="recipe.toml",
         training_data="made-up set", noise="Gaussian, sigma 0 to 55", steps=7,
-        licence="Apache-2.0", psnr={"BSD68 sigma 25": 29.123}, protocol="seed 0, not clipped",
+        licence="Apache-2.0", protocol="seed 0, not clipped",
+        psnr={"BSD68 sigma 25": 29.123, "BSD68 sigma 50": 26.2, "Set12 sigma 9": 40.0},
     )  # fmt: skip
     monkeypatch.setitem(_registry._pretrained, "ffdnet_gray", weights)
     code, out, _ = run(capsys, "models", "ffdnet_gray", "--trained")
     assert code == 0
-    for fact in ("sigma 0 to 55", "BSD68 sigma 25: 29.12", "Apache-2.0", "seed 0, not clipped"):
+    for fact in (
+        "sigma 0 to 55", "BSD68 25/50: 29.12 / 26.20", "Set12 9: 40.00", "Apache-2.0",
+        "seed 0, not clipped", "ffdnet_gray (recipe.toml, 7 steps)", "made-up set",
+    ):  # fmt: skip
         assert fact in out
     code, out, _ = run(capsys, "models", "ffdnet_gray", "--json")
     (facts,) = json.loads(out)

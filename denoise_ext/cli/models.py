@@ -4,8 +4,22 @@ from __future__ import annotations
 
 import argparse
 import json
+from typing import TYPE_CHECKING, Any
 
 from denoise_ext.cli.common import CliError, output_console
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+# heading, whether it is a number
+_COLUMNS = (
+    ("model", False), ("images", False), ("sigma", False), ("parameters", True),
+    ("GFLOP/MP", True), ("sees", True), ("trained for", False), ("PSNR at sigma, dB", False),
+    ("licence", False),
+)  # fmt: skip
+_LEGEND = """\
+GFLOP/MP: multiplications and additions of the convolutions per 10^6 pixels, in 10^9
+sees: side in pixels of the window that a pixel of the result depends on; "all": the whole image"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,20 +44,28 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def describe(name: str) -> dict[str, object]:
-    """Facts about a model and, where it ships with weights, about those."""
+def describe(name: str) -> dict[str, Any]:
+    """Facts about a model, computed from it, and where it ships with weights, about those."""
     import torch
 
-    from denoise_ext.models import create_model, pretrained_info
+    from denoise_ext.models import create_model, gflop_per_megapixel, pretrained_info
+    from denoise_ext.models.geometry import describe as geometry_of
 
     with torch.device("meta"):  # shapes only: nothing is allocated or initialised
         model = create_model(name)
+    geometry = geometry_of(model)
     weights = pretrained_info(name)
-    facts: dict[str, object] = {
+    facts: dict[str, Any] = {
         "name": name,
+        "family": model.family,
         "channels": model.in_channels,
         "needs_sigma": model.needs_sigma,
         "parameters": sum(p.numel() for p in model.parameters()),
+        "gflop_per_megapixel": round(gflop_per_megapixel(model), 3),
+        "receptive_field": geometry.receptive_field,
+        "radius": geometry.radius,
+        "stride": geometry.stride,
+        "global_operations": list(geometry.global_operations),
         "trained": weights is not None,
     }
     if weights is not None:
@@ -62,25 +84,50 @@ def describe(name: str) -> dict[str, object]:
     return facts
 
 
-def _print_table(facts: list[dict]) -> None:
+def _print_table(facts: list[dict[str, Any]]) -> None:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("model", "images", "sigma", "parameters", "trained for", "PSNR, dB", "licence"):
-        right = heading == "parameters"
-        table.add_column(heading, justify="right" if right else "left", no_wrap=heading == "model")
+    for heading, number in _COLUMNS:
+        justify = "right" if number else "left"
+        table.add_column(heading, justify=justify, no_wrap=heading == "model")
     for model in facts:
         table.add_row(
             model["name"],
             {1: "gray", 3: "colour"}.get(model["channels"], str(model["channels"])),
             "needed" if model["needs_sigma"] else "not used",
             f"{model['parameters']:,}",
+            f"{model['gflop_per_megapixel']:,.0f}",
+            str(model["receptive_field"] or "all"),
             model.get("noise", "no weights shipped"),
-            "\n".join(f"{set_}: {db:.2f}" for set_, db in model.get("psnr", {}).items()),
+            "\n".join(_psnr_lines(model.get("psnr", {}))),
             model.get("licence", ""),
         )
     console = output_console()
     console.print(table)
-    protocols = dict.fromkeys(m["protocol"] for m in facts if m.get("protocol"))
-    for protocol in protocols:
-        console.print(f"\nPSNR: {protocol}")
+    console.print(f"\n{_LEGEND}")
+    _print_provenance(console, [model for model in facts if model["trained"]])
+
+
+def _psnr_lines(psnr: dict[str, float]) -> list[str]:
+    """One line per set: "BSD68 15/25/50: 31.33 / 28.87 / 25.89"."""
+    sets: dict[str, dict[str, float]] = {}
+    for measured, db in psnr.items():
+        name, _, sigma = measured.partition(" sigma ")
+        sets.setdefault(name, {})[sigma] = db
+    return [
+        f"{name} {'/'.join(by_sigma)}: {' / '.join(f'{db:.2f}' for db in by_sigma.values())}"
+        for name, by_sigma in sets.items()
+    ]
+
+
+def _print_provenance(console: Console, trained: list[dict[str, Any]]) -> None:
+    """How the figures were measured, and what the weights were made from; each said once."""
+    for protocol in dict.fromkeys(model["protocol"] for model in trained if model["protocol"]):
+        console.print(f"PSNR: {protocol}")
+    by_data: dict[str, list[str]] = {}
+    for model in trained:
+        made = f"{model['name']} ({model['recipe']}, {model['steps']:,} steps)"
+        by_data.setdefault(model["training_data"], []).append(made)
+    for data, models in by_data.items():
+        console.print(f"weights of {', '.join(models)}: trained here on {data}")

@@ -24,6 +24,7 @@ from denoise_ext.models._registry import (
     register_pretrained,
 )
 from denoise_ext.models.checkpoints import load_checkpoint, read_metadata, save_model
+from denoise_ext.models.cost import gflop_per_megapixel
 from denoise_ext.models.export import ExportError, export_onnx
 from denoise_ext.models.geometry import Geometry, GeometryError
 
@@ -38,6 +39,7 @@ __all__ = [
     "create_model",
     "export_onnx",
     "fold_batchnorm",
+    "gflop_per_megapixel",
     "list_models",
     "load_checkpoint",
     "pretrained_info",
