@@ -6,7 +6,7 @@ the file (`ImageError`). JPEG output is the exception by its nature: quality 95,
 """
 
 from denoise_ext.io.atomic import check_target, write_atomically
-from denoise_ext.io.codecs import CODECS, IMAGE_SUFFIXES
+from denoise_ext.io.codecs import CODECS, IMAGE_SUFFIXES, codec_named
 from denoise_ext.io.errors import ImageError
 from denoise_ext.io.find import FoundImage, find_images, list_images
 from denoise_ext.io.picture import Metadata, Picture, picture_of
@@ -30,6 +30,7 @@ __all__ = [
     "Picture",
     "check_can_write",
     "check_target",
+    "codec_named",
     "find_images",
     "list_images",
     "picture_of",

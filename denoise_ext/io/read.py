@@ -17,6 +17,7 @@ from denoise_ext.io.codecs import CODECS, FORMAT_NAMES, Codec, Source, suffix_of
 from denoise_ext.io.errors import ImageError, reason_of, shown
 from denoise_ext.io.orientation import orientation_of, upright, without_orientation
 from denoise_ext.io.picture import Picture, full_scale
+from denoise_ext.io.quiet import no_warnings
 
 DEFAULT_MAX_PIXELS = 200_000_000
 """Most pixels (width x height x frames) read by default: 200 megapixels, above any camera."""
@@ -51,7 +52,8 @@ def read_picture(
         suffix, expected = suffix_of(opened.name.strip("'\""))
         codec = _recognised(opened, expected)
         try:
-            picture = codec.read(opened)
+            with no_warnings():  # of unusual metadata: it is kept as it is
+                picture = codec.read(opened)
         except ImageError:
             raise
         except Exception as error:  # damaged data raises nearly anything inside the decoders

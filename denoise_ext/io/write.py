@@ -16,6 +16,7 @@ from denoise_ext.io.codecs import suffix_of as _suffix_of
 from denoise_ext.io.errors import ImageError, reason_of, shown
 from denoise_ext.io.orientation import orientation_of, upright
 from denoise_ext.io.picture import Metadata, Picture, full_scale, picture_of
+from denoise_ext.io.quiet import no_warnings
 
 PathLike = str | os.PathLike[str]
 
@@ -50,19 +51,24 @@ def write_picture(
     if isinstance(target, (str, os.PathLike)):
         suffix, codec = _codec_for(target, format)
         picture = _fitted(shown(target), picture, codec, suffix)
-        write_atomically(target, lambda stream: codec.write(stream, picture), overwrite, tag=tag)
+        write_atomically(target, lambda stream: _encode(codec, stream, picture), overwrite, tag=tag)
         return
     codec = _known_codec("the stream", format or picture.format)
     picture = _fitted("the stream", picture, codec, "")
     buffer = io.BytesIO()  # a pipe cannot seek; and nothing is written of what fails
     try:
-        codec.write(buffer, picture)
+        _encode(codec, buffer, picture)
         target.write(buffer.getbuffer())
         target.flush()
     except BrokenPipeError:
         raise
     except Exception as error:
         raise ImageError(f"cannot write {codec.name} to the stream: {reason_of(error)}") from error
+
+
+def _encode(codec: Codec, stream: IO[bytes], picture: Picture) -> None:
+    with no_warnings():
+        codec.write(stream, picture)
 
 
 def write_image(

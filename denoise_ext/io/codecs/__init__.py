@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from denoise_ext.io.codecs import bmp, jpeg, npy, png, pnm, tiff, webp
+from denoise_ext.io.codecs import bmp, dicom, exr, jpeg, nifti, npy, png, pnm, raw, tiff, webp
 from denoise_ext.io.codecs.base import Codec, Source
 
 CODECS: tuple[Codec, ...] = (
-    png.CODEC, jpeg.CODEC, tiff.CODEC, webp.CODEC, bmp.CODEC, pnm.CODEC, npy.NPY, npy.NPZ,
+    dicom.CODEC, png.CODEC, jpeg.CODEC, tiff.CODEC, webp.CODEC, bmp.CODEC, pnm.CODEC,
+    exr.CODEC, npy.NPY, npy.NPZ, nifti.PLAIN, nifti.GZIPPED, raw.CODEC,
 )  # fmt: skip
-"""In the order their content is tried in."""
+"""In the order their content is tried in: DICOM first, which may begin like a TIFF."""
 
 IMAGE_SUFFIXES = tuple(suffix for codec in CODECS for suffix in codec.suffixes)
 FORMAT_NAMES = ", ".join(codec.name for codec in CODECS)

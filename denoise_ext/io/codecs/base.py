@@ -90,6 +90,8 @@ class Codec:
     "resolution"."""
     alpha: tuple[str, ...] = ("straight",)
     """"straight" and/or "premultiplied"."""
+    only_from: tuple[str, ...] = ()
+    """Formats whose pictures can be written in it; empty: all. (A scan needs its patient.)"""
     refuse_suffix: Callable[[str, Picture], str | None] = lambda suffix, picture: None
     """Why this picture must not have this suffix of the format."""
 
@@ -97,6 +99,8 @@ class Codec:
         """Why the picture cannot be written in this format; None if it can."""
         if self.write is None:
             return f"{self.name} is read only"
+        if self.only_from and picture.format not in self.only_from:
+            return f"{self.name} is written only from {' and '.join(self.only_from)} files"
         if len(picture.frames) > 1 and not self.many_frames:
             return f"{self.name} cannot hold {len(picture.frames)} frames"
         dtypes = self.holds.get(picture.mode, ())

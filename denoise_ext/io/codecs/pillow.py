@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import threading
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from denoise_ext.io.codecs.base import Source
 
@@ -24,17 +23,17 @@ def open_image(source: Source, *formats: str) -> Iterator[Image.Image]:
     `formats` are Pillow's names: no other decoder ever sees the bytes.
     """
     source.stream.seek(0)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of "corrupt EXIF" and the like: not about the pixels
-        with _OPEN_LOCK:
-            limit = Image.MAX_IMAGE_PIXELS
-            Image.MAX_IMAGE_PIXELS = None
-            try:
-                image = Image.open(source.stream, formats=formats)
-            finally:
-                Image.MAX_IMAGE_PIXELS = limit
-        source.check_pixels(*image.size)
-        yield image  # not closed: the stream is the caller's
+    with _OPEN_LOCK:
+        limit = Image.MAX_IMAGE_PIXELS
+        Image.MAX_IMAGE_PIXELS = None
+        try:
+            image = Image.open(source.stream, formats=formats)
+        except UnidentifiedImageError:  # its message names an object of Python's
+            raise source.error(f"has a damaged {formats[0]} header") from None
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+    source.check_pixels(*image.size)
+    yield image  # not closed: the stream is the caller's
 
 
 def pixels_of(image: Image.Image, mode: str) -> np.ndarray:

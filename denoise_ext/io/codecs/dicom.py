@@ -1,0 +1,172 @@
+"""DICOM: gray and colour images of one or several frames, through pydicom.
+
+Pixels are the stored numbers: rescale and window stay in the tags. A file written is a derived
+image: every tag is kept but those that say so (PS3.3 C.7.6.1, C.12.1.1.9), in a series of its own.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from dataclasses import dataclass, field
+from typing import IO
+
+import numpy as np
+
+from denoise_ext.io.codecs.base import Codec, Source, holds
+from denoise_ext.io.errors import optional
+from denoise_ext.io.picture import Metadata, Picture, mode_of, value_range_of
+
+_DERIVATION = "Noise reduced with denoise_ext"
+_GRAY = ("MONOCHROME1", "MONOCHROME2")
+_MAX_DESCRIPTION = 1024  # of a value of kind ST
+
+
+@dataclass(frozen=True, eq=False)
+class _Tags:
+    dataset: object = field(repr=False)  # pydicom's, without the pixels
+    padding: tuple[tuple[np.ndarray, np.ndarray], ...] | None = field(repr=False)
+    """Per frame, where the stored number says "outside of the picture", and these numbers."""
+
+
+def _read(source: Source) -> Picture:
+    pydicom = source.optional("pydicom", "medical", "is a DICOM file")
+    dataset = pydicom.dcmread(source.stream)
+    _check(source, dataset)
+    pixels = _stored_pixels(source, pydicom, dataset)
+    count = int(dataset.get("NumberOfFrames") or 1)
+    stack = pixels if count > 1 else pixels[None]
+    frames = tuple(np.ascontiguousarray(frame, frame.dtype.newbyteorder("=")) for frame in stack)
+    frames = tuple(frame if frame.flags.writeable else frame.copy() for frame in frames)
+    tags = _kept(dataset, frames)
+    inside = frames
+    if tags.padding is not None:
+        pairs = zip(frames, tags.padding)
+        inside = tuple(f[~mask] for f, (mask, _) in pairs if not mask.all()) or frames
+    value_range = value_range_of(inside, full_scale=frames[0].ndim == 3)
+    return Picture(frames, value_range, mode_of(frames[0]), "DICOM", Metadata(native=tags))
+
+
+def _check(source: Source, dataset) -> None:
+    if "PixelData" not in dataset:
+        raise source.error("is a DICOM file without an image (no Pixel Data)")
+    rows, columns = int(dataset.get("Rows") or 0), int(dataset.get("Columns") or 0)
+    source.check_pixels(columns, rows, int(dataset.get("NumberOfFrames") or 1))
+    samples, bits = dataset.get("SamplesPerPixel"), dataset.get("BitsAllocated")
+    kind = dataset.get("PhotometricInterpretation")
+    if bits not in (8, 16, 32):
+        raise source.error(f"has {bits} bits per pixel; 8, 16 and 32 are read")
+    compressed = dataset.file_meta.TransferSyntaxUID.is_compressed
+    colour = kind in ("RGB", "PALETTE COLOR") or (compressed and str(kind).startswith("YBR"))
+    if not (kind in _GRAY or colour) or samples != (1 if kind in (*_GRAY, "PALETTE COLOR") else 3):
+        raise source.error(
+            f"has {samples} channels of kind {kind}; gray, RGB and palettes are read"
+        )
+
+
+def _stored_pixels(source: Source, pydicom, dataset) -> np.ndarray:
+    if dataset.PhotometricInterpretation != "PALETTE COLOR":
+        return dataset.pixel_array
+    coloured = pydicom.pixels.apply_color_lut(dataset.pixel_array, dataset)
+    if coloured.shape[-1] != 3:
+        raise source.error("has a palette with alpha; RGB palettes are read")
+    return coloured
+
+
+def _kept(dataset, frames: tuple[np.ndarray, ...]) -> _Tags:
+    outside = dataset.get("PixelPaddingValue")
+    padding = None
+    if outside is not None and frames[0].ndim == 2:
+        last = dataset.get("PixelPaddingRangeLimit", outside)
+        low, high = sorted((int(outside), int(last)))
+        masks = ((frame >= low) & (frame <= high) for frame in frames)
+        padding = tuple((mask, frame[mask]) for mask, frame in zip(masks, frames))
+    del dataset.PixelData
+    return _Tags(dataset, padding)
+
+
+def _write(stream: IO[bytes], picture: Picture) -> None:
+    pydicom = optional("pydicom", "medical", "DICOM")
+    tags = picture.metadata.native
+    frames = _fitting(picture.frames, tags)
+    data = b"".join(np.ascontiguousarray(f, f.dtype.newbyteorder("<")).tobytes() for f in frames)
+    dataset = copy.deepcopy(tags.dataset)
+    _describe_pixels(dataset, frames)
+    dataset.add_new(0x7FE00010, "OB" if frames[0].dtype.itemsize == 1 else "OW", data)
+    if len(data) % 2:
+        dataset.PixelData += b"\0"
+    _derive(pydicom, dataset, hashlib.sha256(data).hexdigest())
+    pydicom.dcmwrite(stream, dataset, enforce_file_format=True)
+
+
+def _fitting(frames: tuple[np.ndarray, ...], tags: _Tags) -> list[np.ndarray]:
+    """Frames inside the stored bits, and as they were outside of the picture."""
+    dataset, result = tags.dataset, []
+    bits = int(dataset.get("BitsStored") or 16)
+    low, high = (-(1 << bits - 1), (1 << bits - 1) - 1) if dataset.PixelRepresentation else (
+        0, (1 << bits) - 1)  # fmt: skip
+    for number, frame in enumerate(frames):
+        if frame.ndim == 2 and bits < frame.dtype.itemsize * 8:
+            frame = frame.clip(low, high)
+        if tags.padding is not None:
+            mask, numbers = tags.padding[number]
+            frame = frame.copy()
+            frame[mask] = numbers
+        result.append(frame)
+    return result
+
+
+def _describe_pixels(dataset, frames: list[np.ndarray]) -> None:
+    colour = frames[0].ndim == 3
+    bits = frames[0].dtype.itemsize * 8
+    if dataset.BitsAllocated != bits or colour:  # a palette gives colours of its own depth
+        dataset.BitsAllocated = dataset.BitsStored = bits
+        dataset.HighBit = bits - 1
+    if colour:
+        dataset.PhotometricInterpretation = "RGB"
+        dataset.SamplesPerPixel, dataset.PlanarConfiguration = 3, 0
+        dataset.PixelRepresentation = 0
+        for code in range(0x00281101, 0x00281224):  # the tables of a palette
+            if code in dataset:
+                del dataset[code]
+    for name, extreme in (("SmallestImagePixelValue", min), ("LargestImagePixelValue", max)):
+        if name in dataset and not colour:  # stated more widely than need be by many devices
+            values = [int(frame.min() if extreme is min else frame.max()) for frame in frames]
+            setattr(dataset, name, extreme(int(dataset[name].value), *values))
+
+
+def _derive(pydicom, dataset, pixels: str) -> None:
+    """Say that this is another image, made from that one. The same pixels give the same UIDs."""
+    uids = pydicom.uid
+    old, series = str(dataset.get("SOPInstanceUID", "")), str(dataset.get("SeriesInstanceUID", ""))
+    new = uids.generate_uid(entropy_srcs=[old, pixels])
+    if old:
+        reference = pydicom.Dataset()
+        reference.ReferencedSOPClassUID = dataset.get("SOPClassUID")
+        reference.ReferencedSOPInstanceUID = old
+        dataset.SourceImageSequence = pydicom.Sequence([reference])
+    dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = new
+    if series:  # one new series for all images of an old one
+        dataset.SeriesInstanceUID = uids.generate_uid(entropy_srcs=[series, _DERIVATION])
+    kind = dataset.get("ImageType") or ["ORIGINAL", "PRIMARY"]
+    kind = [kind] if isinstance(kind, str) else list(kind)
+    dataset.ImageType = ["DERIVED", *kind[1:]]
+    before = dataset.get("DerivationDescription")
+    text = f"{before}; {_DERIVATION}" if before else _DERIVATION
+    dataset.DerivationDescription = text[-_MAX_DESCRIPTION:]
+    dataset.file_meta.TransferSyntaxUID = uids.ExplicitVRLittleEndian
+
+
+CODEC = Codec(
+    name="DICOM",
+    suffixes=(".dcm", ".dicom"),
+    sniff=lambda head: head[128:132] == b"DICM",
+    read=_read,
+    write=_write,
+    holds={
+        **holds(("gray",), "uint8", "int8", "uint16", "int16", "uint32", "int32"),
+        **holds(("rgb",), "uint8", "uint16"),
+    },
+    many_frames=True,
+    only_from=("DICOM",),
+)

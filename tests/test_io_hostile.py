@@ -1,0 +1,150 @@
+"""Damaged files of every format, full disks, read-only folders: one line, and nothing left over."""
+
+from __future__ import annotations
+
+import builtins
+import errno
+import gzip
+import os
+import resource
+
+import numpy as np
+import pytest
+from test_io_medical_exr import dicom, nifti
+from test_io_round_trip import SRGB, XMP, exif_block, pixels, written
+
+from denoise_ext import io
+
+KINDS = {
+    "PNG": ["rgb uint8", "rgba uint16", "gray bool"], "TIFF": ["rgb uint8", "rgb uint16"],
+    "JPEG": ["rgb uint8"], "WEBP": ["rgba uint8"], "BMP": ["rgb uint8"],
+    "PNM": ["rgb uint16", "rgba uint8", "gray float32", "gray bool"], "NPY": ["rgb float32"],
+    "NPZ": ["gray int16"], "EXR": ["rgb float16"], "DICOM": [""], "NIFTI": [""], "NIFTI.GZ": [""],
+}  # fmt: skip
+CASES = [(name, kind) for name, kinds in KINDS.items() for kind in kinds]
+
+
+def whole_file(name: str, kind: str) -> bytes:
+    if name == "DICOM":
+        return dicom(pixels("gray", "uint16"))
+    if name.startswith("NIFTI"):
+        data = nifti(np.ones((5, 6, 4), np.int16))
+        return gzip.compress(data) if name.endswith("GZ") else data
+    mode, dtype = kind.split()
+    metadata = io.Metadata(SRGB, exif_block(), XMP, (3000.0, 3000.0), premultiplied=name == "EXR")
+    return written(io.picture_of(pixels(mode, dtype), metadata=metadata), format=name)
+
+
+def damaged(whole: bytes, rng: np.random.Generator) -> bytes:
+    data = bytearray(whole)
+    if rng.random() < 0.3:
+        return bytes(data[: rng.integers(1, len(data))])
+    end = len(data) if rng.random() < 0.5 else min(len(data), 200)  # headers are where it hurts
+    for position in rng.integers(0, end, rng.integers(1, 6)):
+        data[position] = rng.choice([0, 0xFF, rng.integers(0, 256)])
+    return bytes(data)
+
+
+def test_every_written_format_is_fuzzed():
+    assert set(KINDS) == {codec.name for codec in io.CODECS if codec.write is not None}
+
+
+@pytest.mark.parametrize("name, kind", CASES)
+def test_damaged_bytes_give_an_image_error_or_a_picture_that_can_be_written(name, kind):
+    whole = whole_file(name, kind)
+    rng = np.random.default_rng(7)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for _ in range(60):
+        try:
+            picture = io.read_picture(damaged(whole, rng), max_pixels=100_000)
+        except io.ImageError as error:
+            assert "\n" not in str(error)
+            continue
+        try:
+            back = io.read_picture(written(picture), max_pixels=100_000)
+        except io.ImageError as error:  # tags that cannot be written again
+            assert "cannot write" in str(error)
+            assert name == "DICOM"
+            continue
+        if picture.format != "JPEG":
+            for one, other in zip(picture.frames, back.frames, strict=True):
+                assert one.dtype == other.dtype
+                np.testing.assert_array_equal(one, other)
+    # a damaged size must not be believed: 100000 pixels are 3 MB at most, metadata 64 MiB
+    growth = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before  # KiB
+    assert growth < 200 * 1024
+
+
+@pytest.mark.parametrize("name, place, value", [
+    ("BMP", 18, b"\0\0\1\0\0\0\1\0"), ("PNG", 16, b"\0\1\0\0\0\1\0\0"),
+    ("NPY", None, b""), ("PNM", None, b""), ("EXR", None, b""),
+])  # fmt: skip
+def test_sizes_are_refused_from_the_header(name, place, value):
+    """65536 x 65536 stated in a few bytes; for other formats: one pixel more than allowed."""
+    data = bytearray(whole_file(name, KINDS[name][0]))
+    limit = 76
+    if place is not None:
+        data[place : place + 8] = value
+        limit = io.DEFAULT_MAX_PIXELS
+    with pytest.raises(io.ImageError, match=r"= (77|4294967296) pixels, more than the limit"):
+        io.read_picture(bytes(data), max_pixels=limit)
+
+
+def test_pixels_of_all_pages_count():
+    pages = io.Picture((np.zeros((10, 10), np.uint8),) * 5, (0, 255), "gray", "TIFF")
+    data = written(pages)
+    assert len(io.read_picture(data, max_pixels=500).frames) == 5
+    with pytest.raises(io.ImageError, match="400 on other pages = 500 pixels"):
+        io.read_picture(data, max_pixels=499)
+    stack = written(pages, format="NPY")
+    with pytest.raises(io.ImageError, match="x 5 frames = 500 pixels"):
+        io.read_picture(stack, max_pixels=499)
+    endless = open("/dev/zero", "rb")  # noqa: SIM115
+    with endless, pytest.raises(io.ImageError, match="the stream holds more than"):
+        io.read_picture(endless, max_pixels=1000)
+
+
+class FullDisk:
+    """A file on a disk that is full after some bytes."""
+
+    def __init__(self, stream, room: int):
+        self._stream, self._room = stream, room
+
+    def __getattr__(self, name):
+        return getattr(self._stream, name)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self._stream.close()
+
+    def write(self, data):
+        self._room -= memoryview(data).nbytes
+        if self._room < 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return self._stream.write(data)
+
+
+@pytest.mark.parametrize("name, kind", CASES)
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, monkeypatch, name, kind):
+    picture = io.read_picture(whole_file(name, kind))
+    really_open = builtins.open
+
+    def full(path, mode="r", *rest, **options):
+        stream = really_open(path, mode, *rest, **options)
+        return FullDisk(stream, 20) if mode == "xb" else stream
+
+    monkeypatch.setattr(builtins, "open", full)
+    path = tmp_path / ("a" + io.codec_named(name).suffixes[0])
+    with pytest.raises(io.ImageError, match="no space left on device") as caught:
+        io.write_picture(path, picture)
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_read_only_folder_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # as for anyone but root
+    with pytest.raises(io.ImageError, match="not writable"):
+        io.write_picture(tmp_path / "a.png", io.picture_of(pixels("rgb", "uint8")))
+    assert list(tmp_path.iterdir()) == []
