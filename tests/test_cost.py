@@ -39,6 +39,16 @@ def test_every_family_is_counted_and_left_as_it_was(name):
     assert gflop_per_megapixel(model.half()) == gflop_per_megapixel(tiny(name))
 
 
+def test_the_figures_in_the_text_of_sepdncnn():
+    with torch.device("meta"):
+        models = [create_model(name) for name in ("sepdncnn_gray", "dncnn_gray")]
+    text = " ".join(type(models[0]).__doc__.split())
+    gflop = [f"{gflop_per_megapixel(model):,.0f}" for model in models]
+    count = [f"{sum(p.numel() for p in model.parameters()):,}" for model in models]
+    assert f"takes {gflop[0]} GFLOP per megapixel where DnCNN takes {gflop[1]}," in text
+    assert f"has {count[0]} parameters where DnCNN has {count[1]} (gray)" in text
+
+
 def test_only_denoisers():
     with pytest.raises(TypeError, match="denoise_ext model"):
         gflop_per_megapixel(nn.Conv2d(1, 1, 3))

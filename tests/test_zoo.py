@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from engine_tools import ours_is_faster as ours_is_faster
 from zoo import FAMILIES, tiny
 
-from denoise_ext.engine import Accelerated, plan
+import denoise_ext
+from denoise_ext.engine import Accelerated
 from denoise_ext.models import Denoiser, build_model, create_model, load_checkpoint, save_model
 from denoise_ext.nn import to_torch
 
@@ -45,7 +47,19 @@ def test_own_kernels_compute_what_torch_computes(name):
     x = image(model, 19, 22)
     with torch.inference_mode():
         close(model(x, 25.0), to_torch(model)(x, 25.0))
-        close(plan(model)(x, 25.0), to_torch(model)(x, 25.0))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_accelerate_plans_the_whole_network(name, ours_is_faster):
+    model = tiny(name)
+    x = image(model, 19, 22)
+    fast = denoise_ext.accelerate(model, (x, 25.0))
+    whole = [row.variant for row in fast.report().rows if row.site.endswith(".denoise_any_size")]
+    assert whole == ["plan"], fast.report()
+    with torch.inference_mode():
+        for size in ((19, 22), (8, 9), (1, 1)):
+            x = image(model, *size, n=1)
+            close(fast(x, 25.0), to_torch(model)(x, 25.0))
 
 
 @pytest.mark.parametrize("name", FAMILIES)

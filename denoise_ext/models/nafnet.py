@@ -121,7 +121,7 @@ class NAFBlock(nn.Module):
         self.norm1 = LayerNorm2d(width)
         self.conv1 = Conv2d(width, 2 * width, 1)
         self.conv2 = Conv2d(2 * width, 2 * width, 3, padding=1, groups=2 * width)
-        self.sca = nn.Sequential(nn.AdaptiveAvgPool2d(1), Conv2d(width, width, 1))
+        self.sca = nn.Sequential(GlobalMean(), Conv2d(width, width, 1))
         self.conv3 = Conv2d(width, width, 1)
         self.norm2 = LayerNorm2d(width)
         self.conv4 = Conv2d(width, 2 * width, 1)
@@ -154,6 +154,14 @@ class LayerNorm2d(nn.Module):
         pixels = x.permute(0, 2, 3, 1)  # (N, H, W, width)
         pixels = F.layer_norm(pixels, self.weight.shape, self.weight, self.bias, self.eps)
         return pixels.permute(0, 3, 1, 2)
+
+
+class GlobalMean(nn.Module):
+    """The mean of every channel over the whole image, summed in float32."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to (N, C, 1, 1)."""
+        return x.mean((2, 3), keepdim=True)
 
 
 def simple_gate(x: Tensor) -> Tensor:

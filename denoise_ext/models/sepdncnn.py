@@ -23,7 +23,10 @@ class SepDnCNN(Denoiser):
     """DnCNN whose hidden 3x3 convolutions are one 3x3 filter per channel, then a 1x1 convolution.
 
     The first and the last layer are full convolutions: they have few channels on one side, and
-    little is to be won there.
+    little is to be won there. With 17 layers of 64 channels it takes 142 GFLOP per megapixel where
+    DnCNN takes 1,108, and has 73,217 parameters where DnCNN has 555,137 (gray). The time does not
+    follow: the filters per channel read and write a feature map for 9 products per value, and wait
+    for memory.
 
     Args:
         channels: image channels.
