@@ -10,7 +10,7 @@ import zlib
 import command_line
 import numpy as np
 import pytest
-from command_line import BACKEND, RGB, denoise, files, run
+from command_line import BACKEND, GRAY, RGB, denoise, files, run
 from PIL import Image
 
 from denoise_ext import io
@@ -147,7 +147,7 @@ BAD = {
     "unknown suffix": (["in/a.png", "-o", "o.gif"], 2, "suffix '.gif'"),
     "file as folder": (["in", "-o", "file"], 2, "neither a folder nor an image"),
     "under a file": (["in/a.png", "-o", "file/o.png"], 3, "file/o.png"),
-    "folder under a file": (["in", "-o", "file/out/"], 3, "cannot make folder"),
+    "folder under a file": (["in", "-o", "file/out/"], 2, "cannot make folder"),
     "folder missing": (["in/a.png", "-o", "gone/o.png"], 3, "does not exist"),
     "unknown model": (["in", "-o", "out", "--model", "ffdnet_grey"], 2, "'ffdnet_grey'"),
     "not a checkpoint": (["in", "-o", "out", "--model", "bad/text.png"], 2, "text.png"),
@@ -183,11 +183,16 @@ def test_bad_input_is_explained_and_leaves_nothing(folder, checkpoints, capsys, 
     assert out == ""
 
 
-def test_missing_sigma_is_one_error(folder, checkpoints, capsys):
-    code, _, err = denoise(capsys, "in", "-o", "out", "--model", checkpoints["gray"])
-    assert code == 2
-    assert err.startswith("denoise-ext: error: --sigma is required") and err.count("\n") == 1
-    assert not (folder / "out").exists()
+def test_missing_sigma_is_estimated_and_said(folder, checkpoints, capsys):
+    from denoise_ext import inference
+
+    model = checkpoints["gray"]
+    code, out, err = denoise(capsys, "in/b.png", "-o", "o.png", "--model", model)
+    sigma = inference.estimate_sigma(GRAY)
+    assert (code, err) == (0, "")
+    assert f"estimated, {sigma:.1f}\n" in out
+    expected = inference.denoise(GRAY, model, sigma, backend=BACKEND[1])
+    np.testing.assert_array_equal(io.read_image("o.png"), expected)
 
 
 def test_debug_shows_the_traceback(folder, monkeypatch):
@@ -202,7 +207,7 @@ def test_interrupted(folder, monkeypatch, capsys):
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(command, "_find", interrupt)
+    monkeypatch.setattr(command, "make_plan", interrupt)
     code, _, err = run(capsys, "denoise", "in", "-o", "out")
     assert code == 130 and err == "denoise-ext: interrupted\n"
 

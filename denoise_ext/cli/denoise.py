@@ -3,170 +3,239 @@
 from __future__ import annotations
 
 import argparse
-import os
-import time
-from collections.abc import Iterable
-from dataclasses import dataclass
-from pathlib import Path
+import math
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
 
+from denoise_ext.cli._denoise_plan import Plan, make_plan
+from denoise_ext.cli._denoise_report import Report, printable
 from denoise_ext.cli.common import (
     EXIT_SOME_FAILED,
     CliError,
-    Models,
     add_model_arguments,
-    colour_channels,
-    one_line,
-    progress_bar,
-    report_failures,
     sigma_type,
+    whole_number,
 )
 
+if TYPE_CHECKING:
+    from denoise_ext.inference import Denoiser
+    from denoise_ext.inference.batch import Job, Outcome
 
-@dataclass(frozen=True)
-class Job:
-    """One file to denoise and where the result goes."""
-
-    source: Path
-    target: Path
+DESCRIPTION = """\
+Files are read, denoised and written at the same time. One that fails stops no other; it is listed
+at the end, and the exit code is 3. What is done is recorded in OUT/.denoise-ext, so that the same
+command with --resume goes on where a run was interrupted, killed or found the disk full."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the command."""
+    parser.description += "\n\n" + DESCRIPTION
     parser.add_argument(
         "inputs", nargs="+", metavar="INPUT",
-        help="image files, folders (their images) or quoted glob patterns",
+        help="image files, folders (their images), quoted glob patterns, @FILE (a list of these,"
+        " one a line) or - (an image from standard input)",
     )  # fmt: skip
     parser.add_argument(
         "-o", "--output", required=True, metavar="OUT",
-        help="a file (for one input file) or a folder, which is made where missing; files in it"
-        " keep their names, and their sub-folders with --recursive",
+        help="a file (for one input file), - (standard output) or a folder, which is made where"
+        " missing; files in it keep their names, and their sub-folders with --recursive",
     )  # fmt: skip
+    _add_denoising_arguments(parser)
+    _add_file_arguments(parser)
+    _add_run_arguments(parser)
+
+
+def _add_denoising_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--sigma", type=sigma_type, metavar="S",
-        help="strength: standard deviation of the noise on the 0-255 scale (also for 16-bit"
-        " images); most models need it",
+        help="standard deviation of the noise on the 0-255 scale (also for 16-bit images);"
+        " default: estimated for each image, for models that are told it",
+    )  # fmt: skip
+    parser.add_argument(
+        "--strength", type=_strength, default=1.0, metavar="X",
+        help="0: the image as it is, 1: denoised, between: a blend (default: 1)",
     )  # fmt: skip
     add_model_arguments(parser)
+    parser.add_argument(
+        "--precision", default="default", choices=("strict", "default", "fast", "bfloat16"),
+        help="of the convolutions: strict sums directly, fast is a little less exact than default,"
+        " bfloat16 needs half the memory (default: default)",
+    )  # fmt: skip
+
+
+def _add_file_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--format", metavar="SUFFIX", type=_suffix,
+        help="write tif, png, ... (default: as OUT's suffix says, in a folder as the input's)",
+    )  # fmt: skip
     parser.add_argument("--overwrite", action="store_true", help="replace existing files")
     parser.add_argument("--recursive", action="store_true", help="take in sub-folders")
+    parser.add_argument(
+        "--max-pixels", type=whole_number(1), metavar="N",
+        help="refuse images of more pixels before decoding them (default: 200 million)",
+    )  # fmt: skip
+
+
+def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--resume", action="store_true",
+        help="leave out what an earlier run with the same options has done: input, model and"
+        " options have the recorded hash, and so has the output",
+    )  # fmt: skip
+    parser.add_argument(
+        "--shard", type=_shard, default=(1, 1), metavar="I/N",
+        help="do the I-th of N parts (1/N to N/N, the same files in every run)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--workers", type=whole_number(1), default=1, metavar="N",
+        help="images computed at a time, sharing the cores (default: 1)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--dry-run", action="store_true", help="say what would be done, and do nothing"
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="a JSON line for each file and for the summary"
+    )
     parser.add_argument("-q", "--quiet", action="store_true", help="print errors only")
 
 
 def run(args: argparse.Namespace) -> int:
     """Carry the command out; returns the exit code."""
-    found, failures = _find(args.inputs, args.recursive)
-    as_folder = _output_is_folder(args.output, args.inputs, len(found) + len(failures))
-    jobs, clashes = _plan(found, Path(args.output), as_folder)
-    failures += clashes
-    models = Models(args.model, args.device, args.backend)
-    _check_sigma(models, args.sigma)
-    start = time.perf_counter()
-    written = 0
-    with progress_bar(args.quiet) as progress:
-        task = progress.add_task("denoising", total=len(jobs))
-        for job in jobs:
-            progress.update(task, description=job.source.name)
-            try:
-                _denoise_file(job, models, args.sigma, args.overwrite, make_folder=as_folder)
-                written += 1
-            except (CliError, ValueError, RuntimeError, OSError, MemoryError) as error:
-                failures.append((str(job.source), one_line(error)))
-            progress.advance(task)
-    if written and not args.quiet:
-        seconds = time.perf_counter() - start
-        what = "1 image" if written == 1 else f"{written} images"
-        print(f"{what} denoised in {seconds:.1f} s -> {args.output}")
-    if failures:
-        report_failures(failures, len(failures) + written)
-        return EXIT_SOME_FAILED
-    return 0
+    if "-" in (*args.inputs, args.output):
+        from denoise_ext.cli._denoise_stream import run_stream
+
+        return run_stream(args, make_denoiser(args))
+    plan = make_plan(args.inputs, args.output, args.recursive, args.format or "", args.shard)
+    if args.resume and not plan.is_folder:
+        raise CliError("--resume needs a folder as output: for one file, repeat the command")
+    if args.dry_run:
+        return _tell(plan, args)
+    denoiser = make_denoiser(args)
+    options = {"quiet": args.quiet, "as_json": args.json}
+    with Report(len(plan.jobs), plan.failures, args.output, **options) as report:
+        for outcome in _outcomes(plan, denoiser, args):
+            report.add(outcome)
+    report.finish()
+    return EXIT_SOME_FAILED if report.failures else 0
 
 
-def _find(inputs: list[str], recursive: bool) -> tuple[list, list[tuple[str, str]]]:
-    """Every file once, and the inputs that stand for none. CliError where nothing is left."""
-    from denoise_ext.io import ImageError, find_images
+def make_denoiser(args: argparse.Namespace) -> Denoiser:
+    """The network and its options; a wrong one is one error, not one for each file."""
+    from denoise_ext.inference import Denoiser, choose_device, load_model
 
-    found: dict[str, object] = {}
-    failures = []
-    for argument in inputs:
-        try:
-            for image in find_images(argument, recursive):
-                found.setdefault(os.path.realpath(image.path), image)
-        except ImageError as error:
-            failures.append((argument, str(error)))
-    if not found:
-        raise CliError("; ".join(reason for _, reason in failures))
-    return list(found.values()), failures
+    device = choose_device(args.device, args.backend)
+    model = None if args.model is None else load_model(args.model, device, args.backend)
+    return Denoiser(
+        model, sigma=args.sigma, strength=args.strength, device=device, precision=args.precision,
+        backend=args.backend,
+    )  # fmt: skip
 
 
-def _output_is_folder(output: str, inputs: list[str], count: int) -> bool:
-    from denoise_ext.io import IMAGE_SUFFIXES
+def making(args: argparse.Namespace) -> dict[str, Any]:
+    """All that a result depends on besides its input."""
+    from denoise_ext import __version__
+    from denoise_ext.inference.manifest import weights_sha256
 
-    out = Path(output)
-    if out.is_dir() or output.endswith(("/", os.sep)):
-        return True
-    one_file = count == 1 and len(inputs) == 1 and Path(inputs[0]).is_file()
-    if out.suffix.lower() in IMAGE_SUFFIXES:
-        if not one_file:
-            raise CliError(f"output {output!r} is one file, but the inputs are not: name a folder")
-        return False
-    if out.exists():
-        raise CliError(f"output {output!r} exists and is neither a folder nor an image file")
-    # a name without a suffix is a folder to make; one with an unknown suffix is a mistake
-    if one_file and out.suffix:
-        from denoise_ext.io import check_can_write
-
-        check_can_write(out)
-    return True
+    return {
+        "version": __version__, "weights": weights_sha256(args.model), "backend": args.backend,
+        "precision": args.precision, "sigma": args.sigma, "strength": args.strength,
+    }  # fmt: skip
 
 
-def _plan(
-    found: Iterable, output: Path, as_folder: bool
-) -> tuple[list[Job], list[tuple[str, str]]]:
-    """Which file goes where; two sources for one target are a failure of the second."""
-    jobs: dict[str, Job] = {}
-    clashes = []
-    for image in found:
-        target = output / image.relative if as_folder else output
-        key = os.path.normpath(target)
-        if key in jobs:
-            other = str(jobs[key].source)
-            clashes.append((str(image.path), f"{str(target)!r} is already the output of {other!r}"))
-        else:
-            jobs[key] = Job(image.path, target)
-    return list(jobs.values()), clashes
+def max_pixels(args: argparse.Namespace) -> int:
+    """The limit as given, or the default."""
+    from denoise_ext.io import DEFAULT_MAX_PIXELS
+
+    return args.max_pixels or DEFAULT_MAX_PIXELS
 
 
-def _check_sigma(models: Models, sigma: float | None) -> None:
-    """A missing --sigma is one usage error, not one failure per file."""
-    if sigma is None and models.for_channels(1).needs_sigma:
-        name = models.name_for(1) if models.name is not None else "the default model"
-        raise CliError(
-            f"--sigma is required: {name} needs the noise level (0-255 scale; 5 is faint, 25"
-            " strong, 50 very strong)"
+def _outcomes(plan: Plan, denoiser: Denoiser, args: argparse.Namespace) -> Iterator[Outcome]:
+    from functools import partial
+
+    from denoise_ext.inference.batch import Worker, known_jobs, run_batch
+    from denoise_ext.inference.manifest import Manifest
+    from denoise_ext.inference.pictures import denoise_picture
+    from denoise_ext.inference.storage import LocalStorage
+
+    with ExitStack() as stack:
+        jobs, manifest = plan.jobs, None
+        if plan.is_folder and jobs:
+            manifest = Manifest(plan.output, args.shard, siblings=args.resume)
+            stack.enter_context(manifest)
+            jobs = known_jobs(jobs, manifest) if args.resume else jobs
+        worker = Worker(
+            partial(denoise_picture, denoiser),
+            making(args) if manifest else None,
+            storage=LocalStorage(manifest, make_folders=plan.is_folder),
+            overwrite=args.overwrite,
+            max_pixels=max_pixels(args),
         )
+        with _quiet_decoders():
+            yield from run_batch(jobs, worker, workers=args.workers)
 
 
-def _denoise_file(
-    job: Job, models: Models, sigma: float | None, overwrite: bool, make_folder: bool
-) -> None:
-    from denoise_ext.inference import denoise
-    from denoise_ext.io import check_can_write, read_image_file, write_image
+def _tell(plan: Plan, args: argparse.Namespace) -> int:
+    """--dry-run."""
+    import json
 
-    if job.target.exists() or not make_folder:
-        check_can_write(job.target, overwrite)  # before the work, not after it
-    image = read_image_file(job.source)
-    network = models.for_channels(colour_channels(image.pixels))
-    if make_folder:  # only now: a folder of unreadable files leaves no empty one behind
-        _make_folder(job.target.parent)
-        check_can_write(job.target, overwrite)
-    result = denoise(image.pixels, network, sigma)
-    write_image(job.target, result, overwrite, icc_profile=image.icc_profile, exif=image.exif)
+    for job, status in _statuses(plan, args):
+        source, target = printable(job.source), printable(job.target)
+        if args.json:
+            facts = {"event": "plan", "source": source, "target": target, "status": status}
+            print(json.dumps(facts))
+        elif not args.quiet:
+            print(f"{source} -> {target}" + (f" ({status})" if status != "to do" else ""))
+    for name, reason in plan.failures:
+        print(f"{printable(name)}: {reason}", file=sys.stderr)
+    return EXIT_SOME_FAILED if plan.failures else 0
 
 
-def _make_folder(folder: Path) -> None:
+def _statuses(plan: Plan, args: argparse.Namespace) -> Iterator[tuple[Job, str]]:
+    import os
+    from dataclasses import replace
+
+    from denoise_ext.inference.batch import Worker
+    from denoise_ext.inference.manifest import recorded
+
+    records = recorded(plan.output) if args.resume else {}
+    worker = Worker(None, making(args) if args.resume else None, overwrite=args.overwrite)
+    for job in plan.jobs:
+        yield job, worker.status(replace(job, known=records.get(os.fsencode(job.name))))
+
+
+@contextmanager
+def _quiet_decoders() -> Iterator[None]:
+    """Decoders warn of oddities in metadata; in a batch that is noise."""
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _strength(text: str) -> float:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise CliError(f"cannot make folder {str(folder)!r}: {reason}") from error
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+    if not (math.isfinite(value) and 0 <= value <= 1):
+        raise argparse.ArgumentTypeError(f"must be from 0 to 1, got {text}")
+    return value
+
+
+def _shard(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    index, count = (int(n) for n in match.groups()) if match else (0, 0)
+    if not 1 <= index <= count:
+        raise argparse.ArgumentTypeError(f"must be I/N with 1 <= I <= N, as 3/8, got {text!r}")
+    return index, count
+
+
+def _suffix(text: str) -> str:
+    suffix = "." + text.lower().lstrip(".")
+    if suffix == ".":
+        raise argparse.ArgumentTypeError("must be a file suffix, as tif")
+    return suffix

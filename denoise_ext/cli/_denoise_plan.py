@@ -1,0 +1,165 @@
+"""Which files ``denoise-ext denoise`` takes, and where each result goes."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from denoise_ext.cli.common import CliError
+
+if TYPE_CHECKING:
+    from denoise_ext.inference.batch import Job
+    from denoise_ext.io import FoundImage
+
+Failure = tuple[str, str]  # what, why
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The jobs of one run."""
+
+    jobs: list[Job]
+    failures: list[Failure]
+    """Inputs that stand for no file, and files whose output another one has."""
+    output: Path
+    is_folder: bool
+    """Whether the output is a folder, in which results keep the names of their sources."""
+
+
+def make_plan(
+    inputs: list[str], output: str, recursive: bool, suffix: str, shard: tuple[int, int]
+) -> Plan:
+    """Find the files and give each its target.
+
+    In a folder, results keep the names of their sources. With `suffix` (``.tif``) they get it in
+    place of their own; where two sources would then have one name (``a.png``, ``a.jpg``), each
+    keeps its old suffix before the new one (``a.png.tif``, ``a.jpg.tif``), whatever the order.
+
+    A file belongs to the shard that the SHA-256 of its name below the output says: that depends on
+    no other file, so every file is in one shard, also while files are being added.
+
+    Raises CliError where nothing is found, or the output cannot be what it is asked to be.
+    """
+    paths = [path for argument in inputs for path in _listed(argument)]
+    found, failures = _find(paths, recursive)
+    as_folder = _output_is_folder(output, paths, len(found) + len(failures), suffix)
+    if as_folder:
+        found = [image for image in found if not _is_result(image, output)]
+    jobs, clashes = _targets(found, Path(output), as_folder, suffix)
+    mine = [job for job in jobs if _shard_of(job.name, shard[1]) == shard[0]]
+    return Plan(mine, failures + clashes, Path(output), as_folder)
+
+
+def _listed(argument: str) -> list[str]:
+    """``@FILE`` stands for the lines of a file (``@-``: of the standard input)."""
+    if not argument.startswith("@") or os.path.exists(argument):
+        return [argument]
+    try:
+        if argument == "@-":
+            text = sys.stdin.buffer.read()
+        else:
+            text = Path(argument[1:]).read_bytes()
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise CliError(f"cannot read the list {argument[1:]!r}: {reason}") from error
+    lines = [os.fsdecode(line.removesuffix(b"\r")) for line in text.split(b"\n")]
+    lines = [line for line in lines if line.strip()]
+    if not lines:
+        raise CliError(f"the list {argument[1:]!r} names no file")
+    return lines
+
+
+def _find(paths: list[str], recursive: bool) -> tuple[list[FoundImage], list[Failure]]:
+    """Every file once, and the inputs that stand for none. CliError where nothing is left."""
+    from denoise_ext.io import ImageError, find_images
+
+    found: dict[str, FoundImage] = {}
+    failures = []
+    for path in paths:
+        try:
+            for image in find_images(path, recursive):
+                # a pattern may lead through links to the same file: the shortest way is its name
+                key = os.path.realpath(image.path)
+                known = found.get(key)
+                if known is None or len(image.relative.parts) < len(known.relative.parts):
+                    found[key] = image
+        except ImageError as error:
+            failures.append((path, str(error)))
+    if not found:
+        raise CliError("; ".join(reason for _, reason in failures))
+    return list(found.values()), failures
+
+
+def _output_is_folder(output: str, paths: list[str], count: int, suffix: str) -> bool:
+    from denoise_ext.io import IMAGE_SUFFIXES
+
+    out = Path(output)
+    if out.is_dir() or output.endswith(("/", os.sep)):
+        return True
+    one_file = count == 1 and len(paths) == 1 and Path(paths[0]).is_file()
+    if out.suffix.lower() in IMAGE_SUFFIXES:
+        if not one_file:
+            raise CliError(f"output {output!r} is one file, but the inputs are not: name a folder")
+        if suffix and suffix != out.suffix.lower():
+            raise CliError(f"output {output!r} has a format, --format {suffix[1:]} another")
+        return False
+    if out.exists():
+        raise CliError(f"output {output!r} exists and is neither a folder nor an image file")
+    # a name without a suffix is a folder to make; one with an unknown suffix is a mistake
+    if one_file and out.suffix:
+        from denoise_ext.io import check_can_write
+
+        check_can_write(out)
+    return True
+
+
+def _is_result(image: FoundImage, output: str) -> bool:
+    """Where the output lies inside a folder searched, results of earlier runs are no input."""
+    folder = Path(os.path.realpath(output))
+    searched = image.path.parents[len(image.relative.parts) - 1]
+    around = Path(os.path.realpath(searched)) in folder.parents
+    return around and Path(os.path.realpath(image.path)).is_relative_to(folder)
+
+
+def _targets(
+    found: list[FoundImage], output: Path, as_folder: bool, suffix: str
+) -> tuple[list[Job], list[Failure]]:
+    """Which file goes where; two sources for one target are a failure of the second."""
+    from denoise_ext.inference.batch import Job
+
+    names = [image.relative if as_folder else Path(output.name) for image in found]
+    if as_folder and suffix:
+        renamed = [_with_suffix(name, suffix) for name in names]
+        count = Counter(renamed)
+        names = [
+            new if count[new] == 1 else old.with_name(old.name + suffix)
+            for old, new in zip(names, renamed)
+        ]
+    jobs: dict[str, Job] = {}
+    clashes = []
+    for image, name in zip(found, names):
+        target = output / name if as_folder else output
+        key = os.path.normpath(target)
+        if key in jobs:
+            other = str(jobs[key].source)
+            clashes.append((str(image.path), f"{str(target)!r} is already the output of {other!r}"))
+        else:
+            jobs[key] = Job(image.path, target, name)
+    return list(jobs.values()), clashes
+
+
+def _with_suffix(name: Path, suffix: str) -> Path:
+    from denoise_ext.io.codecs import suffix_of
+
+    old = suffix_of(name.name)[0]
+    return name.with_name(name.name[: len(name.name) - len(old)] + suffix)
+
+
+def _shard_of(name: Path, count: int) -> int:
+    digest = hashlib.sha256(os.fsencode(name)).digest()
+    return int.from_bytes(digest[:8], "big") % count + 1

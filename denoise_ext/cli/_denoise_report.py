@@ -1,0 +1,133 @@
+"""What ``denoise-ext denoise`` says while it runs and at the end: bar, JSON lines, summary."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from denoise_ext.cli.common import report_failures
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from denoise_ext.cli._denoise_plan import Failure
+    from denoise_ext.inference.batch import Outcome
+
+
+def printable(path: str | os.PathLike[str]) -> str:
+    """A file name as text that any terminal and file can take: undecodable bytes escaped."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+class Report:
+    """Collects outcomes; draws a bar on terminals, prints a JSON line for each with `as_json`."""
+
+    def __init__(
+        self, total: int, failures: list[Failure], output: str, *, quiet: bool, as_json: bool
+    ) -> None:
+        self._total, self._output = total, printable(output)
+        self._quiet, self._json = quiet or as_json, as_json
+        self.failures = [(printable(name), reason) for name, reason in failures]
+        self._counts = {"written": 0, "skipped": 0, "failed": 0}
+        self._sigmas: list[float] = []
+        self._notes: list[tuple[str, str]] = []
+        self._start = time.perf_counter()
+        self._bar: Progress | None = None
+        for name, reason in self.failures:
+            self._line(event="file", source=name, status="failed", reason=reason)
+
+    def __enter__(self) -> Report:
+        self._bar = _bar(self._quiet)
+        self._bar.start()
+        self._task = self._bar.add_task("denoising", total=self._total, rate="")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def add(self, outcome: Outcome) -> None:
+        """One more file has come to an end."""
+        source, target = printable(outcome.job.source), printable(outcome.job.target)
+        self._counts[outcome.status] += 1
+        if outcome.status == "failed":
+            self.failures.append((source, outcome.reason))
+        if outcome.estimated:
+            self._sigmas.append(outcome.sigma)
+        self._notes += [(source, note) for note in outcome.notes]
+        seconds = time.perf_counter() - self._start
+        rate = f"{self._counts['written'] / seconds:.2f} images/s"
+        self._bar.update(self._task, advance=1, description=os.path.basename(source), rate=rate)
+        facts = {"event": "file", "source": source, "target": target, "status": outcome.status}
+        if outcome.status == "failed":
+            facts["reason"] = outcome.reason
+        if outcome.status == "written":
+            facts |= {
+                "sigma": outcome.sigma, "sigma_estimated": outcome.estimated,
+                "pixels": outcome.pixels, "notes": outcome.notes,
+                "seconds": {k: round(v, 4) for k, v in outcome.seconds.items()},
+            }  # fmt: skip
+        self._line(**facts)
+
+    def finish(self) -> None:
+        """The summary, and a line for every file that failed."""
+        seconds = time.perf_counter() - self._start
+        written, skipped = self._counts["written"], self._counts["skipped"]
+        self._line(
+            event="summary", written=written, skipped=skipped, failed=len(self.failures),
+            seconds=round(seconds, 3), output=self._output,
+        )  # fmt: skip
+        if not self._quiet:
+            self._summary(written, skipped, seconds)
+        if self.failures:
+            report_failures(self.failures, len(self.failures) + written + skipped)
+
+    def _summary(self, written: int, skipped: int, seconds: float) -> None:
+        what = "1 image" if written == 1 else f"{written} images"
+        if written:
+            rate = f" ({written / seconds:.2f} images/s)" if written > 1 else ""
+            print(f"{what} denoised in {seconds:.1f} s{rate} -> {self._output}")
+        if skipped:
+            print(f"{skipped} done before, left as they are")
+        if self._sigmas:
+            print(f"noise level (sigma, 0-255 scale): estimated, {_spread(self._sigmas)}")
+        for name, note in self._notes:
+            print(f"note: {name}: {note}")
+        if not (written or skipped or self.failures):
+            print("nothing to do: no file belongs to this shard")
+
+    def _line(self, **facts: object) -> None:
+        if self._json:
+            print(json.dumps(facts), flush=True)
+
+
+def _spread(values: list[float]) -> str:
+    if len(values) == 1:
+        return f"{values[0]:.1f}"
+    middle = statistics.median(values)
+    return f"{min(values):.1f} to {max(values):.1f}, median {middle:.1f}"
+
+
+def _bar(quiet: bool) -> Progress:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+        console=Console(file=sys.stderr),
+        transient=True,
+        disable=quiet or not sys.stderr.isatty(),
+    )

@@ -1,0 +1,56 @@
+"""One image from standard input or to standard output."""
+
+from __future__ import annotations
+
+import argparse
+import io as streams
+import sys
+from typing import TYPE_CHECKING
+
+from denoise_ext.cli.common import CliError
+
+if TYPE_CHECKING:
+    from denoise_ext.inference import Denoiser
+
+
+def run_stream(args: argparse.Namespace, denoiser: Denoiser) -> int:
+    """Read, denoise, write; what is written is whole or nothing. Returns the exit code."""
+    from denoise_ext.cli.denoise import max_pixels
+    from denoise_ext.inference.pictures import denoise_picture
+    from denoise_ext.io import check_can_write, read_picture, write_picture
+
+    if len(args.inputs) != 1:
+        raise CliError("- stands for one image: give no other input beside it")
+    for name in ("resume", "dry_run", "json"):
+        if getattr(args, name):
+            raise CliError(f"--{name.replace('_', '-')} is for files and folders, not for -")
+    if args.output != "-":
+        check_can_write(args.output, args.overwrite)
+    [source] = args.inputs
+    picture = read_picture(
+        sys.stdin.buffer if source == "-" else source, max_pixels=max_pixels(args)
+    )
+    result = denoise_picture(denoiser, picture)
+    stream = streams.BytesIO()
+    if args.output == "-":
+        write_picture(stream, result.picture, format=_format(args.format or ""))
+        sys.stdout.buffer.write(stream.getvalue())
+        sys.stdout.buffer.flush()
+    else:
+        write_picture(args.output, result.picture, overwrite=args.overwrite)
+    if not args.quiet and result.sigma is not None:
+        how = "estimated" if result.estimated else "as given"
+        print(f"noise level (sigma, 0-255 scale): {result.sigma:.1f}, {how}", file=sys.stderr)
+    return 0
+
+
+def _format(suffix: str) -> str | None:
+    """The format's name; None: the input's."""
+    from denoise_ext.io.codecs import suffix_of
+
+    if not suffix:
+        return None
+    codec = suffix_of("x" + suffix)[1]
+    if codec is None:
+        raise CliError(f"--format {suffix[1:]}: no such format")
+    return codec.name
