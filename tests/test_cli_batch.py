@@ -66,7 +66,13 @@ def test_output_inside_the_input_is_no_input(folder, options, capsys):
 
 
 def test_names_of_every_kind(folder, options, capsys):
-    names = ["ünï 漢字 🌲.png", "x" * 251 + ".png", "漢" * 83 + ".png", "new\nline.png", "-dash.png"]
+    names = [
+        "ünï 漢字 🌲.png",
+        "x" * 251 + ".png",
+        "漢" * 83 + ".png",
+        "new\nline.png",
+        "-dash.png",
+    ]
     for name in names:
         io.write_image(folder / "in" / "sub" / name, GRAY)
     undecodable = os.fsdecode(b"caf\xe9.png")  # Latin-1 in a file system that is UTF-8
@@ -86,7 +92,7 @@ def test_links_in_a_circle(folder, options, capsys):
     code, _, err = denoise(capsys, "in", "-o", "out", "--recursive", *options)
     assert code == 3 and "in/self.png" in err and "1 of 4 files failed" in err
     assert files(folder / "out") == ["a.png", "b.png", "sub/c.png"]
-    code, _, err = denoise(capsys, "in/**/*.png", "-o", "globbed", *options)
+    assert denoise(capsys, "in/**/*.png", "-o", "globbed", *options)[0] == 0
     assert files(folder / "globbed") == ["a.png", "b.png", "sub/c.png"]
 
 
@@ -111,13 +117,27 @@ def test_bad_files_stop_nothing(folder, options, capsys):
     (bad / "really_a_jpeg.png").write_bytes(jpeg())
     code, out, err = denoise(capsys, "in", "-o", "out", *options)
     assert code == 3
-    failing = ["bomb.png", "cmyk.jpg", "cut.png", "empty.png", "moving.webp", "pipe.png", "text.png"]
+    failing = [
+        "bomb.png",
+        "cmyk.jpg",
+        "cut.png",
+        "empty.png",
+        "moving.webp",
+        "pipe.png",
+        "text.png",
+    ]
     listed = err.strip().splitlines()
     assert f"{len(failing)} of {len(failing) + 5} files failed" in listed[0]
     assert len(listed) == 1 + len(failing)
     for name in failing:
         assert sum(f"in/{name}" in line for line in listed) == 1, name
-    assert files(folder / "out") == ["a.png", "b.png", "bits.png", "palette.png", "really_a_jpeg.png"]
+    assert files(folder / "out") == [
+        "a.png",
+        "b.png",
+        "bits.png",
+        "palette.png",
+        "really_a_jpeg.png",
+    ]
     assert "5 images denoised" in out
     assert "note: in/really_a_jpeg.png: its content is JPEG" in out
     assert Image.open("out/really_a_jpeg.png").format == "PNG"
@@ -165,7 +185,7 @@ def test_full_disk_is_not_asked_again(folder, options, capsys, monkeypatch):
     for index in range(20):
         io.write_image(folder / "in" / f"{index}.png", GRAY)
     monkeypatch.setattr(storage, "write_atomically", full)
-    code, out, err = denoise(capsys, "in", "-o", "out", "--json", *options)
+    code, out, _ = denoise(capsys, "in", "-o", "out", "--json", *options)
     assert code == 3 and files(folder / "out") == []
     reasons = [line["reason"] for line in lines(out) if line["event"] == "file"]
     assert len(reasons) == 22
@@ -226,7 +246,9 @@ def test_resume_does_not_mix_results(folder, options, checkpoints, capsys, chang
     code, out, _ = denoise(capsys, *command, "--resume", *options)
     [reason] = [x["reason"] for x in lines(out) if x.get("source") == "in/b.png"]
     assert code == 3
-    expected = "no longer as it was written" if change == "output" else "another input or with other"
+    expected = (
+        "no longer as it was written" if change == "output" else "another input or with other"
+    )
     assert expected in reason
     assert denoise(capsys, *command, "--resume", "--overwrite", *options)[0] == 0
     code, out, _ = denoise(capsys, *command, "--resume", *options)
@@ -295,7 +317,9 @@ def test_results_do_not_depend_on_the_workers(folder, options, capsys, workers):
         io.write_image(folder / "in" / f"{index}.png", np.roll(GRAY, index, 0))
     assert denoise(capsys, "in", "-o", "out", "--workers", workers, *options)[0] == 0
     for name in files(folder / "out"):
-        assert denoise(capsys, f"in/{name}", "-o", f"one/{name}", *options)[0] == 3  # no such folder
+        assert (
+            denoise(capsys, f"in/{name}", "-o", f"one/{name}", *options)[0] == 3
+        )  # no such folder
         denoise(capsys, f"in/{name}", "-o", "one.png", "--overwrite", *options)
         assert (folder / "one.png").read_bytes() == (folder / "out" / name).read_bytes()
 
@@ -303,7 +327,17 @@ def test_results_do_not_depend_on_the_workers(folder, options, capsys, workers):
 def test_standard_input_and_output(folder, options):
     denoised = ["denoise", "in/a.png", "-o", "o.png", *options, *BACKEND]
     assert main(denoised) == 0
-    command = [sys.executable, "-m", "denoise_ext.cli", "denoise", "-", "-o", "-", *options, *BACKEND]
+    command = [
+        sys.executable,
+        "-m",
+        "denoise_ext.cli",
+        "denoise",
+        "-",
+        "-o",
+        "-",
+        *options,
+        *BACKEND,
+    ]
     content = (folder / "in" / "a.png").read_bytes()
     done = subprocess.run(command, input=content, capture_output=True)
     assert done.returncode == 0, done.stderr

@@ -157,13 +157,19 @@ MAY_IMPORT = {
     "models": {"nn", "ops"},
     "inference": {"engine", "models", "nn", "ops", "data"},
     "training": {"models", "nn", "ops", "data"},
+    "integrations": {"inference"},
     "_info": {"ops"},
     "cli": {
         "ops", "reference", "nn", "models", "data", "engine", "inference", "training", "info",
+        "integrations",
     },
 }  # fmt: skip
 DECLARED = {"torch", "numpy", "PIL", "safetensors", "pydantic", "rich"}  # pyproject's dependencies
-OPTIONAL = {("denoise_ext/cli/_bench_cases.py", "cv2")}  # measured against where it is installed
+OPTIONAL = {
+    ("denoise_ext/cli/_bench_cases.py", "cv2"),  # measured against where it is installed
+    ("denoise_ext/integrations/ray.py", "ray"),
+    ("denoise_ext/integrations/urls.py", "fsspec"),
+}
 
 
 def imports(path: Path) -> Iterator[tuple[int, str]]:

@@ -128,21 +128,19 @@ def make_denoiser(args: argparse.Namespace) -> Denoiser:
 
     device = choose_device(args.device, args.backend)
     model = None if args.model is None else load_model(args.model, device, args.backend)
-    return Denoiser(
-        model, sigma=args.sigma, strength=args.strength, device=device, precision=args.precision,
-        backend=args.backend,
-    )  # fmt: skip
+    return Denoiser(model, device=device, **_options(args))
 
 
 def making(args: argparse.Namespace) -> dict[str, Any]:
     """All that a result depends on besides its input."""
-    from denoise_ext import __version__
-    from denoise_ext.inference.manifest import weights_sha256
+    from denoise_ext.inference.manifest import making_of
 
-    return {
-        "version": __version__, "weights": weights_sha256(args.model), "backend": args.backend,
-        "precision": args.precision, "sigma": args.sigma, "strength": args.strength,
-    }  # fmt: skip
+    return making_of(args.model, **_options(args))
+
+
+def _options(args: argparse.Namespace) -> dict[str, Any]:
+    names = ("sigma", "strength", "precision", "backend")
+    return {name: getattr(args, name) for name in names}
 
 
 def max_pixels(args: argparse.Namespace) -> int:

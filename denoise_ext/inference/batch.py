@@ -2,7 +2,8 @@
 
     jobs -> [read: hash, decode] -> [compute] -> [write: encode, record, rename] -> outcomes
 
-The three stages run in threads (`pipeline`); decoders, encoders and kernels release the interpreter.
+The three stages run in threads (`pipeline`): decoders, encoders and kernels release the
+interpreter.
 """
 
 from __future__ import annotations
@@ -152,7 +153,7 @@ class Worker:
         return content and key_of(content, {**self._making, "format": _format(job)})
 
     def _check_target(self, job: Job, key: str | None) -> bool:
-        """Whether what is there may be replaced. Final: it is done. ImageError: it is in the way."""
+        """Whether what is there may be replaced. Final: it is done. ImageError: in the way."""
         known = job.known
         if known is not None and known.key is None:
             return True  # begun by this run or one that died: ours
@@ -164,7 +165,9 @@ class Worker:
                 if known.key == key
                 else "was made from another input or with other options"
             )
-            raise ImageError(f"{os.fspath(job.target)!r} {what}; it is not overwritten unless asked")
+            raise ImageError(
+                f"{os.fspath(job.target)!r} {what}; it is not overwritten unless asked"
+            )
         self._storage.check(job.target, self._overwrite)
         return self._overwrite
 

@@ -1,13 +1,13 @@
 """What a batch has written: an SQLite file in the output folder that survives ``kill -9``.
 
-One row per output: the key of what it was made from and by (content of the input, weights, options),
-its size and its SHA-256. A row is committed **before** the output gets its name, so that every
-output under its final name has a row; a row whose output is missing, or is not what the row says,
-counts for nothing. Resuming needs no other state.
+One row per output: the key of what it was made from and by (content of the input, weights,
+options), its size and its SHA-256. A row is committed **before** the output gets its name, so that
+every output under its final name has a row; a row whose output is missing, or is not what the row
+says, counts for nothing. Resuming needs no other state.
 
-The file is opened for one process alone (``locking_mode=EXCLUSIVE``). SQLite then keeps the index of
-its write-ahead log on the heap, so the log works on network file systems too, and a second run that
-would write the same outputs is refused. Shards have a file each.
+The file is opened for one process alone (``locking_mode=EXCLUSIVE``). SQLite then keeps the index
+of its write-ahead log on the heap, so the log works on network file systems too, and a second run
+that would write the same outputs is refused. Shards have a file each.
 """
 
 from __future__ import annotations
@@ -30,13 +30,17 @@ from denoise_ext.models import list_models, pretrained_info
 FOLDER = ".denoise-ext"
 """Name of the folder, inside the output folder, that holds the manifests."""
 
+# of `Denoiser`: an option that is not given is the same as its default
+_DEFAULTS = {
+    "sigma": None, "strength": 1.0, "precision": "default", "backend": "native", "alpha": "keep",
+}  # fmt: skip
 _FORMAT = "1"  # of the tables below
 _TABLES = """
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS folders (path BLOB PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS outputs (
     target BLOB PRIMARY KEY,  -- below the output folder, as the file system spells it
-    key TEXT,                 -- of input, model and options; NULL: begun by this run, not known done
+    key TEXT,                 -- of input, model and options; NULL: begun, not known done
     size INTEGER,
     sha256 TEXT
 ) WITHOUT ROWID;
@@ -177,12 +181,22 @@ def file_sha256(path: str | os.PathLike[str]) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def weights_sha256(model: str | os.PathLike[str] | None) -> str:
-    """What tells a model's weights from all others.
+def making_of(model: str | os.PathLike[str] | None = None, **options: Any) -> dict[str, Any]:
+    """All that a result depends on besides its input, for `key_of`.
 
     Args:
         model: a model's name, a checkpoint file, or None: the shipped ones for gray and for colour.
+        options: of `denoise_ext.Denoiser`. The device is left out, so that a batch begun on one
+            machine can go on on another; the last bits may depend on it.
     """
+    from denoise_ext import __version__
+
+    given = {name: value for name, value in options.items() if name != "device"}
+    return {"version": __version__, "weights": weights_sha256(model), **_DEFAULTS, **given}
+
+
+def weights_sha256(model: str | os.PathLike[str] | None) -> str:
+    """What tells a model's weights from all others: the hash of their file (or of both files)."""
     if model is None:
         both = [weights_sha256(default_model(channels)) for channels in (1, 3)]
         return hashlib.sha256("".join(both).encode()).hexdigest()
@@ -243,9 +257,7 @@ def recorded(output: str | os.PathLike[str], but: Path | None = None) -> dict[by
     return records
 
 
-def _committed(
-    database: sqlite3.Connection, path: Path, statement: str, rows: list[tuple]
-) -> None:
+def _committed(database: sqlite3.Connection, path: Path, statement: str, rows: list[tuple]) -> None:
     try:
         database.execute("BEGIN")
         database.executemany(statement, rows)

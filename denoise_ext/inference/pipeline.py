@@ -33,7 +33,7 @@ class Finished:
     """What a stage raised; the later ones have then not seen the item."""
 
 
-class Final(Exception):  # noqa: N818 - no error
+class Final(Exception):
     """Raised by a stage to end an item early, with a value and no error."""
 
     def __init__(self, value: Any) -> None:
@@ -41,9 +41,7 @@ class Final(Exception):  # noqa: N818 - no error
         self.value = value
 
 
-def run_stages(
-    items: Iterable[Any], stages: list[Stage], waiting: int = 1
-) -> Iterator[Finished]:
+def run_stages(items: Iterable[Any], stages: list[Stage], waiting: int = 1) -> Iterator[Finished]:
     """Send every item through all stages, each stage in threads of its own.
 
     At most ``sum of threads + waiting x (number of stages - 1)`` items are under way at a time,
@@ -70,7 +68,9 @@ class _Run:
         )
         self._stopped = threading.Event()
         self._stages = stages
-        self._queues: list[queue.SimpleQueue] = [queue.SimpleQueue() for _ in range(len(stages) + 1)]
+        self._queues: list[queue.SimpleQueue] = [
+            queue.SimpleQueue() for _ in range(len(stages) + 1)
+        ]
         self._left = [s.threads for s in stages]
         self._lock = threading.Lock()
         self._threads: list[threading.Thread] = []

@@ -48,7 +48,7 @@ class Storage(Protocol):
         """ImageError if `write` is bound to fail, before any work is done."""
 
     def write(self, job: Job, data: bytes, record: Record | None, overwrite: bool) -> None:
-        """Write an output, and that it was. ImageError names it; DiskFullError: there is no room."""
+        """Write an output, and its record. ImageError names it; DiskFullError: no room."""
 
 
 class LocalStorage:
