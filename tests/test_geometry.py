@@ -80,6 +80,26 @@ def test_shifts_by_the_stride_shift_the_result(name):
     torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_tile_with_the_radius_as_overlap_is_a_part_of_the_whole(name):
+    model = to_torch(tiny(name)).double()
+    geometry = describe(model)
+    if geometry.global_operations:
+        pytest.skip("the whole image counts")
+    start = 2 * geometry.stride  # an aligned tile's origin
+    size = start + geometry.radius + 4 * geometry.stride + 1  # no multiple: the border is padded
+    x = torch.rand(1, model.in_channels, size, size, dtype=torch.float64)
+    with torch.inference_mode():
+        whole, tile = model(x, 25.0), model(x[..., start:, start:], 25.0)
+    inner = geometry.radius
+    a, b = whole[..., start + inner :, start + inner :], tile[..., inner:, inner:]
+    torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+    # one pixel less would not do, but for phases that read less far and inactive ReLUs
+    wider = inner - geometry.stride
+    a, b = whole[..., start + wider :, start + wider :], tile[..., wider:, wider:]
+    assert not torch.allclose(a, b, rtol=0, atol=1e-12)
+
+
 # ---- networks made to be awkward
 
 
