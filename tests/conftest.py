@@ -14,6 +14,7 @@ import cuda_emulator
 import pytest
 import torch
 from cases import CASES, OpCase
+from training_tools import workplace  # noqa: F401  (a fixture)
 
 from denoise_ext._loader import native, native_error
 from denoise_ext.ops._library import kernel_devices

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from denoise_ext.data import ImageCache, PatchSampler, list_image_files
-from denoise_ext.data.dataset import dihedral
+from denoise_ext.data.sampler import dihedral
 
 
 def test_list_file(tmp_path, monkeypatch):

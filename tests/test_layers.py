@@ -169,6 +169,7 @@ OPTIONAL = {
     ("denoise_ext/cli/_bench_cases.py", "cv2"),  # measured against where it is installed
     ("denoise_ext/integrations/ray.py", "ray"),
     ("denoise_ext/integrations/urls.py", "fsspec"),
+    ("denoise_ext/training/pictures.py", "matplotlib"),
 }
 
 

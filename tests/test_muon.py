@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from test_training import read_log, workplace  # noqa: F401  (workplace is a fixture)
+from training_tools import read_log
 
 from denoise_ext.cli.train import main
 from denoise_ext.models import load_checkpoint, read_metadata
@@ -102,12 +102,12 @@ def test_its_state_can_be_saved():
 MUON = ["optimiser.name=muon", "optimiser.beta1=0.95", "optimiser.clip_norm=0.0"]
 
 
-def test_muon_trains(workplace):  # noqa: F811
+def test_muon_trains(workplace):
     train(load_config("config.toml", [*MUON, "schedule.peak=0.02", "run.steps=100"]))
     assert float(read_log("run")[-1]["loss"]) < 0.4 * (25 / 255) ** 2  # the loss of doing nothing
 
 
-def test_training_starts_from_given_weights(workplace):  # noqa: F811
+def test_training_starts_from_given_weights(workplace):
     first = train(load_config("config.toml", ["run.out=first"]))
     second = [*MUON, "model.start=first/model.safetensors", "schedule.peak=1e-9", "run.steps=10"]
     result = train(load_config("config.toml", second))
@@ -119,7 +119,7 @@ def test_training_starts_from_given_weights(workplace):  # noqa: F811
     assert facts["start"] == read_metadata(first.model_path)["training"]
 
 
-def test_weights_to_start_from_that_do_not_fit(workplace, capsys):  # noqa: F811
+def test_weights_to_start_from_that_do_not_fit(workplace, capsys):
     train(load_config("config.toml", ["run.out=first", "run.steps=10"]))
     start = ["--set", "model.start=first/model.safetensors"]
     assert main(["config.toml", *start, "--set", "model.options.width=8"]) == 2

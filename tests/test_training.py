@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import csv
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from shared_data import needs
+from training_tools import read_log
 
-import denoise_ext
 from denoise_ext.cli.train import main
 from denoise_ext.data import list_image_files
 from denoise_ext.models import load_checkpoint, read_metadata
@@ -28,76 +21,14 @@ from denoise_ext.training.validate import split_held_out
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 
-CONFIG = """
-[data]
-train = "images"
-crop = 16
-
-[noise]
-sigma_min = 25.0
-sigma_max = 25.0
-
-[model]
-name = "ffdnet_gray_small"
-options = {{ width = 24, depth = 3 }}
-
-[optimiser]
-beta2 = 0.95
-clip_norm = 0.05
-
-[schedule]
-peak = 5e-3
-warmup_steps = 5
-
-[loss]
-weight_decay = 1e-6
-
-[validation]
-images = 2
-crop = 32
-sigmas = [25.0]
-every = 50
-
-[run]
-out = "run"
-steps = {steps}
-batch_size = 4
-seed = 3
-layers = "torch"
-threads = 1
-checkpoint_every = 7
-log_every = 10
-"""
-
-
-@pytest.fixture
-def workplace(tmp_path, monkeypatch):
-    """A working directory with eight gray images and ``config.toml`` (120 steps)."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("DENOISE_EXT_DATA", raising=False)
-    (tmp_path / "images").mkdir()
-    y, x = np.mgrid[0:48, 0:40]
-    for i in range(8):
-        pattern = 127 + 80 * np.sin(x / (6 + i) + i) * np.cos(y / (14 - i))
-        Image.fromarray(pattern.astype(np.uint8)).save(tmp_path / "images" / f"{i}.png")
-    (tmp_path / "config.toml").write_text(CONFIG.format(steps=120))
-    threads = torch.get_num_threads()
-    yield tmp_path
-    torch.set_num_threads(threads)
-
-
-def read_log(run: str) -> list[dict[str, str]]:
-    with open(Path(run) / "log.csv", newline="") as file:
-        return list(csv.DictReader(file))
-
-
 # ---- configuration
 
 
 @pytest.mark.parametrize("recipe", sorted(RECIPES.glob("*.toml")), ids=lambda path: path.stem)
 def test_recipes_are_valid(recipe):
     config = load_config(recipe)
-    assert config.model.name == recipe.stem.removesuffix("_adam")
+    started = config.model.name or config.model.start
+    assert started == recipe.stem.removesuffix("_adam") or recipe.stem.startswith("finetune_")
 
 
 @pytest.mark.parametrize(
@@ -260,8 +191,10 @@ def test_batchnorm_model_trains_and_is_folded(workplace):
 def test_weight_decay_is_the_l2_term_of_the_loss(workplace):
     """Without data to fit, Adam's first step follows the sign of the gradient of the L2 term."""
     from denoise_ext.training.loop import _Trainer
+    from denoise_ext.training.processes import Processes
 
-    trainer = _Trainer(load_config("config.toml", ["loss.weight_decay=0.5"]))
+    config = load_config("config.toml", ["loss.weight_decay=0.5"])
+    trainer = _Trainer(config, False, Processes(), torch.device("cpu"))
     decayed, free = trainer.optimiser.param_groups
     assert decayed["weight_decay"] == 0.5
     assert free["weight_decay"] == 0.0
@@ -279,121 +212,3 @@ def test_weight_decay_is_the_l2_term_of_the_loss(workplace):
         torch.testing.assert_close(new[moved], expected[moved], rtol=0, atol=1e-5)
     for old, new in zip(before[weights:], free["params"], strict=True):
         assert torch.equal(old, new)
-
-
-# ---- continuing
-
-
-def start(*overrides: str) -> subprocess.Popen:
-    """``denoise-ext train`` as a process of its own."""
-    command = [sys.executable, "-m", "denoise_ext.cli.train", "config.toml"]
-    for override in overrides:
-        command += ["--set", override]
-    source = str(Path(denoise_ext.__file__).resolve().parents[1])
-    environment = {**os.environ, "PYTHONPATH": source, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-
-
-def wait_for(path: Path, process: subprocess.Popen) -> None:
-    deadline = time.monotonic() + 120
-    while not path.exists():
-        assert process.poll() is None, process.stderr.read().decode()
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-
-
-def test_a_killed_run_continues_to_the_same_weights(workplace):
-    steps = "run.steps=600"
-    process = start(steps, "run.out=killed")
-    wait_for(Path("killed/checkpoint.pt"), process)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    step = load_state(Path("killed/checkpoint.pt"))["step"]
-    assert 0 < step < 600
-    assert not Path("killed/model.safetensors").exists()
-
-    for out in ("killed", "straight"):
-        process = start(steps, f"run.out={out}")
-        _, errors = process.communicate(timeout=300)
-        assert process.returncode == 0, errors.decode()
-
-    states = [load_state(Path(out) / "checkpoint.pt") for out in ("killed", "straight")]
-    assert states[0]["step"] == states[1]["step"] == 600
-    assert_same(states[0]["model"], states[1]["model"])
-    assert_same(states[0]["optimiser"]["state"], states[1]["optimiser"]["state"])
-    tensors = [load_checkpoint(f"{out}/model.safetensors") for out in ("killed", "straight")]
-    assert_same(tensors[0].state_dict(), tensors[1].state_dict())
-    logs = [read_log(out) for out in ("killed", "straight")]
-    for rows in logs:
-        for row in rows:
-            del row["seconds"]
-    assert logs[0] == logs[1]
-
-
-def assert_same(a: dict, b: dict) -> None:
-    """Equal to the last bit, through nested dicts."""
-    assert a.keys() == b.keys()
-    for key, value in a.items():
-        if isinstance(value, dict):
-            assert_same(value, b[key])
-        else:
-            assert torch.equal(torch.as_tensor(value), torch.as_tensor(b[key])), key
-
-
-def test_a_finished_run_stays_as_it_is(workplace):
-    first = train(load_config("config.toml"))
-    before = first.model_path.read_bytes()
-    again = train(load_config("config.toml"))
-    assert again.steps == 120
-    assert again.validation_psnr == first.validation_psnr
-    assert load_checkpoint(again.model_path).config
-    a, b = Path("before.safetensors"), again.model_path
-    a.write_bytes(before)
-    assert_same(load_checkpoint(a).state_dict(), load_checkpoint(b).state_dict())
-
-
-def test_another_configuration_is_refused(workplace, capsys):
-    train(load_config("config.toml", ["run.steps=20"]))
-    assert main(["config.toml", "--set", "run.steps=20", "--set", "schedule.peak=0.1"]) == 2
-    error = capsys.readouterr().err
-    assert "run holds a run of another configuration" in error
-    assert "schedule.peak: was 0.005, is 0.1" in error
-    # what does not change the weights may change
-    assert main(["config.toml", "--set", "run.steps=20", "--set", "run.log_every=5"]) == 0
-
-
-def test_accepted_changes_are_recorded(workplace, capsys):
-    train(load_config("config.toml", ["run.steps=20"]))
-    longer = ["config.toml", "--set", "run.steps=40"]
-    assert main(longer) == 2
-    assert main([*longer, "--accept-changes"]) == 0
-    training = read_metadata("run/model.safetensors")["training"]
-    assert training["steps"] == training["config"]["run"]["steps"] == 40
-    assert training["changes_on_the_way"] == [
-        {"after_step": 20, "changes": ["run.steps: was 20, is 40"]}
-    ]
-    assert json.loads(Path("run/config.json").read_text())["run"]["steps"] == 40
-    assert main([*longer, "--set", "model.options.width=8", "--accept-changes"]) == 2
-    assert "does not fit model.name" in capsys.readouterr().err
-
-
-def test_a_damaged_checkpoint_is_an_error(workplace, capsys):
-    Path("run").mkdir()
-    Path("run/checkpoint.pt").write_bytes(b"damaged")
-    assert main(["config.toml"]) == 2
-    error = capsys.readouterr().err
-    assert "run/checkpoint.pt: not a" in error
-    assert "Traceback" not in error
-
-
-def test_a_loss_that_is_not_finite_stops_the_run(workplace, capsys):
-    overrides = ["schedule.peak=1e30", "schedule.warmup_steps=0", "optimiser.clip_norm=0"]
-    command = ["config.toml"]
-    for override in overrides:
-        command += ["--set", override]
-    assert main(command) == 1
-    assert "the loss is nan" in capsys.readouterr().err
-    assert not Path("run/checkpoint.pt").exists()
-    assert not Path("run/model.safetensors").exists()

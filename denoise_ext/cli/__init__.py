@@ -35,6 +35,10 @@ COMMANDS = {
         "write a model as an ONNX file, checked in ONNX Runtime",
         "denoise-ext export ffdnet_color_small -o ffdnet.onnx",
     ),
+    "finetune": (
+        "go on training a model with your own images, from its weights",
+        "denoise-ext finetune recipe.toml --start ffdnet_color_small --freeze 'body.0.*'",
+    ),
     "models": ("list the models and their trained weights", "denoise-ext models --trained"),
     "demo": ("denoise the bundled photograph and show what it does", "denoise-ext demo -o demo/"),
     "bench": (

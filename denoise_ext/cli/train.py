@@ -28,14 +28,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Carry the command out; returns the exit code."""
+    return train_from(args, [])
+
+
+def train_from(args: argparse.Namespace, more: list[str], start_required: bool = False) -> int:
+    """Train with the arguments above and the overrides in ``more``; returns the exit code."""
     # Imported here so that the other commands and --help do not pay for it.
     from denoise_ext.training import ConfigError, load_config, train
+    from denoise_ext.training.validate import label_text
 
-    overrides = list(args.overrides)
+    overrides = [*args.overrides, *more]
     try:
         if args.out is not None:
             overrides.append(f"run.out={args.out}")
-        result = train(load_config(args.config, overrides), args.accept_changes)
+        config = load_config(args.config, overrides)
+        if start_required and not config.model.start:
+            raise ConfigError("model.start: required by finetune; in the file, or as --start")
+        result = train(config, args.accept_changes)
     except (ConfigError, FloatingPointError) as error:
         for line in str(error).splitlines():
             print(f"denoise-ext: error: {line}", file=sys.stderr)
@@ -43,8 +52,12 @@ def run(args: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print("denoise-ext: stopped; the same command continues it", file=sys.stderr)
         return EXIT_INTERRUPTED
-    quality = ", ".join(f"{db:.2f} dB at {s:g}" for s, db in result.validation_psnr.items())
-    print(f"{result.model_path}: {result.steps} steps" + (f", PSNR {quality}" if quality else ""))
+    if result.is_main:
+        quality = ", ".join(
+            f"{db:.2f} dB at {label_text(k)}" for k, db in result.validation_psnr.items()
+        )
+        ending = f", PSNR {quality}" if quality else ""
+        print(f"{result.model_path}: {result.steps} steps{ending}")
     return 0
 
 

@@ -9,6 +9,7 @@ from denoise_ext.io.atomic import check_target, write_atomically
 from denoise_ext.io.codecs import CODECS, IMAGE_SUFFIXES, codec_named
 from denoise_ext.io.errors import ImageError
 from denoise_ext.io.find import FoundImage, find_images, list_images
+from denoise_ext.io.pairs import find_pairs
 from denoise_ext.io.picture import Metadata, Picture, picture_of
 from denoise_ext.io.read import (
     DEFAULT_MAX_PIXELS,
@@ -32,6 +33,7 @@ __all__ = [
     "check_target",
     "codec_named",
     "find_images",
+    "find_pairs",
     "list_images",
     "picture_of",
     "read_image",

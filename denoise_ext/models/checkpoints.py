@@ -98,9 +98,12 @@ def _load_safetensors(path: Path) -> Denoiser:
 def _from_training_state(state: dict[str, Any]) -> Denoiser:
     """The network of an unfinished training run."""
     try:
-        chosen = state["config"]["model"]
-        model = create_model(chosen["name"], **chosen["options"])
-        load_finite(model, state["model"])
+        if "network" in state:
+            model = build_model(state["network"])
+        else:  # written before runs could start from a checkpoint of any network
+            chosen = state["config"]["model"]
+            model = create_model(chosen["name"], **chosen["options"])
+        load_finite(model, state.get("mean") or state["model"])
     except (KeyError, TypeError) as error:
         raise CheckpointError(f"damaged training state ({error})") from None
     return _for_inference(model)

@@ -1,6 +1,7 @@
 """Training of denoising networks from a TOML configuration."""
 
-from denoise_ext.training.config import ConfigError, TrainConfig, load_config
+from denoise_ext.training.config import ConfigError, load_config
 from denoise_ext.training.loop import TrainResult, train
+from denoise_ext.training.sections import TrainConfig
 
 __all__ = ["ConfigError", "TrainConfig", "TrainResult", "load_config", "train"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 from pathlib import Path
 from typing import Any
@@ -10,39 +11,23 @@ import torch
 
 from denoise_ext.models import CheckpointError
 from denoise_ext.models.checkpoints import TRAINING_FORMAT, load_plain_data, write_atomically
+from denoise_ext.training.config import ConfigError, parse_config
 
 # Keys of the configuration that do not change the weights a run ends with.
-_FREE = {"run.out", "run.checkpoint_every", "run.log_every", "validation.every",
-         "validation.sigmas", "validation.crop"}  # fmt: skip
+_FREE = {"run.out", "run.checkpoint_every", "run.log_every", "run.tensorboard", "data.cache",
+         "data.workers", "validation.samples"}  # fmt: skip
+# Those, too, unless validation decides when the run ends.
+_FREE_WITHOUT_PATIENCE = {"validation.every", "validation.sigmas", "validation.crop"}
 
 
-def save_state(
-    path: Path,
-    *,
-    step: int,
-    model: torch.nn.Module,
-    optimiser: torch.optim.Optimizer,
-    config: dict[str, Any],
-    changes: list[dict[str, Any]],
-) -> None:
-    """Write the state after ``step`` finished steps, atomically.
-
-    ``changes`` are the changes of the configuration that were accepted on the way.
+def save_state(path: Path, state: dict[str, Any]) -> None:
+    """Write a run's state, atomically: plain data and tensors.
 
     Batches and noise are functions of (seed, step); torch's global generator is kept as well for
     models that draw from it.
     """
     buffer = io.BytesIO()
-    state = {
-        "format": TRAINING_FORMAT,
-        "step": step,
-        "model": model.state_dict(),
-        "optimiser": optimiser.state_dict(),
-        "torch_rng": torch.get_rng_state(),
-        "config": config,
-        "changes": changes,
-    }
-    torch.save(state, buffer)
+    torch.save({"format": TRAINING_FORMAT, "torch_rng": torch.get_rng_state(), **state}, buffer)
     write_atomically(path, buffer.getvalue())
 
 
@@ -62,12 +47,18 @@ def load_state(path: Path) -> dict[str, Any]:
 
 
 def config_differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """The keys on which two configurations disagree in a way that changes the weights."""
+    """The keys on which two configurations disagree in a way that changes the weights.
+
+    A key that an earlier version did not know counts as having had its default.
+    """
+    with contextlib.suppress(ConfigError):  # of a version too different: compared as it is
+        before = parse_config(before).model_dump(mode="json")
     a, b = _flat(before), _flat(now)
+    free = _FREE if now["validation"]["patience"] else _FREE | _FREE_WITHOUT_PATIENCE
     return [
         f"{key}: was {a.get(key)!r}, is {b.get(key)!r}"
         for key in sorted(a.keys() | b.keys())
-        if key not in _FREE and a.get(key) != b.get(key)
+        if key not in free and a.get(key) != b.get(key)
     ]
 
 

@@ -5,139 +5,18 @@ from __future__ import annotations
 import os
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import ValidationError
 
-PositiveInt = Annotated[int, Field(ge=1)]
-NonNegativeInt = Annotated[int, Field(ge=0)]
-NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Probability = Annotated[float, Field(ge=0, lt=1)]
+from denoise_ext.data.noise.chain import STEP_KINDS
+from denoise_ext.training.sections import Noise, TrainConfig
 
 DATA_VARIABLE = "DENOISE_EXT_DATA"
 
 
 class ConfigError(ValueError):
     """A configuration that cannot be used; the message has one line per mistake."""
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class Data(_Section):
-    """What to train on."""
-
-    train: str = Field(
-        min_length=1,
-        description="Image folder or list file; relative to $DENOISE_EXT_DATA, or to the current "
-        "directory where that is not set.",
-    )
-    channels: Literal[1, 3] = Field(1, description="1: gray (Pillow's L of colour images), 3: RGB.")
-    crop: PositiveInt = Field(64, description="Side of the square training crops in pixels.")
-    augment: bool = Field(True, description="Random flips and quarter turns.")
-
-
-class Noise(_Section):
-    """White Gaussian noise, its sigma drawn uniformly for every crop; not clipped."""
-
-    sigma_min: NonNegativeFloat = Field(0.0, description="On the 0-255 scale.")
-    sigma_max: NonNegativeFloat = Field(55.0, description="On the 0-255 scale.")
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Noise:
-        if self.sigma_max < self.sigma_min:
-            raise ValueError(f"sigma_max must be >= sigma_min ({self.sigma_min:g})")
-        return self
-
-
-class Model(_Section):
-    """A registered model and changes to its default configuration."""
-
-    name: str = Field(min_length=1)
-    options: dict[str, bool | int | float | str] = Field(default_factory=dict)
-    start: str = Field(
-        "",
-        description="Checkpoint whose weights training starts from, relative to the current "
-        "directory; empty: random weights.",
-    )
-
-
-class Loss(_Section):
-    """``mean((output - clean)^2) + weight_decay / 2 * sum(w^2)`` over the convolution weights."""
-
-    name: Literal["mse"] = "mse"
-    weight_decay: NonNegativeFloat = 0.0
-
-
-class Optimiser(_Section):
-    """Adam (Kingma, Ba 2015), or Muon (``muon.py``; beta1 0.95 and rates near 0.005 suit it)."""
-
-    name: Literal["adam", "muon"] = "adam"
-    beta1: Probability = 0.9
-    beta2: Probability = 0.999
-    eps: PositiveFloat = 1e-8
-    clip_norm: NonNegativeFloat = Field(
-        0.0, description="Largest norm of the gradient of all weights together; 0: no limit."
-    )
-
-
-class Schedule(_Section):
-    """Learning rate: linear warm-up from 0 to peak, then a half cosine down to final."""
-
-    peak: PositiveFloat = 1e-3
-    final: NonNegativeFloat = 1e-6
-    warmup_steps: NonNegativeInt = 300
-
-
-class Validation(_Section):
-    """PSNR on training images that are held out (never trained on)."""
-
-    images: NonNegativeInt = Field(8, description="How many; spread evenly over the list.")
-    crop: PositiveInt = Field(256, description="Largest side of the centre crop that is used.")
-    sigmas: list[NonNegativeFloat] = Field(default_factory=lambda: [15.0, 25.0, 50.0])
-    every: PositiveInt = Field(1000, description="Steps between validations.")
-
-
-class Run(_Section):
-    """How the run is carried out."""
-
-    out: str = Field(min_length=1, description="Run directory, relative to the current one.")
-    steps: PositiveInt
-    batch_size: PositiveInt = 16
-    seed: NonNegativeInt = 0
-    precision: Literal["fp32", "bf16"] = Field(
-        "fp32", description="bf16: torch.autocast; weights, loss and optimiser stay float32."
-    )
-    layers: Literal["denoise_ext", "torch"] = Field(
-        "denoise_ext", description="Which convolution layers train; the weights are the same."
-    )
-    threads: NonNegativeInt = Field(0, description="CPU threads; 0: torch's default.")
-    checkpoint_every: PositiveInt = 1000
-    log_every: PositiveInt = 100
-
-
-class TrainConfig(_Section):
-    """A whole training configuration."""
-
-    data: Data
-    noise: Noise = Field(default_factory=Noise)
-    model: Model
-    loss: Loss = Field(default_factory=Loss)
-    optimiser: Optimiser = Field(default_factory=Optimiser)
-    schedule: Schedule = Field(default_factory=Schedule)
-    validation: Validation = Field(default_factory=Validation)
-    run: Run
-
-    @model_validator(mode="after")
-    def _consistent(self) -> TrainConfig:
-        if self.schedule.warmup_steps >= self.run.steps:
-            raise ValueError(
-                f"schedule.warmup_steps must be below run.steps ({self.run.steps}), "
-                f"got {self.schedule.warmup_steps}"
-            )
-        return self
 
 
 def load_config(path: str | Path, overrides: list[str] | None = None) -> TrainConfig:
@@ -185,7 +64,12 @@ def _describe(item: Any) -> str:
 def _allowed_keys(loc: tuple[Any, ...]) -> list[str]:
     section: Any = TrainConfig
     for part in loc:
-        section = section.model_fields[part].annotation
+        if section is Noise and part == "chain":
+            section = STEP_KINDS  # a list of steps: place in the list and kind follow
+        elif section is STEP_KINDS:
+            section = STEP_KINDS.get(part, STEP_KINDS)
+        else:
+            section = section.model_fields[part].annotation
     return list(section.model_fields)
 
 

@@ -11,17 +11,29 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from denoise_ext.data import ImageCache, PatchSampler, add_gaussian_noise, list_image_files
-from denoise_ext.data.random import NOISE, WEIGHTS, step_generator, step_seed
-from denoise_ext.models import Denoiser, build_model, create_model, read_metadata, save_model
-from denoise_ext.nn import to_torch
+from denoise_ext.data import Prefetcher
+from denoise_ext.models import Denoiser, build_model, load_checkpoint, save_model
+from denoise_ext.training.batches import Batches
+from denoise_ext.training.build import build_network, build_optimiser
 from denoise_ext.training.checkpoint import config_differences, load_state, save_state
-from denoise_ext.training.config import ConfigError, TrainConfig, data_path
-from denoise_ext.training.muon import Muon
+from denoise_ext.training.config import ConfigError
+from denoise_ext.training.ema import RunningMean
+from denoise_ext.training.memory import give_back_freed_memory
+from denoise_ext.training.objectives import Batch, build_objective
+from denoise_ext.training.pictures import log_row, tensorboard_log, write_curves, write_samples
+from denoise_ext.training.processes import (
+    Processes,
+    joined,
+    process_from_environment,
+    training_device,
+)
 from denoise_ext.training.progress import Progress
 from denoise_ext.training.run_dir import RunDir, provenance
 from denoise_ext.training.schedule import learning_rate
-from denoise_ext.training.validate import centre_crop, split_held_out, validation_psnr
+from denoise_ext.training.sections import TrainConfig
+from denoise_ext.training.validate import Label, label_text, labels, validate
+
+_TRIM_EVERY = 25  # steps
 
 
 @dataclass
@@ -30,13 +42,18 @@ class TrainResult:
 
     model_path: Path
     steps: int
-    validation_psnr: dict[float, float]  # sigma (0-255 scale) -> dB
+    validation_psnr: dict[Label, float]  # sigma (0-255 scale), "chain" or "pairs" -> dB
+    is_main: bool = True  # whether this process is the one that wrote it
 
 
 def train(config: TrainConfig, accept_changes: bool = False) -> TrainResult:
     """Run ``config`` to its end, continuing from the checkpoint in its run directory if one is
     there. A run that was killed and continued ends with the same weights, bit for bit, as one that
-    was not (same machine, same number of threads).
+    was not (on the CPU: same machine, same number of threads).
+
+    Under ``torchrun`` every process trains on a batch of its own and gradients are averaged: the
+    weights are those of one process with as many times the batch, up to rounding (but BatchNorm
+    takes its statistics from the process's own batch).
 
     A checkpoint of another configuration is refused where the difference changes the weights.
     ``accept_changes=True`` goes on from it all the same, by the new configuration (a shorter or
@@ -46,111 +63,92 @@ def train(config: TrainConfig, accept_changes: bool = False) -> TrainResult:
         ConfigError: the configuration does not fit the model, the data or the run directory.
         FloatingPointError: the loss stopped being finite.
     """
-    return _Trainer(config, accept_changes).run()
+    processes = process_from_environment()
+    try:
+        device = training_device(config.run.device, processes)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    with joined(processes, device):
+        return _Trainer(config, accept_changes, processes, device).run()
 
 
 class _Trainer:
     """State of one run: model, optimiser, data, step counter."""
 
-    def __init__(self, config: TrainConfig, accept_changes: bool = False) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        accept_changes: bool,
+        processes: Processes,
+        device: torch.device,
+    ) -> None:
         self.config, self.accept_changes = config, accept_changes
+        self.processes, self.device = processes, device
         self.changes: list[dict[str, Any]] = []  # of the configuration, on the way
-        self.start: dict[str, Any] | None = None  # how the weights it starts from were trained
         self.resolved: dict[str, Any] = config.model_dump(mode="json")
         if config.run.threads:
             torch.set_num_threads(config.run.threads)
         torch.manual_seed(config.run.seed)
         self.step = 0
+        self.last_psnr: dict[Label, float] = {}
+        # best mean PSNR, its step, validations since; whether training was ended by them
+        self.best: dict[str, Any] = {"psnr": -math.inf, "step": 0, "since": 0, "ended": False}
         try:
             self.dir = RunDir(config.run.out)
-            self.model = self._build_model()
-            self.sampler, self.held_out = self._load_data()
-            self.optimiser = self._build_optimiser()
+            self.model, self.start = build_network(config)
+            self.model = self.model.to(device)
+            self.batches = Batches(config, processes, device)
+            self.optimiser = build_optimiser(self.model, config)
+            self.mean = (
+                RunningMean(self.model, config.optimiser.ema) if config.optimiser.ema else None
+            )
             self._resume()
+            self.events = (
+                tensorboard_log(self.dir.path / "tensorboard", config.run.tensorboard, self.step)
+                if processes.is_main
+                else None
+            )
         except ValueError as error:
             raise ConfigError(str(error)) from None
-        self.columns = ["step", "loss", "learning_rate", "gradient_norm", "seconds"]
-        self.columns += [f"psnr_{sigma:g}" for sigma in config.validation.sigmas]
-        self.last_psnr: dict[float, float] = {}
-        self.dir.trim_log(self.columns, self.step)
+        self.objective = build_objective(config)
+        self.columns = ["step", "loss", "learning_rate", "gradient_norm", "seconds", "waited"]
+        self.columns += [f"psnr_{label_text(label)}" for label in labels(config)]
+        if processes.is_main:
+            self.dir.trim_log(self.columns, self.step)
+        self.parallel = processes.parallel(self.model)
 
-    # ---- set-up
+    @property
+    def judged(self) -> Denoiser:
+        """The network that is validated and kept: the running mean where there is one."""
+        return self.model if self.mean is None else self.mean.model
 
-    def _build_model(self) -> Denoiser:
-        config = self.config
-        model = create_model(config.model.name, **config.model.options)
-        if model.in_channels != config.data.channels:
-            raise ValueError(
-                f"data.channels is {config.data.channels}, but model.name {config.model.name!r} "
-                f"has {model.in_channels} channels"
-            )
-        if config.data.crop % model.stride:
-            raise ValueError(
-                f"data.crop must be a multiple of {model.stride} for this model, "
-                f"got {config.data.crop}"
-            )
-        if config.model.start:
-            model = create_model(
-                config.model.name, checkpoint_path=config.model.start, **config.model.options
-            )
-            if Path(config.model.start).suffix == ".safetensors":
-                self.start = read_metadata(config.model.start)["training"]
-        else:
-            model.initialise(torch.Generator().manual_seed(step_seed(config.run.seed, 0, WEIGHTS)))
-        if config.run.layers == "torch":
-            model = to_torch(model)
-        return model.to(memory_format=torch.channels_last).train()
-
-    def _load_data(self) -> tuple[PatchSampler, list[Tensor]]:
-        data, validation = self.config.data, self.config.validation
-        files = list_image_files(data_path(data.train))
-        images = ImageCache(files, data.channels)
-        train, held_out = split_held_out(len(images), validation.images)
-        sampler = PatchSampler(
-            [images[i] for i in train],
-            data.crop,
-            self.config.run.batch_size,
-            self.config.run.seed,
-            data.augment,
-        )
-        return sampler, [centre_crop(images[i], validation.crop) for i in held_out]
-
-    def _build_optimiser(self) -> torch.optim.Optimizer:
-        decay, plain = [], []
-        for parameter in self.model.parameters():
-            (decay if parameter.dim() > 1 else plain).append(parameter)
-        options = self.config.optimiser
-        # weight_decay w adds w * weight to the gradient: the L2 term w / 2 * sum(weight^2) of the
-        # loss (not AdamW's decoupled form). Biases and normalisation are left free.
-        groups = [
-            {"params": decay, "weight_decay": self.config.loss.weight_decay},
-            {"params": plain, "weight_decay": 0.0},
-        ]
-        return {"adam": torch.optim.Adam, "muon": Muon}[options.name](
-            [group for group in groups if group["params"]],
-            lr=self.config.schedule.peak,
-            betas=(options.beta1, options.beta2),
-            eps=options.eps,
-        )
+    # ---- continuing
 
     def _resume(self) -> None:
-        if self.dir.checkpoint.exists():
-            state = load_state(self.dir.checkpoint)
-            self._compare(state)
-            try:
-                self.model.load_state_dict(state["model"])
-                self.optimiser.load_state_dict(state["optimiser"])
-            except (RuntimeError, ValueError):
-                raise ValueError(f"{self.dir.checkpoint} does not fit model.name") from None
-            torch.set_rng_state(state["torch_rng"])
-            self.step = state["step"]
-        else:
-            self.dir.write_config(self.resolved)
+        if not self.dir.checkpoint.exists():
+            if self.processes.is_main:
+                self.dir.write_config(self.resolved)
+            return
+        state = load_state(self.dir.checkpoint)
+        self._compare(state)
+        try:
+            self.model.load_state_dict(state["model"])
+            self.optimiser.load_state_dict(state["optimiser"])
+            if self.mean is not None:
+                self.mean.model.load_state_dict(state.get("mean") or state["model"])
+        except (RuntimeError, ValueError):
+            raise ValueError(f"{self.dir.checkpoint} does not fit model.name") from None
+        torch.set_rng_state(state["torch_rng"])
+        self.step = state["step"]
+        self.best.update(state.get("best", {}))
 
     def _compare(self, state: dict[str, Any]) -> None:
         """Refuse, or record, what changed in the configuration since ``state`` was saved."""
         self.changes = list(state.get("changes", []))
         different = config_differences(state["config"], self.resolved)
+        before = state.get("processes", 1)
+        if before != self.processes.count:
+            different.append(f"processes: was {before}, is {self.processes.count}")
         if different and not self.accept_changes:
             raise ValueError(
                 f"{self.dir.path} holds a run of another configuration; give another run.out, "
@@ -158,32 +156,60 @@ class _Trainer:
             )
         if different:
             self.changes.append({"after_step": state["step"], "changes": different})
-            self.dir.write_config(self.resolved)
+            if self.processes.is_main:
+                self.dir.write_config(self.resolved)
+
+    def _save(self) -> None:
+        if not self.processes.is_main:
+            return
+        state = {
+            "step": self.step,
+            "model": self.model.state_dict(),
+            "network": self.model.config,
+            "mean": None if self.mean is None else self.mean.model.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "config": self.resolved,
+            "changes": self.changes,
+            "processes": self.processes.count,
+            "best": self.best,
+        }
+        save_state(self.dir.checkpoint, state)
 
     # ---- the loop
 
     def run(self) -> TrainResult:
         run = self.config.run
         began, first = time.monotonic(), self.step
-        with Progress(run.steps, self.step) as progress:
-            while self.step < run.steps:
-                loss, norm, rate = self._train_step()
+        is_main = self.processes.is_main
+        with (
+            Progress(run.steps, self.step, shown=is_main) as progress,
+            self.batches.prefetch() as ahead,
+        ):
+            while self.step < run.steps and not self.best["ended"]:
+                loss, norm, rate = self._train_step(ahead)
                 self.step += 1
                 progress.advance(self.step)
-                last = self.step == run.steps
-                log, save = self.step % run.log_every == 0, self.step % run.checkpoint_every == 0
-                if log or save or last:  # reading the values back costs a little: not every step
+                if self.step % _TRIM_EVERY == 0:
+                    give_back_freed_memory()
+                last, due = self.step == run.steps, self._validation_due()
+                log = last or due or self.step % run.log_every == 0
+                save = last or self.step % run.checkpoint_every == 0
+                if log or save:  # reading the values back costs a little: not every step
                     self._check_finite(float(loss), float(norm))
-                if log or last:
+                if log:
                     row = {
                         "step": self.step,
-                        "loss": f"{float(loss):.6e}",
+                        "loss": f"{float(self.processes.mean(loss)):.6e}",
                         "learning_rate": f"{rate:.4e}",
                         "gradient_norm": f"{float(norm):.4e}",
                         "seconds": f"{time.monotonic() - began:.1f}",
+                        "waited": f"{ahead.waited:.2f}",
                     }
-                    self._validate_and_log(row, progress, first)
-                if save or last:
+                    if due:
+                        row |= self._validate()
+                    if is_main:
+                        self._log(row, progress, first)
+                if save or self.best["ended"]:
                     self._save()
         return self._finish()
 
@@ -195,7 +221,7 @@ class _Trainer:
                 "schedule.peak or set optimiser.clip_norm"
             )
 
-    def _train_step(self) -> tuple[Tensor, Tensor, float]:
+    def _train_step(self, ahead: Prefetcher[Batch]) -> tuple[Tensor, Tensor, float]:
         """One step; returns loss, gradient norm (before clipping), learning rate."""
         config = self.config
         rate = learning_rate(
@@ -207,62 +233,87 @@ class _Trainer:
         )
         for group in self.optimiser.param_groups:
             group["lr"] = rate
-        clean = self.sampler.batch(self.step)
-        noisy, sigma = self._add_noise(clean)
-        with torch.autocast("cpu", torch.bfloat16, enabled=config.run.precision == "bf16"):
-            output = self.model(noisy, sigma if self.model.needs_sigma else None)
-        loss = nn.functional.mse_loss(output.float(), clean)
+        batch = self.batches.finish(ahead.get(self.step), self.step)
+        loss = self.objective(self._forward, batch, self.step)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         limit = config.optimiser.clip_norm or math.inf
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), limit)
         self.optimiser.step()
+        if self.mean is not None:
+            self.mean.update(self.model, self.step)
         return loss.detach(), norm, rate
 
-    def _add_noise(self, clean: Tensor) -> tuple[Tensor, Tensor]:
-        """(noisy, sigma (N,) on the 0-255 scale), functions of (seed, step)."""
-        noise, seed = self.config.noise, self.config.run.seed
-        draws = step_generator(seed, self.step, NOISE).random(len(clean))
-        sigma = noise.sigma_min + (noise.sigma_max - noise.sigma_min) * torch.from_numpy(draws)
-        sigma = sigma.to(torch.float32)
-        generator = torch.Generator().manual_seed(step_seed(seed, self.step, NOISE))
-        return add_gaussian_noise(clean, sigma, generator), sigma
+    def _forward(self, noisy: Tensor, sigma: Tensor) -> Tensor:
+        half = self.config.run.precision == "bf16"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
+            output = self.parallel(noisy, sigma if self.model.needs_sigma else None)
+        return output.float()
 
-    def _validate_and_log(self, row: dict[str, Any], progress: Progress, first: int) -> None:
+    # ---- what is watched
+
+    def _validation_due(self) -> bool:
+        every, last = self.config.validation.every, self.step == self.config.run.steps
+        return bool(self.batches.held_out) and (last or self.step % every == 0)
+
+    def _validate(self) -> dict[str, str]:
+        """PSNR on the held-out images, as columns of the log; keeps samples and the best weights.
+
+        The main process does it; the others learn whether training ends here.
+        """
         validation = self.config.validation
-        due = self.step % validation.every == 0 or self.step == self.config.run.steps
-        if due and self.held_out:
-            self.last_psnr = validation_psnr(
-                self.model, self.held_out, validation.sigmas, self.config.run.seed
+        if self.processes.is_main:
+            self.last_psnr, shown = validate(
+                self.judged, self.config, self.batches.held_out, validation.samples
             )
-            row |= {f"psnr_{sigma:g}": f"{db:.3f}" for sigma, db in self.last_psnr.items()}
+            if shown:
+                write_samples(self.dir.samples / f"step_{self.step:07d}.png", shown)
+            mean = sum(self.last_psnr.values()) / len(self.last_psnr)
+            if mean > self.best["psnr"]:
+                self.best.update(psnr=mean, step=self.step, since=0)
+                save_model(self._plain(), self.dir.best, torch.float32, self._facts())
+            else:
+                self.best["since"] += 1
+        if validation.patience:
+            out = self.best["since"] >= validation.patience
+            self.best["ended"] = self.processes.agreed(out, self.device)
+        return {f"psnr_{label_text(k)}": f"{db:.3f}" for k, db in self.last_psnr.items()}
+
+    def _log(self, row: dict[str, Any], progress: Progress, first: int) -> None:
         self.dir.append_log(self.columns, row)
+        if self.events is not None:
+            log_row(self.events, row)
         progress.report(row, float(row["seconds"]) / (self.step - first))
 
-    def _save(self) -> None:
-        save_state(
-            self.dir.checkpoint,
-            step=self.step,
-            model=self.model,
-            optimiser=self.optimiser,
-            config=self.resolved,
-            changes=self.changes,
-        )
+    # ---- the result
 
-    def _finish(self) -> TrainResult:
-        if not self.last_psnr and self.held_out:  # continued after its last step
-            self.last_psnr = validation_psnr(
-                self.model, self.held_out, self.config.validation.sigmas, self.config.run.seed
-            )
+    def _plain(self) -> Denoiser:
+        """The network to keep, in this package's layers, on the CPU."""
         plain = build_model(self.model.config)
-        plain.load_state_dict(self.model.state_dict())
-        facts = {
+        plain.load_state_dict(self.judged.state_dict())
+        return plain
+
+    def _facts(self) -> dict[str, Any]:
+        return {
             "config": self.resolved,
             "changes_on_the_way": self.changes,
             "start": self.start,
             "provenance": provenance(),
+            "processes": self.processes.count,
             "steps": self.step,
-            "validation_psnr": {f"{sigma:g}": db for sigma, db in self.last_psnr.items()},
+            "validation_psnr": {label_text(k): db for k, db in self.last_psnr.items()},
         }
-        save_model(plain, self.dir.result, torch.float16, facts)
-        return TrainResult(self.dir.result, self.step, self.last_psnr)
+
+    def _finish(self) -> TrainResult:
+        if self.processes.is_main:
+            if not self.last_psnr and self.batches.held_out:  # continued after its last step
+                self.last_psnr, _ = validate(self.judged, self.config, self.batches.held_out)
+            network, facts = self._plain(), self._facts()
+            if self.best["ended"]:  # early stop: the weights that were best
+                network = load_checkpoint(self.dir.best)
+                facts["best"] = self.best
+            save_model(network, self.dir.result, torch.float16, facts)
+            if self.events is not None:
+                self.events.close()
+            write_curves(self.dir.curves, self.dir.read_log())
+        return TrainResult(self.dir.result, self.step, self.last_psnr, self.processes.is_main)

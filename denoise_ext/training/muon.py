@@ -32,6 +32,8 @@ class Muon(torch.optim.Optimizer):
         betas: momentum of the matrices (Nesterov's form) and of Adam, and Adam's second moment.
         eps: of Adam.
         weight_decay: coefficient of the L2 term, added to the gradient.
+        decoupled: instead, every step takes ``rate * weight_decay * w`` away, with the rate of the
+            parameter's kind (Loshchilov, Hutter 2019).
     """
 
     def __init__(
@@ -41,10 +43,12 @@ class Muon(torch.optim.Optimizer):
         betas: tuple[float, float] = (0.95, 0.95),
         eps: float = 1e-8,
         weight_decay: float = 0.0,
+        decoupled: bool = False,
     ) -> None:
         super().__init__(
             params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
         )
+        self.decoupled = decoupled
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
@@ -58,7 +62,10 @@ class Muon(torch.optim.Optimizer):
                 if parameter.grad is None:
                     continue
                 gradient = parameter.grad
-                if group["weight_decay"]:
+                if group["weight_decay"] and self.decoupled:
+                    rate = group["lr"] * (1.0 if parameter.dim() >= 2 else _VECTOR_RATE)
+                    parameter.mul_(1.0 - rate * group["weight_decay"])
+                elif group["weight_decay"]:
                     gradient = gradient.add(parameter, alpha=group["weight_decay"])
                 if parameter.dim() >= 2:
                     self._matrix_step(parameter, gradient, group)

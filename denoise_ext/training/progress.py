@@ -20,11 +20,11 @@ from rich.progress import Progress as RichProgress
 class Progress:
     """Context manager; ``advance(step)`` every step, ``report(row)`` now and then."""
 
-    def __init__(self, total: int, start: int) -> None:
+    def __init__(self, total: int, start: int, shown: bool = True) -> None:
         self.total = total
-        self.console = Console(file=sys.stderr)
+        self.console = Console(file=sys.stderr, quiet=not shown)
         self.bar: RichProgress | None = None
-        if self.console.is_terminal:
+        if self.console.is_terminal and shown:
             self.bar = RichProgress(
                 TextColumn("training"), BarColumn(), MofNCompleteColumn(),
                 TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[state]}"),

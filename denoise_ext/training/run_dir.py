@@ -1,12 +1,15 @@
-"""A run's directory: provenance, log, checkpoint, result."""
+"""A run's directory: configuration, environment, log, checkpoint, result."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
+import os
 import platform
 import subprocess
+import sys
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +17,16 @@ import torch
 
 from denoise_ext.models.checkpoints import write_atomically
 
+_PACKAGES = ("denoise_ext", "torch", "numpy", "pillow", "safetensors", "pydantic", "tensorboard",
+             "matplotlib")  # fmt: skip
+
 
 class RunDir:
-    """``config.json``, ``provenance.json``, ``log.csv``, ``checkpoint.pt``, ``model.safetensors``.
+    """The files of a run.
+
+    ``config.json`` (every value), ``environment.json`` (commit, versions, machine), ``log.csv``,
+    ``checkpoint.pt`` (the last state), ``best.safetensors`` (best validated weights, float32),
+    ``model.safetensors`` (the result, float16), ``samples/``, ``curves.png``, ``tensorboard/``.
 
     Raises ValueError when the directory cannot be made or written.
     """
@@ -25,19 +35,22 @@ class RunDir:
         self.path = Path(path)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            probe = self.path / ".writable"
+            probe = self.path / f".writable.{os.getpid()}"
             probe.touch()
             probe.unlink()
         except OSError as error:
             raise ValueError(f"run.out: cannot write {self.path}: {error.strerror}") from None
         self.checkpoint = self.path / "checkpoint.pt"
         self.log = self.path / "log.csv"
+        self.best = self.path / "best.safetensors"
         self.result = self.path / "model.safetensors"
+        self.samples = self.path / "samples"
+        self.curves = self.path / "curves.png"
 
     def write_config(self, config: dict[str, Any]) -> None:
         """Record the resolved configuration, and what it was started with."""
         self._write_json("config.json", config)
-        self._write_json("provenance.json", provenance())
+        self._write_json("environment.json", environment())
 
     def _write_json(self, name: str, value: dict[str, Any]) -> None:
         write_atomically(self.path / name, (json.dumps(value, indent=2) + "\n").encode())
@@ -45,12 +58,11 @@ class RunDir:
     def trim_log(self, columns: list[str], last_step: int) -> None:
         """Keep the rows up to ``last_step``: what came after is about to be done again."""
         kept: list[dict[str, str]] = []
-        if self.log.exists() and last_step > 0:
-            with open(self.log, newline="") as file:
-                for row in csv.DictReader(file):
-                    step = row.get("step") or ""
-                    if step.isdigit() and int(step) <= last_step:
-                        kept.append(row)
+        if last_step > 0:
+            for row in self.read_log():
+                step = row.get("step") or ""
+                if step.isdigit() and int(step) <= last_step:
+                    kept.append(row)
         text = io.StringIO()
         writer = csv.DictWriter(text, columns, restval="", extrasaction="ignore")
         writer.writeheader()
@@ -62,6 +74,13 @@ class RunDir:
         with open(self.log, "a", newline="") as file:
             csv.DictWriter(file, columns, restval="").writerow(row)
 
+    def read_log(self) -> list[dict[str, str]]:
+        """The rows so far."""
+        if not self.log.exists():
+            return []
+        with open(self.log, newline="") as file:
+            return list(csv.DictReader(file))
+
 
 def provenance() -> dict[str, Any]:
     """Versions, and the commit of the source tree where it is a git checkout."""
@@ -72,6 +91,34 @@ def provenance() -> dict[str, Any]:
         "python": platform.python_version(),
         "machine": platform.machine(),
     }
+
+
+def environment() -> dict[str, Any]:
+    """:func:`provenance`, and what else moves speed or rounding on this machine."""
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return provenance() | {
+        "command": sys.argv,
+        "packages": {name: _version(name) for name in _PACKAGES},
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "cpu_count": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": gpu,
+        "cuda": torch.version.cuda,
+        "platform": platform.platform(),
+        "variables": {
+            name: value
+            for name, value in sorted(os.environ.items())
+            if name.startswith(("DENOISE_EXT_", "OMP_", "MKL_", "TORCH_NUM", "CUBLAS_WORKSPACE"))
+            or name == "WORLD_SIZE"
+        },
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def _git(*arguments: str) -> str | None:

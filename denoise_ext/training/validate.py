@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from denoise_ext.data import add_gaussian_noise, step_seed
+from denoise_ext.data.noise import add_noise_chain
 from denoise_ext.data.random import VALIDATION
 from denoise_ext.metrics import psnr
 from denoise_ext.models import Denoiser
+from denoise_ext.training.sections import TrainConfig
+
+Label = float | str  # sigma of white Gaussian noise on the 0-255 scale; "chain"; "pairs"
+_CHAIN_STEP = 2**47  # steps from here on are validation's: no training gets there
+
+
+@dataclass(frozen=True)
+class Case:
+    """A held-out image under one kind of noise."""
+
+    label: Label
+    noisy: Tensor  # (1, C, h, w)
+    clean: Tensor
+    sigma: float | Tensor  # what a network that needs it is told, 0-255 scale
 
 
 def split_held_out(count: int, held_out: int) -> tuple[list[int], list[int]]:
@@ -26,32 +43,65 @@ def split_held_out(count: int, held_out: int) -> tuple[list[int], list[int]]:
     return [i for i in range(count) if i not in chosen], sorted(chosen)
 
 
-def centre_crop(image: np.ndarray, size: int) -> torch.Tensor:
+def centre_crop(image: np.ndarray, size: int) -> Tensor:
     """(H, W, C) uint8 -> (1, C, h, w) float32 in [0, 1], h and w at most ``size``."""
     h, w = (min(size, side) for side in image.shape[:2])
     y, x = (image.shape[0] - h) // 2, (image.shape[1] - w) // 2
-    cut = np.ascontiguousarray(image[y : y + h, x : x + w])
+    cut = image[y : y + h, x : x + w].copy()
     return torch.from_numpy(cut).permute(2, 0, 1)[None].to(torch.float32) / 255.0
 
 
-@torch.inference_mode()
-def validation_psnr(
-    model: Denoiser, images: Sequence[torch.Tensor], sigmas: Sequence[float], seed: int
-) -> dict[float, float]:
-    """Mean PSNR in dB per sigma; the same noise every time; noise unclipped, output clipped.
+def labels(config: TrainConfig) -> list[Label]:
+    """The kinds of noise a run is validated under."""
+    if not config.validation.images:
+        return []
+    if config.data.pairs:
+        return ["pairs"]
+    return ["chain"] if config.noise.chain else list(config.validation.sigmas)
 
-    Runs in float32 and leaves the model in the mode it was in.
+
+def label_text(label: Label) -> str:
+    """As in the log's columns and the result's metadata."""
+    return label if isinstance(label, str) else f"{label:g}"
+
+
+def cases(config: TrainConfig, images: Sequence[Tensor]) -> Iterator[Case]:
+    """Every held-out image under every kind of noise; the same noise every time, not clipped."""
+    seed = config.run.seed
+    for k, label in enumerate(labels(config)):
+        for i, image in enumerate(images):
+            if label == "pairs":
+                noisy, clean = image.chunk(2, dim=1)
+                yield Case(label, noisy, clean, config.data.sigma)
+            elif label == "chain":
+                noisy, sigma = add_noise_chain(image, config.noise.chain, seed, _CHAIN_STEP + i)
+                yield Case(label, noisy, image, sigma)
+            else:
+                generator = torch.Generator()
+                generator.manual_seed(step_seed(seed, k * 2**16 + i, VALIDATION))
+                yield Case(label, add_gaussian_noise(image, label, generator), image, label)
+
+
+@torch.inference_mode()
+def validate(
+    model: Denoiser, config: TrainConfig, images: Sequence[Tensor], keep: int = 0
+) -> tuple[dict[Label, float], list[tuple[Case, Tensor]]]:
+    """Mean PSNR in dB of each kind of noise, output clipped; and ``keep`` images with their output.
+
+    Runs in float32 on the model's device and leaves the model in the mode it was in. The images
+    kept are those of the middle kind of noise.
     """
-    was_training = model.training
+    was_training, device = model.training, next(model.parameters()).device
     model.eval()
-    result: dict[float, float] = {}
-    for k, sigma in enumerate(sigmas):
-        values = []
-        for i, clean in enumerate(images):
-            generator = torch.Generator().manual_seed(step_seed(seed, k * 2**16 + i, VALIDATION))
-            noisy = add_gaussian_noise(clean, sigma, generator)
-            output = model(noisy, sigma if model.needs_sigma else None).clamp(0.0, 1.0)
-            values.append(psnr(output, clean).mean().item())
-        result[sigma] = sum(values) / len(values)
+    kinds = labels(config)
+    values: dict[Label, list[float]] = {label: [] for label in kinds}
+    shown: list[tuple[Case, Tensor]] = []
+    for case in cases(config, images):
+        sigma = case.sigma.to(device) if isinstance(case.sigma, Tensor) else case.sigma
+        output = model(case.noisy.to(device), sigma if model.needs_sigma else None)
+        output = output.clamp(0.0, 1.0).cpu()
+        values[case.label].append(psnr(output, case.clean).mean().item())
+        if case.label == kinds[len(kinds) // 2] and len(shown) < keep:
+            shown.append((case, output))
     model.train(was_training)
-    return result
+    return {label: sum(dbs) / len(dbs) for label, dbs in values.items()}, shown

@@ -8,6 +8,8 @@ gets is a function of (seed, step, index): it does not depend on the batch or th
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
+from operator import or_
 from typing import Annotated, Literal
 
 import numpy as np
@@ -202,11 +204,18 @@ class BandingStep(_Step):
         return add_banding_noise(x, sigma, self.direction, generators)
 
 
-NoiseStep = Annotated[
-    GaussianStep | PoissonStep | PoissonGaussianStep | CameraStep | SpeckleStep
-    | SaltAndPepperStep | JpegStep | RicianStep | BandingStep,
-    Field(discriminator="kind"),
-]  # fmt: skip
+STEP_KINDS: dict[str, type[_Step]] = {
+    "gaussian": GaussianStep,
+    "poisson": PoissonStep,
+    "poisson_gaussian": PoissonGaussianStep,
+    "camera": CameraStep,
+    "speckle": SpeckleStep,
+    "salt_and_pepper": SaltAndPepperStep,
+    "jpeg": JpegStep,
+    "rician": RicianStep,
+    "banding": BandingStep,
+}
+NoiseStep = Annotated[reduce(or_, STEP_KINDS.values()), Field(discriminator="kind")]
 
 
 def add_noise_chain(

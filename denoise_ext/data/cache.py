@@ -1,0 +1,185 @@
+"""Decoded images: once, in one block of memory or one file that is mapped into it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from PIL import Image
+
+from denoise_ext.io import read_image, write_atomically
+
+File = str | Path
+_FORMAT = b"denoise_ext images 1"  # at both ends of a cache file
+
+
+class ImageCache(Sequence[np.ndarray]):
+    """All images decoded to 8 bits; ``cache[i]`` is a view (H, W, C), uint8.
+
+    Args:
+        files: image files; or tuples of files of one size (noisy file, target), whose channels are
+            put behind one another: C = 2 * channels.
+        channels: 1 (colour images are converted to gray as Pillow's mode "L" does: ITU-R 601
+            luma) or 3 (gray images are repeated).
+        scales: every image is there at each of these sizes (Lanczos): image i at ``scales[k]`` is
+            ``cache[k * len(files) + i]``.
+        normalise: "range" (the file's full range) or "stretch" (0.1 and 99.9 percentiles of the
+            image become 0 and 255; of a tuple, those of its first file).
+        folder: keep the decoded images there, in a file named by the arguments and by path, size
+            and modification time of every image file, and map it; it is written once, whole or not
+            at all, so that several processes may do so at a time. None: in memory.
+
+    Raises:
+        ValueError: a file that is missing or not an image, files of a tuple that differ in size.
+    """
+
+    def __init__(
+        self,
+        files: Sequence[File | tuple[File, ...]],
+        channels: int,
+        *,
+        scales: Sequence[float] = (1.0,),
+        normalise: str = "range",
+        folder: str | os.PathLike[str] | None = None,
+    ) -> None:
+        if channels not in (1, 3):
+            raise ValueError(f"channels must be 1 or 3, got {channels}")
+        if normalise not in ("range", "stretch"):
+            raise ValueError(f"normalise must be 'range' or 'stretch', got {normalise!r}")
+        self.channels = channels
+        self.groups = [tuple(map(Path, f)) if isinstance(f, tuple) else (Path(f),) for f in files]
+        images = (
+            _scaled(_decode_group(group, channels, normalise), scale)
+            for scale in scales
+            for group in self.groups
+        )
+        if folder is None:
+            self._keep_in_memory(list(images))
+            return
+        key = _key(self.groups, channels, scales, normalise)
+        path = Path(folder) / f"{key}.images"
+        if not self._map(path):
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise ValueError(f"cannot make the cache {path.parent}: {error.strerror}") from None
+            write_atomically(path, lambda stream: _write(stream, images), overwrite=True)
+            if not self._map(path):
+                raise ValueError(f"{path}: the cache just written cannot be read back")
+
+    def _keep_in_memory(self, images: list[np.ndarray]) -> None:
+        self._set_shapes([image.shape for image in images])
+        self._pixels = np.concatenate([np.empty(0, np.uint8), *(i.reshape(-1) for i in images)])
+
+    def _set_shapes(self, shapes: Sequence[Sequence[int]]) -> None:
+        self._shapes = [tuple(shape) for shape in shapes]
+        sizes = [int(np.prod(shape, dtype=np.int64)) for shape in self._shapes]
+        self._offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+
+    def _map(self, path: Path) -> bool:
+        """Map a cache file; False where there is none, or one that is not whole."""
+        try:
+            with open(path, "rb") as file:
+                size = file.seek(0, os.SEEK_END)
+                file.seek(max(0, size - len(_FORMAT) - 8))
+                length = int.from_bytes(file.read(8), "little")
+                end = size - len(_FORMAT) - 8 - length
+                if file.read() != _FORMAT or end < len(_FORMAT):
+                    return False
+                file.seek(end)
+                self._set_shapes(json.loads(file.read(length)))
+        except (OSError, ValueError, TypeError):
+            return False
+        if int(self._offsets[-1]) != end - len(_FORMAT):
+            return False
+        whole = np.memmap(path, dtype=np.uint8, mode="r")
+        self._pixels = whole[len(_FORMAT) : end]
+        return True
+
+    def __len__(self) -> int:
+        return len(self._shapes)
+
+    def __getitem__(self, index: int) -> np.ndarray:  # type: ignore[override]
+        if not 0 <= index < len(self):
+            raise IndexError(f"image index {index} out of range for {len(self)} images")
+        start, stop = self._offsets[index], self._offsets[index + 1]
+        return self._pixels[start:stop].reshape(self._shapes[index])
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return (self[index] for index in range(len(self)))
+
+
+def default_cache_folder() -> Path:
+    """``$XDG_CACHE_HOME/denoise_ext``, or ``~/.cache/denoise_ext``."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "denoise_ext"
+
+
+def _write(stream: IO[bytes], images: Iterator[np.ndarray]) -> None:
+    """Format, pixels of all images, their shapes as JSON, its length, format. One image at a time
+    is in memory."""
+    shapes = []
+    stream.write(_FORMAT)
+    for image in images:
+        shapes.append(image.shape)
+        stream.write(np.ascontiguousarray(image).data)
+    table = json.dumps(shapes).encode()
+    stream.write(table + len(table).to_bytes(8, "little") + _FORMAT)
+
+
+def _key(groups: list[tuple[Path, ...]], *settings: object) -> str:
+    facts = []
+    for path in (path for group in groups for path in group):
+        try:
+            state = path.stat()
+        except OSError as error:
+            raise ValueError(f"{path}: {error.strerror}") from None
+        facts.append([str(path.resolve()), state.st_size, state.st_mtime_ns])
+    text = json.dumps([[len(group) for group in groups], facts, [str(s) for s in settings]])
+    return hashlib.sha256(_FORMAT + text.encode()).hexdigest()[:32]
+
+
+def _decode_group(group: tuple[Path, ...], channels: int, normalise: str) -> np.ndarray:
+    """Files of one scene, their channels behind one another: (H, W, len(group) * channels)."""
+    arrays = [_without_alpha(read_image(path)) for path in group]
+    if normalise == "stretch":
+        low, high = np.percentile(arrays[0], (0.1, 99.9))
+        gain = 255.0 / max(float(high - low), 1e-9)
+        arrays = [np.clip((a - low) * gain, 0, 255).round().astype(np.uint8) for a in arrays]
+    images = [_as_channels(array, channels) for array in arrays]
+    for path, image in zip(group, images):
+        if image.shape != images[0].shape:
+            a, b = images[0].shape, image.shape
+            raise ValueError(f"{path} is {b[1]} x {b[0]}, but {group[0]} {a[1]} x {a[0]} pixels")
+    return images[0] if len(images) == 1 else np.concatenate(images, axis=2)
+
+
+def _without_alpha(array: np.ndarray) -> np.ndarray:
+    if array.ndim == 3 and array.shape[2] in (2, 4):
+        array = array[..., :-1]
+    return array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array
+
+
+def _as_channels(array: np.ndarray, channels: int) -> np.ndarray:
+    """8 bits, (H, W, channels). Colour -> gray is Pillow's "L" conversion."""
+    if array.dtype == np.uint16:
+        array = np.round(array / 257.0).astype(np.uint8)  # 65535 / 255 = 257
+    if channels == 1 and array.ndim == 3:
+        # ITU-R 601 luma, L = (299 R + 587 G + 114 B) / 1000, as Pillow rounds it.
+        array = np.asarray(Image.fromarray(np.ascontiguousarray(array)).convert("L"))
+    if channels == 3 and array.ndim == 2:
+        array = np.repeat(array[..., None], 3, axis=2)
+    return array[..., None] if array.ndim == 2 else array
+
+
+def _scaled(image: np.ndarray, scale: float) -> np.ndarray:
+    if scale == 1.0:
+        return image
+    size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
+    planes = [Image.fromarray(np.ascontiguousarray(image[..., c])) for c in range(image.shape[2])]
+    return np.stack([np.asarray(p.resize(size, Image.Resampling.LANCZOS)) for p in planes], axis=2)

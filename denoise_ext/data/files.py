@@ -1,0 +1,52 @@
+"""Which files to train on: folders, list files, pairs of noisy files and targets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from denoise_ext.io import find_pairs, list_images
+
+
+def list_image_files(source: str | Path) -> list[Path]:
+    """The image files of a folder, or of a list file.
+
+    A list file is a text file with one path per line, relative to the list file's folder; empty
+    lines and lines that begin with ``#`` are skipped.
+
+    Raises:
+        ValueError: ``source`` does not exist or names no image.
+    """
+    source = Path(source)
+    if source.is_dir():
+        return list_images(source)
+    if not source.is_file():
+        raise ValueError(f"{source}: no such folder or list file")
+    try:
+        text = source.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise ValueError(
+            f"{source}: not a list file (one image path per line) nor a folder"
+        ) from None
+    lines = [line.strip() for line in text.splitlines()]
+    files = [source.parent / line for line in lines if line and not line.startswith("#")]
+    if not files:
+        raise ValueError(f"{source}: names no image")
+    return files
+
+
+def list_training_files(
+    source: str | Path, pairs: list[str], part: list[float]
+) -> list[tuple[Path, ...]]:
+    """What to train on: (file,) or, with two patterns, (noisy file, target); a part of the list.
+
+    Raises ValueError as `list_image_files` and `denoise_ext.io.find_pairs` do.
+    """
+    files: list[tuple[Path, ...]]
+    if pairs:
+        files = list(find_pairs(source, *pairs))
+    else:
+        files = [(file,) for file in list_image_files(source)]
+    first, last = (round(edge * len(files)) for edge in part)
+    if first == last:
+        raise ValueError(f"data.part {part} of {len(files)} files is none of them")
+    return files[first:last]

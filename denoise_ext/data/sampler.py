@@ -1,0 +1,77 @@
+"""Random crops of images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from denoise_ext.data.random import CROPS, step_generator
+
+
+class PatchSampler:
+    """Random square crops; batch ``step`` is a function of (seed, step) alone.
+
+    An image is drawn uniformly, then a position, then one of the eight flips and 90-degree
+    rotations.
+
+    Args:
+        images: (H, W, C) uint8 arrays, each at least ``crop`` x ``crop``.
+        crop: side of the crops in pixels.
+        batch_size: crops per batch.
+        seed: of the whole run.
+        augment: flips and rotations.
+        share: (rank, count): of ``count`` processes that share a batch of ``count * batch_size``
+            crops, which one this is.
+
+    Raises:
+        ValueError: no images, or one smaller than ``crop``.
+    """
+
+    def __init__(
+        self,
+        images: Sequence[np.ndarray],
+        crop: int,
+        batch_size: int,
+        seed: int,
+        augment: bool = True,
+        share: tuple[int, int] = (0, 1),
+    ) -> None:
+        if not len(images):
+            raise ValueError("no images to train on")
+        small = [i for i, image in enumerate(images) if min(image.shape[:2]) < crop]
+        if small:
+            shape = images[small[0]].shape[:2]
+            raise ValueError(f"{len(small)} images are smaller than the crop {crop}: e.g. {shape}")
+        self.images, self.crop, self.batch_size = images, crop, batch_size
+        self.seed, self.augment, self.share = seed, augment, share
+
+    def batch(self, step: int) -> Tensor:
+        """(batch_size, C, crop, crop) float32 in [0, 1], channels_last."""
+        rng = step_generator(self.seed, step, CROPS)
+        crop, channels = self.crop, self.images[0].shape[2]
+        patches = np.empty((self.batch_size, crop, crop, channels), np.uint8)
+        rank, count = self.share
+        whole = count * self.batch_size  # every process draws for all of them, and takes its own
+        chosen = rng.integers(0, len(self.images), whole)
+        places = rng.random((whole, 2))
+        turns = rng.integers(0, 8, whole)
+        mine = slice(rank * self.batch_size, (rank + 1) * self.batch_size)
+        for patch, index, (v, u), turn in zip(
+            patches, chosen[mine], places[mine], turns[mine], strict=True
+        ):
+            image = self.images[index]
+            y = int(v * (image.shape[0] - crop + 1))
+            x = int(u * (image.shape[1] - crop + 1))
+            cut = image[y : y + crop, x : x + crop]
+            patch[...] = dihedral(cut, int(turn)) if self.augment else cut
+        # NHWC memory seen as NCHW is channels_last
+        return torch.from_numpy(patches).permute(0, 3, 1, 2).to(torch.float32) / 255.0
+
+
+def dihedral(image: np.ndarray, turn: int) -> np.ndarray:
+    """One of the eight symmetries of the square: ``turn & 3`` quarter turns, ``turn & 4`` flip."""
+    turned = np.rot90(image, turn & 3)
+    return turned[:, ::-1] if turn & 4 else turned

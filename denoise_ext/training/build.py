@@ -1,0 +1,117 @@
+"""The network and the optimiser that a configuration asks for."""
+
+from __future__ import annotations
+
+import fnmatch
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from denoise_ext.data.random import WEIGHTS, step_seed
+from denoise_ext.models import (
+    Denoiser,
+    create_model,
+    list_models,
+    load_checkpoint,
+    pretrained_info,
+    read_metadata,
+)
+from denoise_ext.models.checkpoints import CheckpointError
+from denoise_ext.nn import to_torch
+from denoise_ext.training.muon import Muon
+from denoise_ext.training.sections import TrainConfig
+
+
+def build_network(config: TrainConfig) -> tuple[Denoiser, dict[str, Any] | None]:
+    """The network with the weights training starts from, and how those were trained.
+
+    Raises ValueError where model, data and start do not fit together.
+    """
+    start: dict[str, Any] | None = None
+    if config.model.start:
+        model, start = _started(config)
+    else:
+        model = create_model(config.model.name, **config.model.options)
+    _check(model, config)
+    if not config.model.start:
+        seed = step_seed(config.run.seed, 0, WEIGHTS)
+        model.initialise(torch.Generator().manual_seed(seed))
+    if config.run.layers == "torch":
+        model = to_torch(model)
+    freeze(model, config.model.freeze)
+    return model.to(memory_format=torch.channels_last).train(), start
+
+
+def _started(config: TrainConfig) -> tuple[Denoiser, dict[str, Any] | None]:
+    name, start, options = config.model.name, config.model.start, config.model.options
+    if start in list_models():
+        if name not in ("", start):
+            raise ValueError(f"model.name is {name!r}, but model.start the model {start!r}")
+        model = create_model(start, pretrained=True, **options)
+        shipped = pretrained_info(start)
+        assert shipped is not None  # create_model has found it
+        return model, {"model": start, "sha256": shipped.sha256, "recipe": shipped.recipe}
+    if name:
+        model = create_model(name, checkpoint_path=start, **options)
+    else:
+        model = load_checkpoint(start)
+    try:
+        return model, read_metadata(start)["training"]
+    except CheckpointError:  # not written by save_model: published elsewhere, or a run's state
+        return model, {"checkpoint": Path(start).name}
+
+
+def _check(model: Denoiser, config: TrainConfig) -> None:
+    named = config.model.name or config.model.start
+    if model.in_channels != config.data.channels:
+        raise ValueError(
+            f"data.channels is {config.data.channels}, but model.name {named!r} "
+            f"has {model.in_channels} channels"
+        )
+    if config.data.crop % model.stride:
+        raise ValueError(
+            f"data.crop must be a multiple of {model.stride} for this model, got {config.data.crop}"
+        )
+
+
+def freeze(model: nn.Module, patterns: list[str]) -> None:
+    """Take the parameters that ``patterns`` name out of training.
+
+    Raises ValueError for a pattern that names none, and where none is left to train.
+    """
+    names = [name for name, _ in model.named_parameters()]
+    frozen: set[str] = set()
+    for pattern in patterns:
+        matching = fnmatch.filter(names, pattern)
+        if not matching:
+            shown = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
+            raise ValueError(f"model.freeze: {pattern!r} names no parameter; there are {shown}")
+        frozen.update(matching)
+    if len(frozen) == len(names):
+        raise ValueError(f"model.freeze: {patterns} leaves no parameter to train")
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name not in frozen)
+
+
+def build_optimiser(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """Adam or Muon over the parameters that train, weight decay on matrices and kernels alone."""
+    decay, plain = [], []
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            (decay if parameter.dim() > 1 else plain).append(parameter)
+    options = config.optimiser
+    # Biases and normalisation are left free.
+    groups = [
+        {"params": decay, "weight_decay": config.loss.weight_decay},
+        {"params": plain, "weight_decay": 0.0},
+    ]
+    common: dict[str, Any] = {
+        "lr": config.schedule.peak, "betas": (options.beta1, options.beta2), "eps": options.eps
+    }  # fmt: skip
+    groups = [group for group in groups if group["params"]]
+    decoupled = config.loss.decay == "decoupled"
+    if options.name == "muon":
+        return Muon(groups, decoupled=decoupled, **common)
+    return (torch.optim.AdamW if decoupled else torch.optim.Adam)(groups, **common)

@@ -1,0 +1,55 @@
+"""Distances between what a network gives and its target; images (N, C, H, W), float32.
+
+Every one is a mean over all values of the batch. The loss that DnCNN's paper writes,
+``1 / (2 N) * sum ||output - target||^2`` over N images, is `mse` times half the number of values of
+an image: the same minimum, and the same steps of Adam, which divides by the gradient's size. (The
+weight decay and clip_norm that go with it are then those of the paper divided by that factor.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from denoise_ext.metrics import ssim
+
+Criterion = Callable[[Tensor, Tensor], Tensor]
+_CHARBONNIER_EPS = 1e-3  # in units of white, as in Lai et al. 2017 and MPRNet
+
+
+def mse(output: Tensor, target: Tensor) -> Tensor:
+    """``mean((output - target)^2)``."""
+    return torch.nn.functional.mse_loss(output, target)
+
+
+def l1(output: Tensor, target: Tensor) -> Tensor:
+    """``mean(|output - target|)``."""
+    return torch.nn.functional.l1_loss(output, target)
+
+
+def charbonnier(output: Tensor, target: Tensor) -> Tensor:
+    """``mean(sqrt((output - target)^2 + eps^2))``, eps = 0.001: l1 without its corner.
+
+    Charbonnier et al. 1994; as a loss: Lai, Huang, Ahuja, Yang, "Deep Laplacian Pyramid Networks",
+    CVPR 2017.
+    """
+    return ((output - target).square() + _CHARBONNIER_EPS**2).sqrt().mean()
+
+
+def ssim_mixed(output: Tensor, target: Tensor, weight: float = 0.84) -> Tensor:
+    """``weight * (1 - SSIM) + (1 - weight) * l1``.
+
+    Zhao, Gallo, Frosio, Kautz: "Loss Functions for Image Restoration with Neural Networks", 2017,
+    with SSIM at one scale. At least 11 x 11 pixels.
+    """
+    structure = 1.0 - ssim(output, target).mean().to(output.dtype)
+    return weight * structure + (1.0 - weight) * l1(output, target)
+
+
+def criterion(name: str, ssim_weight: float) -> Criterion:
+    """The loss of a configuration's ``loss.name``."""
+    if name == "ssim":
+        return lambda output, target: ssim_mixed(output, target, ssim_weight)
+    return {"mse": mse, "l1": l1, "charbonnier": charbonnier}[name]

@@ -1,0 +1,267 @@
+"""The sections of a training configuration: every key, its range, its default."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from denoise_ext.data.noise import NoiseStep
+
+PositiveInt = Annotated[int, Field(ge=1)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Probability = Annotated[float, Field(ge=0, lt=1)]
+Part = Annotated[float, Field(ge=0, le=1)]
+Scale = Annotated[float, Field(gt=0, le=1)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Data(_Section):
+    """What to train on."""
+
+    train: str = Field(
+        min_length=1,
+        description="Image folder or list file; relative to $DENOISE_EXT_DATA, or to the current "
+        "directory where that is not set.",
+    )
+    pairs: list[str] = Field(
+        default_factory=list,
+        description="Two patterns below the folder data.train, of the noisy files and of their "
+        'targets, e.g. ["*_real.JPG", "*_mean.JPG"]; partners agree in what * stands for.',
+    )
+    part: list[Part] = Field(
+        default_factory=lambda: [0.0, 1.0],
+        description="From where to where in the sorted list of files to train on.",
+    )
+    sigma: NonNegativeFloat = Field(
+        0.0,
+        description="Noise level of noisy files on the 0-255 scale: what a network that asks for "
+        "one is told, and what SURE goes by.",
+    )
+    channels: Literal[1, 3] = Field(1, description="1: gray (Pillow's L of colour images), 3: RGB.")
+    crop: PositiveInt = Field(64, description="Side of the square training crops in pixels.")
+    augment: bool = Field(True, description="Random flips and quarter turns.")
+    scales: list[Scale] = Field(
+        default_factory=lambda: [1.0],
+        min_length=1,
+        description="Sizes every image is trained on at (Lanczos); DnCNN's were 1, 0.9, 0.8, 0.7.",
+    )
+    normalise: Literal["range", "stretch"] = Field(
+        "range",
+        description="range: the file's full range becomes [0, 1]; stretch: the 0.1 and 99.9 "
+        "percentiles of each image do (dark scans, microscopy).",
+    )
+    cache: str = Field(
+        "auto",
+        description='Folder for the decoded images, mapped into memory; "auto": '
+        '$XDG_CACHE_HOME/denoise_ext or ~/.cache/denoise_ext; "off": decoded into memory.',
+    )
+    workers: NonNegativeInt = Field(
+        1, description="Threads that prepare batches ahead of the step; same batches for any."
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> Data:
+        if len(self.pairs) not in (0, 2):
+            raise ValueError(f"pairs must be two patterns, noisy and target, got {self.pairs}")
+        if len(self.part) != 2 or self.part[0] >= self.part[1]:
+            raise ValueError(f"part must be [from, to] with 0 <= from < to <= 1, got {self.part}")
+        if self.scales[0] != 1.0:
+            raise ValueError(f"scales must begin with 1.0, got {self.scales}")
+        return self
+
+
+class Noise(_Section):
+    """What is added to clean files; not clipped.
+
+    Without a chain: white Gaussian noise, its sigma drawn uniformly for every crop.
+    """
+
+    sigma_min: NonNegativeFloat = Field(0.0, description="On the 0-255 scale.")
+    sigma_max: NonNegativeFloat = Field(55.0, description="On the 0-255 scale.")
+    chain: list[NoiseStep] = Field(
+        default_factory=list,
+        description="[[noise.chain]] tables, each a kind of noise, applied in their order.",
+    )
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Noise:
+        if self.sigma_max < self.sigma_min:
+            raise ValueError(f"sigma_max must be >= sigma_min ({self.sigma_min:g})")
+        if self.chain and (self.sigma_min, self.sigma_max) != (0.0, 55.0):
+            raise ValueError(
+                "sigma_min and sigma_max are for noise without a chain; give them in a chain step "
+                'of kind "gaussian"'
+            )
+        return self
+
+
+class Model(_Section):
+    """The network: a registered model and changes to its defaults, or what a checkpoint holds."""
+
+    name: str = Field("", description="Registered model; empty: the one that `start` holds.")
+    options: dict[str, bool | int | float | str] = Field(default_factory=dict)
+    start: str = Field(
+        "",
+        description="Weights training starts from: a model with shipped weights, or a checkpoint "
+        "file relative to the current directory; empty: random weights.",
+    )
+    freeze: list[str] = Field(
+        default_factory=list,
+        description='Parameters that stay as they are, as patterns of their names: ["body.0.*"].',
+    )
+
+    @model_validator(mode="after")
+    def _given(self) -> Model:
+        if not (self.name or self.start):
+            raise ValueError("name (a registered model) or start (a checkpoint) is required")
+        if self.options and not self.name:
+            raise ValueError("options change a registered model: give its name")
+        return self
+
+
+class Loss(_Section):
+    """What is minimised: a distance to a target, plus weight decay."""
+
+    name: Literal["mse", "l1", "charbonnier", "ssim"] = Field(
+        "mse", description="See denoise_ext/training/losses.py; ssim: mixed with l1."
+    )
+    ssim_weight: Part = Field(0.84, description="Part of 1 - SSIM in the loss `ssim`.")
+    target: Literal["clean", "noise2noise", "blind_spot", "sure"] = Field(
+        "clean",
+        description="clean: noise is added to clean files, or data.pairs are (noisy, clean); "
+        "noise2noise: data.pairs are two noisy takes; blind_spot, sure: files are noisy.",
+    )
+    weight_decay: NonNegativeFloat = 0.0
+    decay: Literal["classic", "decoupled"] = Field(
+        "classic",
+        description="classic: weight_decay / 2 * sum(w^2) is part of the loss; decoupled: every "
+        "step takes learning rate * weight_decay * w away (AdamW).",
+    )
+
+
+class Optimiser(_Section):
+    """Adam (Kingma, Ba 2015), or Muon (``muon.py``; beta1 0.95 and rates near 0.005 suit it)."""
+
+    name: Literal["adam", "muon"] = "adam"
+    beta1: Probability = 0.9
+    beta2: Probability = 0.999
+    eps: PositiveFloat = 1e-8
+    clip_norm: NonNegativeFloat = Field(
+        0.0, description="Largest norm of the gradient of all weights together; 0: no limit."
+    )
+    ema: Probability = Field(
+        0.0,
+        description="Decay of a running mean of the weights, which is validated and kept as the "
+        "result (e.g. 0.999); 0: the weights themselves.",
+    )
+
+
+class Schedule(_Section):
+    """Learning rate: linear warm-up from 0 to peak, then a half cosine down to final."""
+
+    peak: PositiveFloat = 1e-3
+    final: NonNegativeFloat = 1e-6
+    warmup_steps: NonNegativeInt = 300
+
+
+class Validation(_Section):
+    """PSNR on training images that are held out (never trained on)."""
+
+    images: NonNegativeInt = Field(8, description="How many; spread evenly over the list.")
+    crop: PositiveInt = Field(256, description="Largest side of the centre crop that is used.")
+    sigmas: list[NonNegativeFloat] = Field(default_factory=lambda: [15.0, 25.0, 50.0])
+    every: PositiveInt = Field(1000, description="Steps between validations.")
+    patience: NonNegativeInt = Field(
+        0,
+        description="Stop after this many validations in a row without a better mean PSNR, and "
+        "keep the best weights as the result; 0: never.",
+    )
+    samples: NonNegativeInt = Field(
+        4, description="Held-out images shown in samples/ at each validation."
+    )
+
+
+class Run(_Section):
+    """How the run is carried out."""
+
+    out: str = Field(min_length=1, description="Run directory, relative to the current one.")
+    steps: PositiveInt
+    batch_size: PositiveInt = Field(16, description="Crops per step (and per process, if several).")
+    seed: NonNegativeInt = 0
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="auto: a GPU where torch sees one."
+    )
+    precision: Literal["fp32", "bf16"] = Field(
+        "fp32", description="bf16: torch.autocast; weights, loss and optimiser stay float32."
+    )
+    layers: Literal["denoise_ext", "torch"] = Field(
+        "denoise_ext", description="Which convolution layers train; the weights are the same."
+    )
+    threads: NonNegativeInt = Field(0, description="CPU threads; 0: torch's default.")
+    checkpoint_every: PositiveInt = 1000
+    log_every: PositiveInt = 100
+    tensorboard: Literal["auto", "on", "off"] = Field(
+        "auto", description="Also log for TensorBoard; auto: where it is installed."
+    )
+
+
+class TrainConfig(_Section):
+    """A whole training configuration."""
+
+    data: Data
+    noise: Noise = Field(default_factory=Noise)
+    model: Model
+    loss: Loss = Field(default_factory=Loss)
+    optimiser: Optimiser = Field(default_factory=Optimiser)
+    schedule: Schedule = Field(default_factory=Schedule)
+    validation: Validation = Field(default_factory=Validation)
+    run: Run
+
+    @property
+    def files_are_noisy(self) -> bool:
+        """Whether the noise is in the files already, so that none is added."""
+        return bool(self.data.pairs) or self.loss.target != "clean"
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TrainConfig:
+        if self.schedule.warmup_steps >= self.run.steps:
+            raise ValueError(
+                f"schedule.warmup_steps must be below run.steps ({self.run.steps}), "
+                f"got {self.schedule.warmup_steps}"
+            )
+        target, pairs = self.loss.target, self.data.pairs
+        if self.files_are_noisy and self.noise != Noise():
+            raise ValueError(
+                "noise is only added to clean files: leave the section out where data.pairs is "
+                f"given or loss.target is not 'clean' (it is {target!r})"
+            )
+        if target == "noise2noise" and not pairs:
+            raise ValueError("data.pairs is required by loss.target 'noise2noise'")
+        if target == "sure" and not self.data.sigma:
+            raise ValueError("data.sigma must be > 0 for loss.target 'sure', got 0")
+        if target == "sure" and (self.loss.name != "mse" or self.run.precision != "fp32"):
+            raise ValueError(
+                "loss.target 'sure' estimates the mse from small differences: it needs loss.name "
+                f"'mse' and run.precision 'fp32', got {self.loss.name!r}, {self.run.precision!r}"
+            )
+        if target in ("blind_spot", "sure") and self.validation.images and not pairs:
+            raise ValueError(
+                f"validation.images must be 0 for loss.target {target!r} without data.pairs: "
+                f"there is no clean image to compare with, got {self.validation.images}"
+            )
+        if target == "blind_spot" and (self.data.crop < 8 or self.loss.name == "ssim"):
+            raise ValueError(
+                "loss.target 'blind_spot' compares single pixels, one of every 8 x 8: it needs "
+                f"data.crop >= 8 and no 'ssim', got {self.data.crop} and {self.loss.name!r}"
+            )
+        if self.loss.name == "ssim" and self.data.crop < 11:
+            raise ValueError(f"data.crop must be >= 11 for the ssim loss, got {self.data.crop}")
+        if self.validation.patience and not self.validation.images:
+            raise ValueError("validation.images must be >= 1 where validation.patience is given")
+        return self
