@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from shared_data import image_folder
 
 from denoise_ext.inference import estimate_sigma
-from tests.shared_data import image_folder
 
 
 def noisy(clean: np.ndarray, sigma: float, seed: int = 0) -> np.ndarray:

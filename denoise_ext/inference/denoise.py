@@ -6,6 +6,7 @@ from typing import TypeVar
 
 import torch
 
+from denoise_ext.inference.budget import Tile
 from denoise_ext.inference.denoiser import Denoiser
 from denoise_ext.inference.network import Model, Sigma
 from denoise_ext.inference.pixels import Range
@@ -22,6 +23,8 @@ def denoise(
     device: str | torch.device | None = "auto",
     precision: str = "default",
     backend: str = "native",
+    tile: Tile = "auto",
+    max_memory: int | None = None,
     alpha: str = "keep",
     value_range: Range | None = None,
 ) -> Image:
@@ -33,6 +36,6 @@ def denoise(
     """
     denoiser = Denoiser(
         model, sigma=sigma, strength=strength, device=device, precision=precision,
-        backend=backend, alpha=alpha,
+        backend=backend, tile=tile, max_memory=max_memory, alpha=alpha,
     )  # fmt: skip
     return denoiser(image, value_range=value_range)

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from denoise_ext.inference import tiling
+from denoise_ext.inference.budget import Tile, check_max_memory, check_tile, cut
 from denoise_ext.inference.device import check_backend
 from denoise_ext.inference.kinds import Opened, open_image
 from denoise_ext.inference.network import (
@@ -71,6 +73,15 @@ class Denoiser:
             float16 is computed again in float32 (`Result.recomputed`), never returned as it is.
         backend: "native": the network runs as a plan of this package's kernels; "torch": one that
             is named is loaded in plain PyTorch, one that is passed in runs as it is.
+        tile: "auto": images that take more memory than there is, or than is of use, are computed in
+            tiles; a number: in tiles of at most so many pixels on a side, overlap included; None:
+            always as a whole. Tiles overlap by exactly what a pixel of the result depends on
+            (`denoise_ext.models.geometry`), so that there are no seams: with precision "strict"
+            the result is that of the whole image bit for bit; with the others up to how Winograd's
+            algorithm rounds, which is less than what it is off itself.
+        max_memory: bytes to compute in, for all images of `denoise_many` together, beside image,
+            result and weights. None: 1 GiB, or more for networks whose overlap would be half of
+            the work; at most half of what is free.
         alpha: "keep": an alpha channel is passed through; "denoise": it is denoised as a gray image
             of its own.
 
@@ -91,6 +102,8 @@ class Denoiser:
         device: str | torch.device | None = "auto",
         precision: str = "default",
         backend: str = "native",
+        tile: Tile = "auto",
+        max_memory: int | None = None,
         alpha: str = "keep",
     ) -> None:
         check_backend(backend)
@@ -102,6 +115,7 @@ class Denoiser:
         self._model, self._sigma, self._strength = model, sigma, float(strength)
         self._device, self._precision, self._backend = device, precision, backend
         self._alpha = alpha
+        self._tile, self._max_memory = check_tile(tile), check_max_memory(max_memory)
         self._runners: dict[int, Runner] = {}
         self._lock = threading.Lock()
 
@@ -132,6 +146,10 @@ class Denoiser:
 
     def run(self, image: Any, sigma: Sigma = None, *, value_range: Range | None = None) -> Result:
         """As a call, with the facts: noise level, time, tiles."""
+        return self._run(image, sigma, value_range, 1)
+
+    def _run(self, image: Any, sigma: Sigma, value_range: Range | None, share: int) -> Result:
+        """Denoise one of `share` images that are computed at the same time."""
         start = time.perf_counter()
         opened = open_image(image)
         value_range = check_range(value_range, opened.source.dtype) if value_range else None
@@ -139,7 +157,7 @@ class Denoiser:
         if self._strength == 0 or opened.source.numel() == 0:
             opened.target.copy_(opened.source)
             return Result(opened.result(), None, False, time.perf_counter() - start, 0, 0)
-        work = _Work(self, opened, sigma if sigma is not None else self._sigma, value_range)
+        work = _Work(self, opened, sigma if sigma is not None else self._sigma, value_range, share)
         channels = opened.source.shape[1]
         colour = channels - (channels in (2, 4))
         work.denoise(slice(0, colour))
@@ -177,11 +195,11 @@ class Denoiser:
         pool = ThreadPoolExecutor(workers, thread_name_prefix="denoise")
         try:
             for image in images:
-                waiting.append(pool.submit(self, image, value_range=value_range))
+                waiting.append(pool.submit(self._run, image, None, value_range, workers))
                 if len(waiting) >= 2 * workers:
-                    yield waiting.popleft().result()
+                    yield waiting.popleft().result().image
             while waiting:
-                yield waiting.popleft().result()
+                yield waiting.popleft().result().image
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
@@ -199,10 +217,15 @@ class _Work:
     """One image on its way through a `Denoiser`."""
 
     def __init__(
-        self, denoiser: Denoiser, opened: Opened, sigma: Sigma, value_range: Range | None
+        self,
+        denoiser: Denoiser,
+        opened: Opened,
+        sigma: Sigma,
+        value_range: Range | None,
+        share: int,
     ) -> None:
         self._denoiser, self._opened = denoiser, opened
-        self._sigma, self._range = sigma, value_range
+        self._sigma, self._range, self._share = sigma, value_range, share
         self.tiles = self.recomputed = 0
         self.facts: tuple[Any, bool] = (None, False)  # sigma, whether it was estimated
 
@@ -217,22 +240,47 @@ class _Work:
             sigma = sigma_of_batch(source, self._range)
             sigma = sigma if self._opened.batched else float(sigma)
         self.facts = (sigma if estimated else self._sigma), estimated
+        d = self._denoiser
+        grid, at_once = cut(runner, tuple(source.shape), d._tile, d._max_memory, self._share)
         with torch.inference_mode():
-            self._part(runner, source, target, sigma)
+            for first in range(0, len(source), at_once):
+                images = slice(first, first + at_once)
+                for tile in grid:
+                    part = _of_part(sigma, len(source), images, tile)
+                    self._compute(runner, source[images], target[images], part, tile)
 
-    def _part(
-        self, runner: Runner, source: Tensor, target: Tensor, sigma: float | Tensor | None
+    def _compute(
+        self,
+        runner: Runner,
+        source: Tensor,
+        target: Tensor,
+        sigma: float | Tensor | None,
+        tile: tiling.Tile,
     ) -> None:
-        x = to_unit(source.to(runner.device), runner.dtype, self._range)
-        if isinstance(sigma, Tensor):
-            sigma = sigma.to(runner.device)
-        y, again = runner(x, sigma)
+        """Fill what `tile` keeps of the target."""
+        window = source[(..., *tile.window)].to(runner.device)
+        x = to_unit(window, runner.dtype, self._range)
+        y, again = runner(x, sigma.to(runner.device) if isinstance(sigma, Tensor) else sigma)
+        x, y = x[(..., *tile.inside)], y[(..., *tile.inside)]
         strength = self._denoiser._strength
         if strength < 1:
             y = torch.lerp(x.to(y.dtype), y, strength)
-        target.copy_(from_unit(y, target.dtype, self._range))
+        target[(..., *tile.kept)] = from_unit(y, target.dtype, self._range).to(target.device)
         self.tiles += 1
         self.recomputed += again
+
+
+def _of_part(
+    sigma: float | Tensor | None, count: int, images: slice, tile: tiling.Tile
+) -> float | Tensor | None:
+    """What of sigma belongs to some of `count` images, and to a tile of them."""
+    if not isinstance(sigma, Tensor) or sigma.dim() == 0:
+        return sigma
+    if sigma.shape[0] == count:
+        sigma = sigma[images]
+    if sigma.dim() == 4 and sigma.shape[-2:] != (1, 1):
+        sigma = sigma[(..., *tile.window)]
+    return sigma
 
 
 def _check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:

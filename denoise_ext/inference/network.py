@@ -6,6 +6,7 @@ import copy
 import math
 import os
 import threading
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -14,7 +15,10 @@ from torch import Tensor
 from denoise_ext.engine import Accelerated, plan
 from denoise_ext.inference.device import check_backend, choose_device
 from denoise_ext.inference.loading import load_model
+from denoise_ext.inference.memory import bytes_per_pixel
+from denoise_ext.inference.tiling import Rule, rule
 from denoise_ext.models import Denoiser as Network
+from denoise_ext.models.geometry import Geometry, GeometryError, describe
 
 PRECISIONS = ("strict", "default", "fast", "bfloat16", "float16")
 _HALF = {"bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -49,8 +53,8 @@ class Runner:
         self.original: Network = network.original if _is_accelerated(network) else network
         weight = next(self.original.parameters())
         self.device, self.dtype = weight.device, weight.dtype
-        half = _HALF.get(precision)
-        if _is_accelerated(network):
+        half, accelerated = _HALF.get(precision), _is_accelerated(network)
+        if accelerated:
             if precision != "default":
                 raise ValueError(
                     f"precision {precision!r}: the model is accelerated already, with a precision"
@@ -61,6 +65,10 @@ class Runner:
         elif half:
             network, self.dtype = copy.deepcopy(network).to(half), half
         self._network = network
+        # One that is accelerated already may have been so with any precision.
+        self._precision = "fast" if accelerated else precision
+        self._computed_in = half or self.dtype
+        self._bytes_per_pixel: dict[int, float] = {}
         self._exact: Network | None = None
         self._lock = threading.Lock()
         self.needs_sigma = self.original.needs_sigma
@@ -77,6 +85,39 @@ class Runner:
             raise ValueError(
                 f"model takes {self.in_channels} channels, but the image has {channels}"
             )
+
+    @cached_property
+    def _geometry(self) -> Geometry | str:
+        """The network's geometry, or why it is not known."""
+        try:
+            return describe(self.original)
+        except GeometryError as error:
+            return str(error)
+
+    @property
+    def untileable(self) -> str:
+        """Why images cannot be cut into tiles; "" where they can."""
+        geometry = self._geometry
+        if isinstance(geometry, str):
+            return geometry
+        first, *others = geometry.global_operations or ("",)
+        if others:
+            return f"{first} and {len(others)} more need the whole image"
+        return f"{first} needs the whole image" if first else ""
+
+    @property
+    def tile_rule(self) -> Rule:
+        """Overlap and alignment of tiles; only where it is not `untileable`."""
+        geometry = self._geometry
+        assert isinstance(geometry, Geometry) and geometry.radius is not None
+        return rule(geometry.radius, geometry.stride, self._precision)
+
+    def bytes_per_pixel(self, channels: int) -> float:
+        """Memory for each pixel of an image of so many channels."""
+        if channels not in self._bytes_per_pixel:
+            size = bytes_per_pixel(self.original, self._computed_in, channels)
+            self._bytes_per_pixel[channels] = size
+        return self._bytes_per_pixel[channels]
 
     def __call__(self, x: Tensor, sigma: float | Tensor | None) -> tuple[Tensor, bool]:
         """Denoise `x` (N, C, H, W), finite and in [0, 1].

@@ -1,0 +1,103 @@
+"""How much memory a network takes for each pixel, and how much there is."""
+
+from __future__ import annotations
+
+import weakref
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from denoise_ext.models import Denoiser as Network
+from denoise_ext.models.geometry import without_data
+
+ENOUGH = 1 << 30
+"""Bytes to compute in where nothing else is asked for: more makes tiles larger, not faster, and the
+same everywhere means the same tiles everywhere."""
+
+# What surrounds the network, per pixel and channel: the window in float32, the network's copy of
+# it, its result, the blend and the result in the image's type; float64 for some of them.
+_AROUND = 32
+_CGROUPS = (
+    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+)
+
+
+def bytes_per_pixel(network: Network, dtype: torch.dtype, channels: int) -> float:
+    """Memory that denoising an image of `channels` channels takes for each pixel.
+
+    Counted in a run on tensors without data: the most bytes that are alive at one time. The plans
+    of `denoise_ext.accelerate` place the same tensors, or fewer, in one block.
+    """
+    twin = without_data(network).eval().to(dtype)
+    side = 64 * network.stride
+    options = {"dtype": dtype, "device": "meta"}
+    x = torch.empty(1, network.in_channels, side, side, **options)
+    noise_map = torch.empty(1, 1, side, side, **options) if network.needs_sigma else None
+    count = _LiveBytes()
+    with torch.no_grad(), count:
+        twin.denoise_any_size(x, noise_map)
+    images = channels if network.in_channels == 1 else 1  # a gray network takes each by itself
+    return images * count.most / side**2 + _AROUND * max(channels, network.in_channels)
+
+
+class _LiveBytes(TorchDispatchMode):
+    """Follows how much memory the tensors that operators return hold at a time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.most = 0
+        self._tensors: Counter[int] = Counter()  # by storage
+
+    def __torch_dispatch__(
+        self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor):
+                self._enter(leaf)
+        self.most = max(self.most, self.now)
+        return result
+
+    def _enter(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        key, size = storage._cdata, storage.nbytes()
+        self._tensors[key] += 1
+        if self._tensors[key] == 1:
+            self.now += size
+        weakref.finalize(tensor, self._leave, key, size)
+
+    def _leave(self, key: int, size: int) -> None:
+        self._tensors[key] -= 1
+        if self._tensors[key] == 0:
+            self.now -= size
+
+
+def available(device: torch.device) -> int | None:
+    """Free bytes: of the GPU, or of the machine and of the container it runs in; None: unknown."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    free = [_machine(), *(_container(*files) for files in _CGROUPS)]
+    return min((x for x in free if x is not None), default=None)
+
+
+def _machine() -> int | None:
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        fields = dict(line.split(":", 1) for line in lines)
+        return int(fields["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        return None
+
+
+def _container(limit: str, usage: str) -> int | None:
+    try:
+        return max(0, int(Path(limit).read_text()) - int(Path(usage).read_text()))
+    except (OSError, ValueError):  # none, or "max"
+        return None
