@@ -133,7 +133,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, monkeypatch, name,
 
     def full(path, mode="r", *rest, **options):
         stream = really_open(path, mode, *rest, **options)
-        return FullDisk(stream, 20) if mode == "xb" else stream
+        return FullDisk(stream, 10) if mode == "xb" else stream
 
     monkeypatch.setattr(builtins, "open", full)
     path = tmp_path / ("a" + io.codec_named(name).suffixes[0])
