@@ -23,6 +23,10 @@ COMMANDS = {
         "denoise image files",
         "denoise-ext denoise photo.png scans/ -o cleaned/ --sigma 15",
     ),
+    "video": (
+        "denoise a video file, frame by frame",
+        "denoise-ext video night.mp4 clean.mkv --sigma 15",
+    ),
     "evaluate": (
         "measure PSNR and SSIM of a model on clean images with synthetic noise",
         "denoise-ext evaluate CBSD68/ --sigma 15 25 50 --json cbsd68.json",

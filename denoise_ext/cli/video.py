@@ -1,0 +1,114 @@
+"""``denoise-ext video IN OUT``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from denoise_ext.cli.common import (
+    EXIT_SOME_FAILED,
+    add_model_arguments,
+    progress_bar,
+    sigma_type,
+    whole_number,
+)
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from denoise_ext.inference import Denoiser
+    from denoise_ext.io.video import Video, VideoFrame
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of the command."""
+    parser.add_argument("input", metavar="IN", help="a video file")
+    parser.add_argument(
+        "output", metavar="OUT",
+        help="the video to write: .mkv (holds everything), .mp4, .mov, .avi, .webm or .nut",
+    )  # fmt: skip
+    parser.add_argument(
+        "--sigma", type=sigma_type, metavar="S",
+        help="standard deviation of the noise on the 0-255 scale, the same for all frames; default:"
+        " estimated from the first frame",
+    )  # fmt: skip
+    parser.add_argument(
+        "--strength", type=float, default=1.0, metavar="0..1",
+        help="how much of the noise is taken away; 0 leaves every frame as it is (default: 1)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--codec",
+        default="ffv1",
+        help="encoder: ffv1 is lossless, libx264 and libx265 are small (default: ffv1)",
+    )
+    parser.add_argument(
+        "--quality", type=whole_number(0), metavar="CRF",
+        help="constant rate factor of a lossy codec: 0 is the best; libx264 goes to 51",
+    )  # fmt: skip
+    add_model_arguments(parser)
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
+    parser.add_argument("-q", "--quiet", action="store_true", help="print errors only")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Carry the command out; returns the exit code."""
+    from denoise_ext.inference import Denoiser
+    from denoise_ext.io.video import check_can_write_video, read_video, write_video
+
+    check_can_write_video(args.output, args.codec, args.overwrite)
+    denoiser = Denoiser(
+        args.model, strength=args.strength, device=args.device, backend=args.backend
+    )
+    start = time.perf_counter()
+    with read_video(args.input) as video, progress_bar(args.quiet) as progress:
+        frames = _Denoised(video, denoiser, args.sigma, progress)
+        notes = write_video(
+            args.output, frames, video, codec=args.codec, quality=args.quality,
+            overwrite=args.overwrite,
+        )  # fmt: skip
+    seconds = time.perf_counter() - start
+    if not args.quiet:
+        for note in [*video.notes, *notes]:
+            print(f"denoise-ext: note: {note}", file=sys.stderr)
+        level = "" if frames.sigma is None else f", sigma {frames.sigma:.1f}"
+        estimated = " (estimated)" if args.sigma is None and level else ""
+        rate = frames.count / seconds
+        print(
+            f"{frames.count} frames denoised in {seconds:.1f} s ({rate:.1f} frames/s"
+            f"{level}{estimated}) -> {args.output}"
+        )
+    if video.corrupt or video.lost:
+        print(
+            f"denoise-ext: error: {args.input!r} is damaged: {video.corrupt} frames were passed"
+            f" through as they are, {video.lost} could not be read",
+            file=sys.stderr,
+        )
+        return EXIT_SOME_FAILED
+    return 0
+
+
+class _Denoised:
+    """The frames of a video, denoised one after the other; damaged ones as they are."""
+
+    def __init__(
+        self, video: Video, denoiser: Denoiser, sigma: float | None, progress: Progress
+    ) -> None:
+        self._video, self._denoiser, self._progress = video, denoiser, progress
+        self.sigma = sigma
+        self.count = 0
+
+    def __iter__(self) -> Iterator[VideoFrame]:
+        task = self._progress.add_task("denoising", total=self._video.info.frames)
+        for frame in self._video:
+            yield frame if frame.corrupt else self._clean(frame)
+            self.count += 1
+            self._progress.advance(task)
+
+    def _clean(self, frame: VideoFrame) -> VideoFrame:
+        result = self._denoiser.run(frame.picture(), self.sigma)
+        if self.sigma is None and result.sigma is not None:
+            self.sigma = float(result.sigma)  # kept: a level per frame would flicker
+        return frame.with_picture(result.image)

@@ -1,0 +1,266 @@
+"""Reading a video file frame by frame."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+
+from denoise_ext.io.errors import ImageError, optional, reason_of, shown
+from denoise_ext.io.read import DEFAULT_MAX_PIXELS, check_max_pixels
+from denoise_ext.io.video.frames import Colour, VideoFrame
+
+# Pixel formats with the same numbers in another order -> the planar one they are read as.
+_PLANAR = {
+    "nv12": "yuv420p", "nv21": "yuv420p", "nv16": "yuv422p", "nv24": "yuv444p",
+    "yuyv422": "yuv422p", "uyvy422": "yuv422p", "p010le": "yuv420p10le", "p012le": "yuv420p12le",
+    "rgb24": "gbrp", "bgr24": "gbrp", "rgb0": "gbrp", "bgr0": "gbrp", "0rgb": "gbrp",
+    "0bgr": "gbrp", "rgb48le": "gbrp16le",
+}  # fmt: skip
+_DEMUXERS = "matroska,mov,avi,nut,mpegts,mpeg,ogg,flv,asf,mxf,dv,ivf,yuv4mpegpipe,h264,hevc,m4v"
+# Of a container or a coding, not of what is shown.
+_NOT_TITLES = {"major_brand", "minor_version", "compatible_brands", "encoder", "duration"}
+_FULL_RANGE = 2  # AVCOL_RANGE_JPEG
+_MAX_LOST_IN_A_ROW = 10_000  # packets that give no frame, one after the other
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What the file says about its picture."""
+
+    width: int
+    height: int
+    frames: int | None
+    """How many there are, where the file says so or its length allows to tell."""
+    frame_rate: Fraction | None
+    """On average; None if it is not stated."""
+    pixel_format: str
+    """FFmpeg's name of the format frames are handed out in: "yuv420p", "yuv420p10le", "gbrp"."""
+    codec: str
+
+
+def open_container(av, path: str):
+    """A file with PyAV: containers only, no playlist that names further files or addresses."""
+    limits = {"format_whitelist": _DEMUXERS, "protocol_whitelist": "file"}
+    return av.open(f"file:{os.path.abspath(path)}", container_options=limits)
+
+
+class Video:
+    """A video file being read: iterate over it once. Close it, or use it in a `with`."""
+
+    def __init__(self, path: str | os.PathLike[str], max_pixels: int = DEFAULT_MAX_PIXELS):
+        self.path = os.fspath(path)
+        self.notes: list[str] = []
+        """What a user should know; more may be added while frames are read."""
+        self.corrupt = 0
+        """How many frames so far were damaged, and handed out as the decoder made them."""
+        self.lost = 0
+        """How many packets so far gave no frame at all."""
+        self._max_pixels = max_pixels
+        self._damaged: set[int] = set()  # times of frames to come
+        self._av = optional("av", "video", f"{shown(path)} is a video, which")
+        self._container = self._open()
+        try:
+            self.stream = self._choose()
+            self._frames = self._decoded()
+            self._first = self._first_frame()
+            self.info = self._describe()
+            self.titles = _titles(self._container.metadata)
+            self.stream_titles = _titles(self.stream.metadata)
+            self.chapters = self._container.chapters()
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Video:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._container.close()
+
+    def __iter__(self) -> Iterator[VideoFrame]:
+        """The frames in the order they are shown. Raises ImageError where none can be read."""
+        count = lost_in_a_row = 0
+        for decoded in itertools.chain([self._first], self._frames):
+            if decoded is None:
+                self.lost += 1
+                lost_in_a_row += 1
+                if lost_in_a_row > _MAX_LOST_IN_A_ROW:
+                    raise ImageError(f"{shown(self.path)} is damaged: no further frame can be read")
+                continue
+            lost_in_a_row = 0
+            frame = self._frame(decoded, count)
+            self.corrupt += frame.corrupt
+            count += 1
+            yield frame
+
+    def _first_frame(self):
+        """The first frame there is: it says which way up the picture is shown."""
+        for decoded in itertools.islice(self._frames, _MAX_LOST_IN_A_ROW):
+            if decoded is not None:
+                return decoded
+            self.lost += 1
+        raise ImageError(f"{shown(self.path)} holds no frame that can be read")
+
+    def _open(self):
+        if not os.path.isfile(self.path):
+            what = "is not a regular file" if os.path.exists(self.path) else "does not exist"
+            raise ImageError(f"{shown(self.path)} {what}")
+        try:
+            return open_container(self._av, self.path)
+        except (self._av.FFmpegError, OSError, ValueError) as error:
+            raise ImageError(
+                f"{shown(self.path)} is not a video in a known format: {reason_of(error)}"
+            ) from error
+
+    def _choose(self):
+        """The video stream that is read: FFmpeg's choice of the best."""
+        stream = self._container.streams.best("video")
+        if stream is None or stream.codec_context is None:
+            raise ImageError(f"{shown(self.path)} has no video stream that can be decoded")
+        context = stream.codec_context
+        if context.width < 1 or context.height < 1 or context.pix_fmt is None:
+            raise ImageError(f"{shown(self.path)} does not say how large its picture is")
+        self._check_size(context.width, context.height)
+        stream.thread_type = "NONE"  # what is logged while a packet is decoded is then about it
+        context.options = {"max_pixels": str(self._max_pixels)}
+        others = len(self._container.streams.video) - 1
+        if others:
+            self.notes.append(f"only one of its {others + 1} video streams is read")
+        return stream
+
+    def _check_size(self, width: int, height: int) -> None:
+        if width * height > self._max_pixels:
+            raise ImageError(
+                f"{shown(self.path)} states {width} x {height} = {width * height} pixels per frame,"
+                f" more than the limit of {self._max_pixels} (max_pixels)"
+            )
+
+    def _describe(self) -> VideoInfo:
+        stream, context = self.stream, self.stream.codec_context
+        pixel_format = _PLANAR.get(context.pix_fmt, context.pix_fmt)
+        self._colour(pixel_format, context.color_range, context.colorspace)
+        rate = stream.average_rate
+        frames = stream.frames or None
+        if frames is None and rate and self._container.duration:
+            frames = round(self._container.duration / self._av.time_base * rate) or None
+        width, height = self._first.width, self._first.height
+        if self._first.rotation % 180:
+            width, height = height, width
+            parts = self._av.VideoFormat(pixel_format)
+            if parts.chroma_width(1 << 8) != parts.chroma_height(1 << 8):
+                raise ImageError(
+                    f"{shown(self.path)} is shown turned by {self._first.rotation} degrees, which"
+                    f" pixels of format {pixel_format} cannot be"
+                )
+        return VideoInfo(width, height, frames, rate, pixel_format, context.codec.name)
+
+    def _colour(self, name: str, color_range: int, colorspace: int) -> Colour:
+        pixel_format = self._av.VideoFormat(name)
+        bits = pixel_format.components[0].bits
+        planes = len(pixel_format.components)
+        kind = {1: "gray", 3: "gbr" if name.startswith("gbr") else "ycbcr"}.get(planes)
+        separate = len({part.plane for part in pixel_format.components}) == planes
+        if kind is None or not separate or not 8 <= bits <= 16 or name.endswith(("be", "f32le")):
+            raise ImageError(
+                f"{shown(self.path)} has pixels of format {name}; gray, Y'CbCr and RGB with 8 to 16"
+                " bits and no alpha are read"
+            )
+        full = color_range == _FULL_RANGE or name.startswith("yuvj")
+        return Colour(kind, bits, full or (kind == "gray" and color_range == 0), colorspace)
+
+    def _decoded(self) -> Iterator:
+        """Decoded frames, and None for each packet that could not be decoded."""
+        packets = self._container.demux(self.stream)
+        while True:
+            try:
+                packet = next(packets)
+            except StopIteration:
+                return
+            except self._av.FFmpegError as error:
+                self.notes.append(f"the file breaks off: {reason_of(error)}")
+                packet = None
+            try:
+                yield from self._decode(packet)
+            except self._av.error.EOFError:
+                return
+            except (self._av.FFmpegError, ValueError):
+                yield None
+            if packet is None:
+                return
+
+    def _decode(self, packet) -> list:
+        """The frames of a packet; `_damaged` learns its time if the decoder complains of it.
+
+        Decoders mend what is damaged as well as they can and say so in the log only.
+        """
+        logging = self._av.logging
+        level = logging.get_level()
+        logging.set_level(logging.ERROR)
+        try:
+            with logging.Capture(local=True) as messages:
+                frames = self.stream.decode(packet)
+        finally:
+            logging.set_level(level)
+        if messages and packet is not None and packet.pts is not None:
+            self._damaged.add(packet.pts)
+        return frames
+
+    def _frame(self, decoded, number: int) -> VideoFrame:
+        size = (decoded.width, decoded.height)
+        if size != (expected := (self._first.width, self._first.height)):
+            raise ImageError(
+                f"{shown(self.path)} changes its size from {expected[0]} x {expected[1]}"
+                f" to {size[0]} x {size[1]} at frame {number}; one size is read"
+            )
+        if decoded.format.name != self.info.pixel_format:
+            decoded = decoded.reformat(format=self.info.pixel_format)
+        colour = self._colour(self.info.pixel_format, decoded.color_range, decoded.colorspace)
+        kind = np.uint8 if colour.bits == 8 else np.dtype("<u2")
+        quarters = round(self._first.rotation / 90)  # counterclockwise; the file has it for players
+        planes = tuple(np.rot90(_pixels_of(plane, kind), quarters) for plane in decoded.planes)
+        damaged = decoded.is_corrupt or decoded.pts in self._damaged
+        self._damaged.discard(decoded.pts)
+        pts, time_base = decoded.pts, decoded.time_base or self.stream.time_base
+        if pts is None:  # a raw stream: counted
+            rate = self.info.frame_rate or Fraction(25)
+            pts = round(number / rate / time_base)
+        return VideoFrame(planes, colour, pts, time_base, damaged)
+
+
+def _titles(metadata: dict[str, str]) -> dict[str, str]:
+    return {name: text for name, text in metadata.items() if name.lower() not in _NOT_TITLES}
+
+
+def _pixels_of(plane, kind) -> np.ndarray:
+    """A copy of a plane (H, W), without the bytes that pad its rows."""
+    rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[: plane.height]
+    width = plane.width * np.dtype(kind).itemsize
+    return np.ascontiguousarray(rows[:, :width]).view(kind).astype(kind, copy=False)
+
+
+def read_video(path: str | os.PathLike[str], *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Video:
+    """Open a video file for reading, frame by frame, in bounded memory.
+
+    Args:
+        path: any container and codec that PyAV's FFmpeg decodes.
+        max_pixels: refuse a picture with more pixels (width x height) than this.
+
+    Returns:
+        `Video`: iterate over it for `VideoFrame`; `.info` is what it says about itself, `.notes`,
+        `.corrupt` and `.lost` what went wrong.
+
+    Raises:
+        ImageError: (a ValueError) one line naming the file: missing, no video, pixels of a kind
+            that is not read, PyAV not installed.
+    """
+    check_max_pixels(max_pixels)
+    return Video(path, max_pixels)
