@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -26,6 +26,7 @@ def denoise(
     tile: Tile = "auto",
     max_memory: int | None = None,
     alpha: str = "keep",
+    guide: Any = None,
     value_range: Range | None = None,
 ) -> Image:
     """Denoise one image, of any kind, and return one of the same kind.
@@ -38,4 +39,4 @@ def denoise(
         model, sigma=sigma, strength=strength, device=device, precision=precision,
         backend=backend, tile=tile, max_memory=max_memory, alpha=alpha,
     )  # fmt: skip
-    return denoiser(image, value_range=value_range)
+    return denoiser(image, guide=guide, value_range=value_range)

@@ -16,6 +16,13 @@ from torch import Tensor
 from denoise_ext.inference import tiling
 from denoise_ext.inference.budget import Tile, check_max_memory, check_tile, cut
 from denoise_ext.inference.device import check_backend
+from denoise_ext.inference.guidance import (
+    JOINT_BILATERAL,
+    Guide,
+    GuidedFilter,
+    guided_runner,
+    is_guided,
+)
 from denoise_ext.inference.kinds import Opened, open_image
 from denoise_ext.inference.network import (
     PRECISIONS,
@@ -59,7 +66,9 @@ class Denoiser:
             gray image gets three copies and sqrt(3) sigma, and the outputs are averaged (about
             0.2 dB worse than a gray network): copied noise is sqrt(3) times as strong in the mean
             of the channels as the independent noise the network was trained on. A blind colour
-            network, which cannot be told so, is refused for gray images.
+            network, which cannot be told so, is refused for gray images. Guided: "joint_bilateral",
+            or a `denoise_ext.nn.JointBilateralBlur` of your own, whose ``sigma_color`` is then in
+            units of the guide's range; they use no sigma.
         sigma: standard deviation of the noise **on the 0-255 scale** (255: from black to white),
             whatever the image's dtype; see `__call__`. None: estimated for each image
             (`estimate_sigma`) where the network is told the noise level; blind ones check a given
@@ -116,10 +125,17 @@ class Denoiser:
         self._device, self._precision, self._backend = device, precision, backend
         self._alpha = alpha
         self._tile, self._max_memory = check_tile(tile), check_max_memory(max_memory)
-        self._runners: dict[int, Runner] = {}
+        self._runners: dict[int, Runner | GuidedFilter] = {}
         self._lock = threading.Lock()
 
-    def __call__(self, image: Any, sigma: Sigma = None, *, value_range: Range | None = None) -> Any:
+    def __call__(
+        self,
+        image: Any,
+        sigma: Sigma = None,
+        *,
+        guide: Any = None,
+        value_range: Range | None = None,
+    ) -> Any:
         """Denoise one image (or a batch of equal ones).
 
         Args:
@@ -130,6 +146,8 @@ class Denoiser:
                 with `value_range` also int8, int16, int32 and uint32.
             sigma: in place of the one `Denoiser` was made with: a number, a map (H, W), for a batch
                 one value per image (N,), or (N, 1, H, W).
+            guide: for guided models, and for them alone: an image of the same size, aligned with
+                `image`, that shows the edges better, of any of these kinds.
             value_range: the numbers that mean black and white, where they are not the type's own:
                 (0, 4095) for 12 bits in uint16, (0.0, 100.0) for floats on a scale of their own.
 
@@ -142,22 +160,32 @@ class Denoiser:
             TypeError, ValueError: an argument that does not fit; the message names it.
             RuntimeError: the network's output is not finite even in float32.
         """
-        return self.run(image, sigma, value_range=value_range).image
+        return self.run(image, sigma, guide=guide, value_range=value_range).image
 
-    def run(self, image: Any, sigma: Sigma = None, *, value_range: Range | None = None) -> Result:
+    def run(
+        self,
+        image: Any,
+        sigma: Sigma = None,
+        *,
+        guide: Any = None,
+        value_range: Range | None = None,
+    ) -> Result:
         """As a call, with the facts: noise level, time, tiles."""
-        return self._run(image, sigma, value_range, 1)
+        return self._run(image, sigma, guide, value_range, 1)
 
-    def _run(self, image: Any, sigma: Sigma, value_range: Range | None, share: int) -> Result:
+    def _run(
+        self, image: Any, sigma: Sigma, guide: Any, value_range: Range | None, share: int
+    ) -> Result:
         """Denoise one of `share` images that are computed at the same time."""
         start = time.perf_counter()
         opened = open_image(image)
-        value_range = check_range(value_range, opened.source.dtype) if value_range else None
-        check_range(value_range, opened.source.dtype)
+        checked = check_range(value_range, opened.source.dtype)
+        value_range = None if value_range is None else checked
         if self._strength == 0 or opened.source.numel() == 0:
             opened.target.copy_(opened.source)
             return Result(opened.result(), None, False, time.perf_counter() - start, 0, 0)
-        work = _Work(self, opened, sigma if sigma is not None else self._sigma, value_range, share)
+        sigma = sigma if sigma is not None else self._sigma
+        work = _Work(self, opened, sigma, guide, value_range, share)
         channels = opened.source.shape[1]
         colour = channels - (channels in (2, 4))
         work.denoise(slice(0, colour))
@@ -195,7 +223,7 @@ class Denoiser:
         pool = ThreadPoolExecutor(workers, thread_name_prefix="denoise")
         try:
             for image in images:
-                waiting.append(pool.submit(self._run, image, None, value_range, workers))
+                waiting.append(pool.submit(self._run, image, None, None, value_range, workers))
                 if len(waiting) >= 2 * workers:
                     yield waiting.popleft().result().image
             while waiting:
@@ -203,10 +231,12 @@ class Denoiser:
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
-    def _runner(self, channels: int) -> Runner:
+    def _runner(self, channels: int) -> Runner | GuidedFilter:
         """The network for images of so many channels, loaded and planned once."""
         key = channels if self._model is None else 0
         with self._lock:
+            if key not in self._runners and is_guided(self._model):
+                self._runners[key] = guided_runner(self._model, self._device, self._backend)
             if key not in self._runners:
                 network = find_network(self._model, channels, self._device, self._backend)
                 self._runners[key] = Runner(network, self._precision, self._backend == "native")
@@ -221,10 +251,12 @@ class _Work:
         denoiser: Denoiser,
         opened: Opened,
         sigma: Sigma,
+        guide: Any,
         value_range: Range | None,
         share: int,
     ) -> None:
         self._denoiser, self._opened = denoiser, opened
+        self._guide = None if guide is None else Guide(guide, opened.source)
         self._sigma, self._range, self._share = sigma, value_range, share
         self.tiles = self.recomputed = 0
         self.facts: tuple[Any, bool] = (None, False)  # sigma, whether it was estimated
@@ -234,6 +266,13 @@ class _Work:
         source, target = self._opened.source[:, channels], self._opened.target[:, channels]
         runner = self._denoiser._runner(source.shape[1])
         runner.check(source.shape[1])
+        if runner.takes_guide and self._guide is None:
+            raise ValueError("guide is required by this model: an image of the same size")
+        if self._guide is not None and not runner.takes_guide:
+            raise ValueError(
+                f'guide: this model takes none; model="{JOINT_BILATERAL}" and'
+                " denoise_ext.nn.JointBilateralBlur do"
+            )
         sigma = sigma_argument(self._sigma, source)
         estimated = sigma is None and runner.needs_sigma
         if estimated:
@@ -247,20 +286,23 @@ class _Work:
                 images = slice(first, first + at_once)
                 for tile in grid:
                     part = _of_part(sigma, len(source), images, tile)
-                    self._compute(runner, source[images], target[images], part, tile)
+                    guide = self._guide and self._guide.part(images, tile.window, runner.device)
+                    self._compute(runner, source[images], target[images], part, guide, tile)
 
     def _compute(
         self,
-        runner: Runner,
+        runner: Runner | GuidedFilter,
         source: Tensor,
         target: Tensor,
         sigma: float | Tensor | None,
+        guide: Tensor | None,
         tile: tiling.Tile,
     ) -> None:
         """Fill what `tile` keeps of the target."""
         window = source[(..., *tile.window)].to(runner.device)
         x = to_unit(window, runner.dtype, self._range)
-        y, again = runner(x, sigma.to(runner.device) if isinstance(sigma, Tensor) else sigma)
+        sigma = sigma.to(runner.device) if isinstance(sigma, Tensor) else sigma
+        y, again = runner(x, sigma, guide)
         x, y = x[(..., *tile.inside)], y[(..., *tile.inside)]
         strength = self._denoiser._strength
         if strength < 1:

@@ -19,12 +19,13 @@ from denoise_ext.inference.memory import bytes_per_pixel
 from denoise_ext.inference.tiling import Rule, rule
 from denoise_ext.models import Denoiser as Network
 from denoise_ext.models.geometry import Geometry, GeometryError, describe
+from denoise_ext.nn import JointBilateralBlur
 
 PRECISIONS = ("strict", "default", "fast", "bfloat16", "float16")
 _HALF = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 _DEFAULT_MODELS = {1: "ffdnet_gray_small", 3: "ffdnet_color_small"}
 
-Model = Network | Accelerated | str | os.PathLike[str] | None
+Model = Network | Accelerated | JointBilateralBlur | str | os.PathLike[str] | None
 Sigma = float | np.ndarray | Tensor | None
 
 
@@ -74,6 +75,8 @@ class Runner:
         self.needs_sigma = self.original.needs_sigma
         self.in_channels = self.original.in_channels
 
+    takes_guide = False
+
     def check(self, channels: int) -> None:
         """Raise ValueError unless images of so many channels can be denoised."""
         if channels == 1 and self.in_channels != 1 and not self.needs_sigma:
@@ -119,8 +122,10 @@ class Runner:
             self._bytes_per_pixel[channels] = size
         return self._bytes_per_pixel[channels]
 
-    def __call__(self, x: Tensor, sigma: float | Tensor | None) -> tuple[Tensor, bool]:
-        """Denoise `x` (N, C, H, W), finite and in [0, 1].
+    def __call__(
+        self, x: Tensor, sigma: float | Tensor | None, guide: Tensor | None = None
+    ) -> tuple[Tensor, bool]:
+        """Denoise `x` (N, C, H, W), finite and in [0, 1]; networks take no guide.
 
         Returns:
             The result, finite, and whether it had to be computed again in float32 since a number
