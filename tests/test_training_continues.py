@@ -17,7 +17,7 @@ from denoise_ext.training.checkpoint import load_state
 def test_a_killed_run_continues_to_the_same_weights(workplace):
     steps = "run.steps=300"
     process = start(steps, "run.out=killed")
-    wait_for(Path("killed/checkpoint.pt"), process)
+    wait_for(Path("killed/checkpoint.pt"), lambda: process.poll() is None)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     step = load_state(Path("killed/checkpoint.pt"))["step"]

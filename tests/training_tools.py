@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -82,22 +83,27 @@ def read_log(run: str) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def environment() -> dict[str, str]:
+    """For a process of its own: this package, one thread."""
+    source = str(Path(denoise_ext.__file__).resolve().parents[1])
+    return {**os.environ, "PYTHONPATH": source, "OMP_NUM_THREADS": "1"}
+
+
 def start(*overrides: str) -> subprocess.Popen:
     """``denoise-ext train`` as a process of its own."""
     command = [sys.executable, "-m", "denoise_ext.cli.train", "config.toml"]
     for override in overrides:
         command += ["--set", override]
-    source = str(Path(denoise_ext.__file__).resolve().parents[1])
-    environment = {**os.environ, "PYTHONPATH": source, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
 
 
-def wait_for(path: Path, process: subprocess.Popen) -> None:
+def wait_for(path: Path, alive: Callable[[], bool]) -> None:
+    """Until a file is there, while what writes it lives."""
     deadline = time.monotonic() + 120
     while not path.exists():
-        assert process.poll() is None, process.stderr.read().decode()
+        assert alive()
         assert time.monotonic() < deadline
         time.sleep(0.005)
 
