@@ -70,8 +70,8 @@ def conv2d_calls() -> dict[str, Call]:
         "64_channels": _conv_call((1, 64, 9, 33), (64, 64, 3, 3), bias=64, padding=1),
         "first_layer": _conv_call((1, 1, 20, 19), (64, 1, 3, 3), bias=64, padding=1),
         "last_layer": _conv_call((1, 64, 20, 19), (1, 64, 3, 3), bias=1, padding=1),
-        "several_tiles": _conv_call((2, 3, 41, 131), (20, 3, 3, 3), bias=20, padding=1),
-        "many_channels": _conv_call((1, 300, 5, 13), (70, 300, 3, 3), bias=70, padding=1),
+        "several_tiles": _conv_call((2, 3, 19, 131), (20, 3, 3, 3), bias=20, padding=1),
+        "many_channels": _conv_call((1, 300, 3, 13), (70, 300, 3, 3), bias=70, padding=1),
         "empty_batch": _conv_call((0, 5, 9, 8), (7, 5, 3, 3), bias=7, padding=1),
         "unbatched": _conv_call((5, 9, 8), (7, 5, 3, 3), bias=7, padding=1).with_shapes(
             residual=(7, 9, 8)
@@ -156,7 +156,7 @@ def conv_transpose2d_calls() -> dict[str, Call]:
         "1x1_image": _conv_call((2, 4, 1, 1), (4, 3, 4, 4), bias=3, stride=2, padding=1),
         "padding_larger_than_kernel": _conv_call((1, 2, 9, 8), (2, 3, 3, 3), padding=4),
         "64_channels": _conv_call((1, 64, 7, 9), (64, 64, 4, 4), bias=64, stride=2, padding=1),
-        "several_tiles": _conv_call((2, 3, 21, 67), (3, 20, 4, 4), bias=20, stride=2, padding=1),
+        "several_tiles": _conv_call((2, 3, 9, 67), (3, 20, 4, 4), bias=20, stride=2, padding=1),
         "many_channels": _conv_call((1, 300, 3, 7), (300, 70, 2, 2), bias=70, stride=2),
         "empty_batch": _conv_call((0, 5, 4, 6), (5, 7, 4, 4), bias=7, stride=2, padding=1),
         "unbatched": _conv_call((5, 4, 6), (5, 7, 4, 4), bias=7, stride=2, padding=1),

@@ -119,7 +119,7 @@ def bilateral_calls(joint: bool) -> dict[str, Call]:
         "4_channels_l2": call((1, 4, 9, 10), 5, color_distance_type="l2"),
         "5_channels": call((1, 5, 9, 10), 5),
         "gray_several_tiles": call((1, 1, 70, 140), 5),
-        "several_tiles": call((1, 3, 40, 300), 9),
+        "several_tiles": call((1, 3, 40, 140), 9),
         "one_tap": call((1, 3, 5, 6), 1),
         "small_sigma_color": call((1, 3, 7, 8), 5, sigma_color=1e-3),
         "large_sigmas": call((1, 3, 7, 8), 5, sigma_color=50.0, sigma_space=20.0),

@@ -41,6 +41,9 @@ class Scratch {
   size_t capacity_ = 0;
 };
 
+// A buffer of the calling thread's that is larger goes back to the system after the call.
+inline constexpr size_t kKeptBytes = 16 * 1024 * 1024;
+
 inline Scratch& thread_scratch() {
   static thread_local Scratch scratch;
   return scratch;

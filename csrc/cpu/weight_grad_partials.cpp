@@ -10,7 +10,6 @@ namespace {
 
 // More chunks balance better; each costs a partial gradient. 32 serve 16 cores twice over.
 constexpr int64_t kMostChunks = 32, kPartialBytes = 64 * 1024 * 1024;
-constexpr size_t kKeptBytes = 16 * 1024 * 1024;
 // Tiles of a chunk at least: a partial gradient is worth so many.
 constexpr int64_t kLeastTiles = 4;
 

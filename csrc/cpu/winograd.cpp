@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <fstream>
 #include <limits>
-#include <memory>
 
 #include "conv_pack.h"
 #include "isa.h"
@@ -206,13 +205,16 @@ void run_winograd(int outputs, const ConvParams& params, const Threads& threads)
   const std::vector<float> slope = padded_channels(params.prelu_weight, plan.filters);
   plan.bias = bias.data();
   plan.prelu_slope = slope.data();
-  std::unique_ptr<float[]> weight;
+  // Kept from call to call as a thread's scratch is, unless it is large.
+  static thread_local Scratch kept;
+  Scratch own;
   if (params.packed_weight.data == nullptr) {
     const int64_t elements = winograd_weight_elements(outputs, plan.filters, plan.channels) *
                              static_cast<int64_t>(plan.phases.phases.size());
-    weight = std::make_unique_for_overwrite<float[]>(static_cast<size_t>(elements));
-    pack_weight(outputs, params, table, weight.get(), threads);
-    plan.weight = weight.get();
+    const size_t bytes = static_cast<size_t>(elements) * sizeof(float);
+    auto* weight = static_cast<float*>((bytes <= kKeptBytes ? kept : own).reserve(bytes));
+    pack_weight(outputs, params, table, weight, threads);
+    plan.weight = weight;
   } else {
     plan.weight = reinterpret_cast<const float*>(&packed_weight_header(params) + 1);
   }

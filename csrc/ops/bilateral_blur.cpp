@@ -71,8 +71,8 @@ Tensor filter(const BilateralArguments& arguments, const Tensor& input, const Te
 
 template <class Device>
 Tensor bilateral_blur(const Tensor& input, const std::vector<int64_t>& kernel_size, const Tensor& sigma_color,
-                      const Tensor& sigma_space, const std::string& border_type,
-                      const std::string& color_distance_type, const std::string& window) {
+                      const Tensor& sigma_space, const StringArgument& border_type,
+                      const StringArgument& color_distance_type, const StringArgument& window) {
   return filter<Device>(
       {"bilateral_blur", kernel_size, sigma_color, sigma_space, border_type, color_distance_type, window},
       input, input);
@@ -81,8 +81,8 @@ Tensor bilateral_blur(const Tensor& input, const std::vector<int64_t>& kernel_si
 template <class Device>
 Tensor joint_bilateral_blur(const Tensor& input, const Tensor& guidance,
                             const std::vector<int64_t>& kernel_size, const Tensor& sigma_color,
-                            const Tensor& sigma_space, const std::string& border_type,
-                            const std::string& color_distance_type, const std::string& window) {
+                            const Tensor& sigma_space, const StringArgument& border_type,
+                            const StringArgument& color_distance_type, const StringArgument& window) {
   return filter<Device>({"joint_bilateral_blur", kernel_size, sigma_color, sigma_space, border_type,
                          color_distance_type, window},
                         input, guidance);
@@ -92,8 +92,8 @@ template <class Device>
 std::tuple<Tensor, Tensor, Tensor, Tensor> joint_bilateral_blur_backward(
     const Tensor& grad_output, const Tensor& input, const Tensor& guidance, const Tensor& output,
     const std::vector<int64_t>& kernel_size, const Tensor& sigma_color, const Tensor& sigma_space,
-    const std::string& border_type, const std::string& color_distance_type, const std::string& window,
-    const std::vector<bool>& output_mask) {
+    const StringArgument& border_type, const StringArgument& color_distance_type,
+    const StringArgument& window, const std::vector<bool>& output_mask) {
   constexpr const char* kOp = "joint_bilateral_blur_backward";
   CheckedParams checked =
       checked_params({kOp, kernel_size, sigma_color, sigma_space, border_type, color_distance_type, window},

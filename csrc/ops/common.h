@@ -14,6 +14,7 @@
 
 #include "../cpu/threads.h"
 #include "../params/types.h"
+#include "string_argument.h"
 
 namespace denoise_ext::ops {
 

@@ -11,10 +11,10 @@ constexpr const char* kOp = "conv2d";
 template <class Device>
 Tensor conv2d(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias,
               const std::vector<int64_t>& stride, const std::vector<int64_t>& padding,
-              const std::vector<int64_t>& dilation, int64_t groups, const std::string& activation,
+              const std::vector<int64_t>& dilation, int64_t groups, const StringArgument& activation,
               double negative_slope, const std::optional<Tensor>& prelu_weight,
-              const std::optional<Tensor>& residual, const std::string& residual_position,
-              const std::string& precision) {
+              const std::optional<Tensor>& residual, const StringArgument& residual_position,
+              const StringArgument& precision) {
   const ConvArguments arguments{kOp, stride, padding, dilation,
                                 {},  groups, false,   parse_precision(precision, kOp)};
   check_conv_arguments(arguments, input, weight);

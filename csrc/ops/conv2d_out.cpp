@@ -26,7 +26,7 @@ Tensor packed_like(const Tensor& weight, int64_t elements) {
 }
 
 template <class Device>
-Tensor conv2d_pack(const Tensor& weight, const std::string& algorithm_name) {
+Tensor conv2d_pack(const Tensor& weight, const StringArgument& algorithm_name) {
   constexpr const char* kOp = "conv2d_pack";
   const ConvAlgorithm algorithm = parse_algorithm(algorithm_name, kOp);
   STD_TORCH_CHECK(algorithm != ConvAlgorithm::kAuto, kOp,
@@ -70,9 +70,9 @@ template <class Device>
 void conv2d_out(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& packed_weight,
                 const std::optional<Tensor>& bias, const std::vector<int64_t>& stride,
                 const std::vector<int64_t>& padding, const std::vector<int64_t>& dilation, int64_t groups,
-                const std::string& border, const std::string& activation, double negative_slope,
+                const StringArgument& border, const StringArgument& activation, double negative_slope,
                 const std::optional<Tensor>& prelu_weight, const std::optional<Tensor>& residual,
-                const std::string& residual_position, const std::string& algorithm, const Tensor& out) {
+                const StringArgument& residual_position, const StringArgument& algorithm, const Tensor& out) {
   constexpr const char* kOp = "conv2d_out";
   const ConvArguments arguments{kOp, stride, padding, dilation, {}, groups, false, Precision::kDefault};
   check_conv_arguments(arguments, input, weight);

@@ -69,6 +69,7 @@ ActivationGradients activation_gradients(const char* op, const Tensor& grad_outp
     result.preactivation = empty4(grad_output, {size[0], size[1], size[2], size[3]}, is_channels_last(saved));
     params.grad_input = view4(result.preactivation, op, "grad_preactivation", Access::kWrite);
   }
+  if (!need_preactivation && !need_bias && !need_prelu) return result;
   const std::array<int64_t, 2> sum_sizes{2, size[1]};
   Tensor sums = torch::stable::new_zeros(grad_output, {sum_sizes.data(), 2}, ScalarType::Double);
   if (need_bias || need_prelu) {
@@ -76,8 +77,7 @@ ActivationGradients activation_gradients(const char* op, const Tensor& grad_outp
     const Tensor1 view = view1(torch::stable::view(sums, {flat.data(), 1}), op, "sums", Access::kUpdate);
     params.sums = static_cast<double*>(const_cast<void*>(view.data));
   }
-  if (grad_output.numel() > 0 && (need_preactivation || need_bias || need_prelu))
-    Device::activation_grad(params, grad_output, op);
+  if (grad_output.numel() > 0) Device::activation_grad(params, grad_output, op);
   if (need_bias) result.bias = gradient_from_sums(sums, 0, size[1], grad_output);
   if (need_prelu) result.prelu_weight = gradient_from_sums(sums, 1, params.prelu_weight.size, grad_output);
   return result;
@@ -199,8 +199,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> conv2d_backward(
     const Tensor& grad_output, const Tensor& input, const Tensor& weight, const std::optional<Tensor>& saved,
     const std::optional<Tensor>& prelu_weight, const std::vector<int64_t>& stride,
     const std::vector<int64_t>& padding, const std::vector<int64_t>& dilation, int64_t groups,
-    const std::string& activation, double negative_slope, const std::vector<bool>& output_mask,
-    const std::string& precision) {
+    const StringArgument& activation, double negative_slope, const std::vector<bool>& output_mask,
+    const StringArgument& precision) {
   const char* op = "conv2d_backward";
   const ConvArguments arguments{op, stride, padding, dilation,
                                 {}, groups, false,   parse_precision(precision, op)};
@@ -215,8 +215,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> conv_transpose2d_backward(
     const Tensor& grad_output, const Tensor& input, const Tensor& weight, const std::optional<Tensor>& saved,
     const std::optional<Tensor>& prelu_weight, const std::vector<int64_t>& stride,
     const std::vector<int64_t>& padding, const std::vector<int64_t>& output_padding, int64_t groups,
-    const std::vector<int64_t>& dilation, const std::string& activation, double negative_slope,
-    const std::vector<bool>& output_mask, const std::string& precision) {
+    const std::vector<int64_t>& dilation, const StringArgument& activation, double negative_slope,
+    const std::vector<bool>& output_mask, const StringArgument& precision) {
   const char* op = "conv_transpose2d_backward";
   const ConvArguments arguments{
       op, stride, padding, dilation, output_padding, groups, true, parse_precision(precision, op)};

@@ -12,9 +12,9 @@ template <class Device>
 Tensor conv_transpose2d(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias,
                         const std::vector<int64_t>& stride, const std::vector<int64_t>& padding,
                         const std::vector<int64_t>& output_padding, int64_t groups,
-                        const std::vector<int64_t>& dilation, const std::string& activation,
+                        const std::vector<int64_t>& dilation, const StringArgument& activation,
                         double negative_slope, const std::optional<Tensor>& prelu_weight,
-                        const std::string& precision) {
+                        const StringArgument& precision) {
   const ConvArguments arguments{
       kOp, stride, padding, dilation, output_padding, groups, true, parse_precision(precision, kOp)};
   check_conv_arguments(arguments, input, weight);

@@ -22,7 +22,7 @@ void set_window(Params& params, const std::array<int64_t, 2>& kernel_size, const
 
 template <class Device>
 Tensor gaussian_blur2d(const Tensor& input, const std::vector<int64_t>& kernel_size, const Tensor& sigma,
-                       const std::string& border_type) {
+                       const StringArgument& border_type) {
   constexpr const char* kOp = "gaussian_blur2d";
   check_dim(input, 4, kOp, "input");
   const auto size = odd_kernel_size(kernel_size, kOp);
@@ -40,7 +40,7 @@ Tensor gaussian_blur2d(const Tensor& input, const std::vector<int64_t>& kernel_s
 template <class Device>
 std::tuple<Tensor, Tensor> gaussian_blur2d_backward(const Tensor& grad_output, const Tensor& input,
                                                     const std::vector<int64_t>& kernel_size,
-                                                    const Tensor& sigma, const std::string& border_type,
+                                                    const Tensor& sigma, const StringArgument& border_type,
                                                     const std::vector<bool>& output_mask) {
   constexpr const char* kOp = "gaussian_blur2d_backward";
   check_dim(input, 4, kOp, "input");
