@@ -18,7 +18,6 @@ from denoise_ext.training.build import build_network, build_optimiser
 from denoise_ext.training.checkpoint import config_differences, load_state, save_state
 from denoise_ext.training.config import ConfigError
 from denoise_ext.training.ema import RunningMean
-from denoise_ext.training.memory import give_back_freed_memory
 from denoise_ext.training.objectives import Batch, build_objective
 from denoise_ext.training.pictures import log_row, tensorboard_log, write_curves, write_samples
 from denoise_ext.training.processes import (
@@ -32,8 +31,6 @@ from denoise_ext.training.run_dir import RunDir, provenance
 from denoise_ext.training.schedule import learning_rate
 from denoise_ext.training.sections import TrainConfig
 from denoise_ext.training.validate import Label, label_text, labels, validate
-
-_TRIM_EVERY = 25  # steps
 
 
 @dataclass
@@ -189,8 +186,6 @@ class _Trainer:
                 loss, norm, rate = self._train_step(ahead)
                 self.step += 1
                 progress.advance(self.step)
-                if self.step % _TRIM_EVERY == 0:
-                    give_back_freed_memory()
                 last, due = self.step == run.steps, self._validation_due()
                 log = last or due or self.step % run.log_every == 0
                 save = last or self.step % run.checkpoint_every == 0
