@@ -96,16 +96,17 @@ def _find(paths: list[str], recursive: bool) -> tuple[list[FoundImage], list[Fai
 
 
 def _output_is_folder(output: str, paths: list[str], count: int, suffix: str) -> bool:
-    from denoise_ext.io import IMAGE_SUFFIXES
+    from denoise_ext.io.codecs import suffix_of
 
     out = Path(output)
     if out.is_dir() or output.endswith(("/", os.sep)):
         return True
     one_file = count == 1 and len(paths) == 1 and Path(paths[0]).is_file()
-    if out.suffix.lower() in IMAGE_SUFFIXES:
+    known, codec = suffix_of(out.name)
+    if codec is not None:
         if not one_file:
             raise CliError(f"output {output!r} is one file, but the inputs are not: name a folder")
-        if suffix and suffix != out.suffix.lower():
+        if suffix and suffix != known:
             raise CliError(f"output {output!r} has a format, --format {suffix[1:]} another")
         return False
     if out.exists():
