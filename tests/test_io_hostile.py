@@ -5,11 +5,14 @@ from __future__ import annotations
 import builtins
 import errno
 import gzip
+import io as bytes_io
 import os
 import resource
+import struct
 
 import numpy as np
 import pytest
+from PIL import Image
 from test_io_medical_exr import dicom, nifti
 from test_io_round_trip import SRGB, XMP, exif_block, pixels, written
 
@@ -88,6 +91,26 @@ def test_sizes_are_refused_from_the_header(name, place, value):
         limit = io.DEFAULT_MAX_PIXELS
     with pytest.raises(io.ImageError, match=r"= (77|4294967296) pixels, more than the limit"):
         io.read_picture(bytes(data), max_pixels=limit)
+
+
+def test_tiles_larger_than_the_limit_are_refused(tmp_path):
+    import tifffile
+
+    tifffile.imwrite(tmp_path / "a.tif", pixels("rgb", "uint16"), photometric="rgb", tile=(16, 16))
+    data = bytearray((tmp_path / "a.tif").read_bytes())
+    entry = data.index(struct.pack("<HHI", 322, 4, 1) + struct.pack("<I", 16))
+    data[entry + 8 : entry + 12] = struct.pack("<I", 1 << 30)
+    with pytest.raises(io.ImageError, match="1073741824 x 16 = "):
+        io.read_picture(bytes(data))
+
+
+def test_animations_are_refused():
+    frames = [Image.fromarray(pixels("rgb", "uint8")) for _ in range(3)]
+    for name in ("PNG", "WEBP"):
+        out = bytes_io.BytesIO()
+        frames[0].save(out, format=name, save_all=True, append_images=frames[1:])
+        with pytest.raises(io.ImageError, match="animation of 3 frames"):
+            io.read_picture(out.getvalue())
 
 
 def test_pixels_of_all_pages_count():

@@ -13,6 +13,7 @@ from PIL import Image, ImageCms
 
 from denoise_ext import io
 from denoise_ext.io.codecs import tiff_tags
+from denoise_ext.io.orientation import orientation_of
 
 RNG = np.random.default_rng(0)
 SHAPES = {"gray": (7, 11), "gray+alpha": (7, 11, 2), "rgb": (7, 11, 3), "rgba": (7, 11, 4)}
@@ -265,6 +266,24 @@ def test_tiff_layouts(tmp_path, options, dtype):
     if options.get("extrasamples") == ["assocalpha"] and dtype == "uint8":
         with pytest.raises(io.ImageError, match="premultiplied"):
             io.write_picture(tmp_path / "a.png", picture)
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+def test_tiff_pixels_are_not_turned(tmp_path, orientation, dtype):
+    import tifffile
+
+    array = pixels("rgb", dtype)
+    tags = [(274, "H", 1, orientation, True)]
+    tifffile.imwrite(tmp_path / "a.tif", array, photometric="rgb", extratags=tags)
+    picture = io.read_picture(tmp_path / "a.tif")
+    np.testing.assert_array_equal(picture.frames[0], array)
+    assert orientation_of(picture.metadata.exif) == orientation
+    again = io.read_picture(written(picture))
+    assert_same_pixels(picture, again)
+    assert again.metadata == picture.metadata
+    turned = io.read_image(tmp_path / "a.tif")
+    np.testing.assert_array_equal(turned, np.rot90(array, {1: 0, 3: 2, 6: -1, 8: 1}[orientation]))
 
 
 def test_exif_goes_from_format_to_format():

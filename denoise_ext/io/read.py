@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import os
 import stat
@@ -49,7 +50,7 @@ def read_picture(
     """
     check_max_pixels(max_pixels)
     with _opened(source, max_pixels) as opened:
-        suffix, expected = suffix_of(opened.name.strip("'\""))
+        suffix, expected = suffix_of(os.path.basename(opened.path or ""))
         codec = _recognised(opened, expected)
         try:
             with no_warnings():  # of unusual metadata: it is kept as it is
@@ -63,7 +64,7 @@ def read_picture(
             ) from error
     if expected is not None and expected.name != picture.format:
         note = f"its content is {picture.format}, although its name ends in {suffix}"
-        picture = Picture(**(vars(picture) | {"notes": (*picture.notes, note)}))
+        picture = dataclasses.replace(picture, notes=(*picture.notes, note))
     return picture
 
 

@@ -18,14 +18,17 @@ _CHANNELS = {"gray": "gray", "gray+alpha": "gray and alpha", "rgb": "RGB", "rgba
 
 
 class Source:
-    """A seekable stream of a file's bytes, the name it has in messages, and the pixel limit."""
+    """A seekable stream of a file's bytes, the name it has in messages, and the pixel limit.
+
+    `path` is that of a file on disk, None of bytes and streams.
+    """
 
     def __init__(self, stream: IO[bytes], name: str, max_pixels: int, path: str | None = None):
         self.stream = stream
         self.name = name
         self.max_pixels = max_pixels
         self.size = stream.seek(0, io.SEEK_END)
-        self._path = path
+        self.path = path
         stream.seek(0)
 
     def head(self, size: int) -> bytes:
@@ -60,8 +63,8 @@ class Source:
     @contextlib.contextmanager
     def as_file(self, suffix: str) -> Iterator[str]:
         """A path for libraries that open files only; a stream is copied to a temporary file."""
-        if self._path is not None:
-            yield self._path
+        if self.path is not None:
+            yield self.path
             return
         with tempfile.NamedTemporaryFile(suffix=suffix) as copy:
             self.stream.seek(0)

@@ -64,6 +64,8 @@ def _headers(source: Source, file) -> list:
     while file.seek_subimage(len(specs), 0):
         spec = file.spec()
         total = source.check_pixels(spec.width, spec.height, spec.depth, total)
+        # the decoder takes memory for a whole tile, however small the part
+        source.check_pixels(max(1, spec.tile_width), max(1, spec.tile_height))
         names = tuple(spec.channelnames)
         types = {str(t) for t in spec.channelformats} or {str(spec.format)}
         if spec.deep or (len(names) > 1 and names not in _MODES):

@@ -26,7 +26,6 @@ _OF_THE_PIXELS = {b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"hIST", b"acTL",
 # Given in the stored colour type and depth: of no use to another.
 _OF_THE_COLOUR_TYPE = {b"bKGD", b"sBIT"}
 _MAX_CHUNK = 1 << 26  # of metadata: 64 MiB
-_INCHES_PER_METRE = 1 / 0.0254
 
 
 @dataclass(frozen=True)

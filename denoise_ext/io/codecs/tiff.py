@@ -29,12 +29,14 @@ _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC = 256, 257, 258, 259, 262
 _DESCRIPTION, _STRIPS, _ORIENTATION, _SAMPLES = 270, 273, 274, 277
 _ROWS_PER_STRIP, _STRIP_BYTES = 278, 279
 _X_RESOLUTION, _Y_RESOLUTION, _PLANAR, _RESOLUTION_UNIT = 282, 283, 284, 296
+_TILE_WIDTH, _TILE_HEIGHT = 322, 323
 _PREDICTOR, _SUB_IFDS, _EXTRA_SAMPLES, _SAMPLE_FORMAT = 317, 330, 338, 339
 _XMP, _ICC, _DNG_VERSION = 700, 34675, 50706
 _OF_THE_PIXELS = {
     _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, 266, _STRIPS, _SAMPLES, _ROWS_PER_STRIP,
-    _STRIP_BYTES, _PLANAR, 290, 291, 292, 293, _PREDICTOR, 320, 322, 323, 324, 325, _SUB_IFDS,
-    _EXTRA_SAMPLES, _SAMPLE_FORMAT, 340, 341, 342, 347, *range(512, 522), *range(529, 533),
+    _STRIP_BYTES, _PLANAR, 290, 291, 292, 293, _PREDICTOR, 320, _TILE_WIDTH, _TILE_HEIGHT, 324,
+    325, _SUB_IFDS, _EXTRA_SAMPLES, _SAMPLE_FORMAT, 340, 341, 342, 347, *range(512, 522),
+    *range(529, 533),
 }  # fmt: skip
 # What an EXIF block says in its first directory: maker, model, orientation, software, date,
 # artist, copyright, and the directories for EXIF and GPS.
@@ -100,6 +102,8 @@ def _read(source: Source) -> Picture:
     for directory in directories:
         width, height = directory.integer(_WIDTH, 0), directory.integer(_HEIGHT, 0)
         total = source.check_pixels(width, height, others=total)
+        # decoders take memory for a whole tile, however small the page
+        source.check_pixels(directory.integer(_TILE_WIDTH, 1), directory.integer(_TILE_HEIGHT, 1))
         pages.append(_page(source, directory))
     pillow_opens = not (layout.big and layout.order == ">")
     frames = _decode(source, pages, directories, pillow_opens)
