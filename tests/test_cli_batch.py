@@ -350,6 +350,8 @@ def test_standard_input_and_output(folder, options):
 def test_what_standard_streams_cannot_do(folder, options, capsys):
     code, _, err = denoise(capsys, "-", "in/a.png", "-o", "-", *options)
     assert code == 2 and "one image" in err
+    code, _, err = denoise(capsys, "s3://bucket/a.png", "-o", "out", *options)
+    assert code == 2 and "--engine ray" in err
     code, _, err = denoise(capsys, "in/a.png", "-o", "-", "--resume", *options)
     assert code == 2 and "--resume" in err
     code, _, err = denoise(capsys, "in/a.png", "-o", "o.png", "--resume", *options)

@@ -26,13 +26,18 @@ class Plan:
     jobs: list[Job]
     failures: list[Failure]
     """Inputs that stand for no file, and files whose output another one has."""
-    output: Path
+    output: str
     is_folder: bool
     """Whether the output is a folder, in which results keep the names of their sources."""
 
 
 def make_plan(
-    inputs: list[str], output: str, recursive: bool, suffix: str, shard: tuple[int, int]
+    inputs: list[str],
+    output: str,
+    recursive: bool,
+    suffix: str,
+    shard: tuple[int, int],
+    cluster: bool = False,
 ) -> Plan:
     """Find the files and give each its target.
 
@@ -43,16 +48,21 @@ def make_plan(
     A file belongs to the shard that the SHA-256 of its name below the output says: that depends on
     no other file, so every file is in one shard, also while files are being added.
 
+    On a cluster, inputs and output may be URLs, and the output is always a folder.
+
     Raises CliError where nothing is found, or the output cannot be what it is asked to be.
     """
     paths = [path for argument in inputs for path in _listed(argument)]
-    found, failures = _find(paths, recursive)
-    as_folder = _output_is_folder(output, paths, len(found) + len(failures), suffix)
+    if not cluster and any("://" in path for path in (*paths, output)):
+        raise CliError("URLs are for --engine ray")
+    found, failures = _find(paths, recursive, cluster)
+    count = len(found) + len(failures)
+    as_folder = cluster or _output_is_folder(output, paths, count, suffix)
     if as_folder:
         found = [image for image in found if not _is_result(image, output)]
-    jobs, clashes = _targets(found, Path(output), as_folder, suffix)
+    jobs, clashes = _targets(found, output, as_folder, suffix)
     mine = [job for job in jobs if _shard_of(job.name, shard[1]) == shard[0]]
-    return Plan(mine, failures + clashes, Path(output), as_folder)
+    return Plan(mine, failures + clashes, output, as_folder)
 
 
 def _listed(argument: str) -> list[str]:
@@ -74,17 +84,22 @@ def _listed(argument: str) -> list[str]:
     return lines
 
 
-def _find(paths: list[str], recursive: bool) -> tuple[list[FoundImage], list[Failure]]:
+def _find(
+    paths: list[str], recursive: bool, cluster: bool
+) -> tuple[list[FoundImage], list[Failure]]:
     """Every file once, and the inputs that stand for none. CliError where nothing is left."""
     from denoise_ext.io import ImageError, find_images
 
+    if cluster:
+        from denoise_ext.integrations.urls import find_files as find_images
     found: dict[str, FoundImage] = {}
     failures = []
     for path in paths:
         try:
             for image in find_images(path, recursive):
                 # a pattern may lead through links to the same file: the shortest way is its name
-                key = os.path.realpath(image.path)
+                url = "://" in str(image.path)
+                key = str(image.path) if url else os.path.realpath(image.path)
                 known = found.get(key)
                 if known is None or len(image.relative.parts) < len(known.relative.parts):
                     found[key] = image
@@ -121,6 +136,8 @@ def _output_is_folder(output: str, paths: list[str], count: int, suffix: str) ->
 
 def _is_result(image: FoundImage, output: str) -> bool:
     """Where the output lies inside a folder searched, results of earlier runs are no input."""
+    if "://" in str(image.path) or "://" in output:
+        return str(image.path).startswith(output.rstrip("/") + "/")
     folder = Path(os.path.realpath(output))
     searched = image.path.parents[len(image.relative.parts) - 1]
     around = Path(os.path.realpath(searched)) in folder.parents
@@ -128,12 +145,12 @@ def _is_result(image: FoundImage, output: str) -> bool:
 
 
 def _targets(
-    found: list[FoundImage], output: Path, as_folder: bool, suffix: str
+    found: list[FoundImage], output: str, as_folder: bool, suffix: str
 ) -> tuple[list[Job], list[Failure]]:
     """Which file goes where; two sources for one target are a failure of the second."""
     from denoise_ext.inference.batch import Job
 
-    names = [image.relative if as_folder else Path(output.name) for image in found]
+    names = [image.relative if as_folder else Path(Path(output).name) for image in found]
     if as_folder and suffix:
         renamed = [_with_suffix(name, suffix) for name in names]
         count = Counter(renamed)
@@ -144,7 +161,7 @@ def _targets(
     jobs: dict[str, Job] = {}
     clashes = []
     for image, name in zip(found, names):
-        target = output / name if as_folder else output
+        target = _below(output, name) if as_folder else Path(output)
         key = os.path.normpath(target)
         if key in jobs:
             other = str(jobs[key].source)
@@ -152,6 +169,10 @@ def _targets(
         else:
             jobs[key] = Job(image.path, target, name)
     return list(jobs.values()), clashes
+
+
+def _below(output: str, name: Path) -> Path | str:
+    return f"{output.rstrip('/')}/{name.as_posix()}" if "://" in output else Path(output) / name
 
 
 def _with_suffix(name: Path, suffix: str) -> Path:

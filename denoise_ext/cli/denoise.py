@@ -7,7 +7,7 @@ import math
 import re
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from denoise_ext.cli._denoise_plan import Plan, make_plan
@@ -23,6 +23,7 @@ from denoise_ext.cli.common import (
 if TYPE_CHECKING:
     from denoise_ext.inference import Denoiser
     from denoise_ext.inference.batch import Job, Outcome
+    from denoise_ext.inference.manifest import Manifest
 
 DESCRIPTION = """\
 Files are read, denoised and written at the same time. One that fails stops no other; it is listed
@@ -94,6 +95,23 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
         help="images computed at a time, sharing the cores (default: 1)",
     )  # fmt: skip
     parser.add_argument(
+        "--engine", choices=("local", "ray"), default="local",
+        help="ray: on the cluster RAY_ADDRESS names, or as many processes here; inputs and OUT may"
+        " then be URLs (s3://, gs://, ...), and OUT is a folder (default: local)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--actors", type=whole_number(1), metavar="N",
+        help="with ray: networks at work at a time (default: as many as there is room for)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--cpus-per-actor", type=whole_number(1), default=1, metavar="N",
+        help="with ray: cores, and so threads, of each (default: 1)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--gpus-per-actor", type=_share, default=0.0, metavar="X",
+        help="with ray: GPUs of each; 0.5 lets two share one (default: 0)",
+    )  # fmt: skip
+    parser.add_argument(
         "--dry-run", action="store_true", help="say what would be done, and do nothing"
     )
     parser.add_argument(
@@ -108,15 +126,18 @@ def run(args: argparse.Namespace) -> int:
         from denoise_ext.cli._denoise_stream import run_stream
 
         return run_stream(args, make_denoiser(args))
-    plan = make_plan(args.inputs, args.output, args.recursive, args.format or "", args.shard)
+    plan = make_plan(
+        args.inputs, args.output, args.recursive, args.format or "", args.shard,
+        cluster=args.engine == "ray",
+    )  # fmt: skip
     if args.resume and not plan.is_folder:
         raise CliError("--resume needs a folder as output: for one file, repeat the command")
     if args.dry_run:
         return _tell(plan, args)
-    denoiser = make_denoiser(args)
+    outcomes = _on_ray(plan, args) if args.engine == "ray" else _here(plan, args)
     options = {"quiet": args.quiet, "as_json": args.json}
     with Report(len(plan.jobs), plan.failures, args.output, **options) as report:
-        for outcome in _outcomes(plan, denoiser, args):
+        for outcome in outcomes:
             report.add(outcome)
     report.finish()
     return EXIT_SOME_FAILED if report.failures else 0
@@ -150,29 +171,53 @@ def max_pixels(args: argparse.Namespace) -> int:
     return args.max_pixels or DEFAULT_MAX_PIXELS
 
 
-def _outcomes(plan: Plan, denoiser: Denoiser, args: argparse.Namespace) -> Iterator[Outcome]:
+def _here(plan: Plan, args: argparse.Namespace) -> Iterator[Outcome]:
+    """The jobs in this process. What is wrong with the options is raised at once."""
+    from denoise_ext.inference.manifest import Manifest
+
+    denoiser = make_denoiser(args)
+    if not (plan.is_folder and plan.jobs):
+        return _run_here(plan.jobs, denoiser, None, args)
+    manifest = Manifest(plan.output, args.shard, siblings=args.resume)
+    return _run_here(plan.jobs, denoiser, manifest, args)
+
+
+def _run_here(
+    jobs: list[Job], denoiser: Denoiser, manifest: Manifest | None, args: argparse.Namespace
+) -> Iterator[Outcome]:
     from functools import partial
 
     from denoise_ext.inference.batch import Worker, known_jobs, run_batch
-    from denoise_ext.inference.manifest import Manifest
     from denoise_ext.inference.pictures import denoise_picture
     from denoise_ext.inference.storage import LocalStorage
 
-    with ExitStack() as stack:
-        jobs, manifest = plan.jobs, None
-        if plan.is_folder and jobs:
-            manifest = Manifest(plan.output, args.shard, siblings=args.resume)
-            stack.enter_context(manifest)
-            jobs = known_jobs(jobs, manifest) if args.resume else jobs
-        worker = Worker(
-            partial(denoise_picture, denoiser),
-            making(args) if manifest else None,
-            storage=LocalStorage(manifest, make_folders=plan.is_folder),
-            overwrite=args.overwrite,
-            max_pixels=max_pixels(args),
-        )
-        with _quiet_decoders():
-            yield from run_batch(jobs, worker, workers=args.workers)
+    worker = Worker(
+        partial(denoise_picture, denoiser),
+        making(args) if manifest else None,
+        storage=LocalStorage(manifest, make_folders=manifest is not None),
+        overwrite=args.overwrite,
+        max_pixels=max_pixels(args),
+    )
+    with manifest or nullcontext(), _quiet_decoders():
+        known = known_jobs(jobs, manifest) if manifest and args.resume else jobs
+        yield from run_batch(known, worker, workers=args.workers)
+
+
+def _on_ray(plan: Plan, args: argparse.Namespace) -> Iterator[Outcome]:
+    """The jobs on a cluster. What is wrong with the options is raised at once."""
+    from denoise_ext.integrations.ray import actor_setup, run_jobs
+
+    options = {"model": args.model, "device": args.device, **_options(args)}
+    setup = actor_setup(options, args.overwrite, max_pixels(args))
+    if args.model is not None:  # a wrong name is one error here, not one in every actor
+        from denoise_ext.inference import load_model
+
+        load_model(args.model, "cpu", args.backend)
+    return run_jobs(
+        plan.jobs, plan.output, setup, overwrite=args.overwrite, resume=args.resume,
+        shard=args.shard, actors=args.actors, cpus_per_actor=args.cpus_per_actor,
+        gpus_per_actor=args.gpus_per_actor,
+    )  # fmt: skip
 
 
 def _tell(plan: Plan, args: argparse.Namespace) -> int:
@@ -198,8 +243,15 @@ def _statuses(plan: Plan, args: argparse.Namespace) -> Iterator[tuple[Job, str]]
     from denoise_ext.inference.batch import Worker
     from denoise_ext.inference.manifest import recorded
 
-    records = recorded(plan.output) if args.resume else {}
-    worker = Worker(None, making(args) if args.resume else None, overwrite=args.overwrite)
+    folder, storage = plan.output, None
+    if args.engine == "ray":
+        from denoise_ext.integrations.ray import manifest_folder
+        from denoise_ext.integrations.urls import UrlStorage
+
+        folder, storage = manifest_folder(plan.output), UrlStorage()
+    records = recorded(folder) if args.resume else {}
+    made_by = making(args) if args.resume else None
+    worker = Worker(None, made_by, storage=storage, overwrite=args.overwrite)
     for job in plan.jobs:
         yield job, worker.status(replace(job, known=records.get(os.fsencode(job.name))))
 
@@ -221,6 +273,16 @@ def _strength(text: str) -> float:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
     if not (math.isfinite(value) and 0 <= value <= 1):
         raise argparse.ArgumentTypeError(f"must be from 0 to 1, got {text}")
+    return value
+
+
+def _share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+    if not (math.isfinite(value) and value >= 0):
+        raise argparse.ArgumentTypeError(f"must be >= 0, got {text}")
     return value
 
 

@@ -1,0 +1,1 @@
+"""Adapters to other systems, each in a module that needs its package: `ray`."""
