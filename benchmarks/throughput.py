@@ -57,18 +57,18 @@ def make_folder(folder: Path, suffix: str, count: int, size: tuple[int, int]) ->
 def make_weights(folder: Path, depth: int, width: int) -> tuple[Path, Path]:
     """The same network for the package and for the script."""
     torch.manual_seed(0)
-    model = models.create_model("dncnn_color", depth=depth, width=width).eval()
+    model = models.create_model("dncnn_color", depth=depth, width=width, batch_norm=False).eval()
     convolutions = [m for m in model.modules() if isinstance(m, torch.nn.Conv2d)]
     with torch.no_grad():
         convolutions[-1].weight.mul_(1e-3)
     ours, plain = folder / "dncnn.safetensors", folder / "dncnn.pth"
     models.save_model(model, ours)
+    model = models.load_checkpoint(ours)  # a file has 16-bit weights: both get those
+    convolutions = [m for m in model.modules() if isinstance(m, torch.nn.Conv2d)]
     state = {}
     for index, convolution in enumerate(convolutions):
-        state[f"layers.{2 * index}.weight"] = convolution.weight.detach().clone()
-        bias = convolution.bias
-        zeros = torch.zeros(convolution.out_channels)
-        state[f"layers.{2 * index}.bias"] = zeros if bias is None else bias.detach().clone()
+        for name, parameter in convolution.named_parameters():
+            state[f"layers.{2 * index}.{name}"] = parameter.detach().clone()
     torch.save(state, plain)
     return ours, plain
 
@@ -104,13 +104,15 @@ def measure(command: list[str], threads: int) -> dict[str, float]:
     return {"images_per_second": images / facts["seconds"], "peak_mib": peak}
 
 
-def contenders(suffix: str, source: Path, out: Path, ours: Path, plain: Path) -> dict[str, list]:
+def contenders(
+    suffix: str, source: Path, out: Path, ours: Path, plain: Path, with_ray: bool
+) -> dict[str, list[str]]:
     python = [sys.executable]
     command = [*python, "-m", "denoise_ext.cli", "denoise", str(source), "-o", str(out), "--json",
                "--model", str(ours)]  # fmt: skip
     found = {name: [*command, "--workers", str(n)] for name, n in WORKERS.items()}
     found[COMPUTE] = [*python, str(HERE / "throughput.py"), "--compute", str(ours), str(source)]
-    if suffix == "png":
+    if suffix == "png" and with_ray:
         cores = str(torch.get_num_threads())
         found[RAY] = [*command, "--engine", "ray", "--cpus-per-actor", cores]
     if suffix != "tif":  # Pillow does not read 16-bit colour
@@ -133,7 +135,8 @@ def run(args: argparse.Namespace) -> dict:
         for turn in range(rounds):
             for suffix in FORMATS:
                 out = Path(folder) / f"out-{turn}-{suffix}"
-                found = contenders(suffix, Path(folder) / suffix, out, ours, plain)
+                source = Path(folder) / suffix
+                found = contenders(suffix, source, out, ours, plain, not args.no_ray)
                 for number, (name, command) in enumerate(found.items()):
                     command = [str(out) + f"-{number}" if c == str(out) else c for c in command]
                     result = measure(command, args.threads)
@@ -202,6 +205,7 @@ def main() -> None:
     parser.add_argument("--folder", help="where to put the pictures (default: the system's)")
     parser.add_argument("--output", type=Path, default=HERE / "results", help="folder of results")
     parser.add_argument("--name", default="throughput", help="of the results' files")
+    parser.add_argument("--no-ray", action="store_true", help="leave Ray out")
     parser.add_argument("--dry-run", action="store_true", help="tiny pictures, no figures kept")
     parser.add_argument("--compute", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()

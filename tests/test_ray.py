@@ -98,6 +98,7 @@ def cluster():
     from ray.cluster_utils import Cluster
 
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ["RAY_raylet_start_wait_time_s"] = "300"  # noqa: SIM112 - a busy machine is no fault
     node = {"num_cpus": 1, "include_dashboard": False, "object_store_memory": 10**8}
     made = Cluster(initialize_head=True, head_node_args=node)
     made.add_node(**node)

@@ -192,7 +192,7 @@ def _run_here(
     from denoise_ext.inference.storage import LocalStorage
 
     worker = Worker(
-        partial(denoise_picture, denoiser),
+        partial(denoise_picture, denoiser, share=args.workers),
         making(args) if manifest else None,
         storage=LocalStorage(manifest, make_folders=manifest is not None),
         overwrite=args.overwrite,

@@ -169,14 +169,12 @@ class Denoiser:
         *,
         guide: Any = None,
         value_range: Range | None = None,
+        share: int = 1,
     ) -> Result:
-        """As a call, with the facts: noise level, time, tiles."""
-        return self._run(image, sigma, guide, value_range, 1)
+        """As a call, with the facts: noise level, time, tiles.
 
-    def _run(
-        self, image: Any, sigma: Sigma, guide: Any, value_range: Range | None, share: int
-    ) -> Result:
-        """Denoise one of `share` images that are computed at the same time."""
+        `share`: how many images are computed at the same time, which share the memory there is.
+        """
         start = time.perf_counter()
         opened = open_image(image)
         checked = check_range(value_range, opened.source.dtype)
@@ -223,7 +221,8 @@ class Denoiser:
         pool = ThreadPoolExecutor(workers, thread_name_prefix="denoise")
         try:
             for image in images:
-                waiting.append(pool.submit(self._run, image, None, None, value_range, workers))
+                options = {"value_range": value_range, "share": workers}
+                waiting.append(pool.submit(self.run, image, **options))
                 if len(waiting) >= 2 * workers:
                     yield waiting.popleft().result().image
             while waiting:

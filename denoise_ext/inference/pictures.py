@@ -20,17 +20,18 @@ class Denoised:
     estimated: bool = False
 
 
-def denoise_picture(denoiser: Denoiser, picture: Picture) -> Denoised:
+def denoise_picture(denoiser: Denoiser, picture: Picture, share: int = 1) -> Denoised:
     """Denoise every frame of a picture, each by itself.
 
     Two-level frames are denoised as 0 and 255 and cut at the middle. Metadata stay as they are.
+    `share`: how many pictures are computed at the same time, which share the memory there is.
 
     Raises:
         TypeError, ValueError: pixels that cannot be denoised; the message says why.
     """
     frames, levels, estimated = [], [], False
     for frame in picture.frames:
-        result = denoiser.run(_numbers(frame), value_range=_range_of(picture, frame))
+        result = denoiser.run(_numbers(frame), value_range=_range_of(picture, frame), share=share)
         image = result.image
         frames.append(image >= 128 if frame.dtype == np.bool_ else image)
         if result.sigma is not None:
