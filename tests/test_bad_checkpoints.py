@@ -118,3 +118,23 @@ def test_wrong_metadata(tmp_path):
     )  # fmt: skip
     with pytest.raises(CheckpointError, match="weights do not fit"):
         load_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        '{"family": "ffdnet", "width": 1000000}',
+        '{"family": "ffdnet", "width": 100000000000000000000}',
+        '{"family": "dncnn", "depth": 1000000000}',
+        '{"family": "dxnet", "widths": [4000000, 8], "blocks": [1, 1]}',
+        '{"family": "nafnet", "middle_blocks": 100000000}',
+        '{"family": "drunet", "widths": [64, 100000000]}',
+        '{"family": "deconvnet", "levels": 1000000}',
+    ],
+)
+def test_a_small_file_that_describes_a_huge_network(tmp_path, config):
+    # Refused without building it: each of these would take terabytes, or hours.
+    path = tmp_path / "net.safetensors"
+    save_file({"body.0.weight": torch.zeros(1)}, path, {"format": "denoise_ext", "config": config})
+    with pytest.raises(CheckpointError, match=r"net\.safetensors: (weights do not|.*describes no)"):
+        load_checkpoint(path)

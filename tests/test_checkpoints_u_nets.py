@@ -80,6 +80,8 @@ def broken(name: str) -> dict[str, torch.Tensor]:
         # 4 bytes on the disk that claim 4 * 10**16
         state["m_down1.1.weight"] = torch.zeros(1).expand(10**8, 4, 2, 2)
         state["m_body.0.res.0.weight"] = torch.zeros(1).expand(10**8, 10**8, 3, 3)
+    elif name == "expanded":
+        state["m_tail.weight"] = torch.zeros(1).expand(1, 4, 3, 3)
     return state
 
 
@@ -89,12 +91,13 @@ def broken(name: str) -> dict[str, torch.Tensor]:
         ("no tail", "m_tail.weight is missing"),
         ("no down", "m_down2.1.weight is missing"),
         ("average pooling", "m_down1.1.weight is missing"),
-        ("one key more", "not a drunet as published: x:"),
+        ("one key more", "weights do not fit their configuration: x:"),
         ("wrong shape", r"m_body.0.res.0.weight: \(6, 6, 5, 5\), not \(6, 6, 3, 3\)"),
         ("channels", "5 input and 1 output channels"),
         ("not finite", "weight 'm_body.0.res.0.weight' is not finite"),
         ("scalar", "weight of shape"),
-        ("huge", "not a drunet as published"),
+        ("huge", "weights do not fit their configuration"),
+        ("expanded", "m_tail.weight' is not stored number by number"),
     ],
 )
 def test_broken_drunet(tmp_path, name, message):

@@ -13,6 +13,10 @@ from denoise_ext.models._initialise import initialise_stack
 
 Sigma = float | int | Tensor | None
 
+# Of one kind in one place: a file that asks for more is no network, but an attack on memory.
+MAX_LAYERS = 1000
+MAX_LEVELS = 16
+
 
 class Denoiser(nn.Module):
     """Base of all denoising networks.
@@ -162,20 +166,26 @@ def _checked_sigma(x: Tensor, sigma: float | int | Tensor) -> Tensor:
     return shaped.to(device=x.device, dtype=dtype)
 
 
-def check_positive_int(name: str, value: object, minimum: int = 1) -> int:
+def check_positive_int(
+    name: str, value: object, minimum: int = 1, maximum: int | None = None
+) -> int:
     """``value`` as int, or a TypeError/ValueError naming the argument."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name} must be an int, got {value!r}")
     if value < minimum:
         raise ValueError(f"{name} must be >= {minimum}, got {value}")
+    if maximum is not None and value > maximum:
+        raise ValueError(f"{name} must be <= {maximum}, got {value}")
     return value
 
 
-def check_positive_ints(name: str, values: object) -> list[int]:
+def check_positive_ints(name: str, values: object, maximum: int | None = None) -> list[int]:
     """``values`` as a list of ints >= 1, not empty, or an error naming the argument."""
     if not isinstance(values, (list, tuple)) or not values:
         raise TypeError(f"{name} must be a list of ints, got {values!r}")
-    return [check_positive_int(f"{name}[{i}]", value) for i, value in enumerate(values)]
+    return [
+        check_positive_int(f"{name}[{i}]", value, maximum=maximum) for i, value in enumerate(values)
+    ]
 
 
 def check_choice(name: str, value: object, allowed: tuple[str, ...]) -> str:

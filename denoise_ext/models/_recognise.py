@@ -53,7 +53,6 @@ def recognise(state: dict[str, Tensor]) -> Denoiser:
     prefix, tensors = _split_keys(state)
     chain = _read_chain(prefix, tensors)
     config = _configuration(prefix, chain)
-    model = build_model(config)
     own: dict[str, Tensor] = {}
     for index, layer in enumerate(chain):
         weight, bias = layer.weight, layer.bias
@@ -61,46 +60,64 @@ def recognise(state: dict[str, Tensor]) -> Denoiser:
             weight, bias = fold_into(weight, bias, layer.norm)
         own[f"body.{index}.weight"] = weight
         own[f"body.{index}.bias"] = torch.zeros(len(weight)) if bias is None else bias
-    load_finite(model, own)
-    return model.eval()
+    return build_fitting(lambda: build_model(config), own).eval()
 
 
 def _u_net(
     state: dict[str, Tensor], configuration: Callable[[dict[str, Tensor]], dict[str, Any]]
 ) -> Denoiser:
     try:
-        with torch.device("meta"):  # shapes alone, until it is known that the tensors fit
-            model = build_model(configuration(state))
+        config = configuration(state)
+        return build_fitting(lambda: build_model(config), state).eval()
+    except CheckpointError as error:
+        raise _wrong(str(error)) from None
     except (KeyError, IndexError, ValueError) as error:
         missing = f"{error.args[0]} is missing" if isinstance(error, KeyError) else error
         raise _wrong(str(missing)) from None
-    _check_fit(model, state)
-    model = model.to_empty(device="cpu")
-    load_finite(model, state)
-    return model.eval()
 
 
-def _check_fit(model: Denoiser, state: dict[str, Tensor]) -> None:
-    wanted = {key: tuple(value.shape) for key, value in model.state_dict().items()}
-    given = {key: tuple(value.shape) for key, value in state.items()}
+def build_fitting(build: Callable[[], Denoiser], state: dict[str, Tensor]) -> Denoiser:
+    """``build()`` with the tensors of ``state``.
+
+    The network is built without memory first: a file that describes one larger than what it holds
+    is refused before anything of that size is allocated.
+
+    Raises CheckpointError: the tensors do not fit, or are not finite.
+    """
+    try:
+        with torch.device("meta"):
+            wanted = _shapes(build().state_dict())
+    except (RuntimeError, OverflowError) as error:  # sizes beyond 64 bits
+        raise CheckpointError(f"describes no network: {str(error).splitlines()[0]}") from None
+    given = _shapes(state)
     odd = sorted(key for key in wanted.keys() | given.keys() if wanted.get(key) != given.get(key))
     if odd:
         named = [f"{key}: {given.get(key, 'missing')}, not {wanted.get(key, 'known')}"
                  for key in odd[:4]]  # fmt: skip
         more = f", ... ({len(odd)} in all)" if len(odd) > 4 else ""
-        raise _wrong(f"not a {model.family} as published: {'; '.join(named)}{more}")
-
-
-def load_finite(model: Denoiser, state: dict[str, Tensor]) -> None:
-    """``load_state_dict`` that refuses weights that are not finite or do not fit."""
+        raise CheckpointError(f"weights do not fit their configuration: {'; '.join(named)}{more}")
     for key, value in state.items():
-        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-            raise CheckpointError(f"weight {key!r} is not finite")
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        details = "; ".join(line.strip() for line in str(error).splitlines()[1:])
-        raise CheckpointError(f"weights do not fit their configuration: {details}") from None
+        _check_numbers(key, value)
+    model = build()
+    model.load_state_dict(state)
+    return model
+
+
+def _shapes(state: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """Shapes of all weights; the counter of batch normalisation is none."""
+    return {
+        key: tuple(value.shape)
+        for key, value in state.items()
+        if not key.endswith("num_batches_tracked")
+    }
+
+
+def _check_numbers(key: str, value: Tensor) -> None:
+    dense = value.layout == torch.strided and not value.is_quantized
+    if not dense or value.untyped_storage().nbytes() < value.numel() * value.element_size():
+        raise CheckpointError(f"weight {key!r} is not stored number by number")
+    if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+        raise CheckpointError(f"weight {key!r} is not finite")
 
 
 def _split_keys(state: dict[str, Tensor]) -> tuple[str, dict[int, dict[str, Tensor]]]:

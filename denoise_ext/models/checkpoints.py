@@ -18,7 +18,7 @@ from torch import Tensor
 
 from denoise_ext.models._base import Denoiser
 from denoise_ext.models._folding import fold_batchnorm
-from denoise_ext.models._recognise import CheckpointError, load_finite, recognise
+from denoise_ext.models._recognise import CheckpointError, build_fitting, recognise
 from denoise_ext.models._registry import build_model, create_model
 from denoise_ext.models.dncnn import DnCNN
 
@@ -88,22 +88,25 @@ def _load_safetensors(path: Path) -> Denoiser:
         return recognise(state)
     try:
         config = json.loads(header["config"])
-        model = build_model(config)
+        model = build_fitting(lambda: build_model(config), state)
+    except CheckpointError:
+        raise
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"its metadata describes no model ({error})") from None
-    load_finite(model, state)
     return _for_inference(model)
 
 
 def _from_training_state(state: dict[str, Any]) -> Denoiser:
     """The network of an unfinished training run."""
     try:
+        weights = state.get("mean") or state["model"]
         if "network" in state:
-            model = build_model(state["network"])
+            model = build_fitting(lambda: build_model(state["network"]), weights)
         else:  # written before runs could start from a checkpoint of any network
             chosen = state["config"]["model"]
-            model = create_model(chosen["name"], **chosen["options"])
-        load_finite(model, state.get("mean") or state["model"])
+            model = build_fitting(
+                lambda: create_model(chosen["name"], **chosen["options"]), weights
+            )
     except (KeyError, TypeError) as error:
         raise CheckpointError(f"damaged training state ({error})") from None
     return _for_inference(model)

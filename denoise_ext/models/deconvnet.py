@@ -15,7 +15,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from denoise_ext.models._base import Denoiser, append_noise_map, check_choice, check_positive_int
+from denoise_ext.models._base import (
+    MAX_LAYERS,
+    MAX_LEVELS,
+    Denoiser,
+    append_noise_map,
+    check_choice,
+    check_positive_int,
+)
 from denoise_ext.models._initialise import initialise_layers
 from denoise_ext.models._registry import register_architecture, register_model
 from denoise_ext.nn import Conv2d, ConvTranspose2d
@@ -54,8 +61,8 @@ class DeconvNet(Denoiser):
     ) -> None:
         super().__init__(channels, needs_sigma=bool(noise_map))
         self.width = check_positive_int("width", width)
-        self.levels = check_positive_int("levels", levels)
-        self.depth = check_positive_int("depth", depth)
+        self.levels = check_positive_int("levels", levels, 1, MAX_LEVELS)
+        self.depth = check_positive_int("depth", depth, 1, MAX_LAYERS)
         self.pooling = check_choice("pooling", pooling, tuple(_POOLING))
         self.skips = bool(skips)
         self.predicts = check_choice("predicts", predicts, ("image", "noise"))

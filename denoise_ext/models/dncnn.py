@@ -10,7 +10,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from denoise_ext.models._base import Denoiser, append_noise_map, check_choice, check_positive_int
+from denoise_ext.models._base import (
+    MAX_LAYERS,
+    Denoiser,
+    append_noise_map,
+    check_choice,
+    check_positive_int,
+)
 from denoise_ext.models._registry import register_architecture, register_model
 from denoise_ext.nn import Conv2d
 
@@ -44,7 +50,7 @@ class DnCNN(Denoiser):
     ) -> None:
         super().__init__(channels, needs_sigma=bool(noise_map))
         self.width = check_positive_int("width", width)
-        self.depth = check_positive_int("depth", depth, minimum=2)
+        self.depth = check_positive_int("depth", depth, 2, MAX_LAYERS)
         self.batch_norm = bool(batch_norm)
         self.predicts = check_choice("predicts", predicts, ("image", "noise"))
         layers: list[nn.Module] = [

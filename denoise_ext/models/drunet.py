@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from denoise_ext.models._base import (
+    MAX_LAYERS,
     Denoiser,
     append_noise_map,
     check_positive_int,
@@ -52,7 +53,7 @@ class DRUNet(Denoiser):
     ) -> None:
         super().__init__(channels, needs_sigma=bool(noise_map))
         self.widths = check_positive_ints("widths", widths)
-        self.blocks = check_positive_int("blocks", blocks)
+        self.blocks = check_positive_int("blocks", blocks, 1, MAX_LAYERS)
         self.bias = bool(bias)
         self.levels = len(self.widths) - 1
         self.stride = 2**self.levels

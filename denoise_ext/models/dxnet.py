@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from denoise_ext.models._base import Denoiser, check_positive_int
+from denoise_ext.models._base import MAX_LAYERS, Denoiser, check_positive_int
 from denoise_ext.models._registry import register_architecture, register_model
 from denoise_ext.nn import Conv2d, ConvTranspose2d
 
@@ -72,7 +72,7 @@ class DXNet(Denoiser):
                 f"widths and blocks need one entry per level, got {widths!r} and {blocks!r}"
             )
         self.widths = [check_positive_int("widths", width) for width in widths]
-        self.blocks = [check_positive_int("blocks", count) for count in blocks]
+        self.blocks = [check_positive_int("blocks", count, 1, MAX_LAYERS) for count in blocks]
         self.stride = 2 ** len(self.widths)
         sub = channels * 4  # channels after the pixel-unshuffle
         self.head = Conv2d(sub + 1, widths[0], 3, padding=1, bias=False)

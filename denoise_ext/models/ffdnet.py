@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from denoise_ext.models._base import Denoiser, check_choice, check_positive_int
+from denoise_ext.models._base import MAX_LAYERS, Denoiser, check_choice, check_positive_int
 from denoise_ext.models._registry import register_architecture, register_model
 from denoise_ext.nn import Conv2d
 
@@ -43,7 +43,7 @@ class FFDNet(Denoiser):
     ) -> None:
         super().__init__(channels, needs_sigma=True)
         self.width = check_positive_int("width", width)
-        self.depth = check_positive_int("depth", depth, minimum=2)
+        self.depth = check_positive_int("depth", depth, 2, MAX_LAYERS)
         self.predicts = check_choice("predicts", predicts, ("image", "noise"))
         sub = channels * self.stride**2  # channels after the pixel-unshuffle
         widths = [sub + 1] + [width] * (depth - 1)

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from denoise_ext.models._base import (
+    MAX_LAYERS,
     Denoiser,
     append_noise_map,
     check_positive_int,
@@ -56,9 +57,9 @@ class NAFNet(Denoiser):
     ) -> None:
         super().__init__(channels, needs_sigma=bool(noise_map))
         self.width = check_positive_int("width", width)
-        self.encoder_blocks = check_positive_ints("encoder_blocks", encoder_blocks)
-        self.middle_blocks = check_positive_int("middle_blocks", middle_blocks)
-        self.decoder_blocks = check_positive_ints("decoder_blocks", decoder_blocks)
+        self.encoder_blocks = check_positive_ints("encoder_blocks", encoder_blocks, MAX_LAYERS)
+        self.middle_blocks = check_positive_int("middle_blocks", middle_blocks, 1, MAX_LAYERS)
+        self.decoder_blocks = check_positive_ints("decoder_blocks", decoder_blocks, MAX_LAYERS)
         levels = len(self.encoder_blocks)
         if len(self.decoder_blocks) != levels:
             raise ValueError(

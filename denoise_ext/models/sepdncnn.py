@@ -12,7 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from denoise_ext.models._base import Denoiser, append_noise_map, check_choice, check_positive_int
+from denoise_ext.models._base import (
+    MAX_LAYERS,
+    Denoiser,
+    append_noise_map,
+    check_choice,
+    check_positive_int,
+)
 from denoise_ext.models._initialise import initialise_layers
 from denoise_ext.models._registry import register_architecture, register_model
 from denoise_ext.nn import Conv2d, DepthwiseSeparableConv2d
@@ -48,7 +54,7 @@ class SepDnCNN(Denoiser):
     ) -> None:
         super().__init__(channels, needs_sigma=bool(noise_map))
         self.width = check_positive_int("width", width)
-        self.depth = check_positive_int("depth", depth, minimum=2)
+        self.depth = check_positive_int("depth", depth, 2, MAX_LAYERS)
         self.predicts = check_choice("predicts", predicts, ("image", "noise"))
         inputs = channels + int(self.needs_sigma)
         layers: list[nn.Module] = [Conv2d(inputs, width, 3, padding=1, activation="relu")]
