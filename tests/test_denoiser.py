@@ -183,6 +183,8 @@ def test_alpha_is_denoised_as_a_gray_image(gray, colour):
     np.testing.assert_array_equal(kept[..., 3], RGBA[..., 3])
     np.testing.assert_array_equal(both[..., :3], kept[..., :3])
     np.testing.assert_array_equal(both[..., 3], colour(np.ascontiguousarray(RGBA[..., 3])))
+    opaque = np.concatenate([RGB, np.full_like(RGB[..., :1], 255)], -1)
+    assert (Denoiser(tiny(3), alpha="denoise", sigma=SIGMA)(opaque)[..., 3] == 255).all()
     with pytest.raises(ValueError, match="alpha must be one of keep, denoise, got 'drop'"):
         Denoiser(alpha="drop")
 

@@ -18,7 +18,7 @@ PAGE = Path(__file__).resolve().parent.parent / "docs/inference.md"
 @pytest.mark.skipif(native_error() is not None, reason="native library missing")
 def test_snippets(tmp_path, monkeypatch, capsys):
     random = np.random.default_rng(0)
-    clean = np.linspace(60, 190, 141 * 135 * 3).reshape(141, 135, 3)
+    clean = np.linspace(60, 190, 141 * 48 * 3).reshape(141, 48, 3)
     noisy = clean + random.normal(0, 10, clean.shape)
     Image.fromarray(noisy.astype(np.uint8)).save(tmp_path / "photo.png")
     np.save(tmp_path / "scan.npy", (noisy[..., 0] * 16 - 1024).astype(np.int16))

@@ -146,12 +146,12 @@ def test_kinds_and_noise_maps_in_tiles():
     tiles, whole = Denoiser(model, tile=40, **options), Denoiser(model, tile=None, **options)
     rgba = RNG.integers(0, 256, (75, 61, 4), dtype=np.uint8)
     level = RNG.uniform(5, 50, (75, 61))
-    batch = torch.rand(3, 3, 75, 61)
-    levels = torch.tensor([5.0, 15.0, 50.0])
-    maps = torch.rand(3, 1, 75, 61) * 50
+    batch = torch.rand(2, 3, 75, 61)
+    levels = torch.tensor([5.0, 50.0])
+    maps = torch.rand(2, 1, 75, 61) * 50
     for image, sigma in (
-        (rgba, None), (rgba[..., :3], level), (rgba[..., 0], level), (batch, levels), (batch, maps),
-        (batch, maps[:1, 0][0]), (batch.to(torch.float16), 9), (rgba.astype(np.uint16), None),
+        (rgba, None), (rgba[..., 0], level), (batch, levels), (batch, maps),
+        (batch[0].to(torch.float16), 9),
     ):  # fmt: skip
         expected, result = whole.run(image, sigma), tiles.run(image, sigma)
         assert expected.tiles == 1 and result.tiles > 3

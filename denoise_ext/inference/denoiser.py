@@ -92,7 +92,7 @@ class Denoiser:
             result and weights. None: 1 GiB, or more for networks whose overlap would be half of
             the work; at most half of what is free.
         alpha: "keep": an alpha channel is passed through; "denoise": it is denoised as a gray image
-            of its own.
+            of its own, unless it is the same everywhere.
 
     Threads may use one `Denoiser` at the same time; each gets memory of its own.
 
@@ -188,10 +188,12 @@ class Denoiser:
         colour = channels - (channels in (2, 4))
         work.denoise(slice(0, colour))
         facts = work.facts
-        if colour < channels and self._alpha == "denoise":
+        alpha = opened.source[:, colour:]
+        # one that is the same everywhere, as of an opaque picture, has no noise
+        if self._alpha == "denoise" and bool((alpha != alpha[:, :, :1, :1]).any()):
             work.denoise(slice(colour, channels))
-        elif colour < channels:
-            opened.target[:, colour:] = opened.source[:, colour:]
+        else:
+            opened.target[:, colour:] = alpha
         seconds = time.perf_counter() - start
         return Result(opened.result(), *facts, seconds, work.tiles, work.recomputed)
 
