@@ -130,10 +130,10 @@ def run(args: argparse.Namespace) -> dict:
     results: dict[str, dict[str, list[dict[str, float]]]] = {}
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         ours, plain = make_weights(Path(folder), depth, width)
-        for suffix in FORMATS:
+        for suffix in args.formats:
             make_folder(Path(folder) / suffix, suffix, images, size)
         for turn in range(rounds):
-            for suffix in FORMATS:
+            for suffix in args.formats:
                 out = Path(folder) / f"out-{turn}-{suffix}"
                 source = Path(folder) / suffix
                 found = contenders(suffix, source, out, ours, plain, not args.no_ray)
@@ -178,8 +178,10 @@ def draw(report: dict, target: Path) -> None:
     from matplotlib import pyplot as plt
 
     results = report["results"]
-    figure, panels = plt.subplots(1, len(results), figsize=(11, 2.6), layout="constrained")
-    for panel, (suffix, contender) in zip(panels, results.items()):
+    figure, panels = plt.subplots(
+        1, len(results), figsize=(11, 2.6), layout="constrained", squeeze=False
+    )
+    for panel, (suffix, contender) in zip(panels[0], results.items()):
         rates = {
             name: statistics.median(r["images_per_second"] for r in rounds)
             for name, rounds in contender.items()
@@ -205,6 +207,7 @@ def main() -> None:
     parser.add_argument("--folder", help="where to put the pictures (default: the system's)")
     parser.add_argument("--output", type=Path, default=HERE / "results", help="folder of results")
     parser.add_argument("--name", default="throughput", help="of the results' files")
+    parser.add_argument("--formats", nargs="+", choices=FORMATS, default=FORMATS)
     parser.add_argument("--no-ray", action="store_true", help="leave Ray out")
     parser.add_argument("--dry-run", action="store_true", help="tiny pictures, no figures kept")
     parser.add_argument("--compute", nargs=2, help=argparse.SUPPRESS)

@@ -82,7 +82,9 @@ def test_killed_twenty_times(processes, source, expected, tmp_path):
         process = processes.Process(target=killable.resume_and_hang, args=(source, target, 3))
         process.start()
         more = len(seen) + moments.randrange(3)
+        patience = time.monotonic() + 120  # seconds; a hundred times what it takes
         while process.is_alive() and len(identities(target)) < more:
+            assert time.monotonic() < patience, "nothing more is written"
             time.sleep(0.002)
         time.sleep(moments.uniform(0, 0.005))
         process.kill()

@@ -1,0 +1,133 @@
+"""The pipeline's threads and the manifest's records, without images."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from denoise_ext.inference.manifest import Manifest, ManifestError, Record, key_of, recorded
+from denoise_ext.inference.pipeline import Final, Stage, run_stages
+
+
+def test_every_item_goes_through_every_stage():
+    stages = [Stage(lambda x: x + 1), Stage(lambda x: x * 10, threads=3), Stage(str)]
+    found = {f.item: f.value for f in run_stages(range(50), stages)}
+    assert found == {x: str((x + 1) * 10) for x in range(50)}
+
+
+def test_an_error_is_its_items_own():
+    def fail_on_two(x: int) -> int:
+        if x == 2:
+            raise KeyError("two")
+        if x == 3:
+            raise Final("early")
+        return x
+
+    seen = []
+    stages = [Stage(fail_on_two), Stage(lambda x: seen.append(x) or x)]
+    found = {f.item: f for f in run_stages(range(5), stages)}
+    assert isinstance(found[2].error, KeyError) and found[2].value is None
+    assert found[3].value == "early" and found[3].error is None
+    assert sorted(seen) == [0, 1, 4]
+
+
+def test_what_is_under_way_is_bounded():
+    taken = []
+
+    def items():
+        for x in range(1000):
+            taken.append(x)
+            yield x
+
+    stages = [Stage(lambda x: x), Stage(lambda x: x, threads=2), Stage(lambda x: x)]
+    run = run_stages(items(), stages, waiting=2)
+    bound = 4 + 2 * 2
+    for done in range(1, 101):
+        next(run)
+        # one more is held by the feeding thread, which has no room for it
+        assert len(taken) <= bound + done + 1
+    run.close()
+
+
+def test_closing_ends_the_threads():
+    before = set(threading.enumerate())
+    run = run_stages(range(10**9), [Stage(lambda x: x), Stage(lambda x: x, threads=2)])
+    next(run)
+    run.close()
+    assert set(threading.enumerate()) <= before
+
+
+def test_an_error_of_the_items_comes_after_their_results():
+    def items():
+        yield from range(3)
+        raise OSError("the list ends badly")
+
+    found = []
+    with pytest.raises(OSError, match="badly"):
+        for finished in run_stages(items(), [Stage(lambda x: x)]):
+            found.append(finished.item)
+    assert found == [0, 1, 2]
+
+
+def test_records_outlive_the_manifest(tmp_path):
+    name = Path("sub") / "a.png"
+    record = Record("key", 3, "abc")
+    with Manifest(tmp_path / "out") as manifest:
+        assert manifest.get(name) is None
+        manifest.record(name, record)
+        assert manifest.get(name) == record
+    with Manifest(tmp_path / "out", (2, 3), siblings=True) as shard:
+        assert shard.get(name) == record
+        shard.begin([name])
+        assert shard.get(name) == Record(None)
+    with Manifest(tmp_path / "out") as manifest:
+        assert manifest.get(name) == record
+    assert set(recorded(tmp_path / "out")) == {b"sub/a.png"}
+
+
+def test_a_manifest_without_records_leaves_no_trace(tmp_path):
+    with Manifest(tmp_path / "made" / "out"):
+        assert (tmp_path / "made" / "out").is_dir()
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "there").mkdir()
+    with Manifest(tmp_path / "there"):
+        pass
+    assert list(tmp_path.rglob("*")) == [tmp_path / "there"]
+
+
+def test_manifests_that_cannot_be_used_say_why(tmp_path):
+    with Manifest(tmp_path) as manifest:
+        manifest.record(Path("a.png"), Record("key"))
+        with pytest.raises(ManifestError, match="another run is writing here"):
+            Manifest(tmp_path)
+    manifest.path.write_bytes(b"this is no database, but long enough to look like one" * 100)
+    with pytest.raises(ManifestError, match=r"manifest\.sqlite.*not a database"):
+        Manifest(tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ManifestError, match="cannot make folder"):
+        Manifest(tmp_path / "file" / "out")
+
+
+def test_a_record_describes_one_content(tmp_path):
+    from hashlib import sha256
+
+    path = tmp_path / "a"
+    path.write_bytes(b"abc")
+    right = Record("key", 3, sha256(b"abc").hexdigest())
+    assert right.describes(path)
+    path.write_bytes(b"abd")
+    assert not right.describes(path)
+    assert not right.describes(tmp_path / "missing")
+    assert not Record(None).describes(path)
+
+
+def test_keys_tell_inputs_and_options_apart():
+    keys = {
+        key_of("content", {"sigma": 1.0}), key_of("content", {"sigma": 2.0}),
+        key_of("other", {"sigma": 1.0}), key_of("content", {"sigma": 1.0, "strength": 0.5}),
+    }  # fmt: skip
+    assert len(keys) == 4
+    one, two = {"a": 1, "b": 2}, {"b": 2, "a": 1}
+    assert key_of("content", one) == key_of("content", two)
