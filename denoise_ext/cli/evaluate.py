@@ -31,11 +31,23 @@ Rows = list[tuple[Path, float, "Scores"]]  # file, sigma, figures
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the command."""
     parser.add_argument(
-        "inputs", nargs="+", metavar="INPUT", help="clean images: files, folders, glob patterns"
+        "inputs",
+        nargs="+",
+        metavar="INPUT",
+        help="clean images: files, folders, glob patterns (with --pairs: one folder)",
     )
     parser.add_argument(
         "--sigma", type=sigma_type, nargs="+", required=True, metavar="S",
-        help="noise levels to add, on the 0-255 scale",
+        help="noise levels to add, on the 0-255 scale (with --pairs: what the model is told)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--pairs", nargs=2, metavar=("NOISY", "CLEAN"),
+        help="measure on noisy files and their clean partners, and add no noise: two patterns"
+        " below the folder INPUT, e.g. '*_real.JPG' '*_mean.JPG'",
+    )  # fmt: skip
+    parser.add_argument(
+        "--part", nargs=2, type=float, default=(0.0, 1.0), metavar=("FROM", "TO"),
+        help="only this part of the sorted pairs, e.g. 0.5 1 for the second half",
     )  # fmt: skip
     add_model_arguments(parser)
     parser.add_argument("--recursive", action="store_true", help="take in sub-folders")
@@ -63,10 +75,13 @@ def run(args: argparse.Namespace) -> int:
     from denoise_ext.inference import Protocol
     from denoise_ext.io import check_target, list_images
 
-    files = list_images(args.inputs, args.recursive)
+    partners = _partners(args)
+    files = list(partners) or list_images(args.inputs, args.recursive)
     if args.json is not None:
         check_target(args.json, args.overwrite)
-    protocol = Protocol(args.seed, args.clip, not args.no_round, args.crop, args.gray)
+    protocol = Protocol(
+        args.seed, args.clip, not args.no_round, args.crop, args.gray, bool(partners)
+    )
     models = Models(args.model, args.device, args.backend)
     sigmas = list(dict.fromkeys(args.sigma))
     rows: Rows = []
@@ -77,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
         for file in files:
             progress.update(task, description=file.name)
             try:
-                scores = _evaluate_file(file, models, sigmas, protocol, used)
+                scores = _evaluate_file(file, partners.get(file), models, sigmas, protocol, used)
                 rows += [(file, sigma, score) for sigma, score in scores]
             except (CliError, ValueError, RuntimeError, OSError, MemoryError) as error:
                 failures.append((str(file), one_line(error)))
@@ -92,16 +107,47 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _partners(args: argparse.Namespace) -> dict[Path, Path]:
+    """Noisy file -> clean file, for the part asked for; nothing without --pairs."""
+    from denoise_ext.io import find_pairs
+
+    if args.pairs is None:
+        if tuple(args.part) != (0.0, 1.0):
+            raise CliError("--part is for --pairs")
+        return {}
+    if len(args.inputs) != 1:
+        raise CliError(f"--pairs takes one folder, got {len(args.inputs)} inputs")
+    if args.clip:
+        raise CliError("--clip is about noise that is added; with --pairs there is none")
+    start, stop = args.part
+    if not 0 <= start < stop <= 1:
+        raise CliError(f"--part must be FROM TO with 0 <= FROM < TO <= 1, got {start:g} {stop:g}")
+    pairs = find_pairs(args.inputs[0], *args.pairs)
+    pairs = pairs[round(start * len(pairs)) : round(stop * len(pairs))]
+    if not pairs:
+        raise CliError(f"--part {start:g} {stop:g} holds no pair")
+    return dict(pairs)
+
+
 def _evaluate_file(
-    file: Path, models: Models, sigmas: list[float], protocol: Protocol, used: set[str]
+    file: Path,
+    partner: Path | None,
+    models: Models,
+    sigmas: list[float],
+    protocol: Protocol,
+    used: set[str],
 ) -> list[tuple[float, Scores]]:
-    from denoise_ext.inference import clean_pixels, evaluate_image
+    from denoise_ext.inference import clean_pixels, evaluate_image, evaluate_pair
     from denoise_ext.io import read_image
 
     pixels = clean_pixels(read_image(file), protocol)
     channels = colour_channels(pixels)
     network = models.for_channels(channels)
-    scores = [(sigma, evaluate_image(network, pixels, sigma, protocol)) for sigma in sigmas]
+    if partner is None:
+        scores = [(sigma, evaluate_image(network, pixels, sigma, protocol)) for sigma in sigmas]
+    else:
+        clean = clean_pixels(read_image(partner), protocol)
+        scores = [(s, evaluate_pair(network, pixels, clean, s, protocol)) for s in sigmas]
     used.add(models.name_for(channels))
     return scores
 

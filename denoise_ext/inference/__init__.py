@@ -3,7 +3,13 @@
 from denoise_ext.inference.denoise import denoise
 from denoise_ext.inference.denoiser import Denoiser, Result
 from denoise_ext.inference.device import choose_device
-from denoise_ext.inference.evaluation import Protocol, Scores, clean_pixels, evaluate_image
+from denoise_ext.inference.evaluation import (
+    Protocol,
+    Scores,
+    clean_pixels,
+    evaluate_image,
+    evaluate_pair,
+)
 from denoise_ext.inference.loading import load_model
 from denoise_ext.inference.network import default_model
 from denoise_ext.inference.noise_level import estimate_sigma
@@ -20,6 +26,7 @@ __all__ = [
     "denoise",
     "estimate_sigma",
     "evaluate_image",
+    "evaluate_pair",
     "from_unit",
     "load_model",
     "to_unit",

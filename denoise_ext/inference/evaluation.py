@@ -30,14 +30,22 @@ class Protocol:
     """Border in pixels left out of the measurement, on each side."""
     gray: bool = False
     """Turn colour images into gray ones first (ITU-R 601 luma, rounded to 8 bits)."""
+    pairs: bool = False
+    """The noise is in the files: noisy images and their clean partners."""
 
     def describe(self) -> list[str]:
         """The protocol in words, one fact per line."""
+        if self.pairs:
+            noise = ["noise: that of the files; sigma is what the network is told"]
+        else:
+            noise = [
+                f"noise: white Gaussian, torch CPU generator in float32, seed {self.seed} anew for"
+                " every image",
+                f"noisy input: {'' if self.clip_noisy else 'not '}clipped to the image range,"
+                " not rounded",
+            ]
         return [
-            f"noise: white Gaussian, torch CPU generator in float32, seed {self.seed} anew for"
-            " every image",
-            f"noisy input: {'clipped to the image range' if self.clip_noisy else 'not clipped'},"
-            " not rounded",
+            *noise,
             "output: clipped to the image range, "
             + ("rounded to the file's 8 or 16 bits" if self.round_output else "not rounded"),
             f"border left out: {self.crop} pixels",
@@ -91,8 +99,7 @@ def evaluate_image(
         ValueError: the network does not fit the image, or the image (less the border) is too
             small for SSIM's 11 x 11 window.
     """
-    stored = torch.from_numpy(pixels.copy())
-    stored = stored[None, None] if pixels.ndim == 2 else stored.permute(2, 0, 1)[None]
+    stored = _as_batch(pixels)
     clean = to_unit(stored)  # (1, C, H, W)
     generator = torch.Generator().manual_seed(protocol.seed)
     # drawn for contiguous memory: the noise must not depend on the layout
@@ -106,6 +113,44 @@ def evaluate_image(
         output = to_unit(from_unit(output, stored.dtype))
     measured = [_inside(x, protocol.crop) for x in (clean, noisy, output)]
     return _scores(*measured)
+
+
+def evaluate_pair(
+    network: Denoiser,
+    noisy: np.ndarray,
+    clean: np.ndarray,
+    sigma: float,
+    protocol: Protocol = Protocol(),
+) -> Scores:
+    """Denoise a noisy image whose clean partner is known, measure.
+
+    Args:
+        network: as `load_model` returns it.
+        noisy, clean: (H, W) or (H, W, C), uint8 or uint16, of one shape and dtype; prepared with
+            `clean_pixels`.
+        sigma: what the network is told, on the 0-255 scale; no noise is added.
+        protocol: its border and its rounding; the rest is about synthetic noise.
+
+    Raises:
+        ValueError: the images differ in shape or dtype, or as `evaluate_image`.
+    """
+    if noisy.shape != clean.shape or noisy.dtype != clean.dtype:
+        raise ValueError(
+            f"noisy and clean must be alike, got {noisy.shape} {noisy.dtype} and "
+            f"{clean.shape} {clean.dtype}"
+        )
+    stored, reference = (_as_batch(pixels) for pixels in (noisy, clean))
+    given = to_unit(stored).contiguous(memory_format=torch.channels_last)
+    output = denoise(given, network, sigma, backend="torch").clamp(0, 1)
+    if protocol.round_output:
+        output = to_unit(from_unit(output, stored.dtype))
+    return _scores(*(_inside(x, protocol.crop) for x in (to_unit(reference), given, output)))
+
+
+def _as_batch(pixels: np.ndarray) -> Tensor:
+    """(H, W) or (H, W, C) -> (1, C, H, W), values as stored."""
+    stored = torch.from_numpy(pixels.copy())
+    return stored[None, None] if pixels.ndim == 2 else stored.permute(2, 0, 1)[None]
 
 
 def _scores(clean: Tensor, noisy: Tensor, output: Tensor) -> Scores:
