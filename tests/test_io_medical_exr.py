@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io as bytes_io
+import os
 import re
 
 import numpy as np
@@ -120,6 +121,24 @@ def test_dicom_files_of_others(name):
     kept = {tag for tag in old if not of_pixels.search(tag)}
     assert len(kept) > 10
     assert {tag: new[tag] for tag in kept} == {tag: old[tag] for tag in kept}
+
+
+def test_dicom_files_need_no_suffix(tmp_path):
+    scan = dicom(pixels("gray", "int16"))
+    for name in ("IM0001", "1.2.840.17.4", "a.dcm", "DICOMDIR"):
+        (tmp_path / name).write_bytes(scan)
+    (tmp_path / "README").write_text("no scan" * 50)
+    os.mkfifo(tmp_path / "pipe")
+    found = io.list_images(tmp_path)
+    assert [path.name for path in found] == ["1.2.840.17.4", "IM0001", "a.dcm"]
+    out = tmp_path / "out"
+    out.mkdir()
+    for path in found:
+        io.check_can_write(out / path.name)
+        io.write_picture(out / path.name, io.read_picture(path))
+        assert io.read_picture(out / path.name).format == "DICOM"
+    with pytest.raises(io.ImageError, match="no suffix"):
+        io.write_picture(out / "IM0002", io.picture_of(pixels("gray", "uint8")))
 
 
 def test_dicom_refusals(tmp_path):

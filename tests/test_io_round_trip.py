@@ -354,6 +354,17 @@ def test_streams_and_names(tmp_path):
         io.read_picture(bytes_io.StringIO("text"))
 
 
+@pytest.mark.parametrize("name", ["PNG", "TIFF", "NPZ", "EXR"])
+def test_files_as_streams(tmp_path, name):
+    premultiplied = io.Metadata(premultiplied=name == "EXR")
+    dtype = "float32" if name == "EXR" else "uint8"
+    picture = io.picture_of(pixels("rgb", dtype), metadata=premultiplied)
+    for mode in ("wb", "ab"):  # what is appended to cannot be gone back in
+        with open(tmp_path / mode, mode) as stream:
+            io.write_picture(stream, picture, format=name)
+        np.testing.assert_array_equal(io.read_picture(tmp_path / mode).frames[0], picture.frames[0])
+
+
 def test_a_missing_package_is_named_with_its_extra(tmp_path, monkeypatch):
     data = written(io.picture_of(pixels("rgb", "uint16")), format="PNG")
     path = Path(tmp_path / "a.png")

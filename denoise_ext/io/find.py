@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from denoise_ext.io.codecs import FORMAT_NAMES, suffix_of
+from denoise_ext.io.codecs import FORMAT_NAMES, codec_named, named_like_dicom, suffix_of
 from denoise_ext.io.errors import ImageError, reason_of, shown
 
 PathLike = str | os.PathLike[str]
@@ -28,8 +29,8 @@ def list_images(
     """The image files that files, folders and glob patterns stand for, each once, in order.
 
     A file is taken as it is, whatever its suffix. A folder gives its files with an image suffix
-    (hidden ones left out), sorted by name; with `recursive`, its sub-folders' too (links to
-    folders are not followed). A pattern (``*``, ``?``, ``[...]``, ``**`` for any depth) that is
+    (hidden ones left out) and DICOM files without one, sorted by name; with `recursive`, its
+    sub-folders' too (links to folders are not followed). A pattern (``*``, ``?``, ``[...]``, ``**`` for any depth) that is
     not itself a file gives the image files that match.
 
     Raises:
@@ -64,7 +65,7 @@ def _folder(root: Path, recursive: bool) -> list[FoundImage]:
     for folder, subfolders, names in os.walk(root, onerror=_raise):
         subfolders[:] = sorted(n for n in subfolders if not n.startswith(".")) * recursive
         here = Path(folder)
-        found += [here / name for name in sorted(names) if _is_image_name(name)]
+        found += [here / name for name in sorted(names) if _is_image(here / name)]
     if not found:
         hint = "" if recursive else " (sub-folders are looked at only when asked: recursive)"
         raise ImageError(f"{shown(root)} holds no image ({FORMAT_NAMES}){hint}")
@@ -73,7 +74,7 @@ def _folder(root: Path, recursive: bool) -> list[FoundImage]:
 
 def _pattern(pattern: str) -> list[FoundImage]:
     matches = sorted(Path(p) for p in glob.glob(pattern, recursive=True))
-    files = [p for p in matches if p.is_file() and _is_image_name(p.name)]
+    files = [p for p in matches if p.is_file() and _is_image(p)]
     if not files:
         what = "matches no image" if matches else "matches nothing"
         raise ImageError(f"{shown(pattern)} {what} ({FORMAT_NAMES})")
@@ -87,8 +88,16 @@ def _pattern(pattern: str) -> list[FoundImage]:
     return [FoundImage(file, file.relative_to(base)) for file in files]
 
 
-def _is_image_name(name: str) -> bool:
-    return not name.startswith(".") and suffix_of(name)[1] is not None
+def _is_image(path: Path) -> bool:
+    if path.name.startswith("."):
+        return False
+    if suffix_of(path.name)[1] is not None:
+        return True
+    if not (named_like_dicom(path.name) and path.is_file()):  # a pipe must not be opened
+        return False
+    with contextlib.suppress(OSError), path.open("rb") as stream:
+        return codec_named("DICOM").sniff(stream.read(1024))
+    return False
 
 
 def _raise(error: OSError) -> None:

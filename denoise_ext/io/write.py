@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import io
 import os
 from pathlib import Path
@@ -11,7 +12,14 @@ from typing import IO
 import numpy as np
 
 from denoise_ext.io.atomic import check_target, write_atomically
-from denoise_ext.io.codecs import CODECS, FORMAT_NAMES, IMAGE_SUFFIXES, Codec, codec_named
+from denoise_ext.io.codecs import (
+    CODECS,
+    FORMAT_NAMES,
+    IMAGE_SUFFIXES,
+    Codec,
+    codec_named,
+    named_like_dicom,
+)
 from denoise_ext.io.codecs import suffix_of as _suffix_of
 from denoise_ext.io.errors import ImageError, reason_of, shown
 from denoise_ext.io.orientation import orientation_of, upright
@@ -49,21 +57,35 @@ def write_picture(
             cannot hold, existing file, folder missing or not writable, disk full.
     """
     if isinstance(target, (str, os.PathLike)):
-        suffix, codec = _codec_for(target, format)
+        suffix, codec = _codec_for(target, format or _without_suffix(target, picture))
         picture = _fitted(shown(target), picture, codec, suffix)
         write_atomically(target, lambda stream: _encode(codec, stream, picture), overwrite, tag=tag)
         return
     codec = _known_codec("the stream", format or picture.format)
     picture = _fitted("the stream", picture, codec, "")
-    buffer = io.BytesIO()  # a pipe cannot seek; and nothing is written of what fails
     try:
-        _encode(codec, buffer, picture)
-        target.write(buffer.getbuffer())
+        if _can_seek(target):
+            _encode(codec, target, picture)
+        else:
+            buffer = io.BytesIO()
+            _encode(codec, buffer, picture)
+            target.write(buffer.getbuffer())
         target.flush()
     except BrokenPipeError:
         raise
     except Exception as error:
         raise ImageError(f"cannot write {codec.name} to the stream: {reason_of(error)}") from error
+
+
+def _can_seek(stream: IO[bytes]) -> bool:
+    """Whether what is written can be gone back to: in files, but not in those that are appended to.
+
+    In memory, it is put together before, so that nothing is left of what fails.
+    """
+    try:
+        return not fcntl.fcntl(stream.fileno(), fcntl.F_GETFL) & os.O_APPEND and stream.seekable()
+    except (OSError, ValueError, AttributeError):
+        return False
 
 
 def _encode(codec: Codec, stream: IO[bytes], picture: Picture) -> None:
@@ -113,8 +135,16 @@ def write_image(
 
 def check_can_write(path: PathLike, overwrite: bool = False) -> None:
     """Raise ImageError if `write_picture` to this path is bound to fail, before work is done."""
-    _codec_for(path, None)
+    if not named_like_dicom(Path(path).name):
+        _codec_for(path, None)
     check_target(path, overwrite)
+
+
+def _without_suffix(path: PathLike, picture: Picture) -> str | None:
+    """DICOM files need no suffix."""
+    name = Path(path).name
+    dicom = picture.format == "DICOM" and named_like_dicom(name) and not _suffix_of(name)[1]
+    return "DICOM" if dicom else None
 
 
 def _codec_for(path: PathLike, format: str | None) -> tuple[str, Codec]:

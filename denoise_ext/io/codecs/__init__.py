@@ -15,7 +15,7 @@ IMAGE_SUFFIXES = tuple(suffix for codec in CODECS for suffix in codec.suffixes)
 FORMAT_NAMES = ", ".join(codec.name for codec in CODECS)
 
 __all__ = ["CODECS", "FORMAT_NAMES", "IMAGE_SUFFIXES", "Codec", "Source", "codec_named",
-           "suffix_of"]  # fmt: skip
+           "named_like_dicom", "suffix_of"]  # fmt: skip
 
 
 def codec_named(name: str) -> Codec | None:
@@ -32,3 +32,8 @@ def suffix_of(name: str) -> tuple[str, Codec | None]:
             return suffix, codec
     dot = name.rfind(".")
     return (lower[dot:] if dot > 0 else ""), None
+
+
+def named_like_dicom(name: str) -> bool:
+    """Whether a file may be DICOM by its name, as scanners give them: IM0001, 1.2.840.5."""
+    return name.replace(".", "").isdigit() or ("." not in name and name != "DICOMDIR")
