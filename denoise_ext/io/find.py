@@ -30,8 +30,8 @@ def list_images(
 
     A file is taken as it is, whatever its suffix. A folder gives its files with an image suffix
     (hidden ones left out) and DICOM files without one, sorted by name; with `recursive`, its
-    sub-folders' too (links to folders are not followed). A pattern (``*``, ``?``, ``[...]``, ``**`` for any depth) that is
-    not itself a file gives the image files that match.
+    sub-folders' too (links to folders are not followed). A pattern (``*``, ``?``, ``[...]``,
+    ``**`` for any depth) that is not itself a file gives the image files that match.
 
     Raises:
         ImageError: a path that does not exist, a folder or pattern without an image.
