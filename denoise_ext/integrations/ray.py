@@ -16,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import logging
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -213,7 +214,11 @@ def _import_ray() -> Any:
     except ImportError:
         raise RuntimeError("Ray is not installed: pip install denoise-ext[ray]") from None
     if not ray.is_initialized():
-        ray.init(log_to_driver=False)  # RAY_ADDRESS says which cluster; else one on this machine
+        # RAY_ADDRESS says which cluster; else one on this machine. Its own reports would be mixed
+        # with ours; who starts Ray himself sets that as he likes.
+        ray.init(log_to_driver=False, logging_level=logging.ERROR)
+        ray.data.DataContext.get_current().enable_progress_bars = False
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
     return ray
 
 
