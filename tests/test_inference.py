@@ -157,7 +157,7 @@ def test_checkpoint_file_and_path(tmp_path, backend):
 
 
 def test_default_model():
-    assert inference.default_model(1) == "ffdnet_gray_small"
+    assert inference.default_model(1) == "dxnet_s_gray"
     assert inference.default_model(3) == "ffdnet_color_small"
     with pytest.raises(ValueError, match="channels"):
         inference.default_model(2)
@@ -255,3 +255,12 @@ def test_clean_pixels_gray_is_pillows_luma():
     assert gray.shape == RGB.shape[:2]
     assert np.abs(gray - luma).max() <= 0.5 + 1e-2
     np.testing.assert_array_equal(inference.clean_pixels(rgba, inference.Protocol()), RGB)
+
+
+def test_a_family_stands_for_two_networks():
+    from denoise_ext.inference.families import is_family, member
+
+    assert is_family("dxnet_s") and is_family(None)
+    assert not is_family("dxnet_s_gray") and not is_family("dxnet") and not is_family(tiny(1))
+    assert member("ffdnet", 3) == "ffdnet_color"
+    assert member("net.pth", 3) == "net.pth"

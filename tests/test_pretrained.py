@@ -87,7 +87,11 @@ def test_a_damaged_file_is_refused(tmp_path, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "folder", "bound"),
-    [("ffdnet_gray_small", "BSD68", 28.8), ("ffdnet_color_small", "CBSD68", 30.9)],
+    [
+        ("ffdnet_gray_small", "BSD68", 28.8),
+        ("ffdnet_color_small", "CBSD68", 30.9),
+        ("dxnet_s_gray", "BSD68", 28.95),
+    ],
 )
 def test_better_than_bm3d(name, folder, bound):
     images = image_folder(f"test/{folder}")

@@ -59,8 +59,9 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """--model, --device, --backend."""
     parser.add_argument(
         "--model", metavar="NAME|CHECKPOINT",
-        help="a model with trained weights (see `denoise-ext models --trained`) or a checkpoint"
-        " file; default: the shipped gray or colour model, as each image needs",
+        help="a model with trained weights (see `denoise-ext models --trained`), a family of two"
+        " (ffdnet: gray or colour, as each image needs) or a checkpoint file; default: the shipped"
+        " gray or colour model",
     )  # fmt: skip
     parser.add_argument(
         "--device", default="auto", metavar="auto|cpu|cuda",
@@ -78,6 +79,7 @@ class Models:
     def __init__(self, model: str | None, device: str, backend: str) -> None:
         from denoise_ext.engine import plan
         from denoise_ext.inference import choose_device, load_model
+        from denoise_ext.inference.families import is_family
 
         def load(name: str) -> Denoiser:
             network = load_model(name, self.device, backend)
@@ -86,26 +88,23 @@ class Models:
 
         self._load = load
         self.device = choose_device(device, backend)
-        self._chosen: Denoiser | None = None if model is None else self._load(model)
         self._loaded: dict[str, Denoiser] = {}
         self.name = model
+        if not is_family(model):  # a mistake shows before the first image
+            self.for_channels(1)
 
     def for_channels(self, channels: int) -> Denoiser:
         """The network for images of 1 or 3 channels."""
-        from denoise_ext.inference import default_model
-
-        if self._chosen is not None:
-            return self._chosen
-        name = default_model(channels)
+        name = self.name_for(channels)
         if name not in self._loaded:
             self._loaded[name] = self._load(name)
         return self._loaded[name]
 
     def name_for(self, channels: int) -> str:
         """Its name, or the checkpoint file as given."""
-        from denoise_ext.inference import default_model
+        from denoise_ext.inference.families import member
 
-        return self.name if self.name is not None else default_model(channels)
+        return member(self.name, channels)
 
 
 def colour_channels(pixels: np.ndarray) -> int:

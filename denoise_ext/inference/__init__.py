@@ -10,8 +10,8 @@ from denoise_ext.inference.evaluation import (
     evaluate_image,
     evaluate_pair,
 )
+from denoise_ext.inference.families import default_model
 from denoise_ext.inference.loading import load_model
-from denoise_ext.inference.network import default_model
 from denoise_ext.inference.noise_level import estimate_sigma
 from denoise_ext.inference.pixels import from_unit, to_unit
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from denoise_ext.inference import tiling
 from denoise_ext.inference.budget import Tile, check_max_memory, check_tile, cut
 from denoise_ext.inference.device import check_backend
+from denoise_ext.inference.families import is_family
 from denoise_ext.inference.guidance import (
     JOINT_BILATERAL,
     Guide,
@@ -60,15 +61,16 @@ class Denoiser:
 
     Args:
         model: a network (`denoise_ext.models.Denoiser`, also from `denoise_ext.accelerate`), the
-            name of one with trained weights, or a checkpoint file. None: the shipped one for gray
-            or for colour, as each image is. A gray network on a colour image denoises each channel
-            by itself (about 2 dB worse than a colour network at sigma 25). A colour network on a
-            gray image gets three copies and sqrt(3) sigma, and the outputs are averaged (about
-            0.2 dB worse than a gray network): copied noise is sqrt(3) times as strong in the mean
-            of the channels as the independent noise the network was trained on. A blind colour
-            network, which cannot be told so, is refused for gray images. Guided: "joint_bilateral",
-            or a `denoise_ext.nn.JointBilateralBlur` of your own, whose ``sigma_color`` is then in
-            units of the guide's range; they use no sigma.
+            name of one with trained weights or of a family of two ("dxnet_s": the gray or the
+            colour one, as each image is), or a checkpoint file. None: the shipped ones. A gray
+            network on a colour image denoises each channel by itself (about 2 dB worse than a
+            colour network at sigma 25). A colour network on a gray image gets three copies and
+            sqrt(3) sigma, and the outputs are averaged (about 0.2 dB worse than a gray network):
+            copied noise is sqrt(3) times as strong in the mean of the channels as the independent
+            noise the network was trained on. A blind colour network, which cannot be told so, is
+            refused for gray images. Guided: "joint_bilateral", or a
+            `denoise_ext.nn.JointBilateralBlur` of your own, whose ``sigma_color`` is then in units
+            of the guide's range; they use no sigma.
         sigma: standard deviation of the noise **on the 0-255 scale** (255: from black to white),
             whatever the image's dtype; see `__call__`. None: estimated for each image
             (`estimate_sigma`) where the network is told the noise level; blind ones check a given
@@ -234,7 +236,7 @@ class Denoiser:
 
     def _runner(self, channels: int) -> Runner | GuidedFilter:
         """The network for images of so many channels, loaded and planned once."""
-        key = channels if self._model is None else 0
+        key = channels if is_family(self._model) else 0
         with self._lock:
             if key not in self._runners and is_guided(self._model):
                 self._runners[key] = guided_runner(self._model, self._device, self._backend)

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from denoise_ext.inference.network import default_model
+from denoise_ext.inference.families import is_family, member
 from denoise_ext.models import list_models, pretrained_info
 
 FOLDER = ".denoise-ext"
@@ -197,8 +197,8 @@ def making_of(model: str | os.PathLike[str] | None = None, **options: Any) -> di
 
 def weights_sha256(model: str | os.PathLike[str] | None) -> str:
     """What tells a model's weights from all others: the hash of their file (or of both files)."""
-    if model is None:
-        both = [weights_sha256(default_model(channels)) for channels in (1, 3)]
+    if is_family(model):
+        both = [weights_sha256(member(model, channels)) for channels in (1, 3)]
         return hashlib.sha256("".join(both).encode()).hexdigest()
     name = os.fspath(model)
     shipped = pretrained_info(name) if name in list_models(pretrained=True) else None

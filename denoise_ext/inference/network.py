@@ -14,6 +14,7 @@ from torch import Tensor
 
 from denoise_ext.engine import Accelerated, plan
 from denoise_ext.inference.device import check_backend, choose_device
+from denoise_ext.inference.families import default_model, member
 from denoise_ext.inference.loading import load_model
 from denoise_ext.inference.memory import bytes_per_pixel
 from denoise_ext.inference.tiling import Rule, rule
@@ -23,17 +24,9 @@ from denoise_ext.nn import JointBilateralBlur
 
 PRECISIONS = ("strict", "default", "fast", "bfloat16", "float16")
 _HALF = {"bfloat16": torch.bfloat16, "float16": torch.float16}
-_DEFAULT_MODELS = {1: "ffdnet_gray_small", 3: "ffdnet_color_small"}
 
 Model = Network | Accelerated | JointBilateralBlur | str | os.PathLike[str] | None
 Sigma = float | np.ndarray | Tensor | None
-
-
-def default_model(channels: int) -> str:
-    """The shipped model for images of `channels` channels (alpha not counted): 1 or 3."""
-    if channels not in _DEFAULT_MODELS:
-        raise ValueError(f"channels must be 1 (gray) or 3 (RGB), got {channels!r}")
-    return _DEFAULT_MODELS[channels]
 
 
 class Runner:
@@ -82,7 +75,7 @@ class Runner:
         if channels == 1 and self.in_channels != 1 and not self.needs_sigma:
             raise ValueError(
                 "model is a blind one for colour images, but the image is gray: use a gray model"
-                f" such as {_DEFAULT_MODELS[1]}"
+                f" such as {default_model(1)}"
             )
         if self.in_channels not in (1, channels) and channels != 1:
             raise ValueError(
@@ -174,8 +167,9 @@ def find_network(
     """The network that `model` stands for, in eval mode.
 
     Args:
-        model: a network (also accelerated), the name of one with trained weights, a checkpoint
-            file, or None: the shipped one for images of `channels` channels.
+        model: a network (also accelerated), the name of one with trained weights or of a family
+            of two ("dxnet_s"), a checkpoint file, or None: the shipped one for images of
+            `channels` channels.
         device, backend: see `choose_device`; a network that is passed in stays where it is, and
             `device` must be "auto", None or that device.
 
@@ -183,8 +177,7 @@ def find_network(
         TypeError, ValueError, RuntimeError: an argument that does not fit, or cannot be used.
     """
     check_backend(backend)
-    if model is None:
-        model = default_model(channels)
+    model = member(model, channels)
     if isinstance(model, (str, os.PathLike)):
         return load_model(model, device, backend)
     if not isinstance(model, Network) and not _is_accelerated(model):

@@ -7,6 +7,7 @@ _DATA = (
     "8 of them held out for validation"
 )
 _NOISE = "white Gaussian noise, sigma 0-55 (0-255 scale), not clipped"
+_NOISE_75 = "white Gaussian noise, sigma 0-75 (0-255 scale), not clipped"
 _PROTOCOL = (
     "mean over images; white Gaussian noise, not clipped, generator seeded with 0 anew for every "
     "image; output clipped and rounded to 8 bits; RGB together; `denoise-ext evaluate`"
@@ -50,6 +51,29 @@ register_pretrained(
             "CBSD68 sigma 15": 33.65,
             "CBSD68 sigma 25": 30.97,
             "CBSD68 sigma 50": 27.64,
+        },
+        protocol=_PROTOCOL,
+    ),
+)
+
+register_pretrained(
+    "dxnet_s_gray",
+    Pretrained(
+        file="dxnet_s_gray.safetensors",
+        sha256="601e8207e42805f9767ad16f45200ce9878e46d087a9e994782f1368377c8e83",
+        config={"blocks": [2, 5], "channels": 1, "family": "dxnet", "widths": [64, 80]},
+        recipe="recipes/dxnet_s_gray.toml",
+        training_data=_DATA,
+        noise=_NOISE_75,
+        steps=10000,
+        licence="Apache-2.0",
+        psnr={
+            "BSD68 sigma 15": 31.49,
+            "BSD68 sigma 25": 29.08,
+            "BSD68 sigma 50": 26.21,
+            "Set12 sigma 15": 32.51,
+            "Set12 sigma 25": 30.21,
+            "Set12 sigma 50": 27.11,
         },
         protocol=_PROTOCOL,
     ),

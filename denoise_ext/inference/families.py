@@ -1,0 +1,36 @@
+"""Names that stand for two networks: "dxnet_s" for dxnet_s_gray and dxnet_s_color."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from denoise_ext.models import list_models
+
+_DEFAULT_MODELS = {1: "dxnet_s_gray", 3: "ffdnet_color_small"}
+_SUFFIXES = {1: "gray", 3: "color"}
+
+
+def is_family(model: Any) -> bool:
+    """Whether `model` is the name of a family, or None, which stands for the shipped models."""
+    return model is None or (
+        isinstance(model, str)
+        and model not in list_models()
+        and all(f"{model}_{suffix}" in list_models() for suffix in _SUFFIXES.values())
+    )
+
+
+def member(model: Any, channels: int) -> Any:
+    """What `model` stands for with images of `channels` channels (alpha not counted): 1 or 3.
+
+    Anything but a family is returned as it is.
+    """
+    if not is_family(model):
+        return model
+    if channels not in _SUFFIXES:
+        raise ValueError(f"channels must be 1 (gray) or 3 (RGB), got {channels!r}")
+    return _DEFAULT_MODELS[channels] if model is None else f"{model}_{_SUFFIXES[channels]}"
+
+
+def default_model(channels: int) -> str:
+    """The shipped model for images of `channels` channels (alpha not counted): 1 or 3."""
+    return member(None, channels)
