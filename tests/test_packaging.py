@@ -53,8 +53,7 @@ def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def wheel(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Built from the unpacked sdist, so with nothing of the checkout; without CUDA, to be quick."""
     folder = tmp_path_factory.mktemp("wheel")
-    with tarfile.open(sdist) as archive:
-        archive.extractall(folder, filter="data")
+    shutil.unpack_archive(sdist, folder)
     [source] = folder.iterdir()
     command = (sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, ".")
     run(*command, cwd=source, DENOISE_EXT_CUDA="0")
