@@ -59,9 +59,8 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """--model, --device, --backend."""
     parser.add_argument(
         "--model", metavar="NAME|CHECKPOINT",
-        help="a model with trained weights (see `denoise-ext models --trained`), a family of two"
-        " (ffdnet: gray or colour, as each image needs) or a checkpoint file; default: the shipped"
-        " gray or colour model",
+        help="a model with trained weights (see `denoise-ext models --trained`) or a checkpoint"
+        " file; default: the shipped gray or colour model, as each image needs",
     )  # fmt: skip
     parser.add_argument(
         "--device", default="auto", metavar="auto|cpu|cuda",
