@@ -264,3 +264,11 @@ def test_a_family_stands_for_two_networks():
     assert not is_family("dxnet_s_gray") and not is_family("dxnet") and not is_family(tiny(1))
     assert member("ffdnet", 3) == "ffdnet_color"
     assert member("net.pth", 3) == "net.pth"
+
+
+def test_results_of_a_family_are_told_from_those_of_others():
+    from denoise_ext.inference.manifest import weights_sha256
+
+    # dxnet_s has weights for gray alone, dxnet_l none: neither is a file that could be missing
+    names = (None, "dxnet_s", "dxnet_l", "dxnet_s_gray")
+    assert len({weights_sha256(name) for name in names}) == len(names)

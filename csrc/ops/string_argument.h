@@ -1,7 +1,7 @@
 // The type for a `str` of an operator's schema.
 //
-// PyTorch's own conversion of one to std::string (torch/csrc/stable/stableivalue_conversions.h, 2.10 to
-// 2.13) returns a copy of a string that it allocates and never deletes. 32 bytes per argument and call are
+// PyTorch's own conversion of one to std::string (torch/csrc/stable/stableivalue_conversions.h of 2.13)
+// returns a copy of a string that it allocates and never deletes. 32 bytes per argument and call are
 // little, but they lie between the images in the heap, which then cannot use that room for the next image:
 // a training run grew by megabytes a step.
 #pragma once

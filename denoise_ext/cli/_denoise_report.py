@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import os
 import statistics
-import sys
 import time
 from typing import TYPE_CHECKING
 
-from denoise_ext.cli.common import report_failures
+from denoise_ext.cli.common import progress_bar, report_failures
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -41,7 +40,7 @@ class Report:
             self._line(event="file", source=name, status="failed", reason=reason)
 
     def __enter__(self) -> Report:
-        self._bar = _bar(self._quiet)
+        self._bar = progress_bar(self._quiet, "rate")
         self._bar.start()
         self._task = self._bar.add_task("denoising", total=self._total, rate="")
         return self
@@ -109,25 +108,3 @@ def _spread(values: list[float]) -> str:
         return f"{values[0]:.1f}"
     middle = statistics.median(values)
     return f"{min(values):.1f} to {max(values):.1f}, median {middle:.1f}"
-
-
-def _bar(quiet: bool) -> Progress:
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
-    return Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-        console=Console(file=sys.stderr),
-        transient=True,
-        disable=quiet or not sys.stderr.isatty(),
-    )

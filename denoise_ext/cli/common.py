@@ -40,6 +40,17 @@ def sigma_type(text: str) -> float:
     return value
 
 
+def strength_type(text: str) -> float:
+    """argparse type of how much of the noise is taken away: 0 to 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"must be from 0 to 1, got {text}")
+    return value
+
+
 def whole_number(minimum: int):
     """argparse type of an integer >= minimum."""
 
@@ -119,8 +130,8 @@ def output_console() -> Console:
     return Console(file=sys.stdout, width=width, highlight=False, markup=False)
 
 
-def progress_bar(quiet: bool) -> Progress:
-    """A progress bar on stderr, drawn on terminals only."""
+def progress_bar(quiet: bool, *fields: str) -> Progress:
+    """A progress bar on stderr, drawn on terminals only; `fields` of its tasks are shown too."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -134,6 +145,7 @@ def progress_bar(quiet: bool) -> Progress:
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
+        *(TextColumn(f"{{task.fields[{field}]}}") for field in fields),
         TimeRemainingColumn(),
         console=Console(file=sys.stderr),
         transient=True,

@@ -17,6 +17,7 @@ from denoise_ext.cli.common import (
     CliError,
     add_model_arguments,
     sigma_type,
+    strength_type,
     whole_number,
 )
 
@@ -56,7 +57,7 @@ def _add_denoising_arguments(parser: argparse.ArgumentParser) -> None:
         " default: estimated for each image, for models that are told it",
     )  # fmt: skip
     parser.add_argument(
-        "--strength", type=_strength, default=1.0, metavar="X",
+        "--strength", type=strength_type, default=1.0, metavar="X",
         help="0: the image as it is, 1: denoised, between: a blend (default: 1)",
     )  # fmt: skip
     add_model_arguments(parser)
@@ -146,9 +147,11 @@ def run(args: argparse.Namespace) -> int:
 def make_denoiser(args: argparse.Namespace) -> Denoiser:
     """The network and its options; a wrong one is one error, not one for each file."""
     from denoise_ext.inference import Denoiser, choose_device, load_model
+    from denoise_ext.inference.families import is_family
 
-    device = choose_device(args.device, args.backend)
-    model = None if args.model is None else load_model(args.model, device, args.backend)
+    device, model = choose_device(args.device, args.backend), args.model
+    if not is_family(model):
+        model = load_model(model, device, args.backend)
     return Denoiser(model, device=device, **_options(args))
 
 
@@ -264,16 +267,6 @@ def _quiet_decoders() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
-
-
-def _strength(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
-    if not (math.isfinite(value) and 0 <= value <= 1):
-        raise argparse.ArgumentTypeError(f"must be from 0 to 1, got {text}")
-    return value
 
 
 def _share(text: str) -> float:

@@ -13,6 +13,7 @@ from denoise_ext.cli.common import (
     add_model_arguments,
     progress_bar,
     sigma_type,
+    strength_type,
     whole_number,
 )
 
@@ -36,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         " estimated from the first frame",
     )  # fmt: skip
     parser.add_argument(
-        "--strength", type=float, default=1.0, metavar="0..1",
+        "--strength", type=strength_type, default=1.0, metavar="0..1",
         help="how much of the noise is taken away; 0 leaves every frame as it is (default: 1)",
     )  # fmt: skip
     parser.add_argument(

@@ -198,8 +198,9 @@ def making_of(model: str | os.PathLike[str] | None = None, **options: Any) -> di
 def weights_sha256(model: str | os.PathLike[str] | None) -> str:
     """What tells a model's weights from all others: the hash of their file (or of both files)."""
     if is_family(model):
-        both = [weights_sha256(member(model, channels)) for channels in (1, 3)]
-        return hashlib.sha256("".join(both).encode()).hexdigest()
+        shipped = [pretrained_info(member(model, channels)) for channels in (1, 3)]
+        both = "".join(entry.sha256 if entry else "-" for entry in shipped)
+        return hashlib.sha256(both.encode()).hexdigest()
     name = os.fspath(model)
     shipped = pretrained_info(name) if name in list_models(pretrained=True) else None
     return shipped.sha256 if shipped else file_sha256(name)

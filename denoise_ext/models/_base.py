@@ -133,6 +133,16 @@ def append_noise_map(x: Tensor, noise_map: Tensor | None) -> Tensor:
     return torch.cat([x, noise_map.expand(n, 1, h, w)], dim=1)  # (N, C+1, H, W)
 
 
+def unshuffle_with_noise_map(x: Tensor, noise_map: Tensor) -> Tensor:
+    """Image (N, C, H, W), H and W even, and noise map at half the resolution: (N, 4C+1, H/2, W/2).
+
+    2x2 pixels become channels; a map of the image's size is averaged over them.
+    """
+    if noise_map.shape[-2:] == x.shape[-2:]:
+        noise_map = F.avg_pool2d(noise_map, 2)
+    return append_noise_map(F.pixel_unshuffle(x, 2), noise_map)
+
+
 def _checked_sigma(x: Tensor, sigma: float | int | Tensor) -> Tensor:
     """sigma as float32 (float64 for a float64 image), shape (1 or N, 1, 1 or H, 1 or W)."""
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32

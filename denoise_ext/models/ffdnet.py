@@ -9,11 +9,16 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from denoise_ext.models._base import MAX_LAYERS, Denoiser, check_choice, check_positive_int
+from denoise_ext.models._base import (
+    MAX_LAYERS,
+    Denoiser,
+    check_choice,
+    check_positive_int,
+    unshuffle_with_noise_map,
+)
 from denoise_ext.models._registry import register_architecture, register_model
 from denoise_ext.nn import Conv2d
 
@@ -67,13 +72,7 @@ class FFDNet(Denoiser):
     def denoise(self, x: Tensor, noise_map: Tensor | None) -> Tensor:
         """See :meth:`Denoiser.denoise`."""
         assert noise_map is not None  # needs_sigma: the base class has checked it
-        n, _, h, w = x.shape
-        half = (h // 2, w // 2)
-        if noise_map.shape[-2:] == (h, w):
-            # (N, 1, H, W) -> (N, 1, H/2, W/2): one level per 2x2 pixels
-            noise_map = F.avg_pool2d(noise_map, 2)
-        noise_map = noise_map.expand(n, 1, *half)
-        features = torch.cat([F.pixel_unshuffle(x, 2), noise_map], dim=1)  # (N, 4C+1, H/2, W/2)
+        features = unshuffle_with_noise_map(x, noise_map)  # (N, 4C+1, H/2, W/2)
         output = F.pixel_shuffle(self.body(features), 2)  # (N, C, H, W)
         return x - output if self.predicts == "noise" else output
 
