@@ -128,12 +128,16 @@ def operator_sources(mode: str, csrc: Path = ROOT / "csrc") -> list[Source]:
     """Kernels, the host code that chooses among them, and the operators of csrc/ops."""
     host = ["-std=c++20", "-O1", "-Wall", "-Wextra", *_common_flags(mode)]
     with_torch = [*host, *_torch_flags()[0]]
+    # An allocator for torch, which the stable ABI does not offer; AddressSanitizer has its own.
+    with_torch_itself = [flag for flag in with_torch if "TORCH_TARGET_VERSION" not in flag]
+    guarded = Source(HERE / "runtime" / "guarded_tensors.cpp", with_torch_itself)
     kernels = [p for p in sorted((csrc / "cuda").glob("*.cu")) if p.name != "device.cu"]
     return [
         *(kernel_source(path, mode) for path in kernels),
         *(Source(path, host) for path in sorted((csrc / "cuda").glob("*.cpp"))),
         *(Source(path, with_torch) for path in sorted((ROOT / "csrc" / "ops").glob("*.cpp"))),
         Source(HERE / "runtime" / "torch_hooks.cpp", with_torch),
+        *([guarded] if mode == "shadow" else []),
     ]
 
 

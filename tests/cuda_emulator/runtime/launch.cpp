@@ -131,20 +131,18 @@ void run_grid(dim3 grid, dim3 block, size_t shared_bytes, void (*body)(void*), v
   machine.closure = closure;
   machine.random_state = 0x9e3779b97f4a7c15u + machine.options.seed;
   machine.shared_bytes = shared_bytes;
-  // An access a little outside a tensor that lies beside this memory must not be taken for one of it.
-  constexpr size_t kAlignment = 1024, kGuard = 64 * 1024;
+  constexpr size_t kAlignment = 1024;
   const size_t gaps = (kArenaArrays + 1) * kArenaGap;
   machine.shared_physical_bytes = (shared_bytes + gaps + kAlignment - 1) / kAlignment * kAlignment;
   const auto release = [](unsigned char* memory) {
-    unpoison(machine.shared, machine.shared_physical_bytes);
+    unpoison(memory, machine.shared_physical_bytes);
     std::free(memory);
     machine.shared = nullptr;
   };
   const std::unique_ptr<unsigned char, decltype(release)> memory(
-      static_cast<unsigned char*>(std::aligned_alloc(kAlignment, machine.shared_physical_bytes + 2 * kGuard)),
-      release);
+      static_cast<unsigned char*>(std::aligned_alloc(kAlignment, machine.shared_physical_bytes)), release);
   if (memory == nullptr) throw std::bad_alloc();
-  machine.shared = memory.get() + kGuard;
+  machine.shared = memory.get();
   machine.error.reset();
   machine.checking = false;
   machine.first_block = machine.block + 1;
