@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fnmatch
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -173,24 +174,27 @@ def _key(source: Path, architecture: str) -> str:
 
 
 def compile_source(source: Path, architecture: str) -> tuple[str, str]:
-    """(ptxas' report, disassembly) of one source file for one architecture."""
-    folder = OUTPUT / f"sm_{architecture}"
-    folder.mkdir(parents=True, exist_ok=True)
-    report, code = (folder / f"{source.stem}.{end}" for end in ("txt", "sass"))
-    stamp, key = folder / f"{source.stem}.key", _key(source, architecture)
-    if not (stamp.exists() and stamp.read_text() == key):
-        stamp.unlink(missing_ok=True)
-        arch = f"-gencode=arch=compute_{architecture},code=sm_{architecture}"
-        # cuobjdump starts nvdisasm, and looks for it on PATH.
-        path = f"{Path(find_tool('nvdisasm')).parent}{os.pathsep}{os.environ['PATH']}"
-        with tempfile.TemporaryDirectory() as own:  # another process may be at the same file
-            cubin = Path(own, f"{source.stem}.cubin")
-            report.write_text(run(find_tool("nvcc"), *FLAGS, arch, "-cubin", source, "-o", cubin))
-            code.write_text(
-                run(find_tool("cuobjdump"), "-sass", cubin, env=os.environ | {"PATH": path})
-            )
-        stamp.write_text(key)
-    return report.read_text(), code.read_text()
+    """(ptxas' report, disassembly) of one source file for one architecture.
+
+    Both come from one compilation: nvcc names what lies in an anonymous namespace anew each time.
+    They are kept in one file that is replaced as a whole, as another process may write it too.
+    """
+    kept = OUTPUT / f"sm_{architecture}" / f"{source.stem}.json"
+    key = _key(source, architecture)
+    if kept.exists() and (known := json.loads(kept.read_text()))["key"] == key:
+        return known["report"], known["code"]
+    arch = f"-gencode=arch=compute_{architecture},code=sm_{architecture}"
+    # cuobjdump starts nvdisasm, and looks for it on PATH.
+    path = f"{Path(find_tool('nvdisasm')).parent}{os.pathsep}{os.environ['PATH']}"
+    with tempfile.TemporaryDirectory() as folder:
+        cubin = Path(folder, f"{source.stem}.cubin")
+        report = run(find_tool("nvcc"), *FLAGS, arch, "-cubin", source, "-o", cubin)
+        code = run(find_tool("cuobjdump"), "-sass", cubin, env=os.environ | {"PATH": path})
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    part = kept.with_suffix(f".{os.getpid()}.part")
+    part.write_text(json.dumps({"key": key, "report": report, "code": code}))
+    part.replace(kept)
+    return report, code
 
 
 def readable_names(symbols: list[str]) -> dict[str, str]:
