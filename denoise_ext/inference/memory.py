@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import weakref
 from collections import Counter
 from collections.abc import Callable
@@ -14,7 +15,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from denoise_ext.models import Denoiser as Network
-from denoise_ext.models.geometry import without_data
 
 ENOUGH = 1 << 30
 """Bytes to compute in where nothing else is asked for: more makes tiles larger, not faster, and the
@@ -32,14 +32,15 @@ _CGROUPS = (
 def bytes_per_pixel(network: Network, dtype: torch.dtype, channels: int) -> float:
     """Memory that denoising an image of `channels` channels takes for each pixel.
 
-    Counted in a run on tensors without data: the most bytes that are alive at one time. The plans
-    of `denoise_ext.accelerate` place the same tensors, or fewer, in one block.
+    Counted in a run on a tiny image: the most bytes that are alive at one time. The plans of
+    `denoise_ext.accelerate` place the same tensors, or fewer, in one block. (A run on tensors
+    without data would have torch import its compiler, which takes as long as several photographs.)
     """
-    twin = without_data(network).eval().to(dtype)
-    side = 64 * network.stride
-    options = {"dtype": dtype, "device": "meta"}
-    x = torch.empty(1, network.in_channels, side, side, **options)
-    noise_map = torch.empty(1, 1, side, side, **options) if network.needs_sigma else None
+    twin = copy.deepcopy(network).eval().to(dtype)
+    side = 16 * network.stride
+    options = {"dtype": dtype, "device": next(twin.parameters()).device}
+    x = torch.zeros(1, network.in_channels, side, side, **options)
+    noise_map = torch.zeros(1, 1, side, side, **options) if network.needs_sigma else None
     count = _LiveBytes()
     with torch.no_grad(), count:
         twin.denoise_any_size(x, noise_map)
@@ -54,6 +55,11 @@ class _LiveBytes(TorchDispatchMode):
         super().__init__()
         self.now = self.most = 0
         self._tensors: Counter[int] = Counter()  # by storage
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """No: torch would import its compiler to skip it."""
+        return False
 
     def __torch_dispatch__(
         self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None
