@@ -42,6 +42,7 @@ def place(tmp_path, monkeypatch) -> Path:
     ):  # fmt: skip
         (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
         io.write_image(tmp_path / name, rng.integers(0, 256, (16, 24, 3), dtype=np.uint8))
+    io.write_image(tmp_path / "sprite.png", rng.integers(0, 256, (9, 8, 4), dtype=np.uint8))
     (tmp_path / "photos_with_a_broken_one" / "broken.png").write_bytes(b"\x89PNG")
     (tmp_path / "list.txt").write_text("noisy.png\nphotos/summer\n")
     monkeypatch.chdir(tmp_path)
@@ -77,7 +78,8 @@ def images(folder: Path) -> list[str]:
 def test_photos(place, capsys):
     printed = run_all("photos.md", capsys)
     everything = ["a.png", "summer/b.jpg", "summer/b.png"]
-    assert images(place / "clean") == images(place / "clean_for_script") == everything
+    for folder in ("clean", "clean_for_script", "clean_in_tiles"):
+        assert images(place / folder) == everything
     assert images(place / "from_pattern") == ["a.png"]
     assert images(place / "from_list") == ["b.jpg", "b.png", "noisy.png"]
     assert images(place / "as_tiff") == ["a.tif", "summer/b.jpg.tif", "summer/b.png.tif"]

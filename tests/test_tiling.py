@@ -113,9 +113,15 @@ def test_less_overlap_would_be_seen(monkeypatch):
 
 def refuses_tiles(model) -> None:
     image = image_for(model, 40, 50)
-    for options in ({"tile": 32}, {"max_memory": 1000}):
-        with pytest.raises(ValueError, match=r"50 x 40 pixels.*and \d+ more need the whole image"):
+    what, why = "50 x 40 pixels.*cannot be computed in tiles", r"and \d+ more need the whole image"
+    for options, advice in (
+        ({"tile": 32}, "leave tile out, or take a model that sees a part"),
+        ({"max_memory": 2000}, "allow more memory, or take a model that sees a part"),
+    ):
+        with pytest.raises(ValueError, match=f"{what}.*{why}; {advice}") as refused:
             Denoiser(model, **options)(image)
+        assert "\n" not in str(refused.value)
+    assert "more than max_memory of 2 KiB" in str(refused.value)
     assert Denoiser(model).run(image).tiles == 1
 
 
@@ -196,8 +202,11 @@ def test_max_memory_makes_tiles(monkeypatch):
     batched = Denoiser(model, max_memory=int(2.5 * 2500 * each)).run(batch)
     assert batched.tiles == 3  # two images at a time
     np.testing.assert_allclose(batched.image[4, 0], batched.image[0, 0], atol=1e-6)
-    with pytest.raises(ValueError, match=r"max_memory of 0 MiB is not enough: the smallest tile"):
-        Denoiser(model, max_memory=1000)(image)
+    with pytest.raises(ValueError, match=r"max_memory of 2 KiB is not enough: the smallest tile"):
+        Denoiser(model, max_memory=2000)(image)
+    two = Denoiser(model, max_memory=2000).denoise_many([image], workers=2)
+    with pytest.raises(ValueError, match=r"max_memory of 2 KiB for 2 images at a time is not"):
+        list(two)
     monkeypatch.setattr(memory, "_machine", lambda: 2 * half)
     assert Denoiser(model).run(image).tiles > 1  # not more than half of what is free
 

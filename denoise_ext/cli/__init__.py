@@ -17,11 +17,14 @@ from collections.abc import Sequence
 from denoise_ext import __version__
 from denoise_ext.cli.common import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, CliError, one_line
 
-# command -> (what the list of commands says, the example at the end of its --help)
+# command -> (what the list of commands says, the examples at the end of its --help)
 COMMANDS = {
     "denoise": (
         "denoise image files",
-        "denoise-ext denoise photo.png scans/ -o cleaned/ --sigma 15",
+        "denoise-ext denoise photo.png scans/ -o cleaned/ --sigma 15\n"
+        "  denoise-ext denoise map.tif -o map_clean.tif --max-memory 1.5GB\n"
+        "  denoise-ext denoise - -o - --tile 512 --alpha denoise < sprite.png > clean.png\n"
+        "  denoise-ext denoise scans/ -o cleaned/ --recursive --resume",
     ),
     "video": (
         "denoise a video file, frame by frame",
@@ -113,7 +116,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
             name,
             help=summary,
             description=summary[0].upper() + summary[1:] + ".",
-            epilog=f"example:\n  {example}",
+            epilog=("examples" if "\n" in example else "example") + f":\n  {example}",
             formatter_class=raw,
         )
     return parser, made

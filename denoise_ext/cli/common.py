@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
 import sys
+from decimal import Decimal
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -15,6 +17,9 @@ if TYPE_CHECKING:
     from denoise_ext.models import Denoiser
 
 EXIT_FAILED, EXIT_USAGE, EXIT_SOME_FAILED, EXIT_INTERRUPTED = 1, 2, 3, 130
+
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12,
+          "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}  # fmt: skip
 
 
 class CliError(Exception):
@@ -64,6 +69,46 @@ def whole_number(minimum: int):
         return value
 
     return convert
+
+
+def size_type(text: str) -> int:
+    """argparse type of an amount of memory, as 1.5GB or 512MiB: bytes."""
+    match = re.fullmatch(r"([0-9]+|[0-9]*\.[0-9]+) *([kmgt]?i?)b", text.strip().lower())
+    unit = _UNITS.get(match[2]) if match else None
+    if unit is None:
+        raise argparse.ArgumentTypeError(
+            f"must be a number and a unit, as 1.5GB: KB, MB, GB, TB (powers of 1000) or KiB, MiB,"
+            f" GiB, TiB (powers of 1024), got {text!r}"
+        )
+    size = int(Decimal(match[1]) * unit)
+    if size < 1:
+        raise argparse.ArgumentTypeError(f"must be 1 byte at least, got {text!r}")
+    return size
+
+
+def tile_type(text: str) -> str | int | None:
+    """argparse type of --tile: "auto", none (None) or a side in pixels."""
+    if text in ("auto", "none"):
+        return None if text == "none" else text
+    if not re.fullmatch(r"[0-9]+", text) or int(text) < 1:
+        raise argparse.ArgumentTypeError(
+            f"must be auto, none or a side in pixels (1 at least), got {text!r}"
+        )
+    return int(text)
+
+
+def add_memory_arguments(parser: argparse.ArgumentParser, sharing: str = "") -> None:
+    """--tile, --max-memory. `sharing`: for what the memory is, where not for one image."""
+    parser.add_argument(
+        "--tile", type=tile_type, default="auto", metavar="N|auto|none",
+        help="compute in tiles of at most N x N pixels, overlap included; they meet without seams;"
+        " auto: as the memory allows, none: images as a whole (default: auto)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--max-memory", type=size_type, metavar="SIZE",
+        help=f"to compute in{sharing}, beside images and weights, as 1.5GB or 512MiB"
+        " (default: 1GiB, more for networks that see far, at most half of what is free)",
+    )  # fmt: skip
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:

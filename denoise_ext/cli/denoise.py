@@ -15,6 +15,7 @@ from denoise_ext.cli._denoise_report import Report, printable
 from denoise_ext.cli.common import (
     EXIT_SOME_FAILED,
     CliError,
+    add_memory_arguments,
     add_model_arguments,
     sigma_type,
     strength_type,
@@ -66,6 +67,11 @@ def _add_denoising_arguments(parser: argparse.ArgumentParser) -> None:
         help="of the convolutions: strict sums directly, fast is a little less exact than default,"
         " bfloat16 needs half the memory (default: default)",
     )  # fmt: skip
+    parser.add_argument(
+        "--alpha", default="keep", choices=("keep", "denoise"),
+        help="transparency: as it is, or denoised as a gray image (default: keep)",
+    )  # fmt: skip
+    add_memory_arguments(parser, " (all --workers together; with ray each actor)")
 
 
 def _add_file_arguments(parser: argparse.ArgumentParser) -> None:
@@ -163,7 +169,7 @@ def making(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _options(args: argparse.Namespace) -> dict[str, Any]:
-    names = ("sigma", "strength", "precision", "backend")
+    names = ("sigma", "strength", "precision", "backend", "alpha", "tile", "max_memory")
     return {name: getattr(args, name) for name in names}
 
 

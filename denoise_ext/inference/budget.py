@@ -9,6 +9,7 @@ from denoise_ext.inference.tiling import Grid, Rule, grid, window_for
 Tile = str | int | None
 # Beside tiles whose windows are 1.5 times what is kept of them, larger ones are worth memory.
 _LARGEST_OVERLAP = 1.5
+_ANOTHER = "take a model that sees a part of the image at a time (`denoise-ext models` says which)"
 
 
 def check_tile(tile: object) -> Tile:
@@ -59,6 +60,7 @@ def cut(
         free = available(runner.device)
         at_hand = ENOUGH * share if free is None else free // 2
     most = at_hand // share
+    limit = _limit(at_hand, share, max_memory is not None)
     wanted = most if max_memory is not None else min(most, ENOUGH)
     if height * width * each <= wanted:
         return _whole(height, width), max(1, min(images, int(wanted / (height * width * each))))
@@ -66,9 +68,9 @@ def cut(
         if height * width * each <= most:
             return _whole(height, width), 1
         raise ValueError(
-            f"image of {width} x {height} pixels takes about {_mib(height * width * each)} with"
-            f" this model, more than max_memory ({_mib(most)}), and cannot be computed in tiles:"
-            f" {runner.untileable}"
+            f"image of {width} x {height} pixels takes about {_size(height * width * each)} with"
+            f" this model, more than {limit}, and cannot be computed in tiles:"
+            f" {runner.untileable}; allow more memory, or {_ANOTHER}"
         )
     tiles = _rule(runner, height, width)
     pixels = wanted / each
@@ -77,8 +79,8 @@ def cut(
     least = min(height, tiles.smallest) * min(width, tiles.smallest)
     if pixels < least:
         raise ValueError(
-            f"max_memory of {_mib(most)} is not enough: the smallest tile of this network,"
-            f" {tiles.smallest} x {tiles.smallest} pixels, takes about {_mib(least * each)}"
+            f"{limit} is not enough: the smallest tile of this network,"
+            f" {tiles.smallest} x {tiles.smallest} pixels, takes about {_size(least * each)}"
         )
     window = window_for(height, width, pixels)
     return grid(height, width, window, tiles), 1
@@ -88,7 +90,7 @@ def _rule(runner: Runner, height: int, width: int) -> Rule:
     if runner.untileable:
         raise ValueError(
             f"tile: an image of {width} x {height} pixels cannot be computed in tiles by this"
-            f" model: {runner.untileable}"
+            f" model: {runner.untileable}; leave tile out, or {_ANOTHER}"
         )
     return runner.tile_rule
 
@@ -103,8 +105,13 @@ def _whole(height: int, width: int) -> Grid:
     return grid(height, width, (height, width), Rule(0, 1))
 
 
-def _mib(size: float) -> str:
-    return f"{size / 2**20:.0f} MiB"
+def _limit(at_hand: int, share: int, given: bool) -> str:
+    what = f"max_memory of {_size(at_hand)}" if given else f"half of what is free, {_size(at_hand)}"
+    return what if share == 1 else f"{what} for {share} images at a time"
+
+
+def _size(size: float) -> str:
+    return f"{size / 2**20:.0f} MiB" if size >= 2**20 else f"{size / 2**10:.0f} KiB"
 
 
 __all__ = ["Tile", "check_max_memory", "check_tile", "cut"]

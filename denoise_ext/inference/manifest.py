@@ -34,6 +34,8 @@ FOLDER = ".denoise-ext"
 _DEFAULTS = {
     "sigma": None, "strength": 1.0, "precision": "default", "backend": "native", "alpha": "keep",
 }  # fmt: skip
+# these change the last bits at most: a batch may go on on another machine, or with less memory
+_NO_OTHER_RESULT = ("device", "tile", "max_memory")
 _FORMAT = "1"  # of the tables below
 _TABLES = """
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -186,12 +188,12 @@ def making_of(model: str | os.PathLike[str] | None = None, **options: Any) -> di
 
     Args:
         model: a model's name, a checkpoint file, or None: the shipped ones for gray and for colour.
-        options: of `denoise_ext.Denoiser`. The device is left out, so that a batch begun on one
-            machine can go on on another; the last bits may depend on it.
+        options: of `denoise_ext.Denoiser`. Device, tile and max_memory are left out, on which at
+            most the last bits depend: a batch that ran out of memory can go on with less.
     """
     from denoise_ext import __version__
 
-    given = {name: value for name, value in options.items() if name != "device"}
+    given = {name: value for name, value in options.items() if name not in _NO_OTHER_RESULT}
     return {"version": __version__, "weights": weights_sha256(model), **_DEFAULTS, **given}
 
 
