@@ -158,10 +158,11 @@ MAY_IMPORT = {
     "inference": {"engine", "models", "nn", "ops", "data"},
     "training": {"models", "nn", "ops", "data"},
     "integrations": {"inference"},
+    "quality": {"engine", "inference", "models", "ops", "data"},
     "_info": {"ops"},
     "cli": {
         "ops", "reference", "nn", "models", "data", "engine", "inference", "training", "info",
-        "integrations",
+        "integrations", "quality",
     },
 }  # fmt: skip
 DECLARED = {"torch", "numpy", "PIL", "safetensors", "pydantic", "rich"}  # pyproject's dependencies
@@ -169,6 +170,8 @@ OPTIONAL = {
     ("denoise_ext/cli/_bench_cases.py", "cv2"),  # measured against where it is installed
     ("denoise_ext/integrations/ray.py", "ray"),
     ("denoise_ext/integrations/urls.py", "fsspec"),
+    ("denoise_ext/quality/filters.py", "skimage"),
+    ("denoise_ext/quality/picture.py", "matplotlib"),
     ("denoise_ext/training/pictures.py", "matplotlib"),
 }
 

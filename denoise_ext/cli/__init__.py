@@ -32,7 +32,8 @@ COMMANDS = {
     ),
     "evaluate": (
         "measure PSNR and SSIM of a model on clean images with synthetic noise",
-        "denoise-ext evaluate CBSD68/ --sigma 15 25 50 --json cbsd68.json",
+        "denoise-ext evaluate CBSD68/ --sigma 15 25 50 --json cbsd68.json\n"
+        "  denoise-ext evaluate --table data/ --out quality",
     ),
     "train": (
         "train a model from a configuration file",

@@ -1,4 +1,4 @@
-"""``denoise-ext evaluate INPUT... --sigma S``."""
+"""``denoise-ext evaluate INPUT... --sigma S``; with --table: `_quality_table`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from denoise_ext.cli._quality_table import run_table
 from denoise_ext.cli.common import (
     EXIT_SOME_FAILED,
     CliError,
@@ -32,12 +33,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the command."""
     parser.add_argument(
         "inputs",
-        nargs="+",
+        nargs="*",
         metavar="INPUT",
         help="clean images: files, folders, glob patterns (with --pairs: one folder)",
     )
     parser.add_argument(
-        "--sigma", type=sigma_type, nargs="+", required=True, metavar="S",
+        "--sigma", type=sigma_type, nargs="+", metavar="S",
         help="noise levels to add, on the 0-255 scale (with --pairs: what the model is told)",
     )  # fmt: skip
     parser.add_argument(
@@ -66,12 +67,41 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--gray", action="store_true", help="turn colour images into gray first")
     parser.add_argument("--per-image", action="store_true", help="also list every image")
     parser.add_argument("--json", metavar="FILE", help="write the figures of every image here")
-    parser.add_argument("--overwrite", action="store_true", help="replace an existing JSON file")
+    parser.add_argument("--overwrite", action="store_true", help="replace existing results")
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
+    table = parser.add_argument_group(
+        "the table of everything",
+        "every shipped network, published checkpoint and filter on Set12, BSD68, CBSD68 and\n"
+        "Kodak24 (what is there of them in INPUT/test; INPUT: $DENOISE_EXT_DATA if not given), at\n"
+        "sigma 15, 25 and 50 unless --sigma says otherwise; the output is not rounded",
+    )
+    table.add_argument("--table", action="store_true", help="measure all, with times")
+    table.add_argument(
+        "--out", metavar="NAME", help="write NAME.md, NAME.json and the picture NAME.png"
+    )
+    table.add_argument(
+        "--checkpoints", metavar="FOLDER",
+        help="checkpoint files of others (default: INPUT/published_weights)",
+    )  # fmt: skip
+    table.add_argument(
+        "--resume", action="store_true",
+        help="keep what NAME.json has of the same weights, images and protocol; times are new",
+    )  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> int:
     """Carry the command out; returns the exit code."""
+    if args.table:
+        return run_table(args)
+    for name in ("out", "checkpoints", "resume"):
+        if getattr(args, name):
+            raise CliError(f"--{name} is for --table")
+    if not (args.inputs and args.sigma):
+        raise CliError("clean images INPUT and --sigma are required (but for --table)")
+    return _run(args)
+
+
+def _run(args: argparse.Namespace) -> int:
     from denoise_ext.inference import Protocol
     from denoise_ext.io import check_target, list_images
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -14,6 +15,9 @@ from denoise_ext.inference.denoise import denoise
 from denoise_ext.inference.pixels import from_unit, to_unit
 from denoise_ext.metrics import psnr, ssim
 from denoise_ext.models import Denoiser
+
+# noisy image, sigma on the 0-255 scale -> denoised image
+Method = Callable[[Tensor, float], Tensor]
 
 
 @dataclass(frozen=True)
@@ -99,6 +103,28 @@ def evaluate_image(
         ValueError: the network does not fit the image, or the image (less the border) is too
             small for SSIM's 11 x 11 window.
     """
+
+    def run(noisy: Tensor, sigma: float) -> Tensor:
+        # "torch": as it is; whoever measures it has chosen how it runs
+        return denoise(noisy, network, sigma, backend="torch")
+
+    return _scores(*noisy_and_denoised(run, pixels, sigma, protocol))
+
+
+def noisy_and_denoised(
+    method: Method, pixels: np.ndarray, sigma: float, protocol: Protocol = Protocol()
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Add noise to a clean image and denoise it with any method.
+
+    Args:
+        method: called with the noisy image (1, C, H, W), float32, channels_last, in [0, 1] but for
+            the noise, and with sigma; returns an image of the same shape.
+        pixels, sigma, protocol: as for `evaluate_image`.
+
+    Returns:
+        (clean, noisy, denoised), each (1, C, H, W) in [0, 1], less the protocol's border: what
+        the metrics compare.
+    """
     stored = _as_batch(pixels)
     clean = to_unit(stored)  # (1, C, H, W)
     generator = torch.Generator().manual_seed(protocol.seed)
@@ -107,12 +133,11 @@ def evaluate_image(
     if protocol.clip_noisy:
         noisy = noisy.clamp(0, 1)
     noisy = noisy.contiguous(memory_format=torch.channels_last)
-    # "torch": as it is; whoever measures it has chosen how it runs
-    output = denoise(noisy, network, sigma, backend="torch").clamp(0, 1)
+    output = method(noisy, sigma).clamp(0, 1)
     if protocol.round_output:
         output = to_unit(from_unit(output, stored.dtype))
-    measured = [_inside(x, protocol.crop) for x in (clean, noisy, output)]
-    return _scores(*measured)
+    clean, noisy, output = (_inside(x, protocol.crop) for x in (clean, noisy, output))
+    return clean, noisy, output
 
 
 def evaluate_pair(

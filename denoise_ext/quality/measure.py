@@ -1,0 +1,92 @@
+"""PSNR and SSIM of a method on a test set; its time beside the others'."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from functools import partial
+from importlib import resources
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from denoise_ext._timing import compare
+from denoise_ext.data import add_gaussian_noise
+from denoise_ext.inference import Protocol, to_unit
+from denoise_ext.inference.evaluation import noisy_and_denoised
+from denoise_ext.io import read_image
+from denoise_ext.metrics import psnr, ssim
+from denoise_ext.quality.methods import NOTHING, Method
+from denoise_ext.quality.test_sets import TestSet
+
+SIDE = 512  # pixels of the image that is timed
+SECONDS = 5.0  # of turns, for each method
+
+
+def measured_sigmas(method: Method, sigmas: Sequence[float]) -> list[float]:
+    """The noise levels at which a method is measured."""
+    return [s for s in sigmas if method.only_sigma in (None, s)]
+
+
+def figures(
+    method: Method,
+    images: TestSet,
+    sigmas: Sequence[float],
+    protocol: Protocol,
+    tick: Callable[[], object],
+) -> list[dict[str, float]]:
+    """sigma, psnr (dB) and ssim, means over the images; `tick` is called after each image."""
+    found = []
+    for sigma in measured_sigmas(method, sigmas):
+        scores = []
+        for pixels in images.images:
+            with torch.inference_mode():
+                clean, _, output = noisy_and_denoised(method.call, pixels, sigma, protocol)
+            scores.append((float(psnr(output, clean)[0]), float(ssim(output, clean)[0])))
+            tick()
+        means = (sum(values) / len(scores) for values in zip(*scores, strict=True))
+        found.append(dict(zip(("sigma", "psnr", "ssim"), (sigma, *means), strict=True)))
+    return found
+
+
+def photograph(channels: int, sigma: float) -> Tensor:
+    """The middle of the bundled photograph with noise: (1, C, SIDE, SIDE), channels_last."""
+    with resources.as_file(resources.files("denoise_ext") / "assets" / "kodim21.png") as path:
+        pixels = torch.from_numpy(read_image(path))  # (H, W, 3)
+    top, left = ((size - SIDE) // 2 for size in pixels.shape[:2])
+    image = to_unit(pixels[top : top + SIDE, left : left + SIDE].permute(2, 0, 1)[None])
+    image = image if channels == 3 else image.mean(dim=1, keepdim=True)
+    noisy = add_gaussian_noise(image, sigma, torch.Generator().manual_seed(0))
+    return noisy.contiguous(memory_format=torch.channels_last)
+
+
+def times(
+    methods: Sequence[Method], sigma: float, seconds: float
+) -> tuple[dict[str, dict[str, Any]], float | None]:
+    """Seconds per megapixel by turns on one image: median, low, high (10th and 90th percentile).
+
+    Args:
+        methods: for images of one channel count.
+        sigma: noise of the image, and what the methods are told.
+        seconds: for each method.
+
+    Returns:
+        Name -> {"median", "low", "high", "rounds"}; cores that other processes kept busy, None
+        where the system does not tell.
+    """
+    timed = [method for method in methods if method.kind != NOTHING]
+    if not timed:
+        return {}, 0.0
+    noisy = photograph(timed[0].channels, sigma)
+    # A filter has parameters for the levels of the table, a network takes any.
+    calls = {m.name: partial(m.call, noisy, sigma) for m in timed}
+    with torch.inference_mode():
+        comparison = compare(calls, seconds * len(calls))
+    megapixels = SIDE * SIDE / 1e6
+    found = {}
+    for name, timing in comparison.timings.items():
+        facts = asdict(timing)
+        found[name] = {key: facts[key] / megapixels for key in ("median", "low", "high")}
+        found[name]["rounds"] = facts["rounds"]
+    return found, comparison.other_load
