@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from denoise_ext import io
 from denoise_ext._loader import native_error
 
 PAGE = Path(__file__).resolve().parent.parent / "docs/inference.md"
@@ -23,13 +24,16 @@ def test_snippets(tmp_path, monkeypatch, capsys):
     Image.fromarray(noisy.astype(np.uint8)).save(tmp_path / "photo.png")
     np.save(tmp_path / "scan.npy", (noisy[..., 0] * 16 - 1024).astype(np.int16))
     np.save(tmp_path / "depth.npy", (noisy[..., 0] / 60).astype(np.float32))
+    pages = (noisy[..., 0] * 257).astype(np.uint16)
+    io.write_picture(tmp_path / "stack.tif", io.Picture((pages,) * 3, (0, 65535), "gray", "TIFF"))
     monkeypatch.chdir(tmp_path)
     snippets = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.S)
-    assert len(snippets) == 6
+    assert len(snippets) == 7
     names: dict = {}
     for snippet in snippets:
         exec(compile(snippet, str(PAGE), "exec"), names)
     sigma, estimated, tiles, _ = capsys.readouterr().out.split()
     assert float(sigma) == pytest.approx(10, abs=1) and (estimated, tiles) == ("True", "1")
+    assert len(io.read_picture("stack_clean.tif").frames) == 3
     assert names["sigma"] == float(sigma)
     assert (names["clean"] != names["depth"]).any()

@@ -32,8 +32,9 @@ def denoise(
     """Denoise one image, of any kind, and return one of the same kind.
 
     Arguments, result and errors are those of `Denoiser` and of its call: NumPy array, tensor,
-    Pillow image or file name in; uint8, uint16 or floating point in [0, 1]; ``sigma`` on the 0-255
-    scale, estimated if None. For many images make a `Denoiser`, which keeps its network ready.
+    Pillow image, `io.Picture` or file name in (the last gives an array); uint8, uint16 or floating
+    point in [0, 1]; ``sigma`` on the 0-255 scale, estimated if None. For many images make a
+    `Denoiser`, which keeps its network ready.
     """
     denoiser = Denoiser(
         model, sigma=sigma, strength=strength, device=device, precision=precision,

@@ -7,9 +7,10 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -35,6 +36,7 @@ from denoise_ext.inference.network import (
 )
 from denoise_ext.inference.noise_level import sigma_of_batch
 from denoise_ext.inference.pixels import Range, check_range, from_unit, to_unit
+from denoise_ext.io import Picture
 
 ALPHA = ("keep", "denoise")
 
@@ -47,7 +49,8 @@ class Result:
     """Of the kind of the image that was given."""
     sigma: Any
     """The noise level the network was told, on the 0-255 scale: as it was given, or as it was
-    estimated (a float; for a batch a tensor (N,)). None where the network needs none."""
+    estimated (a float; for a batch a tensor (N,); for a picture of several frames their mean).
+    None where the network needs none."""
     sigma_estimated: bool
     seconds: float
     tiles: int
@@ -142,24 +145,29 @@ class Denoiser:
 
         Args:
             image: NumPy array (H, W) or (H, W, C); tensor (H, W), (C, H, W) or (N, C, H, W);
-                Pillow image of mode L, LA, RGB, RGBA, I;16, I or F; or a file's name, which stands
-                for the array `io.read_image` gives. C = 1 gray, 2 gray + alpha, 3 RGB, 4 RGB +
-                alpha. uint8, uint16, or floating point in [0, 1] (noise may leave that range);
-                with `value_range` also int8, int16, int32 and uint32.
+                Pillow image of mode L, LA, RGB, RGBA, I;16, I or F; `io.Picture`, each of whose
+                frames is denoised by itself; or the name of a file with one image, which stands
+                for the array of its pixels, upright and in the file's dtype. C = 1 gray, 2 gray +
+                alpha, 3 RGB, 4 RGB + alpha. uint8, uint16, or floating point in [0, 1] (noise may
+                leave that range); with `value_range` also int8, int16, int32 and uint32. Pictures
+                and files (DICOM, NIfTI, ...) know their range.
             sigma: in place of the one `Denoiser` was made with: a number, a map (H, W), for a batch
                 one value per image (N,), or (N, 1, H, W).
             guide: for guided models, and for them alone: an image of the same size, aligned with
-                `image`, that shows the edges better, of any of these kinds.
+                `image`, that shows the edges better, of any of these kinds (one frame).
             value_range: the numbers that mean black and white, where they are not the type's own:
                 (0, 4095) for 12 bits in uint16, (0.0, 100.0) for floats on a scale of their own.
 
         Returns:
             The denoised image: kind, shape, dtype, memory layout, channel order, device and (for
-            Pillow) metadata of `image`. Integers are clipped to their type and rounded half to
-            even, floats are neither. Arithmetic is float32 (of a float64 network: float64).
+            Pillow and pictures) metadata of `image`; for a file's name an array. Integers are
+            clipped to their type and rounded half to even, floats are neither. Arithmetic is
+            float32 (of a float64 network: float64).
 
         Raises:
             TypeError, ValueError: an argument that does not fit; the message names it.
+            ImageError: (a ValueError) a file that cannot be read, or holds several frames or pages
+                (`io.read_picture` reads them all).
             RuntimeError: the network's output is not finite even in float32.
         """
         return self.run(image, sigma, guide=guide, value_range=value_range).image
@@ -178,7 +186,10 @@ class Denoiser:
         `share`: how many images are computed at the same time, which share the memory there is.
         """
         start = time.perf_counter()
+        if isinstance(image, Picture) and len(image.frames) > 1:
+            return self._run_frames(image, sigma, guide, value_range, share)
         opened = open_image(image)
+        value_range = opened.value_range if value_range is None else value_range
         checked = check_range(value_range, opened.source.dtype)
         value_range = None if value_range is None else checked
         if self._strength == 0 or opened.source.numel() == 0:
@@ -198,6 +209,26 @@ class Denoiser:
             opened.target[:, colour:] = alpha
         seconds = time.perf_counter() - start
         return Result(opened.result(), *facts, seconds, work.tiles, work.recomputed)
+
+    def _run_frames(
+        self, picture: Picture, sigma: Sigma, guide: Any, value_range: Range | None, share: int
+    ) -> Result:
+        results = [
+            self.run(
+                replace(picture, frames=(frame,)), sigma, guide=guide, value_range=value_range,
+                share=share,
+            )
+            for frame in picture.frames
+        ]  # fmt: skip
+        levels = [float(np.mean(np.asarray(r.sigma))) for r in results if r.sigma is not None]
+        return Result(
+            picture.with_frames([frame for r in results for frame in r.image.frames]),
+            sum(levels) / len(levels) if levels else None,
+            any(r.sigma_estimated for r in results),
+            sum(r.seconds for r in results),
+            sum(r.tiles for r in results),
+            sum(r.recomputed for r in results),
+        )
 
     def denoise_many(
         self, images: Iterable[Any], workers: int = 2, *, value_range: Range | None = None

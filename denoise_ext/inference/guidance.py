@@ -84,9 +84,10 @@ class Guide:
 
     def __init__(self, guide: object, image: Tensor) -> None:
         try:
-            source = open_image(guide).source
+            opened = open_image(guide)
         except (TypeError, ValueError) as error:
             raise type(error)(f"guide: {error}") from None
+        source, self._range = opened.source, opened.value_range
         channels = source.shape[1]
         if source.shape[-2:] != image.shape[-2:] or source.shape[0] not in (1, image.shape[0]):
             raise ValueError(
@@ -99,4 +100,5 @@ class Guide:
 
     def part(self, images: slice, window: tuple[slice, slice], device: torch.device) -> Tensor:
         """Its pixels for a part of the images, black 0 and white 1, in float32."""
-        return to_unit(self._pixels[(images, slice(None), *window)].to(device))
+        part = self._pixels[(images, slice(None), *window)].to(device)
+        return to_unit(part, value_range=self._range)

@@ -1,10 +1,10 @@
-"""Kinds of images: arrays, tensors, Pillow images and files, seen as tensors (N, C, H, W)."""
+"""Kinds of images: arrays, tensors, Pillow images, pictures, files, as tensors (N, C, H, W)."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,11 +12,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from denoise_ext.io import read_image
+from denoise_ext.inference.pixels import Range
+from denoise_ext.io import ImageError, Picture, read_picture
+from denoise_ext.io.errors import shown
+from denoise_ext.io.read import as_shown
 
 # Pillow modes whose pixels are what they look like; the others are palettes, print colours, bits.
 _PIL_MODES = ("L", "LA", "RGB", "RGBA", "I;16", "I", "F")
-_DTYPES = "uint8, uint16 or floating point in [0, 1] (other integers with value_range)"
+_DTYPES = (
+    "uint8, uint16 or floating point in [0, 1] (with value_range also int8, int16, int32, uint32)"
+)
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,8 @@ class Opened:
     """Gives what was written to `target`, as the kind of image that was opened."""
     batched: bool
     """Whether it is a batch (N, C, H, W), not one image."""
+    value_range: Range | None = None
+    """The numbers that mean black and white, where a file says so; None: the type's own."""
 
 
 def open_image(image: Any) -> Opened:
@@ -38,14 +45,17 @@ def open_image(image: Any) -> Opened:
 
     Args:
         image: NumPy array (H, W) or (H, W, C); tensor (H, W), (C, H, W) or (N, C, H, W); Pillow
-            image; or a file's name, which stands for the array that `io.read_image` gives.
+            image; `io.Picture` of one frame; or a file's name, which stands for the array of its
+            one image, upright, in the file's own dtype.
 
     Raises:
         TypeError, ValueError: what it is not; the message names `image`.
         ImageError: a file that cannot be read.
     """
     if isinstance(image, (str, os.PathLike)):
-        image = read_image(image)
+        return _open_file(image)
+    if isinstance(image, Picture):
+        return _open_picture(image)
     if isinstance(image, np.ndarray):
         return _open_array(image)
     if isinstance(image, Tensor):
@@ -53,9 +63,46 @@ def open_image(image: Any) -> Opened:
     if isinstance(image, Image.Image):
         return _open_pillow(image)
     raise TypeError(
-        "image must be a NumPy array, a tensor, a Pillow image or a file's name, got"
+        "image must be a NumPy array, a tensor, a Pillow image, a Picture or a file's name, got"
         f" {type(image).__name__}"
     )
+
+
+def _open_file(path: str | os.PathLike[str]) -> Opened:
+    picture = read_picture(path)
+    if len(picture.frames) > 1:
+        raise ImageError(
+            f"{shown(path)} holds {len(picture.frames)} frames or pages, and a file's name stands"
+            " for one image: give io.read_picture(...), whose frames are denoised one by one"
+        )
+    array, value_range = as_shown(picture)
+    try:
+        opened = _open_array(array)
+    except TypeError as error:
+        raise ImageError(f"{shown(path)}: {error}") from None
+    return replace(opened, value_range=_unless_own(value_range, array.dtype))
+
+
+def _open_picture(picture: Picture) -> Opened:
+    if len(picture.frames) != 1:
+        raise ValueError(f"image: a picture of one frame is needed, got {len(picture.frames)}")
+    [frame] = picture.frames
+    if frame.dtype == np.bool_:  # two-level: denoised as 0 and 255, and cut at the middle
+        opened = _open_array(frame * np.uint8(255))
+        return replace(opened, result=lambda: picture.with_frames([opened.result() >= 128]))
+    opened = _open_array(frame)
+    return replace(
+        opened,
+        result=lambda: picture.with_frames([opened.result()]),
+        value_range=_unless_own(picture.value_range, frame.dtype),
+    )
+
+
+def _unless_own(value_range: Range, dtype: np.dtype) -> Range | None:
+    """None where that is what numbers of this type mean anyway."""
+    full = np.iinfo(dtype).max if dtype in (np.uint8, np.uint16) else 1
+    known = dtype.kind == "f" or dtype in (np.uint8, np.uint16)
+    return None if known and value_range == (0, full) else value_range
 
 
 def _open_tensor(image: Tensor) -> Opened:

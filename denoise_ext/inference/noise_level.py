@@ -54,6 +54,7 @@ def estimate_sigma(image: Any, *, value_range: Range | None = None) -> float:
     opened = open_image(image)
     if opened.batched:
         raise ValueError("image must be one image, not a batch (N, C, H, W)")
+    value_range = opened.value_range if value_range is None else value_range
     if value_range is not None:
         value_range = check_range(value_range, opened.source.dtype)
     channels = opened.source.shape[1]

@@ -184,20 +184,27 @@ def read_image_file(
             f"{shown(path)} holds {len(picture.frames)} frames or pages; only single images are"
             " read (read_picture reads them all)"
         )
-    (frame,) = picture.frames
-    if frame.dtype == np.bool_:
-        frame = frame * np.uint8(255)
-    if frame.dtype not in (np.uint8, np.uint16):
+    if picture.frames[0].dtype not in (np.bool_, np.uint8, np.uint16):
         raise ImageError(
-            f"{shown(path)} has {frame.dtype.name} pixels; unsigned 8- and 16-bit are read"
-            " (read_picture reads the others)"
+            f"{shown(path)} has {picture.frames[0].dtype.name} pixels; unsigned 8- and 16-bit are"
+            " read (read_picture reads the others)"
         )
-    if picture.format == "PNM":
-        frame = full_scale(frame, picture.value_range)
+    frame, _ = as_shown(picture)
     metadata = picture.metadata
     return ImageFile(
-        upright(frame, orientation_of(metadata.exif)),
-        picture.format,
-        metadata.icc_profile,
-        without_orientation(metadata.exif),
+        frame, picture.format, metadata.icc_profile, without_orientation(metadata.exif)
     )
+
+
+def as_shown(picture: Picture) -> tuple[np.ndarray, tuple[float, float]]:
+    """The first frame as a viewer shows it, and the numbers that mean black and white in it.
+
+    Upright; two-level images as 0 and 255; a PNM with another maximum scaled to its type's.
+    """
+    frame, value_range = picture.frames[0], picture.value_range
+    if frame.dtype == np.bool_:
+        frame, value_range = frame * np.uint8(255), (0.0, 255.0)
+    elif picture.format == "PNM" and frame.dtype in (np.uint8, np.uint16):
+        frame = full_scale(frame, value_range)
+        value_range = (0.0, float(np.iinfo(frame.dtype).max))
+    return upright(frame, orientation_of(picture.metadata.exif)), value_range

@@ -1,0 +1,145 @@
+"""inference.Denoiser on files and pictures: every format, depth and range, pages, refusals."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from test_denoiser import tiny
+from test_io_medical_exr import dicom, nifti
+from test_io_round_trip import CASES, exif_block, pixels, written
+
+from denoise_ext import inference, io
+from denoise_ext._loader import native_error
+from denoise_ext.inference import Denoiser
+from denoise_ext.nn import JointBilateralBlur
+
+pytestmark = pytest.mark.skipif(native_error() is not None, reason="native library missing")
+RNG = np.random.default_rng(8)
+# 64-bit integers are more than any network's arithmetic holds
+READ = [case for case in CASES if "int64" not in case[2]]
+
+
+@pytest.fixture(scope="module")
+def gray():
+    return Denoiser(tiny(1), sigma=20.0)
+
+
+def range_of(array: np.ndarray, name: str) -> tuple[float, float] | None:
+    """As docs/formats.md has it."""
+    if array.dtype in (np.uint8, np.uint16) or name == "EXR":
+        return None
+    low, high = float(array.min()), float(array.max())
+    return (0.0, 1.0) if array.dtype.kind == "f" and low >= 0 and high <= 1 else (low, high)
+
+
+def saved(folder, name: str, array: np.ndarray) -> str:
+    premultiplied = "straight" not in io.codec_named(name).alpha
+    picture = io.picture_of(array, metadata=io.Metadata(premultiplied=premultiplied))
+    path = str(folder / f"image{io.codec_named(name).suffixes[0]}")
+    io.write_picture(path, picture, overwrite=True)
+    return path
+
+
+@pytest.mark.parametrize("name", sorted({case[0] for case in READ}))
+def test_every_format(tmp_path, name):
+    """As the array that is in it: the result of a name is an array, of a picture a picture."""
+    gray = Denoiser(tiny(1), sigma=20.0, backend="torch")  # makes no plan for each shape
+    for _, mode, dtype in (case for case in READ if case[0] == name):
+        array = pixels(mode, dtype)
+        path = saved(tmp_path, name, array)
+        numbers = array * np.uint8(255) if array.dtype == bool else array
+        expected = gray(numbers, value_range=range_of(numbers, name))
+        assert (expected != numbers).any()
+        result = gray(path)
+        assert isinstance(result, np.ndarray) and result.dtype == expected.dtype
+        np.testing.assert_array_equal(result, expected, str((mode, dtype)))
+        picture = io.read_picture(path)
+        again = gray(picture)
+        assert (again.metadata, again.mode) == (picture.metadata, picture.mode)
+        expected = expected >= 128 if array.dtype == bool else expected
+        np.testing.assert_array_equal(again.frames[0], expected)
+        assert again.frames[0].dtype == array.dtype
+
+
+def test_scans(gray, tmp_path):
+    scan = RNG.integers(-1024, 3071, (13, 18)).astype(np.int16)
+    expected = gray(scan, value_range=(int(scan.min()), int(scan.max())))
+    (tmp_path / "ct.dcm").write_bytes(dicom(scan))
+    (tmp_path / "slice.nii").write_bytes(nifti(scan.T[:, :, None]))
+    for name in ("ct.dcm", "slice.nii"):
+        result = gray(tmp_path / name)
+        assert result.dtype == np.int16
+        np.testing.assert_array_equal(result, expected)
+        picture = gray(io.read_picture(tmp_path / name))
+        np.testing.assert_array_equal(io.read_picture(written(picture)).frames[0], expected)
+    wider = gray(tmp_path / "ct.dcm", value_range=(-2000, 4000))  # goes before the file's own
+    np.testing.assert_array_equal(wider, gray(scan, value_range=(-2000, 4000)))
+    mask = (scan > 0).astype(np.int16)  # 0 and 1 are no full scale
+    np.testing.assert_array_equal(
+        gray(io.picture_of(mask)).frames[0], gray(mask, value_range=(0, 1))
+    )
+
+
+def test_a_photograph_that_lies_on_its_side(gray, tmp_path):
+    array = pixels("gray", "uint8")
+    picture = io.picture_of(array, metadata=io.Metadata(exif=exif_block()))
+    io.write_picture(tmp_path / "a.png", picture)
+    upright = io.read_image(tmp_path / "a.png")
+    assert upright.shape == array.shape[::-1]
+    np.testing.assert_array_equal(gray(tmp_path / "a.png"), gray(upright))
+    lying = gray(io.read_picture(tmp_path / "a.png"))  # turned as it was: its EXIF says so
+    np.testing.assert_array_equal(lying.frames[0], gray(array))
+
+
+def test_pages(gray, tmp_path):
+    pages = tuple(RNG.integers(0, 65536, (13, 18), dtype=np.uint16) for _ in range(3))
+    io.write_picture(tmp_path / "s.tif", io.Picture(pages, (0.0, 65535.0), "gray", "TIFF"))
+    with pytest.raises(io.ImageError, match=r"s\.tif' holds 3 frames.*give io\.read_picture"):
+        gray(tmp_path / "s.tif")
+    picture = io.read_picture(tmp_path / "s.tif")
+    result = Denoiser(tiny(1)).run(picture)
+    levels = [inference.estimate_sigma(page) for page in pages]
+    assert (result.tiles, result.recomputed, result.sigma_estimated) == (3, 0, True)
+    assert result.sigma == pytest.approx(sum(levels) / 3) and result.seconds > 0
+    for page, level, clean in zip(pages, levels, result.image.frames, strict=True):
+        np.testing.assert_array_equal(clean, inference.denoise(page, tiny(1), level))
+    assert result.image.metadata == picture.metadata
+    np.testing.assert_array_equal(
+        np.stack(gray(replace(picture, value_range=(0, 40000))).frames),
+        np.stack([gray(page, value_range=(0, 40000)) for page in pages]),
+    )
+    same = inference.denoise(picture, tiny(1), strength=0)
+    np.testing.assert_array_equal(np.stack(same.frames), np.stack(pages))
+    [first] = gray.denoise_many([picture])
+    np.testing.assert_array_equal(first.frames[2], gray(pages[2]))
+
+
+def test_levels_and_guides_from_files(tmp_path):
+    scan = (RNG.normal(1000, 30, (64, 64))).astype(np.int16)
+    low, high = int(scan.min()), int(scan.max())
+    (tmp_path / "a.dcm").write_bytes(dicom(scan))
+    expected = inference.estimate_sigma(scan, value_range=(low, high))
+    assert expected == pytest.approx(30 * 255 / (high - low), rel=0.1)
+    for image in (tmp_path / "a.dcm", io.read_picture(tmp_path / "a.dcm")):
+        assert inference.estimate_sigma(image) == expected
+        unit = ((scan - np.float32(low)) / np.float32(high - low)).astype(np.float32)
+        image_2 = RNG.random((64, 64), np.float32)
+        layer = JointBilateralBlur(5, sigma_color=0.1, sigma_space=2.0)
+        guided = Denoiser(layer)
+        np.testing.assert_allclose(
+            guided(image_2, guide=image), guided(image_2, guide=unit), atol=1e-6
+        )
+
+
+def test_refusals_name_the_file(gray, tmp_path):
+    np.save(tmp_path / "a.npy", np.zeros((5, 6), np.int64))
+    with pytest.raises(io.ImageError, match=r"a\.npy': image must be uint8.*got int64"):
+        gray(tmp_path / "a.npy")
+    np.save(tmp_path / "s.npy", np.zeros((2, 5, 6), np.uint8))
+    with pytest.raises(io.ImageError, match=r"guide: .*s\.npy' holds 2 frames"):
+        inference.denoise(torch.zeros(5, 6), "joint_bilateral", guide=tmp_path / "s.npy")
+    with pytest.raises(ValueError, match="a picture of one frame is needed, got 2"):
+        inference.estimate_sigma(io.read_picture(tmp_path / "s.npy"))
