@@ -69,6 +69,30 @@ def test_areas_without_noise_do_not_count():
     assert estimate_sigma(np.full((32, 32), 7, np.uint8)) == 0
 
 
+@pytest.mark.parametrize(
+    "dtype, offset, value_range",
+    [("int16", 0, (-1080, 1000)), ("uint16", 2048, (968, 3048)), ("float32", 0.5, (-1080, 1000))],
+)
+def test_twelve_bits_in_sixteen(dtype, offset, value_range):
+    """A scan: a disc of 20 Hounsfield units of noise; outside, one number that is no extreme."""
+    y, x = np.mgrid[:256, :256] - 128
+    radius = np.hypot(y, x)
+    scan = np.where(radius < 90, 40.0, -1000.0)
+    scan[np.hypot(y, x - 40) < 15] = 800
+    scan += np.random.default_rng(1).normal(0, 20, scan.shape)
+    scan[radius > 124] = -2000
+    image = (np.rint(scan) + offset).astype(dtype)
+    low, high = value_range
+    # a tenth of the image and more is nothing but noise: as in test_pure_noise, of a third as many
+    # independent squares; rounding to whole numbers adds 1/12 to a variance of 400
+    expected = 20 * 255 / (high - low)
+    assert estimate_sigma(image, value_range=value_range) == pytest.approx(expected, rel=0.15)
+    floor = image.clip(low + 60)  # -1020: one in six pixels of the air; its blocks have no say
+    assert estimate_sigma(floor, value_range=(low + 60, high)) == pytest.approx(
+        20 * 255 / (high - low - 60), rel=0.15
+    )
+
+
 def test_large_images_are_sampled_evenly():
     image = np.full((1000, 1000), 0.5)
     image[:, 500:] += np.tile([0.2, -0.2], (1000, 250))  # stripes: not noise

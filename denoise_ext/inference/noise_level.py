@@ -7,7 +7,8 @@ these, their high frequencies are an unbiased sample of it: Ponomarenko, Lukin, 
 Astola, "An automatic approach to lossy compression of AVIRIS images" (IGARSS 2007); Colom and
 Buades, "Analysis and extension of the Ponomarenko et al. method" (IPOL 2013), with what follows
 added: the choice is widened to all blocks that the noise alone explains, which makes strong noise
-ten times less uncertain, and blocks without noise (clipped, or constant) are left out.
+ten times less uncertain, and blocks without noise (clipped, or constant, as what lies outside of
+the picture of a scan) are left out.
 """
 
 from __future__ import annotations
@@ -76,8 +77,7 @@ def sigma_of_batch(batch: Tensor, value_range: Range | None = None) -> Tensor:
 def _variance(channel: Tensor, value_range: Range | None) -> float:
     """Of the noise in (H, W), for black 0 and white 1."""
     parts = [_energies(tile, value_range) for tile in _sample(channel)]
-    low, high, clipped = (torch.cat(column) for column in zip(*parts, strict=True))
-    noisy = (low + high > 0) & ~clipped
+    low, high, noisy = (torch.cat(column) for column in zip(*parts, strict=True))
     if int(noisy.sum()) >= _FEWEST:
         low, high = low[noisy], high[noisy]
     order = low.argsort()
@@ -112,26 +112,26 @@ def _starts(height: int, width: int) -> tuple[list[int], list[int]]:
 
 
 def _energies(tile: Tensor, value_range: Range | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Of each block in (h, w): energy in low and in high frequencies, and whether it is clipped."""
-    limits = _limits(tile.dtype)
-    x = to_unit(tile.cpu(), torch.float32, value_range)[None, None]
+    """Of each block in (h, w): energy in low and in high frequencies, and whether it has noise."""
+    tile = tile.cpu()
+    x = to_unit(tile, torch.float32, value_range)[None, None]
     # without the mean, float32 has digits to spare for the noise
     coefficients = F.conv2d(x - x.mean(), _dct_filters(), stride=_STEP).square()  # (1, 63, ...)
     frequency = sum(_frequencies())[1:]
     low = coefficients[0, frequency < _SPLIT].sum(0).flatten()
     high = coefficients[0, frequency >= _SPLIT].sum(0).flatten()
-    if limits is None:
-        return low, high, torch.zeros_like(low, dtype=torch.bool)
-    pixels = tile.cpu().to(torch.int64)
-    at_limit = ((pixels == limits[0]) | (pixels == limits[1])).float()[None, None]
-    share = F.avg_pool2d(at_limit, _BLOCK, _STEP).flatten()
-    return low, high, share > _CLIPPED / _BLOCK**2
+    largest, smallest = (sign * F.max_pool2d(sign * x, _BLOCK, _STEP).flatten() for sign in (1, -1))
+    clipped = F.avg_pool2d(_at_limit(x, tile).float(), _BLOCK, _STEP).flatten()
+    return low, high, (largest > smallest) & (clipped <= _CLIPPED / _BLOCK**2)
 
 
-def _limits(dtype: torch.dtype) -> tuple[int, int] | None:
-    if dtype.is_floating_point:
-        return None
-    return torch.iinfo(dtype).min, torch.iinfo(dtype).max
+def _at_limit(x: Tensor, tile: Tensor) -> Tensor:
+    """Where pixels are black or white, or at the end of their type, and so may be clipped."""
+    at_limit = (x == 0) | (x == 1)
+    if not tile.dtype.is_floating_point:
+        limits, pixels = torch.iinfo(tile.dtype), tile.to(torch.int64)
+        at_limit |= (pixels == limits.min) | (pixels == limits.max)
+    return at_limit
 
 
 def _frequencies() -> tuple[Tensor, Tensor]:
