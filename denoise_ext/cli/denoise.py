@@ -58,6 +58,12 @@ def _add_denoising_arguments(parser: argparse.ArgumentParser) -> None:
         " default: estimated for each image, for models that are told it",
     )  # fmt: skip
     parser.add_argument(
+        "--value-range", type=_number, nargs=2, metavar=("BLACK", "WHITE"),
+        help="the numbers in the files that mean black and white, as 0 4095 for 12 bits in 16, or"
+        " -1024 3071; 255 of --sigma are from one to the other (default: as each file says; what"
+        " says nothing, as DICOM and NIfTI: its smallest and largest number)",
+    )  # fmt: skip
+    parser.add_argument(
         "--strength", type=strength_type, default=1.0, metavar="X",
         help="0: the image as it is, 1: denoised, between: a blend (default: 1)",
     )  # fmt: skip
@@ -129,6 +135,8 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Carry the command out; returns the exit code."""
+    if args.value_range and not args.value_range[0] < args.value_range[1]:
+        raise CliError("--value-range: BLACK must be less than WHITE")
     if "-" in (*args.inputs, args.output):
         from denoise_ext.cli._denoise_stream import run_stream
 
@@ -165,7 +173,7 @@ def making(args: argparse.Namespace) -> dict[str, Any]:
     """All that a result depends on besides its input."""
     from denoise_ext.inference.manifest import making_of
 
-    return making_of(args.model, **_options(args))
+    return making_of(args.model, value_range=args.value_range, **_options(args))
 
 
 def _options(args: argparse.Namespace) -> dict[str, Any]:
@@ -201,7 +209,7 @@ def _run_here(
     from denoise_ext.inference.storage import LocalStorage
 
     worker = Worker(
-        partial(denoise_picture, denoiser, share=args.workers),
+        partial(denoise_picture, denoiser, share=args.workers, value_range=args.value_range),
         making(args) if manifest else None,
         storage=LocalStorage(manifest, make_folders=manifest is not None),
         overwrite=args.overwrite,
@@ -217,7 +225,7 @@ def _on_ray(plan: Plan, args: argparse.Namespace) -> Iterator[Outcome]:
     from denoise_ext.integrations.ray import actor_setup, run_jobs
 
     options = {"model": args.model, "device": args.device, **_options(args)}
-    setup = actor_setup(options, args.overwrite, max_pixels(args))
+    setup = actor_setup(options, args.overwrite, max_pixels(args), args.value_range)
     if args.model is not None:  # a wrong name is one error here, not one in every actor
         from denoise_ext.inference import load_model
 
@@ -275,12 +283,19 @@ def _quiet_decoders() -> Iterator[None]:
         yield
 
 
-def _share(text: str) -> float:
+def _number(text: str) -> float:
     try:
         value = float(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
-    if not (math.isfinite(value) and value >= 0):
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"must be finite, got {text}")
+    return value
+
+
+def _share(text: str) -> float:
+    value = _number(text)
+    if value < 0:
         raise argparse.ArgumentTypeError(f"must be >= 0, got {text}")
     return value
 

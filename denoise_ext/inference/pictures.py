@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from denoise_ext.inference.denoiser import Denoiser
+from denoise_ext.inference.pixels import Range
 from denoise_ext.io import Picture
 
 
@@ -20,14 +21,19 @@ class Denoised:
     estimated: bool = False
 
 
-def denoise_picture(denoiser: Denoiser, picture: Picture, share: int = 1) -> Denoised:
+def denoise_picture(
+    denoiser: Denoiser, picture: Picture, share: int = 1, value_range: Range | None = None
+) -> Denoised:
     """Denoise every frame of a picture, each by itself.
 
-    `share`: how many pictures are computed at the same time, which share the memory there is.
+    Args:
+        share: how many pictures are computed at the same time, which share the memory there is.
+        value_range: the numbers that mean black and white, in place of the picture's own.
 
     Raises:
         TypeError, ValueError: pixels that cannot be denoised; the message says why.
     """
-    result = denoiser.run(picture, share=share)
+    two_level = picture.frames[0].dtype == np.bool_
+    result = denoiser.run(picture, value_range=None if two_level else value_range, share=share)
     sigma = None if result.sigma is None else float(np.mean(np.asarray(result.sigma)))
     return Denoised(result.image, sigma, result.sigma_estimated)

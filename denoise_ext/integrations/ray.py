@@ -30,6 +30,7 @@ from denoise_ext.inference.batch import Outcome, Worker, failed, run_batch
 from denoise_ext.inference.denoiser import Denoiser
 from denoise_ext.inference.manifest import Manifest, Record, making_of
 from denoise_ext.inference.pictures import denoise_picture
+from denoise_ext.inference.pixels import Range
 from denoise_ext.inference.storage import Job
 from denoise_ext.integrations.urls import UrlStorage, find_files, is_url, local_path
 from denoise_ext.io import DEFAULT_MAX_PIXELS, ImageError
@@ -48,6 +49,7 @@ def denoise_files(
     actors: int | None = None,
     cpus_per_actor: int = 1,
     gpus_per_actor: float = 0,
+    value_range: Range | None = None,
     **options: Any,
 ) -> Iterator[Outcome]:
     """Denoise files on the Ray cluster this process is connected to (`ray.init`), or a local one.
@@ -62,6 +64,7 @@ def denoise_files(
         actors: how many; None: as many as the cluster has room for.
         cpus_per_actor, gpus_per_actor: what Ray reserves for each; the first is also its number of
             threads.
+        value_range: the numbers that mean black and white, in place of what each file says.
         options: of `denoise_ext.Denoiser`: model (a name or a checkpoint file, which is sent to the
             actors), sigma, strength, precision, backend, ...
 
@@ -75,10 +78,10 @@ def denoise_files(
     found = [f for path in _listed(inputs) for f in find_files(path, recursive)]
     folder = os.fspath(output).rstrip("/")
     jobs = [Job(os.fspath(f.path), f"{folder}/{f.relative}", f.relative) for f in found]
+    setup = actor_setup(options, overwrite, max_pixels, value_range)
     yield from run_jobs(
-        jobs, output, actor_setup(options, overwrite, max_pixels), overwrite=overwrite,
-        resume=resume, actors=actors, cpus_per_actor=cpus_per_actor,
-        gpus_per_actor=gpus_per_actor,
+        jobs, output, setup, overwrite=overwrite, resume=resume, actors=actors,
+        cpus_per_actor=cpus_per_actor, gpus_per_actor=gpus_per_actor,
     )  # fmt: skip
 
 
@@ -119,13 +122,15 @@ def run_jobs(
             yield outcome
 
 
-def actor_setup(options: dict[str, Any], overwrite: bool, max_pixels: int) -> Callable[[], Worker]:
+def actor_setup(
+    options: dict[str, Any], overwrite: bool, max_pixels: int, value_range: Range | None = None
+) -> Callable[[], Worker]:
     """A function that makes a worker in an actor; a checkpoint file travels inside it."""
     model, checkpoint = options.get("model"), None
     if model is not None and Path(model).is_file():
         checkpoint = (Path(model).name, Path(model).read_bytes())
-    making = making_of(**options)
-    return partial(_make_worker, options, checkpoint, making, overwrite, max_pixels)
+    making = making_of(value_range=value_range, **options)
+    return partial(_make_worker, options, checkpoint, making, overwrite, max_pixels, value_range)
 
 
 def manifest_folder(output: str | os.PathLike[str]) -> Path:
@@ -183,6 +188,7 @@ def _make_worker(
     making: dict[str, Any],
     overwrite: bool,
     max_pixels: int,
+    value_range: Range | None,
 ) -> Worker:
     if checkpoint is not None:
         from denoise_ext.inference.loading import load_model
@@ -193,10 +199,8 @@ def _make_worker(
             places = {k: options[k] for k in ("device", "backend") if k in options}
             options = {**options, "model": load_model(path, **places)}
     denoiser = Denoiser(**options)
-    return Worker(
-        partial(denoise_picture, denoiser), making, storage=UrlStorage(), overwrite=overwrite,
-        max_pixels=max_pixels,
-    )  # fmt: skip
+    denoise = partial(denoise_picture, denoiser, value_range=value_range)
+    return Worker(denoise, making, storage=UrlStorage(), overwrite=overwrite, max_pixels=max_pixels)
 
 
 def _room(ray: Any, cpus: int, gpus: float) -> int:
