@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,8 +19,6 @@ from denoise_ext.nn import JointBilateralBlur
 
 pytestmark = pytest.mark.skipif(native_error() is not None, reason="native library missing")
 RNG = np.random.default_rng(8)
-# 64-bit integers are more than any network's arithmetic holds
-READ = [case for case in CASES if "int64" not in case[2]]
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +34,12 @@ def range_of(array: np.ndarray, name: str) -> tuple[float, float] | None:
     return (0.0, 1.0) if array.dtype.kind == "f" and low >= 0 and high <= 1 else (low, high)
 
 
+def numbers_for(mode: str, dtype: str) -> np.ndarray:
+    """Over the whole range of the type, or as much of it as float64 holds exactly."""
+    array = pixels(mode, dtype)
+    return array >> 12 if "int64" in dtype else array
+
+
 def saved(folder, name: str, array: np.ndarray) -> str:
     premultiplied = "straight" not in io.codec_named(name).alpha
     picture = io.picture_of(array, metadata=io.Metadata(premultiplied=premultiplied))
@@ -43,12 +48,12 @@ def saved(folder, name: str, array: np.ndarray) -> str:
     return path
 
 
-@pytest.mark.parametrize("name", sorted({case[0] for case in READ}))
+@pytest.mark.parametrize("name", sorted({case[0] for case in CASES}))
 def test_every_format(tmp_path, name):
     """As the array that is in it: the result of a name is an array, of a picture a picture."""
     gray = Denoiser(tiny(1), sigma=20.0, backend="torch")  # makes no plan for each shape
-    for _, mode, dtype in (case for case in READ if case[0] == name):
-        array = pixels(mode, dtype)
+    for _, mode, dtype in (case for case in CASES if case[0] == name):
+        array = numbers_for(mode, dtype)
         path = saved(tmp_path, name, array)
         numbers = array * np.uint8(255) if array.dtype == bool else array
         expected = gray(numbers, value_range=range_of(numbers, name))
@@ -62,6 +67,26 @@ def test_every_format(tmp_path, name):
         expected = expected >= 128 if array.dtype == bool else expected
         np.testing.assert_array_equal(again.frames[0], expected)
         assert again.frames[0].dtype == array.dtype
+
+
+@pytest.mark.parametrize("name", [*sorted({case[0] for case in CASES}), "DICOM", "NIFTI"])
+def test_strength_zero_gives_the_file_back(tmp_path, name):
+    """Every pixel and byte that the format holds; only DICOM says that it is derived."""
+    if name in ("DICOM", "NIFTI"):
+        scan = RNG.integers(-1024, 3071, (3, 13, 18)).astype(np.int16)
+        contents = [dicom(scan, 3) if name == "DICOM" else nifti(scan.T)]
+    else:
+        contents = [
+            Path(saved(tmp_path, name, numbers_for(mode, dtype))).read_bytes()
+            for _, mode, dtype in (case for case in CASES if case[0] == name)
+        ]
+    for content in contents:
+        picture = io.read_picture(content)
+        same = Denoiser(strength=0)(picture)
+        assert (same.metadata, same.value_range) == (picture.metadata, picture.value_range)
+        for before, after in zip(picture.frames, same.frames, strict=True):
+            assert before.dtype == after.dtype and before.tobytes() == after.tobytes()
+        assert written(same) == written(picture)
 
 
 def test_scans(gray, tmp_path):
@@ -134,10 +159,24 @@ def test_levels_and_guides_from_files(tmp_path):
         )
 
 
+@pytest.mark.parametrize("dtype, low, high", [("int64", -(2**53), 2**53), ("uint64", 0, 2**40)])
+def test_64_bits(gray, dtype, low, high):
+    unit = RNG.random((13, 18))
+    image = (unit * (float(high) - low) + low).astype(dtype)
+    result = gray(image, value_range=(low, high))
+    assert result.dtype == image.dtype
+    exact = (result.astype(np.float64) - low) / (float(high) - low)
+    expected = gray(unit).clip(0 if low == 0 else None)  # unsigned ones are clipped
+    assert np.abs(exact - expected).max() <= 1e-5  # the network's own arithmetic is float32
+
+
 def test_refusals_name_the_file(gray, tmp_path):
-    np.save(tmp_path / "a.npy", np.zeros((5, 6), np.int64))
-    with pytest.raises(io.ImageError, match=r"a\.npy': image must be uint8.*got int64"):
-        gray(tmp_path / "a.npy")
+    np.save(tmp_path / "a.npy", np.array([[0, 2**60]]))
+    for image in (tmp_path / "a.npy", io.read_picture(tmp_path / "a.npy")):
+        with pytest.raises(ValueError, match=r"within -2\^53 and 2\^53, where float64 is exact"):
+            gray(image)
+    with pytest.raises(TypeError, match=r"got torch\.int64; other integers need value_range"):
+        gray(np.zeros((5, 6), np.int64))
     np.save(tmp_path / "s.npy", np.zeros((2, 5, 6), np.uint8))
     with pytest.raises(io.ImageError, match=r"guide: .*s\.npy' holds 2 frames"):
         inference.denoise(torch.zeros(5, 6), "joint_bilateral", guide=tmp_path / "s.npy")

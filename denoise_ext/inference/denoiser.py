@@ -149,7 +149,7 @@ class Denoiser:
                 frames is denoised by itself; or the name of a file with one image, which stands
                 for the array of its pixels, upright and in the file's dtype. C = 1 gray, 2 gray +
                 alpha, 3 RGB, 4 RGB + alpha. uint8, uint16, or floating point in [0, 1] (noise may
-                leave that range); with `value_range` also int8, int16, int32 and uint32. Pictures
+                leave that range); with `value_range` also other integers, of 8 to 64 bits. Pictures
                 and files (DICOM, NIfTI, ...) know their range.
             sigma: in place of the one `Denoiser` was made with: a number, a map (H, W), for a batch
                 one value per image (N,), or (N, 1, H, W).

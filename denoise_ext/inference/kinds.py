@@ -19,9 +19,7 @@ from denoise_ext.io.read import as_shown
 
 # Pillow modes whose pixels are what they look like; the others are palettes, print colours, bits.
 _PIL_MODES = ("L", "LA", "RGB", "RGBA", "I;16", "I", "F")
-_DTYPES = (
-    "uint8, uint16 or floating point in [0, 1] (with value_range also int8, int16, int32, uint32)"
-)
+_DTYPES = "uint8, uint16 or floating point in [0, 1] (other integers with value_range)"
 
 
 @dataclass(frozen=True)
@@ -110,7 +108,7 @@ def _open_tensor(image: Tensor) -> Opened:
         raise ValueError(
             f"image must be (H, W), (C, H, W) or (N, C, H, W), got shape {tuple(image.shape)}"
         )
-    if image.is_complex() or image.dtype in (torch.bool, torch.int64, torch.uint64):
+    if image.is_complex() or image.dtype == torch.bool:
         raise TypeError(f"image must be {_DTYPES}, got {image.dtype}")
     result = torch.empty_like(image, requires_grad=False)
 
@@ -123,9 +121,7 @@ def _open_tensor(image: Tensor) -> Opened:
 
 
 def _open_array(image: np.ndarray) -> Opened:
-    if image.dtype.kind not in "uif" or image.dtype.itemsize > (
-        8 if image.dtype.kind == "f" else 4
-    ):
+    if image.dtype.kind not in "uif" or image.dtype.itemsize > 8:
         raise TypeError(f"image must be {_DTYPES}, got {image.dtype}")
     if image.ndim not in (2, 3):
         raise ValueError(f"image must be (H, W) or (H, W, C), got shape {image.shape}")

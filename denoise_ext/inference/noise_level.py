@@ -128,7 +128,7 @@ def _energies(tile: Tensor, value_range: Range | None) -> tuple[Tensor, Tensor, 
 def _at_limit(x: Tensor, tile: Tensor) -> Tensor:
     """Where pixels are black or white, or at the end of their type, and so may be clipped."""
     at_limit = (x == 0) | (x == 1)
-    if not tile.dtype.is_floating_point:
+    if not tile.dtype.is_floating_point and tile.dtype.itemsize < 8:
         limits, pixels = torch.iinfo(tile.dtype), tile.to(torch.int64)
         at_limit |= (pixels == limits.min) | (pixels == limits.max)
     return at_limit

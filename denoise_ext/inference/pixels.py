@@ -12,7 +12,10 @@ Range = tuple[float, float]
 # Scale of the integer types. A noisy float image leaves [0, 1] by a few sigma; one on a 0..255
 # scale leaves it by far more than this limit.
 _FULL_SCALE = {torch.uint8: 255.0, torch.uint16: 65535.0}
-_WITH_RANGE = (torch.int8, torch.int16, torch.int32, torch.uint32)
+_WITH_RANGE = (
+    torch.int8, torch.int16, torch.int32, torch.int64, torch.uint32, torch.uint64,
+)  # fmt: skip
+_EXACT = 2**53  # up to here float64 holds every integer
 _LARGEST = 16.0
 
 
@@ -42,6 +45,11 @@ def check_range(value_range: object, dtype: torch.dtype) -> Range:
             f"value_range must be (black, white), two finite numbers, the first one less, got"
             f" {value_range!r}"
         )
+    if not dtype.is_floating_point and max(-low, high) > _EXACT:
+        raise ValueError(
+            "value_range must lie within -2^53 and 2^53, where float64 is exact, got"
+            f" {value_range!r}"
+        )
     return (low, high)
 
 
@@ -60,7 +68,7 @@ def to_unit(
     given = x.dtype
     if (low, high) != (0.0, 1.0):
         # half precision does not hold 65535, nor float32 all of 32 bits
-        fine = (torch.int32, torch.uint32, torch.float64)
+        fine = (torch.int32, torch.int64, torch.uint32, torch.uint64, torch.float64)
         x = x.to(torch.float64 if given in fine else torch.float32)
         x = (x if low == 0 else x - low) / (high - low)
     if given not in _FULL_SCALE or value_range is not None:
@@ -88,5 +96,7 @@ def from_unit(x: Tensor, dtype: torch.dtype, value_range: Range | None = None) -
     limits = torch.iinfo(dtype)
     # float32 is exact for integers up to 65535, half precision is not, and float32 not beyond
     exact = torch.float32 if limits.bits <= 16 else torch.float64
-    levels = (x.to(exact) * (high - low) + low).round().clamp(limits.min, limits.max)
+    # float64 has no 2^63 - 1, and no image comes near it (`_LARGEST` times `_EXACT`)
+    least, most = max(limits.min, -(2**62)), min(limits.max, 2**62)
+    levels = (x.to(exact) * (high - low) + low).round().clamp(least, most)
     return levels.to(torch.int64 if limits.bits > 16 else torch.int32).to(dtype)

@@ -38,7 +38,9 @@ def open_image(source: Source, *formats: str) -> Iterator[Image.Image]:
 
 def pixels_of(image: Image.Image, mode: str) -> np.ndarray:
     """A writable array of the image in a mode of Pillow's ("L", "RGB", ...)."""
-    return np.array(image if image.mode == mode else image.convert(mode))
+    pixels = np.array(image if image.mode == mode else image.convert(mode))
+    # Pillow's true is the byte 255, which NumPy takes for true, but never writes itself
+    return pixels != 0 if pixels.dtype == np.bool_ else pixels
 
 
 def image_of(frame: np.ndarray) -> Image.Image:

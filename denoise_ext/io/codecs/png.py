@@ -104,7 +104,7 @@ def _narrow_pixels(image, chunks: _Chunks) -> np.ndarray:
     if chunks.depth == 16:
         return np.asarray(image).astype(np.uint16)  # "I;16" or "I", in native byte order
     if chunks.depth == 1:
-        return np.array(image)
+        return pixels_of(image, image.mode)
     modes = {_GRAY: "L", _RGB: "RGB", _GRAY_ALPHA: "LA", _RGBA: "RGBA"}
     return pixels_of(image, modes[chunks.colour_type])
 

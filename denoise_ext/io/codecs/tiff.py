@@ -188,7 +188,7 @@ def _pillow_pixels(image, page: _Page) -> np.ndarray:
     if page.bits == 16:  # Pillow inverts MinIsWhite for 8 bits only
         return _bright_is_white(np.asarray(image).astype(np.uint16), page)
     if page.bits in (1, 32) and page.photometric != _PALETTE:
-        return np.array(image)
+        return pixels_of(image, image.mode)
     if page.photometric == _PALETTE:
         return pixels_of(image, "RGBA" if page.extra else "RGB")
     plain = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
