@@ -80,9 +80,14 @@ def _check_numbers(x: Tensor, low: float, high: float) -> None:
     if x.numel():
         largest = float(x.abs().max())
         if not largest <= _LARGEST:  # also true of NaN
+            found = (
+                f"values {largest:g} times as far from black as white is (value_range says which"
+                " numbers are black and white)"
+                if math.isfinite(largest)
+                else "NaN or infinity"
+            )
             raise ValueError(
-                f"image: pixels must be finite and on the [{low:g}, {high:g}] scale, got values"
-                f" {largest:g} times as far from black as white is"
+                f"image: pixels must be finite and on the [{low:g}, {high:g}] scale, got {found}"
             )
 
 
