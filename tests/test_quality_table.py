@@ -115,7 +115,7 @@ def test_everything_is_in_the_table(made, document):
     assert all(name in text for name in names)
     for fact in (
         "seed 0", "not clipped", "not rounded", "mean of the images", "median", "threads",
-        "NOT measured here", "broken.pth", "15 / 25 / 50", "times sigma",
+        "NOT measured here", "broken.pth", "starfish", "15 / 25 / 50", "times sigma",
     ):  # fmt: skip
         assert fact in text
     assert Path(made[1] + ".png").read_bytes().startswith(b"\x89PNG")

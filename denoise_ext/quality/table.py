@@ -12,6 +12,12 @@ from denoise_ext.quality.methods import NOTHING
 from denoise_ext.quality.test_sets import TRAINING_IMAGES, TRAINING_LIST, TRAINING_SIDE
 
 Row = dict[str, Any]  # a method of the document
+# What must be known to read the figures of a set.
+NOTES = {
+    "Set12": "Set12's 04.png (the starfish) is a part of BSDS500's 12003.jpg, which is among the"
+    " training images of this package's networks and in Train400, DnCNN's: what was trained on"
+    " them has seen one image of twelve.",
+}
 KINDS = {1: "Gray images", 3: "Colour images"}
 # The set a method is judged by where one figure must do: the first of these that was measured.
 MAIN_SETS = {1: ("BSD68", "Set12"), 3: ("CBSD68", "Kodak24")}
@@ -120,6 +126,7 @@ def _measured(document: dict[str, Any], channels: int, sets: Sequence[str]) -> l
         "",
         f"Bold: on {judged} at sigma {middle_sigma(document):g}, nothing measured here is better"
         " in as little time. –: a blind network trained for another noise level.",
+        *(NOTES[name] for name in sets if name in NOTES),
         "",
         _line(["SSIM", *(f"{name} {levels}" for name in sets)]),
         _line(["---", *["---:"] * len(sets)]),
