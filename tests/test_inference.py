@@ -172,7 +172,7 @@ BAD_CALLS = [
     ({"image": np.zeros((0, 2), np.uint8)}, ValueError, "empty"),
     ({"image": torch.zeros(2, 2, dtype=torch.int64)}, TypeError, "image must be"),
     ({"image": torch.zeros(1, 1, 1, 2, 2)}, ValueError, "image must be"),
-    ({"image": np.full((4, 4), 200.0, np.float32)}, ValueError, r"\[0, 1\] scale.*200.*value_range"),
+    ({"image": np.full((4, 4), 200.0, np.float32)}, ValueError, "200.*value_range"),
     ({"image": np.full((4, 4), np.nan, np.float32)}, ValueError, "got NaN or infinity"),
     ({"sigma": -1.0}, ValueError, "sigma"),
     ({"sigma": float("nan")}, ValueError, "sigma"),
