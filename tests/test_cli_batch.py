@@ -150,6 +150,20 @@ def jpeg() -> bytes:
     return stream.getvalue()
 
 
+def test_a_file_that_may_not_be_read(folder, options, capsys, monkeypatch):
+    opened = Path.open
+
+    def denied(path, *arguments, **options):  # the superuser may read everything
+        if path.name == "b.png":
+            raise PermissionError(13, "Permission denied")
+        return opened(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", denied)
+    code, _, err = denoise(capsys, "in", "-o", "out", *options)
+    assert code == 3 and "cannot open 'in/b.png': permission denied" in err
+    assert files(folder / "out") == ["a.png"]
+
+
 def test_max_pixels(folder, options, capsys):
     io.write_image(folder / "in" / "large.png", np.zeros((25, 25), np.uint8))
     code, _, err = denoise(capsys, "in", "-o", "out", "--max-pixels", "620", *options)

@@ -1,4 +1,4 @@
-"""The command line: --tile, --max-memory and --alpha, and what a network says that allows none."""
+"""The command line: --tile, --max-memory, --alpha, --precision; a network that allows no tiles."""
 
 from __future__ import annotations
 
@@ -168,6 +168,16 @@ def test_of_a_film(folder, checkpoints, capsys, grids):
     code, _, err = run(capsys, "video", "in.mkv", "m.mkv", *model, "--max-memory", "2KB")
     assert code == 2 and "max_memory of 2 KiB is not enough" in err and err.count("\n") == 1
     assert grids[:2] == [1, 1] and min(grids[2:4]) > 1
+
+
+def test_precisions(folder, options, capsys):
+    options = options[:-1]  # --precision
+    for precision in ("strict", "float16"):
+        assert denoise(capsys, "in/b.png", "-o", f"{precision}.png", *options, precision)[0] == 0
+    strict, half = (io.read_image(f"{name}.png").astype(int) for name in ("strict", "float16"))
+    assert np.abs(strict - half).max() <= 1  # 11 bits, rounded to 8
+    code, _, err = denoise(capsys, "in", "-o", "out", *options, "half")
+    assert code == 2 and "invalid choice: 'half'" in err
 
 
 @needs_native

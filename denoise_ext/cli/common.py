@@ -97,6 +97,17 @@ def tile_type(text: str) -> str | int | None:
     return int(text)
 
 
+def add_precision_argument(parser: argparse.ArgumentParser) -> None:
+    """--precision."""
+    parser.add_argument(
+        "--precision", default="default",
+        choices=("strict", "default", "fast", "bfloat16", "float16"),
+        help="of the convolutions: strict sums directly, fast is a little less exact than default;"
+        " bfloat16 and float16 need half the memory (what float16 cannot hold is computed again in"
+        " float32) (default: default)",
+    )  # fmt: skip
+
+
 def add_memory_arguments(parser: argparse.ArgumentParser, sharing: str = "") -> None:
     """--tile, --max-memory. `sharing`: for what the memory is, where not for one image."""
     parser.add_argument(

@@ -17,6 +17,7 @@ from denoise_ext.cli.common import (
     CliError,
     add_memory_arguments,
     add_model_arguments,
+    add_precision_argument,
     sigma_type,
     strength_type,
     whole_number,
@@ -68,11 +69,7 @@ def _add_denoising_arguments(parser: argparse.ArgumentParser) -> None:
         help="0: the image as it is, 1: denoised, between: a blend (default: 1)",
     )  # fmt: skip
     add_model_arguments(parser)
-    parser.add_argument(
-        "--precision", default="default", choices=("strict", "default", "fast", "bfloat16"),
-        help="of the convolutions: strict sums directly, fast is a little less exact than default,"
-        " bfloat16 needs half the memory (default: default)",
-    )  # fmt: skip
+    add_precision_argument(parser)
     parser.add_argument(
         "--alpha", default="keep", choices=("keep", "denoise"),
         help="transparency: as it is, or denoised as a gray image (default: keep)",

@@ -12,6 +12,7 @@ from denoise_ext.cli.common import (
     EXIT_SOME_FAILED,
     add_memory_arguments,
     add_model_arguments,
+    add_precision_argument,
     progress_bar,
     sigma_type,
     strength_type,
@@ -51,6 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="constant rate factor of a lossy codec: 0 is the best; libx264 goes to 51",
     )  # fmt: skip
     add_model_arguments(parser)
+    add_precision_argument(parser)
     add_memory_arguments(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
     parser.add_argument("-q", "--quiet", action="store_true", help="print errors only")
@@ -64,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     check_can_write_video(args.output, args.codec, args.overwrite)
     denoiser = Denoiser(
         args.model, strength=args.strength, device=args.device, backend=args.backend,
-        tile=args.tile, max_memory=args.max_memory,
+        precision=args.precision, tile=args.tile, max_memory=args.max_memory,
     )  # fmt: skip
     start = time.perf_counter()
     with read_video(args.input) as video, progress_bar(args.quiet) as progress:
