@@ -86,7 +86,7 @@ def test_windows_fill_the_memory_and_no_more():
 
 
 @needs_native
-@pytest.mark.parametrize("name", GRAY)
+@pytest.mark.parametrize("name", FAMILIES)
 def test_tiles_equal_the_whole_bit_for_bit(name):
     model = tiny(name)
     geometry = describe(model)
