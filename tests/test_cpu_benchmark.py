@@ -91,7 +91,7 @@ def test_only_who_computes_the_same_is_timed(monkeypatch):
         Contender("another shape", lambda: lambda: x[:7]),
         Contender("broken", lambda: lambda: 1 / 0),
         Contender("not here", missing),
-        Contender("another function", lambda: lambda: "text", result=None),
+        Contender("another function", lambda: lambda: "text", result=None, rates={"operations": 1}),
     )
     case = Case("case", lambda tiny: cast, (Target(1.0, ("first",)),))
     record = worker.run_case(case, 0.0, tiny=False)
@@ -99,6 +99,7 @@ def test_only_who_computes_the_same_is_timed(monkeypatch):
     assert {name for name, one in said.items() if "median" in one} == {
         "first", OURS, "another function"
     }  # fmt: skip
+    assert said["another function"]["operations"] == 1
     assert said["not here"] == {"absent": "it is not installed"}
     assert "another result" in said["wrong"]["failed"]
     assert "another result" in said["not a number"]["failed"]
@@ -194,7 +195,7 @@ def summary():
                     {"least": 6.0, "rivals": ["slow"], "ours": f"{OURS} in another way"}],
         "contenders": {
             OURS: timing(10), "slow": timing(25), "slower": timing(40), "fast": timing(5),
-            f"{OURS} in another way": timing(4), "gone": {"absent": "gone is not installed"},
+            f"{OURS} in another way": timing(4) | {"operations": 4e8, "moved_bytes": 4e7}, "gone": {"absent": "gone is not installed"},
             "mad": {"failed": "ValueError: another result"},
         },
     }  # fmt: skip
@@ -226,6 +227,7 @@ def test_markdown_says_all_of_it(summary):
     for part in (
         "1 of 2 met", "| 2.50x | **missed** |", "slower", "| fast | 0.50 |", "was not quiet",
         "others: 0.70 cores", "| denoise_ext | 10 | 10 - 10 | 1.00 | 200 | 50 % | 10.0 | 25 % |",
+        "| denoise_ext in another way | 4 | 4 - 4 | 0.40 | 100 | 25 % | 10.0 | 25 % |",
         "gone is not installed", "another result", "no memory", "![A picture](picture.png)",
         "`A=1`",
     ):  # fmt: skip

@@ -32,6 +32,8 @@ class Contender:
     # The result as a tensor of the case's shape, to be compared; None: another function (a network
     # with weights of its own) of the same size.
     result: Callable[[object], Tensor] | None = torch.as_tensor
+    # {"operations", "moved_bytes"} where they are not the case's: a network of another size.
+    rates: dict[str, float] | None = None
 
     @property
     def ours(self) -> bool:

@@ -230,8 +230,8 @@ def case_rows(case: dict, top: dict | None) -> list[str]:
         if seconds is None:
             rows.append(f"| {name} | - | | | | | | | {remark} |")
             continue
-        flops = case["operations"] / seconds / 1e9
-        rate = case["moved_bytes"] / seconds / 1e9
+        flops = one.get("operations", case["operations"]) / seconds / 1e9
+        rate = one.get("moved_bytes", case["moved_bytes"]) / seconds / 1e9
         cells = (
             name,
             in_ms(seconds),

@@ -34,7 +34,6 @@ class Subject:
 
 SUBJECTS = {
     "nets": Subject("Whole networks, warm allocator", 230),
-    "zoo": Subject("Our networks beside DnCNN-17, all accelerated", 25),
     "stock": Subject("A whole network, stock allocator", 55, "stock"),
     "kernels": Subject("Convolutions", 80),
     "edges": Subject("First and last layers", 15),

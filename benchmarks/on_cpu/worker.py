@@ -21,13 +21,12 @@ import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 from denoise_ext._timing import Call, compare  # noqa: E402
-from on_cpu import conv_cases, filter_cases, machine, network_cases, zoo_cases  # noqa: E402
+from on_cpu import conv_cases, filter_cases, machine, network_cases  # noqa: E402
 from on_cpu.cases import Absent, Case, Work  # noqa: E402
 from on_cpu.quality import quality  # noqa: E402
 
 CASES = {
     "nets": network_cases.network_cases,
-    "zoo": zoo_cases.zoo_cases,
     "stock": network_cases.stock_cases,
     "kernels": conv_cases.kernel_cases,
     "edges": conv_cases.edge_cases,
@@ -82,7 +81,7 @@ def set_up(work: Work) -> tuple[dict[str, Call], dict[str, dict]]:
             traceback.print_exc()
             said[contender.name] = {"failed": one_line(error)}
         else:
-            said.setdefault(contender.name, {})
+            said.setdefault(contender.name, {}).update(contender.rates or {})
             calls[contender.name] = call
     return calls, said
 
