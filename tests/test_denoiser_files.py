@@ -15,6 +15,7 @@ from test_io_round_trip import CASES, exif_block, pixels, written
 from denoise_ext import inference, io
 from denoise_ext._loader import native_error
 from denoise_ext.inference import Denoiser
+from denoise_ext.inference.pictures import denoise_picture
 from denoise_ext.nn import JointBilateralBlur
 
 pytestmark = pytest.mark.skipif(native_error() is not None, reason="native library missing")
@@ -106,6 +107,32 @@ def test_scans(gray, tmp_path):
     np.testing.assert_array_equal(
         gray(io.picture_of(mask)).frames[0], gray(mask, value_range=(0, 1))
     )
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_numbers_that_are_not_finite_stay(gray, tmp_path, dtype):
+    volume = (np.random.default_rng(3).normal(500, 20, (64, 48, 2))).astype(dtype)
+    volume[:20], volume[30, 30, 1] = np.nan, -np.inf
+    (tmp_path / "map.nii").write_bytes(nifti(volume))
+    picture = io.read_picture(tmp_path / "map.nii")
+    low, high = (f(volume[np.isfinite(volume)]) for f in (np.min, np.max))
+    result = gray.run(picture)
+    for index, frame in enumerate(result.image.frames):
+        slice_ = volume[:, :, index].T
+        finite = np.isfinite(slice_)
+        expected = gray(np.where(finite, slice_, low), value_range=(low, high))
+        np.testing.assert_array_equal(frame[finite], expected[finite])
+        assert frame[~finite].tobytes() == slice_[~finite].tobytes() and not finite.all()
+    assert written(Denoiser(strength=0)(picture)) == written(picture)
+    found = inference.estimate_sigma(replace(picture, frames=picture.frames[:1]))
+    assert found == pytest.approx(20 * 255 / (high - low), rel=0.15)
+    noted = denoise_picture(gray, picture).picture
+    assert noted.notes == (f"{20 * 48 * 2 + 1} numbers are not finite and stay as they are",)
+    np.save(tmp_path / "a.npy", volume[..., 1])
+    expected = gray(tmp_path / "a.npy")
+    np.testing.assert_array_equal(np.isfinite(expected), np.isfinite(volume[..., 1]))
+    with pytest.raises(ValueError, match="got NaN or infinity"):  # an array says nothing of it
+        gray(volume[..., 1])
 
 
 def test_a_photograph_that_lies_on_its_side(gray, tmp_path):

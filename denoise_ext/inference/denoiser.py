@@ -150,7 +150,8 @@ class Denoiser:
                 for the array of its pixels, upright and in the file's dtype. C = 1 gray, 2 gray +
                 alpha, 3 RGB, 4 RGB + alpha. uint8, uint16, or floating point in [0, 1] (noise may
                 leave that range); with `value_range` also other integers, of 8 to 64 bits. Pictures
-                and files (DICOM, NIfTI, ...) know their range.
+                and files (DICOM, NIfTI, ...) know their range, and may hold numbers that are not
+                finite, which stay as they are.
             sigma: in place of the one `Denoiser` was made with: a number, a map (H, W), for a batch
                 one value per image (N,), or (N, 1, H, W).
             guide: for guided models, and for them alone: an image of the same size, aligned with

@@ -73,12 +73,10 @@ def _open_file(path: str | os.PathLike[str]) -> Opened:
             f"{shown(path)} holds {len(picture.frames)} frames or pages, and a file's name stands"
             " for one image: give io.read_picture(...), whose frames are denoised one by one"
         )
-    array, value_range = as_shown(picture)
     try:
-        opened = _open_array(array)
+        return _open_frame(*as_shown(picture))
     except TypeError as error:
         raise ImageError(f"{shown(path)}: {error}") from None
-    return replace(opened, value_range=_unless_own(value_range, array.dtype))
 
 
 def _open_picture(picture: Picture) -> Opened:
@@ -88,12 +86,25 @@ def _open_picture(picture: Picture) -> Opened:
     if frame.dtype == np.bool_:  # two-level: denoised as 0 and 255, and cut at the middle
         opened = _open_array(frame * np.uint8(255))
         return replace(opened, result=lambda: picture.with_frames([opened.result() >= 128]))
-    opened = _open_array(frame)
-    return replace(
-        opened,
-        result=lambda: picture.with_frames([opened.result()]),
-        value_range=_unless_own(picture.value_range, frame.dtype),
-    )
+    opened = _open_frame(frame, picture.value_range)
+    return replace(opened, result=lambda: picture.with_frames([opened.result()]))
+
+
+def _open_frame(frame: np.ndarray, value_range: Range) -> Opened:
+    """Numbers of a file. Those that are not finite are seen as black, and stay as they are."""
+    missing = ~np.isfinite(frame) if frame.dtype.kind == "f" else np.zeros((), bool)
+    black = frame.dtype.type(value_range[0])
+    opened = _open_array(np.where(missing, black, frame) if missing.any() else frame)
+    opened = replace(opened, value_range=_unless_own(value_range, frame.dtype))
+    if not missing.any():
+        return opened
+
+    def result() -> np.ndarray:
+        image = opened.result()
+        image[missing] = frame[missing]
+        return image
+
+    return replace(opened, result=result)
 
 
 def _unless_own(value_range: Range, dtype: np.dtype) -> Range | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -24,7 +24,7 @@ class Denoised:
 def denoise_picture(
     denoiser: Denoiser, picture: Picture, share: int = 1, value_range: Range | None = None
 ) -> Denoised:
-    """Denoise every frame of a picture, each by itself.
+    """Denoise every frame of a picture, each by itself; a note says of numbers that are not finite.
 
     Args:
         share: how many pictures are computed at the same time, which share the memory there is.
@@ -36,4 +36,12 @@ def denoise_picture(
     two_level = picture.frames[0].dtype == np.bool_
     result = denoiser.run(picture, value_range=None if two_level else value_range, share=share)
     sigma = None if result.sigma is None else float(np.mean(np.asarray(result.sigma)))
-    return Denoised(result.image, sigma, result.sigma_estimated)
+    notes = (*picture.notes, *_notes(picture))
+    return Denoised(replace(result.image, notes=notes), sigma, result.sigma_estimated)
+
+
+def _notes(picture: Picture) -> list[str]:
+    if picture.frames[0].dtype.kind != "f":
+        return []
+    count = sum(frame.size - int(np.isfinite(frame).sum()) for frame in picture.frames)
+    return [f"{count} numbers are not finite and stay as they are"] if count else []
