@@ -195,7 +195,8 @@ def summary():
                     {"least": 6.0, "rivals": ["slow"], "ours": f"{OURS} in another way"}],
         "contenders": {
             OURS: timing(10), "slow": timing(25), "slower": timing(40), "fast": timing(5),
-            f"{OURS} in another way": timing(4) | {"operations": 4e8, "moved_bytes": 4e7}, "gone": {"absent": "gone is not installed"},
+            f"{OURS} in another way": timing(4) | {"operations": 4e8, "moved_bytes": 4e7},
+            "gone": {"absent": "gone is not installed"},
             "mad": {"failed": "ValueError: another result"},
         },
     }  # fmt: skip

@@ -53,6 +53,12 @@ def make_data(folder: Path) -> None:
     }.items():
         save_model(model.eval(), folder / "published_weights" / f"{name}.safetensors")
     (folder / "published_weights" / "broken.pth").write_bytes(b"nothing")
+    state = create_model("dncnn_gray", depth=2, width=4).state_dict()
+    kair = {
+        key.replace("body.1", "model.2").replace("body.0", "model.0"): state[key] for key in state
+    }
+    kair["model.0.bias"].fill_(float("nan"))
+    torch.save(kair, folder / "published_weights" / "nan.pth")
     (folder / "published_weights" / "notes.txt").write_text("not looked at")
 
 
@@ -109,7 +115,8 @@ def test_everything_is_in_the_table(made, document):
     assert {"tiny_25.safetensors", "blind.safetensors", "color.safetensors"} <= {*names}
     for name in ("noisy image", "Gaussian", "bilateral", "non-local means"):
         assert names.count(name) == 2  # gray and colour
-    assert [s["name"] for s in document["skipped"]] == ["broken.pth"]
+    assert [s["name"] for s in document["skipped"]] == ["broken.pth", "nan.pth"]
+    assert "not finite" in document["skipped"][1]["reason"]
     assert document["sets"]["Set12"]["images"] == 2 and "BSD68" not in document["sets"]
     text = Path(made[1] + ".md").read_text()
     assert all(name in text for name in names)
@@ -248,6 +255,8 @@ def test_what_is_absent_is_said(made, capsys, tmp_path, monkeypatch):
         (". --table --out q --device cuda", "on the CPU"),
         (". --table --out q --resume --overwrite", "exclude"),
         (". --table --out no/folder/q", "no/folder"),
+        (". --table --out q --part 0 0.5", "--part is for --pairs"),
+        (". --table --out q --sigma 0", "must be > 0"),
         (". --sigma 25 --out q", "--out is for --table"),
         (". --sigma 25 --resume", "--resume is for --table"),
         (".", "--sigma"),
@@ -272,6 +281,9 @@ def test_wrong_files(made, tmp_path, monkeypatch, capsys):
     io.write_image(tmp_path / "test" / "Set12" / "a.png", picture(3))
     code, _, err = run(capsys, "evaluate", ".", "--table", "--out", "new")
     assert code == 2 and "a.png" in err and "gray" in err
+    io.write_image(tmp_path / "test" / "Set12" / "a.png", picture(1, 8, 40), overwrite=True)
+    code, _, err = run(capsys, "evaluate", ".", "--table", "--out", "new")
+    assert code == 2 and "a.png" in err and "11 x 11" in err
 
 
 def test_frontier():

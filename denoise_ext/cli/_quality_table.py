@@ -61,6 +61,8 @@ def _check(args: argparse.Namespace) -> Path:
         raise CliError("--table needs --out NAME: it writes NAME.md, NAME.json and NAME.png")
     if args.resume and args.overwrite:
         raise CliError("--resume and --overwrite exclude each other")
+    if 0 in (args.sigma or ()):
+        raise CliError("--sigma must be > 0 with --table: there is nothing to remove at 0")
     if len(args.inputs) > 1:
         raise CliError(f"--table takes one folder (with test/BSD68, ...), got {len(args.inputs)}")
     given = args.inputs[0] if args.inputs else os.environ.get("DENOISE_EXT_DATA")

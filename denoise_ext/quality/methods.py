@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from denoise_ext import models
@@ -87,6 +88,10 @@ def _network(name: str, kind: str, model: str, file: Path, level: float | None) 
     if network.in_channels not in (1, 3):
         raise ValueError(f"{file}: the network takes {network.in_channels} channels, not 1 or 3")
     planned = plan(network)
+    with torch.inference_mode():
+        example = torch.full((1, network.in_channels, 32, 32), 0.5)
+        if not torch.isfinite(planned(example, 25.0)).all():
+            raise ValueError(f"{file}: the network's output is not finite")
 
     def call(noisy: Tensor, sigma: float) -> Tensor:
         return planned(noisy, sigma) if network.needs_sigma else planned(noisy)

@@ -11,6 +11,7 @@ import numpy as np
 from denoise_ext.data import list_image_files
 from denoise_ext.inference import Protocol, clean_pixels
 from denoise_ext.io import list_images, read_image
+from denoise_ext.metrics.ssim import WINDOW
 
 # Folders of DATA/test, and how many channels their images have.
 CHANNELS = {"Set12": 1, "BSD68": 1, "CBSD68": 3, "Kodak24": 3}
@@ -48,6 +49,8 @@ def _read(folder: Path, channels: int) -> TestSet:
         if (pixels.ndim == 2) != (channels == 1):
             what = "gray" if channels == 1 else "RGB"
             raise ValueError(f"{file}: the images of {folder.name} are {what}, this one is not")
+        if min(pixels.shape[:2]) < WINDOW:
+            raise ValueError(f"{file}: SSIM needs {WINDOW} x {WINDOW} pixels, got {pixels.shape}")
     digest = hashlib.sha256()
     for file in files:
         digest.update(f"{file.name}\n".encode() + hashlib.sha256(file.read_bytes()).digest())
