@@ -5,6 +5,7 @@ from __future__ import annotations
 import io as streams
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -312,6 +313,25 @@ def test_json_lines(folder, options, capsys):
     assert set(facts["seconds"]) == {"read", "compute", "write"}
 
 
+def test_progress_on_a_terminal(folder, options):
+    ours, theirs = os.openpty()
+    command = [sys.executable, "-m", "denoise_ext.cli", "denoise", "in", "-o", "out", *options]
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "120"}
+    places = {"stdout": subprocess.PIPE, "stderr": theirs, "env": environment}
+    with subprocess.Popen([*command, *BACKEND], **places) as process:
+        os.close(theirs)
+        shown = b""
+        try:
+            while part := os.read(ours, 4096):
+                shown += part
+        except OSError:  # how Linux says that the other side is closed
+            pass
+        assert b"2 images denoised" in process.stdout.read() and process.wait() == 0
+    os.close(ours)
+    for what in (r"2/2", r"\d\.\d\d images/s", r"\d:\d\d:\d\d"):  # done, rate, time left
+        assert re.search(what, shown.decode()), (what, shown)
+
+
 def test_strength(folder, options, capsys):
     denoise(capsys, "in/b.png", "-o", "none.png", "--strength", "0", *options)
     np.testing.assert_array_equal(io.read_image("none.png"), GRAY)
@@ -361,7 +381,7 @@ def test_standard_input_and_output(folder, options):
     assert b"sigma" in done.stderr
 
 
-def test_what_standard_streams_cannot_do(folder, options, capsys):
+def test_what_standard_placescannot_do(folder, options, capsys):
     code, _, err = denoise(capsys, "-", "in/a.png", "-o", "-", *options)
     assert code == 2 and "one image" in err
     code, _, err = denoise(capsys, "s3://bucket/a.png", "-o", "out", *options)
