@@ -1,4 +1,4 @@
-"""The command line: --value-range, for numbers whose black and white a file does not say."""
+"""The command line: --value-range, and what is said of numbers that are none."""
 
 from __future__ import annotations
 
@@ -99,6 +99,20 @@ def test_of_streams_and_on_a_cluster(folder, options, clean, capsys, monkeypatch
     )
     assert [outcome.status for outcome in made] == ["written"]
     assert Path("s/t.png").read_bytes() == Path("r/t.png").read_bytes()
+
+
+def test_what_is_to_be_known_of_a_file_is_said(folder, options, capsys, monkeypatch):
+    map_ = RNG.random((20, 31), np.float32)
+    map_[:2] = np.nan
+    np.save("in/sub/map.npy", map_)
+    said = "62 numbers are not finite and stay as they are"
+    code, out, _ = denoise(capsys, "in/sub/map.npy", "-o", "out.npy", *options)
+    assert code == 0 and f"note: in/sub/map.npy: {said}\n" in out
+    content = streams.BytesIO((folder / "in/sub/map.npy").read_bytes())
+    monkeypatch.setattr(sys, "stdin", type("Stdin", (), {"buffer": content}))
+    code, _, err = denoise(capsys, "-", "-o", "piped.npy", *options)
+    assert code == 0 and f"note: {said}\n" in err
+    assert (folder / "piped.npy").read_bytes() == (folder / "out.npy").read_bytes()
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,8 @@ def run_stream(args: argparse.Namespace, denoiser: Denoiser) -> int:
         sys.stdout.buffer.flush()
     else:
         write_picture(args.output, result.picture, overwrite=args.overwrite)
+    for note in () if args.quiet else result.picture.notes:
+        print(f"note: {note}", file=sys.stderr)
     if not args.quiet and result.sigma is not None:
         how = "estimated" if result.estimated else "as given"
         print(f"noise level (sigma, 0-255 scale): {result.sigma:.1f}, {how}", file=sys.stderr)
