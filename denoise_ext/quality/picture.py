@@ -102,6 +102,8 @@ def _published_lines(axes: Any, document: dict[str, Any], channels: int) -> None
 
 def _name_points(axes: Any, points: dict[str, tuple[float, float]]) -> None:
     """A name beside each point, where it covers neither a name nor a point."""
+    from matplotlib.patheffects import withStroke
+
     figure = axes.figure
     figure.draw_without_rendering()  # lays the panel out: positions are known
     renderer = figure.canvas.get_renderer()
@@ -114,6 +116,7 @@ def _name_points(axes: Any, points: dict[str, tuple[float, float]]) -> None:
             label = axes.annotate(
                 name, point, (dx, dy), textcoords="offset points", ha=ha, va="center",
                 fontsize=8, color=_INK, zorder=4,
+                path_effects=[withStroke(linewidth=2, foreground="white")],
             )  # fmt: skip
             box = label.get_window_extent(renderer).extents
             free = not any(_overlap(box, other) for other in taken)
@@ -127,8 +130,9 @@ def _name_points(axes: Any, points: dict[str, tuple[float, float]]) -> None:
 _PLACES = [
     ((dx, dy), "left" if dx > 0 else "right" if dx < 0 else "center")
     for dx, dy in (
-        (7, 0), (-7, 0), (0, 10), (0, -10), (7, 8), (-7, 8), (7, -8), (-7, -8), (0, 20), (0, -20),
-        (9, 16), (-9, 16), (9, -16), (-9, -16), (0, 30), (0, -30),
+        # the frontier leaves a point to the right and comes from below
+        (-7, 0), (0, 10), (-7, 9), (7, 0), (7, -9), (7, 9), (0, -10), (-7, -9), (0, 20), (0, -20),
+        (-9, 17), (9, -17), (9, 17), (-9, -17), (0, 30), (0, -30),
     )
 ]  # fmt: skip
 
