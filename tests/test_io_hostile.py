@@ -104,6 +104,15 @@ def test_tiles_larger_than_the_limit_are_refused(tmp_path):
         io.read_picture(bytes(data))
 
 
+def test_a_damaged_raw_file(tmp_path):
+    pytest.importorskip("rawpy")
+    (tmp_path / "x.dng").write_bytes(b"II*\0" + b"x" * 99)
+    with pytest.raises(
+        io.ImageError, match=r"x\.dng' as RAW: \w[ \w/]+ \(damaged or truncated file"
+    ):
+        io.read_picture(tmp_path / "x.dng")
+
+
 def test_animations_are_refused():
     frames = [Image.fromarray(pixels("rgb", "uint8")) for _ in range(3)]
     for name in ("PNG", "WEBP"):

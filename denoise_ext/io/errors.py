@@ -14,6 +14,8 @@ class ImageError(ValueError):
 def reason_of(error: BaseException) -> str:
     """One line saying what went wrong, without the file name an OSError repeats."""
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    if error.args and isinstance(error.args[0], bytes):  # LibRaw's
+        text = error.args[0].decode(errors="replace")
     line = text.split("\n")[0].strip() or type(error).__name__
     is_sentence = line[1:2].islower() or line[1:2] == " "
     return line[0].lower() + line[1:] if is_sentence else line
