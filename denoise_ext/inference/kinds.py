@@ -92,19 +92,18 @@ def _open_picture(picture: Picture) -> Opened:
 
 def _open_frame(frame: np.ndarray, value_range: Range) -> Opened:
     """Numbers of a file. Those that are not finite are seen as black, and stay as they are."""
+    own = _unless_own(value_range, frame.dtype)
     missing = ~np.isfinite(frame) if frame.dtype.kind == "f" else np.zeros((), bool)
-    black = frame.dtype.type(value_range[0])
-    opened = _open_array(np.where(missing, black, frame) if missing.any() else frame)
-    opened = replace(opened, value_range=_unless_own(value_range, frame.dtype))
     if not missing.any():
-        return opened
+        return replace(_open_array(frame), value_range=own)
+    opened = _open_array(np.where(missing, frame.dtype.type(value_range[0]), frame))
 
     def result() -> np.ndarray:
         image = opened.result()
         image[missing] = frame[missing]
         return image
 
-    return replace(opened, result=result)
+    return replace(opened, result=result, value_range=own)
 
 
 def _unless_own(value_range: Range, dtype: np.dtype) -> Range | None:
