@@ -316,7 +316,7 @@ def test_threads_share_a_denoiser():
 
 
 def test_the_first_image_does_not_wait_for_the_compiler():
-    """torch imports its compiler where it meets tensors without data: a second, for one photograph."""
+    """torch imports its compiler where it meets tensors without data: a second."""
     program = (
         "import sys, numpy, denoise_ext\n"
         "denoise_ext.denoise(numpy.zeros((16, 16), numpy.uint8), sigma=25)\n"

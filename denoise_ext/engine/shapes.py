@@ -18,7 +18,7 @@ from denoise_ext.ops._layout import is_channels_last
 
 aten = torch.ops.aten
 
-# Result: as the first argument, provided all tensors have one shape, dtype and strides.
+# All tensors have one shape and dtype: the result's strides are `_pointwise_strides`.
 _POINTWISE = {
     aten.relu.default, aten.leaky_relu.default, aten.sigmoid.default, aten.tanh.default,
     aten.add.Tensor, aten.add.Scalar, aten.sub.Tensor, aten.sub.Scalar, aten.mul.Tensor,
@@ -34,7 +34,9 @@ _KEEPS_LAYOUT = {
 def result_of(func: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
     """What ``func`` returns on tensors without data: its shape, dtype and strides are right."""
     if func in _POINTWISE and _all_alike(args, kwargs):
-        return _like(args[0])
+        stride = _pointwise_strides([x for x in args if isinstance(x, Tensor)])
+        if stride is not None:
+            return _empty(tuple(args[0].shape), stride, args[0])
     if func is aten.convolution.default and args[0].dim() == 4:
         return _convolution(*args)
     if func is aten._prelu_kernel.default and args[0].dtype == args[1].dtype:
@@ -52,16 +54,28 @@ def result_of(func: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
 
 def _all_alike(args: tuple, kwargs: dict[str, Any]) -> bool:
     first = args[0]
-    if not isinstance(first, Tensor) or not first.is_floating_point() or not _is_dense(first):
+    if not isinstance(first, Tensor) or not first.is_floating_point():
         return False
     for x in args[1:]:
         if isinstance(x, Tensor):
-            same = x.shape == first.shape and x.dtype == first.dtype
-            if not same or x.stride() != first.stride():
+            if x.shape != first.shape or x.dtype != first.dtype:
                 return False
         elif isinstance(x, complex):
             return False
     return not any(isinstance(x, Tensor) for x in kwargs.values())
+
+
+def _pointwise_strides(tensors: list[Tensor]) -> tuple[int, ...] | None:
+    """What c10's TensorIterator gives the result; None in cases that no rule here covers."""
+    first = tensors[0]
+    if all(x.is_contiguous() for x in tensors):
+        return _contiguous_stride(tuple(first.shape))
+    if not all(_is_dense(x) for x in tensors):
+        return None
+    # Dimensions go in the order of the first tensor's strides, where no two of them are equal.
+    distinct = len(set(first.stride())) == first.dim()
+    alike = all(x.stride() == first.stride() for x in tensors)
+    return first.stride() if distinct or alike else None
 
 
 def _is_dense(x: Tensor) -> bool:
@@ -97,10 +111,8 @@ def _convolution(
             input, weight, bias, stride, padding, dilation, transposed, output_padding, groups
         )
     shape = (n, channels, *sizes)
-    if is_channels_last(input) or is_channels_last(weight):
-        return _empty(shape, channels_last_stride(shape), input)
-    _, c, h, w = shape
-    return _empty(shape, (c * h * w, h * w, w, 1), input)
+    last = is_channels_last(input) or is_channels_last(weight)
+    return _empty(shape, channels_last_stride(shape) if last else _contiguous_stride(shape), input)
 
 
 def _can_join(tensors: list[Tensor], dim: int = 0) -> bool:
@@ -110,7 +122,6 @@ def _can_join(tensors: list[Tensor], dim: int = 0) -> bool:
         and x.dtype == first.dtype
         and x.shape[::2] == first.shape[::2]
         and x.shape[3] == first.shape[3]
-        and x.is_contiguous(memory_format=torch.channels_last)
         and x.numel()
         for x in tensors
     )
@@ -119,7 +130,16 @@ def _can_join(tensors: list[Tensor], dim: int = 0) -> bool:
 def _cat(tensors: list[Tensor], dim: int) -> Tensor:
     n, _, h, w = tensors[0].shape
     shape = (n, sum(x.shape[1] for x in tensors), h, w)
-    return _empty(shape, channels_last_stride(shape), tensors[0])
+    last = all(is_channels_last(x) for x in tensors)
+    stride = channels_last_stride(shape) if last else _contiguous_stride(shape)
+    return _empty(shape, stride, tensors[0])
+
+
+def _contiguous_stride(shape: tuple[int, ...]) -> tuple[int, ...]:
+    stride = [1] * len(shape)
+    for d in range(len(shape) - 1, 0, -1):
+        stride[d - 1] = stride[d] * max(shape[d], 1)
+    return tuple(stride)
 
 
 def _like(x: Tensor) -> Tensor:
