@@ -43,6 +43,33 @@ def test_ssim_loss_is_mixed_with_l1_and_has_a_gradient():
         assert criterion("ssim", 0.84)(noisy - 0.1 * gradient, target) < loss
 
 
+def test_psnr_loss_is_the_negative_psnr_of_each_image():
+    generator = torch.Generator().manual_seed(0)
+    target = torch.rand(3, 2, 8, 8, generator=generator)
+    spread = torch.tensor([0.01, 0.1, 0.3]).reshape(3, 1, 1, 1)
+    noisy = target + spread * torch.randn(target.shape, generator=generator)
+    loss = criterion("psnr", 0)
+    # float32: |d(10 log10 m)| = 4.34 * relative error of m; its 128 terms round by 2^-24 each.
+    # eps adds 4.34 * 1e-8 / m dB, m about 1e-4 where it is smallest.
+    tolerance = 4.35 * (130 * 2.0**-24 + 1e-8 / 0.5e-4)
+    expected = -psnr(noisy.double(), target.double()).mean().item()
+    assert loss(noisy, target).item() == pytest.approx(expected, abs=tolerance)
+    assert loss(target, target).item() == pytest.approx(-80, abs=1e-4)  # finite where all is right
+
+
+def test_psnr_loss_has_a_finite_gradient_everywhere():
+    """4.34 / (mse + eps) times that of the image's own mse; zero where there is no error."""
+    target = torch.zeros(2, 1, 4, 4)
+    output = torch.zeros(2, 1, 4, 4)
+    output[0] = 0.25
+    output.requires_grad_()
+    (gradient,) = torch.autograd.grad(criterion("psnr", 0)(output, target), output)
+    assert gradient[1].abs().max() == 0
+    # half (mean over two images) of 10 / ln 10 * 2 * 0.25 / 16 / 0.25^2
+    expected = 0.5 * 10 / np.log(10) * 2 * 0.25 / 16 / 0.25**2
+    torch.testing.assert_close(gradient[0], torch.full((1, 4, 4), expected))
+
+
 @pytest.mark.parametrize("name", ["adam", "muon"])
 def test_decoupled_decay_takes_a_part_of_the_weights(workplace, name):
     """Without a gradient: rate * decay * weight, where the classic form moves by Adam's rule."""

@@ -1,6 +1,6 @@
 """Distances between what a network gives and its target; images (N, C, H, W), float32.
 
-Every one is a mean over all values of the batch. The loss that DnCNN's paper writes,
+Every one but `psnr` is a mean over all values of the batch. The loss that DnCNN's paper writes,
 ``1 / (2 N) * sum ||output - target||^2`` over N images, is `mse` times half the number of values of
 an image: the same minimum, and the same steps of Adam, which divides by the gradient's size. (The
 weight decay and clip_norm that go with it are then those of the paper divided by that factor.)
@@ -17,6 +17,7 @@ from denoise_ext.metrics import ssim
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
 _CHARBONNIER_EPS = 1e-3  # in units of white, as in Lai et al. 2017 and MPRNet
+_PSNR_EPS = 1e-8  # 80 dB: what is better than that hardly counts; as in HINet and NAFNet
 
 
 def mse(output: Tensor, target: Tensor) -> Tensor:
@@ -48,8 +49,22 @@ def ssim_mixed(output: Tensor, target: Tensor, weight: float = 0.84) -> Tensor:
     return weight * structure + (1.0 - weight) * l1(output, target)
 
 
+def psnr(output: Tensor, target: Tensor) -> Tensor:
+    """``mean_i 10 log10(mse_i + eps)`` over the N images, eps = 1e-8: the negative mean PSNR in dB.
+
+    What PSNR is reported as, and unlike `mse` not ruled by the images with the strongest noise: the
+    gradient of each is that of its mse times 4.34 / (mse_i + eps). So it is some thousand times as
+    long as that of `mse`, which `optimiser.clip_norm` and `weight_decay` must be chosen for.
+
+    Chen, Lu, Zhang, Chu, Chen: "HINet: Half Instance Normalization Network for Image Restoration",
+    CVPR Workshops 2021; NAFNet (Chen et al., ECCV 2022) is trained with it, too.
+    """
+    errors = (output - target).square().flatten(1).mean(dim=1)  # (N,)
+    return 10.0 * (errors + _PSNR_EPS).log10().mean()
+
+
 def criterion(name: str, ssim_weight: float) -> Criterion:
     """The loss of a configuration's ``loss.name``."""
     if name == "ssim":
         return lambda output, target: ssim_mixed(output, target, ssim_weight)
-    return {"mse": mse, "l1": l1, "charbonnier": charbonnier}[name]
+    return {"mse": mse, "l1": l1, "charbonnier": charbonnier, "psnr": psnr}[name]

@@ -128,7 +128,7 @@ class Model(_Section):
 class Loss(_Section):
     """What is minimised: a distance to a target, plus weight decay."""
 
-    name: Literal["mse", "l1", "charbonnier", "ssim"] = Field(
+    name: Literal["mse", "l1", "charbonnier", "ssim", "psnr"] = Field(
         "mse", description="See denoise_ext/training/losses.py; ssim: mixed with l1."
     )
     ssim_weight: Part = Field(0.84, description="Part of 1 - SSIM in the loss `ssim`.")
