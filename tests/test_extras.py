@@ -56,7 +56,8 @@ def test_what_is_missing_is_named(tmp_path, monkeypatch, capsys, case):
     monkeypatch.chdir(tmp_path)
     Path(name).write_bytes(content())
     before = sorted(Path().iterdir())
-    monkeypatch.setitem(sys.modules, module, None)  # importing it fails
+    for loaded in [module, *(m for m in sys.modules if m.startswith(f"{module}."))]:
+        monkeypatch.setitem(sys.modules, loaded, None)  # importing it fails
     code, out, err = run(capsys, *command)
     assert (code, out) == (expected, "")
     last = err.splitlines()[-1]
