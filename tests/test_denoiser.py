@@ -266,7 +266,7 @@ def test_result_says_what_was_done():
 
 def test_one_denoiser_for_gray_and_colour():
     denoiser = Denoiser(sigma=SIGMA)
-    for image, name in ((RGB, "ffdnet_color_small"), (GRAY, "dxnet_s_gray")):
+    for image, name in ((RGB, "dxnet_s_color"), (GRAY, "dxnet_s_gray")):
         for _ in range(2):
             np.testing.assert_array_equal(denoiser(image), inference.denoise(image, name, SIGMA))
 

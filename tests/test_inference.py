@@ -158,7 +158,7 @@ def test_checkpoint_file_and_path(tmp_path, backend):
 
 def test_default_model():
     assert inference.default_model(1) == "dxnet_s_gray"
-    assert inference.default_model(3) == "ffdnet_color_small"
+    assert inference.default_model(3) == "dxnet_s_color"
     with pytest.raises(ValueError, match="channels"):
         inference.default_model(2)
 
@@ -269,6 +269,7 @@ def test_a_family_stands_for_two_networks():
 def test_results_of_a_family_are_told_from_those_of_others():
     from denoise_ext.inference.manifest import weights_sha256
 
-    # dxnet_s has weights for gray alone, dxnet_l none: neither is a file that could be missing
-    names = (None, "dxnet_s", "dxnet_l", "dxnet_s_gray")
+    # dxnet_l has no weights, and is no file that could be missing either
+    names = ("dxnet_s", "dxnet_l", "dxnet_s_gray", "dxnet_s_color")
     assert len({weights_sha256(name) for name in names}) == len(names)
+    assert weights_sha256(None) == weights_sha256("dxnet_s")

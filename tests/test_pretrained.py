@@ -91,6 +91,7 @@ def test_a_damaged_file_is_refused(tmp_path, monkeypatch):
         ("ffdnet_gray_small", "BSD68", 28.8),
         ("ffdnet_color_small", "CBSD68", 30.9),
         ("dxnet_s_gray", "BSD68", 28.95),
+        ("dxnet_s_color", "CBSD68", 30.95),
     ],
 )
 def test_better_than_bm3d(name, folder, bound):

@@ -6,12 +6,12 @@ from typing import Any
 
 from denoise_ext.models import list_models
 
-_DEFAULT_MODELS = {1: "dxnet_s_gray", 3: "ffdnet_color_small"}
+_DEFAULT = "dxnet_s"
 _SUFFIXES = {1: "gray", 3: "color"}
 
 
 def is_family(model: Any) -> bool:
-    """Whether `model` is the name of a family, or None, which stands for the shipped models."""
+    """Whether `model` is the name of a family, or None, which stands for the default."""
     return model is None or (
         isinstance(model, str)
         and model not in list_models()
@@ -28,7 +28,7 @@ def member(model: Any, channels: int) -> Any:
         return model
     if channels not in _SUFFIXES:
         raise ValueError(f"channels must be 1 (gray) or 3 (RGB), got {channels!r}")
-    return _DEFAULT_MODELS[channels] if model is None else f"{model}_{_SUFFIXES[channels]}"
+    return f"{model or _DEFAULT}_{_SUFFIXES[channels]}"
 
 
 def default_model(channels: int) -> str:

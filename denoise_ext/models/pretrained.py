@@ -78,3 +78,23 @@ register_pretrained(
         protocol=_PROTOCOL,
     ),
 )
+
+register_pretrained(
+    "dxnet_s_color",
+    Pretrained(
+        file="dxnet_s_color.safetensors",
+        sha256="a8f2f4b09fc67d830baebea752ab2f21dbcfb0c6e8f366539b7a9aab98f68cb6",
+        config={"blocks": [2, 5], "channels": 3, "family": "dxnet", "widths": [64, 80]},
+        recipe="recipes/dxnet_s_color.toml",
+        training_data=_DATA,
+        noise=_NOISE_75,
+        steps=7000,
+        licence="Apache-2.0",
+        psnr={
+            "CBSD68 sigma 15": 33.78,
+            "CBSD68 sigma 25": 31.16,
+            "CBSD68 sigma 50": 27.96,
+        },
+        protocol=_PROTOCOL,
+    ),
+)
