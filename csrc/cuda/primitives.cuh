@@ -219,17 +219,28 @@ class SharedArena {
 
 // ---- Launching ----
 
+// Lets a kernel have as much dynamic shared memory as the current device gives. The most there is, not
+// what one launch wants: the setting is the kernel's, and between another thread's setting of it and
+// that thread's launch a smaller one would make the launch fail.
+inline cudaError_t allow_all_dynamic_shared(const void* kernel) {
+  int device = 0, most = 0;
+  cudaError_t error = cudaGetDevice(&device);
+  if (error == cudaSuccess)
+    error = cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+  if (error == cudaSuccess)
+    error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most);
+  return error;
+}
+
 // Starts a kernel on a stream (a cudaStream_t) and returns the cudaError_t, 0 for success. Allocates
-// nothing and does not wait, so it may be captured in a CUDA graph. A kernel that takes more than
-// 48 KiB of dynamic shared memory has no static shared arrays beside it.
+// nothing and does not wait, so it may be captured in a CUDA graph. A kernel that may take more than
+// 48 KiB of dynamic shared memory has no static shared arrays beside it: the two share the limit.
 template <class... Parameters, class... Arguments>
 int launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes, void* stream,
            Arguments&&... arguments) {
   constexpr size_t kWithoutOptIn = 48 * 1024;
   cudaError_t error = cudaSuccess;
-  if (shared_bytes > kWithoutOptIn)
-    error = cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
-                                 cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));
+  if (shared_bytes > kWithoutOptIn) error = allow_all_dynamic_shared(reinterpret_cast<const void*>(kernel));
   if (error == cudaSuccess) {
     cudaLaunchConfig_t config{};
     config.gridDim = grid;

@@ -92,11 +92,20 @@ void check_dim(const Tensor& tensor, int64_t dim, const char* op, const char* ar
                   tensor.dim(), " with sizes ", sizes_text(tensor));
 }
 
+bool same_device(const Tensor& tensor, const Tensor& input) {
+  if (tensor.is_cpu() || input.is_cpu()) return tensor.is_cpu() == input.is_cpu();  // it may have an index
+  return tensor.get_device_index() == input.get_device_index();
+}
+
+std::string device_text(const Tensor& tensor) {
+  return tensor.is_cpu() ? "cpu" : "cuda:" + std::to_string(tensor.get_device_index());
+}
+
 void check_same_dtype(const Tensor& tensor, const Tensor& input, const char* op, const char* argument) {
   STD_TORCH_CHECK(tensor.scalar_type() == input.scalar_type(), op, ": ", argument,
                   " and input must have the same dtype");
-  STD_TORCH_CHECK(tensor.is_cpu() == input.is_cpu(), op, ": ", argument,
-                  " and input must be on the same device");
+  STD_TORCH_CHECK(same_device(tensor, input), op, ": ", argument, " is on ", device_text(tensor),
+                  ", but input on ", device_text(input), "; they must be on the same device");
 }
 
 void check_sizes(const Tensor& tensor, const std::vector<int64_t>& sizes, const char* op,

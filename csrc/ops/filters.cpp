@@ -33,8 +33,8 @@ std::vector<double> checked_values(const Tensor& sigma, const char* op, const ch
 
 // A sigma of several rows, or in device memory, flattened for a CUDA kernel to read.
 Tensor device_values(const Tensor& sigma, const Tensor& input, const char* op, const char* argument) {
-  STD_TORCH_CHECK(sigma.is_cpu() == input.is_cpu() && sigma.get_device_index() == input.get_device_index(),
-                  op, ": ", argument, " must be on input's device, or hold one value for all images");
+  STD_TORCH_CHECK(same_device(sigma, input), op, ": ", argument,
+                  " must be on input's device, or hold one value for all images");
   const std::array<int64_t, 1> flat{sigma.numel()};
   return torch::stable::view(torch::stable::contiguous(sigma), {flat.data(), 1});
 }
