@@ -13,7 +13,6 @@ from concurrent.futures import ThreadPoolExecutor
 from glob import glob
 from pathlib import Path
 
-import pybind11
 import torch
 from setuptools import Extension, setup
 from torch.utils.cpp_extension import BuildExtension, include_paths, library_paths
@@ -80,6 +79,16 @@ def gencode_flags(archs: list[str]) -> list[str]:
     return flags
 
 
+def headers() -> list[str]:
+    """Folders with torch's headers and pybind11's, which most builds of torch have among theirs."""
+    folders = include_paths()
+    if not any(Path(folder, "pybind11").is_dir() for folder in folders):
+        import pybind11
+
+        folders.append(pybind11.get_include())
+    return folders
+
+
 class BuildNative(BuildExtension):
     """BuildExtension, with the torch-free .cu files compiled by nvcc into objects first."""
 
@@ -113,7 +122,7 @@ ARCHS = arch_list(NVCC) if NVCC else []
 # Contraction to fused multiply-add is what the kernels are written for; ISO mode turns it off.
 CXX_FLAGS = ["-std=c++20", "-O3", "-ffp-contract=fast", "-fvisibility=hidden", "-Wall", "-Wextra"]
 CXX_FLAGS += ["-g0"]  # Python's own flags ask for debug information: five times the size
-CXX_FLAGS += [f"-isystem{path}" for path in [*include_paths(), pybind11.get_include()]]
+CXX_FLAGS += [f"-isystem{path}" for path in headers()]
 
 macros = [
     ("TORCH_TARGET_VERSION", TORCH_TARGET_VERSION),

@@ -52,6 +52,61 @@ def test_dry_run(tmp_path):
     assert len({name for name in named if name in text}) == len(named)
 
 
+# --- what it needs --------------------------------------------------------------------------------
+
+# Installed packages that neither torch, numpy and pytest are nor need are not there.
+BARE = """
+import importlib.metadata as metadata, re, sys
+def normal(name): return re.sub(r"[-_.]+", "-", name).lower()
+needed, new = set(), ["torch", "numpy", "pytest", "denoise-ext"]
+while new:
+    name = normal(new.pop())
+    if name in needed:
+        continue
+    needed.add(name)
+    if name != "denoise-ext":
+        try:
+            requirements = metadata.requires(name) or []
+        except metadata.PackageNotFoundError:
+            continue
+        new += [re.match(r"[\\w.-]+", r)[0] for r in requirements if "extra ==" not in r]
+installed = metadata.packages_distributions()
+refused = {m for m, names in installed.items() if not needed & {normal(n) for n in names}}
+assert {"PIL", "pybind11", "safetensors"} <= refused and not {"torch", "pluggy"} & refused
+class Without:
+    def __init__(self, finder): self.finder = finder
+    def __getattr__(self, name): return getattr(self.finder, name)
+    def find_spec(self, name, *rest):
+        return None if name.partition(".")[0] in refused else self.finder.find_spec(name, *rest)
+sys.meta_path[:] = map(Without, sys.meta_path)
+"""
+COLLECTS = """
+import os, pytest
+os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+sys.path.append("benchmarks")
+import gpu, on_gpu.worker
+sys.exit(pytest.main(["--collect-only", "-qq", *sys.argv[1:]]))
+"""
+SETS_UP = """
+sys.argv = ["setup.py", "--name"]
+exec(compile(open("setup.py").read(), "setup.py", "exec"))
+"""
+
+
+def test_it_needs_torch_numpy_and_pytest_alone():
+    files = ["tests/test_cuda_primitives.py", *sections.operator_tests(False)]
+    done = sections.run([sys.executable, "-c", BARE + COLLECTS, *files], 300)
+    assert done.status == 0, done.output
+    assert "test_ops_forward.py" in done.output
+
+
+@pytest.mark.skipif(not (ROOT / "setup.py").is_file(), reason="needs the source tree")
+def test_the_build_needs_torch_alone():
+    done = sections.run([sys.executable, "-c", BARE.replace('"denoise-ext"]', '"setuptools"]')
+                         + SETS_UP], 300)  # fmt: skip
+    assert done.status == 0 and "denoise_ext" in done.output, done.output
+
+
 # --- what a dry run does not reach: the calls of torch.cuda --------------------------------------
 
 
@@ -156,6 +211,33 @@ def test_a_step_is_ended_when_its_time_is_up():
     assert done.status is None and time.monotonic() - start < 30
     with pytest.raises(TimeoutError, match="stopped after"), machines.time_limit(0.1):
         time.sleep(5)
+
+
+@pytest.mark.parametrize("output, status", [("..s [ 40%]\n.x", "skipped"), (".F.", "failed")])
+def test_tests_cut_off_are_skipped_unless_one_has_failed(monkeypatch, output, status):
+    monkeypatch.setattr(sections, "run", lambda *_, **__: sections.Finished(None, output, 8.0))
+    outcome = sections.pytest("x", ["test_it.py"], "test", False, 8)
+    assert (outcome.status, outcome.note) == (status, "not done after 8 s")
+
+
+TAKES_TOO_LONG = """
+import json, sys, time
+output = next(a for a in sys.argv if a.startswith("--output=")).partition("=")[2]
+with open(output, "a") as f:
+    f.write(json.dumps({"started": "one"}) + "\\n")
+time.sleep(60)
+"""
+
+
+def test_a_case_cut_off_is_skipped(tmp_path, monkeypatch):
+    script, lines = tmp_path / "worker.py", tmp_path / "lines"
+    script.write_text(TAKES_TOO_LONG)
+    lines.touch()
+    monkeypatch.setattr(sections, "WORKER", script)
+    assert sections.timing(False, 5, lines).status == "skipped"
+    record = json.loads(lines.read_text().splitlines()[-1])
+    assert (record["case"], record["status"]) == ("one", "skipped")
+    assert "time was up" in record["note"]
 
 
 LOSES_ITS_CONTEXT = """

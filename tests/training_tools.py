@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 import denoise_ext
 
@@ -64,6 +63,8 @@ tensorboard = "off"
 @pytest.fixture
 def workplace(tmp_path, monkeypatch):
     """A working directory with eight gray images and ``config.toml`` (120 steps)."""
+    from PIL import Image  # here: the tests of the operators, which share conftest.py, do without
+
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DENOISE_EXT_DATA", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
