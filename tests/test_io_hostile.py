@@ -180,3 +180,18 @@ def test_a_read_only_folder_is_one_line(tmp_path, monkeypatch):
     with pytest.raises(io.ImageError, match="not writable"):
         io.write_picture(tmp_path / "a.png", io.picture_of(pixels("rgb", "uint8")))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_png_without_its_next_chunk_is_damaged(tmp_path):
+    """Bytes of pixels where a chunk should begin are no chunk of some gigabytes."""
+    path = tmp_path / "cut.png"
+    io.write_picture(path, io.picture_of(pixels("rgb", "uint8")))
+    data = path.read_bytes()
+    start = data.index(b"IDAT") + 4
+    path.write_bytes(data[:start] + b"norm\0\1\2\3" * 40 + data[start:])
+    length = int.from_bytes(data[start - 8 : start - 4])
+    place = start + length + 4
+    with pytest.raises(
+        io.ImageError, match=rf"cut\.png' is a damaged PNG file: no .* byte {place}"
+    ):
+        io.read_picture(path)

@@ -14,6 +14,7 @@ from denoise_ext.data.noise import add_gaussian_noise
 from denoise_ext.inference.denoise import denoise
 from denoise_ext.inference.pixels import from_unit, to_unit
 from denoise_ext.metrics import psnr, ssim
+from denoise_ext.metrics.ssim import WINDOW
 from denoise_ext.models import Denoiser
 
 # noisy image, sigma on the 0-255 scale -> denoised image
@@ -179,6 +180,11 @@ def _as_batch(pixels: np.ndarray) -> Tensor:
 
 
 def _scores(clean: Tensor, noisy: Tensor, output: Tensor) -> Scores:
+    height, width = clean.shape[-2:]
+    if min(height, width) < WINDOW:
+        raise ValueError(
+            f"{width} x {height} pixels are left to measure; SSIM needs {WINDOW} x {WINDOW}"
+        )
     values = [
         float(metric(image, clean)[0]) for image in (noisy, output) for metric in (psnr, ssim)
     ]

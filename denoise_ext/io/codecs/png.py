@@ -71,6 +71,9 @@ def _parse(source: Source) -> tuple[_Chunks, tuple[str, ...]]:
     seen_pixels = False
     while len(start := stream.read(8)) == 8:
         (length,), name = struct.unpack(">I", start[:4]), start[4:]
+        if not name.isalpha():
+            place = stream.tell() - len(start)
+            raise source.error(f"is a damaged PNG file: no chunk begins at byte {place}")
         if name == b"IDAT" or name in (b"fdAT", b"PLTE", b"hIST"):
             seen_pixels |= name == b"IDAT"
             stream.seek(length + 4, io.SEEK_CUR)
