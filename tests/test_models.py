@@ -99,6 +99,22 @@ def test_wrong_options():
         create_model("dncnn_gray", pretrained=True)
 
 
+@pytest.mark.parametrize(
+    ("name", "option"),
+    [
+        *((name, "noise_map") for name in ("dncnn_gray", "sepdncnn_gray", "deconvnet_gray",
+                                           "drunet_gray", "nafnet_gray")),
+        ("dncnn_gray", "batch_norm"),
+        ("deconvnet_gray", "skips"),
+        ("drunet_gray", "bias"),
+    ],
+)  # fmt: skip
+def test_a_text_is_no_switch(name, option):
+    """bool("no") is True."""
+    with torch.device("meta"), pytest.raises(TypeError, match=f"{option} must be true or false"):
+        create_model(name, **{option: "no"})
+
+
 def test_a_name_is_registered_once():
     with pytest.raises(ValueError, match="already registered"):
 
@@ -226,7 +242,7 @@ def test_dxnet_before_training_is_nearly_the_identity():
 def test_dxnet_refuses_levels_without_blocks():
     with pytest.raises(ValueError, match="one entry per level"):
         create_model("dxnet_s_gray", widths=[8, 8], blocks=[1])
-    with pytest.raises(ValueError, match="blocks must be >= 1"):
+    with pytest.raises(ValueError, match=r"blocks\[1\] must be >= 1"):
         create_model("dxnet_s_gray", blocks=[1, 0])
 
 

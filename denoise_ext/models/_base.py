@@ -198,6 +198,13 @@ def check_positive_ints(name: str, values: object, maximum: int | None = None) -
     ]
 
 
+def check_bool(name: str, value: object) -> bool:
+    """``value`` if it is a bool, or a TypeError naming the argument: "no" would count as true."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be true or false, got {value!r}")
+    return value
+
+
 def check_choice(name: str, value: object, allowed: tuple[str, ...]) -> str:
     """``value`` if it is one of ``allowed``, or a ValueError naming the argument."""
     if value not in allowed:

@@ -20,6 +20,7 @@ from denoise_ext.models._base import (
     MAX_LEVELS,
     Denoiser,
     append_noise_map,
+    check_bool,
     check_choice,
     check_positive_int,
 )
@@ -59,12 +60,12 @@ class DeconvNet(Denoiser):
         noise_map: bool = False,
         predicts: str = "noise",
     ) -> None:
-        super().__init__(channels, needs_sigma=bool(noise_map))
+        super().__init__(channels, needs_sigma=check_bool("noise_map", noise_map))
         self.width = check_positive_int("width", width)
         self.levels = check_positive_int("levels", levels, 1, MAX_LEVELS)
         self.depth = check_positive_int("depth", depth, 1, MAX_LAYERS)
         self.pooling = check_choice("pooling", pooling, tuple(_POOLING))
-        self.skips = bool(skips)
+        self.skips = check_bool("skips", skips)
         self.predicts = check_choice("predicts", predicts, ("image", "noise"))
         self.stride = 2**levels
         self.pool = _POOLING[pooling](2)

@@ -14,6 +14,7 @@ from denoise_ext.models._base import (
     MAX_LAYERS,
     Denoiser,
     append_noise_map,
+    check_bool,
     check_choice,
     check_positive_int,
 )
@@ -48,10 +49,10 @@ class DnCNN(Denoiser):
         batch_norm: bool = False,
         predicts: str = "noise",
     ) -> None:
-        super().__init__(channels, needs_sigma=bool(noise_map))
+        super().__init__(channels, needs_sigma=check_bool("noise_map", noise_map))
         self.width = check_positive_int("width", width)
         self.depth = check_positive_int("depth", depth, 2, MAX_LAYERS)
-        self.batch_norm = bool(batch_norm)
+        self.batch_norm = check_bool("batch_norm", batch_norm)
         self.predicts = check_choice("predicts", predicts, ("image", "noise"))
         layers: list[nn.Module] = [
             Conv2d(channels + int(self.needs_sigma), width, 3, padding=1, activation="relu")

@@ -17,6 +17,7 @@ from denoise_ext.models._base import (
     MAX_LAYERS,
     Denoiser,
     append_noise_map,
+    check_bool,
     check_positive_int,
     check_positive_ints,
 )
@@ -51,10 +52,10 @@ class DRUNet(Denoiser):
         noise_map: bool = True,
         bias: bool = False,
     ) -> None:
-        super().__init__(channels, needs_sigma=bool(noise_map))
+        super().__init__(channels, needs_sigma=check_bool("noise_map", noise_map))
         self.widths = check_positive_ints("widths", widths)
         self.blocks = check_positive_int("blocks", blocks, 1, MAX_LAYERS)
-        self.bias = bool(bias)
+        self.bias = check_bool("bias", bias)
         self.levels = len(self.widths) - 1
         self.stride = 2**self.levels
         inputs = channels + int(self.needs_sigma)

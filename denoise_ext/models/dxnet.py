@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from denoise_ext.models._base import (
     MAX_LAYERS,
     Denoiser,
-    check_positive_int,
+    check_positive_ints,
     unshuffle_with_noise_map,
 )
 from denoise_ext.models._registry import register_architecture, register_model
@@ -72,12 +72,12 @@ class DXNet(Denoiser):
         self, channels: int = 1, widths: Sequence[int] = (64, 80), blocks: Sequence[int] = (2, 5)
     ) -> None:
         super().__init__(channels, needs_sigma=True)
-        if len(widths) != len(blocks) or not widths:
+        self.widths = check_positive_ints("widths", widths)
+        self.blocks = check_positive_ints("blocks", blocks, MAX_LAYERS)
+        if len(self.widths) != len(self.blocks):
             raise ValueError(
                 f"widths and blocks need one entry per level, got {widths!r} and {blocks!r}"
             )
-        self.widths = [check_positive_int("widths", width) for width in widths]
-        self.blocks = [check_positive_int("blocks", count, 1, MAX_LAYERS) for count in blocks]
         self.stride = 2 ** len(self.widths)
         sub = channels * 4  # channels after the pixel-unshuffle
         self.head = Conv2d(sub + 1, widths[0], 3, padding=1, bias=False)

@@ -15,6 +15,7 @@ from denoise_ext.models._base import (
     MAX_LAYERS,
     Denoiser,
     append_noise_map,
+    check_bool,
     check_positive_int,
     check_positive_ints,
 )
@@ -55,7 +56,7 @@ class NAFNet(Denoiser):
         decoder_blocks: list[int] | tuple[int, ...] = (2, 2, 2, 2),
         noise_map: bool = False,
     ) -> None:
-        super().__init__(channels, needs_sigma=bool(noise_map))
+        super().__init__(channels, needs_sigma=check_bool("noise_map", noise_map))
         self.width = check_positive_int("width", width)
         self.encoder_blocks = check_positive_ints("encoder_blocks", encoder_blocks, MAX_LAYERS)
         self.middle_blocks = check_positive_int("middle_blocks", middle_blocks, 1, MAX_LAYERS)

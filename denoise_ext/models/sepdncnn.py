@@ -16,6 +16,7 @@ from denoise_ext.models._base import (
     MAX_LAYERS,
     Denoiser,
     append_noise_map,
+    check_bool,
     check_choice,
     check_positive_int,
 )
@@ -52,7 +53,7 @@ class SepDnCNN(Denoiser):
         noise_map: bool = False,
         predicts: str = "noise",
     ) -> None:
-        super().__init__(channels, needs_sigma=bool(noise_map))
+        super().__init__(channels, needs_sigma=check_bool("noise_map", noise_map))
         self.width = check_positive_int("width", width)
         self.depth = check_positive_int("depth", depth, 2, MAX_LAYERS)
         self.predicts = check_choice("predicts", predicts, ("image", "noise"))
