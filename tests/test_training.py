@@ -15,6 +15,7 @@ from denoise_ext.cli.train import main
 from denoise_ext.data import list_image_files
 from denoise_ext.models import load_checkpoint, read_metadata
 from denoise_ext.training import ConfigError, load_config, train
+from denoise_ext.training.build import build_network
 from denoise_ext.training.checkpoint import load_state
 from denoise_ext.training.schedule import learning_rate
 from denoise_ext.training.validate import split_held_out
@@ -48,6 +49,11 @@ def test_recipes_are_valid(recipe):
         ("optimiser.beta2=1", "optimiser.beta2: got 1"),
         ("schedule.warmup_steps=500", "schedule.warmup_steps must be below run.steps (120)"),
         ("validation.sigmas=[-1.0]", "validation.sigmas.0: got -1.0"),
+        ("validation.sigmas=[]", "validation.sigmas: got []; list should have at least 1 item"),
+        ("run.seed=18446744073709551616", "run.seed: got 18446744073709551616; input should be"),
+        ("schedule.final=0.1", "schedule: final must be <= peak (0.005), got 0.1"),
+        ("model.options.width={a = 1}", "model.options: width must be a number, true or false"),
+        ("model.options.widths=[6.5]", "list of whole numbers, got [6.5]"),
         ("steps=5", "--set must be section.key=value, got 'steps=5'"),
         ("run.steps", "--set must be section.key=value, got 'run.steps'"),
     ],
@@ -87,7 +93,12 @@ def test_unreadable_configurations(tmp_path):
     ("override", "message"),
     [
         ("model.name=ffdnet_grey", "unknown model 'ffdnet_grey'"),
-        ("model.options.colour=1", "colour"),
+        ("model.options.colour=1", "model.options: "),
+        ("model.options.width=6.5", "model.options: width must be an int, got 6.5"),
+        ("model.options.width=x", "model.options: width must be an int, got 'x'"),
+        ("model.options.width=100000", "* 10^9 parameters of {'width': 100000, 'depth': 3} need"),
+        ("model.options.width=100000000000", "model.options: no network is as large as {'width'"),
+        ("data.train=config.toml", "config.toml: not a list file (one image path per line), or of"),
         ("data.channels=3", "data.channels is 3, but model.name 'ffdnet_gray_small' has 1"),
         ("data.crop=15", "data.crop must be a multiple of 2"),
         ("data.crop=42", "smaller than the crop 42"),
@@ -102,6 +113,34 @@ def test_what_does_not_fit_is_one_line_at_the_command(workplace, capsys, overrid
     assert message in error
     assert len(error.splitlines()) == 1
     assert "Traceback" not in error
+
+
+def test_lists_are_options(workplace):
+    """Of networks with several levels."""
+    overrides = ["model.name=dxnet_s_gray", "model.options={widths = [8, 12], blocks = [1, 2]}"]
+    network, _ = build_network(load_config("config.toml", overrides))
+    assert (network.widths, network.blocks) == ([8, 12], [1, 2])
+    with pytest.raises(ValueError, match=r"model\.options: widths must be a list of ints, got 8"):
+        build_network(load_config("config.toml", [*overrides, "model.options.widths=8"]))
+
+
+def test_a_run_directory_may_look_like_a_number(workplace, capsys):
+    command = ["config.toml", "--set", "run.steps=6", "--set", "validation.images=0"]
+    assert main([*command, "--out", "2024"]) == 0
+    assert Path("2024/model.safetensors").exists()
+
+
+def test_the_home_directory_can_be_named(workplace, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", str(workplace))
+    Path("home.txt").write_text("images/0.png\nimages/1.png\n")
+    values = ["run.steps=6", "validation.images=0", "data.train=~/home.txt", "data.cache=~/mapped",
+              "run.out=~/runs/a"]  # fmt: skip
+    train(load_config("config.toml", values))
+    assert Path("runs/a/model.safetensors").exists()
+    assert list(Path("mapped").iterdir())
+    start = ["run.out=~/runs/b", "model.start=~/runs/a/model.safetensors"]
+    train(load_config("config.toml", [*values, *start]))
+    assert not Path("~").exists()
 
 
 # ---- held-out and test images

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 
 from denoise_ext.cli import train
 
@@ -25,9 +24,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Carry the command out; returns the exit code."""
+    from denoise_ext.training.config import override
+
     more = []
     if args.start is not None:
-        more.append(f"model.start={json.dumps(args.start)}")
+        more.append(override("model.start", args.start))
     if args.freeze:
-        more.append(f"model.freeze={json.dumps(args.freeze)}")
+        more.append(override("model.freeze", args.freeze))
     return train.train_from(args, more, start_required=True)

@@ -35,12 +35,13 @@ def train_from(args: argparse.Namespace, more: list[str], start_required: bool =
     """Train with the arguments above and the overrides in ``more``; returns the exit code."""
     # Imported here so that the other commands and --help do not pay for it.
     from denoise_ext.training import ConfigError, load_config, train
+    from denoise_ext.training.config import override
     from denoise_ext.training.validate import label_text
 
     overrides = [*args.overrides, *more]
     try:
         if args.out is not None:
-            overrides.append(f"run.out={args.out}")
+            overrides.append(override("run.out", args.out))
         config = load_config(args.config, overrides)
         if start_required and not config.model.start:
             raise ConfigError("model.start: required by finetune; in the file, or as --start")

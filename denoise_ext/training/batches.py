@@ -15,7 +15,7 @@ from denoise_ext.data import (
 )
 from denoise_ext.data.noise import add_noise_chain
 from denoise_ext.data.random import NOISE, step_generator, step_seed
-from denoise_ext.training.config import data_path
+from denoise_ext.training.config import data_path, user_path
 from denoise_ext.training.objectives import Batch
 from denoise_ext.training.processes import Processes
 from denoise_ext.training.sections import Data, TrainConfig
@@ -107,7 +107,7 @@ class Batches:
 def open_images(data: Data) -> ImageCache:
     """The images a ``[data]`` section names, decoded; ValueError where it names none."""
     files = list_training_files(data_path(data.train), data.pairs, data.part)
-    folder = {"off": None, "auto": default_cache_folder()}.get(data.cache, data.cache)
+    folder = {"off": None, "auto": default_cache_folder()}.get(data.cache, user_path(data.cache))
     return ImageCache(
         files, data.channels, scales=data.scales, normalise=data.normalise, folder=folder
     )

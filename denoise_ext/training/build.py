@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from pathlib import Path
+import os
 from typing import Any
 
 import torch
@@ -18,10 +18,14 @@ from denoise_ext.models import (
     pretrained_info,
     read_metadata,
 )
+from denoise_ext.models._registry import unknown_name
 from denoise_ext.models.checkpoints import CheckpointError
 from denoise_ext.nn import to_torch
+from denoise_ext.training.config import user_path
 from denoise_ext.training.muon import Muon
 from denoise_ext.training.sections import TrainConfig
+
+_BYTES_PER_PARAMETER = 16  # the weight, its gradient, two running means of Adam; float32
 
 
 def build_network(config: TrainConfig) -> tuple[Denoiser, dict[str, Any] | None]:
@@ -33,6 +37,7 @@ def build_network(config: TrainConfig) -> tuple[Denoiser, dict[str, Any] | None]
     if config.model.start:
         model, start = _started(config)
     else:
+        _check_options(config.model.name, config.model.options)
         model = create_model(config.model.name, **config.model.options)
     _check(model, config)
     if not config.model.start:
@@ -46,6 +51,8 @@ def build_network(config: TrainConfig) -> tuple[Denoiser, dict[str, Any] | None]
 
 def _started(config: TrainConfig) -> tuple[Denoiser, dict[str, Any] | None]:
     name, start, options = config.model.name, config.model.start, config.model.options
+    if name:
+        _check_options(name, options)
     if start in list_models():
         if name not in ("", start):
             raise ValueError(f"model.name is {name!r}, but model.start the model {start!r}")
@@ -53,14 +60,35 @@ def _started(config: TrainConfig) -> tuple[Denoiser, dict[str, Any] | None]:
         shipped = pretrained_info(start)
         assert shipped is not None  # create_model has found it
         return model, {"model": start, "sha256": shipped.sha256, "recipe": shipped.recipe}
+    path = user_path(start)
     if name:
-        model = create_model(name, checkpoint_path=start, **options)
+        model = create_model(name, checkpoint_path=path, **options)
     else:
-        model = load_checkpoint(start)
+        model = load_checkpoint(path)
     try:
-        return model, read_metadata(start)["training"]
+        return model, read_metadata(path)["training"]
     except CheckpointError:  # not written by save_model: published elsewhere, or a run's state
-        return model, {"checkpoint": Path(start).name}
+        return model, {"checkpoint": path.name}
+
+
+def _check_options(name: str, options: dict[str, Any]) -> None:
+    """Build the network without data: ValueError where that, or its training, cannot be."""
+    if name not in list_models():
+        raise ValueError(f"model.name: {unknown_name('model', name, list_models())}")
+    try:
+        with torch.device("meta"):
+            count = sum(p.numel() for p in create_model(name, **options).parameters())
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"model.options: {error}") from None
+    except (RuntimeError, OverflowError):  # sizes beyond 64 bits; torch's words for it are many
+        raise ValueError(f"model.options: no network is as large as {options}") from None
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    needed = count * _BYTES_PER_PARAMETER
+    if needed > memory:
+        raise ValueError(
+            f"model.options: {count / 1e9:.1f} * 10^9 parameters of {options} need "
+            f"{needed / 1e9:.0f} GB to be trained, and this machine has {memory / 1e9:.0f} GB"
+        )
 
 
 def _check(model: Denoiser, config: TrainConfig) -> None:

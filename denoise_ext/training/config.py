@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tomllib
 from pathlib import Path
@@ -90,6 +91,18 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
     tree[parts[-1]] = value
 
 
+def override(key: str, value: str | list[str]) -> str:
+    """An override that keeps texts texts: ``run.out=2024`` would be a number."""
+    # A JSON text is a TOML text but for this one character, which JSON leaves as it is.
+    text = json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return f"{key}={text}"
+
+
 def data_path(name: str) -> Path:
     """``name`` under $DENOISE_EXT_DATA (or the current directory), unless it is absolute."""
-    return Path(os.environ.get(DATA_VARIABLE, "")) / name
+    return user_path(os.environ.get(DATA_VARIABLE, "")) / user_path(name)
+
+
+def user_path(name: str) -> Path:
+    """``name``, ``~`` in front of it being the home directory: no shell has expanded it."""
+    return Path(os.path.expanduser(name))

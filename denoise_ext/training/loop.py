@@ -16,7 +16,7 @@ from denoise_ext.models import Denoiser, build_model, load_checkpoint, save_mode
 from denoise_ext.training.batches import Batches
 from denoise_ext.training.build import build_network, build_optimiser
 from denoise_ext.training.checkpoint import config_differences, load_state, save_state
-from denoise_ext.training.config import ConfigError
+from denoise_ext.training.config import ConfigError, user_path
 from denoise_ext.training.ema import RunningMean
 from denoise_ext.training.objectives import Batch, build_objective
 from denoise_ext.training.pictures import log_row, tensorboard_log, write_curves, write_samples
@@ -91,7 +91,7 @@ class _Trainer:
         # best mean PSNR, its step, validations since; whether training was ended by them
         self.best: dict[str, Any] = {"psnr": -math.inf, "step": 0, "since": 0, "ended": False}
         try:
-            self.dir = RunDir(config.run.out)
+            self.dir = RunDir(user_path(config.run.out))
             self.model, self.start = build_network(config)
             self.model = self.model.to(device)
             self.batches = Batches(config, processes, device)

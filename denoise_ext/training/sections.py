@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from denoise_ext.data.noise import NoiseStep
 
@@ -105,7 +105,9 @@ class Model(_Section):
     """The network: a registered model and changes to its defaults, or what a checkpoint holds."""
 
     name: str = Field("", description="Registered model; empty: the one that `start` holds.")
-    options: dict[str, bool | int | float | str] = Field(default_factory=dict)
+    options: dict[str, bool | int | float | str | list[int]] = Field(
+        default_factory=dict, description="See the model's class in denoise_ext/models."
+    )
     start: str = Field(
         "",
         description="Weights training starts from: a model with shipped weights, or a checkpoint "
@@ -115,6 +117,19 @@ class Model(_Section):
         default_factory=list,
         description='Parameters that stay as they are, as patterns of their names: ["body.0.*"].',
     )
+
+    @field_validator("options", mode="before")
+    @classmethod
+    def _plain(cls, options: object) -> object:
+        """One message for all the kinds of values that are allowed, not one for each."""
+        for key, value in options.items() if isinstance(options, dict) else ():
+            numbers = isinstance(value, list) and all(type(item) is int for item in value)
+            if not (numbers or isinstance(value, (bool, int, float, str))):
+                raise ValueError(
+                    f"{key} must be a number, true or false, a text or a list of whole numbers, "
+                    f"got {value!r}"
+                )
+        return options
 
     @model_validator(mode="after")
     def _given(self) -> Model:
@@ -169,13 +184,19 @@ class Schedule(_Section):
     final: NonNegativeFloat = 1e-6
     warmup_steps: NonNegativeInt = 300
 
+    @model_validator(mode="after")
+    def _falls(self) -> Schedule:
+        if self.final > self.peak:
+            raise ValueError(f"final must be <= peak ({self.peak:g}), got {self.final:g}")
+        return self
+
 
 class Validation(_Section):
     """PSNR on training images that are held out (never trained on)."""
 
     images: NonNegativeInt = Field(8, description="How many; spread evenly over the list.")
     crop: PositiveInt = Field(256, description="Largest side of the centre crop that is used.")
-    sigmas: list[NonNegativeFloat] = Field(default_factory=lambda: [15.0, 25.0, 50.0])
+    sigmas: list[NonNegativeFloat] = Field(default_factory=lambda: [15.0, 25.0, 50.0], min_length=1)
     every: PositiveInt = Field(1000, description="Steps between validations.")
     patience: NonNegativeInt = Field(
         0,
@@ -193,7 +214,7 @@ class Run(_Section):
     out: str = Field(min_length=1, description="Run directory, relative to the current one.")
     steps: PositiveInt
     batch_size: PositiveInt = Field(16, description="Crops per step (and per process, if several).")
-    seed: NonNegativeInt = 0
+    seed: int = Field(0, ge=0, lt=2**63)
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="auto: a GPU where torch sees one."
     )
