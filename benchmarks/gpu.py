@@ -30,7 +30,7 @@ from on_gpu import report, sections  # noqa: E402
 from on_gpu.sections import Section  # noqa: E402
 
 # Seconds at most for each step, and what has to be left for timing when one begins.
-LIMITS = {"build": 150, "primitives": 45, "operators": 120, "sanitizer": 75}
+LIMITS = {"build": 150, "primitives": 45, "operators": 120, "device": 45, "sanitizer": 75}
 LEFT_FOR_TIMING = 150
 MARGIN = 10  # seconds for starting, stopping and writing
 
@@ -108,6 +108,7 @@ def run_sections(dry: bool, schedule: Schedule, lines: Path) -> list[Section]:
         return done
     add(sections.primitives(dry, schedule.limit("primitives")))
     add(sections.operators(dry, schedule.limit("operators")))
+    add(sections.device(dry, schedule.limit("device")))
     add(sections.sanitizer(dry, schedule.limit("sanitizer")))
     add(sections.timing(dry, schedule.left(), lines))
     return done

@@ -9,6 +9,9 @@ import torch
 from torch import Tensor
 
 Tensors = dict[str, Tensor]
+Shape = tuple[int, int, int, int]
+HD = (1080, 1920)
+DRY = (9, 17)  # rows and columns: no multiple of any tile
 
 # Results agree to this part of the largest value: a few roundings of the output's type, and for
 # float32 a Winograd algorithm's or an FFT's own error.
@@ -18,6 +21,10 @@ TOLERANCE = {
     torch.float32: 2e-4,
     torch.uint8: 2.5 / 255,  # OpenCV computes them in fixed point, others in float32
 }
+
+# tf32 keeps 10 bits of the fraction: rounded, a factor is off by 2^-11 of itself, cut off by 2^-10,
+# so a product by up to 2^-9 = 2e-3.
+TF32_TOLERANCE = 2.0**-9
 
 
 @dataclass(frozen=True)
@@ -58,13 +65,24 @@ class Case:
     others: dict[str, Contender]
     moved_bytes: Callable[[tuple[int, int, int, int]], int]  # each tensor once
     operations: Callable[[tuple[int, int, int, int]], int]  # multiply and add count as two
-    # For ops.explain: the operator and its arguments; None for a gradient.
+    # For ops.explain: the operator and its arguments; None for a whole network.
     explained: Callable[[Tensors], tuple[Callable, tuple, dict]] | None = None
     targets: Targets = Targets()
+    tf32: bool = False  # factors may be rounded to tf32, by everyone
 
     @property
     def contenders(self) -> dict[str, Contender]:
         return {"denoise_ext": Contender(self.ours), **self.others}
+
+    @property
+    def tolerance(self) -> float:
+        return TF32_TOLERANCE if self.tf32 else TOLERANCE[self.dtype]
+
+    @property
+    def arithmetic(self) -> str:
+        """Which of the measured ceilings bounds its arithmetic from above."""
+        half = self.dtype in (torch.float16, torch.bfloat16) and "conv" in self.needs
+        return "tf32" if self.tf32 else "bf16" if half else "float32"
 
 
 def dtype_name(dtype: torch.dtype) -> str:
@@ -94,3 +112,10 @@ def uniform(
         return torch.empty(shape, device=device)
     generator = torch.Generator(device).manual_seed(seed)
     return low + (high - low) * torch.rand(shape, device=device, generator=generator)
+
+
+def random_weight(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Of a convolution, so that values neither grow nor vanish."""
+    fan_in = shape[1] * shape[2] * shape[3]
+    w = uniform(shape, device, 7, -1.0, 1.0) * (3.0 / fan_in) ** 0.5
+    return channels_last(w.to(dtype))

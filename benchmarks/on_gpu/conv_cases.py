@@ -1,6 +1,9 @@
-"""Convolutions, transposed convolutions and their gradients: the layers of denoising networks."""
+"""Convolutions and transposed convolutions: the layers of denoising networks."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -8,27 +11,30 @@ from torch.nn import functional as F
 
 from denoise_ext import ops
 from on_gpu.cases import (
+    DRY,
+    HD,
     Case,
     Contender,
+    Shape,
     Targets,
     Tensors,
     all_in,
     channels_last,
     dtype_name,
+    random_weight,
     uniform,
 )
 
-Shape = tuple[int, int, int, int]
-HD = (1080, 1920)
-DRY = (9, 17)  # rows and columns: no multiple of any tile
-aten = torch.ops.aten
-native = torch.ops.denoise_ext
 
+def with_tf32(run: Callable[[Tensors], Tensor]) -> Callable[[Tensors], Tensor]:
+    """PyTorch may round factors to tf32 too."""
 
-def _weight(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    fan_in = shape[1] * shape[2] * shape[3]
-    w = uniform(shape, device, 7, -1.0, 1.0) * (3.0 / fan_in) ** 0.5
-    return channels_last(w.to(dtype))
+    def allowed(t: Tensors) -> Tensor:
+        # None: as it is. The defaults of flags() would switch cuDNN off.
+        with torch.backends.cudnn.flags(None, None, None, None, allow_tf32=True):
+            return run(t)
+
+    return allowed
 
 
 def _relu_(x: Tensor, activation: str) -> Tensor:
@@ -47,6 +53,7 @@ def conv(
     layout: torch.memory_format = torch.channels_last,
     activation: str = "relu",
     residual: bool = False,
+    tf32: bool = False,
     compiled: bool = False,
     targets: Targets = Targets(),  # noqa: B008 (frozen)
 ) -> Case:
@@ -61,7 +68,7 @@ def conv(
     def make(s: Shape, device: torch.device, seed: int) -> Tensors:
         tensors = {
             "x": uniform(s, device, seed).to(dtype).contiguous(memory_format=layout),
-            "w": _weight((filters, channels // groups, kernel, kernel), dtype, device),
+            "w": random_weight((filters, channels // groups, kernel, kernel), dtype, device),
             "b": uniform((filters,), device, 8, -0.1, 0.1).to(dtype),
         }
         if layout == torch.contiguous_format:
@@ -71,7 +78,7 @@ def conv(
             tensors["r"] = r.contiguous(memory_format=layout)
         return tensors
 
-    options = {"activation": activation}
+    options = {"activation": activation, "precision": "fast" if tf32 else "default"}
 
     def ours(t: Tensors) -> Tensor:
         return ops.conv2d(t["x"], t["w"], t["b"], *arguments, residual=t.get("r"), **options)
@@ -96,6 +103,8 @@ def conv(
         )
     if compiled:
         others["torch.compile"] = Contender(eager, all_in(torch.channels_last), compiled=True)
+    if tf32:
+        others = {name: replace(one, run=with_tf32(one.run)) for name, one in others.items()}
     element = torch.empty((), dtype=dtype).element_size()
 
     def moved(s: Shape) -> int:
@@ -109,7 +118,7 @@ def conv(
         return 2 * n * k * rows * cols * (channels // groups) * kernel * kernel
 
     return Case(
-        f"{name}, {dtype_name(dtype)}", "convolution", "conv2d", shape,
+        f"{name}, {'tf32' if tf32 else dtype_name(dtype)}", "convolution", "conv2d", shape,
         (shape[0] if shape[0] < 3 else 3, channels, *DRY), dtype, make, ours, others, moved,
         operations,
         lambda t: (
@@ -117,7 +126,7 @@ def conv(
             (t["x"], t["w"], t["b"], *arguments),
             {**options, "residual": t.get("r")},
         ),
-        targets,
+        targets, tf32,
     )  # fmt: skip
 
 
@@ -137,7 +146,7 @@ def transposed(
     def make(s: Shape, device: torch.device, seed: int) -> Tensors:
         return {
             "x": channels_last(uniform(s, device, seed).to(dtype)),
-            "w": _weight((channels, filters, kernel, kernel), dtype, device),
+            "w": random_weight((channels, filters, kernel, kernel), dtype, device),
             "b": uniform((filters,), device, 8, -0.1, 0.1).to(dtype),
         }
 
@@ -173,63 +182,11 @@ def transposed(
     )  # fmt: skip
 
 
-def gradient(
-    name: str, index: int, ours_saved: bool, *, shape: Shape, filters: int,
-    dtype: torch.dtype = torch.float16,
-) -> Case:  # fmt: skip
-    """One gradient of a 3x3 convolution: 0 of the input, 1 of the weight, 2 of the bias."""
-    channels = shape[1]
-    activation = "relu" if ours_saved else "none"
-
-    def make(s: Shape, device: torch.device, seed: int) -> Tensors:
-        outputs = (s[0], filters, s[2], s[3])
-        saved = uniform(outputs, device, seed + 2, -1.0, 1.0).relu_()
-        return {
-            "g": channels_last(uniform(outputs, device, seed, -1.0, 1.0).to(dtype)),
-            "x": channels_last(uniform(s, device, seed + 1).to(dtype)),
-            "w": _weight((filters, channels, 3, 3), dtype, device),
-            "saved": channels_last(saved.to(dtype)),
-        }
-
-    def ours(t: Tensors) -> Tensor:
-        saved = t["saved"] if ours_saved else None
-        mask = [i == index for i in range(5)]
-        return native.conv2d_backward(
-            t["g"], t["x"], t["w"], saved, None, [1, 1], [1, 1], [1, 1], 1, activation, 0.0, mask
-        )[index]
-
-    def theirs(t: Tensors) -> Tensor:
-        g = aten.threshold_backward(t["g"], t["saved"], 0) if ours_saved else t["g"]
-        if index == 2:
-            return g.sum((0, 2, 3))
-        mask = [i == index for i in range(3)]
-        return aten.convolution_backward(
-            g, t["x"], t["w"], None, [1, 1], [1, 1], [1, 1], False, [0, 0], 1, mask
-        )[index]
-
-    element = torch.empty((), dtype=dtype).element_size()
-
-    def moved(s: Shape) -> int:
-        pixels = s[0] * s[2] * s[3]
-        masks = 2 if ours_saved else 1
-        return element * pixels * (filters * masks + (0 if index == 2 else channels))
-
-    return Case(
-        f"{name}, {dtype_name(dtype)}", "gradient", "conv2d_backward", shape,
-        (1, channels, *DRY), dtype, make, ours,
-        {
-            "torch eager NCHW": Contender(theirs, all_in(torch.contiguous_format)),
-            "torch eager channels_last": Contender(theirs),
-        },
-        moved,
-        lambda s: s[0] * s[2] * s[3] * filters * (1 if index == 2 else 18 * channels),
-    )  # fmt: skip
-
-
 def conv_cases() -> list[Case]:
     """The most wanted first: a short run still has them."""
     fused = ("cuDNN fused", 1.2)
     hd64: Shape = (1, 64, *HD)
+    small: Shape = (1, 64, 512, 512)
     batch: Shape = (16, 64, 512, 512)
     f32, bf16 = torch.float32, torch.bfloat16
     contiguous = torch.contiguous_format
@@ -238,10 +195,9 @@ def conv_cases() -> list[Case]:
         conv("3->64 3x3 1080p", 64, (1, 3, *HD), compiled=True, targets=Targets(85)),
         conv("64->3 3x3 1080p", 3, hd64, activation="none", compiled=True, targets=Targets(85)),
         transposed(4, 64, 32, compiled=True, targets=Targets(65)),
-        gradient("input gradient and mask 64->64 3x3 1080p", 0, True, shape=hd64, filters=64),
-        gradient("weight gradient 64->64 3x3 1080p", 1, False, shape=hd64, filters=64),
         conv("64->64 3x3 1080p + residual", 64, hd64, residual=True),
         conv("64->64 3x3 1080p", 64, hd64, dtype=bf16),
+        conv("64->64 3x3 1080p", 64, hd64, dtype=f32, tf32=True),
         conv("64->64 3x3 16x512x512", 64, batch),
         conv("96->96 3x3 1080p", 96, (1, 96, *HD)),
         conv("depthwise 64 3x3 1080p", 64, hd64, groups=64),
@@ -253,12 +209,8 @@ def conv_cases() -> list[Case]:
         conv("64->64 1x1 1080p", 64, hd64, kernel=1),
         conv("64->64 5x5 1080p", 64, hd64, kernel=5),
         conv("64->128 3x3 stride 2 1080p", 128, hd64, stride=2),
-        conv("64->64 3x3 512x512", 64, (1, 64, 512, 512), dtype=f32),
-        conv("64->64 3x3 512x512 NCHW", 64, (1, 64, 512, 512), dtype=f32, layout=contiguous),
+        conv("64->64 3x3 512x512", 64, small, dtype=f32),
+        conv("64->64 3x3 512x512 NCHW", 64, small, dtype=f32, layout=contiguous),
+        conv("64->64 3x3 512x512 NCHW", 64, small, dtype=f32, layout=contiguous, tf32=True),
         conv("3->64 3x3 1080p NCHW", 64, (1, 3, *HD), dtype=f32, layout=contiguous),
-        gradient("bias gradient and mask 64->64 3x3 1080p", 2, True, shape=hd64, filters=64),
-        gradient(
-            "weight gradient 64->64 3x3 512x512", 1, False,
-            shape=(1, 64, 512, 512), filters=64, dtype=f32,
-        ),
     ]  # fmt: skip

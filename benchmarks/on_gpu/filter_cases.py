@@ -10,9 +10,19 @@ from torch.nn import functional as F
 
 from denoise_ext import ops
 from on_gpu import plain
-from on_gpu.cases import Case, Contender, Targets, Tensors, channels_last, dtype_name, uniform
+from on_gpu.cases import (
+    Case,
+    Contender,
+    Shape,
+    Targets,
+    Tensors,
+    channels_last,
+    dtype_name,
+    uniform,
+)
 
-Shape = tuple[int, int, int, int]
+Number = float | Tensor
+Pair = tuple[float, float] | Tensor
 UHD = (2160, 3840)
 DRY = (19, 23)
 native = torch.ops.denoise_ext
@@ -21,7 +31,7 @@ native = torch.ops.denoise_ext
 # --- the filters as PyTorch programs write them --------------------------------------------------
 
 
-def gaussian_taps(size: int, sigma: float, device: torch.device) -> Tensor:
+def gaussian_taps(size: int, sigma: float | Tensor, device: torch.device) -> Tensor:
     x = torch.arange(size, device=device, dtype=torch.float32) - size // 2
     taps = torch.exp(-0.5 * (x / sigma) ** 2)
     return taps / taps.sum()
@@ -35,13 +45,13 @@ def _as_image(y: Tensor, like: Tensor) -> Tensor:
     return y.round().clamp(0, 255).to(torch.uint8) if like.dtype == torch.uint8 else y
 
 
-def separable_gaussian(x: Tensor, taps: Tensor) -> Tensor:
+def separable_gaussian(x: Tensor, down: Tensor, across: Tensor) -> Tensor:
     """Kornia's formula: a reflected border, then a depthwise row and a depthwise column."""
-    channels, radius = x.shape[1], len(taps) // 2
+    channels, radius = x.shape[1], len(down) // 2
     y = F.pad(_as_float(x), [radius] * 4, mode="reflect")
-    taps = taps.to(y.dtype)
-    y = F.conv2d(y, taps.view(1, 1, 1, -1).expand(channels, 1, 1, -1), groups=channels)
-    y = F.conv2d(y, taps.view(1, 1, -1, 1).expand(channels, 1, -1, 1), groups=channels)
+    down, across = down.to(y.dtype), across.to(y.dtype)
+    y = F.conv2d(y, across.view(1, 1, 1, -1).expand(channels, 1, 1, -1), groups=channels)
+    y = F.conv2d(y, down.view(1, 1, -1, 1).expand(channels, 1, -1, 1), groups=channels)
     return _as_image(y, x)
 
 
@@ -63,14 +73,14 @@ def separable_adjoint(g: Tensor, taps: Tensor) -> Tensor:
     return torch.ops.aten.reflection_pad2d_backward(y, g, [radius] * 4)
 
 
-def unfolded_bilateral(x: Tensor, size: int, sigma_color: float, sigma_space: float) -> Tensor:
+def unfolded_bilateral(x: Tensor, size: int, sigma_color: Number, sigma_space: Pair) -> Tensor:
     """Kornia's formula: every pixel's window laid out in memory, a square window."""
     radius = size // 2
     windows = F.pad(x, [radius] * 4, mode="reflect").unfold(2, size, 1).unfold(3, size, 1)
     windows = windows.flatten(-2)  # (N, C, H, W, size^2)
     distance = (windows - x.unsqueeze(-1)).abs().sum(1, keepdim=True).square()
-    taps = gaussian_taps(size, sigma_space, x.device)
-    space = torch.outer(taps, taps).flatten()
+    down, across = (gaussian_taps(size, sigma, x.device) for sigma in sigma_space)
+    space = torch.outer(down, across).flatten()
     weights = space * torch.exp(-0.5 / sigma_color**2 * distance)
     return (windows * weights).sum(-1) / weights.sum(-1)
 
@@ -106,7 +116,7 @@ def gaussian(
 
     others = {
         "separable depthwise (Kornia's formula)": Contender(
-            lambda t: separable_gaussian(t["x"], t["taps"])
+            lambda t: separable_gaussian(t["x"], t["taps"], t["taps"])
         )
     }
     if size < 40:  # beyond, its time says nothing new
@@ -115,7 +125,7 @@ def gaussian(
         )
     if compiled:
         others["torch.compile (separable)"] = Contender(
-            lambda t: separable_gaussian(t["x"], t["taps"]), compiled=True
+            lambda t: separable_gaussian(t["x"], t["taps"], t["taps"]), compiled=True
         )
     if (channels, dtype, layout) == (3, torch.float32, torch.channels_last):
         others["plain CUDA (CV-CUDA's form)"] = Contender(
@@ -162,6 +172,40 @@ def gaussian_gradient(sigma: float, channels: int) -> Case:
         },
         lambda s: _bytes(s, torch.float32, 2),
         lambda s: 2 * 2 * size * s[0] * s[1] * s[2] * s[3],
+        lambda t: (
+            native.gaussian_blur2d_backward,
+            (t["g"], t["x"], [size, size], t["sigma"], "reflect", [True, False]),
+            {},
+        ),
+    )  # fmt: skip
+
+
+def gaussian_sigma_gradient(sigma: float, channels: int) -> Case:
+    size = 2 * round(3 * sigma) + 1
+
+    def make(s: Shape, device: torch.device, seed: int) -> Tensors:
+        x = uniform(s, device, seed)
+        # A gradient that goes with the image: sums of unrelated ones are all rounding.
+        return {"g": x - 0.5, "x": x, "sigma": torch.full((1, 2), float(sigma), device=device)}
+
+    def arguments(t: Tensors) -> tuple:
+        return (t["g"], t["x"], [size, size], t["sigma"], "reflect", [False, True])
+
+    def kornia(t: Tensors) -> Tensor:
+        with torch.inference_mode(False), torch.enable_grad():
+            sigmas, x = t["sigma"].clone().requires_grad_(), t["x"].clone()
+            taps = [gaussian_taps(size, one, x.device) for one in sigmas[0]]
+            return torch.autograd.grad(separable_gaussian(x, *taps), sigmas, t["g"].clone())[0]
+
+    return Case(
+        f"Gaussian sigma {sigma:g} sigma gradient, {channels} x 4K, float32, NCHW",
+        "gradient", "gaussian_blur2d_backward", (1, channels, *UHD), (1, channels, *DRY),
+        torch.float32, make,
+        lambda t: native.gaussian_blur2d_backward(*arguments(t))[1],
+        {"Kornia's formula by autograd, forward included": Contender(kornia)},
+        lambda s: _bytes(s, torch.float32, 2),
+        lambda s: 2 * 4 * size * s[0] * s[1] * s[2] * s[3],  # each direction's taps, and slopes
+        lambda t: (native.gaussian_blur2d_backward, arguments(t), {}),
     )  # fmt: skip
 
 
@@ -198,7 +242,7 @@ def bilateral(
         return {"x": _image(s, dtype, layout, device, seed)}
 
     def kornia(t: Tensors) -> Tensor:
-        return unfolded_bilateral(t["x"], size, sigma_color, sigma_space)
+        return unfolded_bilateral(t["x"], size, sigma_color, (sigma_space, sigma_space))
 
     others = {}
     if window == "square":
@@ -267,7 +311,7 @@ def bilateral_gradient(size: int, channels: int, rows_cols: tuple[int, int]) -> 
     def kornia(t: Tensors) -> Tensor:
         with torch.inference_mode(False), torch.enable_grad():
             x = t["x"].clone().requires_grad_()
-            y = unfolded_bilateral(x, size, sigma_color, sigma_space)
+            y = unfolded_bilateral(x, size, sigma_color, (sigma_space, sigma_space))
             return torch.autograd.grad(y, x, t["g"].clone())[0]
 
     return Case(
@@ -279,6 +323,44 @@ def bilateral_gradient(size: int, channels: int, rows_cols: tuple[int, int]) -> 
         {"Kornia's formula by autograd, forward included": Contender(kornia)},
         lambda s: _bytes(s, torch.float32, 4),
         lambda s: 3 * _bilateral_operations(size, "square", channels)(s),
+        lambda t: (native.joint_bilateral_blur_backward, arguments(t), {}),
+    )  # fmt: skip
+
+
+def bilateral_sigma_gradient(size: int, channels: int, rows_cols: tuple[int, int]) -> Case:
+    """Of the three sigmas, the color's and the two directions'."""
+
+    def make(s: Shape, device: torch.device, seed: int) -> Tensors:
+        x = uniform(s, device, seed)
+        color = torch.full((1,), 0.3, device=device)
+        space = torch.full((1, 2), size / 4, device=device)
+        y = ops.bilateral_blur(x, size, color, space)
+        return {"g": x - 0.5, "x": x, "y": y, "color": color, "space": space}
+
+    def arguments(t: Tensors) -> tuple:
+        options = ("reflect", "l1", "square", [False, False, True, True])
+        images = (t["g"], t["x"], t["x"], t["y"])
+        return (*images, [size, size], t["color"], t["space"], *options)
+
+    def ours(t: Tensors) -> Tensor:
+        color, space = native.joint_bilateral_blur_backward(*arguments(t))[2:]
+        return torch.cat([color, space[0]])
+
+    def kornia(t: Tensors) -> Tensor:
+        with torch.inference_mode(False), torch.enable_grad():
+            color, space = (t[name].clone().requires_grad_() for name in ("color", "space"))
+            y = unfolded_bilateral(t["x"].clone(), size, color, space[0])
+            color, space = torch.autograd.grad(y, [color, space], t["g"].clone())
+            return torch.cat([color, space[0]])
+
+    return Case(
+        f"bilateral radius {size // 2} sigma gradients, {channels} x "
+        f"{rows_cols[1]}x{rows_cols[0]}, float32",
+        "gradient", "joint_bilateral_blur_backward", (1, channels, *rows_cols),
+        (1, channels, 9, 11), torch.float32, make, ours,
+        {"Kornia's formula by autograd, forward included": Contender(kornia)},
+        lambda s: _bytes(s, torch.float32, 3),
+        lambda s: 2 * _bilateral_operations(size, "square", channels)(s),
         lambda t: (native.joint_bilateral_blur_backward, arguments(t), {}),
     )  # fmt: skip
 
@@ -305,4 +387,6 @@ def filter_cases() -> list[Case]:
         bilateral_gradient(11, 3, (512, 512)),
         joint_bilateral(5, 3, 5, (512, 512)),
         bilateral_gradient(5, 5, (256, 256)),
+        gaussian_sigma_gradient(2, 3),
+        bilateral_sigma_gradient(11, 3, (512, 512)),
     ]

@@ -213,7 +213,20 @@ class Ceilings:
 
     copy_gb_per_s: float
     bf16_tflop_per_s: float
+    tf32_tflop_per_s: float
     float32_tflop_per_s: float
+
+
+@contextmanager
+def tf32_products() -> Iterator[None]:
+    """Matrix products of float32 may round their factors to tf32."""
+    matmul = torch.backends.cuda.matmul
+    before = matmul.allow_tf32
+    matmul.allow_tf32 = True
+    try:
+        yield
+    finally:
+        matmul.allow_tf32 = before
 
 
 def measure_ceilings(machine: Machine, rounds: int) -> Ceilings:
@@ -233,8 +246,12 @@ def measure_ceilings(machine: Machine, rounds: int) -> Ceilings:
 
     half = size // 2
     moved = 2 * source.nbytes
+    copied = micros(lambda: target.copy_(source))
+    with tf32_products():
+        in_tf32 = micros(product(torch.float32, size))
     return Ceilings(
-        moved / micros(lambda: target.copy_(source)) / 1e3,
+        moved / copied / 1e3,
         2 * size**3 / micros(product(torch.bfloat16, size)) / 1e6,
+        2 * size**3 / in_tf32 / 1e6,
         2 * half**3 / micros(product(torch.float32, half)) / 1e6,
     )

@@ -17,7 +17,8 @@ def summarise(
     ceilings = next((record["ceilings"] for record in records if "ceilings" in record), None)
     cases = [rated(record, ceilings) for record in records if "case" in record]
     variants = {name for case in cases for name in case.get("variants", [])}
-    chosen = {case.get("kernel") for case in cases if case["status"] == "timed"}
+    timed = [case for case in cases if case["status"] == "timed"]
+    chosen = {name for case in timed for name in case["kernel"].split(", ")}
     return {
         "provenance": facts | gpu,
         "sections": [asdict(section) for section in sections],
@@ -37,7 +38,7 @@ def rated(case: dict, ceilings: dict | None) -> dict:
         result["gb_per_s"] = case["bytes"] / micros / 1e3
         result["tflop_per_s"] = case["operations"] / micros / 1e6
         if ceilings and ceilings["copy_gb_per_s"]:
-            top = ceilings["bf16_tflop_per_s" if case["tensor_cores"] else "float32_tflop_per_s"]
+            top = ceilings[f"{case['arithmetic']}_tflop_per_s"]
             result["of_copy"] = result["gb_per_s"] / ceilings["copy_gb_per_s"]
             result["of_arithmetic"] = result["tflop_per_s"] / top
     return case | {"results": results, "met": met(case.get("targets"), results)}
@@ -83,7 +84,8 @@ def markdown(summary: dict) -> str:
         lines += [
             "",
             f"Ceilings measured in the same run: copy {number(c['copy_gb_per_s'])} GB/s (read plus "
-            f"written), bf16 matrix product {number(c['bf16_tflop_per_s'])} TFLOP/s, float32 "
+            f"written), bf16 matrix product {number(c['bf16_tflop_per_s'])} TFLOP/s, tf32 "
+            f"{number(c['tf32_tflop_per_s'])} TFLOP/s, float32 "
             f"without tensor cores {number(c['float32_tflop_per_s'], 1)} TFLOP/s.",
         ]
     for group in dict.fromkeys(case["group"] for case in summary["cases"]):

@@ -179,6 +179,11 @@ def operators(dry: bool, seconds: float) -> list[Section]:
         return list(pool.map(test, OPERATORS))
 
 
+def device(dry: bool, seconds: float) -> Section:
+    """CUDA graphs, streams, threads, several devices."""
+    return pytest("tests: device", ["tests/test_cuda_device.py"], "test", dry, seconds)
+
+
 # --- compute-sanitizer ---------------------------------------------------------------------------
 
 TOOLS = ("memcheck", "racecheck", "synccheck")

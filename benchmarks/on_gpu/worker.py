@@ -11,7 +11,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -22,9 +22,10 @@ from torch import Tensor  # noqa: E402
 
 from denoise_ext import ops  # noqa: E402
 from denoise_ext.ops._library import kernel_devices  # noqa: E402
-from on_gpu.cases import TOLERANCE, Case, Contender, Tensors  # noqa: E402
+from on_gpu.cases import Case, Contender, Targets, Tensors  # noqa: E402
 from on_gpu.conv_cases import conv_cases  # noqa: E402
 from on_gpu.filter_cases import filter_cases  # noqa: E402
+from on_gpu.gradient_cases import gradient_cases  # noqa: E402
 from on_gpu.machine import (  # noqa: E402
     DryRun,
     Gpu,
@@ -39,14 +40,28 @@ from on_gpu.network_cases import network_cases  # noqa: E402
 
 LOST_CONTEXT = 3  # exit status: this process can no longer use the GPU
 COMPILE_SECONDS, CONTENDER_SECONDS = 45.0, 20.0  # not in a dry run
+NO_TIME = "no time left"
 MOST_ROUNDS, FEWEST_ROUNDS, CASE_MS = 21, 5, 1500.0
 
 
-def all_cases() -> list[Case]:
-    """Every case; convolutions and filters by turns, so that a short run has the main ones."""
-    convolutions, filters = conv_cases(), filter_cases()
-    first, second = convolutions[:6] + filters[:3], convolutions[6:] + filters[3:]
-    return [*first, *network_cases(), *second]
+def all_cases(compiled: bool = True) -> list[Case]:
+    """Every case, the main ones of all kinds first, so that a short run has them.
+
+    torch.compile takes up to 45 s to get ready: its contenders come after everything else, in cases
+    of their own, or not at all.
+    """
+    kinds = conv_cases(), gradient_cases(), filter_cases()
+    first = [case for kind in kinds for case in kind[:4]]
+    cases = [*first, *network_cases(), *(case for kind in kinds for case in kind[4:])]
+    now, later = [], []
+    for case in cases:
+        slow = {name: one for name, one in case.others.items() if one.compiled}
+        fast = {name: one for name, one in case.others.items() if not one.compiled}
+        now.append(replace(case, others=fast))
+        if slow:
+            name = f"{case.name}, beside torch.compile"
+            later.append(replace(case, name=name, others=slow, targets=Targets()))
+    return now + later if compiled else now
 
 
 def worst_difference(result: Tensor, expected: Tensor) -> float:
@@ -88,15 +103,15 @@ class Runner:
             "case": case.name, "group": case.group, "shape": shape, "status": "timed",
             "bytes": case.moved_bytes(shape), "operations": case.operations(shape),
             "targets": asdict(case.targets), "kernel": "", "results": {},
-            # What bounds its arithmetic from above.
-            "tensor_cores": case.dtype in (torch.float16, torch.bfloat16) and "conv" in case.needs,
+            "arithmetic": case.arithmetic,
         }  # fmt: skip
         missing = self._missing(case)
         if missing is not None:
             return record | {"status": "skipped", "note": missing}
         if self.time_left() < 2:
-            return record | {"status": "skipped", "note": "no time left"}
-        sets = self.machine.set_count(record["bytes"])
+            return record | {"status": "skipped", "note": NO_TIME}
+        # Under compute-sanitizer nothing is timed, so no tensors are needed that take turns.
+        sets = 1 if self.own_only else self.machine.set_count(record["bytes"])
         device = torch.device(self.machine.device)
         inputs = [case.make(shape, device, 100 * seed) for seed in range(sets)]
         record["kernel"], record["variants"] = self._kernel(case)
@@ -109,6 +124,8 @@ class Runner:
         recorded, notes = self._record_all(case, inputs, expected)
         self._time(record, recorded, notes)
         wrong = [note for note in notes.values() if "differs" in note]
+        if "denoise_ext" not in recorded and notes["denoise_ext"] == NO_TIME:
+            return record | {"status": "skipped", "note": NO_TIME}
         if wrong or "denoise_ext" not in recorded:
             record["status"] = "failed"
         return record
@@ -123,16 +140,16 @@ class Runner:
         return None if present else f"{case.needs} has no CUDA kernel in this build"
 
     def _kernel(self, case: Case) -> tuple[str, list[str]]:
-        """(the kernel chosen for the full shape, all there are), where ops.explain knows."""
+        """(the kernels chosen for the full shape, all there are), as ops.explain tells."""
         if case.explained is None:
             return "", []
         op, args, kwargs = case.explained(case.make(case.shape, torch.device("meta"), 0))
-        try:
-            lines = ops.explain(op, *args, device=self.machine.explained_as, **kwargs).splitlines()
-        except (RuntimeError, ValueError):  # not (yet) told for this operator
-            return "", []
-        names = [line.split(":")[0] for line in lines]
-        return names[0], names
+        text = ops.explain(op, *args, device=self.machine.explained_as, **kwargs)
+        # A gradient's steps have headings, and "none" where one is not needed.
+        lines = [line.split(": ", 1) for line in text.splitlines() if not line.endswith(":")]
+        told = [(name, said) for name, said in lines if name != "none"]
+        chosen = [name for name, said in told if said.startswith("chosen")]
+        return ", ".join(chosen), [name for name, _ in told]
 
     def _function(self, contender: Contender) -> Callable[[Tensors], Tensor]:
         return self.machine.compile(contender.run) if contender.compiled else contender.run
@@ -143,16 +160,17 @@ class Runner:
         """Everyone who agrees with us, ready to be timed; and why the others are not."""
         recorded, notes = {}, {}
         for name, contender in case.contenders.items():
-            limit = COMPILE_SECONDS if contender.compiled else CONTENDER_SECONDS
-            limit = min(600.0 if self.machine.dry else limit, self.time_left())
+            allowed = COMPILE_SECONDS if contender.compiled else CONTENDER_SECONDS
+            allowed = 600.0 if self.machine.dry else allowed
+            limit = min(allowed, self.time_left())
             if limit < 1:
-                notes[name] = "no time left"
+                notes[name] = NO_TIME
                 continue
             try:
                 with time_limit(limit):
                     recorded[name], notes[name] = self._record(case, contender, inputs, expected)
             except TimeoutError as error:
-                notes[name] = str(error)
+                notes[name] = NO_TIME if limit < allowed else str(error)
             except Exception as error:
                 if self.machine.dry and contender.dry_error is not None:
                     if isinstance(error, contender.dry_error):
@@ -170,7 +188,7 @@ class Runner:
         run = self._function(contender)
         prepared = [contender.prepare(tensors) for tensors in inputs]
         worst = worst_difference(run(prepared[0]), expected)
-        if not worst <= TOLERANCE[case.dtype]:
+        if not worst <= case.tolerance:
             return None, f"differs from ours by {worst:.2g} of the largest value"
         calls = [lambda tensors=tensors: run(tensors) for tensors in prepared]
         one = prepare(self.machine, calls)
@@ -229,7 +247,7 @@ def run_cases(runner: Runner, done: set[str], write: Callable[[dict], None]) -> 
             ceilings = measure_ceilings(runner.machine, 2 if runner.machine.dry else 11)
             write({"ceilings": asdict(ceilings)})
         runner.machine.release()
-    for case in all_cases():
+    for case in all_cases(compiled=not runner.own_only):
         if case.name in done:
             continue
         write({"started": case.name})
