@@ -142,6 +142,32 @@ def asks_for_the_layout(m, x):
     return y.as_strided((3, 3), (1, 7)) + y.stride(1)
 
 
+def gradient_step(m, x):
+    with torch.enable_grad():
+        y = x.detach().requires_grad_()
+        loss = (m.b(m.a(y).tanh()) - y).square().sum()
+        (slope,) = torch.autograd.grad(loss, y)
+    return m.a(x) - slope
+
+
+def pure_gradient(m, x):
+    with torch.enable_grad():
+        y = x.detach().requires_grad_()
+        (slope,) = torch.autograd.grad(m.b(m.a(y).tanh()).square().sum(), y)
+    return slope
+
+
+def autocast_inside(m, x):
+    with torch.autocast("cpu", torch.bfloat16):
+        return m.a(x)
+
+
+def autocast_later(m, x):
+    y = m.a(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        return y, m.a(x), float(x.mean()) * 0
+
+
 class Doubles(nn.Sequential):
     """A Sequential that does more."""
 
@@ -242,6 +268,10 @@ ODD: dict[str, Odd] = {
     ),
     "ModuleList": Odd(own_list, "all"),
     "as_strided": _body(asks_for_the_layout, "parts"),
+    "gradient step": _body(gradient_step, "parts"),
+    "pure gradient": _body(pure_gradient, "nothing"),
+    "autocast": _body(autocast_inside, "nothing"),
+    "autocast of a part": _body(autocast_later, "parts"),
     "Sequential subclass": Odd(lambda: Doubles(conv(), nn.ReLU(), conv()), "all"),
     "dropout in eval": Odd(lambda: nn.Sequential(conv(), nn.Dropout(0.5), conv()), "all"),
     "no convolution": Odd(

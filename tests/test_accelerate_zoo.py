@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import copy
+import threading
 
 import pytest
 import torch
 from engine_tools import ours_is_faster as ours_is_faster
-from odd_models import ODD, Body, clone, counts, dropout_always
+from odd_models import (
+    ODD,
+    Body,
+    autocast_inside,
+    clone,
+    counts,
+    depends_on_numbers,
+    dropout_always,
+    gradient_step,
+    norm_in_training,
+)
 from torch.utils import _pytree as pytree
 
 import denoise_ext
+from denoise_ext import engine
 
 
 def assert_same(actual, expected) -> None:
@@ -78,3 +90,51 @@ def test_random_numbers_go_on_as_without_the_engine(ours_is_faster):
         torch.manual_seed(5)
         assert_same([fast(x) for _ in range(3)], expected)
     assert planned(fast) == "parts"
+
+
+def test_the_first_result_is_the_originals_where_the_parts_are_refused(ours_is_faster, monkeypatch):
+    model, x = Body(depends_on_numbers).eval(), torch.randn(1, 3, 8, 8)
+    right = Body.forward
+    # Of the model itself and of copies right, but not where the engine runs it on planned parts.
+    monkeypatch.setattr(Body, "forward", lambda self, x: right(self, x) + (type(self) is not Body))
+    fast = denoise_ext.accelerate(model)
+    with torch.no_grad():
+        expected = model(x)
+        assert torch.equal(fast(x), expected) and torch.equal(fast(x), expected)
+    assert fast.report().rows[-1].variant == "original"
+    assert "is off by" in fast.report().rows[-1].reason
+
+
+def test_a_model_that_cannot_be_copied_is_left(ours_is_faster):
+    model, x = Body(gradient_step).eval(), torch.randn(1, 3, 8, 8)
+    model.lock = threading.Lock()
+    fast = denoise_ext.accelerate(model, x)
+    with torch.no_grad():
+        assert torch.equal(fast(x), model(x))
+    assert planned(fast) == "nothing" and "cannot be copied" in fast.report().rows[-1].reason
+
+
+def test_gradients_in_a_branch_that_the_example_did_not_take(ours_is_faster):
+    model = Body(lambda m, x: gradient_step(m, x) if x.mean() < 0 else m.b(m.a(x))).eval()
+    x = torch.rand(1, 3, 8, 8)
+    fast = denoise_ext.accelerate(model, x)
+    with torch.no_grad():
+        assert_same(fast(-x), model(-x))
+    assert planned(fast) == "parts"
+
+
+def test_autocast_without_examination():
+    model, x = Body(autocast_inside).eval(), torch.randn(1, 3, 8, 8)
+    fast = engine.plan(model)
+    with torch.no_grad():
+        assert_same(fast(x), model(x))
+    assert "turns on autocast" in str(fast.report())
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["model", "part"])
+def test_in_training_mode_the_example_changes_nothing(whole):
+    model = norm_in_training().train(whole)
+    model[1].train()
+    before = copy.deepcopy(model.state_dict())
+    fast = denoise_ext.accelerate(model, torch.randn(2, 3, 8, 8))
+    assert_same(fast.state_dict(), before)

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import copy
-import random
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.utils import _pytree as pytree
+from torch import nn
 
 from denoise_ext._loader import native
 from denoise_ext.engine import verify
+from denoise_ext.engine.calls import is_ordinary, tensors_in
 from denoise_ext.engine.region import Settings, compare
 from denoise_ext.engine.report import Report, Row
 from denoise_ext.engine.shadow import shadow
+from denoise_ext.engine.twin import Twin
 
 PRECISIONS = ("strict", "default", "fast")
 _OWN = frozenset({"training", "_original", "_options", "_settings", "_shadow", "_decided"})
@@ -98,7 +96,8 @@ def accelerate(
     if isinstance(model, Accelerated):
         model = model._original
     result = Accelerated(model, precision, dtype)
-    if example_input is not None:
+    # In training mode the example would move the statistics of batch normalisations.
+    if example_input is not None and not any(part.training for part in model.modules()):
         args, kwargs = _example(example_input)
         with torch.no_grad():
             result(*args, **kwargs)
@@ -151,56 +150,52 @@ class Accelerated(nn.Module):
     # --- deciding ---------------------------------------------------------------------------------
 
     def _must_run_original(self, args: tuple, kwargs: dict[str, Any]) -> bool:
-        if self.training or torch.compiler.is_compiling() or torch.jit.is_tracing():
+        if self.training:
             return True
-        if len(args) == 1 and not kwargs and type(args[0]) is Tensor:
-            tensors: list[Any] = [args[0]]
-        else:
-            tensors = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
-        if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
-            return True
-        return (
-            any(type(x) not in (Tensor, nn.Parameter) for x in tensors)
-            or any(torch.is_autocast_enabled(device) for device in {x.device.type for x in tensors})
-            or torch._C._are_functorch_transforms_active()
-            or torch._C._len_torch_dispatch_stack() > 0
-            or torch._C._len_torch_function_stack() > 0
-        )
+        grad = torch.is_grad_enabled() and any(x.requires_grad for x in tensors_in(args, kwargs))
+        return not is_ordinary(args, kwargs, grad)
 
     def _decide(self, args: tuple, kwargs: dict[str, Any]) -> Any:
         """The first call: regions verify themselves in it; then the whole is verified and timed."""
         with self._settings.lock:
             if self._decided:
                 return self.forward(*args, **kwargs)
-            twin = _Twin(self._original, args, kwargs)
-            result = self._shadow(*args, **kwargs)
-            rows = self._settings.report.rows
-            planned = any(row.variant == "plan" for row in rows)
-            whole = any(row.variant == "plan" and not row.module for row in rows)
-            if planned and not whole:
-                self._verify_parts(result, twin)
-            elif not planned:
-                self.__dict__["_shadow"] = None
+            twin = Twin(self._original, "forward", args, kwargs)
+            expected = None if twin.missing else twin.run()
+            if twin.missing:
+                result = self._original(*args, **kwargs)  # what it raises leaves all undecided
+                self._keep_original(twin.missing)
+            else:
+                result = self._shadow(*args, **kwargs)
+                rows = self._settings.report.rows
+                planned = any(row.variant == "plan" for row in rows)
+                whole = any(row.variant == "plan" and not row.module for row in rows)
+                if planned and not whole and not self._parts_hold(result, expected):
+                    result = expected
+                elif not planned:
+                    self.__dict__["_shadow"] = None
             self.__dict__["_decided"] = True
         return result
 
-    def _verify_parts(self, result: Any, twin: _Twin) -> None:
+    def _keep_original(self, reason: str) -> None:
+        row = Row("", type(self._original).__name__, "original", reason=reason)
+        self._settings.report.rows.append(row)
+        self.__dict__["_shadow"] = None
+
+    def _parts_hold(self, result: Any, expected: Any) -> bool:
         """Hold a model of which only parts are planned against the original, as a whole.
 
         Its parts have been timed.  The whole is not run again for that: it may remember its calls.
         """
         rows = self._settings.report.rows
         bound = verify.whole_bound([row.bound for row in rows if row.variant == "plan"])
-        row = Row("", type(self._original).__name__, "its parts' plans", bound=bound)
-        rows.append(row)
-        if twin.missing:
-            row.bound, row.reason = None, f"not compared as a whole: {twin.missing}"
-            return
-        row.error = compare(result, twin.run())
-        if not row.error <= bound:
-            row.variant = "original"
-            row.reason = f"its result is off by {row.error:.1e}, allowed {bound:.0e}"
-            self.__dict__["_shadow"] = None
+        error = compare(result, expected)
+        if not error <= bound:
+            self._keep_original(f"its result is off by {error:.1e}, allowed {bound:.0e}")
+            rows[-1].error, rows[-1].bound = error, bound
+            return False
+        rows.append(Row("", type(self._original).__name__, "its parts' plans", error, bound))
+        return True
 
     # --- the original's state ---------------------------------------------------------------------
 
@@ -248,34 +243,6 @@ class Accelerated(nn.Module):
         """The options."""
         precision, dtype, _ = self._options
         return f"precision={precision!r}" + (f", dtype={dtype}" if dtype else "")
-
-
-class _Twin:
-    """The model and its arguments as they are now, to be run later as if it were now."""
-
-    def __init__(self, model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        self.missing = ""
-        try:
-            self._model, self._args, self._kwargs = copy.deepcopy((model, args, kwargs))
-        except Exception as error:
-            # Whatever a foreign class raises: only this comparison needs the copy.
-            self.missing = f"it cannot be copied ({type(error).__name__}: {error})"
-        self._random = random.getstate(), np.random.get_state(), torch.get_rng_state()
-
-    def run(self) -> Any:
-        """The original's result; random numbers go on afterwards as if it had not run."""
-        now = random.getstate(), np.random.get_state(), torch.get_rng_state()
-        try:
-            self._set_random(*self._random)
-            return self._model(*self._args, **self._kwargs)
-        finally:
-            self._set_random(*now)
-
-    @staticmethod
-    def _set_random(python: Any, numpy: Any, pytorch: Tensor) -> None:
-        random.setstate(python)
-        np.random.set_state(numpy)
-        torch.set_rng_state(pytorch)
 
 
 def plan(

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from denoise_ext.engine import verify
+from denoise_ext.engine.calls import call_key
 from denoise_ext.engine.clone import Guard, NotPlannedError
 from denoise_ext.engine.graph import Graph
 from denoise_ext.engine.match import find_sites
@@ -25,7 +26,6 @@ from denoise_ext.ops._layout import is_channels_last
 
 _MOST_PLANS = 8
 _MOST_BYTES = 1 << 30  # of plans' memory, the one in use not counted
-_PLAIN = (bool, int, float, str, type(None), torch.dtype)
 
 
 @dataclass
@@ -268,24 +268,3 @@ def compare(actual: Any, expected: Any) -> float:
         elif isinstance(a, Tensor) or isinstance(b, Tensor) or a != b:
             return float("inf")
     return worst
-
-
-def call_key(args: tuple, kwargs: dict[str, Any]) -> tuple[Any, list[Tensor]]:
-    """What decides which plan serves a call, and its tensors; None for what no plan can serve."""
-    if not kwargs and all(a is None or type(a) is Tensor for a in args):  # no nest to take apart
-        leaves, parts = args, [len(args)]
-    else:
-        leaves, spec = pytree.tree_flatten((args, kwargs))
-        parts = [spec]
-    tensors = []
-    for leaf in leaves:
-        if type(leaf) in (Tensor, nn.Parameter):
-            if leaf.layout != torch.strided:
-                return None, []
-            tensors.append(leaf)
-            parts.append((leaf.shape, leaf.stride(), leaf.dtype, leaf.device))
-        elif isinstance(leaf, _PLAIN):
-            parts.append((type(leaf), leaf))
-        else:
-            return None, []
-    return tuple(parts), tensors

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from denoise_ext.engine.calls import is_ordinary
 from denoise_ext.engine.region import Region, Settings
 from denoise_ext.engine.report import Row
 
@@ -127,7 +128,9 @@ def _shadow_class(cls: type[nn.Module]) -> type[nn.Module]:
 def _dispatcher(method: str, own: Callable) -> Callable:
     def call(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         state = state_of(self)
-        if has_hooks(self):  # registered since
+        # Hooks may be registered since; the forward itself may have turned on gradients or
+        # autocast: the engine calls it without either.
+        if has_hooks(self) or not is_ordinary(args, kwargs, torch.is_grad_enabled()):
             return getattr(state.module, "__call__" if method == "forward" else method)(
                 *args, **kwargs
             )

@@ -17,12 +17,12 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from denoise_ext.engine.calls import PLAIN
 from denoise_ext.engine.clone import Clone, Guard, NotPlannedError
 from denoise_ext.engine.graph import Graph, Node, Value, channels_last_stride
 from denoise_ext.engine.shapes import result_of
 
 _META = torch.device("meta")
-_PLAIN = (bool, int, float, str, type(None), torch.dtype)
 # Ways to a tensor's memory that no operator sees.
 _MEMORY = frozenset(
     {
@@ -33,13 +33,22 @@ _MEMORY = frozenset(
 
 
 class _NoMemory(TorchFunctionMode):
-    """Refuses what would read or hand out the numbers of a tensor that has none."""
+    """Refuses what tensors without data cannot show.
+
+    That is reading or handing out their numbers, and autocast, which passes over them.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__()
+        self._type = device.type
 
     def __torch_function__(
         self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None
     ) -> Any:
         if func in _MEMORY:
             raise NotPlannedError(f"it depends on the numbers in a tensor (Tensor.{func.__name__})")
+        if torch.is_autocast_enabled(self._type):
+            raise NotPlannedError("it turns on autocast")
         return func(*args, **(kwargs or {}))
 
 
@@ -54,7 +63,7 @@ class _Recorder(TorchDispatchMode):
 
     def __init__(self, device: torch.device) -> None:
         super().__init__()
-        self._device = device
+        self.device = device
         self.nodes: list[Node] = []
         self._values: dict[int, Value] = {}
         self._alive: list[Tensor] = []  # ids are unique among living objects only
@@ -87,7 +96,7 @@ class _Recorder(TorchDispatchMode):
             if not isinstance(leaf, Tensor):
                 results.append(None)
                 continue
-            results.append(Value.of(leaf, self._device))
+            results.append(Value.of(leaf, self.device))
             self.name(leaf, results[-1])
         single = not isinstance(result, (tuple, list))
         node = Node(func, named_args, named_kwargs, results, single)
@@ -104,7 +113,7 @@ class _Recorder(TorchDispatchMode):
             return type(tree)(self._substitute(item) for item in tree)
         if isinstance(tree, dict):
             return {key: self._substitute(item) for key, item in tree.items()}
-        return self._device if tree == _META else tree
+        return self.device if tree == _META else tree
 
 
 def _check_operator(func: Callable) -> None:
@@ -165,7 +174,7 @@ def trace(
         raise NotPlannedError(f"its forward writes to {changed}")
     outputs = [recorder.value(leaf) if isinstance(leaf, Tensor) else leaf for leaf in flat]
     for leaf in outputs:
-        if not isinstance(leaf, (Value, *_PLAIN)):
+        if not isinstance(leaf, (Value, *PLAIN)):
             raise NotPlannedError(f"it returns a {type(leaf).__name__}")
     graph = Graph(inputs, sources, clone.names, recorder.nodes, outputs, output_spec)
     return graph.remove_dead(), clone.tensors, clone.guard
@@ -175,7 +184,7 @@ def _run(call: Callable, recorder: _Recorder) -> list[Any]:
     """Run under the recorder; whatever is raised becomes the reason not to plan."""
     states = _random_states()
     try:
-        with torch.no_grad(), torch.device("meta"), _NoMemory(), recorder:
+        with torch.no_grad(), torch.device("meta"), _NoMemory(recorder.device), recorder:
             result = call()
     except NotPlannedError:
         raise
