@@ -17,6 +17,7 @@ constexpr std::array kAlgorithms{ConvAlgorithm::kWinograd4, ConvAlgorithm::kWino
 // The estimates below count multiply-adds of whole vectors, the unit of all three inner loops. What is
 // not one was measured, on one core of a Zen 4 with AVX-512, as the number of them that take as long.
 constexpr double kPackDirect = 30, kPackWinograd = 7;  // a vector of packed weights
+constexpr double kLoadInput = 2;   // a vector of input channels, where it serves a few sums alone
 constexpr double kCopyInput = 24;  // a vector of a transformed point, where inputs are copied first
 
 // A vector of one of the n^2 points, in the input and in the output transform.
@@ -25,15 +26,21 @@ struct TransformCost {
 };
 constexpr TransformCost kTransform4{12, 8}, kTransform6{20, 16};
 
+int64_t lanes() {
+  return kernels().vector_bytes / static_cast<int64_t>(sizeof(float));
+}
+
 double vectors_of(int64_t channels) {
-  return static_cast<double>(divide_up(channels, kernels().vector_bytes / sizeof(float)));
+  return static_cast<double>(divide_up(channels, lanes()));
 }
 
 double direct_cost(const ConvParams& p) {
   const int64_t* out = p.output.size;
   const int64_t inputs = p.input.size[1] / p.groups, outputs = out[1] / p.groups;
-  const double weights =
-      static_cast<double>(p.weight.size[2] * p.weight.size[3] * inputs * p.groups) * vectors_of(outputs);
+  const double products = has_few_outputs(p, lanes())
+                              ? vectors_of(inputs) * (static_cast<double>(outputs) + kLoadInput)
+                              : static_cast<double>(inputs * p.groups) * vectors_of(outputs);
+  const double weights = static_cast<double>(p.weight.size[2] * p.weight.size[3]) * products;
   // Where the stride spreads the outputs of an input, each is a sum of that many fewer.
   const int64_t spread = p.transposed ? p.stride[0] * p.stride[1] : 1;
   return weights *

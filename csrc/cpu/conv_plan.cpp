@@ -247,6 +247,11 @@ std::vector<ChannelBlock> channel_blocks(int64_t channels, int lanes, int accumu
   return blocks;
 }
 
+bool has_few_outputs(const ConvParams& params, int64_t lanes) {
+  const int64_t outputs = params.output.size[1];
+  return params.groups == 1 && outputs <= kFewOutputs && outputs <= lanes && params.input.size[1] >= lanes;
+}
+
 ConvPlan make_conv_plan(const ConvParams& params, const KernelTable& table) {
   ConvPlan plan{};
   plan.params = params;
@@ -263,8 +268,7 @@ ConvPlan make_conv_plan(const ConvParams& params, const KernelTable& table) {
   for (int64_t y0 = 0; y0 < plan.out_step[0]; ++y0)
     for (int64_t x0 = 0; x0 < plan.out_step[1]; ++x0) add_phase(plan, y0, x0);
   plan.blocks = channel_blocks(plan.group_outputs, plan.lanes, table.accumulators);
-  plan.few_outputs =
-      params.groups == 1 && outputs <= kFewOutputs && outputs <= plan.lanes && inputs >= plan.lanes;
+  plan.few_outputs = has_few_outputs(params, plan.lanes);
   plan.packed_channels = plan.depthwise     ? plan.blocks.front().vectors * static_cast<int64_t>(plan.lanes)
                          : plan.few_outputs ? divide_up(inputs, plan.lanes) * plan.lanes
                                             : plan.group_inputs;

@@ -83,6 +83,9 @@ inline int64_t divide_up(int64_t a, int64_t b) {
 // Spreads the vectors that hold `channels` evenly over as few register blocks as possible.
 std::vector<ChannelBlock> channel_blocks(int64_t channels, int lanes, int accumulators);
 
+// Whether lanes run over the input channels: the output has too few of them to fill a vector.
+bool has_few_outputs(const ConvParams& params, int64_t lanes);
+
 ConvPlan make_conv_plan(const ConvParams& params, const KernelTable& table);
 
 // Packs a weight (K, C, KH, KW) of one group as run_conv_direct() does on every call where it gets none
