@@ -40,7 +40,10 @@ def write_curves(path: Path, rows: Sequence[dict[str, str]]) -> bool:
         return False
     figure = figures.Figure(figsize=(8, 6), layout="constrained")
     loss, quality = figure.subplots(2, 1, sharex=True)
-    loss.semilogy(*_curve(rows, "loss"), linewidth=0.8)
+    steps, losses = _curve(rows, "loss")
+    loss.plot(steps, losses, linewidth=0.8)
+    if all(value > 0 for value in losses):  # that of PSNR is negative
+        loss.set_yscale("log")
     loss.set_ylabel("loss of one batch")
     for column in rows[0]:
         if column.startswith("psnr_"):
