@@ -35,7 +35,7 @@ def test_recipes_are_valid(recipe):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("run.step=5", "run.step: unknown key; allowed here: out, steps, batch_size"),
+        ("run.step=5", "run.step: unknown key; allowed here: out, steps, minutes"),
         ("runn.steps=5", "runn: unknown key; allowed here: data, noise, model"),
         ("run.steps=0", "run.steps: got 0; input should be greater than or equal to 1"),
         ("run.steps=many", "run.steps: got 'many'; input should be a valid integer"),
@@ -231,9 +231,10 @@ def test_weight_decay_is_the_l2_term_of_the_loss(workplace):
     """Without data to fit, Adam's first step follows the sign of the gradient of the L2 term."""
     from denoise_ext.training.loop import _Trainer
     from denoise_ext.training.processes import Processes
+    from denoise_ext.training.run_dir import RunDir
 
     config = load_config("config.toml", ["loss.weight_decay=0.5"])
-    trainer = _Trainer(config, False, Processes(), torch.device("cpu"))
+    trainer = _Trainer(config, False, Processes(), torch.device("cpu"), RunDir("run"))
     decayed, free = trainer.optimiser.param_groups
     assert decayed["weight_decay"] == 0.5
     assert free["weight_decay"] == 0.0

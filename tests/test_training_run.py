@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -139,6 +140,10 @@ def test_finetune_starts_from_a_checkpoint_and_leaves_what_is_frozen(workplace, 
         threads = 1
         tensorboard = "off"
     """)
+    assert main(["finetune", "tune.toml", "--start", "ffdnet"]) == 2
+    error = capsys.readouterr().err
+    assert "model.start: 'ffdnet' is neither a model with trained weights nor a" in error
+    assert "ffdnet_gray_small" in error
     assert main(["finetune", "tune.toml"]) == 2
     assert "model: name (a registered model) or start" in capsys.readouterr().err
     command = ["finetune", "tune.toml", "--start", str(first.model_path), "--freeze"]
@@ -147,7 +152,16 @@ def test_finetune_starts_from_a_checkpoint_and_leaves_what_is_frozen(workplace, 
     assert main([*command, "*"]) == 2
     assert "leaves no parameter to train" in capsys.readouterr().err
     assert main([*command, "body.0.*"]) == 0
-    assert "dB at pairs" in capsys.readouterr().out
+    rows = read_log("tuned")
+    assert [row["step"] for row in rows if row["psnr_pairs"]] == ["0", "10"]
+    before_db, after_db = (float(row["psnr_pairs"]) for row in (rows[0], rows[-1]))
+    told = re.search(r"10 steps, PSNR ([\d.]+) -> ([\d.]+) dB at pairs", capsys.readouterr().out)
+    # both are rounded: to 2 digits and, in the log, to 3
+    assert list(map(float, told.groups())) == pytest.approx([before_db, after_db], abs=0.0056)
+    assert json.loads(Path("tuned/config.json").read_text())["schedule"]["peak"] == 1e-4
+    assert main([*command[:4], "--out", "ruined", "--set", "schedule.peak=0.5"]) == 0
+    capsys.readouterr()
+    assert read_metadata("ruined/best.safetensors")["training"]["steps"] == 0  # nothing was better
     before = load_checkpoint(first.model_path).state_dict()
     after = load_checkpoint("tuned/model.safetensors").state_dict()
     changed = {key for key in before if not torch.equal(before[key], after[key])}

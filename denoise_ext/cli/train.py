@@ -53,9 +53,14 @@ def train_from(args: argparse.Namespace, more: list[str], start_required: bool =
     except KeyboardInterrupt:
         print("denoise-ext: stopped; the same command continues it", file=sys.stderr)
         return EXIT_INTERRUPTED
-    if result.is_main:
+    if result.is_main and not result.finished:
+        steps = f"step {result.steps} of {config.run.steps}"
+        print(f"{result.model_path.parent}: {steps}; the same command continues it")
+    elif result.is_main:
+        before = {k: f"{db:.2f} -> " for k, db in result.psnr_before.items()}
         quality = ", ".join(
-            f"{db:.2f} dB at {label_text(k)}" for k, db in result.validation_psnr.items()
+            f"{before.get(k, '')}{db:.2f} dB at {label_text(k)}"
+            for k, db in result.validation_psnr.items()
         )
         ending = f", PSNR {quality}" if quality else ""
         print(f"{result.model_path}: {result.steps} steps{ending}")

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from denoise_ext.io import find_pairs, list_images
@@ -37,6 +41,14 @@ def list_image_files(source: str | Path) -> list[Path]:
             f" the first is {str(files[0])[:100]!r}"
         )
     return files
+
+
+def fingerprint(files: Iterable[tuple[Path, ...]], folder: Path) -> dict[str, int | str]:
+    """How many files, and the SHA-256 of their names below ``folder`` and their sizes."""
+    facts = [
+        [[os.path.relpath(file, folder), file.stat().st_size] for file in group] for group in files
+    ]
+    return {"files": len(facts), "sha256": hashlib.sha256(json.dumps(facts).encode()).hexdigest()}
 
 
 def list_training_files(

@@ -11,6 +11,7 @@ from denoise_ext.data import (
     Prefetcher,
     add_gaussian_noise,
     default_cache_folder,
+    fingerprint,
     list_training_files,
 )
 from denoise_ext.data.noise import add_noise_chain
@@ -25,7 +26,8 @@ from denoise_ext.training.validate import centre_crop, split_held_out
 class Batches:
     """The crops of every step with their noise, and the held-out images.
 
-    ``make(step)`` is a function of the configuration, the step and the process alone.
+    ``make(step)`` is a function of the configuration, the step and the process alone; ``files``
+    tells whether the images are those of an earlier start.
 
     Raises ValueError where the data does not fit the configuration.
     """
@@ -34,6 +36,8 @@ class Batches:
         self.config, self.processes, self.device = config, processes, device
         data = config.data
         images = open_images(data)
+        source = data_path(data.train)
+        self.files = fingerprint(images.groups, source if source.is_dir() else source.parent)
         count = len(images.groups)
         train, held_out = split_held_out(count, config.validation.images)
         self.sampler = PatchSampler(

@@ -61,6 +61,12 @@ def _started(config: TrainConfig) -> tuple[Denoiser, dict[str, Any] | None]:
         assert shipped is not None  # create_model has found it
         return model, {"model": start, "sha256": shipped.sha256, "recipe": shipped.recipe}
     path = user_path(start)
+    if not path.is_file():
+        trained = ", ".join(list_models(pretrained=True)) or "none"
+        raise ValueError(
+            f"model.start: {start!r} is neither a model with trained weights nor a checkpoint file;"
+            f" models with trained weights: {trained}"
+        )
     if name:
         model = create_model(name, checkpoint_path=path, **options)
     else:

@@ -14,8 +14,8 @@ from denoise_ext.models.checkpoints import TRAINING_FORMAT, load_plain_data, wri
 from denoise_ext.training.config import ConfigError, parse_config
 
 # Keys of the configuration that do not change the weights a run ends with.
-_FREE = {"run.out", "run.checkpoint_every", "run.log_every", "run.tensorboard", "data.cache",
-         "data.workers", "validation.samples"}  # fmt: skip
+_FREE = {"run.out", "run.checkpoint_every", "run.log_every", "run.tensorboard", "run.minutes",
+         "data.cache", "data.workers", "validation.samples"}  # fmt: skip
 # Those, too, unless validation decides when the run ends.
 _FREE_WITHOUT_PATIENCE = {"validation.every", "validation.sigmas", "validation.crop"}
 

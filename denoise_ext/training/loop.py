@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from dataclasses import dataclass
@@ -35,11 +36,13 @@ from denoise_ext.training.validate import Label, label_text, labels, validate
 
 @dataclass
 class TrainResult:
-    """What a finished run leaves behind."""
+    """What a run leaves behind."""
 
     model_path: Path
     steps: int
     validation_psnr: dict[Label, float]  # sigma (0-255 scale), "chain" or "pairs" -> dB
+    psnr_before: dict[Label, float]  # of the weights of model.start
+    finished: bool  # False: run.minutes are over, and there is no model_path yet
     is_main: bool = True  # whether this process is the one that wrote it
 
 
@@ -52,12 +55,16 @@ def train(config: TrainConfig, accept_changes: bool = False) -> TrainResult:
     weights are those of one process with as many times the batch, up to rounding (but BatchNorm
     takes its statistics from the process's own batch).
 
-    A checkpoint of another configuration is refused where the difference changes the weights.
-    ``accept_changes=True`` goes on from it all the same, by the new configuration (a shorter or
-    longer schedule, say), and records step and changes in the result's metadata.
+    A checkpoint of another configuration is refused where the difference changes the weights, and
+    so is one that learnt from other files. ``accept_changes=True`` goes on from it all the same, by
+    the new configuration (a shorter or longer schedule, say), and records step and changes in the
+    result's metadata.
+
+    With ``run.minutes`` it may stop before its end: call it again.
 
     Raises:
-        ConfigError: the configuration does not fit the model, the data or the run directory.
+        ConfigError: the configuration does not fit the model, the data or the run directory, or
+            another process is training there.
         FloatingPointError: the loss stopped being finite.
     """
     processes = process_from_environment()
@@ -66,7 +73,12 @@ def train(config: TrainConfig, accept_changes: bool = False) -> TrainResult:
     except ValueError as error:
         raise ConfigError(str(error)) from None
     with joined(processes, device):
-        return _Trainer(config, accept_changes, processes, device).run()
+        try:
+            directory = RunDir(user_path(config.run.out), owner=processes.is_main)
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
+        with contextlib.closing(directory):
+            return _Trainer(config, accept_changes, processes, device, directory).run()
 
 
 class _Trainer:
@@ -78,7 +90,9 @@ class _Trainer:
         accept_changes: bool,
         processes: Processes,
         device: torch.device,
+        directory: RunDir,
     ) -> None:
+        self.began, self.dir = time.monotonic(), directory
         self.config, self.accept_changes = config, accept_changes
         self.processes, self.device = processes, device
         self.changes: list[dict[str, Any]] = []  # of the configuration, on the way
@@ -88,10 +102,11 @@ class _Trainer:
         torch.manual_seed(config.run.seed)
         self.step = 0
         self.last_psnr: dict[Label, float] = {}
+        self.psnr_before: dict[Label, float] = {}
+        self.next_drawing = 0.0  # of the curves, in time.monotonic()'s seconds
         # best mean PSNR, its step, validations since; whether training was ended by them
         self.best: dict[str, Any] = {"psnr": -math.inf, "step": 0, "since": 0, "ended": False}
         try:
-            self.dir = RunDir(user_path(config.run.out))
             self.model, self.start = build_network(config)
             self.model = self.model.to(device)
             self.batches = Batches(config, processes, device)
@@ -138,14 +153,27 @@ class _Trainer:
         torch.set_rng_state(state["torch_rng"])
         self.step = state["step"]
         self.best.update(state.get("best", {}))
+        self.psnr_before = state.get("psnr_before", {})
 
     def _compare(self, state: dict[str, Any]) -> None:
-        """Refuse, or record, what changed in the configuration since ``state`` was saved."""
+        """Refuse, or record, what changed in configuration and data since ``state`` was saved."""
         self.changes = list(state.get("changes", []))
         different = config_differences(state["config"], self.resolved)
         before = state.get("processes", 1)
         if before != self.processes.count:
             different.append(f"processes: was {before}, is {self.processes.count}")
+        files = state.get("files", self.batches.files)  # older states do not tell
+        if files != self.batches.files:
+            text = (
+                f"data.train: had {files['files']} files, has {self.batches.files['files']}, or "
+                "their names or sizes are others"
+            )
+            if not (different or self.accept_changes):
+                raise ValueError(
+                    f"{self.dir.path} holds a run of other files ({text}); bring them back, give "
+                    "another run.out, remove it, or accept the changes (--accept-changes)"
+                )
+            different.append(text)
         if different and not self.accept_changes:
             raise ValueError(
                 f"{self.dir.path} holds a run of another configuration; give another run.out, "
@@ -169,6 +197,8 @@ class _Trainer:
             "changes": self.changes,
             "processes": self.processes.count,
             "best": self.best,
+            "psnr_before": self.psnr_before,
+            "files": self.batches.files,
         }
         save_state(self.dir.checkpoint, state)
 
@@ -177,18 +207,21 @@ class _Trainer:
     def run(self) -> TrainResult:
         run = self.config.run
         began, first = time.monotonic(), self.step
-        is_main = self.processes.is_main
+        is_main, out_of_time = self.processes.is_main, False
         with (
             Progress(run.steps, self.step, shown=is_main) as progress,
             self.batches.prefetch() as ahead,
         ):
-            while self.step < run.steps and not self.best["ended"]:
+            if self.start is not None and self.step == 0 and self.batches.held_out:
+                self._validate_start(progress)
+            while not (self._is_finished() or out_of_time):
                 loss, norm, rate = self._train_step(ahead)
                 self.step += 1
                 progress.advance(self.step)
                 last, due = self.step == run.steps, self._validation_due()
                 log = last or due or self.step % run.log_every == 0
-                save = last or self.step % run.checkpoint_every == 0
+                out_of_time = self._is_out_of_time()
+                save = last or out_of_time or self.step % run.checkpoint_every == 0
                 if log or save:  # reading the values back costs a little: not every step
                     self._check_finite(float(loss), float(norm))
                 if log:
@@ -207,6 +240,17 @@ class _Trainer:
                 if save or self.best["ended"]:
                     self._save()
         return self._finish()
+
+    def _is_finished(self) -> bool:
+        return self.step >= self.config.run.steps or self.best["ended"]
+
+    def _is_out_of_time(self) -> bool:
+        """Whether run.minutes are over, by the main process's clock; every process must call it."""
+        minutes = self.config.run.minutes
+        if not minutes:
+            return False
+        over = time.monotonic() - self.began >= 60.0 * minutes
+        return self.processes.agreed(over, self.device)
 
     def _check_finite(self, loss: float, norm: float) -> None:
         # Weights that are not finite make every later loss so: a broken state is never saved.
@@ -251,6 +295,13 @@ class _Trainer:
         every, last = self.config.validation.every, self.step == self.config.run.steps
         return bool(self.batches.held_out) and (last or self.step % every == 0)
 
+    def _validate_start(self, progress: Progress) -> None:
+        """The PSNR of the weights that training starts from, as step 0 of the log."""
+        row = {"step": 0} | self._validate()
+        self.psnr_before = self.last_psnr
+        if self.processes.is_main:
+            self._log(row, progress)
+
     def _validate(self) -> dict[str, str]:
         """PSNR on the held-out images, as columns of the log; keeps samples and the best weights.
 
@@ -274,11 +325,21 @@ class _Trainer:
             self.best["ended"] = self.processes.agreed(out, self.device)
         return {f"psnr_{label_text(k)}": f"{db:.3f}" for k, db in self.last_psnr.items()}
 
-    def _log(self, row: dict[str, Any], progress: Progress, first: int) -> None:
+    def _log(self, row: dict[str, Any], progress: Progress, first: int = 0) -> None:
+        """``first`` is the step that the row's seconds are counted from."""
         self.dir.append_log(self.columns, row)
         if self.events is not None:
             log_row(self.events, row)
-        progress.report(row, float(row["seconds"]) / (self.step - first))
+        done = self.step - first
+        progress.report(row, float(row["seconds"]) / done if done else None)
+        if time.monotonic() >= self.next_drawing and any(key.startswith("psnr_") for key in row):
+            self._draw()
+
+    def _draw(self) -> None:
+        """The curves so far; the next time when this time is 5 % of what has passed."""
+        began = time.monotonic()
+        write_curves(self.dir.curves, self.dir.read_log())
+        self.next_drawing = began + 20.0 * (time.monotonic() - began)
 
     # ---- the result
 
@@ -297,18 +358,27 @@ class _Trainer:
             "processes": self.processes.count,
             "steps": self.step,
             "validation_psnr": {label_text(k): db for k, db in self.last_psnr.items()},
+            "psnr_before": {label_text(k): db for k, db in self.psnr_before.items()},
         }
 
     def _finish(self) -> TrainResult:
+        finished = self._is_finished()
         if self.processes.is_main:
-            if not self.last_psnr and self.batches.held_out:  # continued after its last step
-                self.last_psnr, _ = validate(self.judged, self.config, self.batches.held_out)
-            network, facts = self._plain(), self._facts()
-            if self.best["ended"]:  # early stop: the weights that were best
-                network = load_checkpoint(self.dir.best)
-                facts["best"] = self.best
-            save_model(network, self.dir.result, torch.float16, facts)
+            if finished:
+                self._write_result()
             if self.events is not None:
                 self.events.close()
-            write_curves(self.dir.curves, self.dir.read_log())
-        return TrainResult(self.dir.result, self.step, self.last_psnr, self.processes.is_main)
+            self._draw()
+        return TrainResult(
+            self.dir.result, self.step, self.last_psnr, self.psnr_before, finished,
+            self.processes.is_main,
+        )  # fmt: skip
+
+    def _write_result(self) -> None:
+        if not self.last_psnr and self.batches.held_out:  # continued after its last step
+            self.last_psnr, _ = validate(self.judged, self.config, self.batches.held_out)
+        network, facts = self._plain(), self._facts()
+        if self.best["ended"]:  # early stop: the weights that were best
+            network = load_checkpoint(self.dir.best)
+            facts["best"] = self.best
+        save_model(network, self.dir.result, torch.float16, facts)

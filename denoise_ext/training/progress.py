@@ -51,17 +51,20 @@ class Progress:
         if self.bar is not None:
             self.bar.update(self.task, completed=step)
 
-    def report(self, row: dict[str, Any], seconds_per_step: float) -> None:
-        """Show a row of the log."""
+    def report(self, row: dict[str, Any], seconds_per_step: float | None) -> None:
+        """Show a row of the log; no time per step before the first one."""
         quality = "  ".join(
             f"{key.replace('psnr_', 'PSNR@')} {value}"
             for key, value in row.items()
             if key.startswith("psnr_")
         )
-        state = f"loss {row['loss']}  {quality}".rstrip()
+        loss = f"loss {row['loss']}  " if "loss" in row else ""
+        state = f"{loss}{quality}".rstrip()
         if self.bar is not None:
             self.bar.update(self.task, state=state)
             return
-        left = (self.total - row["step"]) * seconds_per_step / 60
-        line = f"step {row['step']}/{self.total}  {state}  {seconds_per_step:.3f} s/step  "
-        print(f"{line}{left:.0f} min left", file=sys.stderr, flush=True)
+        line = f"step {row['step']}/{self.total}  {state}"
+        if seconds_per_step is not None:
+            left = (self.total - row["step"]) * seconds_per_step / 60
+            line += f"  {seconds_per_step:.3f} s/step  {left:.0f} min left"
+        print(line, file=sys.stderr, flush=True)

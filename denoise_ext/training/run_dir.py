@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import csv
+import errno
+import fcntl
 import io
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 from importlib import metadata
@@ -22,30 +25,73 @@ _PACKAGES = ("denoise_ext", "torch", "numpy", "pillow", "safetensors", "pydantic
 
 
 class RunDir:
-    """The files of a run.
+    """The files of a run; ``close()`` it, or use it in ``with contextlib.closing(...)``.
 
     ``config.json`` (every value), ``environment.json`` (commit, versions, machine), ``log.csv``,
     ``checkpoint.pt`` (the last state), ``best.safetensors`` (best validated weights, float32),
     ``model.safetensors`` (the result, float16), ``samples/``, ``curves.png``, ``tensorboard/``.
 
-    Raises ValueError when the directory cannot be made or written.
+    ``owner=True``, of one process, makes the directory its own until it is closed or the process
+    ends, and removes what a killed one has left half written. (A file system that knows no locks
+    keeps nobody out.)
+
+    Raises ValueError when the directory cannot be made or written, or is another run's.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, owner: bool = True) -> None:
         self.path = Path(path)
+        self._lock: int | None = None
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            probe = self.path / f".writable.{os.getpid()}"
-            probe.touch()
-            probe.unlink()
+            if owner:
+                self._lock = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+                if self._is_locked(self._lock):
+                    self._remove_leftovers()
         except OSError as error:
+            self.close()
             raise ValueError(f"run.out: cannot write {self.path}: {error.strerror}") from None
+        except ValueError:
+            self.close()
+            raise
         self.checkpoint = self.path / "checkpoint.pt"
         self.log = self.path / "log.csv"
         self.best = self.path / "best.safetensors"
         self.result = self.path / "model.safetensors"
         self.samples = self.path / "samples"
         self.curves = self.path / "curves.png"
+
+    def close(self) -> None:
+        """Leave the directory to others."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def _is_locked(self, file: int) -> bool:
+        """Lock it for this process, whose number is written in; False where there are no locks.
+
+        Raises ValueError where another process has it.
+        """
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.read(file, 20).decode("ascii", "replace").strip() or "another"
+            raise ValueError(
+                f"run.out: process {holder} is training in {self.path} now; wait for it, stop it, "
+                "or give another run.out"
+            ) from None
+        except OSError as error:
+            if error.errno in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+                return False
+            raise
+        os.ftruncate(file, 0)
+        os.write(file, f"{os.getpid()}\n".encode())
+        return True
+
+    def _remove_leftovers(self) -> None:
+        """Temporary files of `write_atomically`, whose process is no more."""
+        for file in [*self.path.iterdir(), *self.path.glob("samples/.*")]:
+            if re.fullmatch(r"\..+\.[0-9]+\.tmp", file.name):
+                file.unlink()
 
     def write_config(self, config: dict[str, Any]) -> None:
         """Record the resolved configuration, and what it was started with."""
@@ -83,10 +129,11 @@ class RunDir:
 
 
 def provenance() -> dict[str, Any]:
-    """Versions, and the commit of the source tree where it is a git checkout."""
+    """Versions, and the commit of the source tree; None where it is no git checkout."""
+    changed = _git("status", "--porcelain", "--untracked-files=no")
     return {
         "git_commit": _git("rev-parse", "HEAD"),
-        "git_modified": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "git_modified": None if changed is None else bool(changed),
         "torch": str(torch.__version__),
         "python": platform.python_version(),
         "machine": platform.machine(),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -15,6 +15,8 @@ PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
 Part = Annotated[float, Field(ge=0, le=1)]
 Scale = Annotated[float, Field(gt=0, le=1)]
+
+_PEAK_AFTER_START = 1e-4
 
 
 class _Section(BaseModel):
@@ -180,7 +182,7 @@ class Optimiser(_Section):
 class Schedule(_Section):
     """Learning rate: linear warm-up from 0 to peak, then a half cosine down to final."""
 
-    peak: PositiveFloat = 1e-3
+    peak: PositiveFloat = Field(1e-3, description="Default with model.start: 1e-4.")
     final: NonNegativeFloat = 1e-6
     warmup_steps: NonNegativeInt = 300
 
@@ -213,6 +215,11 @@ class Run(_Section):
 
     out: str = Field(min_length=1, description="Run directory, relative to the current one.")
     steps: PositiveInt
+    minutes: NonNegativeFloat = Field(
+        0.0,
+        description="Stop after this long, with a checkpoint; the same command continues. 0: no "
+        "limit.",
+    )
     batch_size: PositiveInt = Field(16, description="Crops per step (and per process, if several).")
     seed: int = Field(0, ge=0, lt=2**63)
     device: Literal["auto", "cpu", "cuda"] = Field(
@@ -248,6 +255,17 @@ class TrainConfig(_Section):
     def files_are_noisy(self) -> bool:
         """Whether the noise is in the files already, so that none is added."""
         return bool(self.data.pairs) or self.loss.target != "clean"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gentle(cls, tree: Any) -> Any:
+        """The rate that random weights need would destroy those of ``model.start``."""
+        model, schedule = (
+            tree.get(name, {}) if isinstance(tree, dict) else None for name in ("model", "schedule")
+        )
+        if isinstance(model, dict) and isinstance(schedule, dict) and model.get("start"):
+            return {**tree, "schedule": {"peak": _PEAK_AFTER_START, **schedule}}
+        return tree
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainConfig:
