@@ -15,13 +15,15 @@ NAMESPACE = "denoise_ext::"
 NO_AUTOGRAD: dict[str, str] = {
     "conv2d_out": "writes into a tensor it is given: for inference",
     "conv2d_pack": "its result is opaque: for inference",
+    "conv_transpose2d_out": "writes into a tensor it is given: for inference",
 }
 # Operators that have no CUDA kernel yet, and why; CUDA tensors are refused with the way out.
 NO_CUDA: dict[str, str] = {
     "conv2d_pack": "the CUDA kernels read weights as torch stores them",
 }
-# Operators without a public function: for callers that own their memory (test_conv2d_out.py).
-RAW = {"conv2d_out", "conv2d_pack"}
+# Operators without a public function: for callers that own their memory (test_conv2d_out.py,
+# test_conv_transpose2d_out.py).
+RAW = {"conv2d_out", "conv2d_pack", "conv_transpose2d_out"}
 
 
 def registered_names() -> list[str]:

@@ -1,12 +1,11 @@
-// torch.ops.denoise_ext.conv_transpose2d: transposed convolution + bias + activation, by phases.
+// torch.ops.denoise_ext.conv_transpose2d: transposed convolution + bias + activation, by phases; and
+// conv_transpose2d_out, into a given tensor, with a residual, for a caller that owns its memory.
 #include "conv.h"
 #include "device.h"
 #include "register.h"
 
 namespace denoise_ext::ops {
 namespace {
-
-constexpr const char* kOp = "conv_transpose2d";
 
 template <class Device>
 Tensor conv_transpose2d(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias,
@@ -15,6 +14,7 @@ Tensor conv_transpose2d(const Tensor& input, const Tensor& weight, const std::op
                         const std::vector<int64_t>& dilation, const StringArgument& activation,
                         double negative_slope, const std::optional<Tensor>& prelu_weight,
                         const StringArgument& precision) {
+  constexpr const char* kOp = "conv_transpose2d";
   const ConvArguments arguments{
       kOp, stride, padding, dilation, output_padding, groups, true, parse_precision(precision, kOp)};
   check_conv_arguments(arguments, input, weight);
@@ -26,6 +26,29 @@ Tensor conv_transpose2d(const Tensor& input, const Tensor& weight, const std::op
   return output;
 }
 
+template <class Device>
+void conv_transpose2d_out(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias,
+                          const std::vector<int64_t>& stride, const std::vector<int64_t>& padding,
+                          const std::vector<int64_t>& output_padding, int64_t groups,
+                          const std::vector<int64_t>& dilation, const StringArgument& activation,
+                          double negative_slope, const std::optional<Tensor>& prelu_weight,
+                          const std::optional<Tensor>& residual, const StringArgument& residual_position,
+                          const StringArgument& precision, const Tensor& out) {
+  constexpr const char* kOp = "conv_transpose2d_out";
+  const ConvArguments arguments{
+      kOp, stride, padding, dilation, output_padding, groups, true, parse_precision(precision, kOp)};
+  check_conv_arguments(arguments, input, weight);
+  const auto sizes = conv_output_sizes(arguments, input, weight);
+  check_same_dtype(out, input, kOp, "out");
+  check_sizes(out, {sizes.begin(), sizes.end()}, kOp, "out");
+  ConvParams params = conv_params(arguments, input, weight, out);
+  set_epilogue(params, kOp, bias, activation, negative_slope, prelu_weight, input);
+  set_residual(params, kOp, residual, residual_position, input);
+  STD_TORCH_CHECK(!Device::kCuda || params.residual.data == nullptr, kOp,
+                  ": residual must be None on CUDA, whose kernels for transposed convolutions add none");
+  if (out.numel() > 0) Device::conv(params, input, kOp);
+}
+
 }  // namespace
 }  // namespace denoise_ext::ops
 
@@ -34,6 +57,11 @@ DENOISE_EXT_SCHEMAS(m) {
       "conv_transpose2d(Tensor input, Tensor weight, Tensor? bias, int[2] stride, int[2] padding, "
       "int[2] output_padding, int groups, int[2] dilation, str activation, float negative_slope, "
       "Tensor? prelu_weight, str precision='default') -> Tensor");
+  m.def(
+      "conv_transpose2d_out(Tensor input, Tensor weight, Tensor? bias, int[2] stride, int[2] padding, "
+      "int[2] output_padding, int groups, int[2] dilation, str activation, float negative_slope, "
+      "Tensor? prelu_weight, Tensor? residual, str residual_position, str precision, Tensor(a!) out) -> ()");
 }
 
 DENOISE_EXT_REGISTER(conv_transpose2d)
+DENOISE_EXT_REGISTER(conv_transpose2d_out)

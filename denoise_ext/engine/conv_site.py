@@ -145,10 +145,10 @@ class ConvSite(Site):
         if not self.transposed:
             return self._out_step(variant, weight, bias, epilogue, constants)
         args = (
-            self.input, weight, bias, self.stride, self.padding, self.output_padding,
-            self.groups, self.dilation, *epilogue, self.precision,
+            self.input, weight, bias, self.stride, self.padding, self.output_padding, self.groups,
+            self.dilation, *epilogue, self.residual, self.residual_position, self.precision, OUT,
         )  # fmt: skip
-        function = torch.ops.denoise_ext.conv_transpose2d.default
+        function = torch.ops.denoise_ext.conv_transpose2d_out.default
         return Step(function, args, {}, [self.output], any_layout=True)
 
     def _out_step(

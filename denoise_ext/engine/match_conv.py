@@ -162,7 +162,10 @@ def _absorb_sum(site: ConvSite, node: Node) -> bool:
         and other.shape == site.output.shape
         and other.dtype == site.output.dtype
     )
-    if not fits or site.residual is not None or site.transposed or node.argument("alpha") != 1:
+    on_cuda = site.output.device.type == "cuda"  # no kernel for transposed convolutions adds there
+    if not fits or site.residual is not None or node.argument("alpha") != 1:
+        return False
+    if site.transposed and on_cuda:
         return False
     if node.op is aten.sub.Tensor:
         if mine or site.activation != "none":

@@ -1,12 +1,14 @@
-"""Fake kernels of the raw operators ``conv2d_pack`` and ``conv2d_out``.
+"""Fake kernels of the raw operators ``conv2d_pack``, ``conv2d_out`` and ``conv_transpose2d_out``.
 
-They are ``conv2d`` for callers that own their memory, such as an inference engine:
+They are ``conv2d`` and ``conv_transpose2d`` for callers that own their memory, such as an inference
+engine:
 ``torch.ops.denoise_ext.conv2d_out`` writes into ``out``, which may be any strided view (also a
 slice of the channels of a channels_last buffer), takes weights packed once by ``conv2d_pack``,
 pads with zeros, mirrored or repeated pixels (``border`` "constant", "reflect", "replicate",
 "circular"), and lets the algorithm be named ("auto", "direct", "winograd4", "winograd6").  ``out``
-must not overlap any other argument, except that it may be ``residual`` itself.  Neither has a
-gradient.
+must not overlap any other argument, except that it may be ``residual`` itself.
+``torch.ops.denoise_ext.conv_transpose2d_out`` writes into ``out`` likewise and takes a residual (on
+the CPU).  None has a gradient.
 """
 
 from __future__ import annotations
@@ -39,6 +41,14 @@ def _out_fake(
     return None
 
 
+def _transpose_out_fake(
+    input, weight, bias, stride, padding, output_padding, groups, dilation, activation,
+    negative_slope, prelu_weight, residual, residual_position, precision, out,
+) -> None:  # fmt: skip
+    return None
+
+
 if _available:
     torch.library.register_fake("denoise_ext::conv2d_pack", _pack_fake)
     torch.library.register_fake("denoise_ext::conv2d_out", _out_fake)
+    torch.library.register_fake("denoise_ext::conv_transpose2d_out", _transpose_out_fake)
