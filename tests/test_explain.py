@@ -195,3 +195,18 @@ def test_empty_input(op, place):
     for backward in (False, True):
         text = ops.explain(op, x, *arguments, device=place, backward=backward)
         assert text.startswith("no kernel") and "empty" in text
+
+
+@pytest.mark.skipif(not WITH_CUDA, reason="the build has no CUDA kernels")
+@pytest.mark.parametrize(
+    "channels, filters, groups, kernel",
+    [(3, 64, 1, "tiled"), (64, 3, 1, "tiled"), (64, 64, 64, "direct"), (64, 64, 1, "mma")],
+)
+def test_weight_gradient_of_pixels_far_apart(channels, filters, groups, kernel):
+    """One channel of 64 at a time costs a sector of memory per pixel; a tile takes them all."""
+    x = torch.empty(1, channels, 270, 480, dtype=torch.float16)
+    w = torch.empty(filters, channels // groups, 3, 3, dtype=torch.float16, requires_grad=True)
+    x = x.to(memory_format=torch.channels_last)
+    options = {"padding": 1, "groups": groups, "backward": True, "device": "sm_90"}
+    text = steps(ops.explain(ops.conv2d, x, w, **options))
+    assert text["weight gradient"].startswith(f"conv_weight_grad_{kernel}: chosen")

@@ -42,17 +42,48 @@ const char* always(const ConvWeightGradParams&, const DeviceLimits&) {
   return nullptr;
 }
 
-// A thread has no reuse in registers: about an eighth of the lanes' rate.
+// Lane operations for the place of one element: divisions in 64 bits, which are mostly short.
+constexpr double kLocate = 64;
+// Blocks of the direct kernel that a multiprocessor runs at a time.
+constexpr double kDirectResidentBlocks = 3;
+
+double coarse_pixels(const ConvWeightGradParams& p) {
+  return static_cast<double>(p.coarse.size[0]) * static_cast<double>(p.coarse.size[2] * p.coarse.size[3]);
+}
+
+// What memory gives for one element of each `step`-th pixel of a row, one channel of it: a sector of 32
+// bytes, if pixels lie that far apart.
+double element_traffic(const Tensor4& t, int64_t step) {
+  constexpr int64_t kSector = 32;
+  if (t.data == nullptr) return 0;
+  const int64_t bytes = element_bytes(t.dtype);
+  return static_cast<double>(std::clamp(bytes * step * t.stride[3], bytes, kSector));
+}
+
+// A thread has no reuse in registers, so it locates and reads both factors of every product. The blocks
+// of one channel read the same memory about the same time, but the L2 cache gives little more a second.
 double direct_cost(const ConvWeightGradParams& p, const DeviceLimits& limits) {
-  return multiply_cost(product_count(p), 1.0 / 8, limits);
+  const double products = product_count(p);
+  const double bytes = element_traffic(p.coarse, 1) + element_traffic(p.coarse_mask.saved, 1) +
+                       element_traffic(p.fine, p.stride[1]);
+  const double busy =
+      std::min(1.0, static_cast<double>(results(p)) / (kDirectResidentBlocks * limits.multiprocessors));
+  return std::max(memory_cost(products * bytes, limits), multiply_cost(products * kLocate, 1, limits)) / busy;
 }
 
 // Sums 64 x 64 channels whether they are there or not, at half the rate (one shared load per 2 products).
+// Every tap and tile locates and reads its elements of both tensors again.
 double tiled_cost(const ConvWeightGradParams& p, const DeviceLimits& limits) {
-  const double channels = static_cast<double>(p.coarse.size[1] / p.groups * p.grad_weight.size[1]);
-  const double tiles = static_cast<double>(ceil_div(p.coarse.size[1] / p.groups, kWeightGradTile) *
-                                           ceil_div(p.grad_weight.size[1], kWeightGradTile));
-  return multiply_cost(product_count(p) / channels * tiles * kWeightGradTile * kWeightGradTile, 0.5, limits);
+  const double taps = static_cast<double>(p.grad_weight.size[2] * p.grad_weight.size[3]);
+  const double coarse_tiles = static_cast<double>(ceil_div(p.coarse.size[1] / p.groups, kWeightGradTile));
+  const double fine_tiles = static_cast<double>(ceil_div(p.grad_weight.size[1], kWeightGradTile));
+  const double tiles = coarse_tiles * fine_tiles * static_cast<double>(p.groups);
+  const double steps = coarse_pixels(p) * taps * tiles;
+  const double coarse = tensor_bytes(p.coarse) + tensor_bytes(p.coarse_mask.saved);
+  const double bytes = taps * (coarse * fine_tiles + tensor_bytes(p.fine) * coarse_tiles);
+  return std::max(memory_cost(bytes, limits),
+                  multiply_cost(steps * kWeightGradTile * kWeightGradTile, 0.5, limits) +
+                      multiply_cost(steps * 2 * kWeightGradTile * kLocate, 1, limits));
 }
 
 int64_t tiled_workspace(const ConvWeightGradParams& p, const DeviceLimits& limits) {
