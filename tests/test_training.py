@@ -13,9 +13,9 @@ from training_tools import read_log
 
 from denoise_ext.cli.train import main
 from denoise_ext.data import list_image_files
-from denoise_ext.models import load_checkpoint, read_metadata
+from denoise_ext.models import create_model, load_checkpoint, read_metadata
 from denoise_ext.training import ConfigError, load_config, train
-from denoise_ext.training.build import build_network
+from denoise_ext.training.build import build_network, build_optimiser, check_fit, freeze
 from denoise_ext.training.checkpoint import load_state
 from denoise_ext.training.schedule import learning_rate
 from denoise_ext.training.validate import split_held_out
@@ -30,6 +30,12 @@ def test_recipes_are_valid(recipe):
     config = load_config(recipe)
     started = config.model.name or config.model.start
     assert started == recipe.stem.removesuffix("_adam") or recipe.stem.startswith("finetune_")
+    with torch.device("meta"):
+        model = create_model(started, **config.model.options)
+    check_fit(model, config)
+    freeze(model, config.model.freeze)
+    build_optimiser(model, config)
+    assert learning_rate(0, steps=config.run.steps, **config.schedule.model_dump()) > 0
 
 
 @pytest.mark.parametrize(

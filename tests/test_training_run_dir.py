@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from training_tools import assert_same, read_log
+from training_tools import assert_same, environment, read_log
 
 from denoise_ext.cli.train import main
 from denoise_ext.models import read_metadata
@@ -89,6 +91,22 @@ def test_minutes_cut_a_run_into_stretches(workplace, capsys):
     cut, straight = (load_state(Path(run) / "checkpoint.pt") for run in ("run", "straight"))
     assert_same(cut["model"], straight["model"])
     assert [row["loss"] for row in read_log("run")] == [r["loss"] for r in read_log("straight")]
+
+
+def test_the_script_for_stretches(workplace, capsys):
+    """What it leaves is the run that the command continues."""
+    text = Path("config.toml").read_text().replace("steps = 120", "steps = 6")
+    Path("tiny.toml").write_text(text)
+    script = Path(__file__).resolve().parents[1] / "recipes" / "stretch"
+    variables = environment() | {"PYTHON": sys.executable, "MINUTES": "1e-9"}
+    done = subprocess.run(
+        [script, "tiny.toml", "lent"], env=variables, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "lent/tiny: step 1 of 6; the same command continues it\n"
+    assert list(Path("lent/images").iterdir())  # decoded
+    assert main(["tiny.toml", "--out", "lent/tiny"]) == 0
+    assert read_metadata("lent/tiny/model.safetensors")["training"]["changes_on_the_way"] == []
 
 
 def test_curves_are_drawn_on_the_way(workplace, monkeypatch):

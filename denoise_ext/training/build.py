@@ -39,7 +39,7 @@ def build_network(config: TrainConfig) -> tuple[Denoiser, dict[str, Any] | None]
     else:
         _check_options(config.model.name, config.model.options)
         model = create_model(config.model.name, **config.model.options)
-    _check(model, config)
+    check_fit(model, config)
     if not config.model.start:
         seed = step_seed(config.run.seed, 0, WEIGHTS)
         model.initialise(torch.Generator().manual_seed(seed))
@@ -97,7 +97,8 @@ def _check_options(name: str, options: dict[str, Any]) -> None:
         )
 
 
-def _check(model: Denoiser, config: TrainConfig) -> None:
+def check_fit(model: Denoiser, config: TrainConfig) -> None:
+    """ValueError where the network cannot take what the configuration would give it."""
     named = config.model.name or config.model.start
     if model.in_channels != config.data.channels:
         raise ValueError(
