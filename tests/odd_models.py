@@ -142,32 +142,6 @@ def asks_for_the_layout(m, x):
     return y.as_strided((3, 3), (1, 7)) + y.stride(1)
 
 
-def gradient_step(m, x):
-    with torch.enable_grad():
-        y = x.detach().requires_grad_()
-        loss = (m.b(m.a(y).tanh()) - y).square().sum()
-        (slope,) = torch.autograd.grad(loss, y)
-    return m.a(x) - slope
-
-
-def pure_gradient(m, x):
-    with torch.enable_grad():
-        y = x.detach().requires_grad_()
-        (slope,) = torch.autograd.grad(m.b(m.a(y).tanh()).square().sum(), y)
-    return slope
-
-
-def autocast_inside(m, x):
-    with torch.autocast("cpu", torch.bfloat16):
-        return m.a(x)
-
-
-def autocast_later(m, x):
-    y = m.a(x)
-    with torch.autocast("cpu", torch.bfloat16):
-        return y, m.a(x), float(x.mean()) * 0
-
-
 class Doubles(nn.Sequential):
     """A Sequential that does more."""
 
@@ -229,49 +203,45 @@ class Odd:
     keywords: Callable[[], dict] = dict
 
 
-def _body(run: Callable, planned: str = "all", **more) -> Odd:
+def body(run: Callable, planned: str = "all", **more) -> Odd:
     return Odd(lambda: Body(run), planned, **more)
 
 
 ODD: dict[str, Odd] = {
-    "shared module": _body(shared),
+    "shared module": body(shared),
     "weight tying": Odd(tied, "all"),
-    "in-place on a tensor used elsewhere": _body(inplace_on_a_tensor_used_elsewhere),
-    "in-place through a view": _body(inplace_through_a_view),
-    "branches": _body(branches),
-    "control flow by numbers": _body(depends_on_numbers, "parts"),
-    "control flow by shape": _body(depends_on_shape),
-    "reads numpy": _body(reads_numpy, "parts"),
-    "reads tolist": _body(reads_tolist, "parts"),
-    "counts": _body(counts, "parts"),
+    "in-place on a tensor used elsewhere": body(inplace_on_a_tensor_used_elsewhere),
+    "in-place through a view": body(inplace_through_a_view),
+    "branches": body(branches),
+    "control flow by numbers": body(depends_on_numbers, "parts"),
+    "control flow by shape": body(depends_on_shape),
+    "reads numpy": body(reads_numpy, "parts"),
+    "reads tolist": body(reads_tolist, "parts"),
+    "counts": body(counts, "parts"),
     "remembers": Odd(remembering, "parts"),
-    "python random": _body(python_random, "parts"),
-    "boolean mask": _body(boolean_mask, "parts"),
-    "changes its argument": _body(changes_its_argument, "parts"),
+    "python random": body(python_random, "parts"),
+    "boolean mask": body(boolean_mask, "parts"),
+    "changes its argument": body(changes_its_argument, "parts"),
     "batch norm in training": Odd(norm_in_training, "parts"),
     "hooks on a part": Odd(hooked, "parts"),
-    "dict of tuples": _body(returns_a_dict),
-    "keywords": _body(
+    "dict of tuples": body(returns_a_dict),
+    "keywords": body(
         keywords, keywords=lambda: {"scale": 0.5, "other": torch.randn(1, 3, 16, 16)}
     ),
-    "flattens": _body(flattens),
-    "integers": _body(integers, inputs=lambda: (torch.randint(0, 256, (1, 3, 16, 16)).byte(),)),
-    "complex numbers inside": _body(complex_numbers),
+    "flattens": body(flattens),
+    "integers": body(integers, inputs=lambda: (torch.randint(0, 256, (1, 3, 16, 16)).byte(),)),
+    "complex numbers inside": body(complex_numbers),
     "complex weights": Odd(
         lambda: nn.Conv2d(3, 3, 3, dtype=torch.complex64), "all",  # of real ones
         inputs=lambda: (torch.randn(1, 3, 9, 9, dtype=torch.complex64),),
     ),
-    "constant made in forward": _body(constant_in_forward, "parts"),
-    "unbatched": _body(unbatched),
+    "constant made in forward": body(constant_in_forward, "parts"),
+    "unbatched": body(unbatched),
     "unbatched input": Odd(
         lambda: nn.Sequential(conv(), nn.ReLU()), "all", inputs=lambda: (torch.randn(3, 16, 16),)
     ),
     "ModuleList": Odd(own_list, "all"),
-    "as_strided": _body(asks_for_the_layout, "parts"),
-    "gradient step": _body(gradient_step, "parts"),
-    "pure gradient": _body(pure_gradient, "nothing"),
-    "autocast": _body(autocast_inside, "nothing"),
-    "autocast of a part": _body(autocast_later, "parts"),
+    "as_strided": body(asks_for_the_layout, "parts"),
     "Sequential subclass": Odd(lambda: Doubles(conv(), nn.ReLU(), conv()), "all"),
     "dropout in eval": Odd(lambda: nn.Sequential(conv(), nn.Dropout(0.5), conv()), "all"),
     "no convolution": Odd(
@@ -292,10 +262,10 @@ ODD: dict[str, Odd] = {
         lambda: nn.Sequential(conv(4, 8, groups=4), nn.Flatten(2), nn.Conv1d(8, 2, 3)), "all",
         inputs=lambda: (torch.randn(1, 4, 6, 6),),
     ),
-    "transposed input": _body(
+    "transposed input": body(
         branches, inputs=lambda: (torch.randn(1, 3, 12, 16).transpose(2, 3),)
     ),
-    "expanded input": _body(branches, inputs=lambda: (torch.randn(1, 1, 9, 9).expand(2, 3, 9, 9),)),
+    "expanded input": body(branches, inputs=lambda: (torch.randn(1, 1, 9, 9).expand(2, 3, 9, 9),)),
 }  # fmt: skip
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import threading
+from collections import OrderedDict
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -11,14 +14,23 @@ from engine_tools import ours_is_faster as ours_is_faster
 from odd_models import (
     ODD,
     Body,
-    autocast_inside,
     clone,
     counts,
     depends_on_numbers,
     dropout_always,
-    gradient_step,
     norm_in_training,
 )
+from odder_models import (
+    ODDER,
+    Plugin,
+    Registered,
+    autocast_inside,
+    cached,
+    cached_in_a_dict,
+    gradient_step,
+    keeps_results,
+)
+from test_engine_shapes import strides_that_matter
 from torch.utils import _pytree as pytree
 
 import denoise_ext
@@ -26,14 +38,15 @@ from denoise_ext import engine
 
 
 def assert_same(actual, expected) -> None:
-    a, spec = pytree.tree_flatten(actual)
-    e, expected_spec = pytree.tree_flatten(expected)
+    a, spec = pytree.tree_flatten(opened(actual))
+    e, expected_spec = pytree.tree_flatten(opened(expected))
     assert spec == expected_spec
     for x, y in zip(a, e, strict=True):
         if not isinstance(y, torch.Tensor):
             assert x == y
             continue
         assert (x.shape, x.dtype, x.device) == (y.shape, y.dtype, y.device)
+        assert strides_that_matter(x) == strides_that_matter(y)
         if y.is_floating_point() or y.is_complex():
             # A few convolutions of 27 terms: their rounding errors, and 8 bits of slack.
             eps = torch.finfo(y.dtype).eps
@@ -43,16 +56,27 @@ def assert_same(actual, expected) -> None:
             assert (x.double() - y.double()).abs().max() <= 1
 
 
+def opened(result):
+    if dataclasses.is_dataclass(result):
+        return vars(result)
+    if isinstance(result, OrderedDict):
+        return dict(result)
+    return list(result) if isinstance(result, Iterator) else result
+
+
 def planned(model) -> str:
     rows = model.report().rows
     plans = [row.module for row in rows if row.variant == "plan"]
     return "all" if "" in plans else ("parts" if plans else "nothing")
 
 
-@pytest.mark.parametrize("name", ODD)
+ALL = ODD | ODDER
+
+
+@pytest.mark.parametrize("name", ALL)
 def test_odd_models(name, ours_is_faster):
     torch.manual_seed(1)
-    odd = ODD[name]
+    odd = ALL[name]
     model = odd.build()
     if name != "batch norm in training":
         model.eval()
@@ -138,3 +162,43 @@ def test_in_training_mode_the_example_changes_nothing(whole):
     before = copy.deepcopy(model.state_dict())
     fast = denoise_ext.accelerate(model, torch.randn(2, 3, 8, 8))
     assert_same(fast.state_dict(), before)
+
+
+def test_the_users_caches_hold_real_tensors(ours_is_faster):
+    x = torch.randn(1, 3, 12, 20)
+    for name, run in (("cached", cached), ("a dict", cached_in_a_dict), ("kept", keeps_results)):
+        model = Body(run).eval()
+        fast = denoise_ext.accelerate(model, x)
+        with torch.no_grad():
+            assert_same(fast(x), model(x))  # which met what planning left behind
+        assert planned(fast) == "parts", name
+    assert "keeps tensors outside" in str(fast.report())
+
+
+@pytest.mark.parametrize(
+    "ask", [lambda x: x.device.type == "cpu", lambda x: x.type() == "torch.FloatTensor"]
+)
+def test_every_size_is_held_against_the_original(ours_is_faster, ask):
+    model = Body(lambda m, x: m.a(x) * (2 if x.shape[-1] > 8 and not ask(x) else 1)).eval()
+    fast = denoise_ext.accelerate(model, torch.randn(1, 3, 8, 8))
+    x = torch.randn(1, 3, 16, 16)
+    with torch.no_grad():
+        assert_same(fast(x), model(x))
+    assert planned(fast) == "all" and "is off by" in fast.report().rows[-1].reason
+
+
+def test_no_class_is_registered_for_the_engine(ours_is_faster):
+    before = set(Registered.names)
+    assert planned(denoise_ext.accelerate(Plugin().eval(), torch.randn(1, 3, 8, 8))) == "all"
+    assert Registered.names == before
+
+
+def test_a_number_that_varies_makes_few_plans(ours_is_faster):
+    model = Body(lambda m, x, sigma: m.a(x) * sigma + m.b(x)).eval()
+    x = torch.randn(1, 3, 8, 8)
+    fast = denoise_ext.accelerate(model, (x, 0.0))
+    region = fast._shadow._engine_state.regions["forward"]
+    with torch.no_grad():
+        for sigma in (-0.0, 1.0, 2, 2.5, 3.0, 1.0, 3.5, 4.0):
+            assert_same(fast(x, sigma), model(x, sigma))
+    assert len(region._entries) == 5  # of four floats, and one int

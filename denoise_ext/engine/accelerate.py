@@ -11,8 +11,10 @@ from torch import nn
 from denoise_ext._loader import native
 from denoise_ext.engine import verify
 from denoise_ext.engine.calls import is_ordinary, tensors_in
-from denoise_ext.engine.region import Settings, compare
+from denoise_ext.engine.clone import Wrapper
+from denoise_ext.engine.region import Settings
 from denoise_ext.engine.report import Report, Row
+from denoise_ext.engine.results import compare
 from denoise_ext.engine.shadow import shadow
 from denoise_ext.engine.twin import Twin
 
@@ -46,7 +48,8 @@ def accelerate(
     model            any :class:`torch.nn.Module`, in eval mode to have an effect; not changed
     example_input    what ``model`` is called with: a tensor, a tuple of positional arguments or a
                      dict of keyword arguments; best of the size it will be used for.  None: the
-                     first call serves as the example, and takes that much longer
+                     first call serves as the example, and takes that much longer.  Not run while
+                     a part is in training mode: then the first call in eval mode decides
     precision        "strict": convolutions are summed directly in the tensors' own precision;
                      "default": on the CPU also by Winograd's algorithm F(4x4, 3x3);
                      "fast": on the CPU also by F(6x6, 3x3).  CUDA: all three are "strict"
@@ -57,11 +60,14 @@ def accelerate(
     What the result does:
 
     * **Sizes.** A plan is made for each shape, layout, dtype and device of the arguments (tens of
-      milliseconds) and kept, at most 8 of them and at most 1 GiB besides the one in use.  What was
-      decided on the example holds for other sizes.
+      milliseconds), held against a copy of the original, which runs once for that, and kept: at
+      most 8 of them and at most 1 GiB besides the one in use.  What was decided on the example
+      holds for other sizes.  Numbers among the arguments count like sizes; of a position that
+      takes more than 4 values the rest run the original: make it a tensor.
     * **Gradients.** In eval mode results have none: parameters count as constants.  If an argument
-      requires grad (in grad mode), and in training mode, the original runs, gradients included.  It
-      also runs under autocast, function transforms, ``torch.compile`` and for tensor subclasses.
+      requires grad (in grad mode), and in training mode, the original runs, gradients included; so
+      do parts of it where its own forward turns on gradients or autocast.  It also runs under
+      autocast, function transforms, ``torch.compile`` and for tensor subclasses.
     * **Parameters** are the original's, and so are ``state_dict()``, ``parameters()``, ``to()`` and
       attributes.  Plans notice new and changed parameters, buffers and attributes, in-place changes
       included, and are made anew; a write through ``tensor.data`` or to inference tensors they
@@ -69,10 +75,11 @@ def accelerate(
     * **Hooks** on the result run.  A submodule with hooks is left alone and so fires them.
     * **Modules that cannot be planned** (control flow that depends on the numbers in a tensor,
       writes to attributes, arguments changed in place, random numbers, submodules in training
-      mode) run
-      their own forward, and their submodules are planned one by one.  A forward that reads anything
+      mode, tensors kept outside of the module) run their own forward, and their submodules are
+      planned one by one.  Planning runs the forward once more on tensors without data; what that
+      leaves in a list or cache outside of the module stays there.  A forward that reads anything
       but its arguments and its module's attributes (the clock, a global variable) is seen only
-      once.
+      once per plan.  A model that ``copy.deepcopy`` refuses is left as it is.
     * **Threads** may call it at the same time; each gets memory of its own.
     * **Copies and pickles** hold the original and the options; plans are made anew.
 
@@ -104,7 +111,7 @@ def accelerate(
     return result
 
 
-class Accelerated(nn.Module):
+class Accelerated(Wrapper):
     """What :func:`accelerate` returns."""
 
     def __init__(
@@ -116,7 +123,7 @@ class Accelerated(nn.Module):
         own["_original"], own["_options"] = original, (precision, dtype, examine)
         # The same dictionaries: parameters, state_dict keys and submodules are the original's.
         for name in ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"):
-            own[name] = original.__dict__[name]
+            own[name] = getattr(original, name)
         own["training"] = original.training
         self.refresh()
 
@@ -250,7 +257,8 @@ def plan(
 ) -> Accelerated:
     """:func:`accelerate` without examination: the best guess everywhere, at no cost.
 
-    For models whose operators are known and tested: this package's own.
+    For trusted modules, this package's own: nothing is held against the original, neither at first
+    nor at a new size, and the forward runs on tensors without data before any real one.
     """
     native()
     return Accelerated(model, precision, dtype, examine=False)

@@ -39,6 +39,13 @@ def tensors_in(args: tuple, kwargs: dict[str, Any]) -> list[Tensor]:
     return [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
 
 
+def without_numbers(key: tuple) -> tuple:
+    """A call's key, the values of its ints and floats left out."""
+    return tuple(
+        part[0] if type(part) is tuple and part[:1] in ((int,), (float,)) else part for part in key
+    )
+
+
 def call_key(args: tuple, kwargs: dict[str, Any]) -> tuple[Any, list[Tensor]]:
     """What decides which plan serves a call, and its tensors; None for what no plan can serve."""
     if not kwargs and all(a is None or type(a) is Tensor for a in args):  # no nest to take apart

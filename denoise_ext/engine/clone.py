@@ -32,6 +32,15 @@ class NotPlannedError(Exception):
     """Why a call is left to PyTorch, in words for the report."""
 
 
+class Wrapper(nn.Module):
+    """A module that computes what its ``original`` does, in another way."""
+
+    @property
+    def original(self) -> nn.Module:
+        """The module as it was given."""
+        raise NotImplementedError
+
+
 class Guard:
     """Tells whether a module is still what it was when it was traced.
 
@@ -130,6 +139,9 @@ class Clone:
         known = self._memo.get(id(value))
         if known is not None:
             return known
+        if isinstance(value, Wrapper):
+            self._refuse_hooks(value, name)
+            return self._memo.setdefault(id(value), self._copy(value.original, name))
         if isinstance(value, nn.Module):
             return self._copy_module(value, name)
         if type(value) in _DICTS or type(value) is list:
@@ -150,10 +162,7 @@ class Clone:
             raise NotPlannedError(f"{shown} is a TorchScript module")
         if module.training:
             raise NotPlannedError(f"{shown} is in training mode")
-        for hooks in _HOOKS:
-            if getattr(module, hooks):
-                raise NotPlannedError(f"{shown} has hooks")
-            self.guard.watch(getattr(module, hooks))
+        self._refuse_hooks(module, shown)
         copy = object.__new__(type(module))
         self._memo[id(module)] = copy
         self.guard.watch(module.__dict__)
@@ -165,6 +174,12 @@ class Clone:
             self._put(copy.__dict__, key, value, inside)
         self._copies.append((name, copy.__dict__))
         return copy
+
+    def _refuse_hooks(self, module: nn.Module, name: str) -> None:
+        for hooks in _HOOKS:
+            if getattr(module, hooks):
+                raise NotPlannedError(f"{name} has hooks")
+            self.guard.watch(getattr(module, hooks))
 
     def _copy_container(self, value: Any, name: str) -> Any:
         copy = type(value)() if isinstance(value, dict) else [None] * len(value)

@@ -13,18 +13,20 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from denoise_ext.engine import verify
-from denoise_ext.engine.calls import call_key
-from denoise_ext.engine.clone import Guard, NotPlannedError
+from denoise_ext.engine.calls import call_key, without_numbers
+from denoise_ext.engine.clone import Clone, Guard, NotPlannedError
 from denoise_ext.engine.graph import Graph
 from denoise_ext.engine.match import find_sites
 from denoise_ext.engine.plan import Plan
 from denoise_ext.engine.report import Report, Row
+from denoise_ext.engine.results import Finish, compare, own_strides
 from denoise_ext.engine.schedule import Scheduler
-from denoise_ext.engine.steps import Constants, Site, Step, as_traced, rms
+from denoise_ext.engine.steps import Constants, Site, Step, as_traced
 from denoise_ext.engine.trace import trace
-from denoise_ext.ops._layout import is_channels_last
+from denoise_ext.engine.twin import Twin
 
 _MOST_PLANS = 8
+_MOST_NUMBERS = 4  # values of an int or float argument that get a plan each
 _MOST_BYTES = 1 << 30  # of plans' memory, the one in use not counted
 
 
@@ -58,6 +60,8 @@ class Region:
         self._entries: OrderedDict[Any, _Entry] = OrderedDict()
         self._decisions: dict[tuple, str | None] | None = None  # variant by site
         self._slower: str | None = None  # why the whole is left
+        self._numbers: dict[tuple, list[tuple]] = {}
+        self._bounds: list[float] = []  # on sites' relative errors, from the example
         self._packed: tuple[list[Tensor], Guard, dict] = ([], Guard(), {})
 
     def call(self, args: tuple, kwargs: dict[str, Any]) -> tuple[bool, Any]:
@@ -80,6 +84,7 @@ class Region:
         """Drop all plans and decisions."""
         with self.settings.lock:
             self._entries.clear()
+            self._numbers.clear()
             self._decisions = self._slower = None
 
     # --- making plans -----------------------------------------------------------------------------
@@ -87,23 +92,45 @@ class Region:
     def _prepare(self, key: Any, args: tuple, kwargs: dict, tensors: list[Tensor]) -> _Entry:
         if self._slower is not None:
             return self._keep(key, _Entry(None))
+        # A number that varies from call to call, such as a noise level, would need a plan each.
+        if len(self._numbers) > 8 * _MOST_PLANS:
+            self._numbers.clear()
+        numbers = self._numbers.setdefault(without_numbers(key), [])
+        if key not in numbers:
+            numbers.append(key)
+        if numbers.index(key) >= _MOST_NUMBERS:
+            del numbers[_MOST_NUMBERS:]
+            return _Entry(None)
         try:
+            expected = self._expected(args, kwargs) if self.settings.examine else None
             # In inference mode PyTorch would record convolutions in another form.
             with torch.inference_mode(False), torch.no_grad():
-                entry = self._make(args, kwargs, tensors)
+                entry = self._make(args, kwargs, tensors, expected)
         except NotPlannedError as reason:
             self._note(Row(self.path, self._name(), "original", reason=str(reason)))
             entry = _Entry(None, descend=True)
         return self._keep(key, entry)
 
-    def _make(self, args: tuple, kwargs: dict, tensors: list[Tensor]) -> _Entry:
+    def _expected(self, args: tuple, kwargs: dict) -> Any:
+        """What a copy of the module returns.
+
+        Whatever the forward keeps outside of the module, in a cache, is made of real tensors then.
+        """
+        Clone(self.module)  # says first whether it can be planned at all
+        twin = Twin(self.module, self.method, args, kwargs)
+        result = None if twin.missing else twin.run()
+        if twin.missing:
+            raise NotPlannedError(twin.missing)
+        return result
+
+    def _make(self, args: tuple, kwargs: dict, tensors: list[Tensor], expected: Any) -> _Entry:
         graph, own, guard = self._trace(args, kwargs)
         constants = Constants(own, self.settings.dtype, self._packed_for(own, guard))
         constants.enter(graph)
         sites = find_sites(graph, constants, self.settings.precision)
         if not any(site.replaces for site in sites):
             raise NotPlannedError("there is nothing in it to replace")
-        finish = _Finish(tensors, own, self.settings.dtype)
+        finish = Finish(tensors, self.settings.dtype, self._strides(args, kwargs, expected))
         first = self._decisions is None and self.settings.examine
         if first:
             traced = zip(tensors, graph.inputs, strict=True)
@@ -122,12 +149,44 @@ class Region:
             self._slower = "PyTorch's own operators are as fast everywhere"
             self._note(Row(self.path, self._name(), "original", reason=self._slower))
             return _Entry(None)
-        plan = Plan(graph, constants, Scheduler(graph, constants, chosen).run(), own[0].device)
-        if first and not self._holds_as_a_whole(plan, finish, args, kwargs, tensors, found):
-            return _Entry(None)
+        schedule = Scheduler(graph, constants, chosen).run()
+        plan = Plan(graph, constants, schedule, (graph.inputs + graph.sources)[0].device)
         if not self.settings.examine:
             self._note(Row(self.path, self._name(), "plan", reason="not examined"))
-        return _Entry(plan, guard, finish)
+            return _Entry(plan, guard, finish)
+        if first:
+            self._bounds = found.bounds
+        actual = finish(plan.run(tensors))
+        row = Row(self.path, self._name(), "plan", compare(actual, expected), self._allowed(graph))
+        if not row.error <= row.bound:
+            row.reason = f"its result is off by {row.error:.1e}, allowed {row.bound:.0e}"
+        elif first:
+            original = getattr(self.module, self.method)
+            row.original_ms, row.ours_ms = verify.interleaved(
+                [lambda: original(*args, **kwargs), lambda: finish(plan.run(tensors))]
+            )
+            row.reason = "the plan is not faster" if row.speedup < 1 else ""
+        if row.reason:
+            row.variant = "original"
+        if first or row.reason:
+            self._note(row)
+        if first:
+            self._slower = row.reason or None
+        return _Entry(None) if row.reason else _Entry(plan, guard, finish)
+
+    def _allowed(self, graph: Graph) -> float:
+        """What the plan's relative error may be: its sites' share, and other rounding."""
+        dtypes = {v.dtype for v in graph.values() if v.dtype.is_floating_point}
+        eps = max((torch.finfo(dtype).eps for dtype in dtypes), default=0.0)
+        return verify.whole_bound([*self._bounds, 64 * max(eps, torch.finfo(torch.float32).eps)])
+
+    def _strides(self, args: tuple, kwargs: dict, expected: Any) -> list[tuple[int, ...] | None]:
+        """The strides of the original's results, leaf by leaf."""
+        if self.settings.examine:
+            return [own_strides(leaf) for leaf in pytree.tree_leaves(expected)]
+        # Traced with the layout that the arguments have, instead of the one that plans prefer.
+        as_given = trace(self.module, self.method, args, kwargs, None, channels_last=False)[0]
+        return [own_strides(leaf) for leaf in as_given.outputs]
 
     def _trace(self, args: tuple, kwargs: dict) -> tuple[Graph, list[Tensor], Guard]:
         dtype = self.settings.dtype
@@ -170,29 +229,6 @@ class Region:
     def _site_key(self, site: Site) -> tuple:
         return (site.module, site.label)
 
-    def _holds_as_a_whole(
-        self, plan: Plan, finish: _Finish, args: tuple, kwargs: dict, tensors: list[Tensor],
-        found: verify.Examination,
-    ) -> bool:  # fmt: skip
-        original = getattr(self.module, self.method)
-        expected = original(*args, **kwargs)
-        actual = finish(plan.run(tensors))
-        rounding = 64 * torch.finfo(self.settings.dtype or torch.float32).eps
-        error, bound = compare(actual, expected), verify.whole_bound([*found.bounds, rounding])
-        row = Row(self.path, self._name(), "plan", error, bound)
-        self._note(row)
-        if not error <= bound:
-            self._slower = row.reason = f"its result is off by {error:.1e}, allowed {bound:.0e}"
-        else:
-            row.original_ms, row.ours_ms = verify.interleaved(
-                [lambda: original(*args, **kwargs), lambda: finish(plan.run(tensors))]
-            )
-            if row.speedup < 1:
-                self._slower = row.reason = "the plan is not faster"
-        if self._slower is not None:
-            row.variant = "original"
-        return self._slower is None
-
     # --- keeping them -----------------------------------------------------------------------------
 
     def _keep(self, key: Any, entry: _Entry) -> _Entry:
@@ -222,49 +258,3 @@ class Region:
 
     def _note(self, row: Row) -> None:
         self.settings.report.rows.append(row)
-
-
-class _Finish:
-    """Dtype and layout of what comes out."""
-
-    def __init__(self, tensors: list[Tensor], own: list[Tensor], dtype: torch.dtype | None) -> None:
-        self._dtype = dtype
-        floats = [x.dtype for x in tensors if x.is_floating_point()]
-        self._back = floats[0] if dtype is not None and floats else None
-        # PyTorch's convolutions answer in channels_last if input or weight are laid out so.
-        self._contiguous = not any(x.dim() == 4 and is_channels_last(x) for x in (*tensors, *own))
-        self._changes = self._contiguous or self._back is not None
-
-    def __call__(self, result: Any) -> Any:
-        if not self._changes:
-            return result
-        if isinstance(result, Tensor):
-            return self._one(result)
-        return pytree.tree_map_only(Tensor, self._one, result)
-
-    def _one(self, x: Tensor) -> Tensor:
-        if self._back is not None and x.dtype == self._dtype:
-            x = x.to(self._back)
-        if self._contiguous and x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last):
-            x = x.contiguous()
-            _, c, h, w = x.shape
-            return x.as_strided(x.shape, (c * h * w, h * w, w, 1))
-        return x
-
-
-def compare(actual: Any, expected: Any) -> float:
-    """The largest relative error among two results' tensors; infinite if they differ in kind."""
-    ours, our_spec = pytree.tree_flatten(actual)
-    theirs, their_spec = pytree.tree_flatten(expected)
-    if our_spec != their_spec:
-        return float("inf")
-    worst = 0.0
-    for a, b in zip(ours, theirs, strict=True):
-        if isinstance(a, Tensor) and isinstance(b, Tensor):
-            error = verify.difference(a, b)
-            finite = b[torch.isfinite(b)] if b.is_floating_point() else b
-            size = rms(finite) if b.is_floating_point() or b.is_complex() else 1.0
-            worst = max(worst, error / max(size, torch.finfo(torch.float32).tiny) if error else 0.0)
-        elif isinstance(a, Tensor) or isinstance(b, Tensor) or a != b:
-            return float("inf")
-    return worst

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from denoise_ext.engine.calls import is_ordinary
+from denoise_ext.engine.clone import Wrapper
 from denoise_ext.engine.region import Region, Settings
 from denoise_ext.engine.report import Row
 
@@ -54,10 +55,10 @@ def shadow(module: nn.Module, path: str, settings: Settings) -> nn.Module:
     if reason is None:
         try:
             result = object.__new__(_shadow_class(type(module)))
-            result.__dict__ = module.__dict__
+            object.__setattr__(result, "__dict__", module.__dict__)  # past the class's own
             _STATE.__set__(result, State(module, path, settings))
             return result
-        except TypeError as error:
+        except Exception as error:  # whatever a foreign metaclass raises
             reason = f"its class cannot be extended: {error}"
     settings.report.rows.append(Row(path, type(module).__name__, "original", reason=reason))
     return module
@@ -76,6 +77,8 @@ def has_hooks(module: nn.Module) -> bool:
 def _left_alone(module: nn.Module) -> str | None:
     if isinstance(module, torch.jit.ScriptModule):
         return "it is a TorchScript module"
+    if isinstance(module, Wrapper):
+        return "it is accelerated already"
     if has_hooks(module):
         return "it has hooks, which must run"
     if "forward" in module.__dict__:
@@ -92,6 +95,9 @@ class _Slot(nn.Module):
     """Gives shadows a place for their state outside of the ``__dict__`` they share."""
 
     __slots__ = ("_engine_state",)
+
+    def __init_subclass__(cls) -> None:
+        """Nothing: a shadow is no new class that the module's own might register."""
 
 
 _STATE = _Slot._engine_state
@@ -121,7 +127,7 @@ def _shadow_class(cls: type[nn.Module]) -> type[nn.Module]:
     else:
         for method in _methods(cls):
             members[method] = _dispatcher(method, getattr(cls, method))
-    result = type(cls.__name__, (cls, _Slot), members)
+    result = type(cls.__name__, (_Slot, cls), members)
     return result
 
 

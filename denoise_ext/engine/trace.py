@@ -6,7 +6,9 @@ it would decide by the numbers in a tensor raises, and the call is left to PyTor
 
 from __future__ import annotations
 
+import gc
 import random
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -67,6 +69,12 @@ class _Recorder(TorchDispatchMode):
         self.nodes: list[Node] = []
         self._values: dict[int, Value] = {}
         self._alive: list[Tensor] = []  # ids are unique among living objects only
+
+    def release(self) -> list[weakref.ref]:
+        """Let go of the tensors of the trace; what is alive afterwards, others hold."""
+        tensors = [weakref.ref(tensor) for tensor in self._alive]
+        self._alive.clear()
+        return tensors
 
     def name(self, tensor: Tensor, value: Value) -> None:
         self._values[id(tensor)] = value
@@ -147,6 +155,21 @@ def trace(
         NotPlannedError: it cannot be recorded faithfully.
     """
     clone = Clone(module)
+    graph, tensors = _record(clone, method, args, kwargs, dtype, channels_last)
+    own, guard = clone.tensors, clone.guard
+    del clone  # the last to hold tensors of the trace by right
+    if any(tensor() is not None for tensor in tensors):
+        gc.collect()
+    if any(tensor() is not None for tensor in tensors):
+        raise NotPlannedError("its forward keeps tensors outside of the module")
+    return graph, own, guard
+
+
+def _record(
+    clone: Clone, method: str, args: tuple, kwargs: dict[str, Any], dtype: torch.dtype | None,
+    channels_last: bool,
+) -> tuple[Graph, list[weakref.ref]]:  # fmt: skip
+    """The graph, and all tensors that were made for it."""
     leaves, spec = pytree.tree_flatten((args, kwargs))
     device = _only_device([x for x in leaves if isinstance(x, Tensor)] + clone.tensors)
     recorder = _Recorder(device)
@@ -177,7 +200,7 @@ def trace(
         if not isinstance(leaf, (Value, *PLAIN)):
             raise NotPlannedError(f"it returns a {type(leaf).__name__}")
     graph = Graph(inputs, sources, clone.names, recorder.nodes, outputs, output_spec)
-    return graph.remove_dead(), clone.tensors, clone.guard
+    return graph.remove_dead(), recorder.release()
 
 
 def _run(call: Callable, recorder: _Recorder) -> list[Any]:
