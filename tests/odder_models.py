@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import functools
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import ClassVar
 
 import torch
-from odd_models import Odd, body, conv
+from odd_models import Body, Odd, body, conv
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -91,6 +94,33 @@ def asks_for_the_type(m, x):
     return m.a(x) if x.type() == "torch.FloatTensor" else m.b(x)
 
 
+def reads_an_object(m, x):
+    m.stats.calls += 1
+    return m.a(x) * m.stats.calls
+
+
+def reads_an_object_at_any_price(m, x):
+    try:
+        scale = m.stats.calls
+    except Exception:
+        scale = 7
+    return m.a(x) * scale
+
+
+def writes_to_a_set(m, x):
+    m.stats.add(len(m.stats))
+    return m.a(x) * len(m.stats)
+
+
+def with_attribute(run, value) -> Callable[[], nn.Module]:
+    def build() -> nn.Module:
+        module = Body(run)
+        module.stats = copy.deepcopy(value)
+        return module
+
+    return build
+
+
 @dataclass
 class Both:
     a: Tensor
@@ -150,6 +180,24 @@ ODDER: dict[str, Odd] = {
     "traced by TorchScript": Odd(
         lambda: torch.jit.trace(nn.Sequential(conv(), nn.ReLU()), torch.randn(1, 3, 8, 8)),
         "nothing",
+    ),
+    "counts in an object": Odd(with_attribute(reads_an_object, SimpleNamespace(calls=0)), "parts"),
+    "catches what is raised": Odd(
+        with_attribute(reads_an_object_at_any_price, SimpleNamespace(calls=0)), "parts"
+    ),
+    "writes to a set": Odd(with_attribute(writes_to_a_set, set()), "parts"),
+    "reads a defaultdict": Odd(
+        with_attribute(lambda m, x: m.a(x) * (1 + m.stats["n"]), defaultdict(int)), "parts"
+    ),
+    "an object that it does not read": Odd(
+        with_attribute(lambda m, x: m.a(x), SimpleNamespace(calls=0)), "all"
+    ),
+    "fixed attributes": Odd(
+        with_attribute(
+            lambda m, x: m.stats[0](m.a(x)) * m.stats[1][0],
+            (functools.partial(F.leaky_relu, negative_slope=0.3), torch.Size([2]), {1}),
+        ),
+        "all",
     ),
     "gradient step": body(gradient_step, "parts"),
     "pure gradient": body(pure_gradient, "nothing"),

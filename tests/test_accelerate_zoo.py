@@ -7,7 +7,9 @@ import dataclasses
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from engine_tools import ours_is_faster as ours_is_faster
@@ -202,3 +204,24 @@ def test_a_number_that_varies_makes_few_plans(ours_is_faster):
         for sigma in (-0.0, 1.0, 2, 2.5, 3.0, 1.0, 3.5, 4.0):
             assert_same(fast(x, sigma), model(x, sigma))
     assert len(region._entries) == 5  # of four floats, and one int
+
+
+@pytest.mark.parametrize(
+    ("value", "change", "read"),
+    [
+        (SimpleNamespace(n=1), lambda v: vars(v).update(n=5), lambda v: v.n),
+        ({"single": 1}, lambda v: v.update(double=v.pop("single")), lambda v: 1 + ("double" in v)),
+        ({1}, lambda v: v.add(2), len),
+        (np.ones(3), lambda v: v.fill(2), lambda v: float(v[0])),
+        ([{"n": [1]}], lambda v: v[0]["n"].append(1), lambda v: len(v[0]["n"])),
+    ],
+    ids=["object", "dict", "set", "array", "nest"],
+)
+def test_changed_attributes_are_noticed(ours_is_faster, value, change, read):
+    model, x = Body(lambda m, x: m.a(x) * read(m.value)).eval(), torch.randn(1, 3, 8, 8)
+    model.value = value
+    fast = denoise_ext.accelerate(model, x)
+    with torch.no_grad():
+        assert_same(fast(x), model(x))
+        change(value)
+        assert_same(fast(x), model(x))

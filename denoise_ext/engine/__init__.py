@@ -1,6 +1,7 @@
 """The whole-network engine: a traced model as a list of native calls over planned memory.
 
-``trace`` records a call (``clone``: on a stand-in of the module; ``shapes``: without data) as a
+``trace`` records a call (``clone``: on a stand-in of the module, ``fixed``: of attributes that cannot
+change unnoticed; ``shapes``: without data) as a
 ``graph``; ``match`` and ``match_conv`` find sites in it; ``verify`` holds what would replace them
 against the original; ``schedule`` orders the steps and places their results in ``memory``; ``plan``
 runs them. ``region`` keeps the plans of one module (``calls``: which of them serves a call;

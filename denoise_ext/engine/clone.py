@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from denoise_ext.engine.fixed import NotPlannedError, Unwatched, is_fixed
+
 _DICTS = (dict, OrderedDict)
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 # nn.Module's other bookkeeping: nothing that a forward reads.
@@ -26,10 +28,6 @@ _IGNORED = frozenset(
         "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks",
     }
 )  # fmt: skip
-
-
-class NotPlannedError(Exception):
-    """Why a call is left to PyTorch, in words for the report."""
 
 
 class Wrapper(nn.Module):
@@ -44,33 +42,43 @@ class Wrapper(nn.Module):
 class Guard:
     """Tells whether a module is still what it was when it was traced.
 
-    Compared by identity: the attributes of every submodule, the elements of lists and dicts among
-    them, and its tensors; in-place changes of tensors by their version counters, new memory behind
-    an old tensor (``Module.to``) by its address.  A write through ``tensor.data`` moves no counter
-    and is not seen.
+    Compared: the attributes of every submodule, the elements of lists, dicts and sets among them,
+    and its tensors by identity; in-place changes of tensors by their version counters, new memory
+    behind an old tensor (``Module.to``) by its address.  A write through ``tensor.data`` moves no
+    counter and is not seen.
     """
 
     def __init__(self) -> None:
         self._empty: list[Any] = []
         self._views: list[Any] = []
         self._values: list[list[Any]] = []
+        self._keyed: list[dict | set] = []
+        self._keys: list[list[Any]] = []
         self.tensors = TensorGuard()
 
-    def watch(self, container: dict | list) -> None:
+    def watch(self, container: dict | list | set) -> None:
         """Take note of what ``container`` holds now."""
         if not container:
             self._empty.append(container)
             return
-        # dict.values() is a live view; lists are their own.
-        view = container.values() if isinstance(container, dict) else container
-        self._views.append(view)
-        self._values.append(list(view))
+        if not isinstance(container, list):
+            self._keyed.append(container)
+            self._keys.append(list(container))
+        if not isinstance(container, set):
+            # dict.values() is a live view; lists are their own.
+            view = container.values() if isinstance(container, dict) else container
+            self._views.append(view)
+            self._values.append(list(view))
 
     def holds(self) -> bool:
         """Whether nothing has changed."""
         try:
-            same = not any(self._empty) and list(map(list, self._views)) == self._values
-        except RuntimeError:  # a tensor in place of another: comparing them has no truth value
+            same = (
+                not any(self._empty)
+                and list(map(list, self._views)) == self._values
+                and list(map(list, self._keyed)) == self._keys
+            )
+        except Exception:  # a tensor or array in place of another: comparing has no truth value
             return False
         return same and self.tensors.hold()
 
@@ -112,6 +120,8 @@ class Clone:
         self.tensors: list[Tensor] = []  # the module's own, each once
         self.names: list[str] = []
         self.guard = Guard()
+        # Why not, once a forward has read what cannot be watched: it may catch all that is raised.
+        self.refused: list[str] = []
         self._positions: dict[int, int] = {}
         self._slots: list[tuple[Any, Any, int]] = []  # container, key, position in tensors
         self._memo: dict[int, Any] = {}
@@ -146,15 +156,19 @@ class Clone:
             return self._copy_module(value, name)
         if type(value) in _DICTS or type(value) is list:
             return self._copy_container(value, name)
-        if type(value) is tuple:
-            if any(isinstance(item, Tensor) for item in value):
-                raise NotPlannedError(f"{name} is a tuple of tensors")
-            return tuple(self._copy(item, name) for item in value)
-        if type(value) in (set, frozenset):
-            return type(value)(value)
+        if isinstance(value, tuple) and not any(isinstance(item, Tensor) for item in value):
+            items = [self._copy(item, name) for item in value]
+            if all(a is b for a, b in zip(items, value, strict=True)):
+                return value
+            if type(value) is tuple:
+                return tuple(items)
+        if type(value) is set and all(map(is_fixed, value)):
+            return self._copy_set(value, name)
         if isinstance(value, types.MethodType) and isinstance(value.__self__, nn.Module):
             return types.MethodType(value.__func__, self._copy(value.__self__, name))
-        return value
+        if is_fixed(value):
+            return value
+        return Unwatched(f"{name} is a {type(value).__name__}", self.refused)
 
     def _copy_module(self, module: nn.Module, name: str) -> nn.Module:
         shown = name or type(module).__name__
@@ -191,6 +205,13 @@ class Clone:
         self._copies.append((name, copy))
         return copy
 
+    def _copy_set(self, value: set, name: str) -> set:
+        copy = set(value)
+        self._memo[id(value)] = copy
+        self.guard.watch(value)
+        self._copies.append((name, copy))
+        return copy
+
     def _put(self, container: Any, key: Any, value: Any, name: str) -> None:
         if not isinstance(value, Tensor):
             container[key] = self._copy(value, name)
@@ -210,7 +231,9 @@ class Clone:
 
 
 def _items(container: Any) -> dict[Any, Any]:
-    return dict(container) if isinstance(container, dict) else dict(enumerate(container))
+    if isinstance(container, dict):
+        return dict(container)
+    return dict.fromkeys(container) if isinstance(container, set) else dict(enumerate(container))
 
 
 def _join(prefix: str, name: object) -> str:

@@ -192,6 +192,8 @@ def _record(
 
     output_spec: pytree.TreeSpec | None = None
     flat = _run(lambda: torch.func.functionalize(call)(fakes, stand_ins), recorder)
+    if clone.refused:
+        raise NotPlannedError(clone.refused[0])
     changed = clone.changed()
     if changed is not None:
         raise NotPlannedError(f"its forward writes to {changed}")

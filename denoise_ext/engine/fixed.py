@@ -1,0 +1,65 @@
+"""What an attribute may be for a plan to rely on it: values that nobody can change in place."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import functools
+import types
+from typing import Any
+
+import numpy as np
+import torch
+
+_TYPES = frozenset(
+    {
+        bool, int, float, complex, str, bytes, type(None), type(...), range,
+        types.FunctionType, types.BuiltinFunctionType, torch.dtype, torch.device, torch.layout,
+        torch.memory_format, torch._ops.OpOverload, torch._ops.OpOverloadPacket,
+    }
+)  # fmt: skip
+_OPERATORS = [
+    "add", "sub", "mul", "matmul", "truediv", "floordiv", "mod", "pow", "and", "or", "xor",
+]  # fmt: skip
+_OTHERS = [
+    "getattribute", "setattr", "delattr", "call", "bool", "len", "iter", "next", "getitem",
+    "setitem", "delitem", "contains", "eq", "ne", "lt", "le", "gt", "ge", "hash", "repr", "str",
+    "format", "int", "float", "complex", "index", "array", "enter", "exit", "neg", "pos", "abs",
+]  # fmt: skip
+
+
+class NotPlannedError(Exception):
+    """Why a call is left to PyTorch, in words for the report."""
+
+
+def is_fixed(value: Any) -> bool:
+    """Whether ``value`` stays as it is for as long as it is the same object."""
+    if type(value) in _TYPES or isinstance(value, (type, enum.Enum, np.generic)):
+        return True
+    if isinstance(value, (tuple, frozenset)):
+        return all(map(is_fixed, value))
+    if type(value) is functools.partial:
+        return all(map(is_fixed, (value.func, value.args, *value.keywords.values())))
+    if isinstance(value, types.MethodType):
+        return is_fixed(value.__self__)
+    if dataclasses.is_dataclass(value) and type(value).__dataclass_params__.frozen:
+        return all(is_fixed(getattr(value, field.name)) for field in dataclasses.fields(value))
+    return False
+
+
+class Unwatched:
+    """Stands in for an attribute that might change unnoticed; whoever looks into it is refused."""
+
+    def __init__(self, reason: str, refused: list[str]) -> None:
+        object.__setattr__(self, "_reason", reason)
+        object.__setattr__(self, "_refused", refused)
+
+
+def _refuse(self: Unwatched, *args: Any, **kwargs: Any) -> None:
+    reason = object.__getattribute__(self, "_reason")
+    object.__getattribute__(self, "_refused").append(reason)
+    raise NotPlannedError(reason)
+
+
+for _name in (*_OTHERS, *(prefix + name for name in _OPERATORS for prefix in ("", "r", "i"))):
+    setattr(Unwatched, f"__{_name}__", _refuse)
