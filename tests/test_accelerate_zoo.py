@@ -33,6 +33,7 @@ from odder_models import (
     keeps_results,
 )
 from test_engine_shapes import strides_that_matter
+from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
 import denoise_ext
@@ -225,3 +226,16 @@ def test_changed_attributes_are_noticed(ours_is_faster, value, change, read):
         assert_same(fast(x), model(x))
         change(value)
         assert_same(fast(x), model(x))
+
+
+@pytest.mark.parametrize("by", ["size", "scale_factor"])
+def test_nearest_upsampling_is_pytorchs(by):
+    """Whose first pixels of a block come from the block before, for some factors."""
+    for factor in (2, 3, 40, 41, 47, 55, 61):
+        to = {"size": (3 * factor, 2 * factor), "scale_factor": factor}[by]
+        model = Body(lambda m, x, to=to: F.interpolate(m.a(x), **{by: to})).eval()
+        x = torch.randn(1, 3, 3, 2)
+        fast = engine.plan(model)
+        with torch.no_grad():
+            assert_same(fast(x), model(x))
+        assert planned(fast) == "all"

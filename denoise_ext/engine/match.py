@@ -143,7 +143,27 @@ def _whole_factors(node: Node, output: Value) -> tuple[int, int] | None:
     # A scale of 2.2 doubles 4 pixels to 8, but not each of them.
     scales = (node.argument("scales_h"), node.argument("scales_w"))
     asked = all(s is None or s == f for s, f in zip(scales, factors, strict=True))
-    return factors if asked and not (out_h % h or out_w % w) else None
+    if not asked or out_h % h or out_w % w:
+        return None
+    return (
+        factors
+        if _repeats(h, factors[0], scales[0]) and _repeats(w, factors[1], scales[1])
+        else None
+    )
+
+
+def _repeats(size: int, factor: int, scale: float | None) -> bool:
+    """Whether PyTorch's pixel i is that of i // factor: it computes i / factor in float32.
+
+    For factors such as 41, whose reciprocal rounds down, the first pixel of a block falls into the
+    block before.
+    """
+    if factor <= 2:
+        return True  # computed with integers
+    step = torch.tensor(1 / scale if scale else size / (size * factor), dtype=torch.float32)
+    output = torch.arange(size * factor)
+    source = (output.float() * step).floor().long().clamp(max=size - 1)
+    return torch.equal(source, output // factor)
 
 
 def _repeat_pixels(input: Tensor, factor_y: int, factor_x: int, out: Tensor) -> None:
