@@ -121,6 +121,14 @@ def test_what_does_not_fit_is_one_line_at_the_command(workplace, capsys, overrid
     assert "Traceback" not in error
 
 
+def test_a_file_of_one_long_line_is_not_shown_whole(workplace, capsys):
+    Path("one.json").write_text(f'{{"a": "{"x" * 5000}"}}')
+    assert main(["config.toml", "--set", "data.train=one.json"]) == 2
+    error = capsys.readouterr().err
+    assert "one.json: not a list file (one image path per line)" in error
+    assert len(error) < 300
+
+
 def test_lists_are_options(workplace):
     """Of networks with several levels."""
     overrides = ["model.name=dxnet_s_gray", "model.options={widths = [8, 12], blocks = [1, 2]}"]

@@ -35,7 +35,7 @@ def list_image_files(source: str | Path) -> list[Path]:
     files = [source.parent / line for line in lines if line and not line.startswith("#")]
     if not files:
         raise ValueError(f"{source}: names no image")
-    if not files[0].is_file():
+    if not os.path.isfile(files[0]):  # Path.is_file raises where the name is too long for one
         raise ValueError(
             f"{source}: not a list file (one image path per line), or of images that are not there:"
             f" the first is {str(files[0])[:100]!r}"

@@ -61,7 +61,7 @@ def _started(config: TrainConfig) -> tuple[Denoiser, dict[str, Any] | None]:
         assert shipped is not None  # create_model has found it
         return model, {"model": start, "sha256": shipped.sha256, "recipe": shipped.recipe}
     path = user_path(start)
-    if not path.is_file():
+    if not os.path.isfile(path):
         trained = ", ".join(list_models(pretrained=True)) or "none"
         raise ValueError(
             f"model.start: {start!r} is neither a model with trained weights nor a checkpoint file;"

@@ -164,10 +164,10 @@ class _Trainer:
             different.append(f"processes: was {before}, is {self.processes.count}")
         files = state.get("files", self.batches.files)  # older states do not tell
         if files != self.batches.files:
-            text = (
-                f"data.train: had {files['files']} files, has {self.batches.files['files']}, or "
-                "their names or sizes are others"
-            )
+            had, has = files["files"], self.batches.files["files"]
+            text = f"data.train: was {had} files, is {has}"
+            if had == has:
+                text = f"data.train: names or sizes among its {has} files are others"
             if not (different or self.accept_changes):
                 raise ValueError(
                     f"{self.dir.path} holds a run of other files ({text}); bring them back, give "
