@@ -1,5 +1,7 @@
 // The gradient of an activation, with the channel sums for bias and PReLU: a first kernel writes the
 // gradient and one partial sum per (part of the pixels, channel), a second adds the parts in order.
+#include <algorithm>
+
 #include "common.cuh"
 #include "primitives.cuh"
 
@@ -7,7 +9,8 @@ namespace denoise_ext::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kMostParts = 64;
+constexpr int64_t kResidentBlocks = 8;  // of a multiprocessor at a time
+constexpr int64_t kMostParts = 1 << 12;
 
 // d activation / d its input, from what the forward saved: the output, for PReLU the input.
 template <class Acc>
@@ -33,8 +36,9 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t plane = p.grad_output.size[2] * cols, pixels = p.grad_output.size[0] * plane;
   const int64_t c = static_cast<int64_t>(blockIdx.y) * kChannels + threadIdx.x % kChannels;
   const bool inside = c < channels;
+  const bool is_prelu = p.activation == Activation::kPrelu;
   Acc slope = static_cast<Acc>(p.negative_slope);
-  if (inside && p.activation == Activation::kPrelu) slope = channel_value<Storage, Acc>(p.prelu_weight, c);
+  if (inside && is_prelu) slope = channel_value<Storage, Acc>(p.prelu_weight, c);
   double bias_sum = 0, prelu_sum = 0;
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * kPixels + threadIdx.x / kChannels; inside && i < pixels;
        i += static_cast<int64_t>(parts) * kPixels) {
@@ -44,7 +48,7 @@ __global__ void __launch_bounds__(kThreads)
     if (p.activation != Activation::kNone) {
       const Acc saved = to_acc<Acc>(*element<Storage>(p.saved, n, c, y, x));
       value = g * activation_slope(p.activation, saved, slope);
-      if (!(saved > Acc(0))) prelu_sum += static_cast<double>(g * saved);
+      if (is_prelu && !(saved > Acc(0))) prelu_sum += static_cast<double>(g * saved);
     }
     bias_sum += static_cast<double>(value);
     if (p.grad_input.data != nullptr)
@@ -76,21 +80,29 @@ __global__ void __launch_bounds__(kThreads)
   sums[i] = sum;
 }
 
-int parts_of(const ActivationGradParams& p) {
+// Channels of a block. Lanes along a single channel would have nothing to do but one of them.
+int block_channels(const ActivationGradParams& p) {
+  return p.grad_output.stride[1] == 1 && p.grad_output.size[1] > 1 ? 32 : 1;
+}
+
+// Enough parts of the pixels to fill the device, each with a pixel for every thread.
+int parts_of(const ActivationGradParams& p, const DeviceLimits& limits) {
   const int64_t* size = p.grad_output.size;
-  const int64_t groups = (size[0] * size[2] * size[3] + kThreads - 1) / kThreads;
-  return static_cast<int>(groups < kMostParts ? groups : kMostParts);
+  const int64_t lanes = block_channels(p), blocks = (size[1] + lanes - 1) / lanes;
+  const int64_t pixels = size[0] * size[2] * size[3], at_once = kThreads / lanes;
+  const int64_t wanted = (kResidentBlocks * limits.multiprocessors + blocks - 1) / blocks;
+  return static_cast<int>(std::min({wanted, (pixels + at_once - 1) / at_once, kMostParts}));
 }
 
 }  // namespace
 
-int64_t activation_grad_workspace_bytes(const ActivationGradParams& params, const DeviceLimits&) {
+int64_t activation_grad_workspace_bytes(const ActivationGradParams& params, const DeviceLimits& limits) {
   if (params.sums == nullptr) return 0;
-  return 2 * params.grad_output.size[1] * parts_of(params) * static_cast<int64_t>(sizeof(double));
+  return 2 * params.grad_output.size[1] * parts_of(params, limits) * static_cast<int64_t>(sizeof(double));
 }
 
 int activation_grad(const ActivationGradParams& params, const LaunchContext& context) {
-  const int parts = parts_of(params);
+  const int parts = parts_of(params, context.limits);
   const int64_t channels = params.grad_output.size[1];
   double* partials = params.sums == nullptr ? nullptr : static_cast<double*>(context.workspace);
   const auto stream = static_cast<cudaStream_t>(context.stream);
@@ -100,7 +112,7 @@ int activation_grad(const ActivationGradParams& params, const LaunchContext& con
     const auto grid = [&](int64_t lanes) {
       return dim3(static_cast<unsigned>(parts), static_cast<unsigned>((channels + lanes - 1) / lanes));
     };
-    if (params.grad_output.stride[1] == 1)
+    if (block_channels(params) == 32)
       return launch(activation_grad_kernel<Storage, Acc, 32>, grid(32), dim3(kThreads), 0, stream, params,
                     partials, parts);
     return launch(activation_grad_kernel<Storage, Acc, 1>, grid(1), dim3(kThreads), 0, stream, params,
