@@ -19,9 +19,9 @@ from denoise_ext.engine.steps import OUT, Constants, Site, Step, rms
 # Root mean square of what an algorithm's rounding errors add to those of the direct sum, as a
 # factor on it.  Winograd F(m x m, 3x3) multiplies transformed tiles: an error of the products
 # reaches the output through A^T, scaled up by the norms of the rows of B^T and G: max over (i, u)
-# of sum over p of (A[i,p] G[p,u] |B[p,:]|)^2, which for both dimensions together is 79 for
-# F(4x4,3x3) with points 0, +-1, +-2 and 114 for F(6x6,3x3) with 0, +-1, +-2, +-1/2.
-_AMPLIFICATION = {"direct": 1.0, "winograd4": 79.0, "winograd6": 114.0}
+# of sum over p of (A[i,p] G[p,u] |B[p,:]|)^2, which for both dimensions together is 19.4 for
+# F(4x4,3x3) with points 0, +-3/4, +-3/2 and 114.2 for F(6x6,3x3) with 0, +-1, +-2, +-1/2.
+_AMPLIFICATION = {"direct": 1.0, "winograd4": 19.4, "winograd6": 114.2}
 # An error of the sum is a walk of as many steps as the sum has terms (Higham and Mary 2019, A new
 # approach to probabilistic rounding error analysis): root of the length, not the length; 4 covers
 # that the steps are not quite independent, and the activation's own rounding.

@@ -14,7 +14,8 @@ class Row:
         site: what is computed there.
         variant: how; "original" where it was left to PyTorch.
         error: root mean square difference from the original on the example, relative to the root
-            mean square of the original's result; None where it was not measured.
+            mean square of the original's result; or, where it is more, the largest difference
+            relative to 1.5 times the largest value.  None where it was not measured.
         bound: what ``error`` may be.
         original_ms, ours_ms: shortest of a few runs; None where it was not measured.
         reason: why it was left, or a remark.

@@ -13,7 +13,6 @@ from torch.utils import _pytree as pytree
 from denoise_ext.engine import verify
 from denoise_ext.engine.calls import PLAIN
 from denoise_ext.engine.graph import Value
-from denoise_ext.engine.steps import rms
 
 Strides = tuple[int, ...]
 
@@ -75,10 +74,7 @@ def compare(actual: Any, expected: Any) -> float:
     worst = 0.0
     for a, b in zip(ours, theirs, strict=True):
         if isinstance(a, Tensor) and isinstance(b, Tensor):
-            error = verify.difference(a, b)
-            finite = b[torch.isfinite(b)] if b.is_floating_point() else b
-            size = rms(finite) if b.is_floating_point() or b.is_complex() else 1.0
-            worst = max(worst, error / max(size, torch.finfo(torch.float32).tiny) if error else 0.0)
+            worst = max(worst, verify.relative_error(a, b))
         elif type(a) is not type(b) or not isinstance(a, PLAIN) or a != b:
             return float("inf")  # an object of a kind that cannot be looked into counts as another
     return worst
