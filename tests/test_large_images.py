@@ -20,10 +20,11 @@ SCRIPT = Path(__file__).resolve().parent.parent / "benchmarks/large_images.py"
 def test_memory_is_bounded(tmp_path):
     limit = 32 << 20
     command = [sys.executable, str(SCRIPT), "--model", "tiny", "--max-memory", str(limit)]
-    sizes = ["--sizes", "0.1", "4", "--output", str(tmp_path)]
+    sizes = ["--sizes", "1", "8", "--output", str(tmp_path)]
     subprocess.run([*command, *sizes], check=True, capture_output=True, text=True)
     small, large = json.loads((tmp_path / "large_images_tiny.json").read_text())["rows"]
-    assert small["tiles"] == 1 and large["tiles"] > 8
-    # what a first call takes besides is in both; the whole image would take ten times the limit
+    assert 1 < small["tiles"] < 8 < large["tiles"]
+    # what a first call in tiles takes besides (torch imports its compiler to find the geometry)
+    # is in both; the whole image would take sixteen times the limit
     more = large["peak_above_image_mib"] - small["peak_above_image_mib"]
     assert more < limit / 2**20 + large["result_mib"] + 16

@@ -11,7 +11,9 @@ constexpr size_t kAlignment = 64;     // torch's own
 constexpr size_t kGuard = 64 * 1024;  // several rows of the tests' images; mostly never touched
 
 void release(void* data) {
-  if (data != nullptr) std::free(static_cast<char*>(data) - kGuard);
+  if (data == nullptr) return;
+  c10::profiledCPUMemoryReporter().Delete(data);
+  std::free(static_cast<char*>(data) - kGuard);
 }
 
 class GuardedTensors final : public c10::Allocator {
@@ -21,6 +23,7 @@ class GuardedTensors final : public c10::Allocator {
     const size_t whole = (bytes + 2 * kGuard + kAlignment - 1) / kAlignment * kAlignment;
     char* const memory = static_cast<char*>(std::aligned_alloc(kAlignment, whole));
     if (memory == nullptr) throw std::bad_alloc();
+    c10::profiledCPUMemoryReporter().New(memory + kGuard, bytes);  // torch's profiler counts
     return {memory + kGuard, memory + kGuard, &release, c10::Device(c10::DeviceType::CPU)};
   }
   c10::DeleterFnPtr raw_deleter() const override { return &release; }
