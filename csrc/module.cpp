@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "cpu/isa.h"
+#include "cpu/weight_cache.h"
 #include "explain.h"
 #include "params/device_list.h"
 #include "params/launch.h"
@@ -81,6 +82,8 @@ PYBIND11_MODULE(_native, m) {
       "The instruction set the CPU kernels use now.");
   m.def("force_isa", &denoise_ext::cpu::force_isa, py::arg("name"),
         "Use one of isa_available() from now on; '' returns to the automatic choice.");
+  m.def("kept_weight_bytes", &denoise_ext::cpu::kept_weight_bytes,
+        "Bytes of transformed convolution weights that are kept for later calls (64 MiB at most).");
   m.def("explain", &denoise_ext::explain, py::arg("op"), py::arg("call"), py::arg("compute_capability"),
         "Which kernel a call would take, and why the others would not.");
 }

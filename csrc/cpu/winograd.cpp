@@ -6,6 +6,7 @@
 
 #include "conv_pack.h"
 #include "isa.h"
+#include "weight_cache.h"
 
 namespace denoise_ext::cpu {
 namespace {
@@ -171,6 +172,20 @@ void pack_weight(int outputs, const ConvParams& params, const KernelTable& table
   for_each_block(threads, plan.channels, [&](int64_t channel, Scratch&) { pack(plan, channel); });
 }
 
+// Everything that pack_weight() looks at.
+WeightKey key_of_weight(int outputs, const ConvParams& params, const KernelTable& table) {
+  const Tensor4& w = params.weight;
+  WeightKey key{reinterpret_cast<intptr_t>(w.data), reinterpret_cast<intptr_t>(&table), outputs,
+                static_cast<int64_t>(w.dtype)};
+  std::copy(w.size, w.size + 4, key.begin() + 4);
+  std::copy(w.stride, w.stride + 4, key.begin() + 8);
+  if (params.transposed) {  // strides are at least 1: an ordinary convolution has zeros here
+    std::copy(params.stride, params.stride + 2, key.begin() + 12);
+    std::copy(params.padding, params.padding + 2, key.begin() + 14);
+  }
+  return key;
+}
+
 }  // namespace
 
 const char* winograd_obstacle(const ConvParams& p) {
@@ -208,15 +223,21 @@ void run_winograd(int outputs, const ConvParams& params, const Threads& threads)
   // Kept from call to call as a thread's scratch is, unless it is large.
   static thread_local Scratch kept;
   Scratch own;
-  if (params.packed_weight.data == nullptr) {
+  std::shared_ptr<const float> shared;
+  if (params.packed_weight.data != nullptr) {
+    plan.weight = reinterpret_cast<const float*>(&packed_weight_header(params) + 1);
+  } else {
     const int64_t elements = winograd_weight_elements(outputs, plan.filters, plan.channels) *
                              static_cast<int64_t>(plan.phases.phases.size());
-    const size_t bytes = static_cast<size_t>(elements) * sizeof(float);
-    auto* weight = static_cast<float*>((bytes <= kKeptBytes ? kept : own).reserve(bytes));
-    pack_weight(outputs, params, table, weight, threads);
-    plan.weight = weight;
-  } else {
-    plan.weight = reinterpret_cast<const float*>(&packed_weight_header(params) + 1);
+    const auto pack = [&](float* to) { pack_weight(outputs, params, table, to, threads); };
+    shared = kept_weight(key_of_weight(outputs, params, table), params.weight, elements, pack);
+    plan.weight = shared.get();
+    if (!shared) {
+      const size_t bytes = static_cast<size_t>(elements) * sizeof(float);
+      auto* weight = static_cast<float*>((bytes <= kKeptBytes ? kept : own).reserve(bytes));
+      pack(weight);
+      plan.weight = weight;
+    }
   }
   const auto block = outputs == 4 ? table.winograd_block_4 : table.winograd_block_6;
   for_each_block_ahead(threads, plan.tasks(), [&](int64_t index, int64_t next, Scratch& scratch) {
