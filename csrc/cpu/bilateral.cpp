@@ -11,7 +11,7 @@ namespace {
 
 // The radius around a tile costs packing alone, which the window's taps outweigh; more tiles balance
 // better. Packed planes should leave room in a 1 MiB second-level cache.
-constexpr int64_t kTileRows = 32, kSmallestTileRows = 4, kTileCols = 2 * kTileColumns;
+constexpr int64_t kTileRows = 16, kSmallestTileRows = 4, kTileCols = 8 * kTileColumns;
 constexpr int64_t kTileBytes = 512 * 1024;
 
 constexpr double kLog2E = 1.4426950408889634;

@@ -77,8 +77,8 @@ class Cache {
     return found->second;
   }
 
-  // Notes that these bits have been asked for, and forgets what `key` has; whether it was the second time, and
-  // there is room for so many bytes.
+  // Notes that these bits have been asked for, and forgets what `key` has; whether it was the second time,
+  // and there is room for so many bytes.
   bool is_wanted(const WeightKey& key, uint64_t bits, size_t bytes) {
     const std::unique_lock lock(mutex_, std::try_to_lock);
     if (!lock) return false;

@@ -12,21 +12,44 @@
 template <int kCount>
 constexpr int kFusedVectors = (kAccumulators >= 24 ? 4 : 2) / (kCount > 1 ? 2 : 1);
 
+// Where channels are put in order by shuffles of two vectors; elsewhere the compiler finds what there is.
+constexpr bool kShuffles = kVectorBytes >= 32;
+
 // Magnitudes with which no sum of squares overflows, and below which a scaled image would lose digits.
 constexpr float kFusedLargest = 0x1p60f, kFusedSmallest = 0x1p-60f;
 
-// to[c * plane + i] = line[i * kCount + c] * scale; returns the larger of `largest` and the magnitudes'
-// bits, which are in the order of their values; NaN comes after infinity.
+// The magnitudes' bits are in the order of their values; NaN comes after infinity.
+DENOISE_EXT_INLINE int32_t magnitude_of(float value) {
+  return __builtin_bit_cast(int32_t, value) & 0x7fffffff;
+}
+
+// to[c * plane + i] = line[i * kCount + c] * scale; returns the larger of `largest` and the magnitudes.
 template <int kCount>
 int32_t spread_channels(const float* __restrict line, int64_t pixels, float scale, float* __restrict to,
                         int64_t plane, int32_t largest) {
-  for (int64_t i = 0; i < pixels; ++i) {
+  int64_t i = 0;
+  if constexpr (kCount > 1 && kShuffles) {
+    Vec<int32_t> largest_lanes{};
+    for (; i + kLanes<float> <= pixels; i += kLanes<float>) {
+      Vec<float> channels[kCount];
+      deinterleave_channels(line + i * kCount, channels);
+#pragma GCC unroll 4
+      for (int c = 0; c < kCount; ++c) {
+        channels[c] *= scale;
+        store(to + c * plane + i, channels[c]);
+        const Vec<int32_t> magnitudes = reinterpret_cast<Vec<int32_t>>(channels[c]) & 0x7fffffff;
+        largest_lanes = magnitudes > largest_lanes ? magnitudes : largest_lanes;
+      }
+    }
+    for (int lane = 0; lane < kLanes<float>; ++lane)
+      largest = largest_lanes[lane] > largest ? largest_lanes[lane] : largest;
+  }
+  for (; i < pixels; ++i) {
 #pragma GCC unroll 4
     for (int c = 0; c < kCount; ++c) {
       const float value = line[i * kCount + c] * scale;
       to[c * plane + i] = value;
-      const int32_t magnitude = __builtin_bit_cast(int32_t, value) & 0x7fffffff;
-      largest = magnitude > largest ? magnitude : largest;
+      largest = magnitude_of(value) > largest ? magnitude_of(value) : largest;
     }
   }
   return largest;
@@ -50,31 +73,48 @@ inline const float* packed_already(const Tensor4& image, int64_t n, int64_t chan
          y * image.stride[2] + window.first * image.stride[3];
 }
 
+// Packs a run of one row of kCount channels (`together`: side by side) times `scale` into kCount planes, by
+// way of line[kCount * window.pixels] where it does not lie there already; see spread_channels().
+template <int kCount>
+int32_t pack_run(const Tensor4& image, int64_t n, int64_t y, const RowWindow& window, float scale,
+                 float* line, float* to, int64_t plane, int32_t largest) {
+  const bool together = window.channels == kCount;
+  for (int c = 0; c < (together ? 1 : kCount); ++c) {
+    const float* from = packed_already(image, n, c, y, window);
+    if (from == nullptr) pack_image_row(image, n, c, y, window, line);
+    if (from == nullptr) from = line;
+    largest = together ? spread_channels<kCount>(from, window.pixels, scale, to, plane, largest)
+                       : spread_channels<1>(from, window.pixels, scale, to + c * plane, 0, largest);
+  }
+  return largest;
+}
+
 // Packs kCount channels of an image times `scale` as planes, as pack_planes does, by way of
 // line[kCount * packed_cols]; returns the largest magnitude, or infinity where there is a NaN.
 template <int kCount>
 float pack_scaled(const BilateralPlan& plan, const BilateralTile<float>& tile, const Tensor4& image,
                   float scale, float* line, float* to) {
   const int64_t plane = plan.plane_elements(), cols = tile.cols + 2 * plan.radius[1];
-  const bool together = interleaved<kCount>(image);
-  const RowWindow window{image.size[3],         plan.params.border, tile.x0 - plan.radius[1], cols,
-                         together ? kCount : 1, image.stride[3],    image.stride[1]};
+  const int64_t first = tile.x0 - plan.radius[1];
+  RowWindow window{image.size[3],   plan.params.border, 0, 0, interleaved<kCount>(image) ? kCount : 1,
+                   image.stride[3], image.stride[1]};
+  // Columns that lie inside the image come from there: [begin, end) of the tile's.
+  const int64_t begin = first < 0 ? -first : 0;
+  const int64_t end = image.size[3] - first < cols ? image.size[3] - first : cols;
+  const int64_t runs[4] = {0, begin, end, cols};
   int32_t largest = 0;
   for (int64_t r = 0; r < tile.rows + 2 * plan.radius[0]; ++r) {
     float* row = to + r * plan.packed_cols;
-    const int64_t y = tile.y0 - plan.radius[0] + r;
-    for (int c = 0; c < kCount; ++c) {
-      if (c == 0 || !together) {
-        const float* from = packed_already(image, tile.n, c, y, window);
-        if (from == nullptr) pack_image_row(image, tile.n, c, y, window, line);
-        if (from == nullptr) from = line;
-        largest = together ? spread_channels<kCount>(from, cols, scale, row, plane, largest)
-                           : spread_channels<1>(from, cols, scale, row + c * plane, 0, largest);
-      }
-      // Blocks run past the last column: what they read there must be a number.
+    for (int run = 0; run < 3; ++run) {
+      window.first = first + runs[run];
+      window.pixels = runs[run + 1] - runs[run];
+      largest = pack_run<kCount>(image, tile.n, tile.y0 - plan.radius[0] + r, window, scale, line,
+                                 row + runs[run], plane, largest);
+    }
+    // Blocks run past the last column: what they read there must be a number.
+    for (int c = 0; c < kCount; ++c)
       __builtin_memset(row + c * plane + cols, 0,
                        static_cast<size_t>(plan.packed_cols - cols) * sizeof(float));
-    }
   }
   constexpr int32_t kInfinity = 0x7f800000;
   return __builtin_bit_cast(float, largest < kInfinity ? largest : kInfinity);
@@ -161,10 +201,24 @@ void store_means(const BilateralPlan& plan, const BilateralTile<float>& tile, in
       store_image_row(output, tile.n, c, y, tile.x0, means + c * plan.row_elements, tile.cols);
     return;
   }
-  for (int64_t i = 0; i < tile.cols; ++i) {
+  const bool in_place = output.dtype == DType::kFloat32;
+  if (in_place)
+    line = static_cast<float*>(output.data) + tile.n * output.stride[0] + y * output.stride[2] +
+           tile.x0 * kChannels;
+  int64_t i = 0;
+  if constexpr (kChannels > 1 && kShuffles) {
+    for (; i + kLanes<float> <= tile.cols; i += kLanes<float>) {
+      Vec<float> channels[kChannels];
+#pragma GCC unroll 4
+      for (int c = 0; c < kChannels; ++c) channels[c] = load(means + c * plan.row_elements + i);
+      interleave_channels(channels, line + i * kChannels);
+    }
+  }
+  for (; i < tile.cols; ++i) {
 #pragma GCC unroll 4
     for (int c = 0; c < kChannels; ++c) line[i * kChannels + c] = means[c * plan.row_elements + i];
   }
+  if (in_place) return;
   // Seen as one channel of kChannels times as many pixels.
   Tensor4 flat = output;
   flat.stride[3] = 1;

@@ -34,6 +34,8 @@
 
 #include "../kernels/gaussian_dense.inl"
 
+#include "../kernels/interleave_channels.inl"
+
 #include "../kernels/bilateral.inl"
 
 #include "../kernels/bilateral_fused.inl"
