@@ -34,7 +34,8 @@ from on_cpu.networks import AtSigma, BaseUNet, convolution_operations, randomise
 # Parts of the largest value: a dozen and more layers by Winograd's algorithm in float32; and in
 # bfloat16, of 8 bits, where it only tells a network from something else.
 TOLERANCE, BFLOAT16_TOLERANCE = 1e-3, 0.25
-# Our own network in place of the one that is measured: what a user of the zoo takes instead.
+# Other networks in place of the one that is measured, and how they are made small for a dry run.
+OTHERS = {"dxnet_s_gray": {"widths": (8, 8), "blocks": (1, 1)}, "sepdncnn_gray": {"depth": 4}}
 DXNET = f"{OURS} with dxnet_s_gray instead"
 OIDN = "Open Image Denoise"
 FP32_RIVALS = (CHANNELS_LAST, COMPILED, OPENVINO)
@@ -101,20 +102,20 @@ def dncnn(tiny: bool) -> tuple[nn.Module, nn.Module, Tensor]:
     return dn.to_torch(published), plain.eval(), uniform(1, 1, size, size)
 
 
-def dxnet_contender(x: Tensor, tiny: bool) -> Contender:
-    """The small gray DXNet, accelerated: another function, of another size."""
-    small = {"widths": (8, 8), "blocks": (1, 1)} if tiny else {}
-    model = randomise(models.create_model("dxnet_s_gray", **small))
-    plain = AtSigma(dn.to_torch(model), 25.0).eval()
+def other_network(name: str, x: Tensor, tiny: bool) -> Contender:
+    """What a user of the zoo may take instead, accelerated: another function, of another size."""
+    model = randomise(models.create_model(name, **(OTHERS[name] if tiny else {})))
+    plain = dn.to_torch(model)
+    plain = (AtSigma(plain, 25.0) if model.needs_sigma else plain).eval()
     rates = {"operations": convolution_operations(plain, x), "moved_bytes": traffic(plain, x)}
     call = partial(accelerated_call, plain, channels_last(x))
-    return Contender(DXNET, call, result=None, rates=rates)
+    return Contender(f"{OURS} with {name} instead", call, result=None, rates=rates)
 
 
 def dncnn_work(tiny: bool) -> Work:
     published, plain, x = dncnn(tiny)
     work = network_work(published, plain, x, tiny)
-    work.contenders.append(dxnet_contender(x, tiny))
+    work.contenders.extend(other_network(name, x, tiny) for name in OTHERS)
     return work
 
 
