@@ -84,6 +84,7 @@ PYBIND11_MODULE(_native, m) {
         "Use one of isa_available() from now on; '' returns to the automatic choice.");
   m.def("kept_weight_bytes", &denoise_ext::cpu::kept_weight_bytes,
         "Bytes of transformed convolution weights that are kept for later calls (64 MiB at most).");
+  m.def("forget_kept_weights", &denoise_ext::cpu::forget_kept_weights, "Release them.");
   m.def("explain", &denoise_ext::explain, py::arg("op"), py::arg("call"), py::arg("compute_capability"),
         "Which kernel a call would take, and why the others would not.");
 }

@@ -9,25 +9,30 @@
 namespace denoise_ext::cpu {
 namespace {
 
-// The radius around a tile costs packing alone, which the window's taps outweigh; more tiles balance
-// better. Packed planes should leave room in a 1 MiB second-level cache.
-constexpr int64_t kTileRows = 16, kSmallestTileRows = 4, kTileCols = 8 * kTileColumns;
+// Long rows are read fastest from memory. Packed planes should leave room in a 1 MiB second-level cache:
+// where those of a wide tile do not, a taller one has less of the window's radius around it.
+constexpr int64_t kWideRows = 16, kWideCols = 8 * kTileColumns;
+constexpr int64_t kTallRows = 32, kTallCols = 2 * kTileColumns, kSmallestTileRows = 4;
 constexpr int64_t kTileBytes = 512 * 1024;
 
 constexpr double kLog2E = 1.4426950408889634;
 
 void choose_tiles(BilateralPlan& plan, int64_t element) {
-  plan.tile_rows = std::min(kTileRows, plan.extent[0]);
-  plan.tile_cols = std::min(kTileCols, plan.extent[1]);
+  const auto take = [&](int64_t rows, int64_t cols) {
+    plan.tile_rows = std::min(rows, plan.extent[0]);
+    plan.tile_cols = std::min(cols, plan.extent[1]);
+  };
   const auto measure = [&] {
     plan.row_elements = divide_up(plan.tile_cols, kTileColumns) * kTileColumns;
     plan.packed_cols = plan.row_elements + 2 * plan.radius[1];
     plan.packed_rows = plan.tile_rows + 2 * plan.radius[0];
     return plan.planes * plan.plane_elements() * element;
   };
+  take(kWideRows, kWideCols);
+  if (measure() > kTileBytes) take(kTallRows, kTallCols);
   while (measure() > kTileBytes && plan.tile_rows > kSmallestTileRows)
     plan.tile_rows = std::max(plan.tile_rows / 2, kSmallestTileRows);
-  if (measure() > kTileBytes) plan.tile_cols = std::min(kTileColumns, plan.extent[1]);
+  if (measure() > kTileBytes) take(plan.tile_rows, kTileColumns);
   measure();
   plan.tiles[0] = divide_up(plan.extent[0], plan.tile_rows);
   plan.tiles[1] = divide_up(plan.extent[1], plan.tile_cols);

@@ -22,13 +22,16 @@ namespace denoise_ext::cpu {
 // asked for.
 using WeightKey = std::array<int64_t, 16>;
 
-// The transform of `weight`, `elements` floats aligned to 64 bytes, which `transform` fills; or nullptr where
-// it is not kept (yet): then the caller transforms into memory of its own. Any thread may call it at any
-// time.
+// The transform of `weight`, `elements` floats aligned to 64 bytes, which transform(bits, to) computes from
+// the weight's bits at another place; or nullptr where it is not kept (yet): then the caller transforms into
+// memory of its own. Any thread may call it at any time.
 std::shared_ptr<const float> kept_weight(const WeightKey& key, const Tensor4& weight, int64_t elements,
-                                         const std::function<void(float*)>& transform);
+                                         const std::function<void(void* bits, float* to)>& transform);
 
 // Bytes that copies and transforms take now.
 int64_t kept_weight_bytes();
+
+// As if no weight had been seen before.
+void forget_kept_weights();
 
 }  // namespace denoise_ext::cpu

@@ -229,13 +229,17 @@ void run_winograd(int outputs, const ConvParams& params, const Threads& threads)
   } else {
     const int64_t elements = winograd_weight_elements(outputs, plan.filters, plan.channels) *
                              static_cast<int64_t>(plan.phases.phases.size());
-    const auto pack = [&](float* to) { pack_weight(outputs, params, table, to, threads); };
+    const auto pack = [&](void* bits, float* to) {
+      ConvParams at = params;
+      at.weight.data = bits;
+      pack_weight(outputs, at, table, to, threads);
+    };
     shared = kept_weight(key_of_weight(outputs, params, table), params.weight, elements, pack);
     plan.weight = shared.get();
     if (!shared) {
       const size_t bytes = static_cast<size_t>(elements) * sizeof(float);
       auto* weight = static_cast<float*>((bytes <= kKeptBytes ? kept : own).reserve(bytes));
-      pack(weight);
+      pack(params.weight.data, weight);
       plan.weight = weight;
     }
   }

@@ -56,42 +56,23 @@ def examine(
     def look_up(value: Value) -> Tensor:
         return env[value] if value in env else constants[value]
 
-    given = {*graph.inputs}
     for node in graph.nodes:
         if all(value in constants for value in node.results if value is not None):
             continue
         results = run(Step.of(node), look_up)
         env.update((v, r) for v, r in zip(node.results, results, strict=True) if v is not None)
         if node in at_node:
-            site = at_node[node]
-            _try(site, constants, look_up, _as_planned(site, look_up, given), found, known)
+            _try(at_node[node], constants, look_up, found, known)
         for value in [v for v in env if last_use.get(v) is node]:
             if value not in graph.inputs:
                 del env[value]
     return found
 
 
-def _as_planned(
-    site: Site, look_up: Callable[[Value], Tensor], given: set[Value]
-) -> Callable[[Value], Tensor]:
-    """``look_up``, but what ``site`` reads is laid out as a plan hands it over.
-
-    The original may have been traced in another layout, which costs replacements a conversion that
-    there is none of in the plan: they would be timed at twice what they take.
-    """
-    tensors = {value: look_up(value) for value in site.reads()}
-    planned = {
-        value: x if value in given or x.dim() != 4 else x.contiguous(memory_format=torch.channels_last)
-        for value, x in tensors.items()
-    }
-    return lambda value: planned[value] if value in planned else look_up(value)
-
-
 def _try(
-    site: Site, constants: Constants, look_up: Callable[[Value], Tensor],
-    planned: Callable[[Value], Tensor], found: Examination, known: dict[str, Row],
+    site: Site, constants: Constants, look_up: Callable[[Value], Tensor], found: Examination,
+    known: dict[str, Row],
 ) -> None:  # fmt: skip
-    """``look_up`` gives tensors as the original has them, ``planned`` as the replacement will."""
     row = Row(site.module, site.label, "original")
     found.rows.append(row)
     if isinstance(site, ConcatSite):
@@ -104,7 +85,7 @@ def _try(
     if site.error_bound(best, look_up) is None:  # the same operator, other memory
         _check_same(site, best, constants, look_up, found, row)
         return
-    reasons = []
+    reasons, planned = [], _as_planned(site, look_up, found)
     for variant in site.variants():
         step = site.step(variant, constants)
         actual = _carry_out(step, site, planned)
@@ -126,6 +107,27 @@ def _try(
         found.chosen[site] = None
     else:
         found.bounds.append(row.bound)
+
+
+def _as_planned(
+    site: Site, look_up: Callable[[Value], Tensor], found: Examination
+) -> Callable[[Value], Tensor]:
+    """``look_up``, but what the plan will have written is laid out as it will be there.
+
+    The original may have been traced in another layout, which costs replacements a conversion that
+    there is none of in the plan: they would be timed at twice what they take.
+    """
+    written = {
+        s.output
+        for s, step in found.chosen.items()
+        if step is not None or isinstance(s, ConcatSite)
+    }
+    planned = {
+        value: look_up(value).contiguous(memory_format=torch.channels_last)
+        for value in written.intersection(site.reads())
+        if len(value.shape) == 4
+    }
+    return lambda value: planned[value] if value in planned else look_up(value)
 
 
 def _check_same(
@@ -168,8 +170,8 @@ def _times(
     step: Step, site: Site, look_up: Callable[[Value], Tensor],
     planned: Callable[[Value], Tensor], known: dict[str, Row],
 ) -> tuple[float, float]:  # fmt: skip
-    shapes = [value.shape for value in site.reads()]
-    key = f"{site.label} {step.function} {shapes} {step.args[-2:] if step.writes else ''}"
+    read = [(value.shape, planned(value).stride()) for value in site.reads()]
+    key = f"{site.label} {step.function} {read} {step.args[-2:] if step.writes else ''}"
     if key not in known:
         nodes = [Step.of(node) for node in (*site.before, *site.nodes)]
 
