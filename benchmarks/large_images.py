@@ -108,7 +108,7 @@ def plot(rows: list[dict], target: Path, title: str) -> bool:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sizes", type=float, nargs="+", default=SIZES, metavar="MPX")
-    parser.add_argument("--model", default="ffdnet_gray_small", help="a shipped model, or tiny")
+    parser.add_argument("--model", default="dxnet_s_gray", help="a shipped model, or tiny")
     parser.add_argument("--max-memory", type=int, metavar="BYTES", help="as of Denoiser")
     parser.add_argument("--output", type=Path, default=HERE / "results", metavar="FOLDER")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
