@@ -141,8 +141,8 @@ def _stage(width: int, blocks: int) -> nn.Sequential:
 
 @register_model
 def dxnet_s_gray(**kwargs: Any) -> DXNet:
-    """Small gray DXNet: two levels of 64 and 80 channels, a fifth of DnCNN's arithmetic."""
-    return DXNet(**{"channels": 1, "widths": (64, 80), "blocks": (2, 5), **kwargs})
+    """Small gray DXNet: two levels of 64 and 80 channels, a sixth of DnCNN's arithmetic."""
+    return DXNet(**{"channels": 1, "widths": (64, 80), "blocks": (2, 3), **kwargs})
 
 
 @register_model
