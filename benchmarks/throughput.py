@@ -74,10 +74,9 @@ def make_weights(folder: Path, depth: int, width: int) -> tuple[Path, Path]:
 
 
 def compute_alone(weights: str, source: str) -> None:
-    """Pictures in memory through the same `Denoiser`, one after the other."""
+    """Pictures in memory through the same `Denoiser`, one after the other; planning is in it."""
     denoiser = denoise_ext.Denoiser(weights)
     pictures = [io.read_picture(path).frames[0] for path in sorted(Path(source).iterdir())]
-    denoiser(pictures[0])
     start = time.perf_counter()
     for picture in pictures:
         denoiser(picture)

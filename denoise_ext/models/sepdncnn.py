@@ -33,7 +33,8 @@ class SepDnCNN(Denoiser):
     little is to be won there. With 17 layers of 64 channels it takes 142 GFLOP per megapixel where
     DnCNN takes 1,108, and has 73,217 parameters where DnCNN has 555,137 (gray). The time does not
     follow: the filters per channel read and write a feature map for 9 products per value, and wait
-    for memory.
+    for memory. Both accelerated, an image of 512x512 takes 0.32 s where DnCNN takes 0.40 (two cores
+    of an AMD EPYC, Zen 4; ``benchmarks/results``).
 
     Args:
         channels: image channels.
