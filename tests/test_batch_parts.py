@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import sys
 import threading
 from pathlib import Path
 
 import pytest
 
 from denoise_ext.inference.manifest import Manifest, ManifestError, Record, key_of, recorded
-from denoise_ext.inference.pipeline import Final, Stage, give_way, run_stages
+from denoise_ext.inference.pipeline import Final, Stage, run_stages
 
 
 def test_every_item_goes_through_every_stage():
@@ -133,15 +131,3 @@ def test_keys_tell_inputs_and_options_apart():
     assert len(keys) == 4
     one, two = {"a": 1, "b": 2}, {"b": 2, "a": 1}
     assert key_of("content", one) == key_of("content", two)
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="priorities of threads are Linux's")
-def test_threads_that_give_way_are_the_only_ones():
-    def priority(_: int = 0) -> int:
-        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
-
-    before = priority()
-    stages = [Stage(priority, prepare=give_way), Stage(lambda given: (given, priority()))]
-    found = [finished.value for finished in run_stages(range(3), stages)]
-    assert found == [(min(before + 10, 19), before)] * 3
-    assert priority() == before

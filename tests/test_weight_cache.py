@@ -166,7 +166,7 @@ def test_training_keeps_nothing():
 
 
 def test_bounded():
-    # 32 MiB of transforms each time: the second lot has no room beside the first and the third.
+    # 112 MiB of weights and transforms: the last find no room beside the first.
     layers = [nn.Conv2d(128, 128, 3, padding=1, bias=False) for _ in range(40)]
     image = values(1, 128, 24, 24)
     with torch.inference_mode():

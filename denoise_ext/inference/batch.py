@@ -21,7 +21,7 @@ import torch
 
 from denoise_ext.inference.manifest import Manifest, Record, key_of
 from denoise_ext.inference.pictures import Denoised
-from denoise_ext.inference.pipeline import Final, Finished, Stage, give_way, run_stages
+from denoise_ext.inference.pipeline import Final, Finished, Stage, run_stages
 from denoise_ext.inference.storage import DiskFullError, Job, LocalStorage, Storage
 from denoise_ext.io import DEFAULT_MAX_PIXELS, ImageError, Picture, write_picture
 from denoise_ext.io.codecs import suffix_of
@@ -190,9 +190,9 @@ def run_batch(
     threads = torch.get_num_threads()
     share = max(1, threads // workers)
     stages = [
-        Stage(worker.read, prepare=give_way),
+        Stage(worker.read),
         Stage(worker.compute, workers, lambda: torch.set_num_threads(share)),
-        Stage(worker.write, prepare=give_way),
+        Stage(worker.write),
     ]
     try:
         for finished in run_stages(jobs, stages, waiting):

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import queue
-import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 _END = object()
-# Of niceness: a tenth of a core that others want, too.
-_LOWER = 10
 
 
 @dataclass(frozen=True)
@@ -43,18 +39,6 @@ class Final(Exception):
     def __init__(self, value: Any) -> None:
         super().__init__()
         self.value = value
-
-
-def give_way() -> None:
-    """Let other threads of this process go first; for `Stage.prepare`.
-
-    The threads of a network wait for each other after every layer: one whose core has a file to
-    decode or encode as well holds up all of them. Files have the time that is left in between.
-    """
-    if sys.platform == "linux":  # elsewhere priorities are those of whole processes
-        thread = threading.get_native_id()
-        lower = min(os.getpriority(os.PRIO_PROCESS, thread) + _LOWER, 19)
-        os.setpriority(os.PRIO_PROCESS, thread, lower)
 
 
 def run_stages(items: Iterable[Any], stages: list[Stage], waiting: int = 1) -> Iterator[Finished]:

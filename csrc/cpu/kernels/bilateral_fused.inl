@@ -73,8 +73,9 @@ inline const float* packed_already(const Tensor4& image, int64_t n, int64_t chan
          y * image.stride[2] + window.first * image.stride[3];
 }
 
-// Packs a run of one row of kCount channels (`together`: side by side) times `scale` into kCount planes, by
-// way of line[kCount * window.pixels] where it does not lie there already; see spread_channels().
+// Packs a run of one row of kCount channels times `scale` into kCount planes, all channels at once where
+// window.channels says so, by way of line[kCount * window.pixels] unless they lie as needed; returns the
+// larger of `largest` and the magnitudes.
 template <int kCount>
 int32_t pack_run(const Tensor4& image, int64_t n, int64_t y, const RowWindow& window, float scale,
                  float* line, float* to, int64_t plane, int32_t largest) {
