@@ -15,15 +15,17 @@ NAMESPACE = "denoise_ext::"
 NO_AUTOGRAD: dict[str, str] = {
     "conv2d_out": "writes into a tensor it is given: for inference",
     "conv2d_pack": "its result is opaque: for inference",
+    "conv2d_resampled_out": "writes into tensors it is given: for inference",
     "conv_transpose2d_out": "writes into a tensor it is given: for inference",
 }
 # Operators that have no CUDA kernel yet, and why; CUDA tensors are refused with the way out.
 NO_CUDA: dict[str, str] = {
     "conv2d_pack": "the CUDA kernels read weights as torch stores them",
+    "conv2d_resampled_out": "it takes what conv2d_pack returns",
 }
 # Operators without a public function: for callers that own their memory (test_conv2d_out.py,
-# test_conv_transpose2d_out.py).
-RAW = {"conv2d_out", "conv2d_pack", "conv_transpose2d_out"}
+# test_conv2d_resampled_out.py, test_conv_transpose2d_out.py).
+RAW = {"conv2d_out", "conv2d_pack", "conv2d_resampled_out", "conv_transpose2d_out"}
 
 
 def registered_names() -> list[str]:

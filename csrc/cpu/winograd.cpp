@@ -70,6 +70,10 @@ bool is_direct(const Tensor4& x) {
   return x.dtype == DType::kFloat32 && x.stride[1] == 1;
 }
 
+bool is_direct_output(const Tensor4& x) {
+  return x.data == nullptr || is_direct(x);
+}
+
 bool is_aligned(const Tensor4& x, int64_t bytes) {
   const auto element = static_cast<int64_t>(sizeof(float));
   return reinterpret_cast<uintptr_t>(x.data) % static_cast<uintptr_t>(bytes) == 0 &&
@@ -86,7 +90,9 @@ void lay_out(WinogradPlan& plan, int64_t lanes) {
   const int64_t points = static_cast<int64_t>(plan.points) * plan.points;
   int64_t widest = 0;
   for (const ChannelBlock& block : plan.blocks) widest = std::max(widest, block.vectors * lanes);
-  plan.v_row = divide_up(plan.channels, lanes) * lanes;
+  // Whole vectors of the input's channels fit behind the coarse image's.
+  const int64_t input_row = divide_up(plan.params.input.size[1], lanes) * lanes;
+  plan.v_row = divide_up(plan.params.coarse.size[1] + input_row, lanes) * lanes;
   const bool in_place = plan.phases.phases.size() == 1 && plan.blocks.size() == 1 && widest == plan.v_row;
   // One line more than the block needs: points at a multiple of 4 KiB would share a set of the
   // first-level cache.
@@ -125,7 +131,7 @@ WinogradPlan make_plan(int outputs, const ConvParams& params, const KernelTable&
   plan.params = params;
   plan.outputs = outputs;
   plan.points = outputs + 2;
-  plan.channels = params.input.size[1];
+  plan.channels = params.input.size[1] + params.coarse.size[1];
   plan.filters = params.output.size[1];
   plan.blocks = channel_blocks(plan.filters, static_cast<int>(lanes), table.accumulators);
   plan.phases = make_phases(params);
@@ -133,12 +139,15 @@ WinogradPlan make_plan(int outputs, const ConvParams& params, const KernelTable&
   plan.tiles_x = divide_up(params.output.size[3], outputs * plan.phases.step[1]);
   plan.tiles = params.output.size[0] * plan.tiles_y * plan.tiles_x;
   const bool residual = params.residual.data != nullptr;
-  plan.direct_input = is_direct(params.input) && plan.channels >= lanes;
-  plan.direct_output = is_direct(params.output) && (!residual || is_direct(params.residual));
+  plan.direct_input = is_direct(params.input) && params.input.size[1] >= lanes;
+  plan.direct_coarse = is_direct(params.coarse) && params.coarse.size[1] >= lanes;
+  plan.direct_output =
+      is_direct_output(params.output) && is_direct_output(params.residual) && is_direct_output(params.pooled);
   plan.clamped =
       !residual && (params.activation == Activation::kNone || params.activation == Activation::kRelu);
   plan.lowest = params.activation == Activation::kRelu ? 0.0f : -std::numeric_limits<float>::infinity();
-  plan.stream = plan.direct_output && is_aligned(params.output, table.vector_bytes) &&
+  plan.stream = params.output.data != nullptr && plan.direct_output &&
+                is_aligned(params.output, table.vector_bytes) &&
                 output_bytes(params.output) > last_level_cache_bytes() / 2;
   choose_block(plan, table, lanes);
   return plan;

@@ -45,10 +45,10 @@ struct WinogradPlan {
   int64_t tiles_y, tiles_x, tiles;   // of one phase: per image, and of the whole batch
   int64_t block_tiles;
 
-  bool direct_input;   // inner tiles are read where they lie
-  bool direct_output;  // inner tiles are written, and their residual read, where they lie
-  bool clamped;        // the epilogue is max(x, lowest): no activation, or relu
-  bool stream;         // outputs are written past the caches
+  bool direct_input, direct_coarse;  // inner tiles are read where they lie
+  bool direct_output;                // inner tiles are written, and their residual read, where they lie
+  bool clamped;                      // the epilogue is max(x, lowest): no activation, or relu
+  bool stream;                       // outputs are written past the caches
   float lowest;
 
   int64_t v_row, v_point, m_point;              // floats from tile to tile (v) and from point to point

@@ -15,6 +15,8 @@ enum class Activation : int32_t { kNone, kRelu, kLeakyRelu, kPrelu, kSigmoid, kT
 
 enum class ResidualPosition : int32_t { kBeforeActivation, kAfterActivation };
 
+enum class Pooling : int32_t { kMaximum, kAverage };
+
 // How far a kernel may leave direct float32 arithmetic: kStrict never; kDefault: algorithms in float32
 // with more rounding (Winograd); kFast: also reduced factors (tf32 on tensor cores), bigger transforms.
 enum class Precision : int32_t { kStrict, kDefault, kFast };

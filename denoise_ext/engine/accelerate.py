@@ -36,7 +36,9 @@ def accelerate(
     package's operators in their place: batch normalisations folded into weights, weights packed
     once, channels_last throughout.  Intermediate tensors lie in one block of memory that is kept
     from call to call, those of PyTorch's own pooling, upsampling and pointwise operators too;
-    concatenations are written in place.  Everything else runs as it is.
+    concatenations are written in place.  On the CPU, Winograd convolutions read what lies before a
+    nearest upsampling by 2 and a concatenation, and pool their own result by 2x2.  Everything else
+    runs as it is.
 
     Each replacement is held against the original on the example: it is used only if it is faster
     and its error is within the bound of its arithmetic; the same is then asked of the whole.
@@ -83,8 +85,8 @@ def accelerate(
     * **Threads** may call it at the same time; each gets memory of its own.
     * **Copies and pickles** hold the original and the options; plans are made anew.
 
-    On CUDA the same plan calls this package's CUDA operators, one by one, not captured as a graph
-    (not yet run on a GPU).
+    On CUDA the same plan calls this package's CUDA operators, recorded as a CUDA graph at the
+    second call; where that cannot be done the report tells why (not yet run on a GPU).
 
     Returns:
         A module to be called as ``model`` is.

@@ -157,11 +157,7 @@ class ConvSite(Site):
     ) -> Step:  # fmt: skip
         packed = None
         if weight.device.type == "cpu" and self.groups == 1:
-            key = ("packed", algorithm, self._key())
-            packed = constants.packed.get(key) if key[2] is not None else None
-            if packed is None:
-                packed = torch.ops.denoise_ext.conv2d_pack(weight, algorithm)
-                constants.packed[key] = packed
+            packed = self._packed(algorithm, weight, constants)
         args = (
             self.input, weight, packed, bias, self.stride, self.padding, self.dilation,
             self.groups, self.border, *epilogue, self.residual, self.residual_position, algorithm,
@@ -170,6 +166,14 @@ class ConvSite(Site):
         return Step(
             torch.ops.denoise_ext.conv2d_out.default, args, {}, [self.output], any_layout=True
         )  # fmt: skip
+
+    def _packed(self, algorithm: str, weight: Tensor, constants: Constants) -> Tensor:
+        key = ("packed", algorithm, self._key())
+        packed = constants.packed.get(key) if key[2] is not None else None
+        if packed is None:
+            packed = torch.ops.denoise_ext.conv2d_pack(weight, algorithm)
+            constants.packed[key] = packed
+        return packed
 
     def error_bound(self, variant: str, env: Callable[[Value], Tensor]) -> float:
         """See :class:`Site`.

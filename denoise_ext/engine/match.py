@@ -10,6 +10,7 @@ from torch import Tensor
 
 from denoise_ext.engine.graph import Graph, Node, Value
 from denoise_ext.engine.match_conv import find_convolutions
+from denoise_ext.engine.resampled import take_in_resampling
 from denoise_ext.engine.steps import OUT, Constants, Out, Site, Step
 
 aten = torch.ops.aten
@@ -76,7 +77,8 @@ class ConcatSite(Site):
 
 def find_sites(graph: Graph, constants: Constants, precision: str) -> list[Site]:
     """The sites of ``graph``, none overlapping another."""
-    sites: list[Site] = list(find_convolutions(graph, constants, precision))
+    convolutions = find_convolutions(graph, constants, precision)
+    sites: list[Site] = [*take_in_resampling(graph, constants, convolutions)]
     taken = {node for site in sites for node in site.nodes}
     for node in graph.nodes:
         if node in taken or any(value in constants for value in node.results):

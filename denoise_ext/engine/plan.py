@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from denoise_ext.engine import memory
+from denoise_ext.engine import cuda_graph, memory
 from denoise_ext.engine.graph import Graph, Value, channels_last_stride, substitute
 from denoise_ext.engine.schedule import Schedule
 from denoise_ext.engine.steps import Constants, Step, as_traced, run
@@ -22,7 +22,8 @@ class Plan:
     """Runs a traced call for arguments of the traced shapes.
 
     Several threads may run it at once: each takes a workspace from a pool, which makes another one
-    when it is empty.
+    when it is empty.  On CUDA every stream has a pool of its own, and a workspace records its steps
+    as a CUDA graph.
 
     Args:
         graph, constants, schedule: what to run. poison: for tests: fill memory with NaN before the
@@ -40,22 +41,26 @@ class Plan:
     ) -> None:
         self.graph, self.constants, self.schedule = graph, constants, schedule
         self.device, self.poison = device, poison
-        self._pool: list[_Workspace] = []
+        self._pools: dict[int, list[_Workspace]] = {}
         self._lock = threading.Lock()
         self.workspaces = 0
+        self.unrecorded: str | None = None  # why a GPU launches the steps one by one
+        if device.type == "cuda":
+            self.unrecorded = cuda_graph.obstacle(graph, device)
 
     def run(self, tensors: list[Tensor]) -> Any:
         """The call's result for these tensors, as a nest of new tensors."""
         inputs = self.inputs(tensors)
-        # list.pop and append are atomic: no lock on the way of a call.
+        # dict.setdefault, list.pop and append are atomic: no lock on the way of a call.
+        pool = self._pools.setdefault(self._stream(), [])
         try:
-            workspace = self._pool.pop()
+            workspace = pool.pop()
         except IndexError:
             workspace = self._new_workspace()
         try:
             leaves = workspace.run(inputs)
         finally:
-            self._pool.append(workspace)
+            pool.append(workspace)
         return pytree.tree_unflatten(leaves, self.graph.output_spec)
 
     def inputs(self, tensors: list[Tensor]) -> list[Tensor]:
@@ -64,6 +69,16 @@ class Plan:
             x if x.stride() == v.stride and x.dtype == v.dtype else as_traced(x.to(v.dtype), v)
             for x, v in zip(tensors, self.graph.inputs, strict=True)
         ]
+
+    def free_workspaces(self) -> list[_Workspace]:
+        """Those no call is using."""
+        return [workspace for pool in self._pools.values() for workspace in pool]
+
+    def _stream(self) -> int:
+        """What orders the use of memory: on another CUDA stream kernels may still be at work."""
+        if self.device.type != "cuda":
+            return 0
+        return torch.cuda.current_stream(self.device).cuda_stream
 
     def _new_workspace(self) -> _Workspace:
         with self._lock:
@@ -102,9 +117,26 @@ class _Workspace:
         if plan.poison:
             self._calls.insert(0, (self._arena.fill_, (_POISON,), {}, None, None))
         self._outputs = [self._output(leaf) for leaf in plan.graph.outputs]
+        self._plan, self._recorder = plan, None
+        if plan.device.type == "cuda" and plan.unrecorded is None and not plan.poison:
+            leaves = plan.graph.outputs
+            copied = [isinstance(leaf, Value) and leaf.source is None for leaf in leaves]
+            self._recorder = cuda_graph.Recorder(self._launch, copied, plan.device)
+
+    @property
+    def recorded(self) -> bool:
+        """Whether a call is one launch of a CUDA graph."""
+        return self._recorder is not None and self._recorder.recorded
 
     def run(self, inputs: list[Tensor]) -> list[Any]:
         """Carry out all steps."""
+        if self._recorder is None:
+            return self._launch(inputs)
+        results = self._recorder(inputs)
+        self._plan.unrecorded = self._recorder.failure
+        return results
+
+    def _launch(self, inputs: list[Tensor]) -> list[Any]:
         env: list[Any] = inputs + [
             torch.empty_strided(shape, stride, dtype=dtype, device=device)
             for shape, stride, dtype, device in self._fresh

@@ -170,6 +170,8 @@ class Region:
             row.variant = "original"
         if first or row.reason:
             self._note(row)
+        if first and plan.unrecorded:
+            self._note(Row(self.path, self._name(), "no CUDA graph", reason=plan.unrecorded))
         if first:
             self._slower = row.reason or None
         return _Entry(None) if row.reason else _Entry(plan, guard, finish)

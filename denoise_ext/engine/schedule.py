@@ -112,7 +112,7 @@ class Scheduler:
         for step in steps:
             if step.part_of is not None:
                 parts.setdefault(step.part_of[0], []).append(step)
-        writer = {step.results[0]: step for step in steps if step.writes}
+        writer = {value: step for step in steps if step.writes for value in step.results}
         dropped: set[Step] = set()
         # Concatenations from last to first: one inside another finds the outer one placed.
         for output in reversed(parts):

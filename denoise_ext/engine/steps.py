@@ -70,7 +70,7 @@ class Step:
 class Site:
     """Operators of the graph that one step can replace.
 
-    ``nodes`` in execution order; the last one makes ``output``, the only value others read.
+    ``nodes`` in execution order; the last one makes ``output``, which others read, and ``also``.
     """
 
     nodes: list[Node]
@@ -78,6 +78,8 @@ class Site:
     before: list[Node]  # operators it makes unnecessary if nobody else reads their results
     label: str  # "body.0: conv2d 3x3 64->64 + relu"
     module: str  # where in the model: the name of its weights' owner, or ""
+
+    also: list[Value] = field(default_factory=list, kw_only=True)  # the step's further results
 
     replaces = True  # whether it computes anything otherwise than PyTorch would
 

@@ -66,7 +66,18 @@ def examine(
         for value in [v for v in env if last_use.get(v) is node]:
             if value not in graph.inputs:
                 del env[value]
+    _mark_left_out(found)
     return found
+
+
+def _mark_left_out(found: Examination) -> None:
+    """Say of sites whose work a replacement after them does that they are not carried out."""
+    taken_in = {
+        node for site, step in found.chosen.items() if step is not None for node in site.before
+    }  # fmt: skip
+    for site, row in zip(found.chosen, found.rows, strict=True):
+        if site.nodes[-1] in taken_in:
+            row.variant, row.reason = "left out", "the next convolution reads what it would read"
 
 
 def _try(
@@ -79,22 +90,20 @@ def _try(
         found.chosen[site] = None
         row.variant = "in place"
         return
-    expected = look_up(site.output)
-    size = rms(expected)
     best = site.variants()[0]
     if site.error_bound(best, look_up) is None:  # the same operator, other memory
         _check_same(site, best, constants, look_up, found, row)
         return
+    size = rms(look_up(site.output))
     reasons, planned = [], _as_planned(site, look_up, found)
     for variant in site.variants():
         step = site.step(variant, constants)
-        actual = _carry_out(step, site, planned)
         bound = site.error_bound(variant, look_up) / max(size, _TINY)
-        error = relative_error(actual, expected)
+        error = _error(step, site, look_up, planned)
         if not error <= bound:
             reasons.append(f"{variant} is off by {error:.1e}, allowed {bound:.0e}")
             continue
-        original, ours = _times(step, site, look_up, planned, known)
+        original, ours = _times(step, site, variant, look_up, planned, known)
         if row.ours_ms is None or ours < row.ours_ms:
             row.variant, row.error, row.bound = variant, error, bound
             row.original_ms, row.ours_ms = original, ours
@@ -118,9 +127,10 @@ def _as_planned(
     there is none of in the plan: they would be timed at twice what they take.
     """
     written = {
-        s.output
+        value
         for s, step in found.chosen.items()
         if step is not None or isinstance(s, ConcatSite)
+        for value in (s.output, *s.also)
     }
     planned = {
         value: look_up(value).contiguous(memory_format=torch.channels_last)
@@ -135,23 +145,30 @@ def _check_same(
     found: Examination, row: Row,
 ) -> None:  # fmt: skip
     """A site that computes the same numbers: an ulp or two, where vectors begin elsewhere."""
-    expected, step = look_up(site.output), site.step(variant, constants)
-    row.error = relative_error(_carry_out(step, site, look_up), expected)
-    row.bound = 4 * torch.finfo(expected.dtype).eps
+    step = site.step(variant, constants)
+    row.error = _error(step, site, look_up, look_up)
+    row.bound = 4 * torch.finfo(site.output.dtype).eps
     if row.error <= row.bound:
         row.variant, found.chosen[site] = variant, step
     else:
         row.reason, found.chosen[site] = f"{variant} is off by {row.error:.1e}", None
 
 
-def _carry_out(step: Step, site: Site, look_up: Callable[[Value], Tensor]) -> Tensor:
-    return _bound(step, site, look_up)()
+def _error(
+    step: Step, site: Site, look_up: Callable[[Value], Tensor], planned: Callable[[Value], Tensor]
+) -> float:
+    """The largest relative error among what ``step`` makes of the ``planned`` tensors."""
+    results = (site.output, *site.also)
+    actual = _bound(step, site, planned)()[: len(results)]
+    return max(relative_error(a, look_up(v)) for a, v in zip(actual, results, strict=True))
 
 
-def _bound(step: Step, site: Site, look_up: Callable[[Value], Tensor]) -> Callable[[], Tensor]:
+def _bound(
+    step: Step, site: Site, look_up: Callable[[Value], Tensor]
+) -> Callable[[], list[Tensor]]:  # fmt: skip
     """``step`` as a function without arguments; its memory is allocated once."""
     if not step.writes:
-        return lambda: run(step, look_up)[0]
+        return lambda: run(step, look_up)
     device = look_up(site.output).device
     outs = [
         torch.empty_strided(v.shape, channels_last_stride(v.shape), dtype=v.dtype, device=device)
@@ -159,19 +176,19 @@ def _bound(step: Step, site: Site, look_up: Callable[[Value], Tensor]) -> Callab
     ]
     filled = step.filled(outs)
 
-    def call() -> Tensor:
+    def call() -> list[Tensor]:
         call_step(filled, look_up)
-        return outs[0]
+        return outs
 
     return call
 
 
 def _times(
-    step: Step, site: Site, look_up: Callable[[Value], Tensor],
+    step: Step, site: Site, variant: str, look_up: Callable[[Value], Tensor],
     planned: Callable[[Value], Tensor], known: dict[str, Row],
 ) -> tuple[float, float]:  # fmt: skip
     read = [(value.shape, planned(value).stride()) for value in site.reads()]
-    key = f"{site.label} {step.function} {read} {step.args[-2:] if step.writes else ''}"
+    key = f"{site.label} {variant} {read}"
     if key not in known:
         nodes = [Step.of(node) for node in (*site.before, *site.nodes)]
 

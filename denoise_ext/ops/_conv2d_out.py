@@ -1,14 +1,18 @@
-"""Fake kernels of the raw operators ``conv2d_pack``, ``conv2d_out`` and ``conv_transpose2d_out``.
+"""Fake kernels of the raw operators for callers that own their memory.
 
-They are ``conv2d`` and ``conv_transpose2d`` for callers that own their memory, such as an inference
-engine:
+They are ``conv2d`` and ``conv_transpose2d`` for an inference engine:
 ``torch.ops.denoise_ext.conv2d_out`` writes into ``out``, which may be any strided view (also a
 slice of the channels of a channels_last buffer), takes weights packed once by ``conv2d_pack``,
 pads with zeros, mirrored or repeated pixels (``border`` "constant", "reflect", "replicate",
 "circular"), and lets the algorithm be named ("auto", "direct", "winograd4", "winograd6").  ``out``
 must not overlap any other argument, except that it may be ``residual`` itself.
 ``torch.ops.denoise_ext.conv_transpose2d_out`` writes into ``out`` likewise and takes a residual (on
-the CPU).  None has a gradient.
+the CPU).
+``torch.ops.denoise_ext.conv2d_resampled_out`` (CPU) is a 3x3 convolution with padding 1 between
+two levels of a U-Net: it reads ``coarse`` (N, C0, H / 2, W / 2), every pixel repeated 2x2, and
+behind it the channels of ``fine`` (N, C1, H, W), as if upsampled and concatenated; it writes
+``out``, or its 2x2 blocks' maxima or means to ``pooled`` (N, K, H // 2, W // 2), or both.
+None has a gradient.
 """
 
 from __future__ import annotations
@@ -48,7 +52,15 @@ def _transpose_out_fake(
     return None
 
 
+def _resampled_out_fake(
+    coarse, fine, weight, packed_weight, bias, border, activation, negative_slope, prelu_weight,
+    residual, residual_position, pooling, out, pooled,
+) -> None:  # fmt: skip
+    return None
+
+
 if _available:
     torch.library.register_fake("denoise_ext::conv2d_pack", _pack_fake)
     torch.library.register_fake("denoise_ext::conv2d_out", _out_fake)
+    torch.library.register_fake("denoise_ext::conv2d_resampled_out", _resampled_out_fake)
     torch.library.register_fake("denoise_ext::conv_transpose2d_out", _transpose_out_fake)

@@ -58,8 +58,8 @@ DENOISE_EXT_INLINE void store_span(const Tensor4& output, const OutputSpan& at, 
 }
 
 template <class Storage, class T>
-DENOISE_EXT_INLINE void finish_span(const ConvParams& params, const OutputSpan& at, int64_t width,
-                                    const T* prelu_slope, T* sums) {
+DENOISE_EXT_INLINE void apply_epilogue(const ConvParams& params, const OutputSpan& at, int64_t width,
+                                       const T* prelu_slope, T* sums) {
   const bool before = params.residual_position == ResidualPosition::kBeforeActivation;
   const bool residual = params.residual.data != nullptr;
   if (residual && before) add_residual<Storage, T>(params.residual, at, width, sums);
@@ -68,6 +68,12 @@ DENOISE_EXT_INLINE void finish_span(const ConvParams& params, const OutputSpan& 
       for (int64_t v = 0; v < width; v += kLanes<T>)
         store(sums + p * width + v, activate<T>(load(sums + p * width + v), params, prelu_slope + v));
   if (residual && !before) add_residual<Storage, T>(params.residual, at, width, sums);
+}
+
+template <class Storage, class T>
+DENOISE_EXT_INLINE void finish_span(const ConvParams& params, const OutputSpan& at, int64_t width,
+                                    const T* prelu_slope, T* sums) {
+  apply_epilogue<Storage, T>(params, at, width, prelu_slope, sums);
   store_span<Storage, T>(params.output, at, width, sums);
 }
 

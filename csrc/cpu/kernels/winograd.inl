@@ -3,10 +3,16 @@
 
 // ---- input ----------------------------------------------------------------------------------------
 
+// Along one axis, the place of input i of a tile: every pixel counts `repeat` times. A tile whose pixels
+// count twice begins at the second copy of one: tiles begin at even outputs, and padding is 1.
+constexpr int winograd_place(int repeat, int i) {
+  return repeat == 1 ? i : (i + 1) / 2;
+}
+
 // V at rows `kFirst` .. of the n x n points, for one vector of channels: B^T d along the columns, then
 // along those rows. Done for a pair of rows at a time (they share most of their terms, and 2 n values
 // fit the registers), which reads d more often but writes nothing in between.
-template <class W, int kFirst, int kCount>
+template <class W, int kRepeat, int kFirst, int kCount>
 DENOISE_EXT_INLINE void winograd_input_rows(const float* d, int64_t row, int64_t col, float* v,
                                             int64_t point_stride) {
   constexpr int n = W::kPoints;
@@ -15,7 +21,8 @@ DENOISE_EXT_INLINE void winograd_input_rows(const float* d, int64_t row, int64_t
   for (int j = 0; j < n; ++j) {
     Vec<float> column[n], transformed[n];
 #pragma GCC unroll 8
-    for (int i = 0; i < n; ++i) column[i] = load(d + i * row + j * col);
+    for (int i = 0; i < n; ++i)
+      column[i] = load(d + winograd_place(kRepeat, i) * row + winograd_place(kRepeat, j) * col);
     W::input(column, transformed);  // all but rows[.][j] of it is dead code
 #pragma GCC unroll 2
     for (int r = 0; r < kCount; ++r) rows[r][j] = transformed[kFirst + r];
@@ -29,48 +36,76 @@ DENOISE_EXT_INLINE void winograd_input_rows(const float* d, int64_t row, int64_t
   }
 }
 
-template <class W>
+template <class W, int kRepeat = 1>
 void winograd_input_slice(const float* d, int64_t row, int64_t col, float* v, int64_t point_stride) {
-  winograd_input_rows<W, 0, 1>(d, row, col, v, point_stride);
-  winograd_input_rows<W, 1, 2>(d, row, col, v, point_stride);
-  winograd_input_rows<W, 3, 2>(d, row, col, v, point_stride);
-  if constexpr (W::kPoints == 8) winograd_input_rows<W, 5, 2>(d, row, col, v, point_stride);
-  winograd_input_rows<W, W::kPoints - 1, 1>(d, row, col, v, point_stride);
+  winograd_input_rows<W, kRepeat, 0, 1>(d, row, col, v, point_stride);
+  winograd_input_rows<W, kRepeat, 1, 2>(d, row, col, v, point_stride);
+  winograd_input_rows<W, kRepeat, 3, 2>(d, row, col, v, point_stride);
+  if constexpr (W::kPoints == 8) winograd_input_rows<W, kRepeat, 5, 2>(d, row, col, v, point_stride);
+  winograd_input_rows<W, kRepeat, W::kPoints - 1, 1>(d, row, col, v, point_stride);
 }
 
-// Row `index` of V from the tile's n x n input pixels: read where they lie if they are inside the image
-// and as the transform wants them, else from a copy.
-template <class W>
-DENOISE_EXT_INLINE void winograd_input(const WinogradPlan& plan, const WinogradTile& at, float* v,
-                                       float* patch) {
-  constexpr int n = W::kPoints;
-  const Tensor4& input = plan.params.input;
-  const bool inside = at.y0 >= 0 && at.x0 >= 0 && at.y0 + n <= input.size[2] && at.x0 + n <= input.size[3];
-  const float* d = patch;
-  int64_t row = n * plan.v_row, col = plan.v_row, channels = plan.v_row;
-  if (plan.direct_input && inside) {
-    d = static_cast<const float*>(input.data) + at.n * input.stride[0] + at.y0 * input.stride[2] +
-        at.x0 * input.stride[3];
-    row = input.stride[2];
-    col = input.stride[3];
-    channels = plan.channels;
-  } else {
-    PackWindow window{};
-    window.n = at.n;
-    window.y0 = at.y0;
-    window.x0 = at.x0;
-    window.rows = window.cols = n;
-    window.channels = plan.channels;
-    window.repeat = 1;
-    window.border = plan.params.border;
-    pack<float>(input, window, {n, plan.v_row}, patch);
-  }
+template <class W, int kRepeat>
+DENOISE_EXT_INLINE void winograd_input_slices(const float* d, int64_t row, int64_t col, int64_t channels,
+                                              float* v, int64_t point_stride) {
   constexpr int kWide = kLanes<float>;
   for (int64_t c = 0; c < channels; c += kWide) {
     // The last vector overlaps the one before rather than read past the channels.
     const int64_t first = c + kWide <= channels ? c : channels - kWide;
-    winograd_input_slice<W>(d + first, row, col, v + first, plan.v_point);
+    winograd_input_slice<W, kRepeat>(d + first, row, col, v + first, point_stride);
   }
+}
+
+// A copy of the tile's n x n pixels of `image`, each of which counts kRepeat times: [row][col][width].
+template <class W, int kRepeat>
+void winograd_patch(const WinogradPlan& plan, const WinogradTile& at, const Tensor4& image, int64_t width,
+                    float* patch) {
+  constexpr int n = W::kPoints;
+  const Border border = plan.params.border;
+  PackWindow window{at.n, at.y0, n, at.x0, n, 0, image.size[1], 1, border};
+  if constexpr (kRepeat == 1) return pack<float>(image, window, {n, width}, patch);
+  window.rows = window.cols = 1;
+  for (int i = 0; i < n; ++i)
+    for (int j = 0; j < n; ++j, patch += width) {
+      const int64_t y = border_index(at.y0 + i, image.size[2] * kRepeat, border);
+      const int64_t x = border_index(at.x0 + j, image.size[3] * kRepeat, border);
+      if (y < 0 || x < 0) {
+        __builtin_memset(patch, 0, static_cast<size_t>(width) * sizeof(float));
+      } else {
+        window.y0 = y / kRepeat;
+        window.x0 = x / kRepeat;
+        pack<float>(image, window, {1, width}, patch);
+      }
+    }
+}
+
+// The channels of one image in a row of V: from the tile's pixels where they lie if all are inside the
+// image and as the transform wants them, else from a copy, whole vectors of it.
+template <class W, int kRepeat>
+DENOISE_EXT_INLINE void winograd_input_part(const WinogradPlan& plan, const WinogradTile& at,
+                                            const Tensor4& image, bool direct, float* v, float* patch) {
+  constexpr int n = W::kPoints, kWide = kLanes<float>;
+  const bool inside = at.y0 >= 0 && at.x0 >= 0 && at.y0 + n <= image.size[2] * kRepeat &&
+                      at.x0 + n <= image.size[3] * kRepeat;
+  if (direct && inside) {
+    const float* first = static_cast<const float*>(image.data) + at.n * image.stride[0] +
+                         at.y0 / kRepeat * image.stride[2] + at.x0 / kRepeat * image.stride[3];
+    return winograd_input_slices<W, kRepeat>(first, image.stride[2], image.stride[3], image.size[1], v,
+                                             plan.v_point);
+  }
+  const int64_t width = divide_up(image.size[1], kWide) * kWide;
+  winograd_patch<W, kRepeat>(plan, at, image, width, patch);
+  winograd_input_slices<W, 1>(patch, n * width, width, width, v, plan.v_point);
+}
+
+// One row of V.
+template <class W>
+DENOISE_EXT_INLINE void winograd_input(const WinogradPlan& plan, const WinogradTile& at, float* v,
+                                       float* patch) {
+  const Tensor4 &input = plan.params.input, &coarse = plan.params.coarse;
+  if (coarse.data != nullptr) winograd_input_part<W, 2>(plan, at, coarse, plan.direct_coarse, v, patch);
+  if (input.size[1] > 0)
+    winograd_input_part<W, 1>(plan, at, input, plan.direct_input, v + coarse.size[1], patch);
 }
 
 // ---- output ---------------------------------------------------------------------------------------
@@ -130,38 +165,70 @@ DENOISE_EXT_INLINE WinogradOutputs winograd_outputs_of(const WinogradPlan& plan,
   return {tile.n, y, x, rows < W::kOutputs ? rows : W::kOutputs, cols < W::kOutputs ? cols : W::kOutputs};
 }
 
-// Where a tile's outputs go when the whole tile is inside an output of float32 with adjacent channels.
+// Where a tile's outputs of one vector of channels go when the whole tile is inside an output of float32 with
+// adjacent channels.
 struct DirectOutput {
-  float* to;
+  float* to;              // or nullptr: they are only pooled
   const float* residual;  // or nullptr
-  int64_t row, col, residual_row, residual_col;
+  float* pooled;          // or nullptr
+  int64_t row, col, residual_row, residual_col, pooled_row, pooled_col;
 };
 
 DENOISE_EXT_INLINE DirectOutput direct_output(const WinogradPlan& plan, const WinogradOutputs& at,
                                               int64_t channel) {
-  const auto address = [&](const Tensor4& x) {
-    return static_cast<float*>(x.data) + at.n * x.stride[0] + channel + at.y * x.stride[2] +
-           at.x * x.stride[3];
+  const auto address = [&](const Tensor4& x, int64_t y, int64_t x0) -> float* {
+    if (x.data == nullptr) return nullptr;
+    return static_cast<float*>(x.data) + at.n * x.stride[0] + channel + y * x.stride[2] + x0 * x.stride[3];
   };
   const int64_t* step = plan.phases.step;
-  const Tensor4 &output = plan.params.output, &residual = plan.params.residual;
-  return {address(output),
-          residual.data == nullptr ? nullptr : address(residual),
-          step[0] * output.stride[2],
-          step[1] * output.stride[3],
-          step[0] * residual.stride[2],
-          step[1] * residual.stride[3]};
+  const ConvParams& params = plan.params;
+  return {address(params.output, at.y, at.x),
+          address(params.residual, at.y, at.x),
+          address(params.pooled, at.y / 2, at.x / 2),
+          step[0] * params.output.stride[2],
+          step[1] * params.output.stride[3],
+          step[0] * params.residual.stride[2],
+          step[1] * params.residual.stride[3],
+          params.pooled.stride[2],
+          params.pooled.stride[3]};
 }
 
-template <class W>
+// The larger of each pair, NaN if either is, as in torch.
+DENOISE_EXT_INLINE Vec<float> pooled_maximum(const Vec<float>& a, const Vec<float>& b) {
+  return (a >= b) | (a != a) ? a : b;
+}
+
+// Stores a tile's outputs as they come, row by row or the even rows first, and reduces their 2x2 blocks.
+template <class W, bool kPooled>
+struct DirectStore {
+  const DirectOutput& at;
+  bool stream, average;
+  Vec<float> blocks[W::kOutputs / 2][W::kOutputs / 2];
+
+  DENOISE_EXT_INLINE void operator()(int i, int j, const Vec<float>& value) {
+    if (!kPooled || at.to != nullptr) {
+      float* to = at.to + i * at.row + j * at.col;
+      stream ? store_past_caches(to, value) : store(to, value);
+    }
+    if constexpr (kPooled) {
+      Vec<float>& block = blocks[i / 2][j / 2];
+      if (i % 2 == 0 && j % 2 == 0) {
+        block = value;
+      } else {
+        block = average ? block + value : pooled_maximum(block, value);
+      }
+      if (i % 2 == 1 && j % 2 == 1)
+        store(at.pooled + i / 2 * at.pooled_row + j / 2 * at.pooled_col, average ? 0.25f * block : block);
+    }
+  }
+};
+
+template <class W, bool kPooled>
 void winograd_output_direct(const WinogradPlan& plan, const DirectOutput& at, const float* m,
                             int64_t channel) {
   const ConvParams& params = plan.params;
   const Vec<float> bias = load(plan.bias + channel);
-  const auto put = [at, stream = plan.stream](int i, int j, const Vec<float>& value) {
-    float* to = at.to + i * at.row + j * at.col;
-    stream ? store_past_caches(to, value) : store(to, value);
-  };
+  DirectStore<W, kPooled> put{at, plan.stream, params.pooling == Pooling::kAverage, {}};
   if (plan.clamped) {
     const Vec<float> lowest = broadcast<float>(plan.lowest);
     winograd_output_slice<W>(m, plan.m_point, bias, [&](int i, int j, const Vec<float>& value) {
@@ -172,7 +239,7 @@ void winograd_output_direct(const WinogradPlan& plan, const DirectOutput& at, co
   const float* slope = plan.prelu_slope + channel;
   const bool residual = at.residual != nullptr;
   const bool before = params.residual_position == ResidualPosition::kBeforeActivation;
-  const auto skip = [at](int i, int j) {
+  const auto skip = [&at](int i, int j) {
     return load(at.residual + i * at.residual_row + j * at.residual_col);
   };
   winograd_output_slice<W>(m, plan.m_point, bias, [&](int i, int j, Vec<float> value) {
@@ -181,6 +248,50 @@ void winograd_output_direct(const WinogradPlan& plan, const DirectOutput& at, co
     if (residual && !before) value += skip(i, j);
     put(i, j, value);
   });
+}
+
+// Reduces the 2x2 blocks of a tile's outputs, [row][col][width], in place and stores them.
+template <class Storage, class W>
+void winograd_pool(const ConvParams& params, OutputSpan span, const WinogradOutputs& at, int64_t width,
+                   float* sums) {
+  constexpr int64_t outputs = W::kOutputs;
+  const bool average = params.pooling == Pooling::kAverage;
+  span.pixels = at.cols / 2;
+  span.x = at.x / 2;
+  for (int64_t i = 0; i < at.rows / 2; ++i) {
+    float* row = sums + i * outputs * width;
+    for (int64_t j = 0; j < at.cols / 2; ++j)
+      for (int64_t k = 0; k < width; k += kLanes<float>) {
+        const float* block = sums + (2 * i * outputs + 2 * j) * width + k;
+        const Vec<float> a = load(block), b = load(block + width), c = load(block + outputs * width),
+                         d = load(block + (outputs + 1) * width);
+        store(row + j * width + k, average ? 0.25f * (((a + b) + c) + d)
+                                           : pooled_maximum(pooled_maximum(a, b), pooled_maximum(c, d)));
+      }
+    span.y = at.y / 2 + i;
+    store_span<Storage, float>(params.pooled, span, width, row);
+  }
+}
+
+template <class Storage, class W>
+void winograd_finish(const WinogradPlan& plan, const WinogradOutputs& at, const ChannelBlock& block,
+                     float* sums) {
+  const ConvParams& params = plan.params;
+  const int64_t width = block.vectors * static_cast<int64_t>(kLanes<float>);
+  OutputSpan span{};
+  span.n = at.n;
+  span.channel = block.first;
+  span.channels = plan.filters - block.first < width ? plan.filters - block.first : width;
+  span.x = at.x;
+  span.x_step = plan.phases.step[1];
+  span.pixels = at.cols;
+  for (int64_t i = 0; i < at.rows; ++i) {
+    span.y = at.y + i * plan.phases.step[0];
+    float* row = sums + i * W::kOutputs * width;
+    apply_epilogue<Storage, float>(params, span, width, plan.prelu_slope + block.first, row);
+    if (params.output.data != nullptr) store_span<Storage, float>(params.output, span, width, row);
+  }
+  if (params.pooled.data != nullptr) winograd_pool<Storage, W>(params, span, at, width, sums);
 }
 
 // Any output: through a buffer of the tile's outputs, which may run past the image or the filters.
@@ -194,23 +305,10 @@ void winograd_output_any(const WinogradPlan& plan, const WinogradOutputs& at, co
                              [&](int i, int j, const Vec<float>& value) {
                                store(sums + (i * outputs + j) * width + v * kWide, value);
                              });
-  const ConvParams& params = plan.params;
-  OutputSpan span{};
-  span.n = at.n;
-  span.channel = block.first;
-  span.channels = plan.filters - block.first < width ? plan.filters - block.first : width;
-  span.x = at.x;
-  span.x_step = plan.phases.step[1];
-  span.pixels = at.cols;
-  for (int64_t i = 0; i < at.rows; ++i) {
-    span.y = at.y + i * plan.phases.step[0];
-    float* row = sums + i * outputs * width;
-    const float* slope = plan.prelu_slope + block.first;
-    switch (params.output.dtype) {
-      case DType::kBFloat16: finish_span<BFloat16, float>(params, span, width, slope, row); break;
-      case DType::kFloat16: finish_span<Float16, float>(params, span, width, slope, row); break;
-      default: finish_span<float, float>(params, span, width, slope, row); break;
-    }
+  switch (plan.params.output.dtype) {
+    case DType::kBFloat16: return winograd_finish<BFloat16, W>(plan, at, block, sums);
+    case DType::kFloat16: return winograd_finish<Float16, W>(plan, at, block, sums);
+    default: return winograd_finish<float, W>(plan, at, block, sums);
   }
 }
 
@@ -221,8 +319,11 @@ DENOISE_EXT_INLINE void winograd_output(const WinogradPlan& plan, const Winograd
   const bool whole =
       at.rows == W::kOutputs && at.cols == W::kOutputs && block.first + block.vectors * kWide <= plan.filters;
   if (!plan.direct_output || !whole) return winograd_output_any<W>(plan, at, block, m, sums);
-  for (int64_t k = 0; k < block.vectors * kWide; k += kWide)
-    winograd_output_direct<W>(plan, direct_output(plan, at, block.first + k), m + k, block.first + k);
+  for (int64_t k = 0; k < block.vectors * kWide; k += kWide) {
+    const DirectOutput to = direct_output(plan, at, block.first + k);
+    to.pooled == nullptr ? winograd_output_direct<W, false>(plan, to, m + k, block.first + k)
+                         : winograd_output_direct<W, true>(plan, to, m + k, block.first + k);
+  }
 }
 
 // ---- one block ------------------------------------------------------------------------------------
@@ -240,7 +341,8 @@ void winograd_block(const WinogradPlan& plan, int64_t index, int64_t next, void*
   for (int64_t t = 0; t < tiles; ++t)
     winograd_input<W>(plan, winograd_tile(plan, first + t), v + t * plan.v_row, patch);
 
-  const int64_t following = plan.direct_input ? next * plan.block_tiles : plan.tiles;
+  const bool direct = plan.direct_input || plan.direct_coarse;
+  const int64_t following = direct ? next * plan.block_tiles : plan.tiles;
   const int64_t end = following + plan.block_tiles;
   InputPrefetch prefetch{plan, following, end < plan.tiles ? end : plan.tiles};
   const float* u = plan.weight;

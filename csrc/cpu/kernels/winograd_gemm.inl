@@ -15,19 +15,24 @@ struct InputPrefetch {
 
   // One row of the m pixels that the tile does not share with the one to its left.
   DENOISE_EXT_INLINE void step() {
-    const Tensor4& input = plan.params.input;
+    const Tensor4 &input = plan.params.input, &coarse = plan.params.coarse;
     if (row == 0) at = winograd_tile(plan, tile);
     const int64_t y = at.y0 + row, x = at.x0 + plan.points - plan.outputs;
     if (y >= 0 && y < input.size[2] && x + plan.outputs <= input.size[3]) {
-      const float* from = static_cast<const float*>(input.data) + at.n * input.stride[0] +
-                          y * input.stride[2] + x * input.stride[3];
-      for (int pixel = 0; pixel < plan.outputs; ++pixel, from += input.stride[3])
-        for (int64_t c = 0; c < plan.channels; c += 16) __builtin_prefetch(from + c, 0, 2);
+      if (plan.direct_input) read(input, y, x, plan.outputs);
+      if (plan.direct_coarse && y % 2 == 0) read(coarse, y / 2, (x + 1) / 2, plan.outputs / 2);
     }
     if (++row == plan.points) {
       row = 0;
       ++tile;
     }
+  }
+
+  DENOISE_EXT_INLINE void read(const Tensor4& image, int64_t y, int64_t x, int pixels) {
+    const float* from = static_cast<const float*>(image.data) + at.n * image.stride[0] + y * image.stride[2] +
+                        x * image.stride[3];
+    for (int pixel = 0; pixel < pixels; ++pixel, from += image.stride[3])
+      for (int64_t c = 0; c < image.size[1]; c += 16) __builtin_prefetch(from + c, 0, 2);
   }
 };
 

@@ -1,0 +1,119 @@
+"""Plans on a GPU: recorded as CUDA graphs, on several streams, from several threads."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from engine_tools import ours_is_faster as ours_is_faster
+from engine_tools import plan_of
+from test_cuda_device import missing
+from torch import nn
+from torch.nn import functional as F
+
+import denoise_ext
+from denoise_ext import models
+from denoise_ext.engine import cuda_graph
+from denoise_ext.engine.graph import Graph, Value
+
+pytestmark = pytest.mark.usefixtures("ours_is_faster")
+on_gpu = pytest.mark.skipif(missing() is not None, reason=str(missing()))
+
+
+class Net(nn.Module):
+    """A two-level network with everything that plans replace on CUDA."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.down = nn.Conv2d(3, 32, 3, padding=1), nn.Conv2d(32, 64, 3, padding=1)
+        self.norm = nn.BatchNorm2d(64)
+        self.up, self.last = nn.ConvTranspose2d(64, 32, 2, 2), nn.Conv2d(64, 3, 3, padding=1)
+
+    def forward(self, x):
+        a = F.relu(self.first(x))
+        b = F.relu(self.norm(self.down(F.max_pool2d(a, 2))))
+        return x - self.last(torch.cat((a, self.up(b)), 1))
+
+
+def close(actual: torch.Tensor, expected: torch.Tensor) -> bool:
+    # Sums of 9 * 64 terms in four layers; a stale or unordered result is off by its own size.
+    return torch.allclose(actual, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_a_tensor_elsewhere_is_an_obstacle():
+    gpu = torch.device("cuda", 0)
+    devices = (gpu, torch.device("cpu"))
+    here, there = (Value((1,), (1,), torch.float32, device) for device in devices)
+    assert cuda_graph.obstacle(Graph([here], [], [], [], [], None), gpu) is None
+    assert "cpu" in cuda_graph.obstacle(Graph([here, there], [], [], [], [], None), gpu)
+
+
+@on_gpu
+@torch.no_grad()
+@pytest.mark.parametrize("size", [(1, 3, 64, 64), (2, 3, 130, 96)])
+def test_replays_compute_what_the_model_does(size):
+    net = Net().eval().cuda()
+    inputs = [torch.randn(size, device="cuda") for _ in range(6)]
+    plan = plan_of(net, inputs[0], poison=False)
+    results = [plan.run([x]) for x in inputs]  # none may be overwritten by the calls after it
+    assert all(close(y, net(x)) for x, y in zip(inputs, results, strict=True))
+    assert plan.workspaces == 1 and plan.unrecorded is None
+    assert plan.free_workspaces()[0].recorded
+
+
+@on_gpu
+@torch.no_grad()
+def test_changed_weights_count():
+    net, x = Net().eval().cuda(), torch.randn(1, 3, 64, 64, device="cuda")
+    fast = denoise_ext.accelerate(net, x)
+    for _ in range(3):
+        net.last.weight.mul_(2)
+        assert close(fast(x), net(x))
+
+
+@on_gpu
+@torch.no_grad()
+def test_streams_and_threads():
+    net = Net().eval().cuda()
+    inputs = [torch.randn(1, 3, 256, 256, device="cuda") for _ in range(8)]
+    expected = [net(x) for x in inputs]
+    fast = denoise_ext.accelerate(net, inputs[0])
+    torch.cuda.synchronize()
+
+    def work(i: int) -> bool:
+        stream = torch.cuda.Stream()
+        with torch.no_grad(), torch.cuda.stream(stream):
+            results = [fast(inputs[i]) for _ in range(10)]
+            stream.synchronize()
+            return all(close(y, expected[i]) for y in results)
+
+    with ThreadPoolExecutor(4) as threads:
+        assert all(threads.map(work, range(8)))
+
+
+@on_gpu
+@torch.no_grad()
+def test_what_cannot_be_recorded_says_why():
+    class Waits(Net):
+        def forward(self, x, scale):
+            return super().forward(x) * scale.to(x.device)
+
+    net, x = Waits().eval().cuda(), torch.randn(1, 3, 64, 64, device="cuda")
+    plan = plan_of(net, x, torch.tensor(1.0), poison=False)
+    for scale in (0.5, 2.0, 3.0):
+        assert close(plan.run([x, torch.tensor(scale)]), net(x, torch.tensor(scale)))
+    assert plan.unrecorded == "a tensor is on cpu"
+
+
+@on_gpu
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["dncnn_gray", "ffdnet_gray", "dxnet_s_gray"])
+def test_models_of_the_zoo(name):
+    net = models.create_model(name).eval().cuda()
+    x = torch.rand(1, 1, 96, 128, device="cuda")
+    arguments = (x, 25.0) if net.needs_sigma else (x,)
+    fast = denoise_ext.accelerate(net, arguments)
+    for _ in range(3):
+        assert close(fast(*arguments), net(*arguments))
