@@ -38,7 +38,7 @@ demo: $(BUILT)  ## build, then denoise the bundled photograph
 
 # A process per core; PYTEST_ARGS comes last, so that "-n 0" there wins.
 test: $(BUILT)  ## build, then the whole test suite (PYTEST_ARGS="-k conv2d" for a part)
-	$(BIN)/python -m pytest -n auto --dist loadgroup $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n auto --dist loadgroup --benchmark-disable $(PYTEST_ARGS)
 
 bench: $(BUILT) $(BENCH)  ## build, install the rivals, then the CPU benchmarks (BENCH_ARGS="--only nets")
 	$(BIN)/python benchmarks/cpu.py $(BENCH_ARGS)

@@ -50,6 +50,18 @@ def test_dry_run(tmp_path):
     assert all(case.name in text for make in worker.CASES.values() for case in make())
 
 
+@needs_native
+def test_kernels_under_pytest_benchmark():
+    command = ["-m", "pytest", "-p", "no:cacheprovider", "--benchmark-disable"]
+    done = subprocess.run(
+        [sys.executable, *command, "benchmarks/test_kernels.py"],
+        cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    kernels = ("kernels", "edges", "transposed", "filters")
+    assert f"{sum(len(worker.CASES[name]()) for name in kernels)} passed" in done.stdout
+
+
 def test_every_subject_has_cases_and_a_share():
     assert {*worker.CASES, "quality"} == set(subjects.SUBJECTS)
     assert 540 <= sum(subject.share for subject in subjects.SUBJECTS.values()) <= 600
