@@ -91,14 +91,29 @@ def test_blind_or_with_a_noise_map(name):
             assert torch.equal(other(x), other(x, 50.0))
 
 
+def check_compiled(model: Denoiser, backend: str, calls: list[tuple]) -> None:
+    torch._dynamo.reset()  # it compiles a method for a limited number of classes
+    compiled = torch.compile(model, fullgraph=True, backend=backend)
+    with torch.no_grad():
+        for size, sigma in calls:
+            x = image(model, *size)
+            close(compiled(x, sigma), model(x, sigma))
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_compiles_in_one_graph(name):
-    model = to_torch(tiny(name))
-    torch._dynamo.reset()  # it compiles a method for a limited number of classes
-    compiled = torch.compile(model, fullgraph=True, backend="eager")
-    x = image(model, 10, 7)
-    with torch.no_grad():
-        close(compiled(x, 25.0), model(x, 25.0))
+    """With our layers at several sizes and noise levels, and with torch's."""
+    calls = [((10, 7), 25.0), ((12, 16), 25.0), ((12, 16), 50.0)]
+    check_compiled(tiny(name), "eager", calls)
+    check_compiled(to_torch(tiny(name)), "eager", calls[:1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in FAMILIES if "gray" in name])
+def test_compiles_to_machine_code(name, tmp_path, monkeypatch):
+    """By PyTorch's own compiler, which takes seconds for each."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    check_compiled(tiny(name), "inductor", [((12, 16), 25.0)])
 
 
 @pytest.mark.parametrize("name", FAMILIES)

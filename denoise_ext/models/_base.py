@@ -149,7 +149,7 @@ def _checked_sigma(x: Tensor, sigma: float | int | Tensor) -> Tensor:
     if isinstance(sigma, bool) or not isinstance(sigma, (int, float, Tensor)):
         raise TypeError(f"sigma must be a number or a tensor, got {type(sigma).__name__}")
     if not isinstance(sigma, Tensor):
-        if not (math.isfinite(sigma) and sigma >= 0):
+        if not 0 <= sigma < math.inf:  # comparisons alone: torch.compile makes a symbol of it
             raise ValueError(f"sigma must be finite and >= 0 (0-255 scale), got {sigma}")
         return torch.full((1, 1, 1, 1), float(sigma), dtype=dtype, device=x.device)
     if sigma.is_complex() or sigma.dtype == torch.bool:
