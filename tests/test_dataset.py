@@ -11,6 +11,9 @@ from PIL import Image
 
 from denoise_ext.data import ImageCache, PatchSampler, list_image_files
 from denoise_ext.data.sampler import dihedral
+from denoise_ext.training.batches import Batches
+from denoise_ext.training.config import ConfigError, load_config
+from denoise_ext.training.processes import Processes
 
 
 def test_list_file(tmp_path, monkeypatch):
@@ -68,3 +71,36 @@ def test_crops_reach_every_corner():
     sampler = PatchSampler([image], crop=3, batch_size=64, seed=0, augment=False)
     corners = {round(patch[0, 0, 0].item() * 255) for patch in sampler.batch(0)}
     assert corners == {0, 1, 4, 5}
+
+
+@pytest.mark.parametrize("match", [True, False])
+def test_targets_take_their_crops_brightness(match, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    clean = np.random.default_rng(0).integers(40, 200, (24, 24, 3), dtype=np.uint8)
+    Image.fromarray(clean).save("a_mean.png")
+    Image.fromarray(clean + np.array([3, 0, 9], np.uint8)).save("a_real.png")
+    Path("config.toml").write_text("""
+        [data]
+        train = "."
+        pairs = ["*_real.png", "*_mean.png"]
+        channels = 3
+        crop = 8
+        cache = "off"
+        [model]
+        name = "ffdnet_color"
+        [schedule]
+        warmup_steps = 0
+        [validation]
+        images = 0
+        [run]
+        out = "run"
+        steps = 1
+        batch_size = 4
+    """)
+    config = load_config("config.toml", [f"data.match_means={str(match).lower()}"])
+    batch = Batches(config, Processes(), torch.device("cpu")).make(0)
+    difference = (batch.noisy - batch.target).mean((0, 2, 3)) * 255
+    expected = [0, 0, 0] if match else [3, 0, 9]
+    torch.testing.assert_close(difference, torch.tensor(expected).float(), rtol=0, atol=1e-3)
+    with pytest.raises(ConfigError, match=r"match_means is for data\.pairs"):
+        load_config("config.toml", ["data.match_means=true", "data.pairs=[]"])

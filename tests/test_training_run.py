@@ -180,6 +180,9 @@ def test_finetune_starts_from_a_checkpoint_and_leaves_what_is_frozen(workplace, 
     )
     expected = 10 * np.log10(255**2 / np.mean((noisy - clean) ** 2))
     assert scores["images"][0]["noisy_psnr"] == pytest.approx(expected)
+    estimated = [word for word in evaluate if word not in ("--sigma", "20")]
+    assert main([*estimated, "--part", "0.75", "1"]) == 0
+    assert re.search(r"average of 2 +auto", capsys.readouterr().out)
     for wrong, message in (
         (["--part", "1", "0"], "--part must be FROM TO"),
         (["--clip"], "with --pairs there is none"),

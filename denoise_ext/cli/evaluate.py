@@ -26,7 +26,7 @@ from denoise_ext.cli.common import (
 if TYPE_CHECKING:
     from denoise_ext.inference import Protocol, Scores
 
-Rows = list[tuple[Path, float, "Scores"]]  # file, sigma, figures
+Rows = list[tuple[Path, float | None, "Scores"]]  # file, sigma (None: estimated), figures
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,7 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--sigma", type=sigma_type, nargs="+", metavar="S",
-        help="noise levels to add, on the 0-255 scale (with --pairs: what the model is told)",
+        help="noise levels to add, on the 0-255 scale (with --pairs: what the model is told;"
+        " estimated for every image if not given)",
     )  # fmt: skip
     parser.add_argument(
         "--pairs", nargs=2, metavar=("NOISY", "CLEAN"),
@@ -96,8 +97,11 @@ def run(args: argparse.Namespace) -> int:
     for name in ("out", "checkpoints", "resume"):
         if getattr(args, name):
             raise CliError(f"--{name} is for --table")
-    if not (args.inputs and args.sigma):
-        raise CliError("clean images INPUT and --sigma are required (but for --table)")
+    if not (args.inputs and (args.sigma or args.pairs)):
+        raise CliError(
+            "clean images INPUT and --sigma are required (but for --table, and --pairs"
+            " needs no --sigma)"
+        )
     return _run(args)
 
 
@@ -113,7 +117,7 @@ def _run(args: argparse.Namespace) -> int:
         args.seed, args.clip, not args.no_round, args.crop, args.gray, bool(partners)
     )
     models = Models(args.model, args.device, args.backend)
-    sigmas = list(dict.fromkeys(args.sigma))
+    sigmas = list(dict.fromkeys(args.sigma or [None]))
     rows: Rows = []
     failures: list[tuple[str, str]] = []
     used: set[str] = set()
@@ -163,10 +167,10 @@ def _evaluate_file(
     file: Path,
     partner: Path | None,
     models: Models,
-    sigmas: list[float],
+    sigmas: list[float | None],
     protocol: Protocol,
     used: set[str],
-) -> list[tuple[float, Scores]]:
+) -> list[tuple[float | None, Scores]]:
     from denoise_ext.inference import clean_pixels, evaluate_image, evaluate_pair
     from denoise_ext.io import read_image
 
@@ -182,14 +186,14 @@ def _evaluate_file(
     return scores
 
 
-def _averages(rows: Rows, sigma: float) -> dict[str, float]:
+def _averages(rows: Rows, sigma: float | None) -> dict[str, float]:
     scores = [score.as_dict() for _, s, score in rows if s == sigma]
     return {key: sum(s[key] for s in scores) / len(scores) for key in scores[0]}
 
 
 def _print(
     rows: Rows,
-    sigmas: list[float],
+    sigmas: list[float | None],
     protocol: Protocol,
     used: list[str],
     models: Models,
@@ -216,15 +220,15 @@ def _print(
     console.print(table)
 
 
-def _cells(sigma: float, scores: dict[str, float]) -> list[str]:
+def _cells(sigma: float | None, scores: dict[str, float]) -> list[str]:
     figures = [f"{scores[key]:.{2 if 'psnr' in key else 4}f}" for key in scores]
-    return [f"{sigma:g}", *figures]
+    return ["auto" if sigma is None else f"{sigma:g}", *figures]
 
 
 def _write_json(
     args: argparse.Namespace,
     rows: Rows,
-    sigmas: list[float],
+    sigmas: list[float | None],
     protocol: Protocol,
     used: list[str],
     models: Models,

@@ -41,7 +41,10 @@ class Protocol:
     def describe(self) -> list[str]:
         """The protocol in words, one fact per line."""
         if self.pairs:
-            noise = ["noise: that of the files; sigma is what the network is told"]
+            noise = [
+                "noise: that of the files; sigma is what the network is told (auto: what is"
+                " estimated for the image)"
+            ]
         else:
             noise = [
                 f"noise: white Gaussian, torch CPU generator in float32, seed {self.seed} anew for"
@@ -145,7 +148,7 @@ def evaluate_pair(
     network: Denoiser,
     noisy: np.ndarray,
     clean: np.ndarray,
-    sigma: float,
+    sigma: float | None,
     protocol: Protocol = Protocol(),
 ) -> Scores:
     """Denoise a noisy image whose clean partner is known, measure.
@@ -154,7 +157,8 @@ def evaluate_pair(
         network: as `load_model` returns it.
         noisy, clean: (H, W) or (H, W, C), uint8 or uint16, of one shape and dtype; prepared with
             `clean_pixels`.
-        sigma: what the network is told, on the 0-255 scale; no noise is added.
+        sigma: what the network is told, on the 0-255 scale, or None: what `estimate_sigma` finds.
+            No noise is added.
         protocol: its border and its rounding; the rest is about synthetic noise.
 
     Raises:

@@ -74,6 +74,8 @@ class Batches:
         if self.config.files_are_noisy:
             sigma = torch.full((len(crops),), self.config.data.sigma)
             noisy, target = split_pair(crops, bool(self.config.data.pairs))
+            if self.config.data.match_means:  # or the network learns to change the brightness
+                target = target + (noisy - target).mean((2, 3), keepdim=True)
             if self.config.loss.target in ("blind_spot", "sure"):
                 target = noisy  # the clean half of a pair is for validation alone
             batch = Batch(noisy, target, sigma, first)

@@ -45,6 +45,12 @@ class Data(_Section):
         description="Noise level of noisy files on the 0-255 scale: what a network that asks for "
         "one is told, and what SURE goes by.",
     )
+    match_means: bool = Field(
+        False,
+        description="Give the target crop of every pair the mean of its noisy crop, channel by "
+        "channel: for takes of a scene that differ in brightness. Validation uses the files as "
+        "they are.",
+    )
     channels: Literal[1, 3] = Field(1, description="1: gray (Pillow's L of colour images), 3: RGB.")
     crop: PositiveInt = Field(64, description="Side of the square training crops in pixels.")
     augment: bool = Field(True, description="Random flips and quarter turns.")
@@ -73,6 +79,8 @@ class Data(_Section):
             raise ValueError(f"pairs must be two patterns, noisy and target, got {self.pairs}")
         if len(self.part) != 2 or self.part[0] >= self.part[1]:
             raise ValueError(f"part must be [from, to] with 0 <= from < to <= 1, got {self.part}")
+        if self.match_means and not self.pairs:
+            raise ValueError("match_means is for data.pairs, and there are none")
         if self.scales[0] != 1.0:
             raise ValueError(f"scales must begin with 1.0, got {self.scales}")
         return self
