@@ -38,7 +38,7 @@ def place(tmp_path, monkeypatch) -> Path:
     rng = np.random.default_rng(0)
     for name in (
         "noisy.png", "photos/a.png", "photos/summer/b.jpg", "photos/summer/b.png",
-        "photos_with_a_broken_one/a.png",
+        "photos_with_a_broken_one/a.png", "photo.jpg",
     ):  # fmt: skip
         (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
         io.write_image(tmp_path / name, rng.integers(0, 256, (16, 24, 3), dtype=np.uint8))

@@ -17,6 +17,11 @@ if TYPE_CHECKING:
     from denoise_ext.inference.batch import Outcome
 
 
+# Cameras smooth noise away and JPEG rounds what is left: of the grain of a few levels that remains,
+# the highest frequencies, by which the level is estimated, have less than this (0-255 scale).
+_FAINT = 3.0
+
+
 def printable(path: str | os.PathLike[str]) -> str:
     """A file name as text that any terminal and file can take: undecodable bytes escaped."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
@@ -34,6 +39,7 @@ class Report:
         self._counts = {"written": 0, "skipped": 0, "failed": 0}
         self._sigmas: list[float] = []
         self._notes: list[tuple[str, str]] = []
+        self._faint_jpegs = 0
         self._start = time.perf_counter()
         self._bar: Progress | None = None
         for name, reason in self.failures:
@@ -56,6 +62,8 @@ class Report:
             self.failures.append((source, outcome.reason))
         if outcome.estimated:
             self._sigmas.append(outcome.sigma)
+            is_jpeg = source.lower().endswith((".jpg", ".jpeg"))
+            self._faint_jpegs += is_jpeg and outcome.sigma < _FAINT
         self._notes += [(source, note) for note in outcome.notes]
         seconds = time.perf_counter() - self._start
         rate = f"{self._counts['written'] / seconds:.2f} images/s"
@@ -93,6 +101,11 @@ class Report:
             print(f"{skipped} done before, left as they are")
         if self._sigmas:
             print(f"noise level (sigma, 0-255 scale): estimated, {_spread(self._sigmas)}")
+        if self._faint_jpegs:
+            print(
+                f"the estimate is below {_FAINT:g} for {self._faint_jpegs} JPEG: it does not see a"
+                " camera's own noise there; where you do, give --sigma, 5 to 15"
+            )
         for name, note in self._notes:
             print(f"note: {name}: {note}")
         if not (written or skipped or self.failures):
