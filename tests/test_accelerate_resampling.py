@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import denoise_ext
+from denoise_ext.engine import plan
+from denoise_ext.engine.resampled import ResampledSite
 
 pytestmark = pytest.mark.usefixtures("ours_is_faster")
 RESAMPLED = torch.ops.denoise_ext.conv2d_resampled_out.default
@@ -235,3 +237,84 @@ def test_random_u_nets_equal_the_original_with_freed_memory_poisoned():
         "pooled and read": sum(len(step.results) == 2 for step in steps),
     }
     assert min(counts.values()) >= 10, counts
+
+
+class Skip(nn.Module):
+    """A U-Net as it is written for any size: upsampled to the skip's size, and behind it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(5)
+        self.a, self.b = nn.Conv2d(16, 16, 3, padding=1), nn.Conv2d(32, 16, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        e = F.relu(self.a(x))
+        large = F.interpolate(self.a(F.max_pool2d(e, 2)), size=e.shape[2:])
+        return self.b(torch.cat((e, large), 1))
+
+
+@pytest.mark.parametrize("sizes", [(64, 65, 66, 64), (65, 64, 65, 96)])
+@pytest.mark.parametrize("make", [denoise_ext.accelerate, lambda net, x: plan(net)])
+@torch.no_grad()
+def test_odd_and_even_sizes_keep_their_weights_apart(make, sizes):
+    """An odd size is not doubled exactly: its convolution reads the concatenation as it is."""
+    net = Skip().eval()
+    fast = make(net, torch.randn(1, 16, sizes[0], sizes[0]))
+    for size in sizes:
+        compare(net, fast, torch.randn(1, 16, size, size))
+    assert not [row for row in fast.report().rows if "off by" in row.reason]
+
+
+@torch.no_grad()
+def test_a_weight_shared_by_both_orders():
+    def body(m: Net, x: Tensor) -> Tensor:
+        y = half(x)
+        plain = m.b(torch.cat((x, x.exp()), 1))
+        return m.b(torch.cat((up(y), x), 1)) + m.b(torch.cat((x, up(y)), 1)) + plain
+
+    net, x = Net(body).eval(), torch.randn(1, 16, 24, 40)
+    for fast in (denoise_ext.accelerate(net, x), plan(net)):
+        compare(net, fast, x)
+    assert not [row for row in denoise_ext.accelerate(net, x).report().rows if "off" in row.reason]
+
+
+@torch.no_grad()
+def test_what_loses_together_is_tried_apart(monkeypatch):
+    net, x = Net(TAKEN["all at once"][0]).eval(), torch.randn(1, 16, 24, 40)
+    monkeypatch.setattr(ResampledSite, "error_bound", lambda *_: 0.0)
+    fast = denoise_ext.accelerate(net, x)
+    rows = {row.site: row for row in fast.report().rows}
+    assert rows["conv2d 3x3 32->16 + leaky_relu"].variant == "winograd4"
+    assert rows["upsample_nearest2d"].variant == rows["max_pool2d_with_indices"].variant
+    assert rows["max_pool2d_with_indices"].variant == "planned memory"
+    for size in ((24, 40), (10, 12)):
+        compare(net, fast, torch.randn(2, 16, *size))
+
+
+@torch.no_grad()
+def test_a_padding_that_others_read_keeps_its_upsampling():
+    def body(m: Net, x: Tensor) -> tuple[Tensor, Tensor]:
+        padded = F.pad(up(half(x)), [1] * 4, mode="reflect")
+        return F.conv2d(padded, m.a.weight), padded.mean((2, 3))
+
+    net, x = Net(body).eval(), torch.randn(1, 16, 24, 40)
+    fast = denoise_ext.accelerate(net, x)
+    compare(net, fast, x)
+    assert not [row for row in fast.report().rows if row.variant == "left out"]
+
+
+@torch.no_grad()
+def test_an_empty_state_in_a_concatenation():
+    net = WithState().eval()
+    x, state = torch.randn(1, 16, 24, 40), torch.empty(0)
+    fast = denoise_ext.accelerate(net, (x, state))
+    assert torch.allclose(fast(x, state), net(x, state), atol=1e-4)
+
+
+class WithState(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(16, 16, 3, padding=1)
+
+    def forward(self, x: Tensor, state: Tensor) -> Tensor:
+        return self.conv(torch.cat((up(half(x)), state), 1))

@@ -49,7 +49,7 @@ def test_two_files_of_one_stem_are_both_kept(folder, options, capsys):
 
 
 def test_a_camera_s_noise_escapes_the_estimate(folder, checkpoints, capsys):
-    hint = "for 1 JPEG: it does not see a camera's own noise there; where you do, give --sigma"
+    hint = "below 3 for a JPEG, where it cannot see a camera's own noise; if you see grain"
     smooth = np.linspace(60, 180, 64 * 48).reshape(48, 64)
     for name, noise in (("smooth.jpg", 0), ("noisy.jpg", 25), ("smooth.png", 0)):
         pixels = smooth + noise * np.random.default_rng(0).normal(size=smooth.shape)

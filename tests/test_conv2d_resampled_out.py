@@ -239,6 +239,17 @@ def test_errors_name_the_argument():
         ({"weight": weights(16, 30)}, r"weight must be \(K, 32, 3, 3\)"),
         ({"fine": fine.double()}, "fine"),
         ({"packed_weight": OPS.conv2d_pack(weight, "direct")}, "packed for 'winograd4'"),
+        ({"packed_weight": torch.empty(0)}, "packed_weight must be a result of conv2d_pack"),
+        ({"packed_weight": torch.zeros(packed.shape)}, "packed_weight cannot be used here"),
+        (
+            {
+                "coarse": None,
+                "fine": torch.zeros(1, 32, 8, 8, dtype=torch.uint8),
+                "weight": torch.zeros(16, 32, 3, 3, dtype=torch.uint8),
+                "out": torch.zeros(1, 16, 8, 8, dtype=torch.uint8),
+            },
+            "weight must be floating point, got uint8",
+        ),
         ({"pooling": "median"}, "pooling must be 'max' or 'average', got 'median'"),
         ({"out": None}, "out or pooled must be given"),
         ({"out": torch.empty(1, 16, 8, 7)}, "out"),

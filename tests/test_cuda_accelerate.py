@@ -109,6 +109,38 @@ def test_what_cannot_be_recorded_says_why():
 
 @on_gpu
 @torch.no_grad()
+def test_a_recording_that_fails_leaves_everything_as_it_was():
+    class Inverts(Net):
+        def forward(self, x):  # an inverse looks whether there is one: the GPU has to be waited for
+            return super().forward(x) * torch.linalg.inv(2 + x.mean().reshape(1, 1))
+
+    net, x = Inverts().eval().cuda(), torch.randn(1, 3, 64, 64, device="cuda")
+    plan, stream = plan_of(net, x, poison=False), torch.cuda.current_stream()
+    for _ in range(3):
+        assert close(plan.run([x]), net(x))
+        assert torch.cuda.current_stream() == stream
+    assert plan.unrecorded and not plan.free_workspaces()[0].recorded
+    assert torch.rand(4, device="cuda").isfinite().all()
+    after = plan_of(Net().eval().cuda(), x, poison=False)
+    after.run([x])
+    assert after.free_workspaces()[0].recorded
+
+
+@on_gpu
+@torch.no_grad()
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="there are no two GPUs")
+def test_each_device_records_its_own():
+    for device in ("cuda:0", "cuda:1", "cuda:0"):
+        net, x = Net().eval().to(device), torch.randn(1, 3, 64, 64, device=device)
+        plan = plan_of(net, x, poison=False)
+        for _ in range(3):
+            assert close(plan.run([x]), net(x))
+            assert torch.cuda.current_device() == 0
+        assert plan.free_workspaces()[0].recorded
+
+
+@on_gpu
+@torch.no_grad()
 @pytest.mark.parametrize("name", ["dncnn_gray", "ffdnet_gray", "dxnet_s_gray"])
 def test_models_of_the_zoo(name):
     net = models.create_model(name).eval().cuda()

@@ -104,3 +104,5 @@ def test_targets_take_their_crops_brightness(match, tmp_path, monkeypatch):
     torch.testing.assert_close(difference, torch.tensor(expected).float(), rtol=0, atol=1e-3)
     with pytest.raises(ConfigError, match=r"match_means is for data\.pairs"):
         load_config("config.toml", ["data.match_means=true", "data.pairs=[]"])
+    with pytest.raises(ConfigError, match=r"data\.match_means has no effect with loss\.target"):
+        load_config("config.toml", ["data.match_means=true", "loss.target=blind_spot"])

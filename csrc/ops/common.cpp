@@ -101,11 +101,12 @@ std::string device_text(const Tensor& tensor) {
   return tensor.is_cpu() ? "cpu" : "cuda:" + std::to_string(tensor.get_device_index());
 }
 
-void check_same_dtype(const Tensor& tensor, const Tensor& input, const char* op, const char* argument) {
-  STD_TORCH_CHECK(tensor.scalar_type() == input.scalar_type(), op, ": ", argument,
-                  " and input must have the same dtype");
-  STD_TORCH_CHECK(same_device(tensor, input), op, ": ", argument, " is on ", device_text(tensor),
-                  ", but input on ", device_text(input), "; they must be on the same device");
+void check_same_dtype(const Tensor& tensor, const Tensor& input, const char* op, const char* argument,
+                      const char* input_name) {
+  STD_TORCH_CHECK(tensor.scalar_type() == input.scalar_type(), op, ": ", argument, " and ", input_name,
+                  " must have the same dtype");
+  STD_TORCH_CHECK(same_device(tensor, input), op, ": ", argument, " is on ", device_text(tensor), ", but ",
+                  input_name, " on ", device_text(input), "; they must be on the same device");
 }
 
 void check_sizes(const Tensor& tensor, const std::vector<int64_t>& sizes, const char* op,

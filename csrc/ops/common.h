@@ -53,7 +53,8 @@ void check_dim(const Tensor& tensor, int64_t dim, const char* op, const char* ar
 bool same_device(const Tensor& tensor, const Tensor& input);
 std::string device_text(const Tensor& tensor);  // as torch writes it
 // The device as well as the dtype.
-void check_same_dtype(const Tensor& tensor, const Tensor& input, const char* op, const char* argument);
+void check_same_dtype(const Tensor& tensor, const Tensor& input, const char* op, const char* argument,
+                      const char* input_name = "input");
 void check_sizes(const Tensor& tensor, const std::vector<int64_t>& sizes, const char* op,
                  const char* argument);
 void check_pair(const std::vector<int64_t>& pair, int64_t lowest, const char* op, const char* argument);

@@ -108,12 +108,12 @@ std::array<int64_t, 4> resampled_sizes(const std::optional<Tensor>& coarse, cons
   std::array<int64_t, 4> sizes{};
   if (fine.has_value()) {
     check_dim(*fine, 4, op, "fine");
-    check_same_dtype(*fine, weight, op, "fine");
+    check_same_dtype(*fine, weight, op, "fine", "weight");
     for (int64_t axis = 0; axis < 4; ++axis) sizes[static_cast<size_t>(axis)] = fine->size(axis);
   }
   if (coarse.has_value()) {
     check_dim(*coarse, 4, op, "coarse");
-    check_same_dtype(*coarse, weight, op, "coarse");
+    check_same_dtype(*coarse, weight, op, "coarse", "weight");
     const std::array<int64_t, 4> read{coarse->size(0), sizes[1] + coarse->size(1), 2 * coarse->size(2),
                                       2 * coarse->size(3)};
     const bool halves = read[0] == sizes[0] && read[2] == sizes[2] && read[3] == sizes[3];
@@ -122,6 +122,8 @@ std::array<int64_t, 4> resampled_sizes(const std::optional<Tensor>& coarse, cons
     sizes = read;
   }
   check_dim(weight, 4, op, "weight");
+  STD_TORCH_CHECK(to_dtype(weight.scalar_type(), op, "weight") != DType::kUInt8, op,
+                  ": weight must be floating point, got uint8");
   STD_TORCH_CHECK(weight.size(2) == 3 && weight.size(3) == 3 && weight.size(1) == sizes[1], op,
                   ": weight must be (K, ", sizes[1], ", 3, 3), got ", sizes_text(weight));
   return sizes;
@@ -138,7 +140,7 @@ Tensor4 sizes_alone(const std::array<int64_t, 4>& sizes, DType dtype) {
 Tensor4 result_view(const std::optional<Tensor>& result, const std::array<int64_t, 4>& sizes,
                     const Tensor& weight, const char* op, const char* name) {
   if (!result.has_value()) return sizes_alone(sizes, to_dtype(weight.scalar_type(), op, "weight"));
-  check_same_dtype(*result, weight, op, name);
+  check_same_dtype(*result, weight, op, name, "weight");
   check_sizes(*result, {sizes.begin(), sizes.end()}, op, name);
   return view4(*result, op, name, Access::kWrite);
 }
@@ -176,6 +178,8 @@ void conv2d_resampled_out(const std::optional<Tensor>& coarse, const std::option
   set_epilogue(params, kOp, bias, activation, negative_slope, prelu_weight, weight);
   set_residual(params, kOp, residual, residual_position, weight);
   params.packed_weight = view1(packed_weight, kOp, "packed_weight");
+  STD_TORCH_CHECK(params.packed_weight.data != nullptr, kOp,
+                  ": packed_weight must be a result of conv2d_pack, got an empty tensor");
   check_cpu(params, kOp);
   STD_TORCH_CHECK(cpu::packed_weight_header(params).algorithm != ConvAlgorithm::kDirect, kOp,
                   ": packed_weight must be packed for 'winograd4' or 'winograd6', got 'direct'");

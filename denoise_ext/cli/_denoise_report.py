@@ -102,9 +102,10 @@ class Report:
         if self._sigmas:
             print(f"noise level (sigma, 0-255 scale): estimated, {_spread(self._sigmas)}")
         if self._faint_jpegs:
+            files = "a JPEG" if self._faint_jpegs == 1 else f"{self._faint_jpegs} JPEGs"
             print(
-                f"the estimate is below {_FAINT:g} for {self._faint_jpegs} JPEG: it does not see a"
-                " camera's own noise there; where you do, give --sigma, 5 to 15"
+                f"the estimate is below {_FAINT:g} for {files}, where it cannot see a camera's own"
+                " noise; if you see grain, say how strong: --sigma 5 (faint) to --sigma 15"
             )
         for name, note in self._notes:
             print(f"note: {name}: {note}")

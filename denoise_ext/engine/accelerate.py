@@ -85,8 +85,10 @@ def accelerate(
     * **Threads** may call it at the same time; each gets memory of its own.
     * **Copies and pickles** hold the original and the options; plans are made anew.
 
-    On CUDA the same plan calls this package's CUDA operators, recorded as a CUDA graph at the
-    second call; where that cannot be done the report tells why (not yet run on a GPU).
+    On CUDA the same plan calls this package's CUDA operators, recorded as a CUDA graph when a
+    size is first used on a stream, or by one more thread; that waits for the GPU and empties
+    PyTorch's cache.  Where it cannot be done the report tells why.  Each graph keeps memory of its
+    own besides the limit above (not yet run on a GPU).
 
     Returns:
         A module to be called as ``model`` is.

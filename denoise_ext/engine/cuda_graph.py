@@ -14,7 +14,7 @@ from torch import Tensor
 
 from denoise_ext.engine.graph import Graph
 
-# torch.cuda.graph records on one stream of its own per process.
+# Recording waits for all devices and empties PyTorch's cache of free memory: one at a time.
 _one_at_a_time = threading.Lock()
 
 
@@ -27,11 +27,10 @@ def obstacle(graph: Graph, device: torch.device) -> str | None:
 
 
 class Recorder:
-    """Calls ``launch``, which enqueues kernels; records them at the second call and replays them.
+    """Records at its first call what ``launch`` enqueues, and replays it from then on.
 
-    The first call is the warm-up that recording needs: libraries load kernels and choose algorithms
-    in it.  A graph's kernels read and write the addresses they were recorded with; so inputs are
-    copied in and results out (PyTorch, CUDA semantics, "CUDA Graphs").
+    A graph's kernels read and write the addresses they were recorded with; so inputs are copied in
+    and results out (PyTorch, CUDA semantics, "CUDA Graphs").
 
     Args:
         launch: takes the inputs, returns the results' leaves.
@@ -43,7 +42,7 @@ class Recorder:
         self, launch: Callable[[list[Tensor]], list[Any]], copied: list[bool], device: torch.device
     ) -> None:
         self._launch, self._copied, self._device = launch, copied, device
-        self._calls = 0
+        self._tried = False
         self._graph: torch.cuda.CUDAGraph | None = None
         self._inputs: list[Tensor] = []
         self._results: list[Any] = []
@@ -58,8 +57,8 @@ class Recorder:
         """``launch(inputs)``, by one way or the other."""
         if torch.cuda.is_current_stream_capturing():  # the caller records: these steps among others
             return self._launch(inputs)
-        self._calls += 1
-        if self._calls == 2:
+        if not self._tried:
+            self._tried = True
             self._record(inputs)
         if self._graph is None:
             return self._launch(inputs)
@@ -72,22 +71,34 @@ class Recorder:
         ]
 
     def _record(self, inputs: list[Tensor]) -> None:
+        current = torch.cuda.current_stream(self._device)
         # Memory allocated in inference mode could not be written to outside of it later.
-        with torch.inference_mode(False), torch.no_grad(), _one_at_a_time:
-            self._inputs = [
-                torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device=x.device)
-                for x in inputs
-            ]
+        with (
+            torch.inference_mode(False), torch.no_grad(), _one_at_a_time,
+            torch.cuda.device(self._device),
+        ):  # fmt: skip
+            # One of this device: torch.cuda.graph's own belongs to the device it was first used on.
+            stream = torch.cuda.Stream(self._device)
+            stream.wait_stream(current)
             graph = torch.cuda.CUDAGraph()
             try:
+                with torch.cuda.stream(stream):
+                    self._inputs = [
+                        torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device=x.device)
+                        for x in inputs
+                    ]
+                    for own, given in zip(self._inputs, inputs, strict=True):
+                        own.copy_(given)
+                    # The warm-up: libraries load kernels and make this thread's handles in it.
+                    self._launch(list(self._inputs))
                 # Other threads may allocate memory meanwhile.
-                with (
-                    torch.cuda.device(self._device),
-                    torch.cuda.graph(graph, capture_error_mode="thread_local"),
-                ):
+                with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
                     self._results = self._launch(list(self._inputs))
+                self._graph = graph
             except RuntimeError as error:  # a step that waits for the GPU, for instance
                 self.failure = str(error).strip().splitlines()[0]
                 self._inputs, self._results = [], []
-            else:
-                self._graph = graph
+            finally:
+                # A recording that fails leaves its stream the current one.
+                torch.cuda.set_stream(current)
+                current.wait_stream(stream)

@@ -75,10 +75,15 @@ class ConcatSite(Site):
         return []
 
 
-def find_sites(graph: Graph, constants: Constants, precision: str) -> list[Site]:
-    """The sites of ``graph``, none overlapping another."""
+def find_sites(
+    graph: Graph, constants: Constants, precision: str, apart: set[tuple[str, str]] = frozenset()
+) -> list[Site]:
+    """The sites of ``graph``, none overlapping another.
+
+    ``apart``: convolutions, by module and label, that take in no upsampling and no pooling.
+    """
     convolutions = find_convolutions(graph, constants, precision)
-    sites: list[Site] = [*take_in_resampling(graph, constants, convolutions)]
+    sites: list[Site] = [*take_in_resampling(graph, constants, convolutions, apart)]
     taken = {node for site in sites for node in site.nodes}
     for node in graph.nodes:
         if node in taken or any(value in constants for value in node.results):

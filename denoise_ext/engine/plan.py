@@ -133,7 +133,8 @@ class _Workspace:
         if self._recorder is None:
             return self._launch(inputs)
         results = self._recorder(inputs)
-        self._plan.unrecorded = self._recorder.failure
+        if self._recorder.failure is not None:
+            self._plan.unrecorded = self._recorder.failure
         return results
 
     def _launch(self, inputs: list[Tensor]) -> list[Any]:

@@ -62,6 +62,7 @@ class Region:
         self._slower: str | None = None  # why the whole is left
         self._numbers: dict[tuple, list[tuple]] = {}
         self._bounds: list[float] = []  # on sites' relative errors, from the example
+        self._apart: set[tuple[str, str]] = set()  # sites that take in no upsampling or pooling
         self._packed: tuple[list[Tensor], Guard, dict] = ([], Guard(), {})
 
     def call(self, args: tuple, kwargs: dict[str, Any]) -> tuple[bool, Any]:
@@ -86,6 +87,7 @@ class Region:
             self._entries.clear()
             self._numbers.clear()
             self._decisions = self._slower = None
+            self._apart.clear()
 
     # --- making plans -----------------------------------------------------------------------------
 
@@ -127,7 +129,7 @@ class Region:
         graph, own, guard = self._trace(args, kwargs)
         constants = Constants(own, self.settings.dtype, self._packed_for(own, guard))
         constants.enter(graph)
-        sites = find_sites(graph, constants, self.settings.precision)
+        sites = find_sites(graph, constants, self.settings.precision, self._apart)
         if not any(site.replaces for site in sites):
             raise NotPlannedError("there is nothing in it to replace")
         finish = Finish(tensors, self.settings.dtype, self._strides(args, kwargs, expected))
@@ -136,6 +138,11 @@ class Region:
             traced = zip(tensors, graph.inputs, strict=True)
             inputs = [as_traced(x.to(v.dtype), v) for x, v in traced]
             found = verify.examine(graph, constants, sites, inputs)
+            if refused := found.refused_resampling():
+                # Better without what they took in, which then is sites of its own.
+                self._apart |= refused
+                sites = find_sites(graph, constants, self.settings.precision, self._apart)
+                found = verify.examine(graph, constants, sites, inputs)
             self._decide(found)
             # Only what the chosen variants read stays packed.
             used = {id(a) for step in found.chosen.values() if step for a in step.args}

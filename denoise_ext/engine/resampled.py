@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -52,10 +53,11 @@ class ResampledSite(ConvSite):
         self, algorithm: str, weight: Tensor, bias: Tensor | None, epilogue: tuple,
         constants: Constants,
     ) -> Step:  # fmt: skip
-        if self.fine_first:
+        turned = weight
+        if self.fine_first:  # the operator reads the coarse image's channels first
             first = self.fine.shape[1]
-            weight = torch.cat((weight[:, first:], weight[:, :first]), 1)
-        packed = self._packed(algorithm, weight, constants)
+            turned = torch.cat((weight[:, first:], weight[:, :first]), 1)
+        packed = self._packed(algorithm, turned, constants)
         if self.pooling is None:
             results, out, pooled = [self.output], OUT, None
         else:
@@ -68,16 +70,31 @@ class ResampledSite(ConvSite):
         function = torch.ops.denoise_ext.conv2d_resampled_out.default
         return Step(function, args, {}, results, any_layout=True)
 
+    def _key(self) -> Any:
+        """See :class:`ConvSite`: with the order of the channels that are packed."""
+        key = super()._key()
+        return key if key is None or not self.fine_first else (key, self.fine.shape[1])
+
     def error_bound(self, variant: str, env: Callable[[Value], Tensor]) -> float:
         """See :class:`Site`."""
         bound = super().error_bound(variant, env)
         return bound if self.pooling is None else _POOLED * bound
 
 
-def take_in_resampling(graph: Graph, constants: Constants, sites: list[ConvSite]) -> list[ConvSite]:
-    """``sites``, with those that can read an upsampled image or pool their result doing so."""
+def take_in_resampling(
+    graph: Graph, constants: Constants, sites: list[ConvSite], apart: set[tuple[str, str]]
+) -> list[ConvSite]:
+    """``sites``, with those that can read an upsampled image or pool their result doing so.
+
+    ``apart`` names, by module and label, those that had better not.
+    """
     outputs = graph.output_values()
-    return [_resampled(site, constants, outputs) or site for site in sites]
+    result = []
+    for site in sites:
+        new = _resampled(site, constants, outputs)
+        taken = new is not None and (new.module, new.label) not in apart
+        result.append(new if taken else site)
+    return result
 
 
 def _resampled(
@@ -86,7 +103,9 @@ def _resampled(
     # With few channels the direct algorithm is better, which takes nothing in.
     if site.transposed or site.variants()[0] not in _ALGORITHMS or site.padding != (1, 1):
         return None
-    new = ResampledSite(**{f.name: getattr(site, f.name) for f in fields(site)}, fine=site.input)
+    parts = {f.name: getattr(site, f.name) for f in fields(site)}
+    parts |= {"nodes": [*site.nodes], "before": [*site.before]}  # of its own: `site` stays
+    new = ResampledSite(**parts, fine=site.input)
     upsampled = _take_upsampling(new, constants, outputs)
     pooled = _take_pooling(new, outputs)
     return new if upsampled or pooled else None
@@ -97,7 +116,8 @@ def _resampled(
 
 def _take_upsampling(site: ResampledSite, constants: Constants, outputs: set[Value]) -> bool:
     node = _made_for_one(site.input, outputs)
-    if node is None:
+    paddings = [value for padding in site.before for value in padding.results]
+    if node is None or any(_made_for_one(value, outputs) is None for value in paddings):
         return False
     if node.op is not aten.cat.default:
         return _take_coarse(site, node, None, constants)
@@ -106,10 +126,14 @@ def _take_upsampling(site: ResampledSite, constants: Constants, outputs: set[Val
         return False
     for coarse, fine in (parts, parts[::-1]):
         upsampling = _made_for_one(coarse, outputs)
-        same = fine.dtype == coarse.dtype and fine not in constants and fine.shape[1] > 0
-        if upsampling is not None and same and _take_coarse(site, upsampling, fine, constants):
+        if upsampling is None or fine in constants or fine.dtype != coarse.dtype:
+            continue
+        # torch.cat takes empty tensors of one dimension, too.
+        if len(fine.shape) != 4 or fine.shape[1] == 0:
+            continue
+        if _take_coarse(site, upsampling, fine, constants):
             site.fine_first = coarse is parts[1]
-            site.before.append(node)
+            site.before.insert(1, node)
             site.label = f"cat + {site.label}"
             return True
     return False

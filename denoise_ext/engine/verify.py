@@ -14,6 +14,7 @@ from torch import Tensor
 from denoise_ext.engine.graph import Graph, Value, channels_last_stride
 from denoise_ext.engine.match import ConcatSite
 from denoise_ext.engine.report import Row
+from denoise_ext.engine.resampled import ResampledSite
 from denoise_ext.engine.steps import Constants, Site, Step, call_step, rms, run
 
 _ROUNDS = 3  # timed runs of each, in turn; the shortest counts
@@ -33,6 +34,14 @@ class Examination:
     chosen: dict[Site, Step | None] = field(default_factory=dict)
     rows: list[Row] = field(default_factory=list)
     bounds: list[float] = field(default_factory=list)  # relative, of the sites replaced
+
+    def refused_resampling(self) -> set[tuple[str, str]]:
+        """The module and label of convolutions that lost together with what they took in."""
+        return {
+            (site.module, site.label)
+            for site, step in self.chosen.items()
+            if step is None and isinstance(site, ResampledSite)
+        }
 
 
 def examine(
@@ -188,7 +197,7 @@ def _times(
     planned: Callable[[Value], Tensor], known: dict[str, Row],
 ) -> tuple[float, float]:  # fmt: skip
     read = [(value.shape, planned(value).stride()) for value in site.reads()]
-    key = f"{site.label} {variant} {read}"
+    key = f"{site.label} {variant} {read} {len(site.also)}"
     if key not in known:
         nodes = [Step.of(node) for node in (*site.before, *site.nodes)]
 

@@ -42,8 +42,8 @@ class Protocol:
         """The protocol in words, one fact per line."""
         if self.pairs:
             noise = [
-                "noise: that of the files; sigma is what the network is told (auto: what is"
-                " estimated for the image)"
+                "noise: that of the files; sigma is what the network is told (auto, null in JSON:"
+                " what is estimated for the image)"
             ]
         else:
             noise = [

@@ -11,7 +11,10 @@ the CPU).
 ``torch.ops.denoise_ext.conv2d_resampled_out`` (CPU) is a 3x3 convolution with padding 1 between
 two levels of a U-Net: it reads ``coarse`` (N, C0, H / 2, W / 2), every pixel repeated 2x2, and
 behind it the channels of ``fine`` (N, C1, H, W), as if upsampled and concatenated; it writes
-``out``, or its 2x2 blocks' maxima or means to ``pooled`` (N, K, H // 2, W // 2), or both.
+``out``, or its 2x2 blocks' maxima or means to ``pooled`` (N, K, H // 2, W // 2), or both.  Where
+there is a ``coarse``, H and W are twice its sizes.  ``packed_weight`` is required, packed for
+"winograd4" or "winograd6", its input channels in the order coarse, fine; of ``weight`` only sizes
+and dtype count.  ``out`` may be ``residual`` itself; else results overlap nothing.
 None has a gradient.
 """
 

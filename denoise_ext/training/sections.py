@@ -288,6 +288,11 @@ class TrainConfig(_Section):
                 "noise is only added to clean files: leave the section out where data.pairs is "
                 f"given or loss.target is not 'clean' (it is {target!r})"
             )
+        if self.data.match_means and target in ("blind_spot", "sure"):
+            raise ValueError(
+                f"data.match_means has no effect with loss.target {target!r}, which learns from "
+                "the noisy files alone"
+            )
         if target == "noise2noise" and not pairs:
             raise ValueError("data.pairs is required by loss.target 'noise2noise'")
         if target == "sure" and not self.data.sigma:
