@@ -48,19 +48,6 @@ def test_two_files_of_one_stem_are_both_kept(folder, options, capsys):
         assert same == (name == "a.png")  # JPEG does not keep what it is given
 
 
-def test_a_camera_s_noise_escapes_the_estimate(folder, checkpoints, capsys):
-    hint = "below 3 for a JPEG, where it cannot see a camera's own noise; if you see grain"
-    smooth = np.linspace(60, 180, 64 * 48).reshape(48, 64)
-    for name, noise in (("smooth.jpg", 0), ("noisy.jpg", 25), ("smooth.png", 0)):
-        pixels = smooth + noise * np.random.default_rng(0).normal(size=smooth.shape)
-        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / name, quality=95)
-    command = ["denoise", "smooth.jpg", "noisy.jpg", "smooth.png", "--model", checkpoints["gray"]]
-    assert main([*command, "-o", "out"]) == 0
-    assert hint in capsys.readouterr().out
-    assert main([*command, "-o", "told", "--sigma", "5"]) == 0
-    assert "JPEG" not in capsys.readouterr().out
-
-
 def test_lists_of_files(folder, options, capsys, monkeypatch):
     (folder / "list.txt").write_bytes(b"in/a.png\r\n\nin/sub\n")
     assert denoise(capsys, "@list.txt", "-o", "out", *options)[0] == 0

@@ -1,4 +1,4 @@
-"""The command line: evaluate, models, demo."""
+"""The command line: evaluate, models, demo, and what denoise says at the end."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from command_line import BACKEND, GRAY, HAVE_NATIVE, denoise, files, run
 from PIL import Image
 
 from denoise_ext import io
+from denoise_ext.cli import main
 from denoise_ext.models import list_models
 from denoise_ext.ops._library import kernel_devices
 
@@ -124,6 +125,19 @@ def test_shipped_models_clean_a_piece_of_the_photograph(folder, capsys, mode):
         )
 
     assert psnr(io.read_image("clean.png")) > psnr(noisy) + 7
+
+
+def test_a_camera_s_noise_escapes_the_estimate(folder, checkpoints, capsys):
+    hint = "below 3 for a JPEG, where it cannot see a camera's own noise; if you see grain"
+    smooth = np.linspace(60, 180, 64 * 48).reshape(48, 64)
+    for name, noise in (("smooth.jpg", 0), ("noisy.jpg", 25), ("smooth.png", 0)):
+        pixels = smooth + noise * np.random.default_rng(0).normal(size=smooth.shape)
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / name, quality=95)
+    command = ["denoise", "smooth.jpg", "noisy.jpg", "smooth.png", "--model", checkpoints["gray"]]
+    assert main([*command, "-o", "out"]) == 0
+    assert hint in capsys.readouterr().out
+    assert main([*command, "-o", "told", "--sigma", "5"]) == 0
+    assert "JPEG" not in capsys.readouterr().out
 
 
 def test_file_names_are_not_markup(folder, checkpoints, capsys):
