@@ -12,10 +12,18 @@ import contextlib
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 
 from denoise_ext import __version__
-from denoise_ext.cli.common import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, CliError, one_line
+from denoise_ext.cli.common import (
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    EXIT_USAGE,
+    CliError,
+    import_modules,
+    one_line,
+)
 
 # command -> (what the list of commands says, the examples at the end of its --help)
 COMMANDS = {
@@ -96,7 +104,25 @@ def _run(arguments: list[str]) -> int:
         args = parser.parse_args(arguments)
     except SystemExit as end:  # argparse's way out: --help, --version, a usage error
         return int(end.code or 0)
-    return module.run(args)
+    with _own_warnings():
+        import_modules(getattr(args, "imports", []))
+        return module.run(args)
+
+
+@contextlib.contextmanager
+def _own_warnings() -> Iterator[None]:
+    """This package's warnings as one line each, without the place in its source."""
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def one_line_each(message, category, *place, **more) -> None:
+            if category.__module__.startswith("denoise_ext."):
+                print(f"denoise-ext: warning: {message}", file=sys.stderr)
+            else:
+                show(message, category, *place, **more)
+
+        warnings.showwarning = one_line_each
+        yield
 
 
 def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import math
+import os
 import re
 import sys
 from decimal import Decimal
@@ -97,6 +99,31 @@ def tile_type(text: str) -> str | int | None:
     return int(text)
 
 
+def add_import_argument(parser: argparse.ArgumentParser) -> None:
+    """--import, which `denoise_ext.cli.main` carries out before the command runs."""
+    parser.add_argument(
+        "--import", action="append", default=[], metavar="MODULE", dest="imports",
+        help="import a Python module first, which registers models of your own; found as python -m"
+        " finds it, last in the current folder (repeatable)",
+    )  # fmt: skip
+
+
+def import_modules(names: list[str]) -> None:
+    """Import what --import names. CliError with module and reason for one that cannot be."""
+    if names and os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # last: a file there must not hide an installed module
+    for name in names:
+        if not all(part.isidentifier() for part in name.split(".")):
+            raise CliError(f"--import takes a module's name, such as my_net, got {name!r}")
+        try:
+            importlib.import_module(name)
+        except (Exception, SystemExit) as error:  # whatever a foreign module does
+            if os.environ.get("DENOISE_EXT_DEBUG") == "1":
+                raise
+            reason = f"{type(error).__name__}: {one_line(error)}"
+            raise CliError(f"--import {name}: {reason}") from error
+
+
 def add_precision_argument(parser: argparse.ArgumentParser) -> None:
     """--precision."""
     parser.add_argument(
@@ -123,12 +150,13 @@ def add_memory_arguments(parser: argparse.ArgumentParser, sharing: str = "") -> 
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """--model, --device, --backend."""
+    """--model, --import, --device, --backend."""
     parser.add_argument(
         "--model", metavar="NAME|CHECKPOINT",
         help="a model with trained weights (see `denoise-ext models --trained`) or a checkpoint"
         " file; default: the shipped gray or colour model, as each image needs",
     )  # fmt: skip
+    add_import_argument(parser)
     parser.add_argument(
         "--device", default="auto", metavar="auto|cpu|cuda",
         help="where to compute; auto takes a GPU where one can be used (default: auto)",
@@ -143,14 +171,17 @@ class Models:
     """The network for an image: the one asked for, or the shipped one for its channels."""
 
     def __init__(self, model: str | None, device: str, backend: str) -> None:
-        from denoise_ext.engine import plan
+        from denoise_ext.engine import accelerate, plan
         from denoise_ext.inference import choose_device, load_model
         from denoise_ext.inference.families import is_family
+        from denoise_ext.inference.network import is_own
 
         def load(name: str) -> Denoiser:
             network = load_model(name, self.device, backend)
+            if backend != "native" or self.device.type != "cpu":
+                return network
             # Packed weights and memory that is kept from image to image.
-            return plan(network) if backend == "native" and self.device.type == "cpu" else network
+            return plan(network) if is_own(network) else accelerate(network)
 
         self._load = load
         self.device = choose_device(device, backend)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from denoise_ext.cli.common import whole_number
+from denoise_ext.cli.common import add_import_argument, whole_number
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,6 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a model with trained weights (see `denoise-ext models --trained`) or a checkpoint"
         " file",
     )  # fmt: skip
+    add_import_argument(parser)
     parser.add_argument("-o", "--output", required=True, metavar="FILE", help="the .onnx file")
     parser.add_argument(
         "--opset", type=whole_number(18), default=18, help="version of the operators (default: 18)"

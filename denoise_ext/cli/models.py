@@ -6,7 +6,7 @@ import argparse
 import json
 from typing import TYPE_CHECKING, Any
 
-from denoise_ext.cli.common import CliError, output_console
+from denoise_ext.cli.common import CliError, add_import_argument, output_console
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -19,12 +19,14 @@ _COLUMNS = (
 )  # fmt: skip
 _LEGEND = """\
 GFLOP/MP: multiplications and additions of the convolutions per 10^6 pixels, in 10^9
-sees: side in pixels of the window that a pixel of the result depends on; "all": the whole image"""
+sees: side in pixels of the window that a pixel of the result depends on; "all": the whole image;
+"?": not known, images are computed as a whole"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the command."""
     parser.add_argument("pattern", nargs="?", help="only names that match, e.g. 'ffdnet*'")
+    add_import_argument(parser)
     parser.add_argument("--trained", action="store_true", help="only models with trained weights")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
@@ -48,12 +50,16 @@ def describe(name: str) -> dict[str, Any]:
     """Facts about a model, computed from it, and where it ships with weights, about those."""
     import torch
 
-    from denoise_ext.models import create_model, gflop_per_megapixel, pretrained_info
+    from denoise_ext.models import GeometryError, create_model, gflop_per_megapixel, pretrained_info
+    from denoise_ext.models.geometry import Geometry
     from denoise_ext.models.geometry import describe as geometry_of
 
     with torch.device("meta"):  # shapes only: nothing is allocated or initialised
         model = create_model(name)
-    geometry = geometry_of(model)
+    try:
+        geometry, obstacle = geometry_of(model), None
+    except GeometryError as error:  # images are then computed as a whole
+        geometry, obstacle = Geometry(None, None, model.stride, ()), str(error)
     weights = pretrained_info(name)
     facts: dict[str, Any] = {
         "name": name,
@@ -66,6 +72,7 @@ def describe(name: str) -> dict[str, Any]:
         "radius": geometry.radius,
         "stride": geometry.stride,
         "global_operations": list(geometry.global_operations),
+        "geometry_unknown": obstacle,
         "trained": weights is not None,
     }
     if weights is not None:
@@ -98,7 +105,7 @@ def _print_table(facts: list[dict[str, Any]]) -> None:
             "needed" if model["needs_sigma"] else "not used",
             f"{model['parameters']:,}",
             f"{model['gflop_per_megapixel']:,.0f}",
-            str(model["receptive_field"] or "all"),
+            "?" if model["geometry_unknown"] else str(model["receptive_field"] or "all"),
             model.get("noise", "no weights shipped"),
             "\n".join(_psnr_lines(model.get("psnr", {}))),
             model.get("licence", ""),

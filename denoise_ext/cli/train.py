@@ -5,7 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 
-from denoise_ext.cli.common import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE
+from denoise_ext.cli.common import (
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    EXIT_USAGE,
+    CliError,
+    add_import_argument,
+    import_modules,
+)
 
 SUMMARY = "train a network from a TOML configuration; continues an interrupted run"
 
@@ -20,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o", "--out", metavar="DIR", help="run directory, instead of the configuration's run.out"
     )
+    add_import_argument(parser)
     parser.add_argument(
         "--accept-changes", action="store_true",
         help="continue a run although its configuration was changed; the result records it",
@@ -71,7 +79,13 @@ def main(argv: list[str] | None = None) -> int:
     """The command on its own."""
     parser = argparse.ArgumentParser(prog="denoise-ext train", description=SUMMARY)
     add_arguments(parser)
-    return run(parser.parse_args(argv))
+    args = parser.parse_args(argv)
+    try:
+        import_modules(args.imports)
+    except CliError as error:
+        print(f"denoise-ext: error: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    return run(args)
 
 
 if __name__ == "__main__":

@@ -136,6 +136,11 @@ class Accelerated(Wrapper):
         """The module as it was given."""
         return self.__dict__["_original"]
 
+    @property
+    def options(self) -> tuple[str, torch.dtype | None]:
+        """Precision and dtype as they were given."""
+        return self.__dict__["_options"][:2]
+
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the original returns for these arguments."""
         if self._must_run_original(args, kwargs):

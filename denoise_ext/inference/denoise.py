@@ -19,6 +19,8 @@ def denoise(
     model: Model = None,
     sigma: Sigma = None,
     *,
+    channels: int | None = None,
+    needs_sigma: bool | None = None,
     strength: float = 1.0,
     device: str | torch.device | None = "auto",
     precision: str = "default",
@@ -37,7 +39,8 @@ def denoise(
     `Denoiser`, which keeps its network ready.
     """
     denoiser = Denoiser(
-        model, sigma=sigma, strength=strength, device=device, precision=precision,
-        backend=backend, tile=tile, max_memory=max_memory, alpha=alpha,
+        model, channels=channels, needs_sigma=needs_sigma, sigma=sigma, strength=strength,
+        device=device, precision=precision, backend=backend, tile=tile, max_memory=max_memory,
+        alpha=alpha,
     )  # fmt: skip
     return denoiser(image, guide=guide, value_range=value_range)

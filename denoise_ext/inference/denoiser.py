@@ -31,6 +31,7 @@ from denoise_ext.inference.network import (
     Model,
     Runner,
     Sigma,
+    adopted,
     find_network,
     sigma_argument,
 )
@@ -73,7 +74,12 @@ class Denoiser:
             noise the network was trained on. A blind colour network, which cannot be told so, is
             refused for gray images. Guided: "joint_bilateral", or a
             `denoise_ext.nn.JointBilateralBlur` of your own, whose ``sigma_color`` is then in units
-            of the guide's range; they use no sigma.
+            of the guide's range; they use no sigma. Or any other `torch.nn.Module` in eval mode, as
+            `denoise_ext.models.from_module` describes; it is planned only where that is found to
+            compute the same, faster.
+        channels: of a plain module's images: 1 (gray) or 3 (RGB). For plain modules alone.
+        needs_sigma: whether a plain module is called as ``model(x, sigma)``; None, False: as
+            ``model(x)``.
         sigma: standard deviation of the noise **on the 0-255 scale** (255: from black to white),
             whatever the image's dtype; see `__call__`. None: estimated for each image
             (`estimate_sigma`) where the network is told the noise level; blind ones check a given
@@ -99,7 +105,8 @@ class Denoiser:
         alpha: "keep": an alpha channel is passed through; "denoise": it is denoised as a gray image
             of its own, unless it is the same everywhere.
 
-    Threads may use one `Denoiser` at the same time; each gets memory of its own.
+    Threads may use one `Denoiser` at the same time; each gets memory of its own. Copies and pickles
+    hold model and options; they make plans anew.
 
     Raises:
         TypeError, ValueError: an argument that does not fit; the message names it.
@@ -111,6 +118,8 @@ class Denoiser:
         self,
         model: Model = None,
         *,
+        channels: int | None = None,
+        needs_sigma: bool | None = None,
         sigma: Sigma = None,
         strength: float = 1.0,
         device: str | torch.device | None = "auto",
@@ -126,12 +135,20 @@ class Denoiser:
         number = isinstance(strength, (int, float)) and not isinstance(strength, bool)
         if not (number and 0 <= strength <= 1):
             raise ValueError(f"strength must be a number from 0 to 1, got {strength!r}")
-        self._model, self._sigma, self._strength = model, sigma, float(strength)
+        self._model = adopted(model, channels, needs_sigma)
+        self._sigma, self._strength = sigma, float(strength)
         self._device, self._precision, self._backend = device, precision, backend
         self._alpha = alpha
         self._tile, self._max_memory = check_tile(tile), check_max_memory(max_memory)
         self._runners: dict[int, Runner | GuidedFilter] = {}
         self._lock = threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but plans and memory, which a copy makes anew."""
+        return {**self.__dict__, "_runners": {}, "_lock": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _lock=threading.Lock())
 
     def __call__(
         self,

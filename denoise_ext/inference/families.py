@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from denoise_ext.models import list_models
+from denoise_ext.models._registry import has_model
 
 _DEFAULT = "dxnet_s"
 _SUFFIXES = {1: "gray", 3: "color"}
@@ -14,8 +14,8 @@ def is_family(model: Any) -> bool:
     """Whether `model` is the name of a family, or None, which stands for the default."""
     return model is None or (
         isinstance(model, str)
-        and model not in list_models()
-        and all(f"{model}_{suffix}" in list_models() for suffix in _SUFFIXES.values())
+        and not has_model(model)
+        and all(has_model(f"{model}_{suffix}") for suffix in _SUFFIXES.values())
     )
 
 

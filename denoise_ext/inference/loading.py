@@ -9,6 +9,7 @@ import torch
 
 from denoise_ext.inference.device import check_backend, choose_device
 from denoise_ext.models import Denoiser, create_model, list_models
+from denoise_ext.models._registry import IMPORT_HINT, has_model
 from denoise_ext.models.checkpoints import load_checkpoint
 from denoise_ext.nn import to_torch
 
@@ -33,7 +34,7 @@ def load_model(
     check_backend(backend)
     target = choose_device(device, backend)
     name = os.fspath(model)
-    if name in list_models():
+    if has_model(name):
         network = create_model(name, pretrained=True)
     elif Path(name).exists():
         network = load_checkpoint(name)
@@ -41,7 +42,7 @@ def load_model(
         trained = ", ".join(list_models(pretrained=True)) or "none"
         raise ValueError(
             f"model {name!r} is neither a model's name nor an existing checkpoint file;"
-            f" models with trained weights: {trained}"
+            f" models with trained weights: {trained}. {IMPORT_HINT}"
         )
     if backend == "torch":
         network = to_torch(network)

@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from denoise_ext.models import Denoiser as Network
+from denoise_ext.models import FromModule
 
 ENOUGH = 1 << 30
 """Bytes to compute in where nothing else is asked for: more makes tiles larger, not faster, and the
@@ -36,14 +37,25 @@ def bytes_per_pixel(network: Network, dtype: torch.dtype, channels: int) -> floa
     `denoise_ext.accelerate` place the same tensors, or fewer, in one block. (A run on tensors
     without data would have torch import its compiler, which takes as long as several photographs.)
     """
-    twin = copy.deepcopy(network).eval().to(dtype)
-    side = 16 * network.stride
-    options = {"dtype": dtype, "device": next(twin.parameters()).device}
-    x = torch.zeros(1, network.in_channels, side, side, **options)
-    noise_map = torch.zeros(1, 1, side, side, **options) if network.needs_sigma else None
+    # Another's module may pool deeper than its stride says.
+    side = (64 if isinstance(network, FromModule) else 16) * network.stride
     count = _LiveBytes()
-    with torch.no_grad(), count:
-        twin.denoise_any_size(x, noise_map)
+    try:
+        twin = copy.deepcopy(network).eval().to(dtype)
+        device = next((x.device for x in (*twin.parameters(), *twin.buffers())), None)
+        options = {"dtype": dtype, "device": device}
+        x = torch.zeros(1, network.in_channels, side, side, **options)
+        noise_map = torch.zeros(1, 1, side, side, **options) if network.needs_sigma else None
+        with torch.no_grad(), count:
+            run = twin if isinstance(network, FromModule) else twin.denoise_any_size
+            run(x, noise_map)
+    except Exception as error:  # another's copying and forward may raise anything
+        if not isinstance(network, FromModule):
+            raise
+        raise ValueError(
+            f"{error}; this was a run on {side} x {side} pixels that counts memory: tile=None"
+            " computes images as a whole, uncounted"
+        ) from error
     images = channels if network.in_channels == 1 else 1  # a gray network takes each by itself
     return images * count.most / side**2 + _AROUND * max(channels, network.in_channels)
 

@@ -10,22 +10,23 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from denoise_ext.engine import Accelerated, plan
+from denoise_ext.engine import Accelerated, accelerate, plan
 from denoise_ext.inference.device import check_backend, choose_device
 from denoise_ext.inference.families import default_model, member
 from denoise_ext.inference.loading import load_model
 from denoise_ext.inference.memory import bytes_per_pixel
 from denoise_ext.inference.tiling import Rule, rule
 from denoise_ext.models import Denoiser as Network
+from denoise_ext.models import FromModule, from_module
 from denoise_ext.models.geometry import Geometry, GeometryError, describe
 from denoise_ext.nn import JointBilateralBlur
 
 PRECISIONS = ("strict", "default", "fast", "bfloat16", "float16")
 _HALF = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
-Model = Network | Accelerated | JointBilateralBlur | str | os.PathLike[str] | None
+Model = Network | Accelerated | nn.Module | JointBilateralBlur | str | os.PathLike[str] | None
 Sigma = float | np.ndarray | Tensor | None
 
 
@@ -45,8 +46,7 @@ class Runner:
 
     def __init__(self, network: Network | Accelerated, precision: str, planned: bool) -> None:
         self.original: Network = network.original if _is_accelerated(network) else network
-        weight = next(self.original.parameters())
-        self.device, self.dtype = weight.device, weight.dtype
+        self.device, self.dtype = _place(self.original)
         half, accelerated = _HALF.get(precision), _is_accelerated(network)
         if accelerated:
             if precision != "default":
@@ -54,10 +54,13 @@ class Runner:
                     f"precision {precision!r}: the model is accelerated already, with a precision"
                     " of its own; pass the network it was made from"
                 )
-        elif planned and self.device.type == "cpu":
+        elif planned and self.device.type == "cpu" and is_own(network):
             network = plan(network, "default" if half else precision, half)
-        elif half:
-            network, self.dtype = copy.deepcopy(network).to(half), half
+        else:
+            if half:
+                network, self.dtype = copy.deepcopy(network).to(half), half
+            if planned and self.device.type == "cpu":  # another's: held against the original
+                network = accelerate(network, precision="default" if half else precision)
         self._network = network
         # One that is accelerated already may have been so with any precision.
         self._precision = "fast" if accelerated else precision
@@ -95,6 +98,8 @@ class Runner:
         """Why images cannot be cut into tiles; "" where they can."""
         geometry = self._geometry
         if isinstance(geometry, str):
+            if isinstance(self.original, FromModule):
+                geometry += "; models.from_module(model, radius=...) states how far a pixel sees"
             return geometry
         first, *others = geometry.global_operations or ("",)
         if others:
@@ -182,16 +187,60 @@ def find_network(
         return load_model(model, device, backend)
     if not isinstance(model, Network) and not _is_accelerated(model):
         raise TypeError(
-            f"model must be a denoise_ext model, a name or a path, got {type(model).__name__}"
+            "model must be a denoise_ext model, a torch.nn.Module, a name or a path, got"
+            f" {type(model).__name__}"
         )
     if model.training:
         raise ValueError("model is in training mode; call model.eval() first")
-    place = next(model.parameters()).device
+    place = _place(model)[0]
     if device not in (None, "auto"):
         wanted = choose_device(device, "torch")
         if wanted.type != place.type or wanted.index not in (None, place.index):
             raise ValueError(f"model is on {place}, but device is {str(device)!r}")
     return model
+
+
+def adopted(model: Model, channels: int | None, needs_sigma: bool | None) -> Model:
+    """`model`, a plain module as a network (`models.from_module`); all others as they are.
+
+    Raises:
+        TypeError, ValueError: `channels` is missing for a module, or given for anything else.
+    """
+    known = isinstance(model, (Network, JointBilateralBlur)) or _is_accelerated(model)
+    if known or not isinstance(model, nn.Module):
+        for name, value in (("channels", channels), ("needs_sigma", needs_sigma)):
+            if value is not None:
+                kind = repr(model) if isinstance(model, str) else type(model).__name__
+                raise ValueError(
+                    f"{name} is for a plain torch.nn.Module, but model is {kind}, got {value!r}"
+                )
+        return model
+    if channels is None:
+        raise ValueError(
+            f"channels is required with a plain torch.nn.Module ({type(model).__name__}): 1 for a"
+            " gray model, 3 for RGB; needs_sigma=True where it is called as model(x, sigma)"
+        )
+    plain = model.original if isinstance(model, Accelerated) else model
+    network = from_module(plain, channels, False if needs_sigma is None else needs_sigma)
+    if plain is model:
+        return network
+    precision, dtype = model.options
+    return accelerate(network, precision=precision, dtype=dtype)
+
+
+def is_own(network: nn.Module) -> bool:
+    """Whether this package's code alone computes `network`, so that plans of it can be trusted."""
+    return not isinstance(network, FromModule) and all(
+        type(part).__module__.startswith(("denoise_ext.", "torch.nn."))
+        for part in network.modules()
+    )
+
+
+def _place(network: nn.Module) -> tuple[torch.device, torch.dtype]:
+    """Device and dtype of a network; of one without numbers: CPU, float32."""
+    tensors = [*network.parameters(), *network.buffers()]
+    found = next((x for x in tensors if x.is_floating_point()), torch.empty(0))
+    return found.device, found.dtype
 
 
 def sigma_argument(sigma: Sigma, x: Tensor) -> float | Tensor | None:

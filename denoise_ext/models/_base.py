@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from denoise_ext.models._initialise import initialise_stack
+if TYPE_CHECKING:
+    from denoise_ext.models.geometry import Geometry
 
 Sigma = float | int | Tensor | None
 
@@ -19,7 +20,7 @@ MAX_LEVELS = 16
 
 
 class Denoiser(nn.Module):
-    """Base of all denoising networks.
+    """Base of all denoising networks, this package's and others (docs/models.md).
 
     Call it as ``model(x, sigma)``:
 
@@ -31,14 +32,18 @@ class Denoiser(nn.Module):
 
     Returns the denoised image, same shape and dtype as ``x``, not clipped.
 
-    Subclasses set ``family``, ``stride`` (H and W are padded to a multiple of it below and on the
+    Subclasses set ``stride`` (H and W are padded to a multiple of it below and on the
     right, and cropped back; an instance may set its own), ``pad_mode`` (``"reflect"`` or
-    ``"replicate"``) and implement :meth:`denoise`.
+    ``"replicate"``) and implement :meth:`denoise` and :attr:`config`. They may state ``geometry``
+    (:class:`~denoise_ext.models.Geometry`) where it cannot be found by analysis.
+    :func:`~denoise_ext.models.register_architecture` sets ``family``.
     """
 
     family: ClassVar[str]
     stride: int = 1
     pad_mode: ClassVar[str] = "reflect"
+    # Stated by a network in place of the analysis; a text: why it has none.
+    geometry: Geometry | str | None = None
     # What denoise_ext.accelerate plans instead of forward, whose checks look at sigma's numbers.
     accelerated_methods: ClassVar[tuple[str, ...]] = ("denoise_any_size",)
 
@@ -49,19 +54,24 @@ class Denoiser(nn.Module):
 
     @property
     def config(self) -> dict[str, Any]:
-        """What rebuilds this network: ``build_model(model.config)``."""
-        raise NotImplementedError
+        """What rebuilds this network: ``build_model(model.config)``.
+
+        A dict that JSON can hold: "family", and the arguments of the class.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no config")
 
     def denoise(self, x: Tensor, noise_map: Tensor | None) -> Tensor:
         """Denoise ``x`` (N, C, H, W), H and W multiples of ``stride``.
 
         ``noise_map`` is sigma / 255, broadcastable to (N, 1, H, W), or None for blind models.
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no denoise")
 
     def initialise(self, generator: torch.Generator) -> None:
-        """Random weights to train from; here those of a plain stack of convolutions."""
-        initialise_stack(self, generator)
+        """Random weights to train from, for families whose constructor's are not those.
+
+        Here nothing: training seeds torch's own generator before it builds the network.
+        """
 
     def forward(self, x: Tensor, sigma: Sigma = None) -> Tensor:
         self._check_image(x)
@@ -101,7 +111,7 @@ class Denoiser(nn.Module):
                     "(N, 1, H, W), on the 0-255 scale"
                 )
             return None
-        noise_map = _checked_sigma(x, sigma) / 255.0
+        noise_map = checked_sigma(x, sigma) / 255.0
         return noise_map.to(x.dtype) if self.needs_sigma else None
 
 
@@ -143,7 +153,7 @@ def unshuffle_with_noise_map(x: Tensor, noise_map: Tensor) -> Tensor:
     return append_noise_map(F.pixel_unshuffle(x, 2), noise_map)
 
 
-def _checked_sigma(x: Tensor, sigma: float | int | Tensor) -> Tensor:
+def checked_sigma(x: Tensor, sigma: float | int | Tensor) -> Tensor:
     """sigma as float32 (float64 for a float64 image), shape (1 or N, 1, 1 or H, 1 or W)."""
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     if isinstance(sigma, bool) or not isinstance(sigma, (int, float, Tensor)):

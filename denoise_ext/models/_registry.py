@@ -5,13 +5,17 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import hashlib
+import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
+
 from denoise_ext.models._base import Denoiser
+from denoise_ext.models._entry_points import load_entry_points
 
 _WEIGHTS_DIR = Path(__file__).parent / "weights"
 
@@ -19,15 +23,17 @@ _architectures: dict[str, type[Denoiser]] = {}
 _models: dict[str, Callable[..., Denoiser]] = {}
 _pretrained: dict[str, Pretrained] = {}
 
+IMPORT_HINT = "One of your own: import its module first, on the command line with --import MODULE"
+
 M = TypeVar("M", bound=Callable[..., Denoiser])
 A = TypeVar("A", bound=type[Denoiser])
 
 
 @dataclass(frozen=True)
 class Pretrained:
-    """Trained weights of one named model, stored next to this file in ``weights/``."""
+    """Trained weights of one named model."""
 
-    file: str  # in denoise_ext/models/weights
+    file: str  # an absolute path, or a name in denoise_ext/models/weights
     sha256: str  # of the whole file
     config: dict[str, Any]  # what build_model takes
     recipe: str  # the training recipe that produced it
@@ -54,11 +60,25 @@ class Pretrained:
 
 
 def register_architecture(name: str) -> Callable[[A], A]:
-    """Class decorator: ``config["family"] == name`` builds this class."""
+    """Class decorator: ``config["family"] == name`` builds this class.
+
+    Sets the class's ``family`` to ``name``. A class that is defined again (a notebook's cell, a
+    reloaded module) takes the place of the first.
+
+    Raises:
+        TypeError: not a subclass of :class:`Denoiser`.
+        ValueError: a name that is empty, or that another class has; ``family`` is another name.
+    """
+    if not isinstance(name, str) or not name:
+        raise ValueError(f"name must be a text that is not empty, got {name!r}")
 
     def register(cls: A) -> A:
-        if name in _architectures:
-            raise ValueError(f"architecture {name!r} is already registered")
+        if not (isinstance(cls, type) and issubclass(cls, Denoiser)):
+            raise TypeError(f"architecture {name!r}: {cls!r} is no subclass of models.Denoiser")
+        if cls.__dict__.get("family", name) != name:
+            raise ValueError(f"architecture {name!r}: {cls.__name__}.family is {cls.family!r}")
+        _check_free("architecture", name, _architectures.get(name), cls)
+        cls.family = name
         _architectures[name] = cls
         return cls
 
@@ -66,17 +86,31 @@ def register_architecture(name: str) -> Callable[[A], A]:
 
 
 def register_model(function: M) -> M:
-    """Decorator: make ``function(**kwargs) -> Denoiser`` available under its own name."""
+    """Decorator: make ``function(**kwargs) -> Denoiser`` available under its own name.
+
+    ``kwargs`` are changes to the model's defaults. A function that is defined again takes the
+    place of the first.
+
+    Raises ValueError for a name that another function has.
+    """
     name = function.__name__
-    if name in _models:
-        raise ValueError(f"model {name!r} is already registered")
+    _check_free("model", name, _models.get(name), function)
     _models[name] = function
     return function
 
 
+def _check_free(kind: str, name: str, known: Any, new: Any) -> None:
+    """ValueError unless nothing, or an earlier definition of the same, has this name."""
+    if known is None:
+        return
+    places = [f"{item.__module__}.{item.__qualname__}" for item in (known, new)]
+    if places[0] != places[1]:
+        raise ValueError(f"{kind} {name!r} is already registered, by {places[0]}")
+
+
 def register_pretrained(name: str, weights: Pretrained) -> None:
     """Attach trained weights to a registered model name."""
-    if name not in _models:
+    if name not in _models:  # those of entry points attach their own weights
         raise ValueError(f"no model {name!r} to attach weights to")
     if name in _pretrained:
         raise ValueError(f"model {name!r} already has weights")
@@ -88,7 +122,21 @@ def unknown_name(kind: str, name: object, known: Iterable[str]) -> str:
     names = sorted(known)
     close = difflib.get_close_matches(str(name), names, n=3, cutoff=0.4)
     hint = f"; did you mean {', '.join(close)}?" if close else ""
-    return f"unknown {kind} {name!r}{hint} Known: {', '.join(names)}"
+    return f"unknown {kind} {name!r}{hint} Known: {', '.join(names)}. {IMPORT_HINT}"
+
+
+def has_family(name: object) -> bool:
+    """Whether ``config["family"] == name`` can be built; loads entry points if they decide."""
+    if name not in _architectures:
+        load_entry_points()
+    return name in _architectures
+
+
+def has_model(name: object) -> bool:
+    """Whether ``create_model(name)`` knows the name; loads entry points if they decide."""
+    if name not in _models:
+        load_entry_points()
+    return name in _models
 
 
 def build_model(config: dict[str, Any]) -> Denoiser:
@@ -98,7 +146,7 @@ def build_model(config: dict[str, Any]) -> Denoiser:
     """
     options = dict(config)
     family = options.pop("family", None)
-    if family not in _architectures:
+    if not has_family(family):
         raise ValueError(unknown_name("model family", family, _architectures))
     try:
         return _architectures[family](**options)
@@ -108,17 +156,19 @@ def build_model(config: dict[str, Any]) -> Denoiser:
 
 
 def list_models(pattern: str | None = None, pretrained: bool = False) -> list[str]:
-    """Registered model names, sorted; ``pattern`` filters like a shell glob (``"ffdnet*"``).
+    """Registered model names, sorted, those of entry points included.
 
-    ``pretrained=True`` keeps only those that ship with trained weights.
+    ``pattern`` filters like a shell glob (``"ffdnet*"``). ``pretrained=True`` keeps only those that
+    ship with trained weights.
     """
+    load_entry_points()
     names = sorted(_pretrained if pretrained else _models)
     return names if pattern is None else fnmatch.filter(names, pattern)
 
 
 def pretrained_info(name: str) -> Pretrained | None:
     """What is known about the shipped weights of ``name``; None where there are none."""
-    if name not in _models:
+    if not has_model(name):
         raise ValueError(unknown_name("model", name, _models))
     return _pretrained.get(name)
 
@@ -141,9 +191,10 @@ def create_model(
     Raises:
         ValueError: unknown name (with the closest known ones) or option, no shipped weights,
             weights that do not fit.
+        TypeError: the registered function returned no :class:`Denoiser`.
         RuntimeError: the shipped file is missing or damaged.
     """
-    if name not in _models:
+    if not has_model(name):
         raise ValueError(unknown_name("model", name, _models))
     if pretrained and checkpoint_path is not None:
         raise ValueError("pretrained=True and checkpoint_path exclude each other")
@@ -154,11 +205,38 @@ def create_model(
             raise
         message = str(error).split("() ")[-1]
         raise ValueError(f"model {name!r}: {message}") from None
+    if not isinstance(model, Denoiser):
+        kind = type(model).__name__
+        raise TypeError(f"model {name!r}: its function returned {kind}, no models.Denoiser")
     if pretrained:
         return _load_pretrained(name, model)
     if checkpoint_path is not None:
         return _load_into(model, checkpoint_path, f"model {name!r}")
     return model
+
+
+def check_config(model: Denoiser) -> None:
+    """Raise ValueError unless ``build_model(model.config)`` gives such a network again.
+
+    Else a file of its weights could not be read. ``model`` may be on the "meta" device.
+    """
+    kind = type(model).__name__
+    config = model.config
+    if not isinstance(config, dict):
+        raise ValueError(f"{kind}.config must be a dict, got {type(config).__name__}")
+    try:
+        if json.loads(json.dumps(config)) != config:
+            raise TypeError("it differs after json.dumps and json.loads")
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{kind}.config must hold what JSON holds: {error}") from None
+    with torch.device("meta"):
+        built = build_model(config)
+    ours, theirs = (
+        {key: tuple(value.shape) for key, value in network.state_dict().items()}
+        for network in (model, built)
+    )
+    if type(built) is not type(model) or ours != theirs:
+        raise ValueError(f"{kind}.config does not describe the network: {config}")
 
 
 def _load_pretrained(name: str, model: Denoiser) -> Denoiser:

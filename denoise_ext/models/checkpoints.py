@@ -19,7 +19,7 @@ from torch import Tensor
 from denoise_ext.models._base import Denoiser
 from denoise_ext.models._folding import fold_batchnorm
 from denoise_ext.models._recognise import CheckpointError, build_fitting, recognise
-from denoise_ext.models._registry import build_model, create_model
+from denoise_ext.models._registry import build_model, check_config, create_model, has_family
 from denoise_ext.models.dncnn import DnCNN
 
 FORMAT = "denoise_ext"
@@ -88,6 +88,7 @@ def _load_safetensors(path: Path) -> Denoiser:
         return recognise(state)
     try:
         config = json.loads(header["config"])
+        _check_family(config)
         model = build_fitting(lambda: build_model(config), state)
     except CheckpointError:
         raise
@@ -96,11 +97,22 @@ def _load_safetensors(path: Path) -> Denoiser:
     return _for_inference(model)
 
 
+def _check_family(config: dict[str, Any]) -> None:
+    """CheckpointError unless the family is registered that the weights belong to."""
+    family = config["family"]
+    if not has_family(family):
+        raise CheckpointError(
+            f"holds weights of the family {family!r}, which is not registered: import the module"
+            " that registers it, on the command line with --import MODULE"
+        )
+
+
 def _from_training_state(state: dict[str, Any]) -> Denoiser:
     """The network of an unfinished training run."""
     try:
         weights = state.get("mean") or state["model"]
         if "network" in state:
+            _check_family(state["network"])
             model = build_fitting(lambda: build_model(state["network"]), weights)
         else:  # written before runs could start from a checkpoint of any network
             chosen = state["config"]["model"]
@@ -170,8 +182,10 @@ def save_model(
         metadata: JSON-able facts about the training, kept under ``"training"``.
 
     Raises:
-        ValueError: a weight is not finite, or does not fit into ``dtype``.
+        ValueError: a weight is not finite, or does not fit into ``dtype``; ``model.config`` does
+            not describe the network, so that the file could not be read again.
     """
+    check_config(model)
     tensors: dict[str, Tensor] = {}
     for key, tensor in model.state_dict().items():
         value = tensor.detach().cpu()

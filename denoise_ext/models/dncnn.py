@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from denoise_ext.models._base import (
@@ -18,6 +19,7 @@ from denoise_ext.models._base import (
     check_choice,
     check_positive_int,
 )
+from denoise_ext.models._initialise import initialise_stack
 from denoise_ext.models._registry import register_architecture, register_model
 from denoise_ext.nn import Conv2d
 
@@ -81,6 +83,10 @@ class DnCNN(Denoiser):
             "batch_norm": self.batch_norm,
             "predicts": self.predicts,
         }
+
+    def initialise(self, generator: torch.Generator) -> None:
+        """See :func:`~denoise_ext.models._initialise.initialise_stack`."""
+        initialise_stack(self, generator)
 
     def denoise(self, x: Tensor, noise_map: Tensor | None) -> Tensor:
         """See :meth:`Denoiser.denoise`."""

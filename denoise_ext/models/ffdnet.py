@@ -9,6 +9,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -19,6 +20,7 @@ from denoise_ext.models._base import (
     check_positive_int,
     unshuffle_with_noise_map,
 )
+from denoise_ext.models._initialise import initialise_stack
 from denoise_ext.models._registry import register_architecture, register_model
 from denoise_ext.nn import Conv2d
 
@@ -68,6 +70,10 @@ class FFDNet(Denoiser):
             "depth": self.depth,
             "predicts": self.predicts,
         }
+
+    def initialise(self, generator: torch.Generator) -> None:
+        """See :func:`~denoise_ext.models._initialise.initialise_stack`."""
+        initialise_stack(self, generator)
 
     def denoise(self, x: Tensor, noise_map: Tensor | None) -> Tensor:
         """See :meth:`Denoiser.denoise`."""

@@ -57,8 +57,18 @@ def describe(model: Denoiser) -> Geometry:
     """
     if not isinstance(model, Denoiser):
         raise TypeError(f"model must be a denoise_ext model, got {type(model).__name__}")
-    twin = without_data(model).eval()
-    size = 64 * model.stride  # any that is larger than what a layer pads
+    if isinstance(model.geometry, str):
+        raise GeometryError(model.geometry)
+    # By default any size that is larger than what a layer pads.
+    return model.geometry or analyse(model, 64 * model.stride)
+
+
+def analyse(model: Denoiser, size: int) -> Geometry:
+    """As `describe`, on an image of ``size`` x ``size`` pixels, whatever the model states."""
+    try:
+        twin = without_data(model).eval()
+    except Exception as error:  # whatever a foreign class raises
+        raise GeometryError(f"cannot be copied: {type(error).__name__}: {error}") from error
     dtype = next((p.dtype for p in twin.parameters()), torch.float32)
     options = {"dtype": dtype, "device": "meta"}
     x = torch.empty(1, model.in_channels, size, size, **options)

@@ -18,7 +18,7 @@ from denoise_ext.models import (
     pretrained_info,
     read_metadata,
 )
-from denoise_ext.models._registry import unknown_name
+from denoise_ext.models._registry import IMPORT_HINT, check_config, has_model, unknown_name
 from denoise_ext.models.checkpoints import CheckpointError
 from denoise_ext.nn import to_torch
 from denoise_ext.training.config import user_path
@@ -53,7 +53,7 @@ def _started(config: TrainConfig) -> tuple[Denoiser, dict[str, Any] | None]:
     name, start, options = config.model.name, config.model.start, config.model.options
     if name:
         _check_options(name, options)
-    if start in list_models():
+    if has_model(start):
         if name not in ("", start):
             raise ValueError(f"model.name is {name!r}, but model.start the model {start!r}")
         model = create_model(start, pretrained=True, **options)
@@ -65,7 +65,7 @@ def _started(config: TrainConfig) -> tuple[Denoiser, dict[str, Any] | None]:
         trained = ", ".join(list_models(pretrained=True)) or "none"
         raise ValueError(
             f"model.start: {start!r} is neither a model with trained weights nor a checkpoint file;"
-            f" models with trained weights: {trained}"
+            f" models with trained weights: {trained}. {IMPORT_HINT}"
         )
     if name:
         model = create_model(name, checkpoint_path=path, **options)
@@ -79,11 +79,13 @@ def _started(config: TrainConfig) -> tuple[Denoiser, dict[str, Any] | None]:
 
 def _check_options(name: str, options: dict[str, Any]) -> None:
     """Build the network without data: ValueError where that, or its training, cannot be."""
-    if name not in list_models():
+    if not has_model(name):
         raise ValueError(f"model.name: {unknown_name('model', name, list_models())}")
     try:
         with torch.device("meta"):
-            count = sum(p.numel() for p in create_model(name, **options).parameters())
+            model = create_model(name, **options)
+        count = sum(p.numel() for p in model.parameters())
+        check_config(model)
     except (TypeError, ValueError) as error:
         raise ValueError(f"model.options: {error}") from None
     except (RuntimeError, OverflowError):  # sizes beyond 64 bits; torch's words for it are many
