@@ -70,7 +70,7 @@ class Global(nn.Module):
         return x - self.scale * 0.1 * x.mean((2, 3), keepdim=True)
 
 
-class Sorts(nn.Module):
+class Unknown(nn.Module):
     """An operator whose geometry is not known."""
 
     def __init__(self) -> None:
@@ -78,7 +78,7 @@ class Sorts(nn.Module):
         self.scale = nn.Parameter(torch.ones(()))
 
     def forward(self, x):
-        return self.scale * x.roll(1, 3)
+        return self.scale * torch.erf(F.avg_pool2d(x, 3, 1, 1))
 
 
 class SizeDependent(Plain):
@@ -222,7 +222,7 @@ def test_a_u_net_is_padded_to_its_own_stride():
     padded = F.pad(x, (0, -70 % 4, 0, -53 % 4), mode="reflect")
     with torch.no_grad():
         expected = model(padded)[..., :53, :70]
-    for tile in (None, 40):
+    for tile in (None, 48):
         result = Denoiser(model, channels=1, tile=tile)(x)
         torch.testing.assert_close(result, expected, rtol=0, atol=CLOSE)
 
@@ -242,7 +242,7 @@ def test_a_module_that_takes_any_size_is_not_padded():
 
 
 def test_what_needs_the_whole_image_has_no_tiles():
-    for model in (Global(), Sorts(), SizeDependent()):
+    for model in (Global(), Unknown(), SizeDependent()):
         model = model.eval()
         with torch.no_grad():
             expected = model(unit(GRAY))
@@ -251,15 +251,16 @@ def test_what_needs_the_whole_image_has_no_tiles():
         with pytest.raises(ValueError, match="tile"):
             Denoiser(model, channels=1, tile=32)(GRAY)
     with pytest.raises(ValueError, match="radius"):
-        Denoiser(Sorts().eval(), channels=1, tile=32)(GRAY)
+        Denoiser(Unknown().eval(), channels=1, tile=32)(GRAY)
 
 
 def test_a_stated_radius_makes_tiles():
-    network = from_module(Sorts().eval(), 1, radius=1)
+    network = from_module(Unknown().eval(), 1, radius=1)
     denoiser = Denoiser(network, tile=32)
     result = denoiser.run(unit(GRAY))
     assert result.tiles > 1
-    torch.testing.assert_close(result.image, unit(GRAY).roll(1, 3), rtol=0, atol=0)
+    expected = Unknown()(unit(GRAY)).detach()
+    torch.testing.assert_close(result.image, expected, rtol=0, atol=CLOSE)
 
 
 def test_what_is_stated_must_agree_with_what_is_found():

@@ -67,13 +67,13 @@ def analyse(model: Denoiser, size: int) -> Geometry:
     """As `describe`, on an image of ``size`` x ``size`` pixels, whatever the model states."""
     try:
         twin = without_data(model).eval()
+        follower = _Follower(twin)
     except Exception as error:  # whatever a foreign class raises
-        raise GeometryError(f"cannot be copied: {type(error).__name__}: {error}") from error
+        raise GeometryError(f"cannot be followed: {type(error).__name__}: {error}") from error
     dtype = next((p.dtype for p in twin.parameters()), torch.float32)
     options = {"dtype": dtype, "device": "meta"}
     x = torch.empty(1, model.in_channels, size, size, **options)
     noise_map = torch.empty(1, 1, size, size, **options) if model.needs_sigma else None
-    follower = _Follower(twin)
     for image in (x, noise_map):
         if image is not None:
             follower.set(image, Extent(Axis.of_input(), Axis.of_input()))
