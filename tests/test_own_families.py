@@ -127,6 +127,12 @@ def test_the_current_folder_hides_no_installed_module(place, capsys):
     assert code == 0, err
 
 
+def test_ray_takes_no_import(place, capsys):
+    arguments = ["photo.png", "-o", "out/", "--engine", "ray", "--import", "my_net"]
+    code, _, err = run(capsys, "denoise", *arguments)
+    assert code == 2 and "--import" in err and "ray" in err
+
+
 # --- entry points ---
 
 

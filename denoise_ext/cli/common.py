@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
+import logging
 import math
 import os
 import re
 import sys
+from collections.abc import Iterator
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
@@ -207,6 +210,20 @@ class Models:
 def colour_channels(pixels: np.ndarray) -> int:
     """1 for gray (with or without alpha), 3 for RGB."""
     return 3 if pixels.ndim == 3 and pixels.shape[2] >= 3 else 1
+
+
+@contextlib.contextmanager
+def log_on_stderr(name: str) -> Iterator[None]:
+    """What a logger of the package records at INFO and above, as plain lines on stderr."""
+    logger, handler = logging.getLogger(name), logging.StreamHandler(sys.stderr)
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
 def output_console() -> Console:

@@ -219,6 +219,8 @@ def _run_here(
 
 def _on_ray(plan: Plan, args: argparse.Namespace) -> Iterator[Outcome]:
     """The jobs on a cluster. What is wrong with the options is raised at once."""
+    if args.imports:
+        raise CliError("--import is not for --engine ray: its workers find entry points alone")
     from denoise_ext.integrations.ray import actor_setup, run_jobs
 
     options = {"model": args.model, "device": args.device, **_options(args)}

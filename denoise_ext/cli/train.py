@@ -12,6 +12,7 @@ from denoise_ext.cli.common import (
     CliError,
     add_import_argument,
     import_modules,
+    log_on_stderr,
 )
 
 SUMMARY = "train a network from a TOML configuration; continues an interrupted run"
@@ -53,7 +54,8 @@ def train_from(args: argparse.Namespace, more: list[str], start_required: bool =
         config = load_config(args.config, overrides)
         if start_required and not config.model.start:
             raise ConfigError("model.start: required by finetune; in the file, or as --start")
-        result = train(config, args.accept_changes)
+        with log_on_stderr("denoise_ext.training"):
+            result = train(config, args.accept_changes)
     except (ConfigError, FloatingPointError) as error:
         for line in str(error).splitlines():
             print(f"denoise-ext: error: {line}", file=sys.stderr)

@@ -136,11 +136,6 @@ class Accelerated(Wrapper):
         """The module as it was given."""
         return self.__dict__["_original"]
 
-    @property
-    def options(self) -> tuple[str, torch.dtype | None]:
-        """Precision and dtype as they were given."""
-        return self.__dict__["_options"][:2]
-
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the original returns for these arguments."""
         if self._must_run_original(args, kwargs):
@@ -271,6 +266,11 @@ def plan(
     """
     native()
     return Accelerated(model, precision, dtype, examine=False)
+
+
+def accelerated_like(model: Accelerated, other: nn.Module) -> Accelerated:
+    """``other`` with the options that ``model`` was accelerated with."""
+    return Accelerated(other, *model._options)
 
 
 def _example(example: Any) -> tuple[tuple, dict[str, Any]]:

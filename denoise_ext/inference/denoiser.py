@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import deque
@@ -39,6 +40,7 @@ from denoise_ext.inference.noise_level import sigma_of_batch
 from denoise_ext.inference.pixels import Range, check_range, from_unit, to_unit
 from denoise_ext.io import Picture
 
+logger = logging.getLogger("denoise_ext.inference")
 ALPHA = ("keep", "denoise")
 
 
@@ -226,6 +228,10 @@ class Denoiser:
         else:
             opened.target[:, colour:] = alpha
         seconds = time.perf_counter() - start
+        logger.debug(
+            "image %s: sigma %s, %d tiles (%d again in float32), %.3f s",
+            tuple(opened.source.shape), facts[0], work.tiles, work.recomputed, seconds,
+        )  # fmt: skip
         return Result(opened.result(), *facts, seconds, work.tiles, work.recomputed)
 
     def _run_frames(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from denoise_ext.models import Denoiser, create_model, list_models
 from denoise_ext.models._registry import IMPORT_HINT, has_model
 from denoise_ext.models.checkpoints import load_checkpoint
 from denoise_ext.nn import to_torch
+
+logger = logging.getLogger("denoise_ext.inference")
 
 
 def load_model(
@@ -46,4 +49,5 @@ def load_model(
         )
     if backend == "torch":
         network = to_torch(network)
+    logger.info("loaded %s: %s on %s, %s layers", name, network.family, target, backend)
     return network.to(target, memory_format=torch.channels_last).eval()

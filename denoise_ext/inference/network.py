@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from denoise_ext.engine import Accelerated, accelerate, plan
+from denoise_ext.engine.accelerate import accelerated_like
 from denoise_ext.inference.device import check_backend, choose_device
 from denoise_ext.inference.families import default_model, member
 from denoise_ext.inference.loading import load_model
@@ -222,10 +223,7 @@ def adopted(model: Model, channels: int | None, needs_sigma: bool | None) -> Mod
         )
     plain = model.original if isinstance(model, Accelerated) else model
     network = from_module(plain, channels, False if needs_sigma is None else needs_sigma)
-    if plain is model:
-        return network
-    precision, dtype = model.options
-    return accelerate(network, precision=precision, dtype=dtype)
+    return network if plain is model else accelerated_like(model, network)
 
 
 def is_own(network: nn.Module) -> bool:

@@ -1,7 +1,8 @@
-"""Progress of a run: a bar on a terminal, plain lines elsewhere."""
+"""Progress of a run: a bar on a terminal, lines of the log elsewhere."""
 
 from __future__ import annotations
 
+import logging
 import sys
 from types import TracebackType
 from typing import Any
@@ -15,6 +16,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.progress import Progress as RichProgress
+
+logger = logging.getLogger("denoise_ext.training")
 
 
 class Progress:
@@ -67,4 +70,4 @@ class Progress:
         if seconds_per_step is not None:
             left = (self.total - row["step"]) * seconds_per_step / 60
             line += f"  {seconds_per_step:.3f} s/step  {left:.0f} min left"
-        print(line, file=sys.stderr, flush=True)
+        logger.info("%s", line)
