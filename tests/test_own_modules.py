@@ -263,6 +263,14 @@ def test_a_stated_radius_makes_tiles():
     torch.testing.assert_close(result.image, expected, rtol=0, atol=CLOSE)
 
 
+def test_tiles_are_padded_as_the_whole_is():
+    network = from_module(UNet().eval(), 1, stride=8)
+    assert describe(network).stride == 8
+    options = {"backend": "torch", "precision": "strict"}
+    whole, tiles = (Denoiser(network, tile=t, **options)(unit(GRAY)) for t in (None, 44))
+    torch.testing.assert_close(tiles, whole, rtol=0, atol=CLOSE)
+
+
 def test_what_is_stated_must_agree_with_what_is_found():
     with pytest.raises(ValueError, match=r"radius must be >= 3.*got 2"):
         from_module(Plain().eval(), 1, radius=2)

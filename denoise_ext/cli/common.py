@@ -116,7 +116,7 @@ def import_modules(names: list[str]) -> None:
     if names and os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # last: a file there must not hide an installed module
     for name in names:
-        if not all(part.isidentifier() for part in name.split(".")):
+        if name.endswith(".py") or not all(part.isidentifier() for part in name.split(".")):
             raise CliError(f"--import takes a module's name, such as my_net, got {name!r}")
         try:
             importlib.import_module(name)

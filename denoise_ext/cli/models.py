@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from typing import TYPE_CHECKING, Any
 
-from denoise_ext.cli.common import CliError, add_import_argument, output_console
+from denoise_ext.cli.common import CliError, add_import_argument, one_line, output_console
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -38,7 +39,13 @@ def run(args: argparse.Namespace) -> int:
     names = list_models(args.pattern, pretrained=args.trained)
     if not names and args.pattern is not None:
         raise CliError(f"no model matches {args.pattern!r}")
-    facts = [describe(name) for name in names]
+    facts = []
+    for name in names:
+        try:
+            facts.append(describe(name))
+        except Exception as error:  # another's network may raise anything
+            reason = f"{type(error).__name__}: {one_line(error)}"
+            print(f"denoise-ext: warning: {name} is left out: {reason}", file=sys.stderr)
     if args.json:
         print(json.dumps(facts, indent=2))
     else:

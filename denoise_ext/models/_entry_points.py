@@ -11,7 +11,7 @@ GROUP = "denoise_ext.models"
 
 logger = logging.getLogger("denoise_ext.models")
 _lock = threading.RLock()  # a module that is loaded may look names up itself
-_loaded = False
+_begun = _done = False
 
 
 class EntryPointWarning(UserWarning):
@@ -23,15 +23,18 @@ def load_entry_points() -> None:
 
     One that fails is left out, with an :class:`EntryPointWarning` that names its distribution.
     """
-    global _loaded
-    if _loaded:
+    global _begun, _done
+    if _done:
         return
-    with _lock:
-        if _loaded:
+    with _lock:  # other threads wait until all are loaded
+        if _begun:
             return
-        _loaded = True
-        for point in importlib.metadata.entry_points(group=GROUP):
-            _load(point)
+        _begun = True
+        try:
+            for point in importlib.metadata.entry_points(group=GROUP):
+                _load(point)
+        finally:
+            _done = True
 
 
 def _load(point: importlib.metadata.EntryPoint) -> None:

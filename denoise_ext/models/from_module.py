@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
@@ -77,7 +79,8 @@ class FromModule(Denoiser):
         if isinstance(found, Geometry):
             _check_stated(found, given, radius)
             self.stride = given or (1 if self._takes_any_size(found.stride) else found.stride)
-            self.geometry = found
+            # Windows of tiles are padded as the whole image is.
+            self.geometry = replace(found, stride=max(found.stride, self.stride))
         else:
             self.stride = given or 1
             self.geometry = found
@@ -97,7 +100,7 @@ class FromModule(Denoiser):
         try:
             # A copy: the module may change its arguments in place, and x may be the caller's.
             return self.denoise_any_size(x.clone(), sigma)
-        except _UnfitError:
+        except (_UnfitError, MemoryError, torch.OutOfMemoryError):
             raise
         except Exception as error:  # a foreign forward may raise anything
             reason = str(error).strip().splitlines() or ["no reason given"]
