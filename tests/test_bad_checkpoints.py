@@ -106,12 +106,20 @@ def test_missing_file_and_folder(tmp_path):
 
 def test_wrong_metadata(tmp_path):
     path = tmp_path / "net.safetensors"
-    for config in ('{"family": "unet"}', "{", '{"family": "ffdnet", "depth": 0}', "[]"):
+    for config in ('{"family": [1]}', "{", '{"family": "ffdnet", "depth": 0}', "[]"):
         save_file(
             {"body.0.weight": torch.zeros(1)}, path, {"format": "denoise_ext", "config": config}
         )
         with pytest.raises(CheckpointError, match="its metadata describes no model"):
             load_checkpoint(path)
+    for family in ("unet", "u" * 100_000):
+        config = f'{{"family": "{family}"}}'
+        save_file(
+            {"body.0.weight": torch.zeros(1)}, path, {"format": "denoise_ext", "config": config}
+        )
+        with pytest.raises(CheckpointError, match=r"family 'u[^ ]*', .*--import") as caught:
+            load_checkpoint(path)
+        assert len(str(caught.value)) < 500
     save_file(
         {"body.0.weight": torch.zeros(1)}, path,
         {"format": "denoise_ext", "config": '{"family": "ffdnet"}'},

@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import re
+import reprlib
 import warnings
 from os import PathLike
 from pathlib import Path
@@ -102,7 +103,7 @@ def _check_family(config: dict[str, Any]) -> None:
     family = config["family"]
     if not has_family(family):
         raise CheckpointError(
-            f"holds weights of the family {family!r}, which is not registered: import the module"
+            f"holds weights of the family {reprlib.repr(family)}, which is not registered: import the module"
             " that registers it, on the command line with --import MODULE"
         )
 
