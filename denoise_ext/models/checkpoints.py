@@ -103,8 +103,8 @@ def _check_family(config: dict[str, Any]) -> None:
     family = config["family"]
     if not has_family(family):
         raise CheckpointError(
-            f"holds weights of the family {reprlib.repr(family)}, which is not registered: import the module"
-            " that registers it, on the command line with --import MODULE"
+            f"holds weights of the family {reprlib.repr(family)}, which is not registered: import"
+            " the module that registers it, on the command line with --import MODULE"
         )
 
 
