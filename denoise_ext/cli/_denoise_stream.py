@@ -30,7 +30,7 @@ def run_stream(args: argparse.Namespace, denoiser: Denoiser) -> int:
     picture = read_picture(
         sys.stdin.buffer if source == "-" else source, max_pixels=max_pixels(args)
     )
-    result = denoise_picture(denoiser, picture, value_range=args.value_range)
+    result = denoise_picture(denoiser, picture, value_range=args.value_range, axes=args.axes)
     stream = streams.BytesIO()
     if args.output == "-":
         write_picture(stream, result.picture, format=_format(args.format or ""))

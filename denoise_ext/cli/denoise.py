@@ -65,6 +65,12 @@ def _add_denoising_arguments(parser: argparse.ArgumentParser) -> None:
         " says nothing, as DICOM and NIfTI: its smallest and largest number)",
     )  # fmt: skip
     parser.add_argument(
+        "--axes", type=_axes, metavar="AXES",
+        help="letters for the axes of each file's array or pages, as ZYX, CYX, YXC, TZCYX: Y and X"
+        " the picture's, S its samples (RGB), each step of T, Z, C or N a gray picture of its own"
+        " (default: as each file says; an NPY or NPZ array must be plain: YX, ZYX, YXS, ZYXS)",
+    )  # fmt: skip
+    parser.add_argument(
         "--strength", type=strength_type, default=1.0, metavar="X",
         help="0: the image as it is, 1: denoised, between: a blend (default: 1)",
     )  # fmt: skip
@@ -170,7 +176,8 @@ def making(args: argparse.Namespace) -> dict[str, Any]:
     """All that a result depends on besides its input."""
     from denoise_ext.inference.manifest import making_of
 
-    return making_of(args.model, value_range=args.value_range, **_options(args))
+    how = {"value_range": args.value_range, "axes": args.axes}
+    return making_of(args.model, **how, **_options(args))
 
 
 def _options(args: argparse.Namespace) -> dict[str, Any]:
@@ -206,7 +213,13 @@ def _run_here(
     from denoise_ext.inference.storage import LocalStorage
 
     worker = Worker(
-        partial(denoise_picture, denoiser, share=args.workers, value_range=args.value_range),
+        partial(
+            denoise_picture,
+            denoiser,
+            share=args.workers,
+            value_range=args.value_range,
+            axes=args.axes,
+        ),
         making(args) if manifest else None,
         storage=LocalStorage(manifest, make_folders=manifest is not None),
         overwrite=args.overwrite,
@@ -222,7 +235,7 @@ def _on_ray(plan: Plan, args: argparse.Namespace) -> Iterator[Outcome]:
     from denoise_ext.integrations.ray import actor_setup, run_jobs
 
     options = {"model": args.model, "device": args.device, **_options(args)}
-    setup = actor_setup(options, args.overwrite, max_pixels(args), args.value_range)
+    setup = actor_setup(options, args.overwrite, max_pixels(args), args.value_range, args.axes)
     if args.model is not None:  # a wrong name is one error here, not one in every actor
         from denoise_ext.inference import load_model
 
@@ -288,6 +301,15 @@ def _number(text: str) -> float:
     if not math.isfinite(value):
         raise argparse.ArgumentTypeError(f"must be finite, got {text}")
     return value
+
+
+def _axes(text: str) -> str:
+    from denoise_ext.inference.axes import check_axes
+
+    try:
+        return check_axes(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error).removeprefix("axes ")) from None
 
 
 def _share(text: str) -> float:

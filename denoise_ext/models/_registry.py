@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import fnmatch
 import hashlib
 from collections.abc import Callable, Iterable
@@ -11,6 +10,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, TypeVar
 
+from denoise_ext._suggestions import did_you_mean
 from denoise_ext.models._base import Denoiser
 
 _WEIGHTS_DIR = Path(__file__).parent / "weights"
@@ -86,9 +86,8 @@ def register_pretrained(name: str, weights: Pretrained) -> None:
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> str:
     """The message for a name that does not exist, with the closest ones that do."""
     names = sorted(known)
-    close = difflib.get_close_matches(str(name), names, n=3, cutoff=0.4)
-    hint = f"; did you mean {', '.join(close)}?" if close else ""
-    return f"unknown {kind} {name!r}{hint} Known: {', '.join(names)}"
+    hint = did_you_mean(str(name), names) or ";"
+    return f"unknown {kind} {name!r}{hint} known: {', '.join(names)}"
 
 
 def build_model(config: dict[str, Any]) -> Denoiser:
