@@ -10,14 +10,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
+from denoise_ext._suggestions import did_you_mean
 from denoise_ext.cli._denoise_plan import Plan, make_plan
 from denoise_ext.cli._denoise_report import Report, printable
 from denoise_ext.cli.common import (
     EXIT_SOME_FAILED,
     CliError,
+    add_max_pixels_argument,
     add_memory_arguments,
     add_model_arguments,
     add_precision_argument,
+    in_options,
+    max_pixels,
     sigma_type,
     strength_type,
     whole_number,
@@ -90,10 +94,7 @@ def _add_file_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--overwrite", action="store_true", help="replace existing files")
     parser.add_argument("--recursive", action="store_true", help="take in sub-folders")
-    parser.add_argument(
-        "--max-pixels", type=whole_number(1), metavar="N",
-        help="refuse images of more pixels before decoding them (default: 200 million)",
-    )  # fmt: skip
+    add_max_pixels_argument(parser)
 
 
 def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
@@ -138,6 +139,10 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Carry the command out; returns the exit code."""
+    if args.sigma and not args.quiet:
+        from denoise_ext.inference.doubts import warn_of_sigma
+
+        warn_of_sigma(args.sigma)
     if args.value_range and not args.value_range[0] < args.value_range[1]:
         raise CliError("--value-range: BLACK must be less than WHITE")
     if "-" in (*args.inputs, args.output):
@@ -154,7 +159,7 @@ def run(args: argparse.Namespace) -> int:
         return _tell(plan, args)
     outcomes = _on_ray(plan, args) if args.engine == "ray" else _here(plan, args)
     options = {"quiet": args.quiet, "as_json": args.json}
-    with Report(len(plan.jobs), plan.failures, args.output, **options) as report:
+    with Report(len(plan.jobs), plan.failures, args.output, plan.notes, **options) as report:
         for outcome in outcomes:
             report.add(outcome)
     report.finish()
@@ -183,13 +188,6 @@ def making(args: argparse.Namespace) -> dict[str, Any]:
 def _options(args: argparse.Namespace) -> dict[str, Any]:
     names = ("sigma", "strength", "precision", "backend", "alpha", "tile", "max_memory")
     return {name: getattr(args, name) for name in names}
-
-
-def max_pixels(args: argparse.Namespace) -> int:
-    """The limit as given, or the default."""
-    from denoise_ext.io import DEFAULT_MAX_PIXELS
-
-    return args.max_pixels or DEFAULT_MAX_PIXELS
 
 
 def _here(plan: Plan, args: argparse.Namespace) -> Iterator[Outcome]:
@@ -251,15 +249,18 @@ def _tell(plan: Plan, args: argparse.Namespace) -> int:
     """--dry-run."""
     import json
 
+    for note in plan.notes if not (args.json or args.quiet) else ():
+        print(f"note: {note}")
     for job, status in _statuses(plan, args):
         source, target = printable(job.source), printable(job.target)
+        status = in_options(status)
         if args.json:
             facts = {"event": "plan", "source": source, "target": target, "status": status}
             print(json.dumps(facts))
         elif not args.quiet:
             print(f"{source} -> {target}" + (f" ({status})" if status != "to do" else ""))
     for name, reason in plan.failures:
-        print(f"{printable(name)}: {reason}", file=sys.stderr)
+        print(f"{printable(name)}: {in_options(reason)}", file=sys.stderr)
     return EXIT_SOME_FAILED if plan.failures else 0
 
 
@@ -328,7 +329,13 @@ def _shard(text: str) -> tuple[int, int]:
 
 
 def _suffix(text: str) -> str:
+    from denoise_ext.io.codecs import CODECS
+
     suffix = "." + text.lower().lstrip(".")
-    if suffix == ".":
-        raise argparse.ArgumentTypeError("must be a file suffix, as tif")
+    known = [s for codec in CODECS if codec.write is not None for s in codec.suffixes]
+    if suffix not in known:
+        names = [s[1:] for s in known]
+        raise argparse.ArgumentTypeError(
+            f"must be one of {', '.join(names)}, got {text!r}{did_you_mean(suffix[1:], names)}"
+        )
     return suffix

@@ -6,6 +6,7 @@ import argparse
 import json
 from typing import TYPE_CHECKING, Any
 
+from denoise_ext._suggestions import did_you_mean
 from denoise_ext.cli.common import CliError, output_console
 
 if TYPE_CHECKING:
@@ -35,7 +36,8 @@ def run(args: argparse.Namespace) -> int:
 
     names = list_models(args.pattern, pretrained=args.trained)
     if not names and args.pattern is not None:
-        raise CliError(f"no model matches {args.pattern!r}")
+        close = did_you_mean(args.pattern, list_models())
+        raise CliError(f"no model matches {args.pattern!r}{close}")
     facts = [describe(name) for name in names]
     if args.json:
         print(json.dumps(facts, indent=2))
