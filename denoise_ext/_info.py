@@ -28,9 +28,9 @@ def info() -> dict[str, Any]:
             torch_built_with, torch_minimum.
         cpu: processor, isa_in_use, isa_available (best first), isa_forced_by (environment
             variable, or None), threads, error.
-        cuda: in_build, driver (bool: NVIDIA's is there), version, architectures, torch (the CUDA version of PyTorch or None),
-            devices (name, capability), operators (those with a CUDA kernel), usable (bool: the
-            operators run on a GPU here), error (why not).
+        cuda: in_build (bool), driver (bool: NVIDIA's is installed), version, architectures, torch
+            (the CUDA version of PyTorch or None), devices (name, capability), operators (those with
+            a CUDA kernel), usable (bool: the operators run on a GPU here), error (why not).
         operators: name -> devices it has a kernel for.
 
     Works without the native library too, and says why it is missing.

@@ -138,10 +138,11 @@ def test_targets_open_headers_before_their_region():
 
 # --- Python ----------------------------------------------------------------------------------
 
-COMMON = {"__version__", "_arguments"}
+COMMON = {"__version__", "_arguments", "_suggestions"}
 LEAVES = {
     "_arguments",
     "_loader",
+    "_suggestions",
     "_timing",
     "io",
     "metrics",

@@ -12,7 +12,8 @@ _EVERY = 10.0  # seconds
 class ProgressLines:
     """What `rich.progress.Progress` does for one task, as lines on stderr for logs and pipes.
 
-    A line is due when a step ends ten seconds or more after the last line.
+    A line is due when a step ends ten seconds or more after the last line. After the last step the
+    command has a summary.
 
     Args:
         fields: of the task, shown at the end of a line.
@@ -36,7 +37,7 @@ class ProgressLines:
         self._due = self._clock() + _EVERY
 
     def stop(self) -> None:
-        """Nothing is left to show: a command has a summary of its own."""
+        """Nothing is left to take back."""
 
     def add_task(self, description: str, total: int | None = None, **fields: str) -> int:
         """`description` says what is done in all lines."""
@@ -53,7 +54,7 @@ class ProgressLines:
         self._done += advance
         self._values |= fields
         now = self._clock()
-        if advance and now >= self._due:
+        if advance and now >= self._due and self._done != self._total:
             self._due = now + _EVERY
             of = "" if self._total is None else f" of {self._total}"
             shown = "".join(f", {self._values[name]}" for name in self._fields)

@@ -31,8 +31,8 @@ class CliError(Exception):
 # The library's messages name its parameters; what stands in quotes is left alone.
 _PARAMETERS = re.compile(
     r"""\baxes="(?P<axes>[A-Z]+)"|'[^']*'|"[^"]*"|\b(?P<flag>overwrite|recursive)=True\b"""
-    r"|(?<![\w-])(?P<name>max_pixels|max_memory|value_range|give sigma)\b"
-    r"|^(?P<first>axes|device|model|sigma|tile)(?=[:= ])"
+    r"|(?<![\w-])(?P<name>max_pixels|max_memory|value_range|give (?:sigma|axes))\b"
+    r"|^(?P<first>axes|device|sigma|tile)(?=[:= ])"
 )
 
 

@@ -21,7 +21,6 @@ from torch import Tensor
 from denoise_ext.io import Picture
 
 _LETTERS = "NTZCSYX"
-_HINT = 'axes="ZYX" (slices) or axes="YXC" (channels last)'
 
 
 def check_axes(axes: object) -> str | None:
@@ -75,7 +74,12 @@ def parts_of(picture: Picture, axes: str | None) -> list[Picture]:
         return [replace(picture, frames=_taken(frames, s), shapes=(s,)) for s in picture.shapes]
     for shape in picture.shapes:
         if not _plain(shape):
-            raise ValueError(f"image: an array of shape {shape} has no plain axes: give {_HINT}")
+            letters = (
+                'axes="ZYX" (slices) or axes="YXC" (channels last)'
+                if len(shape) == 3
+                else f"axes, a letter of {_LETTERS} for each of the {len(shape)}"
+            )
+            raise ValueError(f"image: an array of shape {shape} has no plain axes: give {letters}")
     return [replace(picture, frames=(frame,), shapes=()) for frame in picture.frames]
 
 
