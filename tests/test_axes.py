@@ -130,6 +130,8 @@ def test_files_of_bare_arrays(clean, tmp_path):
 def test_several_arrays_in_one_file(clean, tmp_path):
     arrays = {"one": image("YXC"), "two": image("YXC")[:, :4]}
     np.savez(tmp_path / "a.npz", **arrays)
+    with pytest.raises(io.ImageError, match=r"a\.npz.*2 arrays"):
+        clean(tmp_path / "a.npz", axes="YXC")
     io.write_picture(tmp_path / "b.npz", clean(io.read_picture(tmp_path / "a.npz"), axes="YXC"))
     for name, array in np.load(tmp_path / "b.npz").items():
         np.testing.assert_array_equal(array, clean(arrays[name], axes="YXC"))

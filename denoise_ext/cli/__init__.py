@@ -117,6 +117,8 @@ def _run(arguments: list[str]) -> int:
             subparsers[args.command].refuse(unknown)
     except SystemExit as end:  # argparse's way out: --help, --version, a usage error
         return int(end.code or 0)
+    if getattr(args, "quiet", False):
+        warnings.simplefilter("ignore")
     return module.run(args)
 
 

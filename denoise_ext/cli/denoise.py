@@ -139,16 +139,16 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Carry the command out; returns the exit code."""
-    if args.sigma and not args.quiet:
-        from denoise_ext.inference.doubts import warn_of_sigma
-
-        warn_of_sigma(args.sigma)
     if args.value_range and not args.value_range[0] < args.value_range[1]:
         raise CliError("--value-range: BLACK must be less than WHITE")
     if "-" in (*args.inputs, args.output):
         from denoise_ext.cli._denoise_stream import run_stream
 
         return run_stream(args, make_denoiser(args))
+    if args.sigma:  # once, and not for each file
+        from denoise_ext.inference.doubts import warn_of_sigma
+
+        warn_of_sigma(args.sigma)
     plan = make_plan(
         args.inputs, args.output, args.recursive, args.format or "", args.shard,
         cluster=args.engine == "ray",

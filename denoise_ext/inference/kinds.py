@@ -78,6 +78,11 @@ def open_image(image: Any, axes: str | None = None) -> Opened:
 def _open_file(path: str | os.PathLike[str], axes: str | None) -> Opened:
     picture = read_picture(path)
     if axes is not None:
+        if len(picture.shapes) > 1:
+            raise ImageError(
+                f"{shown(path)} holds {len(picture.shapes)} arrays, and a file's name stands for"
+                " one: give io.read_picture(...)"
+            )
         array, axes = array_of(picture, axes)
         two_level = array.dtype == np.bool_
         array, own = (
