@@ -22,6 +22,7 @@ PRECISIONS = ("strict", "default", "fast")
 
 FLOAT_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 FILTER_DTYPES = (*FLOAT_DTYPES, torch.uint8)
+_LEAST_SIDE = 24  # in pixels: of fewer, many channels are as likely as a picture
 
 Sigma = float | Sequence[float] | Tensor
 
@@ -188,6 +189,22 @@ def check_image(input: Tensor, name: str, dtypes: tuple[torch.dtype, ...]) -> No
     if input.dtype not in dtypes:
         allowed = ", ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
         raise TypeError(f"{name} must be one of {allowed}, got {input.dtype}")
+    if input.dtype == torch.uint8:
+        _check_channels_first(input, name)
+
+
+def _check_channels_first(input: Tensor, name: str) -> None:
+    """Refuse a uint8 image (H, W, C), as decoders and OpenCV give it: it would pass for H channels.
+
+    That is what a width of at most 4 pixels beside height and channels of 24 or more means.
+    """
+    channels, height, width = input.shape[-3:]
+    if 0 < width <= 4 and channels >= _LEAST_SIDE and height >= _LEAST_SIDE:
+        order = "0, 3, 1, 2" if input.dim() == 4 else "2, 0, 1"
+        raise ValueError(
+            f"{name} must have shape (N, C, H, W) or (C, H, W), got {tuple(input.shape)}, which"
+            f" looks like channels last: pass {name}.permute({order})"
+        )
 
 
 def check_guidance(input: Tensor, guidance: Tensor) -> None:

@@ -5,6 +5,7 @@ The module is private because `denoise_ext.info` is the function.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 from typing import Any
@@ -27,9 +28,9 @@ def info() -> dict[str, Any]:
             torch_built_with, torch_minimum.
         cpu: processor, isa_in_use, isa_available (best first), isa_forced_by (environment
             variable, or None), threads, error.
-        cuda: in_build (bool), version, architectures, torch (the CUDA version of PyTorch or None),
-            devices (name, capability), operators (those with a CUDA kernel), usable (bool: the
-            operators run on a GPU here), error (why not).
+        cuda: in_build (bool), driver (bool: NVIDIA's is installed), version, architectures, torch
+            (the CUDA version of PyTorch or None), devices (name, capability), operators (those with
+            a CUDA kernel), usable (bool: the operators run on a GPU here), error (why not).
         operators: name -> devices it has a kernel for.
 
     Works without the native library too, and says why it is missing.
@@ -92,6 +93,8 @@ def _cuda(
     native_missing: str | None, build: dict[str, Any], operators: dict[str, list[str]]
 ) -> dict[str, Any]:
     status = {"devices": [], "error": None} if native_missing else native().cuda_status()
+    if status["error"] and build.get("cuda") and not _has_driver():
+        status = {**status, "error": "no NVIDIA driver found"}
     with_kernel = [name for name, devices in operators.items() if "cuda" in devices]
     reason = (
         _why_unusable(native_missing, build, status, with_kernel)
@@ -99,6 +102,7 @@ def _cuda(
     )  # fmt: skip
     return {
         "in_build": bool(build.get("cuda")),
+        "driver": _has_driver(),
         "version": build.get("cuda_version"),
         "architectures": build.get("cuda_archs"),
         "torch": torch.version.cuda,
@@ -107,6 +111,17 @@ def _cuda(
         "usable": reason is None,
         "error": reason,
     }
+
+
+def _has_driver() -> bool:
+    """Whether NVIDIA's driver is there: its kernel module (Linux), or its library (WSL)."""
+    if os.path.exists("/proc/driver/nvidia/version"):
+        return True
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return True
 
 
 def _why_unusable(

@@ -80,7 +80,7 @@ def test_wrong_ones_are_one_line(folder, options, capsys):
     assert not (folder / "out").exists()
     # what fits no image is said for each
     code, _, err = denoise(capsys, "in", "-o", "out", *options, "--max-memory", "2KB")
-    assert code == 3 and err.count("max_memory of 2 KiB is not enough: the smallest tile") == 2
+    assert code == 3 and err.count("--max-memory of 2 KiB is not enough: the smallest tile") == 2
 
 
 @needs_native
@@ -166,7 +166,7 @@ def test_of_a_film(folder, checkpoints, capsys, grids):
     for target, how in (("whole.mkv", []), ("t.mkv", ["--tile", "30"])):
         assert run(capsys, "video", "in.mkv", target, *model, *how)[0] == 0
     code, _, err = run(capsys, "video", "in.mkv", "m.mkv", *model, "--max-memory", "2KB")
-    assert code == 2 and "max_memory of 2 KiB is not enough" in err and err.count("\n") == 1
+    assert code == 2 and "--max-memory of 2 KiB is not enough" in err and err.count("\n") == 1
     assert grids[:2] == [1, 1] and min(grids[2:4]) > 1
 
 

@@ -61,6 +61,7 @@ def material(tmp_path, monkeypatch):
     scan = dicom(gray.astype(np.int16) * 8)
     for name in ("ct.dcm", "study/1.dcm", "study/2.dcm"):
         Path(name).write_bytes(scan)
+    np.save("volume.npy", RNG.integers(-1024, 3072, (24, 32, 6)).astype(np.int16))
     Path("brain.nii").write_bytes(nifti(RNG.integers(0, 900, (24, 20, 2)).astype(np.int16)))
     io.write_picture("brain.nii.gz", io.read_picture("brain.nii"))
     make_video("night.mp4", codec="libx264", frames=2, size=(32, 24))

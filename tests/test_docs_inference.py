@@ -24,11 +24,12 @@ def test_snippets(tmp_path, monkeypatch, capsys):
     Image.fromarray(noisy.astype(np.uint8)).save(tmp_path / "photo.png")
     np.save(tmp_path / "scan.npy", (noisy[..., 0] * 16 - 1024).astype(np.int16))
     np.save(tmp_path / "depth.npy", (noisy[..., 0] / 60).astype(np.float32))
+    np.save(tmp_path / "cells.npy", np.stack([(noisy[..., 0] * 257).astype(np.uint16)] * 5, -1))
     pages = (noisy[..., 0] * 257).astype(np.uint16)
     io.write_picture(tmp_path / "stack.tif", io.Picture((pages,) * 3, (0, 65535), "gray", "TIFF"))
     monkeypatch.chdir(tmp_path)
     snippets = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.S)
-    assert len(snippets) == 11
+    assert len(snippets) == 12
     names: dict = {}
     for snippet in snippets:
         exec(compile(snippet, str(PAGE), "exec"), names)

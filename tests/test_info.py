@@ -127,6 +127,7 @@ H200, PASCAL = {"name": "H200", "capability": "9.0"}, {"name": "GTX", "capabilit
 def test_why_a_gpu_is_not_used(monkeypatch, native, kernels, torch_cuda, available, reason):
     monkeypatch.setattr(_info, "native_error", lambda: None)
     monkeypatch.setattr(_info, "native", lambda: native)
+    monkeypatch.setattr(_info, "_has_driver", lambda: True)
     monkeypatch.setattr(_info, "kernel_devices", lambda name: frozenset(kernels))
     monkeypatch.setattr(torch.version, "cuda", torch_cuda)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: available)
@@ -135,6 +136,18 @@ def test_why_a_gpu_is_not_used(monkeypatch, native, kernels, torch_cuda, availab
     assert reason is None or reason in cuda["error"]
     shown = format_info(denoise_ext.info())
     assert f"GPU usable {'yes' if reason is None else 'no'}" in " ".join(shown.split())
+
+
+@pytest.mark.parametrize("cuda", [True, False])
+def test_a_machine_without_a_driver(monkeypatch, cuda):
+    """CUDA's own words for it, "driver version is insufficient", send people to update it."""
+    monkeypatch.setattr(_info, "native_error", lambda: None)
+    monkeypatch.setattr(_info, "native", lambda: _Native([], "CUDA driver is insufficient", cuda))
+    monkeypatch.setattr(_info, "_has_driver", lambda: False)
+    monkeypatch.setattr(_info, "kernel_devices", lambda name: frozenset({"cpu", "cuda"}))
+    shown = format_info(denoise_ext.info())
+    assert "no NVIDIA driver found" in shown
+    assert ("insufficient" in shown) != cuda  # a build for the CPU alone has a reason of its own
 
 
 @pytest.mark.parametrize("archs, capability, expected", [

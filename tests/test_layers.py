@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 CSRC = ROOT / "csrc"
 PACKAGE = ROOT / "denoise_ext"
-MAX_LINES = 400
+MAX_LINES = 600
 
 CPP_FILES = sorted(
     path for end in ("h", "inl", "cuh", "cu", "cpp") for path in CSRC.rglob(f"*.{end}")
@@ -138,10 +138,11 @@ def test_targets_open_headers_before_their_region():
 
 # --- Python ----------------------------------------------------------------------------------
 
-COMMON = {"__version__", "_arguments"}
+COMMON = {"__version__", "_arguments", "_suggestions"}
 LEAVES = {
     "_arguments",
     "_loader",
+    "_suggestions",
     "_timing",
     "io",
     "metrics",

@@ -113,6 +113,10 @@ IMAGE_INVALID = [
     ({"input": torch.zeros(6, 5)}, ValueError, "input"),
     ({"input": torch.zeros(2, 3, 6, 5, dtype=torch.int16)}, TypeError, "input"),
     ({"input": torch.zeros(2, 3, 6, 5, dtype=torch.bool)}, TypeError, "input"),
+    # channels last, as decoders and OpenCV give it
+    ({"input": torch.zeros(48, 64, 3, dtype=torch.uint8)}, ValueError, "input"),
+    ({"input": torch.zeros(1, 48, 64, 3, dtype=torch.uint8)}, ValueError, "input"),
+    ({"input": torch.zeros(48, 64, 1, dtype=torch.uint8)}, ValueError, "input"),
     ({"kernel_size": 4}, ValueError, "kernel_size"),
     ({"kernel_size": (3, 2)}, ValueError, "kernel_size"),
     ({"kernel_size": 0}, ValueError, "kernel_size"),
@@ -206,6 +210,15 @@ def test_filter_reference(name, changes, error, argument):
 def test_the_unchanged_arguments_are_valid(name):
     ours, theirs = call(ops, name, {}), call(reference, name, {})
     torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    "shape", [(3, 48, 64), (48, 64, 5), (20, 48, 3), (48, 20, 3), (0, 3, 9, 9)]
+)
+def test_uint8_images_with_channels_first_pass(shape):
+    """Only what is plainly (H, W, C) is refused."""
+    image = torch.zeros(shape, dtype=torch.uint8)
+    assert ops.gaussian_blur2d(image, 3, 1.0).shape == shape
 
 
 SIGMA_NAMES = [

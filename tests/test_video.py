@@ -261,4 +261,4 @@ def test_command(tmp_path, capsys, monkeypatch, checkpoints):  # noqa: F811
         np.testing.assert_array_equal(a.planes[0], b.planes[0])
     code, _, err = run(capsys, "video", "in.mkv", "out.mkv", "--sigma", "15", *model)
     assert code == 2
-    assert err == "denoise-ext: error: 'out.mkv' exists; it is not overwritten unless asked\n"
+    assert err == "denoise-ext: error: 'out.mkv' exists; --overwrite replaces it\n"

@@ -13,15 +13,17 @@ import importlib
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from denoise_ext import __version__
+from denoise_ext.cli._parser import Parser
 from denoise_ext.cli.common import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,
     EXIT_USAGE,
     CliError,
     import_modules,
+    in_options,
     one_line,
 )
 
@@ -79,7 +81,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code (and never shows a traceback for a user's error)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        return _run(arguments)
+        with warnings.catch_warnings():
+            warnings.showwarning = _note
+            return _run(arguments)
     except KeyboardInterrupt:
         print("denoise-ext: interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
@@ -94,40 +98,35 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_USAGE if isinstance(error, (CliError, ValueError)) else EXIT_FAILED
 
 
+def _note(message: Warning | str, *_: object) -> None:
+    """A warning of a library as one line of ours."""
+    print(f"denoise-ext: note: {in_options(str(message))}", file=sys.stderr)
+
+
 def _run(arguments: list[str]) -> int:
-    command = next((a for a in arguments if not a.startswith("-")), None)
     parser, subparsers = _parser()
+    if not arguments:
+        parser.print_help()
+        return EXIT_USAGE
+    command = next((a for a in arguments if not a.startswith("-")), None)
     if command in subparsers:
         module = importlib.import_module(f"denoise_ext.cli.{command}")
         module.add_arguments(subparsers[command])
     try:
-        args = parser.parse_args(arguments)
+        args, unknown = parser.parse_known_args(arguments)
+        if unknown:
+            subparsers[args.command].refuse(unknown)
     except SystemExit as end:  # argparse's way out: --help, --version, a usage error
         return int(end.code or 0)
-    with _own_warnings():
-        import_modules(getattr(args, "imports", []))
-        return module.run(args)
+    if getattr(args, "quiet", False):
+        warnings.simplefilter("ignore")
+    import_modules(getattr(args, "imports", []))
+    return module.run(args)
 
 
-@contextlib.contextmanager
-def _own_warnings() -> Iterator[None]:
-    """This package's warnings as one line each, without the place in its source."""
-    with warnings.catch_warnings():
-        show = warnings.showwarning
-
-        def one_line_each(message, category, *place, **more) -> None:
-            if category.__module__.startswith("denoise_ext."):
-                print(f"denoise-ext: warning: {message}", file=sys.stderr)
-            else:
-                show(message, category, *place, **more)
-
-        warnings.showwarning = one_line_each
-        yield
-
-
-def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+def _parser() -> tuple[Parser, dict[str, Parser]]:
     raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="denoise-ext",
         description="Image denoising: trained networks and filters on the command line.",
         epilog=f"{_EXIT_CODES}\n\n{_EXAMPLE}",

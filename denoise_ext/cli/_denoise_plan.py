@@ -29,6 +29,8 @@ class Plan:
     output: str
     is_folder: bool
     """Whether the output is a folder, in which results keep the names of their sources."""
+    notes: tuple[str, ...] = ()
+    """What a user should know about the targets, one line each."""
 
 
 def make_plan(
@@ -44,6 +46,7 @@ def make_plan(
     In a folder, results keep the names of their sources. With `suffix` (``.tif``) they get it in
     place of their own; where two sources would then have one name (``a.png``, ``a.jpg``), each
     keeps its old suffix before the new one (``a.png.tif``, ``a.jpg.tif``), whatever the order.
+    Without `suffix` that is done to formats that are only read (camera raw), which become TIFF.
 
     A file belongs to the shard that the SHA-256 of its name below the output says: that depends on
     no other file, so every file is in one shard, also while files are being added.
@@ -62,7 +65,10 @@ def make_plan(
         found = [image for image in found if not _is_result(image, output)]
     jobs, clashes = _targets(found, output, as_folder, suffix)
     mine = [job for job in jobs if _shard_of(job.name, shard[1]) == shard[0]]
-    return Plan(mine, failures + clashes, output, as_folder)
+    raw = 0 if suffix or not as_folder else sum(_read_only(Path(job.source)) for job in mine)
+    files = "1 camera raw file is" if raw == 1 else f"{raw} camera raw files are"
+    notes = (f"{files} written as TIFF; --format takes another",) if raw else ()
+    return Plan(mine, failures + clashes, output, as_folder, notes)
 
 
 def _listed(argument: str) -> list[str]:
@@ -151,12 +157,13 @@ def _targets(
     from denoise_ext.inference.batch import Job
 
     names = [image.relative if as_folder else Path(Path(output).name) for image in found]
-    if as_folder and suffix:
-        renamed = [_with_suffix(name, suffix) for name in names]
+    if as_folder:
+        wanted = [suffix or (".tif" if _read_only(name) else "") for name in names]
+        renamed = [_with_suffix(name, new) if new else name for name, new in zip(names, wanted)]
         count = Counter(renamed)
         names = [
-            new if count[new] == 1 else old.with_name(old.name + suffix)
-            for old, new in zip(names, renamed)
+            new if count[new] == 1 else old.with_name(old.name + added)
+            for old, new, added in zip(names, renamed, wanted)
         ]
     jobs: dict[str, Job] = {}
     clashes = []
@@ -173,6 +180,14 @@ def _targets(
 
 def _below(output: str, name: Path) -> Path | str:
     return f"{output.rstrip('/')}/{name.as_posix()}" if "://" in output else Path(output) / name
+
+
+def _read_only(name: Path) -> bool:
+    """Whether the name is that of a format which is not written."""
+    from denoise_ext.io.codecs import suffix_of
+
+    codec = suffix_of(name.name)[1]
+    return codec is not None and codec.write is None
 
 
 def _with_suffix(name: Path, suffix: str) -> Path:

@@ -8,7 +8,7 @@ import statistics
 import time
 from typing import TYPE_CHECKING
 
-from denoise_ext.cli.common import progress_bar, report_failures
+from denoise_ext.cli.common import in_options, progress_bar, report_failures
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -31,11 +31,19 @@ class Report:
     """Collects outcomes; draws a bar on terminals, prints a JSON line for each with `as_json`."""
 
     def __init__(
-        self, total: int, failures: list[Failure], output: str, *, quiet: bool, as_json: bool
+        self,
+        total: int,
+        failures: list[Failure],
+        output: str,
+        notes: tuple[str, ...] = (),
+        *,
+        quiet: bool,
+        as_json: bool,
     ) -> None:
         self._total, self._output = total, printable(output)
         self._quiet, self._json = quiet or as_json, as_json
-        self.failures = [(printable(name), reason) for name, reason in failures]
+        self.failures = [(printable(name), in_options(reason)) for name, reason in failures]
+        self._about = notes
         self._counts = {"written": 0, "skipped": 0, "failed": 0}
         self._sigmas: list[float] = []
         self._notes: list[tuple[str, str]] = []
@@ -58,8 +66,9 @@ class Report:
         """One more file has come to an end."""
         source, target = printable(outcome.job.source), printable(outcome.job.target)
         self._counts[outcome.status] += 1
+        reason = in_options(outcome.reason)
         if outcome.status == "failed":
-            self.failures.append((source, outcome.reason))
+            self.failures.append((source, reason))
         if outcome.estimated:
             self._sigmas.append(outcome.sigma)
             is_jpeg = source.lower().endswith((".jpg", ".jpeg"))
@@ -70,7 +79,7 @@ class Report:
         self._bar.update(self._task, advance=1, description=os.path.basename(source), rate=rate)
         facts = {"event": "file", "source": source, "target": target, "status": outcome.status}
         if outcome.status == "failed":
-            facts["reason"] = outcome.reason
+            facts["reason"] = reason
         if outcome.status == "written":
             facts |= {
                 "sigma": outcome.sigma, "sigma_estimated": outcome.estimated,
@@ -107,6 +116,8 @@ class Report:
                 f"the estimate is below {_FAINT:g} for {files}, where it cannot see a camera's own"
                 " noise; if you see grain, say how strong: --sigma 5 (faint) to --sigma 15"
             )
+        for note in self._about:
+            print(f"note: {note}")
         for name, note in self._notes:
             print(f"note: {name}: {note}")
         if not (written or skipped or self.failures):

@@ -7,15 +7,15 @@ import io as streams
 import sys
 from typing import TYPE_CHECKING
 
-from denoise_ext.cli.common import CliError
+from denoise_ext.cli.common import CliError, max_pixels
 
 if TYPE_CHECKING:
     from denoise_ext.inference import Denoiser
+    from denoise_ext.io import Picture
 
 
 def run_stream(args: argparse.Namespace, denoiser: Denoiser) -> int:
     """Read, denoise, write; what is written is whole or nothing. Returns the exit code."""
-    from denoise_ext.cli.denoise import max_pixels
     from denoise_ext.inference.pictures import denoise_picture
     from denoise_ext.io import check_can_write, read_picture, write_picture
 
@@ -30,10 +30,10 @@ def run_stream(args: argparse.Namespace, denoiser: Denoiser) -> int:
     picture = read_picture(
         sys.stdin.buffer if source == "-" else source, max_pixels=max_pixels(args)
     )
-    result = denoise_picture(denoiser, picture, value_range=args.value_range)
+    result = denoise_picture(denoiser, picture, value_range=args.value_range, axes=args.axes)
     stream = streams.BytesIO()
     if args.output == "-":
-        write_picture(stream, result.picture, format=_format(args.format or ""))
+        write_picture(stream, result.picture, format=_format(args.format or "", picture))
         sys.stdout.buffer.write(stream.getvalue())
         sys.stdout.buffer.flush()
     else:
@@ -46,13 +46,11 @@ def run_stream(args: argparse.Namespace, denoiser: Denoiser) -> int:
     return 0
 
 
-def _format(suffix: str) -> str | None:
-    """The format's name; None: the input's."""
-    from denoise_ext.io.codecs import suffix_of
+def _format(suffix: str, picture: Picture) -> str:
+    """The format's name: as asked, else the input's, or TIFF where that is only read."""
+    from denoise_ext.io.codecs import codec_named, suffix_of
 
-    if not suffix:
-        return None
-    codec = suffix_of("x" + suffix)[1]
-    if codec is None:
-        raise CliError(f"--format {suffix[1:]}: no such format")
-    return codec.name
+    if suffix:
+        return suffix_of("x" + suffix)[1].name
+    own = codec_named(picture.format)
+    return picture.format if own is None or own.write else "TIFF"

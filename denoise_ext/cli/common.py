@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
+from denoise_ext.cli._progress import ProgressLines
+
 if TYPE_CHECKING:
     import numpy as np
     from rich.console import Console
@@ -31,12 +33,39 @@ class CliError(Exception):
     """Wrong usage or input: shown as one line, exit code 2."""
 
 
+# The library's messages name its parameters; what stands in quotes is left alone.
+_PARAMETERS = re.compile(
+    r"""\baxes="(?P<axes>[A-Z]+)"|'[^']*'|"[^"]*"|\b(?P<flag>overwrite|recursive)=True\b"""
+    r"|(?<![\w-])(?P<name>max_pixels|max_memory|value_range|give (?:sigma|axes))\b"
+    r"|^(?P<first>axes|device|sigma|tile)(?=[:= ])"
+)
+
+
+def in_options(message: str) -> str:
+    """A message of the library with the command line's options in place of its parameters.
+
+    >>> in_options("'a.png' exists; overwrite=True replaces it")
+    "'a.png' exists; --overwrite replaces it"
+    """
+
+    def option(match: re.Match[str]) -> str:
+        if match["axes"]:
+            return f"--axes {match['axes']}"
+        name = match["flag"] or match["name"] or match["first"]
+        if name is None:
+            return match[0]
+        given = "give " if name.startswith("give ") else ""
+        return f"{given}--{name.removeprefix('give ').replace('_', '-')}"
+
+    return _PARAMETERS.sub(option, message)
+
+
 def one_line(error: BaseException) -> str:
-    """The first line of an error's message (torch appends C++ stacks to some)."""
+    """The first line of an error's message (torch appends C++ stacks to some), naming options."""
     lines = [line for line in str(error).splitlines() if line.strip()]
     if isinstance(error, MemoryError) and not lines:
         return "not enough memory"
-    return lines[0].strip() if lines else type(error).__name__
+    return in_options(lines[0].strip()) if lines else type(error).__name__
 
 
 def sigma_type(text: str) -> float:
@@ -125,6 +154,21 @@ def import_modules(names: list[str]) -> None:
                 raise
             reason = f"{type(error).__name__}: {one_line(error)}"
             raise CliError(f"--import {name}: {reason}") from error
+
+
+def add_max_pixels_argument(parser: argparse.ArgumentParser) -> None:
+    """--max-pixels."""
+    parser.add_argument(
+        "--max-pixels", type=whole_number(1), metavar="N",
+        help="refuse images of more pixels before decoding them (default: 200 million)",
+    )  # fmt: skip
+
+
+def max_pixels(args: argparse.Namespace) -> int:
+    """The limit as given, or the default."""
+    from denoise_ext.io import DEFAULT_MAX_PIXELS
+
+    return args.max_pixels or DEFAULT_MAX_PIXELS
 
 
 def add_precision_argument(parser: argparse.ArgumentParser) -> None:
@@ -234,8 +278,13 @@ def output_console() -> Console:
     return Console(file=sys.stdout, width=width, highlight=False, markup=False)
 
 
-def progress_bar(quiet: bool, *fields: str) -> Progress:
-    """A progress bar on stderr, drawn on terminals only; `fields` of its tasks are shown too."""
+def progress_bar(quiet: bool, *fields: str) -> Progress | ProgressLines:
+    """A progress bar on stderr, or where that is no terminal a line every 10 seconds.
+
+    `fields` of its task are shown too.
+    """
+    if not (quiet or sys.stderr.isatty()):
+        return ProgressLines(*fields)
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -253,7 +302,7 @@ def progress_bar(quiet: bool, *fields: str) -> Progress:
         TimeRemainingColumn(),
         console=Console(file=sys.stderr),
         transient=True,
-        disable=quiet or not sys.stderr.isatty(),
+        disable=quiet,
     )
 
 
@@ -261,5 +310,6 @@ def report_failures(failures: list[tuple[str, str]], total: int) -> None:
     """List on stderr which files failed and why."""
     print(f"denoise-ext: error: {len(failures)} of {total} files failed:", file=sys.stderr)
     for name, reason in failures:
+        reason = in_options(reason)
         named = reason if name in reason else f"{name}: {reason}"
         print(f"  {named}", file=sys.stderr)

@@ -10,14 +10,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
+from denoise_ext._suggestions import did_you_mean
 from denoise_ext.cli._denoise_plan import Plan, make_plan
 from denoise_ext.cli._denoise_report import Report, printable
 from denoise_ext.cli.common import (
     EXIT_SOME_FAILED,
     CliError,
+    add_max_pixels_argument,
     add_memory_arguments,
     add_model_arguments,
     add_precision_argument,
+    in_options,
+    max_pixels,
     sigma_type,
     strength_type,
     whole_number,
@@ -65,6 +69,12 @@ def _add_denoising_arguments(parser: argparse.ArgumentParser) -> None:
         " says nothing, as DICOM and NIfTI: its smallest and largest number)",
     )  # fmt: skip
     parser.add_argument(
+        "--axes", type=_axes, metavar="AXES",
+        help="letters for the axes of each file's array or pages, as ZYX, CYX, YXC, TZCYX: Y and X"
+        " the picture's, S its samples (RGB), each step of T, Z, C or N a gray picture of its own"
+        " (default: as each file says; an NPY or NPZ array must be plain: YX, ZYX, YXS, ZYXS)",
+    )  # fmt: skip
+    parser.add_argument(
         "--strength", type=strength_type, default=1.0, metavar="X",
         help="0: the image as it is, 1: denoised, between: a blend (default: 1)",
     )  # fmt: skip
@@ -84,10 +94,7 @@ def _add_file_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--overwrite", action="store_true", help="replace existing files")
     parser.add_argument("--recursive", action="store_true", help="take in sub-folders")
-    parser.add_argument(
-        "--max-pixels", type=whole_number(1), metavar="N",
-        help="refuse images of more pixels before decoding them (default: 200 million)",
-    )  # fmt: skip
+    add_max_pixels_argument(parser)
 
 
 def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
@@ -138,6 +145,10 @@ def run(args: argparse.Namespace) -> int:
         from denoise_ext.cli._denoise_stream import run_stream
 
         return run_stream(args, make_denoiser(args))
+    if args.sigma:  # once, and not for each file
+        from denoise_ext.inference.doubts import warn_of_sigma
+
+        warn_of_sigma(args.sigma)
     plan = make_plan(
         args.inputs, args.output, args.recursive, args.format or "", args.shard,
         cluster=args.engine == "ray",
@@ -148,7 +159,7 @@ def run(args: argparse.Namespace) -> int:
         return _tell(plan, args)
     outcomes = _on_ray(plan, args) if args.engine == "ray" else _here(plan, args)
     options = {"quiet": args.quiet, "as_json": args.json}
-    with Report(len(plan.jobs), plan.failures, args.output, **options) as report:
+    with Report(len(plan.jobs), plan.failures, args.output, plan.notes, **options) as report:
         for outcome in outcomes:
             report.add(outcome)
     report.finish()
@@ -170,19 +181,13 @@ def making(args: argparse.Namespace) -> dict[str, Any]:
     """All that a result depends on besides its input."""
     from denoise_ext.inference.manifest import making_of
 
-    return making_of(args.model, value_range=args.value_range, **_options(args))
+    how = {"value_range": args.value_range, "axes": args.axes}
+    return making_of(args.model, **how, **_options(args))
 
 
 def _options(args: argparse.Namespace) -> dict[str, Any]:
     names = ("sigma", "strength", "precision", "backend", "alpha", "tile", "max_memory")
     return {name: getattr(args, name) for name in names}
-
-
-def max_pixels(args: argparse.Namespace) -> int:
-    """The limit as given, or the default."""
-    from denoise_ext.io import DEFAULT_MAX_PIXELS
-
-    return args.max_pixels or DEFAULT_MAX_PIXELS
 
 
 def _here(plan: Plan, args: argparse.Namespace) -> Iterator[Outcome]:
@@ -206,7 +211,13 @@ def _run_here(
     from denoise_ext.inference.storage import LocalStorage
 
     worker = Worker(
-        partial(denoise_picture, denoiser, share=args.workers, value_range=args.value_range),
+        partial(
+            denoise_picture,
+            denoiser,
+            share=args.workers,
+            value_range=args.value_range,
+            axes=args.axes,
+        ),
         making(args) if manifest else None,
         storage=LocalStorage(manifest, make_folders=manifest is not None),
         overwrite=args.overwrite,
@@ -224,7 +235,7 @@ def _on_ray(plan: Plan, args: argparse.Namespace) -> Iterator[Outcome]:
     from denoise_ext.integrations.ray import actor_setup, run_jobs
 
     options = {"model": args.model, "device": args.device, **_options(args)}
-    setup = actor_setup(options, args.overwrite, max_pixels(args), args.value_range)
+    setup = actor_setup(options, args.overwrite, max_pixels(args), args.value_range, args.axes)
     if args.model is not None:  # a wrong name is one error here, not one in every actor
         from denoise_ext.inference import load_model
 
@@ -240,15 +251,18 @@ def _tell(plan: Plan, args: argparse.Namespace) -> int:
     """--dry-run."""
     import json
 
+    for note in plan.notes if not (args.json or args.quiet) else ():
+        print(f"note: {note}")
     for job, status in _statuses(plan, args):
         source, target = printable(job.source), printable(job.target)
+        status = in_options(status)
         if args.json:
             facts = {"event": "plan", "source": source, "target": target, "status": status}
             print(json.dumps(facts))
         elif not args.quiet:
             print(f"{source} -> {target}" + (f" ({status})" if status != "to do" else ""))
     for name, reason in plan.failures:
-        print(f"{printable(name)}: {reason}", file=sys.stderr)
+        print(f"{printable(name)}: {in_options(reason)}", file=sys.stderr)
     return EXIT_SOME_FAILED if plan.failures else 0
 
 
@@ -292,6 +306,15 @@ def _number(text: str) -> float:
     return value
 
 
+def _axes(text: str) -> str:
+    from denoise_ext.inference.axes import check_axes
+
+    try:
+        return check_axes(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error).removeprefix("axes ")) from None
+
+
 def _share(text: str) -> float:
     value = _number(text)
     if value < 0:
@@ -308,7 +331,13 @@ def _shard(text: str) -> tuple[int, int]:
 
 
 def _suffix(text: str) -> str:
+    from denoise_ext.io.codecs import CODECS
+
     suffix = "." + text.lower().lstrip(".")
-    if suffix == ".":
-        raise argparse.ArgumentTypeError("must be a file suffix, as tif")
+    known = [s for codec in CODECS if codec.write is not None for s in codec.suffixes]
+    if suffix not in known:
+        names = [s[1:] for s in known]
+        raise argparse.ArgumentTypeError(
+            f"must be one of {', '.join(names)}, got {text!r}{did_you_mean(suffix[1:], names)}"
+        )
     return suffix

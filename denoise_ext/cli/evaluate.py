@@ -13,8 +13,10 @@ from denoise_ext.cli.common import (
     EXIT_SOME_FAILED,
     CliError,
     Models,
+    add_max_pixels_argument,
     add_model_arguments,
     colour_channels,
+    max_pixels,
     one_line,
     output_console,
     progress_bar,
@@ -53,6 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     add_model_arguments(parser)
     parser.add_argument("--recursive", action="store_true", help="take in sub-folders")
+    add_max_pixels_argument(parser)
     parser.add_argument("--seed", type=whole_number(0), default=0, help="of the noise (default: 0)")
     parser.add_argument(
         "--clip", action="store_true",
@@ -121,12 +124,14 @@ def _run(args: argparse.Namespace) -> int:
     rows: Rows = []
     failures: list[tuple[str, str]] = []
     used: set[str] = set()
+    limit = max_pixels(args)
     with progress_bar(args.quiet) as progress:
         task = progress.add_task("evaluating", total=len(files))
         for file in files:
             progress.update(task, description=file.name)
             try:
-                scores = _evaluate_file(file, partners.get(file), models, sigmas, protocol, used)
+                pair = file, partners.get(file)
+                scores = _evaluate_file(*pair, models, sigmas, protocol, used, limit)
                 rows += [(file, sigma, score) for sigma, score in scores]
             except (CliError, ValueError, RuntimeError, OSError, MemoryError) as error:
                 failures.append((str(file), one_line(error)))
@@ -170,17 +175,18 @@ def _evaluate_file(
     sigmas: list[float | None],
     protocol: Protocol,
     used: set[str],
+    limit: int,
 ) -> list[tuple[float | None, Scores]]:
     from denoise_ext.inference import clean_pixels, evaluate_image, evaluate_pair
     from denoise_ext.io import read_image
 
-    pixels = clean_pixels(read_image(file), protocol)
+    pixels = clean_pixels(read_image(file, max_pixels=limit), protocol)
     channels = colour_channels(pixels)
     network = models.for_channels(channels)
     if partner is None:
         scores = [(sigma, evaluate_image(network, pixels, sigma, protocol)) for sigma in sigmas]
     else:
-        clean = clean_pixels(read_image(partner), protocol)
+        clean = clean_pixels(read_image(partner, max_pixels=limit), protocol)
         scores = [(s, evaluate_pair(network, pixels, clean, s, protocol)) for s in sigmas]
     used.add(models.name_for(channels))
     return scores

@@ -66,6 +66,7 @@ def _cuda_lines(cuda: dict[str, Any]) -> list[tuple[str, str]]:
         lines = [("CUDA build", f"{build}; kernels: {kernels}")]
     else:
         lines = [("CUDA build", "no")]
+        lines += [] if cuda["driver"] else [("GPU", "no NVIDIA driver found")]
     for device in cuda["devices"]:
         lines.append(("GPU", f"{device['name']}, compute capability {device['capability']}"))
     usable = "yes" if cuda["usable"] else f"no: {cuda['error']}"

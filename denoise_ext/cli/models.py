@@ -7,6 +7,7 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
+from denoise_ext._suggestions import did_you_mean
 from denoise_ext.cli.common import CliError, add_import_argument, one_line, output_console
 
 if TYPE_CHECKING:
@@ -38,7 +39,8 @@ def run(args: argparse.Namespace) -> int:
 
     names = list_models(args.pattern, pretrained=args.trained)
     if not names and args.pattern is not None:
-        raise CliError(f"no model matches {args.pattern!r}")
+        close = did_you_mean(args.pattern, list_models())
+        raise CliError(f"no model matches {args.pattern!r}{close}")
     facts = []
     for name in names:
         try:

@@ -79,7 +79,9 @@ def train_from(args: argparse.Namespace, more: list[str], start_required: bool =
 
 def main(argv: list[str] | None = None) -> int:
     """The command on its own."""
-    parser = argparse.ArgumentParser(prog="denoise-ext train", description=SUMMARY)
+    parser = argparse.ArgumentParser(
+        prog="denoise-ext train", description=SUMMARY, allow_abbrev=False
+    )
     add_arguments(parser)
     args = parser.parse_args(argv)
     try:

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 
 from denoise_ext.cli.common import (
     EXIT_SOME_FAILED,
+    add_max_pixels_argument,
     add_memory_arguments,
     add_model_arguments,
     add_precision_argument,
+    max_pixels,
     progress_bar,
     sigma_type,
     strength_type,
@@ -54,6 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser)
     add_precision_argument(parser)
     add_memory_arguments(parser)
+    add_max_pixels_argument(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
     parser.add_argument("-q", "--quiet", action="store_true", help="print errors only")
 
@@ -69,7 +72,10 @@ def run(args: argparse.Namespace) -> int:
         precision=args.precision, tile=args.tile, max_memory=args.max_memory,
     )  # fmt: skip
     start = time.perf_counter()
-    with read_video(args.input) as video, progress_bar(args.quiet) as progress:
+    with (
+        read_video(args.input, max_pixels=max_pixels(args)) as video,
+        progress_bar(args.quiet) as progress,
+    ):
         frames = _Denoised(video, denoiser, args.sigma, progress)
         notes = write_video(
             args.output, frames, video, codec=args.codec, quality=args.quality,

@@ -165,9 +165,7 @@ class Worker:
                 if known.key == key
                 else "was made from another input or with other options"
             )
-            raise ImageError(
-                f"{os.fspath(job.target)!r} {what}; it is not overwritten unless asked"
-            )
+            raise ImageError(f"{os.fspath(job.target)!r} {what}; overwrite=True replaces it")
         self._storage.check(job.target, self._overwrite)
         return self._overwrite
 

@@ -30,17 +30,19 @@ def denoise(
     alpha: str = "keep",
     guide: Any = None,
     value_range: Range | None = None,
+    axes: str | None = None,
 ) -> Image:
     """Denoise one image, of any kind, and return one of the same kind.
 
     Arguments, result and errors are those of `Denoiser` and of its call: NumPy array, tensor,
     Pillow image, `io.Picture` or file name in (the last gives an array); uint8, uint16 or floating
-    point in [0, 1]; ``sigma`` on the 0-255 scale, estimated if None. For many images make a
-    `Denoiser`, which keeps its network ready.
+    point in [0, 1]; ``sigma`` on the 0-255 scale, estimated if None. Without ``axes`` an array is
+    (H, W) or (H, W, 1..4), a tensor (H, W), (1..4, H, W) or (N, 1..4, H, W), and any other shape is
+    refused. For many images make a `Denoiser`, which keeps its network ready.
     """
     denoiser = Denoiser(
         model, channels=channels, needs_sigma=needs_sigma, sigma=sigma, strength=strength,
         device=device, precision=precision, backend=backend, tile=tile, max_memory=max_memory,
         alpha=alpha,
     )  # fmt: skip
-    return denoiser(image, guide=guide, value_range=value_range)
+    return denoiser(image, guide=guide, value_range=value_range, axes=axes)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,10 @@ import torch
 from torch import Tensor
 
 from denoise_ext.inference import tiling
+from denoise_ext.inference.axes import check_axes, parts_of
 from denoise_ext.inference.budget import Tile, check_max_memory, check_tile, cut
-from denoise_ext.inference.device import check_backend
+from denoise_ext.inference.device import check_backend, choose_device
+from denoise_ext.inference.doubts import warn_of_range, warn_of_sigma
 from denoise_ext.inference.families import is_family
 from denoise_ext.inference.guidance import (
     JOINT_BILATERAL,
@@ -27,16 +30,18 @@ from denoise_ext.inference.guidance import (
     is_guided,
 )
 from denoise_ext.inference.kinds import Opened, open_image
+from denoise_ext.inference.loading import check_name
 from denoise_ext.inference.network import (
     PRECISIONS,
     Model,
     Runner,
     Sigma,
     adopted,
+    check_sigma,
     find_network,
     sigma_argument,
 )
-from denoise_ext.inference.noise_level import sigma_of_batch
+from denoise_ext.inference.noise_level import sample_of, sigma_of_batch
 from denoise_ext.inference.pixels import Range, check_range, from_unit, to_unit
 from denoise_ext.io import Picture
 
@@ -113,7 +118,11 @@ class Denoiser:
     Raises:
         TypeError, ValueError: an argument that does not fit; the message names it.
         RuntimeError: the device or the native library cannot be used. (Networks are loaded when
-            the first image needs them, so that this may come from a call.)
+            the first image needs them: a damaged checkpoint is found then.)
+
+    Warns:
+        UserWarning: a plain floating-point array far outside of [0, 1] without `value_range`; a
+            sigma between 0 and 1 for 8-bit or such images. Once for each line that calls.
     """
 
     def __init__(
@@ -137,6 +146,12 @@ class Denoiser:
         number = isinstance(strength, (int, float)) and not isinstance(strength, bool)
         if not (number and 0 <= strength <= 1):
             raise ValueError(f"strength must be a number from 0 to 1, got {strength!r}")
+        named = model is None or isinstance(model, (str, os.PathLike))
+        if named and model != JOINT_BILATERAL:
+            check_name(model)
+        if device not in (None, "auto"):
+            choose_device(device, backend if named else "torch")
+        check_sigma(sigma)
         self._model = adopted(model, channels, needs_sigma)
         self._sigma, self._strength = sigma, float(strength)
         self._device, self._precision, self._backend = device, precision, backend
@@ -159,6 +174,7 @@ class Denoiser:
         *,
         guide: Any = None,
         value_range: Range | None = None,
+        axes: str | None = None,
     ) -> Any:
         """Denoise one image (or a batch of equal ones).
 
@@ -177,6 +193,10 @@ class Denoiser:
                 `image`, that shows the edges better, of any of these kinds (one frame).
             value_range: the numbers that mean black and white, where they are not the type's own:
                 (0, 4095) for 12 bits in uint16, (0.0, 100.0) for floats on a scale of their own.
+            axes: letters for the axes of an array, tensor, file or picture of any number of them,
+                as "ZYX", "CYX", "YXC", "TZCYX". Y and X are the picture's; S its 1 to 4 samples
+                (gray, gray + alpha, RGB, RGB + alpha); each step of T, Z, C or N is a gray picture
+                of its own, with a noise level of its own. None: the shapes above, and no other.
 
         Returns:
             The denoised image: kind, shape, dtype, memory layout, channel order, device and (for
@@ -190,7 +210,7 @@ class Denoiser:
                 (`io.read_picture` reads them all).
             RuntimeError: the network's output is not finite even in float32.
         """
-        return self.run(image, sigma, guide=guide, value_range=value_range).image
+        return self.run(image, sigma, guide=guide, value_range=value_range, axes=axes).image
 
     def run(
         self,
@@ -199,6 +219,7 @@ class Denoiser:
         *,
         guide: Any = None,
         value_range: Range | None = None,
+        axes: str | None = None,
         share: int = 1,
     ) -> Result:
         """As a call, with the facts: noise level, time, tiles.
@@ -206,9 +227,11 @@ class Denoiser:
         `share`: how many images are computed at the same time, which share the memory there is.
         """
         start = time.perf_counter()
-        if isinstance(image, Picture) and len(image.frames) > 1:
-            return self._run_frames(image, sigma, guide, value_range, share)
-        opened = open_image(image)
+        axes = check_axes(axes)
+        if isinstance(image, Picture) and len(parts := parts_of(image, axes)) > 1:
+            how = {"guide": guide, "value_range": value_range, "axes": axes, "share": share}
+            return self._run_parts(image, parts, sigma, how)
+        opened = open_image(image, axes)
         value_range = opened.value_range if value_range is None else value_range
         checked = check_range(value_range, opened.source.dtype)
         value_range = None if value_range is None else checked
@@ -216,6 +239,7 @@ class Denoiser:
             opened.target.copy_(opened.source)
             return Result(opened.result(), None, False, time.perf_counter() - start, 0, 0)
         sigma = sigma if sigma is not None else self._sigma
+        _warn_of_doubts(opened, sigma, value_range)
         work = _Work(self, opened, sigma, guide, value_range, share)
         channels = opened.source.shape[1]
         colour = channels - (channels in (2, 4))
@@ -234,16 +258,10 @@ class Denoiser:
         )  # fmt: skip
         return Result(opened.result(), *facts, seconds, work.tiles, work.recomputed)
 
-    def _run_frames(
-        self, picture: Picture, sigma: Sigma, guide: Any, value_range: Range | None, share: int
+    def _run_parts(
+        self, picture: Picture, parts: list[Picture], sigma: Sigma, how: dict[str, Any]
     ) -> Result:
-        results = [
-            self.run(
-                replace(picture, frames=(frame,)), sigma, guide=guide, value_range=value_range,
-                share=share,
-            )
-            for frame in picture.frames
-        ]  # fmt: skip
+        results = [self.run(part, sigma, **how) for part in parts]
         levels = [float(np.mean(np.asarray(r.sigma))) for r in results if r.sigma is not None]
         return Result(
             picture.with_frames([frame for r in results for frame in r.image.frames]),
@@ -255,7 +273,12 @@ class Denoiser:
         )
 
     def denoise_many(
-        self, images: Iterable[Any], workers: int = 2, *, value_range: Range | None = None
+        self,
+        images: Iterable[Any],
+        workers: int = 2,
+        *,
+        value_range: Range | None = None,
+        axes: str | None = None,
     ) -> Iterator[Any]:
         """Denoise images with `workers` threads; yields the results in the order of `images`.
 
@@ -267,21 +290,20 @@ class Denoiser:
             images: whatever a call takes.
             workers: threads, >= 1. Each kernel uses all cores already: more threads hide reading
                 and conversion, and cost memory of their own.
-            value_range: as in a call.
+            value_range, axes: as in a call.
         """
+        check_axes(axes)
         if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
             raise ValueError(f"workers must be an integer >= 1, got {workers!r}")
-        return self._in_order(iter(images), workers, value_range)
+        how = {"value_range": value_range, "axes": axes, "share": workers}
+        return self._in_order(iter(images), workers, how)
 
-    def _in_order(
-        self, images: Iterator[Any], workers: int, value_range: Range | None
-    ) -> Iterator[Any]:
+    def _in_order(self, images: Iterator[Any], workers: int, how: dict[str, Any]) -> Iterator[Any]:
         waiting: deque[Future] = deque()
         pool = ThreadPoolExecutor(workers, thread_name_prefix="denoise")
         try:
             for image in images:
-                options = {"value_range": value_range, "share": workers}
-                waiting.append(pool.submit(self.run, image, **options))
+                waiting.append(pool.submit(self.run, image, **how))
                 if len(waiting) >= 2 * workers:
                     yield waiting.popleft().result().image
             while waiting:
@@ -381,6 +403,15 @@ def _of_part(
     if sigma.dim() == 4 and sigma.shape[-2:] != (1, 1):
         sigma = sigma[(..., *tile.window)]
     return sigma
+
+
+def _warn_of_doubts(opened: Opened, sigma: Sigma, value_range: Range | None) -> None:
+    source = opened.source
+    plain = source.is_floating_point() and value_range is None and not opened.from_file
+    if plain:
+        warn_of_range(sample_of(source[0, 0]))
+    if plain or source.dtype == torch.uint8:
+        warn_of_sigma(sigma)
 
 
 def _check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:

@@ -8,13 +8,43 @@ from pathlib import Path
 
 import torch
 
+from denoise_ext._suggestions import did_you_mean
 from denoise_ext.inference.device import check_backend, choose_device
-from denoise_ext.models import Denoiser, create_model, list_models
+from denoise_ext.inference.families import is_family, member
+from denoise_ext.models import Denoiser, create_model, list_models, pretrained_info
 from denoise_ext.models._registry import IMPORT_HINT, has_model
 from denoise_ext.models.checkpoints import load_checkpoint
 from denoise_ext.nn import to_torch
 
 logger = logging.getLogger("denoise_ext.inference")
+
+
+def check_name(model: str | os.PathLike[str] | None) -> None:
+    """Raise ValueError unless a model or family with weights, or a file, has this name.
+
+    None, which stands for the shipped models, is one of them.
+    """
+    if model is None:
+        return
+    name = os.fspath(model)
+    known = has_model(name) or is_family(name)
+    names = [name] if has_model(name) else [member(name, 1), member(name, 3)]
+    if known and all(pretrained_info(one) is not None for one in names):
+        return
+    if not known and Path(name).exists():
+        return
+    trained = list_models(pretrained=True)
+    pairs = {one.rpartition("_")[0] for one in trained}
+    families = sorted(pair for pair in pairs if is_family(pair))
+    what = (
+        "ships without weights"
+        if known
+        else "is neither a model's name nor an existing checkpoint file"
+    )
+    raise ValueError(
+        f"model {name!r} {what}{did_you_mean(name, [*trained, *families])}; models with trained"
+        f" weights: {', '.join(trained) or 'none'}. {IMPORT_HINT}"
+    )
 
 
 def load_model(
@@ -37,16 +67,15 @@ def load_model(
     check_backend(backend)
     target = choose_device(device, backend)
     name = os.fspath(model)
+    check_name(name)
+    if is_family(name):
+        raise ValueError(
+            f"model {name!r} is a family: name {member(name, 1)} (gray) or {member(name, 3)} (RGB)"
+        )
     if has_model(name):
         network = create_model(name, pretrained=True)
-    elif Path(name).exists():
-        network = load_checkpoint(name)
     else:
-        trained = ", ".join(list_models(pretrained=True)) or "none"
-        raise ValueError(
-            f"model {name!r} is neither a model's name nor an existing checkpoint file;"
-            f" models with trained weights: {trained}. {IMPORT_HINT}"
-        )
+        network = load_checkpoint(name)
     if backend == "torch":
         network = to_torch(network)
     logger.info("loaded %s: %s on %s, %s layers", name, network.family, target, backend)

@@ -33,7 +33,7 @@ FOLDER = ".denoise-ext"
 # an option that is not given is the same as its default
 _DEFAULTS = {
     "sigma": None, "strength": 1.0, "precision": "default", "backend": "native", "alpha": "keep",
-    "value_range": None,
+    "value_range": None, "axes": None,
 }  # fmt: skip
 # these change the last bits at most: a batch may go on on another machine, or with less memory
 _NO_OTHER_RESULT = ("device", "tile", "max_memory")
@@ -189,7 +189,7 @@ def making_of(model: str | os.PathLike[str] | None = None, **options: Any) -> di
 
     Args:
         model: a model's name, a checkpoint file, or None: the shipped ones for gray and for colour.
-        options: of `denoise_ext.Denoiser`, and value_range. Device, tile and max_memory are left
+        options: of `denoise_ext.Denoiser`, value_range, axes. Device, tile and max_memory are left
             out, on which at most the last bits depend: a batch that ran out of memory can go on
             with less.
     """

@@ -241,6 +241,16 @@ def _place(network: nn.Module) -> tuple[torch.device, torch.dtype]:
     return found.device, found.dtype
 
 
+def check_sigma(sigma: object) -> None:
+    """Raise TypeError or ValueError unless `sigma` is None, an array, or a number >= 0."""
+    if sigma is None or isinstance(sigma, (np.ndarray, np.generic, Tensor)):
+        return
+    if isinstance(sigma, bool) or not isinstance(sigma, (int, float)):
+        raise TypeError(f"sigma must be a number, an array or a tensor, got {type(sigma).__name__}")
+    if not 0 <= sigma < math.inf:
+        raise ValueError(f"sigma must be finite and >= 0 (0-255 scale), got {sigma!r}")
+
+
 def sigma_argument(sigma: Sigma, x: Tensor) -> float | Tensor | None:
     """sigma in a form the network takes for `x` (N, C, H, W): a number, (N,), (N, 1, H, W)."""
     if isinstance(sigma, np.generic):
@@ -258,8 +268,7 @@ def sigma_argument(sigma: Sigma, x: Tensor) -> float | Tensor | None:
                 )
             sigma = sigma.expand(x.shape[0], 1, *sigma.shape)
         return sigma
-    if sigma is not None and (isinstance(sigma, bool) or not isinstance(sigma, (int, float))):
-        raise TypeError(f"sigma must be a number, an array or a tensor, got {type(sigma).__name__}")
+    check_sigma(sigma)
     return sigma
 
 

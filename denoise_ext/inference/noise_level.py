@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from denoise_ext.inference.doubts import warn_of_range
 from denoise_ext.inference.kinds import open_image
 from denoise_ext.inference.pixels import Range, check_range, to_unit
 
@@ -33,7 +34,9 @@ _SAMPLE = 1 << 19  # pixels that are looked at: larger images through tiles spre
 _TILE = 128  # their side
 
 
-def estimate_sigma(image: Any, *, value_range: Range | None = None) -> float:
+def estimate_sigma(
+    image: Any, *, value_range: Range | None = None, axes: str | None = None
+) -> float:
     """Standard deviation of the white Gaussian noise in one image, on the 0-255 scale.
 
     Measured on Set12 with noise of known sigma (mean error, its standard deviation over the
@@ -48,18 +51,23 @@ def estimate_sigma(image: Any, *, value_range: Range | None = None) -> float:
             channels are averaged. At least 8 x 8 pixels. Of images over half a megapixel
             32 tiles of 128 x 128 pixels are looked at.
         value_range: the numbers that mean black and white, where they are not the type's own.
+        axes: letters for the axes, as `Denoiser` takes them: the variances of all pictures are
+            averaged.
 
     Raises:
         TypeError, ValueError: an image that is none of these.
     """
-    opened = open_image(image)
-    if opened.batched:
+    opened = open_image(image, axes)
+    if opened.batched and axes is None:
         raise ValueError("image must be one image, not a batch (N, C, H, W)")
     value_range = opened.value_range if value_range is None else value_range
     if value_range is not None:
         value_range = check_range(value_range, opened.source.dtype)
+    elif opened.source.is_floating_point() and not opened.from_file:
+        warn_of_range(sample_of(opened.source[0, 0]))
     channels = opened.source.shape[1]
-    return float(sigma_of_batch(opened.source[:, : channels - (channels in (2, 4))], value_range))
+    levels = sigma_of_batch(opened.source[:, : channels - (channels in (2, 4))], value_range)
+    return float(levels if len(levels) == 1 else levels.square().mean().sqrt())
 
 
 def sigma_of_batch(batch: Tensor, value_range: Range | None = None) -> Tensor:
@@ -76,7 +84,7 @@ def sigma_of_batch(batch: Tensor, value_range: Range | None = None) -> Tensor:
 
 def _variance(channel: Tensor, value_range: Range | None) -> float:
     """Of the noise in (H, W), for black 0 and white 1."""
-    parts = [_energies(tile, value_range) for tile in _sample(channel)]
+    parts = [_energies(tile, value_range) for tile in sample_of(channel)]
     low, high, noisy = (torch.cat(column) for column in zip(*parts, strict=True))
     if int(noisy.sum()) >= _FEWEST:
         low, high = low[noisy], high[noisy]
@@ -92,7 +100,8 @@ def _variance(channel: Tensor, value_range: Range | None) -> float:
     return variance
 
 
-def _sample(channel: Tensor) -> list[Tensor]:
+def sample_of(channel: Tensor) -> list[Tensor]:
+    """(H, W), or of a large one tiles spread over it."""
     height, width = channel.shape
     if height * width <= _SAMPLE:
         return [channel]
@@ -147,4 +156,4 @@ def _dct_filters() -> Tensor:
     return torch.einsum("ai,bj->abij", basis, basis).reshape(-1, 1, _BLOCK, _BLOCK)[1:]
 
 
-__all__ = ["estimate_sigma", "sigma_of_batch"]
+__all__ = ["estimate_sigma", "sample_of", "sigma_of_batch"]

@@ -22,19 +22,25 @@ class Denoised:
 
 
 def denoise_picture(
-    denoiser: Denoiser, picture: Picture, share: int = 1, value_range: Range | None = None
+    denoiser: Denoiser,
+    picture: Picture,
+    share: int = 1,
+    value_range: Range | None = None,
+    axes: str | None = None,
 ) -> Denoised:
     """Denoise every frame of a picture, each by itself; a note says of numbers that are not finite.
 
     Args:
         share: how many pictures are computed at the same time, which share the memory there is.
         value_range: the numbers that mean black and white, in place of the picture's own.
+        axes: letters for the axes of all frames together, as a `Denoiser` takes them.
 
     Raises:
         TypeError, ValueError: pixels that cannot be denoised; the message says why.
     """
     two_level = picture.frames[0].dtype == np.bool_
-    result = denoiser.run(picture, value_range=None if two_level else value_range, share=share)
+    value_range = None if two_level else value_range
+    result = denoiser.run(picture, value_range=value_range, axes=axes, share=share)
     sigma = None if result.sigma is None else float(np.mean(np.asarray(result.sigma)))
     notes = (*picture.notes, *_notes(picture))
     return Denoised(replace(result.image, notes=notes), sigma, result.sigma_estimated)

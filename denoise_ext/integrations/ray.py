@@ -50,6 +50,7 @@ def denoise_files(
     cpus_per_actor: int = 1,
     gpus_per_actor: float = 0,
     value_range: Range | None = None,
+    axes: str | None = None,
     **options: Any,
 ) -> Iterator[Outcome]:
     """Denoise files on the Ray cluster this process is connected to (`ray.init`), or a local one.
@@ -65,6 +66,7 @@ def denoise_files(
         cpus_per_actor, gpus_per_actor: what Ray reserves for each; the first is also its number of
             threads.
         value_range: the numbers that mean black and white, in place of what each file says.
+        axes: letters for the axes of each file's array or pages, as a `Denoiser` takes them.
         options: of `denoise_ext.Denoiser`: model (a name or a checkpoint file, which is sent to the
             actors), sigma, strength, precision, backend, ...
 
@@ -78,7 +80,7 @@ def denoise_files(
     found = [f for path in _listed(inputs) for f in find_files(path, recursive)]
     folder = os.fspath(output).rstrip("/")
     jobs = [Job(os.fspath(f.path), f"{folder}/{f.relative}", f.relative) for f in found]
-    setup = actor_setup(options, overwrite, max_pixels, value_range)
+    setup = actor_setup(options, overwrite, max_pixels, value_range, axes)
     yield from run_jobs(
         jobs, output, setup, overwrite=overwrite, resume=resume, actors=actors,
         cpus_per_actor=cpus_per_actor, gpus_per_actor=gpus_per_actor,
@@ -123,14 +125,19 @@ def run_jobs(
 
 
 def actor_setup(
-    options: dict[str, Any], overwrite: bool, max_pixels: int, value_range: Range | None = None
+    options: dict[str, Any],
+    overwrite: bool,
+    max_pixels: int,
+    value_range: Range | None = None,
+    axes: str | None = None,
 ) -> Callable[[], Worker]:
     """A function that makes a worker in an actor; a checkpoint file travels inside it."""
     model, checkpoint = options.get("model"), None
     if model is not None and Path(model).is_file():
         checkpoint = (Path(model).name, Path(model).read_bytes())
-    making = making_of(value_range=value_range, **options)
-    return partial(_make_worker, options, checkpoint, making, overwrite, max_pixels, value_range)
+    how = {"value_range": value_range, "axes": axes}
+    making = making_of(**how, **options)
+    return partial(_make_worker, options, checkpoint, making, overwrite, max_pixels, how)
 
 
 def manifest_folder(output: str | os.PathLike[str]) -> Path:
@@ -188,7 +195,7 @@ def _make_worker(
     making: dict[str, Any],
     overwrite: bool,
     max_pixels: int,
-    value_range: Range | None,
+    how: dict[str, Any],
 ) -> Worker:
     if checkpoint is not None:
         from denoise_ext.inference.loading import load_model
@@ -199,7 +206,7 @@ def _make_worker(
             places = {k: options[k] for k in ("device", "backend") if k in options}
             options = {**options, "model": load_model(path, **places)}
     denoiser = Denoiser(**options)
-    denoise = partial(denoise_picture, denoiser, value_range=value_range)
+    denoise = partial(denoise_picture, denoiser, **how)
     return Worker(denoise, making, storage=UrlStorage(), overwrite=overwrite, max_pixels=max_pixels)
 
 

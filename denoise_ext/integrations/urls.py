@@ -144,7 +144,7 @@ class UrlStorage:
             )
             raise ImageError(f"cannot write {target!r}: {what}")
         if not overwrite and self.exists(target):
-            raise ImageError(f"{target!r} exists; it is not overwritten unless asked")
+            raise ImageError(f"{target!r} exists; overwrite=True replaces it")
 
     def write(self, job: Job, data: bytes, record: Record | None, overwrite: bool) -> None:
         """As in Storage; the record is kept by who gave the job."""

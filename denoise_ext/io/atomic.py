@@ -46,7 +46,7 @@ def write_atomically(
             with contextlib.suppress(OSError):
                 part.unlink(missing_ok=True)
     except FileExistsError:
-        raise ImageError(f"{shown(path)} exists; it is not overwritten unless asked") from None
+        raise ImageError(f"{shown(path)} exists; overwrite=True replaces it") from None
     except Exception as error:  # an encoder may raise nearly anything
         raise ImageError(f"cannot write {shown(path)}: {reason_of(error)}") from error
 
@@ -74,7 +74,7 @@ def _check_target(target: Path, overwrite: bool) -> None:
             if not target.is_file():
                 raise ImageError(f"{shown(target)} is not a regular file")
             if not overwrite:
-                raise ImageError(f"{shown(target)} exists; it is not overwritten unless asked")
+                raise ImageError(f"{shown(target)} exists; overwrite=True replaces it")
         folder = target.parent
         if not folder.is_dir():
             what = "is not a folder" if folder.exists() else "does not exist"

@@ -67,7 +67,7 @@ def _folder(root: Path, recursive: bool) -> list[FoundImage]:
         here = Path(folder)
         found += [here / name for name in sorted(names) if _is_image(here / name)]
     if not found:
-        hint = "" if recursive else " (sub-folders are looked at only when asked: recursive)"
+        hint = "" if recursive else "; recursive=True looks into sub-folders"
         raise ImageError(f"{shown(root)} holds no image ({FORMAT_NAMES}){hint}")
     return [FoundImage(file, file.relative_to(root)) for file in found]
 

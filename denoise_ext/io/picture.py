@@ -42,6 +42,9 @@ class Picture:
     metadata: Metadata = Metadata()
     notes: tuple[str, ...] = ()
     """What a user should know about how the file was read, one line each."""
+    shapes: tuple[tuple[int, ...], ...] = ()
+    """Of the arrays that the frames come from, in order, where the file says nothing of axes (NPY,
+    NPZ); empty for formats that do."""
 
     def with_frames(self, frames: Iterable[np.ndarray]) -> Picture:
         """The same picture with other pixels: as many frames, each of its old height and width.

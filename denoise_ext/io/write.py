@@ -11,6 +11,7 @@ from typing import IO
 
 import numpy as np
 
+from denoise_ext._suggestions import did_you_mean
 from denoise_ext.io.atomic import check_target, write_atomically
 from denoise_ext.io.codecs import (
     CODECS,
@@ -155,7 +156,7 @@ def _codec_for(path: PathLike, format: str | None) -> tuple[str, Codec]:
         named = f"suffix {suffix!r}" if suffix else "no suffix"
         raise ImageError(
             f"cannot write {shown(path)}: {named}; known formats are {FORMAT_NAMES}"
-            f" ({' '.join(IMAGE_SUFFIXES)})"
+            f" ({' '.join(IMAGE_SUFFIXES)}){did_you_mean(suffix, IMAGE_SUFFIXES)}"
         )
     if codec.write is None:
         raise ImageError(f"cannot write {shown(path)}: {codec.name} is read only; use TIFF or PNG")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import fnmatch
 import hashlib
 import json
@@ -14,6 +13,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from denoise_ext._suggestions import did_you_mean
 from denoise_ext.models._base import Denoiser
 from denoise_ext.models._entry_points import load_entry_points
 
@@ -120,9 +120,8 @@ def register_pretrained(name: str, weights: Pretrained) -> None:
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> str:
     """The message for a name that does not exist, with the closest ones that do."""
     names = sorted(known)
-    close = difflib.get_close_matches(str(name), names, n=3, cutoff=0.4)
-    hint = f"; did you mean {', '.join(close)}?" if close else ""
-    return f"unknown {kind} {name!r}{hint} Known: {', '.join(names)}. {IMPORT_HINT}"
+    hint = did_you_mean(str(name), names) or ";"
+    return f"unknown {kind} {name!r}{hint} known: {', '.join(names)}. {IMPORT_HINT}"
 
 
 def has_family(name: object) -> bool:

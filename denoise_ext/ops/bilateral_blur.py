@@ -55,7 +55,7 @@ def bilateral_blur(
     argument             constraint
     ===================  =========================================================================
     input                (N, C, H, W) or (C, H, W); float32, float64, bfloat16, float16, uint8;
-                         any strides; N may be 0
+                         any strides; N may be 0; uint8 that is plainly (H, W, C) is refused
     kernel_size          odd int or pair (height, width) >= 1; may be larger than the image
     sigma_color          > 0, in the input's units (0.1 for an image in [0, 1] is 25.5 on the
                          0-255 scale, which is the scale of uint8 input): a number, or a tensor

@@ -44,7 +44,7 @@ def gaussian_blur2d(
     argument             constraint
     ===================  =========================================================================
     input                (N, C, H, W) or (C, H, W); float32, float64, bfloat16, float16, uint8;
-                         any strides; N may be 0
+                         any strides; N may be 0; uint8 that is plainly (H, W, C) is refused
     kernel_size          odd int or pair (height, width) >= 1; may be larger than the image
     sigma                standard deviation in pixels, finite, > 0: a number, a pair (vertical,
                          horizontal), or a tensor (1, 2) or (N, 2), (1,) or (N,)

@@ -1,7 +1,8 @@
 """NPY and NPZ: NumPy arrays of any real dtype as images or stacks of images.
 
-(H, W) is a gray image; (H, W, 1..4) gray, gray + alpha, RGB or RGBA; (N, H, W) with more than four
-columns a stack of gray images; (N, H, W, 1..4) a stack. Written again in the same shape and order.
+(H, W) is a gray image; (H, W, 1..4) gray, gray + alpha, RGB or RGBA; all axes before these count
+images: (N, H, W), (N, H, W, 1..4), ... Written again in the same shape and order. An array says
+nothing of its axes: `Picture.shapes` has its shape, by which denoising refuses what is ambiguous.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ _DTYPES = (
     "float16", "float32", "float64",
 )  # fmt: skip
 _MAX_MEMBERS = 100_000
+_MAX_AXES = 8
 
 
 @dataclass(frozen=True)
@@ -69,9 +71,9 @@ def _load(source: Source, stream: IO[bytes], name: str, others: int):
         raise source.error(f"{where}has dtype {dtype}; real numbers are read")
     channels = shape[-1] if len(shape) > 2 and shape[-1] <= 4 else 0
     spatial = shape[:-1] if channels else shape
-    if len(spatial) not in (2, 3) or 0 in shape:
-        raise source.error(f"{where}has shape {shape}; (H, W[, 1..4]) or (N, H, W[, 1..4]) is read")
-    count = spatial[0] if len(spatial) == 3 else 1
+    if not 2 <= len(shape) <= _MAX_AXES or 0 in shape:
+        raise source.error(f"{where}has shape {shape}; (..., H, W) or (..., H, W, 1..4) is read")
+    count = math.prod(spatial[:-2])
     total = source.check_pixels(spatial[-1], spatial[-2], count, others)
     size = math.prod(shape) * dtype.itemsize
     data = stream.read(size)
@@ -88,7 +90,10 @@ def _picture(source: Source, arrays: list[_Array], frames: list[np.ndarray], nam
     if len(modes) > 1:
         raise source.error(f"holds images of different kinds: {', '.join(modes)}")
     metadata = Metadata(native=tuple(arrays))
-    return Picture(tuple(frames), value_range_of(frames), modes[0], name, metadata)
+    return Picture(
+        tuple(frames), value_range_of(frames), modes[0], name, metadata,
+        shapes=tuple(array.shape for array in arrays),
+    )  # fmt: skip
 
 
 def _write_npy(stream: IO[bytes], picture: Picture) -> None:

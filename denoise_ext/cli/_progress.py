@@ -1,0 +1,61 @@
+"""How far a command is: a bar on terminals, a line every 10 seconds elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+
+_EVERY = 10.0  # seconds
+
+
+class ProgressLines:
+    """What `rich.progress.Progress` does for one task, as lines on stderr for logs and pipes.
+
+    A line is due when a step ends ten seconds or more after the last line. After the last step the
+    command has a summary.
+
+    Args:
+        fields: of the task, shown at the end of a line.
+        clock: gives seconds.
+    """
+
+    def __init__(self, *fields: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self._fields, self._clock = fields, clock
+        self._values: dict[str, str] = {}
+        self._done, self._total, self._what = 0, None, ""
+
+    def __enter__(self) -> ProgressLines:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """The first line is due ten seconds from now."""
+        self._due = self._clock() + _EVERY
+
+    def stop(self) -> None:
+        """Nothing is left to take back."""
+
+    def add_task(self, description: str, total: int | None = None, **fields: str) -> int:
+        """`description` says what is done in all lines."""
+        self._what, self._total = description, total
+        self._values |= fields
+        return 0
+
+    def advance(self, task: int) -> None:
+        """One step more."""
+        self.update(task, advance=1)
+
+    def update(self, task: int, *, advance: int = 0, description: str = "", **fields: str) -> None:
+        """Steps more, or other fields. `description`, the name of a file, is for a bar."""
+        self._done += advance
+        self._values |= fields
+        now = self._clock()
+        if advance and now >= self._due and self._done != self._total:
+            self._due = now + _EVERY
+            of = "" if self._total is None else f" of {self._total}"
+            shown = "".join(f", {self._values[name]}" for name in self._fields)
+            print(f"{self._what}: {self._done}{of}{shown}", file=sys.stderr, flush=True)

@@ -1,0 +1,54 @@
+"""What is accepted, but looks like a mistake: one warning that names the argument."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+_PACKAGE = str(Path(__file__).parents[1])
+_BLOCK = 8  # side in pixels: the mean of a block has an eighth of the noise
+_LOW, _HIGH = -0.25, 2.0  # a block's mean in a noisy image in [0, 1] comes nowhere near
+_SHARE = 0.01  # of the blocks
+
+
+def warn_of_sigma(sigma: object) -> None:
+    """Warn of a level between 0 and 1, which is what noise has on a scale from 0 to 1."""
+    if isinstance(sigma, (int, float)) and 0 < sigma < 1:
+        _warn(
+            f"sigma={sigma:g} is on the 0-255 scale, where it is less than one 8-bit level; on a"
+            f" scale from 0 to 1 it would be sigma={255 * sigma:g} here"
+        )
+
+
+def warn_of_range(samples: list[Tensor]) -> None:
+    """Warn of floating-point pixels that are not in [0, 1], give or take the noise.
+
+    Args:
+        samples: parts (h, w) of one channel.
+    """
+    means = [_block_means(part) for part in samples if min(part.shape) >= _BLOCK]
+    if not means:
+        return
+    blocks = torch.cat(means)
+    if float(((blocks < _LOW) | (blocks > _HIGH)).float().mean()) > _SHARE:
+        _warn(
+            "image: many pixels are far outside of [0, 1], as in images in [-1, 1] or normalised by"
+            " mean and deviation; value_range=(black, white) says which numbers are black and white"
+        )
+
+
+def _block_means(part: Tensor) -> Tensor:
+    return F.avg_pool2d(part.detach().float().cpu()[None, None], _BLOCK).flatten()
+
+
+def _warn(text: str) -> None:
+    """At the line outside of this package that made the call: Python shows it once for each."""
+    frame, level = sys._getframe(1), 2
+    while frame is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(text, UserWarning, stacklevel=level)
