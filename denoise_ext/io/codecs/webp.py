@@ -7,7 +7,7 @@ from typing import IO
 from PIL import WebPImagePlugin  # noqa: F401  Image.open(formats=...) does not load it itself
 
 from denoise_ext.io.codecs.base import Codec, Source, holds
-from denoise_ext.io.codecs.pillow import image_of, open_image, pixels_of
+from denoise_ext.io.codecs.pillow import image_of, load, open_image, pixels_of
 from denoise_ext.io.picture import Metadata, Picture, mode_of
 
 _EXIF = b"Exif\0\0"
@@ -17,7 +17,7 @@ def _read(source: Source) -> Picture:
     with open_image(source, "WEBP") as image:
         if (frames := getattr(image, "n_frames", 1)) > 1:
             raise source.error(f"is an animation of {frames} frames; single images are read")
-        image.load()
+        load(image)
         frame = pixels_of(image, "RGBA" if "A" in image.getbands() else "RGB")
         info = image.info
     metadata = Metadata(info.get("icc_profile"), _bare(info.get("exif")), info.get("xmp"))
