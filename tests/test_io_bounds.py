@@ -20,6 +20,7 @@ from denoise_ext import io
 from denoise_ext.io.codecs import tiff_tags
 
 MIB = 1 << 20
+IMPORT = "from denoise_ext import io"
 PILLOWS_LIMIT = 2 * 89_478_485  # pixels above which Pillow refuses an image by itself
 
 
@@ -48,11 +49,11 @@ def test_max_pixels_is_the_only_limit(tmp_path):
     path.write_bytes(large_tiff(width, height))
     assert path.stat().st_size < MIB
     read = f"assert io.read_picture({str(path)!r}).frames[0].shape == {(height, width)}"
-    error, growth = error_and_growth(read)
+    error, growth = error_and_growth(read, IMPORT)
     assert error is None
     # Pillow's image, its bytes, the array and a copy of a channel
     assert growth < 4 * width * height + 64 * MIB
-    error, growth = error_and_growth(read.replace("')", "', max_pixels=180_000_000)"))
+    error, growth = error_and_growth(read.replace("')", "', max_pixels=180_000_000)"), IMPORT)
     assert "180633600 pixels, more than the limit of 180000000 (max_pixels)" in error
     assert growth < 64 * MIB
 
@@ -177,7 +178,7 @@ def test_a_small_file_takes_little_memory(tmp_path, case):
     size = path.stat().st_size
     assert size < 4 * MIB
     warm = str(tmp_path / "warm.png")
-    optional = f"import zipfile, pydicom, nibabel; io.read_picture({warm!r})"
+    optional = f"{IMPORT}; import zipfile, pydicom, nibabel; io.read_picture({warm!r})"
     io.write_picture(tmp_path / "warm.png", io.picture_of(np.zeros((4, 5), np.uint8)))
     error, growth = error_and_growth(f"io.read_picture({str(path)!r})", before=optional)
     if message is None:

@@ -46,6 +46,8 @@ def load_state(path: Path) -> dict[str, Any]:
         state = load_plain_data(path, records=True)
     except CheckpointError as error:
         raise ValueError(f"{path}: {error}") from None
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror or error}") from None
     if not isinstance(state, dict) or state.get("format") != TRAINING_FORMAT:
         raise ValueError(f"{path}: not a training checkpoint of this version")
     return state
