@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import shutil
+import sqlite3
+import tempfile
 import threading
 from pathlib import Path
 
@@ -108,6 +113,96 @@ def test_manifests_that_cannot_be_used_say_why(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ManifestError, match="cannot make folder"):
         Manifest(tmp_path / "file" / "out")
+
+
+def refused(output: Path, *parts: str) -> None:
+    """The manifest gives one error naming the file and these parts; no byte of it changes."""
+    path = output / ".denoise-ext" / "manifest.sqlite"
+    before = path.read_bytes()
+    with pytest.raises(ManifestError) as caught:
+        Manifest(output)
+    assert path.read_bytes() == before
+    assert [part for part in (str(path), *parts) if part not in str(caught.value)] == []
+    assert "\n" not in str(caught.value)
+
+
+@contextlib.contextmanager
+def changed(output: Path):
+    """The database of a manifest that holds an output."""
+    with Manifest(output) as manifest:
+        manifest.record(Path("a.png"), Record("key", 3, "abc"))
+    with contextlib.closing(sqlite3.connect(manifest.path)) as database:
+        yield database
+        database.commit()
+
+
+@pytest.mark.parametrize("change, found", [
+    ("ALTER TABLE outputs RENAME COLUMN key TO identity", "outputs (target, identity, size"),
+    ("ALTER TABLE outputs ADD COLUMN more", "outputs (target, key, size, sha256, more)"),
+    ("DROP TABLE outputs", "no table outputs"),
+    ("CREATE TABLE others (a, b)", "others (a, b)"),
+    ("PRAGMA user_version = 7", "format 7"),
+])  # fmt: skip
+def test_a_manifest_of_another_layout_is_refused_and_kept(tmp_path, change, found):
+    with changed(tmp_path) as database:
+        database.execute(change)
+    refused(tmp_path, found, "allowed is format 1")
+    with Manifest(tmp_path, (2, 3), siblings=True) as shard:
+        assert shard.get(Path("a.png")) is None  # what it says is not this version's to judge
+
+
+def test_a_manifest_without_a_version_is_used(tmp_path):
+    """As version 0.1.0 wrote them first: the same tables, the format among the facts."""
+    with changed(tmp_path) as database:
+        database.execute("PRAGMA user_version = 0")
+        database.execute("INSERT INTO facts VALUES ('format', '1')")
+    with Manifest(tmp_path) as manifest:
+        assert manifest.get(Path("a.png")) == Record("key", 3, "abc")
+        manifest.record(Path("b.png"), Record("key"))
+    with contextlib.closing(sqlite3.connect(manifest.path)) as database:
+        assert database.execute("PRAGMA user_version").fetchone() == (1,)
+
+
+def test_a_manifest_survives_an_error_while_it_is_used(tmp_path):
+    """Not one that a run found, nor one whose content cannot be read at the end."""
+    with Manifest(tmp_path) as manifest:
+        manifest.record(Path("a.png"), Record("key"))
+    with pytest.raises(ManifestError, match="no such table"), Manifest(tmp_path) as manifest:
+        manifest._database.execute("DROP TABLE outputs")
+        manifest.get(Path("a.png"))
+    assert manifest.path.exists()
+    with contextlib.closing(sqlite3.connect(manifest.path)) as database:
+        database.execute(
+            "CREATE TABLE outputs (target BLOB PRIMARY KEY, key TEXT, size INTEGER, sha256 TEXT)"
+        )
+    with Manifest(tmp_path):
+        pass
+    assert manifest.path.exists()  # it has no records, but was not made here
+
+
+def test_a_locked_manifest_is_in_use(tmp_path):
+    with changed(tmp_path) as database:
+        database.execute("PRAGMA journal_mode = DELETE")
+        database.execute("BEGIN EXCLUSIVE")
+        refused(tmp_path, "another run is writing here")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user for a moment")
+def test_a_read_only_manifest_is_one_line():
+    output = Path(tempfile.mkdtemp())  # where another user may enter
+    try:
+        with Manifest(output) as manifest:
+            manifest.record(Path("a.png"), Record("key"))
+        for folder in (output, manifest.path.parent):
+            folder.chmod(0o777)
+        manifest.path.chmod(0o444)
+        os.seteuid(65534)
+        try:
+            refused(output, "permission denied")
+        finally:
+            os.seteuid(0)
+    finally:
+        shutil.rmtree(output)
 
 
 def test_a_record_describes_one_content(tmp_path):

@@ -96,7 +96,7 @@ def broken(name: str) -> dict[str, torch.Tensor]:
         ("channels", "5 input and 1 output channels"),
         ("not finite", "weight 'm_body.0.res.0.weight' is not finite"),
         ("scalar", "weight of shape"),
-        ("huge", "weights do not fit their configuration"),
+        ("huge", "is not stored number by number"),
         ("expanded", "m_tail.weight' is not stored number by number"),
     ],
 )

@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -92,6 +92,34 @@ def work(*contenders: Contender) -> Work:
     return Work(list(contenders), 2e6, 1e6, tolerance=1e-3)
 
 
+class Clock:
+    """The time as a test wants it, in place of the module `time`."""
+
+    def __init__(self, monkeypatch) -> None:
+        self.now = self.own = self.others = 0.0
+        monkeypatch.setattr(_timing, "time", self)
+        monkeypatch.setattr(_timing, "busy_seconds", lambda: self.own + self.others)
+
+    def perf_counter(self) -> float:
+        return self.now
+
+    def process_time(self) -> float:
+        return self.own
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+    def call(self, seconds: float, own: float = 0.0, others: float = 0.0) -> Callable[[], None]:
+        """A call that takes so long, with so much CPU time of ours and of other processes."""
+
+        def pass_time():
+            self.now += seconds
+            self.own += own
+            self.others += others
+
+        return pass_time
+
+
 def test_only_who_computes_the_same_is_timed(monkeypatch):
     monkeypatch.setattr(_timing, "SHORTEST_TURN", 1e-4)
     x = torch.linspace(0, 1, 8)
@@ -121,27 +149,33 @@ def test_only_who_computes_the_same_is_timed(monkeypatch):
 
 
 def test_other_processes_are_noticed(monkeypatch):
-    busy = [0.0]
-
-    def someone_else():
-        time.sleep(0.002)
-        busy[0] += 0.001
-
-    monkeypatch.setattr(_timing, "busy_seconds", lambda: busy[0])
-    found = _timing.compare({"a": someone_else}, 0.0)
-    assert 0.2 < found.other_load < 0.6 and not found.quiet
-    monkeypatch.setattr(_timing, "busy_seconds", lambda: 0.0)
-    assert _timing.compare({"a": someone_else}, 0.0).quiet
+    clock = Clock(monkeypatch)
+    found = _timing.compare({"a": clock.call(0.25, own=0.25, others=0.125)}, 0.0)
+    assert found.other_load == 0.5 and not found.quiet
+    assert _timing.compare({"a": clock.call(0.25, own=0.25)}, 0.0).quiet
+    below, above = _timing.QUIET_LOAD * 0.9, _timing.QUIET_LOAD * 1.1
+    assert _timing.compare({"a": clock.call(0.25, others=0.25 * below)}, 0.0).quiet
+    assert not _timing.compare({"a": clock.call(0.25, others=0.25 * above)}, 0.0).quiet
     monkeypatch.setattr(_timing, "busy_seconds", lambda: None)  # the system does not tell
-    found = _timing.compare({"a": someone_else}, 0.0)
+    found = _timing.compare({"a": clock.call(0.25)}, 0.0)
     assert found.other_load is None and not found.quiet
 
 
+def test_timings_are_the_clocks(monkeypatch):
+    clock = Clock(monkeypatch)
+    monkeypatch.setattr(_timing, "PAUSE", 0.0)  # every sum of times is exact
+    calls = {"long": clock.call(0.5), "short": clock.call(2.0**-12)}
+    found = _timing.compare(calls, 0.0, rounds=(4, 9)).timings
+    assert found["long"] == _timing.Timing(0.5, 0.5, 0.5, 4, 1)
+    assert found["short"].median == 2.0**-12
+    assert found["short"].calls_per_turn * 2.0**-12 >= _timing.SHORTEST_TURN
+
+
 def test_contenders_take_turns(monkeypatch):
+    second = Clock(monkeypatch).call(1.0)
     monkeypatch.setattr(_timing, "calls_per_turn", lambda call: 1)
-    monkeypatch.setattr(_timing, "PAUSE", 0.0)
     order = []
-    calls = {name: lambda name=name: order.append(name) for name in "abc"}
+    calls = {name: lambda name=name: (order.append(name), second()) for name in "abc"}
     timings = _timing.compare(calls, 0.0, rounds=(4, 9)).timings
     assert "".join(order) == "abcbcacababc"
     assert all(timing.rounds == 4 for timing in timings.values())
@@ -183,9 +217,10 @@ def test_a_process_that_dies_leaves_what_it_found(monkeypatch, tmp_path):
         "sys.exit(3)"
     )
     monkeypatch.setattr(subjects, "WORKER", script)
+    monkeypatch.setattr(subjects, "GRACE", 3600.0)  # it ends by itself, whenever that is
     found = subjects.measure("edges", 1.0, 1)
     assert found["cases"] == [{"case": "a"}] and "status 3" in found["problem"]
-    script.write_text("import time; time.sleep(60)")
+    script.write_text("import signal; signal.pause()")  # until it is stopped
     monkeypatch.setattr(subjects, "GRACE", 0.5)
     found = subjects.measure("edges", 0.5, 1)
     assert found["cases"] == [] and "stopped" in found["problem"]

@@ -19,7 +19,7 @@ import os
 import secrets
 import sqlite3
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ _DEFAULTS = {
 }  # fmt: skip
 # these change the last bits at most: a batch may go on on another machine, or with less memory
 _NO_OTHER_RESULT = ("device", "tile", "max_memory")
-_FORMAT = "1"  # of the tables below
+_FORMAT = 1  # of the tables below: SQLite's user_version
 _TABLES = """
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS folders (path BLOB PRIMARY KEY) WITHOUT ROWID;
@@ -48,6 +48,11 @@ CREATE TABLE IF NOT EXISTS outputs (
     sha256 TEXT
 ) WITHOUT ROWID;
 """
+_COLUMNS = {
+    "facts": ["name", "value"],
+    "folders": ["path"],
+    "outputs": ["target", "key", "size", "sha256"],
+}
 
 
 class ManifestError(ValueError):
@@ -86,7 +91,8 @@ class Manifest:
             that a run can go on with another number of shards. One in use by a running process is
             left out: what it does is not this run's.
 
-    Thread-safe. Raises ManifestError if the file cannot be opened, is damaged, or is in use.
+    Thread-safe. Raises ManifestError if the file cannot be opened or written, is damaged, is in
+    use, or has another layout. Such a file stays as it is.
     """
 
     def __init__(
@@ -110,17 +116,22 @@ class Manifest:
             raise ManifestError(f"cannot make folder {str(folder)!r}: {reason}") from error
         if not os.access(folder, os.W_OK | os.X_OK):
             raise ManifestError(f"folder {str(folder)!r} is not writable")
+        self._is_new = not self.path.exists()
         self._database = _open(self.path)
-        self.run_id = self._fact("run_id", secrets.token_hex(6))
-        self._others = recorded(self.output, but=self.path) if siblings else {}
-        self._remove_temporaries()
+        try:
+            self.run_id = self._fact("run_id", secrets.token_hex(6))
+            self._others = recorded(self.output, but=self.path) if siblings else {}
+            self._remove_temporaries()
+        except BaseException:
+            self._database.close()
+            raise
 
     def get(self, target: Path) -> Record | None:
         """What is recorded of an output (a path below the output folder), if anything."""
         name = os.fsencode(target)
         with self._lock:
             query = "SELECT key, size, sha256 FROM outputs WHERE target = ?"
-            row = self._database.execute(query, (name,)).fetchone()
+            row = next(_selected(self._database, self.path, query, name), None)
         return Record(*row) if row else self._others.get(name)
 
     def record(self, target: Path, record: Record) -> None:
@@ -141,11 +152,17 @@ class Manifest:
                 self._folders.add(name)
 
     def close(self) -> None:
-        """Fold the log into the file and release it; where nothing was recorded, leave no trace."""
+        """Fold the log into the file and release it.
+
+        A file made by this object goes again if nothing was recorded in it.
+        """
         with self._lock:
-            [empty] = self._database.execute("SELECT count(*) = 0 FROM outputs").fetchone()
+            empty = False  # what cannot be read is not known to be empty
+            with contextlib.suppress(sqlite3.Error):
+                query = "SELECT count(*) = 0 FROM outputs"
+                [empty] = self._database.execute(query).fetchone()
             self._database.close()
-            if empty:
+            if empty and self._is_new:
                 with contextlib.suppress(OSError):
                     self.path.unlink()
                     for folder in self._made:
@@ -166,11 +183,12 @@ class Manifest:
         insert = "INSERT OR IGNORE INTO facts VALUES (?, ?)"
         _committed(self._database, self.path, insert, [(name, default)])
         query = "SELECT value FROM facts WHERE name = ?"
-        return self._database.execute(query, (name,)).fetchone()[0]
+        [(value,)] = _selected(self._database, self.path, query, name)
+        return value
 
     def _remove_temporaries(self) -> None:
         # Named after this manifest, which is ours alone: no living process writes to them.
-        for (folder,) in self._database.execute("SELECT path FROM folders").fetchall():
+        for (folder,) in list(_selected(self._database, self.path, "SELECT path FROM folders")):
             self._folders.add(folder)
             with contextlib.suppress(OSError), os.scandir(os.fsdecode(folder)) as entries:
                 for entry in entries:
@@ -222,28 +240,69 @@ def key_of(content: str, making: dict[str, Any]) -> str:
 
 
 def _open(path: Path) -> sqlite3.Connection:
+    """The file, made where there is none; nothing is changed in a file that cannot be used."""
+    # not by opening it: to close it again would give up the locks this process has on it
+    effective = os.access in os.supports_effective_ids
+    if path.exists() and not os.access(path, os.R_OK | os.W_OK, effective_ids=effective):
+        raise ManifestError(
+            f"{str(path)!r} cannot be read and written by this user: permission denied"
+        )
     try:
         database = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
     except sqlite3.Error as error:
         raise ManifestError(f"cannot open {str(path)!r}: {error}") from error
     try:
         database.execute("PRAGMA locking_mode = EXCLUSIVE")
+        _check_layout(database, path)
         database.execute("PRAGMA journal_mode = WAL")
         # every commit is on disk before the output appears under its name
         database.execute("PRAGMA synchronous = FULL")
-        database.executescript(_TABLES)
-        database.execute("INSERT OR IGNORE INTO facts VALUES ('format', ?)", (_FORMAT,))
-        [found] = database.execute("SELECT value FROM facts WHERE name = 'format'").fetchone()
+        version = f"PRAGMA user_version = {_FORMAT};"
+        database.executescript(f"BEGIN; {_TABLES} {version} COMMIT;")  # all of it or nothing
+    except ManifestError:
+        database.close()
+        raise
     except sqlite3.Error as error:
         database.close()
         if getattr(error, "sqlite_errorname", "").startswith("SQLITE_BUSY"):
             message = f"another run is writing here: {str(path)!r} is in use"
             raise ManifestError(message) from error
         raise ManifestError(f"cannot use {str(path)!r}: {error}") from error
-    if found != _FORMAT:
-        database.close()
-        raise ManifestError(f"{str(path)!r} has format {found}; this version knows {_FORMAT}")
     return database
+
+
+def _check_layout(database: sqlite3.Connection, path: Path) -> None:
+    """Refuse tables that are not those of this version.
+
+    A file without a version is used if it has the same tables, which the first releases wrote so,
+    or some of them, as a kill at their first start left it.
+    """
+    [version] = database.execute("PRAGMA user_version").fetchone()
+    found = _columns(database)
+    same = all(_COLUMNS.get(name) == columns for name, columns in found.items())
+    if (version == 0 and same) or (version == _FORMAT and found == _COLUMNS):
+        return
+    odd = sorted(name for name in found.keys() | _COLUMNS if found.get(name) != _COLUMNS.get(name))
+    tables = "; ".join(
+        f"table {name} ({', '.join(found[name])})" if name in found else f"no table {name}"
+        for name in odd[:4]
+    )
+    what = f"format {version}" + (f": {tables}" if tables else "")
+    raise ManifestError(
+        f"{str(path)!r} is not a manifest that this version can use: it has {what}; allowed is"
+        f" format {_FORMAT}. Nothing in it was changed. Use the version that wrote it, move the"
+        " file away, or choose another output folder"
+    )
+
+
+def _columns(database: sqlite3.Connection) -> dict[str, list[str]]:
+    """Table -> its columns, in order."""
+    query = "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"
+    columns = "SELECT name FROM pragma_table_info(?) ORDER BY cid"
+    return {
+        table: [column for (column,) in database.execute(columns, (table,))]
+        for (table,) in database.execute(query).fetchall()
+    }
 
 
 def recorded(output: str | os.PathLike[str], but: Path | None = None) -> dict[bytes, Record]:
@@ -257,9 +316,18 @@ def recorded(output: str | os.PathLike[str], but: Path | None = None) -> dict[by
         except ManifestError:  # in use, or not ours to judge
             continue
         with contextlib.closing(database):
-            rows = database.execute("SELECT target, key, size, sha256 FROM outputs")
+            rows = _selected(database, path, "SELECT target, key, size, sha256 FROM outputs")
             records.update((target, Record(*rest)) for target, *rest in rows)
     return records
+
+
+def _selected(
+    database: sqlite3.Connection, path: Path, query: str, *values: object
+) -> Iterator[tuple]:
+    try:
+        yield from database.execute(query, values)
+    except sqlite3.Error as error:
+        raise ManifestError(f"cannot read {str(path)!r}: {error}") from error
 
 
 def _committed(database: sqlite3.Connection, path: Path, statement: str, rows: list[tuple]) -> None:

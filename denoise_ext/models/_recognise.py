@@ -112,10 +112,15 @@ def _shapes(state: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
     }
 
 
-def _check_numbers(key: str, value: Tensor) -> None:
+def check_dense(key: str, value: Tensor) -> None:
+    """Refuse a tensor with fewer numbers stored than its shape has: sparse, or expanded."""
     dense = value.layout == torch.strided and not value.is_quantized
     if not dense or value.untyped_storage().nbytes() < value.numel() * value.element_size():
         raise CheckpointError(f"weight {key!r} is not stored number by number")
+
+
+def _check_numbers(key: str, value: Tensor) -> None:
+    check_dense(key, value)
     if value.is_floating_point() and not bool(torch.isfinite(value).all()):
         raise CheckpointError(f"weight {key!r} is not finite")
 

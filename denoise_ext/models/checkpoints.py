@@ -17,14 +17,27 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
+from denoise_ext.models._archive import check_file
 from denoise_ext.models._base import Denoiser
 from denoise_ext.models._folding import fold_batchnorm
-from denoise_ext.models._recognise import CheckpointError, build_fitting, recognise
+from denoise_ext.models._recognise import (
+    CheckpointError,
+    build_fitting,
+    check_dense,
+    recognise,
+)
 from denoise_ext.models._registry import build_model, check_config, create_model, has_family
 from denoise_ext.models.dncnn import DnCNN
 
 FORMAT = "denoise_ext"
 TRAINING_FORMAT = "denoise_ext training state 1"
+MAX_HEADER = 1 << 22
+"""Most bytes of the header of a safetensors file: 4 MiB, some 40 000 tensors."""
+MAX_CONFIG = 1 << 16
+"""Most characters of a network's configuration."""
+# Options of a network that count layers; some of them are a list with a number for each level.
+_LAYERS = ("depth", "levels", "blocks", "encoder_blocks", "middle_blocks", "decoder_blocks")
+_LAYERS_WITHOUT_TENSORS = 256  # a family may use a tensor several times
 _WRAPPERS = ("state_dict", "params", "model_state_dict", "net", "model")
 
 
@@ -41,9 +54,13 @@ def load_checkpoint(path: str | PathLike[str]) -> Denoiser:
     ``{"params": ...}`` are unwrapped, ``module.`` prefixes dropped, BatchNorm is folded into the
     convolutions.
 
+    Sizes are checked against the bytes there are before anything is read: what is taken is at most
+    the weights in float32, twice over, and the memory of 4 MiB of pickle or header.
+
     Raises:
         CheckpointError: (a ValueError) the file is missing, damaged, not a checkpoint, holds
-            anything but plain data, or belongs to no known network; the message names the file.
+            anything but plain data, compressed records or more than 4 MiB about its tensors, or
+            belongs to no known network; the message names the file.
     """
     path = Path(path)
     if not path.is_file():
@@ -69,16 +86,30 @@ def read_metadata(path: str | PathLike[str]) -> dict[str, Any]:
     Raises CheckpointError when it is not such a file.
     """
     try:
+        _check_header(Path(path))
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
         if header.get("format") != FORMAT:
-            raise CheckpointError(f"{path}: not written by this package")
+            raise CheckpointError("not written by this package")
         return {key: json.loads(header[key]) for key in ("config", "training")}
-    except (SafetensorError, OSError, KeyError, json.JSONDecodeError) as error:
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    except (SafetensorError, OSError, KeyError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: cannot read the metadata ({error})") from None
 
 
+def _check_header(path: Path) -> None:
+    """Refuse a header that would take long to read. Its length is the file's first 8 bytes."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+    if MAX_HEADER < length <= path.stat().st_size:
+        raise CheckpointError(
+            f"its header takes {length} bytes; at most {MAX_HEADER} are read (4 MiB)"
+        )
+
+
 def _load_safetensors(path: Path) -> Denoiser:
+    _check_header(path)
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
@@ -88,12 +119,18 @@ def _load_safetensors(path: Path) -> Denoiser:
     if header.get("format") != FORMAT:
         return recognise(state)
     try:
+        if len(header["config"]) > MAX_CONFIG:
+            raise CheckpointError(
+                f"its configuration has {len(header['config'])} characters; at most {MAX_CONFIG}"
+                " are read"
+            )
         config = json.loads(header["config"])
         _check_family(config)
+        _check_layers(config, state)
         model = build_fitting(lambda: build_model(config), state)
     except CheckpointError:
         raise
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise CheckpointError(f"its metadata describes no model ({error})") from None
     return _for_inference(model)
 
@@ -114,9 +151,11 @@ def _from_training_state(state: dict[str, Any]) -> Denoiser:
         weights = state.get("mean") or state["model"]
         if "network" in state:
             _check_family(state["network"])
+            _check_layers(state["network"], weights)
             model = build_fitting(lambda: build_model(state["network"]), weights)
         else:  # written before runs could start from a checkpoint of any network
             chosen = state["config"]["model"]
+            _check_layers(chosen["options"], weights)
             model = build_fitting(
                 lambda: create_model(chosen["name"], **chosen["options"]), weights
             )
@@ -125,12 +164,31 @@ def _from_training_state(state: dict[str, Any]) -> Denoiser:
     return _for_inference(model)
 
 
+def _check_layers(config: dict[str, Any], state: dict[str, Tensor]) -> None:
+    """Refuse a configuration of far more layers than there are tensors: to build it takes time."""
+    if not isinstance(config, dict):
+        return  # refused where it is used
+    counts = [config.get(key, 0) for key in _LAYERS]
+    numbers = [n for count in counts for n in (count if isinstance(count, list) else [count])]
+    layers = sum(n for n in numbers if isinstance(n, int))
+    levels = max((len(value) for value in config.values() if isinstance(value, list)), default=0)
+    if max(layers, levels) > len(state) + _LAYERS_WITHOUT_TENSORS:
+        raise CheckpointError(
+            f"its metadata describes no model of its {len(state)} tensors: {layers} layers in"
+            f" {levels} levels"
+        )
+
+
 def _for_inference(model: Denoiser) -> Denoiser:
     return fold_batchnorm(model) if isinstance(model, DnCNN) else model.eval()
 
 
-def load_plain_data(path: Path) -> object:
-    """What a PyTorch file holds, plain data only; CheckpointError for everything else."""
+def load_plain_data(path: Path, *, records: bool = False) -> object:
+    """What a PyTorch file holds, plain data only; CheckpointError for everything else.
+
+    `records`: where the file carries no checksum, check that of each of its records.
+    """
+    check_file(path, records=records)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about pickle protocols: nothing the user can change
@@ -161,6 +219,8 @@ def _unwrap(loaded: object) -> dict[str, Tensor]:
     if wrong or not all(isinstance(key, str) for key in loaded):
         shown = ", ".join(wrong[:8]) or "keys that are not strings"
         raise CheckpointError(f"holds no state_dict: not tensors: {shown}")
+    for key, value in loaded.items():
+        check_dense(key, value)  # before it is converted, which would make it so
     return {key: _float32(value) for key, value in loaded.items()}
 
 
@@ -203,7 +263,7 @@ def save_model(
     write_atomically(Path(path), safetensors_bytes(tensors, header))
 
 
-def write_atomically(path: Path, data: bytes) -> None:
+def write_atomically(path: Path, data: bytes | bytearray) -> None:
     """Replace ``path`` by ``data``: after a crash it is the old file or the new, never a part."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from denoise_ext.models import CheckpointError
+from denoise_ext.models._archive import with_checksum
 from denoise_ext.models.checkpoints import TRAINING_FORMAT, load_plain_data, write_atomically
 from denoise_ext.training.config import ConfigError, parse_config
 
@@ -21,26 +22,32 @@ _FREE_WITHOUT_PATIENCE = {"validation.every", "validation.sigmas", "validation.c
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
-    """Write a run's state, atomically: plain data and tensors.
+    """Write a run's state, atomically: plain data and tensors, and a SHA-256 of all of it.
 
     Batches and noise are functions of (seed, step); torch's global generator is kept as well for
     models that draw from it.
     """
     buffer = io.BytesIO()
     torch.save({"format": TRAINING_FORMAT, "torch_rng": torch.get_rng_state(), **state}, buffer)
-    write_atomically(path, buffer.getvalue())
+    data = bytearray(buffer.getbuffer())
+    with_checksum(data)
+    write_atomically(path, data)
 
 
 def load_state(path: Path) -> dict[str, Any]:
     """Read what :func:`save_state` wrote; nothing in the file is executed.
 
+    A state of a version that wrote no checksum is checked by the CRC-32 of each of its tensors.
+
     Raises:
-        ValueError: not such a file.
+        ValueError: not such a file, truncated, or other bytes than were written.
     """
     try:
-        state = load_plain_data(path)
+        state = load_plain_data(path, records=True)
     except CheckpointError as error:
         raise ValueError(f"{path}: {error}") from None
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror or error}") from None
     if not isinstance(state, dict) or state.get("format") != TRAINING_FORMAT:
         raise ValueError(f"{path}: not a training checkpoint of this version")
     return state

@@ -17,6 +17,17 @@ ALL_MODES = ("gray", "gray+alpha", "rgb", "rgba")
 _CHANNELS = {"gray": "gray", "gray+alpha": "gray and alpha", "rgb": "RGB", "rgba": "RGB and alpha"}
 
 
+_BLOCK = 1 << 24  # bytes read at once: 16 MiB
+
+
+def read_up_to(stream: IO[bytes], size: int) -> bytearray:
+    """Up to `size` bytes of a stream, in memory for those that are there and not for `size`."""
+    data = bytearray()
+    while len(data) < size and (block := stream.read(min(size - len(data), _BLOCK))):
+        data += block
+    return data
+
+
 class Source:
     """A seekable stream of a file's bytes, the name it has in messages, and the pixel limit.
 

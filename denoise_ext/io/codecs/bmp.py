@@ -8,7 +8,7 @@ import numpy as np
 from PIL import BmpImagePlugin  # noqa: F401  Image.open(formats=...) does not load it itself
 
 from denoise_ext.io.codecs.base import Codec, Source
-from denoise_ext.io.codecs.pillow import image_of, open_image, pixels_of
+from denoise_ext.io.codecs.pillow import image_of, load, open_image, pixels_of
 from denoise_ext.io.picture import Metadata, Picture, mode_of, value_range_of
 
 _INCHES_PER_METRE = 1 / 0.0254
@@ -17,7 +17,7 @@ _PLAIN = {"1": "1", "L": "L", "P": "RGB", "RGB": "RGB", "RGBA": "RGBA"}
 
 def _read(source: Source) -> Picture:
     with open_image(source, "BMP") as image:
-        image.load()
+        load(image)
         frame = pixels_of(image, _PLAIN[image.mode])
         dpi = image.info.get("dpi")
     per_metre = None

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import io
+import zlib
 from dataclasses import dataclass, field
 from typing import IO
 
@@ -19,6 +21,9 @@ from denoise_ext.io.picture import Metadata, Picture, mode_of, value_range_of
 
 _DERIVATION = "Noise reduced with denoise_ext"
 _GRAY = ("MONOCHROME1", "MONOCHROME2")
+_PIXEL_DATA = 0x7FE00010
+_MAX_METADATA = 1 << 26  # bytes that a deflated file may hold beside its pixels: 64 MiB
+_MAX_PIXEL_BYTES = 12  # three channels of 32 bits
 _MAX_DESCRIPTION = 1024  # of a value of kind ST
 
 
@@ -31,7 +36,7 @@ class _Tags:
 
 def _read(source: Source) -> Picture:
     pydicom = source.optional("pydicom", "medical", "is a DICOM file")
-    dataset = pydicom.dcmread(source.stream)
+    dataset = pydicom.dcmread(_inflated(source, pydicom))
     _check(source, dataset)
     pixels = _stored_pixels(source, pydicom, dataset)
     count = int(dataset.get("NumberOfFrames") or 1)
@@ -45,6 +50,36 @@ def _read(source: Source) -> Picture:
         inside = tuple(f[~mask] for f, (mask, _) in pairs if not mask.all()) or frames
     value_range = value_range_of(inside, full_scale=frames[0].ndim == 3)
     return Picture(frames, value_range, mode_of(frames[0]), "DICOM", Metadata(native=tags))
+
+
+def _inflated(source: Source, pydicom) -> IO[bytes]:
+    """The file, or a deflated one as it is without: pydicom would inflate whatever there is.
+
+    As much is inflated as metadata may take, and then as the pixels take that the metadata state.
+    """
+    stream, reader = source.stream, pydicom.filereader
+    reader.read_preamble(stream, force=False)
+    meta = reader.read_dataset(stream, False, True, stop_when=lambda tag, *_: tag.group != 2)
+    if meta.get("TransferSyntaxUID") != pydicom.uid.DeflatedExplicitVRLittleEndian:
+        stream.seek(0)
+        return stream
+    packed = zlib.decompressobj(-zlib.MAX_WBITS)
+    data = packed.decompress(stream.read(), _MAX_METADATA)
+    body = io.BytesIO(data)
+    tags = reader.read_dataset(body, False, True, stop_when=lambda tag, *_: tag >= _PIXEL_DATA)
+    frames = int(tags.get("NumberOfFrames") or 1)
+    pixels = source.check_pixels(int(tags.get("Columns") or 0), int(tags.get("Rows") or 0), frames)
+    allowed = body.tell() + pixels * _MAX_PIXEL_BYTES + _MAX_METADATA
+    data += packed.decompress(packed.unconsumed_tail, allowed - len(data))
+    if not packed.eof and len(data) >= allowed:
+        raise source.error(
+            f"inflates to more than the {allowed} bytes that its {pixels} pixels and"
+            f" {_MAX_METADATA} bytes of metadata can need"
+        )
+    meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    plain = io.BytesIO()
+    pydicom.filewriter.write_file_meta_info(plain, meta, enforce_standard=False)
+    return io.BytesIO(bytes(128) + b"DICM" + plain.getvalue() + data)
 
 
 def _check(source: Source, dataset) -> None:

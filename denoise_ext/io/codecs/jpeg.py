@@ -15,7 +15,7 @@ from PIL import (
 )
 
 from denoise_ext.io.codecs.base import Codec, Source, holds
-from denoise_ext.io.codecs.pillow import image_of, open_image
+from denoise_ext.io.codecs.pillow import image_of, load, open_image
 from denoise_ext.io.picture import Metadata, Picture, mode_of
 
 _APP0, _APP1, _APP2, _APP14, _APP15, _COM = 0xE0, 0xE1, 0xE2, 0xEE, 0xEF, 0xFE
@@ -36,7 +36,7 @@ def _read(source: Source) -> Picture:
             raise source.error(
                 f"has pixels of mode {image.mode}; JPEGs in gray and RGB are read. Convert it first"
             )
-        image.load()
+        load(image)
         frame = np.array(image)
     segments = _segments(source)
     bodies = [body for marker, body in segments if marker == _APP1]

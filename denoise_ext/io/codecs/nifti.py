@@ -15,7 +15,7 @@ from typing import IO
 
 import numpy as np
 
-from denoise_ext.io.codecs.base import Codec, Source, holds
+from denoise_ext.io.codecs.base import Codec, Source, holds, read_up_to
 from denoise_ext.io.errors import optional
 from denoise_ext.io.picture import Metadata, Picture, value_range_of
 
@@ -81,14 +81,15 @@ def _read(source: Source, stream: IO[bytes], name: str) -> Picture:
     offset = int(header["vox_offset"]) or _SIZES[version] + 4
     if not _SIZES[version] <= offset <= _MAX_OFFSET:
         raise source.error(f"has its voxels at byte {offset}, which cannot be")
-    start += stream.read(max(0, offset - len(start)))
+    start += read_up_to(stream, max(0, offset - len(start)))
     rest = start[offset:]
     size = math.prod(shape) * dtype.itemsize
-    data = rest + stream.read(size - len(rest))
+    data = bytearray(rest[:size])
+    data += read_up_to(stream, size - len(data))
     if len(start) < offset or len(data) < size:
         raise source.error(f"is truncated: it has {len(data)} of {size} bytes of voxels")
     # the first axis runs fastest in the file
-    voxels = np.frombuffer(bytearray(data[:size]), dtype).reshape(slices, shape[1], shape[0])
+    voxels = np.frombuffer(data, dtype).reshape(slices, shape[1], shape[0])
     frames = tuple(voxels.astype(dtype.newbyteorder("="), copy=False))
     value_range = value_range_of(frames, full_scale=False)
     metadata = Metadata(native=_Volume(start[:offset], version, dtype))

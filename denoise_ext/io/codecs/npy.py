@@ -15,7 +15,7 @@ from typing import IO
 
 import numpy as np
 
-from denoise_ext.io.codecs.base import ALL_MODES, Codec, Source, holds
+from denoise_ext.io.codecs.base import ALL_MODES, Codec, Source, holds, read_up_to
 from denoise_ext.io.picture import Metadata, Picture, mode_of, value_range_of
 
 _DTYPES = (
@@ -24,6 +24,7 @@ _DTYPES = (
 )  # fmt: skip
 _MAX_MEMBERS = 100_000
 _MAX_AXES = 8
+_MAX_HEADER = 10_000  # bytes; NumPy's own limit, which it applies after reading
 
 
 @dataclass(frozen=True)
@@ -58,31 +59,41 @@ def _read_npz(source: Source) -> Picture:
 
 def _load(source: Source, stream: IO[bytes], name: str, others: int):
     """One array as frames, read to its stated size and no further."""
-    version = np.lib.format.read_magic(stream)
-    if version not in ((1, 0), (2, 0), (3, 0)):
-        raise source.error(f"has NPY version {version}; 1.0 to 3.0 are read")
-    read_header = {
-        1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0,
-        3: np.lib.format.read_array_header_2_0,  # 3.0 differs in the encoding of field names only
-    }[version[0]]  # fmt: skip
-    shape, fortran, dtype = read_header(stream)
     where = f"its array {name!r} " if name else ""
+    shape, fortran, dtype = _header(source, stream, where)
     if dtype.name not in _DTYPES:
         raise source.error(f"{where}has dtype {dtype}; real numbers are read")
     channels = shape[-1] if len(shape) > 2 and shape[-1] <= 4 else 0
     spatial = shape[:-1] if channels else shape
-    if not 2 <= len(shape) <= _MAX_AXES or 0 in shape:
+    if not 2 <= len(shape) <= _MAX_AXES or min(shape) < 1:
         raise source.error(f"{where}has shape {shape}; (..., H, W) or (..., H, W, 1..4) is read")
     count = math.prod(spatial[:-2])
     total = source.check_pixels(spatial[-1], spatial[-2], count, others)
     size = math.prod(shape) * dtype.itemsize
-    data = stream.read(size)
+    data = read_up_to(stream, size)
     if len(data) != size:
         raise source.error(f"{where}is truncated: {len(data)} of {size} bytes of pixels")
-    array = np.frombuffer(bytearray(data), dtype).reshape(shape, order="F" if fortran else "C")
+    array = np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
     array = np.ascontiguousarray(array, dtype=dtype.newbyteorder("="))
     stack = array.reshape(count, *spatial[-2:], *((channels,) if channels > 1 else ()))
     return _Array(name, shape, dtype, fortran, count), list(stack), total
+
+
+def _header(source: Source, stream: IO[bytes], where: str):
+    """Shape, whether in Fortran's order, and dtype; the length is checked before it is read."""
+    start = stream.read(np.lib.format.MAGIC_LEN)
+    version = np.lib.format.read_magic(io.BytesIO(start))
+    if version not in ((1, 0), (2, 0), (3, 0)):
+        raise source.error(f"{where}has NPY version {version}; 1.0 to 3.0 are read")
+    length = stream.read(2 if version == (1, 0) else 4)
+    size = int.from_bytes(length, "little")
+    if size > _MAX_HEADER:
+        raise source.error(f"{where}has a header of {size} bytes; {_MAX_HEADER} are read")
+    read_header = {
+        1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0,
+        3: np.lib.format.read_array_header_2_0,  # 3.0 differs in the encoding of field names only
+    }[version[0]]  # fmt: skip
+    return read_header(io.BytesIO(length + stream.read(size)))
 
 
 def _picture(source: Source, arrays: list[_Array], frames: list[np.ndarray], name: str) -> Picture:

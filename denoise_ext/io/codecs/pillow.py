@@ -1,4 +1,4 @@
-"""Opening a file with Pillow under this package's own limits."""
+"""Opening and decoding with Pillow under this package's own limits."""
 
 from __future__ import annotations
 
@@ -11,9 +11,31 @@ from PIL import Image, UnidentifiedImageError
 
 from denoise_ext.io.codecs.base import Source
 
-# Pillow's own limit is a global that ends at 179 megapixels; it is lifted under this lock while a
-# header is parsed, and ours is applied before a pixel is decoded.
-_OPEN_LOCK = threading.Lock()
+_LOCK = threading.Lock()
+_inside = 0
+_own_limit: int | None = None  # Pillow's, while any thread is inside
+
+
+@contextmanager
+def _no_limit_of_pillows() -> Iterator[None]:
+    """Pillow's limit is off while any thread is inside, and as it was afterwards.
+
+    It is a global of Pillow's that ends at 179 megapixels. Our own limit has been applied to the
+    header, or is applied before a pixel is decoded.
+    """
+    global _inside, _own_limit
+    with _LOCK:
+        if _inside == 0:
+            _own_limit = Image.MAX_IMAGE_PIXELS
+            Image.MAX_IMAGE_PIXELS = None
+        _inside += 1
+    try:
+        yield
+    finally:
+        with _LOCK:
+            _inside -= 1
+            if _inside == 0:
+                Image.MAX_IMAGE_PIXELS = _own_limit
 
 
 @contextmanager
@@ -23,17 +45,28 @@ def open_image(source: Source, *formats: str) -> Iterator[Image.Image]:
     `formats` are Pillow's names: no other decoder ever sees the bytes.
     """
     source.stream.seek(0)
-    with _OPEN_LOCK:
-        limit = Image.MAX_IMAGE_PIXELS
-        Image.MAX_IMAGE_PIXELS = None
+    with _no_limit_of_pillows():
         try:
             image = Image.open(source.stream, formats=formats)
         except UnidentifiedImageError:  # its message names an object of Python's
             raise source.error(f"has a damaged {formats[0]} header") from None
-        finally:
-            Image.MAX_IMAGE_PIXELS = limit
     source.check_pixels(*image.size)
     yield image  # not closed: the stream is the caller's
+
+
+def load(image: Image.Image) -> None:
+    """Decode an image that `open_image` gave, or a later page of it whose size was checked.
+
+    Some decoders apply Pillow's limit again. It is lifted for large images only: other threads
+    may rely on it.
+    """
+    with _LOCK:
+        limit = _own_limit if _inside else Image.MAX_IMAGE_PIXELS
+    if limit is not None and image.width * image.height > limit:
+        with _no_limit_of_pillows():
+            image.load()
+    else:
+        image.load()
 
 
 def pixels_of(image: Image.Image, mode: str) -> np.ndarray:

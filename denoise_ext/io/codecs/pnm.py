@@ -7,6 +7,7 @@ Source of the layout: the manual pages pbm(5), pgm(5), ppm(5), pam(5) and pfm(5)
 from __future__ import annotations
 
 import math
+import re
 import sys
 from dataclasses import dataclass
 from typing import IO
@@ -21,6 +22,7 @@ _TUPLE_TYPES = {
     1: "GRAYSCALE", 2: "GRAYSCALE_ALPHA", 3: "RGB", 4: "RGB_ALPHA"
 }  # fmt: skip
 _MAX_HEADER = 1 << 16
+_MAX_DIGITS = 16  # of a number in a text file, leading zeros included
 
 
 @dataclass(frozen=True)
@@ -127,13 +129,14 @@ def _text_pixels(source: Source, kind: str, shape: tuple[int, int, int], maximum
     if source.size - source.stream.tell() < count:  # at least a character each
         raise source.error("is truncated: it has fewer pixels than its header states")
     text = source.stream.read(count * 16 + _MAX_HEADER)  # generous: numbers have up to 5 digits
-    text = b"\n".join(line.split(b"#")[0] for line in text.split(b"\n")) if b"#" in text else text
+    text = re.sub(rb"#[^\n]*", b"", text)
     if kind == "1":  # digits need no space between them
         digits = np.frombuffer(text, np.uint8)
         numbers = digits[(digits == ord("0")) | (digits == ord("1"))][:count] == ord("0")
     else:
-        words = text.split(maxsplit=count)[:count]
-        numbers = np.array(words).astype(np.int64)
+        if re.search(rb"[^\s]{%d}" % _MAX_DIGITS, text):
+            raise ValueError(f"a number of {_MAX_DIGITS} digits or more")
+        numbers = np.fromstring(text, np.int64, count, sep=" ")
         if len(numbers) and not 0 <= numbers.min() <= numbers.max() <= maximum:
             raise ValueError(f"a number is outside 0..{maximum}")
         numbers = numbers.astype(np.uint8 if maximum < 256 else np.uint16)

@@ -19,7 +19,7 @@ from PIL import TiffImagePlugin  # noqa: F401  Image.open(formats=...) does not 
 
 from denoise_ext.io.codecs import oiio, tiff_tags
 from denoise_ext.io.codecs.base import ALL_MODES, Codec, Source, holds
-from denoise_ext.io.codecs.pillow import open_image, pixels_of
+from denoise_ext.io.codecs.pillow import load, open_image, pixels_of
 from denoise_ext.io.codecs.tiff_tags import Directory, Tag, Writer
 from denoise_ext.io.orientation import INVERSE, upright
 from denoise_ext.io.picture import Metadata, Picture, mode_of, value_range_of
@@ -184,7 +184,7 @@ def _decode(
 
 
 def _pillow_pixels(image, page: _Page) -> np.ndarray:
-    image.load()
+    load(image)
     if page.bits == 16:  # Pillow inverts MinIsWhite for 8 bits only
         return _bright_is_white(np.asarray(image).astype(np.uint16), page)
     if page.bits in (1, 32) and page.photometric != _PALETTE:

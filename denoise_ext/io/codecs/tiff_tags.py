@@ -22,6 +22,7 @@ _SUB_DIRECTORIES = (EXIF_IFD, GPS_IFD, INTEROP_IFD)
 _MAX_DEPTH = 3  # IFD0 -> EXIF -> interoperability
 _MAX_VALUE = 1 << 26  # bytes of one tag: 64 MiB
 _MAX_PAGES = 100_000
+_MAX_TAGS = 1 << 22  # of all directories
 
 
 @dataclass(frozen=True)
@@ -85,50 +86,82 @@ def read_pages(stream: IO[bytes]) -> tuple[Layout, list[Directory]]:
     size = stream.seek(0, io.SEEK_END)
     stream.seek(0)
     layout = Layout.of(stream.read(16))
+    reader = _Reader(stream, layout, size)
     pages, seen, at = [], set(), layout.first
     while at:
         if at in seen or len(pages) >= _MAX_PAGES:
             raise ValueError("the list of its pages runs in a circle")
         seen.add(at)
-        tags, at = _read_directory(stream, layout, at, size, 1)
+        tags, at = reader.directory(at, 1)
         pages.append(Directory(tags, layout.order))
     if not pages:
         raise ValueError("it has no page")
     return layout, pages
 
 
-def _read_directory(stream: IO[bytes], layout: Layout, at: int, size: int, depth: int):
-    order, count_size, entry_size, room = layout.order, 2, 12, 4
-    if layout.big:
-        count_size, entry_size, room = 8, 20, 8
-    stream.seek(at)
-    count = _unpack(stream.read(count_size), order + ("Q" if layout.big else "H"))
-    if count * entry_size > min(size, 1 << 20):
-        raise ValueError(f"a directory of {count} tags")
-    entries = stream.read(count * entry_size)
-    following = stream.read(room)
-    if len(entries) != count * entry_size:
-        raise ValueError("a directory is truncated")
-    following = _unpack(following, order + ("Q" if layout.big else "I"))
-    tags = {}
-    for start in range(0, len(entries), entry_size):
-        entry = entries[start : start + entry_size]
-        code, kind, number = struct.unpack(order + ("HHQ" if layout.big else "HHI"), entry[:-room])
-        if kind not in TYPE_SIZES:
-            continue  # "readers should skip over fields containing an unexpected field type"
-        length = number * TYPE_SIZES[kind]
-        value = entry[-room:][:length]
-        if length > room:
-            place = _unpack(entry[-room:], order + ("Q" if layout.big else "I"))
-            if length > _MAX_VALUE or place + length > size:
-                raise ValueError(f"tag {code} lies outside of the file")
-            stream.seek(place)
-            value = stream.read(length)
-        if code in _SUB_DIRECTORIES and depth < _MAX_DEPTH and 0 < number <= 1:
-            place = _unpack(value, order + _INTEGERS.get(kind, "I"))
-            value, _ = _read_directory(stream, layout, place, size, depth + 1)
-        tags[code] = Tag(kind, number, value)
-    return tags, following
+class _Reader:
+    """Reads directories; what several tags share is read and kept once.
+
+    In a sound file nothing else overlaps: all values together fit the file's size. A small file
+    in which they do not could take any amount of memory.
+    """
+
+    def __init__(self, stream: IO[bytes], layout: Layout, size: int):
+        self._stream, self._layout, self._size = stream, layout, size
+        self._values: dict[tuple[int, int], bytes] = {}
+        self._directories: dict[tuple[int, int], dict[int, Tag]] = {}
+        self._bytes = self._tags = 0  # read so far
+
+    def directory(self, at: int, depth: int) -> tuple[dict[int, Tag], int]:
+        """Its tags, and where the next one begins."""
+        stream, order, count_size, entry_size, room = self._stream, self._layout.order, 2, 12, 4
+        if self._layout.big:
+            count_size, entry_size, room = 8, 20, 8
+        stream.seek(at)
+        count = _unpack(stream.read(count_size), order + ("Q" if self._layout.big else "H"))
+        if count * entry_size > min(self._size, 1 << 20):
+            raise ValueError(f"a directory of {count} tags")
+        self._tags += count
+        if self._tags > min(_MAX_TAGS, self._size // entry_size):
+            raise ValueError(f"its directories overlap, or hold more than {_MAX_TAGS} tags")
+        entries = stream.read(count * entry_size)
+        following = stream.read(room)
+        if len(entries) != count * entry_size:
+            raise ValueError("a directory is truncated")
+        following = _unpack(following, order + ("Q" if self._layout.big else "I"))
+        tags = {}
+        for start in range(0, len(entries), entry_size):
+            entry = entries[start : start + entry_size]
+            form = order + ("HHQ" if self._layout.big else "HHI")
+            code, kind, number = struct.unpack(form, entry[:-room])
+            if kind not in TYPE_SIZES:
+                continue  # "readers should skip over fields containing an unexpected field type"
+            length = number * TYPE_SIZES[kind]
+            value = entry[-room:][:length]
+            if length > room:
+                place = _unpack(entry[-room:], order + ("Q" if self._layout.big else "I"))
+                value = self._value(code, place, length)
+            if code in _SUB_DIRECTORIES and depth < _MAX_DEPTH and 0 < number <= 1:
+                place = _unpack(value, order + _INTEGERS.get(kind, "I"))
+                value = self._sub_directory(place, depth + 1)
+            tags[code] = Tag(kind, number, value)
+        return tags, following
+
+    def _value(self, code: int, place: int, length: int) -> bytes:
+        if length > _MAX_VALUE or place + length > self._size:
+            raise ValueError(f"tag {code} lies outside of the file")
+        if (place, length) not in self._values:
+            self._bytes += length
+            if self._bytes > self._size:
+                raise ValueError(f"tag {code} overlaps others: together they exceed the file")
+            self._stream.seek(place)
+            self._values[place, length] = self._stream.read(length)
+        return self._values[place, length]
+
+    def _sub_directory(self, at: int, depth: int) -> dict[int, Tag]:
+        if (at, depth) not in self._directories:
+            self._directories[at, depth], _ = self.directory(at, depth)
+        return self._directories[at, depth]
 
 
 def _unpack(data: bytes, form: str) -> int:
