@@ -20,6 +20,15 @@ WINDOWS = ("square", "circle")
 RESIDUAL_POSITIONS = ("before", "after")
 PRECISIONS = ("strict", "default", "fast")
 
+# The largest arguments, as in csrc/params/limits.h. Extents are strides, paddings, dilations, and
+# the rows and columns of images (padded or not) and of kernels with their dilation.
+LARGEST_EXTENT = 2**30
+MOST_TAPS = 2**24
+MOST_WEIGHTS = 2**31
+MOST_OUTPUTS = 2**48
+LARGEST_GAUSSIAN = 65535
+LARGEST_BILATERAL = 1023
+
 FLOAT_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 FILTER_DTYPES = (*FLOAT_DTYPES, torch.uint8)
 
@@ -78,7 +87,7 @@ _INTS = (int, torch.SymInt, np.integer)
 
 
 def int_pair(value: int | Sequence[int], name: str, minimum: int) -> tuple[int, int]:
-    """Return ``value`` (an int, or two of them) as a pair, each at least ``minimum``."""
+    """Return ``value`` (an int, or two of them) as a pair, each ``minimum`` to LARGEST_EXTENT."""
     if isinstance(value, _INTS):
         pair = (value, value)
     elif isinstance(value, (tuple, list)) and 1 <= len(value) <= 2:
@@ -89,14 +98,73 @@ def int_pair(value: int | Sequence[int], name: str, minimum: int) -> tuple[int, 
         raise TypeError(f"{name} must be an int or a pair of ints, got {value!r}")
     if pair[0] < minimum or pair[1] < minimum:
         raise ValueError(f"{name} must be at least {minimum}, got {value!r}")
+    _at_most(pair[0], LARGEST_EXTENT, name)
+    _at_most(pair[1], LARGEST_EXTENT, name)
     return pair
 
 
-def odd_kernel_size(kernel_size: int | Sequence[int]) -> tuple[int, int]:
-    """Return a filter's kernel size as a pair (height, width) of odd positive ints."""
+def _at_most(value: int, most: int, what: str) -> None:
+    # A traced size is left to the operator: to compare it here would limit the exported program.
+    if value.__class__ is not torch.SymInt and value > most:
+        raise ValueError(f"{what} must be at most {most}, got {value}")
+
+
+def conv_output_size(
+    input: Tensor,
+    weight: Tensor,
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    dilation: tuple[int, int],
+) -> tuple[int, int]:
+    """Check the extents of a convolution; return the rows and columns of its output."""
+    size = []
+    for axis in (0, 1):
+        extent, kernel = input.shape[axis - 2], weight.shape[axis - 2]
+        reach = dilation[axis] * (kernel - 1) + 1
+        padded = extent + 2 * padding[axis]
+        _at_most(reach, LARGEST_EXTENT, "dilation times weight's extent")
+        _at_most(padded, LARGEST_EXTENT, "padding and input's extent together")
+        size.append((padded - reach) // stride[axis] + 1)
+    return size[0], size[1]
+
+
+def conv_transpose_output_size(
+    input: Tensor,
+    weight: Tensor,
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    output_padding: tuple[int, int],
+    dilation: tuple[int, int],
+) -> tuple[int, int]:
+    """Check the extents of a transposed convolution; return the rows and columns of its output."""
+    size = []
+    for axis in (0, 1):
+        extent, kernel = input.shape[axis - 2], weight.shape[axis - 2]
+        reach = dilation[axis] * (kernel - 1) + 1
+        _at_most(reach, LARGEST_EXTENT, "dilation times weight's extent")
+        output = (extent - 1) * stride[axis] - 2 * padding[axis] + reach + output_padding[axis]
+        _at_most(output, LARGEST_EXTENT, "stride times input's extent, the output's extent,")
+        size.append(output)
+    return size[0], size[1]
+
+
+def check_output_size(shape: tuple[int, ...]) -> None:
+    """Check the number of elements of a convolution's output."""
+    _at_most(math.prod(shape), MOST_OUTPUTS, "output's elements")
+
+
+def check_weight_size(weight: Tensor) -> None:
+    """Check the number of elements and taps of a convolution's weight."""
+    _at_most(weight.numel(), MOST_WEIGHTS, "weight's number of elements")
+    _at_most(weight.shape[2] * weight.shape[3], MOST_TAPS, "weight's rows times columns")
+
+
+def odd_kernel_size(kernel_size: int | Sequence[int], largest: int) -> tuple[int, int]:
+    """Return a filter's kernel size as a pair (height, width) of odd ints from 1 to ``largest``."""
     pair = int_pair(kernel_size, "kernel_size", 1)
     if pair[0] % 2 == 0 or pair[1] % 2 == 0:
         raise ValueError(f"kernel_size must be odd (the window has a centre), got {kernel_size!r}")
+    _at_most(max(pair), largest, "kernel_size")
     return pair
 
 
