@@ -109,6 +109,13 @@ def _at_most(value: int, most: int, what: str) -> None:
         raise ValueError(f"{what} must be at most {most}, got {value}")
 
 
+def check_fake_conv(weight: Tensor, **pairs: Sequence[int]) -> None:
+    """Check for a fake kernel what the operator does, and its Python function did before."""
+    check_weight_size(weight)
+    for name, pair in pairs.items():
+        int_pair(pair, name, 0 if "padding" in name else 1)
+
+
 def conv_output_size(
     input: Tensor,
     weight: Tensor,
@@ -120,6 +127,7 @@ def conv_output_size(
     size = []
     for axis in (0, 1):
         extent, kernel = input.shape[axis - 2], weight.shape[axis - 2]
+        _at_most(extent, LARGEST_EXTENT, "input's extent")
         reach = dilation[axis] * (kernel - 1) + 1
         padded = extent + 2 * padding[axis]
         _at_most(reach, LARGEST_EXTENT, "dilation times weight's extent")
@@ -140,6 +148,7 @@ def conv_transpose_output_size(
     size = []
     for axis in (0, 1):
         extent, kernel = input.shape[axis - 2], weight.shape[axis - 2]
+        _at_most(extent, LARGEST_EXTENT, "input's extent")
         reach = dilation[axis] * (kernel - 1) + 1
         _at_most(reach, LARGEST_EXTENT, "dilation times weight's extent")
         output = (extent - 1) * stride[axis] - 2 * padding[axis] + reach + output_padding[axis]
@@ -256,6 +265,8 @@ def check_image(input: Tensor, name: str, dtypes: tuple[torch.dtype, ...]) -> No
     if input.dtype not in dtypes:
         allowed = ", ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
         raise TypeError(f"{name} must be one of {allowed}, got {input.dtype}")
+    _at_most(input.shape[-2], LARGEST_EXTENT, f"{name}'s rows")
+    _at_most(input.shape[-1], LARGEST_EXTENT, f"{name}'s columns")
 
 
 def check_guidance(input: Tensor, guidance: Tensor) -> None:

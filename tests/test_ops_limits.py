@@ -225,7 +225,9 @@ def check_distant(name: str, case: tuple, layout: torch.memory_format, dtype: to
 
     def close(actual: Tensor, expected: Tensor, terms: int) -> None:
         # Every term is at most 1, so that a sum of n in any order is off by n^2 eps / 2 at most.
-        error = (actual.double() - expected).abs() - half * expected.abs()
+        error = (
+            actual.detach().double() - expected.detach()
+        ).abs() - half * expected.detach().abs()
         assert float(error.max()) <= terms * (terms + 8) * eps
 
     inner = weight_shape[1] if name == "conv2d" else weight_shape[0]
@@ -266,7 +268,7 @@ def test_distant_taps_beyond_other_borders(border, isa):
     assert float((out - exact).abs().max()) <= 27 * 27 * 2.0**-23
 
 
-@pytest.mark.parametrize("size", [(4, 3, 3, 3), (3, 40, 3, 3), (17, 5, 5, 4)])
+@pytest.mark.parametrize("size", [(4, 3, 3, 3), (3, 40, 3, 3), (17, 5, 2, 3)])
 def test_packed_weights_keep_every_tap(size, isa):
     """Weights are packed without an image, so that taps outside of it have their place too."""
     x, w = random(1, size[1], 20, 20, seed=0), random(*size, seed=1)

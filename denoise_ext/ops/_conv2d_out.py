@@ -25,7 +25,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from denoise_ext._arguments import conv_output_size, conv_transpose_output_size
+from denoise_ext._arguments import (
+    check_fake_conv,
+    conv_output_size,
+    conv_transpose_output_size,
+)
 from denoise_ext.ops._library import native_op
 
 _, _available = native_op("conv2d_out")
@@ -36,6 +40,7 @@ _WINOGRAD_POINTS = {"winograd4": 6 * 6, "winograd6": 8 * 8}
 
 
 def _pack_fake(weight: Tensor, algorithm: str) -> Tensor:
+    check_fake_conv(weight)
     filters, channels, kh, kw = weight.shape
     dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
     padded = -(-filters // _CHANNEL_MULTIPLE) * _CHANNEL_MULTIPLE
@@ -48,6 +53,7 @@ def _out_fake(
     input, weight, packed_weight, bias, stride, padding, dilation, groups, border, activation,
     negative_slope, prelu_weight, residual, residual_position, algorithm, out,
 ) -> None:  # fmt: skip
+    check_fake_conv(weight, stride=stride, padding=padding, dilation=dilation)
     conv_output_size(input, weight, stride, padding, dilation)
 
 
@@ -55,6 +61,9 @@ def _transpose_out_fake(
     input, weight, bias, stride, padding, output_padding, groups, dilation, activation,
     negative_slope, prelu_weight, residual, residual_position, precision, out,
 ) -> None:  # fmt: skip
+    check_fake_conv(
+        weight, stride=stride, padding=padding, output_padding=output_padding, dilation=dilation
+    )
     conv_transpose_output_size(input, weight, stride, padding, output_padding, dilation)
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from denoise_ext._arguments import (
+    check_fake_conv,
     check_output_size,
     check_precision,
     check_residual_position,
@@ -194,6 +195,7 @@ def _fake(
     input, weight, bias, stride, padding, dilation, groups, activation, negative_slope,
     prelu_weight, residual, residual_position, precision="default",
 ):  # fmt: skip
+    check_fake_conv(weight, stride=stride, padding=padding, dilation=dilation)
     shape = _output_shape(input, weight, stride, padding, dilation)
     return empty_as(input, shape, output_format(input, weight))
 
@@ -202,6 +204,7 @@ def _backward_fake(
     grad_output, input, weight, saved, prelu_weight, stride, padding, dilation, groups, activation,
     negative_slope, output_mask, precision="default",
 ):  # fmt: skip
+    check_fake_conv(weight, stride=stride, padding=padding, dilation=dilation)
     _output_shape(input, weight, stride, padding, dilation)  # checks
     # Without an activation the last gradient is a copy of the output's; with one it is laid out as
     # what the activation's gradient is computed from.

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from denoise_ext._arguments import (
+    check_fake_conv,
     check_output_size,
     check_precision,
     conv_transpose_output_size,
@@ -135,6 +136,9 @@ def _fake(
     input, weight, bias, stride, padding, output_padding, groups, dilation, activation,
     negative_slope, prelu_weight, precision="default",
 ):  # fmt: skip
+    check_fake_conv(
+        weight, stride=stride, padding=padding, output_padding=output_padding, dilation=dilation
+    )
     shape = _output_shape(input, weight, stride, padding, output_padding, groups, dilation)
     return empty_as(input, shape, output_format(input, weight))
 
@@ -143,6 +147,9 @@ def _backward_fake(
     grad_output, input, weight, saved, prelu_weight, stride, padding, output_padding, groups,
     dilation, activation, negative_slope, output_mask, precision="default",
 ):  # fmt: skip
+    check_fake_conv(
+        weight, stride=stride, padding=padding, output_padding=output_padding, dilation=dilation
+    )
     _output_shape(input, weight, stride, padding, output_padding, groups, dilation)  # checks
     return conv_backward_fake(input, weight, prelu_weight, weight.shape[1] * groups, output_mask)
 
