@@ -83,7 +83,8 @@ def check_precision(precision: str) -> str:
 
 
 # Non-strict export passes sizes as SymInt; NumPy's integers count as ints in torch too.
-_INTS = (int, torch.SymInt, np.integer)
+_SymInt = torch.SymInt
+_INTS = (int, _SymInt, np.integer)
 
 
 def int_pair(value: int | Sequence[int], name: str, minimum: int) -> tuple[int, int]:
@@ -98,14 +99,15 @@ def int_pair(value: int | Sequence[int], name: str, minimum: int) -> tuple[int, 
         raise TypeError(f"{name} must be an int or a pair of ints, got {value!r}")
     if pair[0] < minimum or pair[1] < minimum:
         raise ValueError(f"{name} must be at least {minimum}, got {value!r}")
-    _at_most(pair[0], LARGEST_EXTENT, name)
-    _at_most(pair[1], LARGEST_EXTENT, name)
+    for value in pair:
+        if value.__class__ is not _SymInt and value > LARGEST_EXTENT:
+            _at_most(value, LARGEST_EXTENT, name)
     return pair
 
 
 def _at_most(value: int, most: int, what: str) -> None:
     # A traced size is left to the operator: to compare it here would limit the exported program.
-    if value.__class__ is not torch.SymInt and value > most:
+    if value.__class__ is not _SymInt and value > most:
         raise ValueError(f"{what} must be at most {most}, got {value}")
 
 
@@ -124,16 +126,16 @@ def conv_output_size(
     dilation: tuple[int, int],
 ) -> tuple[int, int]:
     """Check the extents of a convolution; return the rows and columns of its output."""
-    size = []
-    for axis in (0, 1):
-        extent, kernel = input.shape[axis - 2], weight.shape[axis - 2]
+    (h, w), (kh, kw) = input.shape[-2:], weight.shape[-2:]
+    reach_y, reach_x = dilation[0] * (kh - 1) + 1, dilation[1] * (kw - 1) + 1
+    padded_y, padded_x = h + 2 * padding[0], w + 2 * padding[1]
+    for extent, reach, padded in ((h, reach_y, padded_y), (w, reach_x, padded_x)):
+        if padded.__class__ is _SymInt or (padded <= LARGEST_EXTENT and reach <= LARGEST_EXTENT):
+            continue
         _at_most(extent, LARGEST_EXTENT, "input's extent")
-        reach = dilation[axis] * (kernel - 1) + 1
-        padded = extent + 2 * padding[axis]
         _at_most(reach, LARGEST_EXTENT, "dilation times weight's extent")
         _at_most(padded, LARGEST_EXTENT, "padding and input's extent together")
-        size.append((padded - reach) // stride[axis] + 1)
-    return size[0], size[1]
+    return (padded_y - reach_y) // stride[0] + 1, (padded_x - reach_x) // stride[1] + 1
 
 
 def conv_transpose_output_size(
@@ -146,14 +148,17 @@ def conv_transpose_output_size(
 ) -> tuple[int, int]:
     """Check the extents of a transposed convolution; return the rows and columns of its output."""
     size = []
-    for axis in (0, 1):
-        extent, kernel = input.shape[axis - 2], weight.shape[axis - 2]
-        _at_most(extent, LARGEST_EXTENT, "input's extent")
+    for axis, (extent, kernel) in enumerate(zip(input.shape[-2:], weight.shape[-2:], strict=True)):
         reach = dilation[axis] * (kernel - 1) + 1
-        _at_most(reach, LARGEST_EXTENT, "dilation times weight's extent")
         output = (extent - 1) * stride[axis] - 2 * padding[axis] + reach + output_padding[axis]
-        _at_most(output, LARGEST_EXTENT, "stride times input's extent, the output's extent,")
         size.append(output)
+        if output.__class__ is _SymInt or (
+            output <= LARGEST_EXTENT and reach <= LARGEST_EXTENT and extent <= LARGEST_EXTENT
+        ):
+            continue
+        _at_most(extent, LARGEST_EXTENT, "input's extent")
+        _at_most(reach, LARGEST_EXTENT, "dilation times weight's extent")
+        _at_most(output, LARGEST_EXTENT, "stride times input's extent, the output's extent,")
     return size[0], size[1]
 
 
@@ -164,8 +169,9 @@ def check_output_size(shape: tuple[int, ...]) -> None:
 
 def check_weight_size(weight: Tensor) -> None:
     """Check the number of elements and taps of a convolution's weight."""
+    _, _, rows, columns = weight.shape
+    _at_most(rows * columns, MOST_TAPS, "weight's rows times columns")
     _at_most(weight.numel(), MOST_WEIGHTS, "weight's number of elements")
-    _at_most(weight.shape[2] * weight.shape[3], MOST_TAPS, "weight's rows times columns")
 
 
 def odd_kernel_size(kernel_size: int | Sequence[int], largest: int) -> tuple[int, int]:
@@ -265,8 +271,6 @@ def check_image(input: Tensor, name: str, dtypes: tuple[torch.dtype, ...]) -> No
     if input.dtype not in dtypes:
         allowed = ", ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
         raise TypeError(f"{name} must be one of {allowed}, got {input.dtype}")
-    _at_most(input.shape[-2], LARGEST_EXTENT, f"{name}'s rows")
-    _at_most(input.shape[-1], LARGEST_EXTENT, f"{name}'s columns")
 
 
 def check_guidance(input: Tensor, guidance: Tensor) -> None:

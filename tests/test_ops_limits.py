@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import cuda_emulator
 import pytest
 import torch
 from torch import Tensor
@@ -72,8 +73,9 @@ def refused_id(case: object) -> str | None:
     return None
 
 
-def raw_call(name: str, arguments: dict[str, object]):
-    """The raw operator for the same arguments."""
+def raw_call(name: str, arguments: dict[str, object], op=None):
+    """The raw operator, or ``op`` in its place, for the same arguments."""
+    op = op or getattr(OPS, name)
 
     def pair(key: str, default: int) -> list[int]:
         value = arguments.get(key, default)
@@ -82,23 +84,21 @@ def raw_call(name: str, arguments: dict[str, object]):
     x = arguments["input"]
     if name == "conv2d":
         geometry = (pair("stride", 1), pair("padding", 0), pair("dilation", 1), 1)
-        return OPS.conv2d(
+        return op(
             x, arguments["weight"], None, *geometry, "none", 0.0, None, None, "before", "default"
         )
     if name == "conv_transpose2d":
         geometry = (pair("stride", 1), pair("padding", 0), pair("output_padding", 0), 1)
-        return OPS.conv_transpose2d(
+        return op(
             x, arguments["weight"], None, *geometry, pair("dilation", 1), "none", 0.0, None,
             "default",
         )  # fmt: skip
     size, sigmas = pair("kernel_size", 3), (torch.tensor([0.1]), torch.ones(1, 2))
     if name == "gaussian_blur2d":
-        return OPS.gaussian_blur2d(x, size, torch.ones(1, 2), "reflect")
+        return op(x, size, torch.ones(1, 2), "reflect")
     if name == "bilateral_blur":
-        return OPS.bilateral_blur(x, size, *sigmas, "reflect", "l1", "square")
-    return OPS.joint_bilateral_blur(
-        x, arguments["guidance"], size, *sigmas, "reflect", "l1", "square"
-    )
+        return op(x, size, *sigmas, "reflect", "l1", "square")
+    return op(x, arguments["guidance"], size, *sigmas, "reflect", "l1", "square")
 
 
 @pytest.mark.parametrize("name, arguments, argument", REFUSED, ids=refused_id)
@@ -114,6 +114,41 @@ def test_refused(name, arguments, argument):
     for device in ("cpu", "sm_90"):
         with pytest.raises(ValueError, match=rf"^({argument})\b.*\d"):
             ops.explain(getattr(ops, name), **arguments, device=device)
+
+
+needs_emulator = pytest.mark.skipif(
+    cuda_emulator.missing() is not None, reason=str(cuda_emulator.missing())
+)
+
+
+@needs_emulator
+@pytest.mark.parametrize("name, arguments, argument", REFUSED, ids=refused_id)
+def test_refused_on_cuda(name, arguments, argument):
+    op = cuda_emulator.emulator().operator(name)
+    with pytest.raises(RuntimeError, match=rf"\b({argument})\b.*\d"):
+        raw_call(name, arguments, op)
+
+
+@needs_emulator
+def test_gaussian_on_cuda_is_limited_by_its_area():
+    arguments = {"input": zeros(1, 1, 8, 8), "kernel_size": (4097, 1025), "sigma": 1.0}
+    with pytest.raises(RuntimeError, match="kernel_size"):
+        raw_call("gaussian_blur2d", arguments, cuda_emulator.emulator().operator("gaussian_blur2d"))
+
+
+@needs_emulator
+def test_distant_taps_on_cuda():
+    """The largest strides and dilations that pass the checks, on every kernel that takes them."""
+    x, w = random(1, 3, 9, 9, seed=0), random(4, 3, 3, 3, seed=1)
+    for options in (
+        {"stride": 2**30},
+        {"padding": 2**20, "dilation": 2**20, "stride": 2**19},
+        {"padding": 2**29 - 8, "dilation": 2**29 - 8, "stride": 2**28},
+    ):
+        exact = F.conv2d(x.double(), w.double(), **options)
+        with cuda_emulator.emulated_cuda():
+            result = ops.conv2d(x, w, **options)
+        assert float((result.double() - exact).abs().max()) <= 27 * 35 * 2.0**-23
 
 
 @pytest.mark.parametrize("key", ["stride", "padding", "dilation"])
