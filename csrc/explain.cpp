@@ -8,6 +8,7 @@
 #include "params/bilateral.h"
 #include "params/conv.h"
 #include "params/gaussian.h"
+#include "params/limits.h"
 
 namespace py = pybind11;
 
@@ -51,12 +52,21 @@ Precision precision_of(const std::string& name) {
   return name == "strict" ? Precision::kStrict : name == "fast" ? Precision::kFast : Precision::kDefault;
 }
 
+// An element of a pair, checked as the operators check it.
+int64_t element_of(const py::dict& call, const char* name, int i, int64_t lowest, int64_t most) {
+  const int64_t value = call[name][py::int_(i)].cast<int64_t>();
+  if (value < lowest || value > most)
+    throw std::invalid_argument(std::string(name) + " must be from " + std::to_string(lowest) + " to " +
+                                std::to_string(most) + ", got " + std::to_string(value));
+  return value;
+}
+
 template <class Params>
 void set_geometry(Params& params, const py::dict& call) {
   for (int i = 0; i < 2; ++i) {
-    params.stride[i] = call["stride"][py::int_(i)].cast<int64_t>();
-    params.padding[i] = call["padding"][py::int_(i)].cast<int64_t>();
-    params.dilation[i] = call["dilation"][py::int_(i)].cast<int64_t>();
+    params.stride[i] = element_of(call, "stride", i, 1, kLargestExtent);
+    params.padding[i] = element_of(call, "padding", i, 0, kLargestExtent);
+    params.dilation[i] = element_of(call, "dilation", i, 1, kLargestExtent);
   }
   params.groups = call["groups"].cast<int64_t>();
   params.precision = precision_of(call["precision"].cast<std::string>());
@@ -169,7 +179,7 @@ std::string explain_conv_backward(const py::dict& call, bool transposed, int com
 
 template <class Params>
 void set_kernel_size(Params& params, const py::dict& call) {
-  for (int i = 0; i < 2; ++i) params.kernel_size[i] = call["kernel_size"][py::int_(i)].cast<int64_t>();
+  for (int i = 0; i < 2; ++i) params.kernel_size[i] = element_of(call, "kernel_size", i, 1, kLargestGaussian);
 }
 
 std::string explain_gaussian(const py::dict& call, int compute_capability) {

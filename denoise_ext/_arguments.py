@@ -20,6 +20,15 @@ WINDOWS = ("square", "circle")
 RESIDUAL_POSITIONS = ("before", "after")
 PRECISIONS = ("strict", "default", "fast")
 
+# The largest arguments, as in csrc/params/limits.h. Extents are strides, paddings, dilations, and
+# the rows and columns of images (padded or not) and of kernels with their dilation.
+LARGEST_EXTENT = 2**30
+MOST_TAPS = 2**24
+MOST_WEIGHTS = 2**31
+MOST_OUTPUTS = 2**48
+LARGEST_GAUSSIAN = 65535
+LARGEST_BILATERAL = 1023
+
 FLOAT_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 FILTER_DTYPES = (*FLOAT_DTYPES, torch.uint8)
 _LEAST_SIDE = 24  # in pixels: of fewer, many channels are as likely as a picture
@@ -75,11 +84,12 @@ def check_precision(precision: str) -> str:
 
 
 # Non-strict export passes sizes as SymInt; NumPy's integers count as ints in torch too.
-_INTS = (int, torch.SymInt, np.integer)
+_SymInt = torch.SymInt
+_INTS = (int, _SymInt, np.integer)
 
 
 def int_pair(value: int | Sequence[int], name: str, minimum: int) -> tuple[int, int]:
-    """Return ``value`` (an int, or two of them) as a pair, each at least ``minimum``."""
+    """Return ``value`` (an int, or two of them) as a pair, each ``minimum`` to LARGEST_EXTENT."""
     if isinstance(value, _INTS):
         pair = (value, value)
     elif isinstance(value, (tuple, list)) and 1 <= len(value) <= 2:
@@ -90,14 +100,87 @@ def int_pair(value: int | Sequence[int], name: str, minimum: int) -> tuple[int, 
         raise TypeError(f"{name} must be an int or a pair of ints, got {value!r}")
     if pair[0] < minimum or pair[1] < minimum:
         raise ValueError(f"{name} must be at least {minimum}, got {value!r}")
+    for value in pair:
+        if value.__class__ is not _SymInt and value > LARGEST_EXTENT:
+            _at_most(value, LARGEST_EXTENT, name)
     return pair
 
 
-def odd_kernel_size(kernel_size: int | Sequence[int]) -> tuple[int, int]:
-    """Return a filter's kernel size as a pair (height, width) of odd positive ints."""
+def _at_most(value: int, most: int, what: str) -> None:
+    # A traced size is left to the operator: to compare it here would limit the exported program.
+    if value.__class__ is not _SymInt and value > most:
+        raise ValueError(f"{what} must be at most {most}, got {value}")
+
+
+def check_fake_conv(weight: Tensor, **pairs: Sequence[int]) -> None:
+    """Check for a fake kernel what the operator does, and its Python function did before."""
+    check_weight_size(weight)
+    for name, pair in pairs.items():
+        int_pair(pair, name, 0 if "padding" in name else 1)
+
+
+def conv_output_size(
+    input: Tensor,
+    weight: Tensor,
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    dilation: tuple[int, int],
+) -> tuple[int, int]:
+    """Check the extents of a convolution; return the rows and columns of its output."""
+    (h, w), (kh, kw) = input.shape[-2:], weight.shape[-2:]
+    reach_y, reach_x = dilation[0] * (kh - 1) + 1, dilation[1] * (kw - 1) + 1
+    padded_y, padded_x = h + 2 * padding[0], w + 2 * padding[1]
+    for extent, reach, padded in ((h, reach_y, padded_y), (w, reach_x, padded_x)):
+        if padded.__class__ is _SymInt or (padded <= LARGEST_EXTENT and reach <= LARGEST_EXTENT):
+            continue
+        _at_most(extent, LARGEST_EXTENT, "input's extent")
+        _at_most(reach, LARGEST_EXTENT, "dilation times weight's extent")
+        _at_most(padded, LARGEST_EXTENT, "padding and input's extent together")
+    return (padded_y - reach_y) // stride[0] + 1, (padded_x - reach_x) // stride[1] + 1
+
+
+def conv_transpose_output_size(
+    input: Tensor,
+    weight: Tensor,
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    output_padding: tuple[int, int],
+    dilation: tuple[int, int],
+) -> tuple[int, int]:
+    """Check the extents of a transposed convolution; return the rows and columns of its output."""
+    size = []
+    for axis, (extent, kernel) in enumerate(zip(input.shape[-2:], weight.shape[-2:], strict=True)):
+        reach = dilation[axis] * (kernel - 1) + 1
+        output = (extent - 1) * stride[axis] - 2 * padding[axis] + reach + output_padding[axis]
+        size.append(output)
+        if output.__class__ is _SymInt or (
+            output <= LARGEST_EXTENT and reach <= LARGEST_EXTENT and extent <= LARGEST_EXTENT
+        ):
+            continue
+        _at_most(extent, LARGEST_EXTENT, "input's extent")
+        _at_most(reach, LARGEST_EXTENT, "dilation times weight's extent")
+        _at_most(output, LARGEST_EXTENT, "stride times input's extent, the output's extent,")
+    return size[0], size[1]
+
+
+def check_output_size(shape: tuple[int, ...]) -> None:
+    """Check the number of elements of a convolution's output."""
+    _at_most(math.prod(shape), MOST_OUTPUTS, "output's elements")
+
+
+def check_weight_size(weight: Tensor) -> None:
+    """Check the number of elements and taps of a convolution's weight."""
+    _, _, rows, columns = weight.shape
+    _at_most(rows * columns, MOST_TAPS, "weight's rows times columns")
+    _at_most(weight.numel(), MOST_WEIGHTS, "weight's number of elements")
+
+
+def odd_kernel_size(kernel_size: int | Sequence[int], largest: int) -> tuple[int, int]:
+    """Return a filter's kernel size as a pair (height, width) of odd ints from 1 to ``largest``."""
     pair = int_pair(kernel_size, "kernel_size", 1)
     if pair[0] % 2 == 0 or pair[1] % 2 == 0:
         raise ValueError(f"kernel_size must be odd (the window has a centre), got {kernel_size!r}")
+    _at_most(max(pair), largest, "kernel_size")
     return pair
 
 

@@ -43,8 +43,8 @@ double direct_cost(const ConvParams& p) {
   const double weights = static_cast<double>(p.weight.size[2] * p.weight.size[3]) * products;
   // Where the stride spreads the outputs of an input, each is a sum of that many fewer.
   const int64_t spread = p.transposed ? p.stride[0] * p.stride[1] : 1;
-  return weights *
-         (static_cast<double>(out[0] * out[2] * out[3]) / static_cast<double>(spread) + kPackDirect);
+  const double pixels = static_cast<double>(out[0]) * static_cast<double>(out[2] * out[3]);
+  return weights * (pixels / static_cast<double>(spread) + kPackDirect);
 }
 
 double winograd_cost(const ConvParams& p, int outputs) {
@@ -54,8 +54,9 @@ double winograd_cost(const ConvParams& p, int outputs) {
   const double points = (outputs + 2) * (outputs + 2);
   const int64_t step_y = p.transposed ? p.stride[0] : 1, step_x = p.transposed ? p.stride[1] : 1;
   const double phases = static_cast<double>(step_y * step_x);
-  const double tiles =
-      static_cast<double>(out[0] * divide_up(out[2], outputs * step_y) * divide_up(out[3], outputs * step_x));
+  const double tiles = static_cast<double>(out[0]) *
+                       static_cast<double>(divide_up(out[2], outputs * step_y)) *
+                       static_cast<double>(divide_up(out[3], outputs * step_x));
   const bool copied = p.input.stride[1] != 1 || p.input.dtype != DType::kFloat32;
   const double input = transform.input + (copied ? kCopyInput : 0);
   const double tile = input * vectors_of(p.input.size[1]) + phases * (channels + transform.output) * filters;

@@ -30,9 +30,12 @@ void choose_tiles(ConvWeightGradPlan& plan, int64_t width) {
   plan.tile_rows = std::min(kTileRows, p.coarse.size[2]);
   plan.tile_cols = std::min(kTileCols, p.coarse.size[3]);
   const auto measure = [&] {
-    const int64_t rows = (plan.tile_rows - 1) * p.stride[0] + (p.grad_weight.size[2] - 1) * p.dilation[0] + 1;
-    plan.fine_cols = (plan.tile_cols - 1) * p.stride[1] + (p.grad_weight.size[3] - 1) * p.dilation[1] + 1;
-    plan.fine_elements = divide_up(rows * plan.fine_cols * plan.fine_channels, 16) * 16;
+    const int64_t tile[2] = {plan.tile_rows, plan.tile_cols};
+    for (int axis = 0; axis < 2; ++axis) {
+      const int64_t taps = p.grad_weight.size[2 + axis];
+      plan.fine[axis] = packed_axis(tile[axis], p.stride[axis], taps, (taps - 1) * p.dilation[axis]);
+    }
+    plan.fine_elements = divide_up(plan.fine[0].length * plan.fine[1].length * plan.fine_channels, 16) * 16;
     plan.coarse_elements = plan.tile_rows * plan.tile_cols * width;
     return (plan.fine_elements + plan.coarse_elements) * element;
   };
@@ -69,9 +72,11 @@ ConvWeightGradParams exchanged(const ConvWeightGradParams& p) {
 bool exchange_pays(const ConvWeightGradParams& p, int lanes) {
   if (p.groups > 1 || p.stride[0] > 1 || p.stride[1] > 1) return false;
   const Tensor4 &fine = p.fine, &coarse = p.coarse;
-  const auto pixels = [](const Tensor4& x) { return x.size[2] * x.size[3]; };
-  return divide_up(fine.size[1], lanes) * coarse.size[1] * pixels(fine) <
-         divide_up(coarse.size[1], lanes) * fine.size[1] * pixels(coarse);
+  const auto products = [&](const Tensor4& wide, const Tensor4& other) {
+    return static_cast<double>(divide_up(wide.size[1], lanes)) * static_cast<double>(other.size[1]) *
+           static_cast<double>(wide.size[2]) * static_cast<double>(wide.size[3]);
+  };
+  return products(fine, coarse) < products(coarse, fine);
 }
 
 ConvWeightGradPlan make_plan(const ConvWeightGradParams& given, const KernelTable& table) {
@@ -89,7 +94,8 @@ ConvWeightGradPlan make_plan(const ConvWeightGradParams& given, const KernelTabl
   for (int64_t u = 0; u < params.grad_weight.size[2]; ++u)
     for (int64_t v = 0; v < params.grad_weight.size[3]; ++v) {
       const int64_t dy = u * params.dilation[0], dx = v * params.dilation[1];
-      plan.taps.push_back({dy, dx, u, v, (dy * plan.fine_cols + dx) * plan.fine_channels});
+      const int64_t pixel = plan.fine[0].place(u, dy) * plan.fine[1].length + plan.fine[1].place(v, dx);
+      plan.taps.push_back({dy, dx, u, v, pixel * plan.fine_channels});
     }
   if (plan.partials.depthwise) return plan;
   for (const ConvTap& tap : plan.taps)

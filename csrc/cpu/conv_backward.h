@@ -22,10 +22,11 @@ struct ConvWeightGradPlan {
   std::vector<ConvTap> taps;  // offset: in the packed fine tile
   // Not depthwise: of each (tap, fine channel) in the packed fine tile, and as many more as a kernel reads.
   std::vector<int64_t> offsets;
-  int64_t tile_rows, tile_cols;      // coarse pixels
-  int64_t strip_rows;                // of a tile, whose products are summed together
-  int64_t tiles_y, tiles_x;          // per image
-  int64_t fine_cols, fine_channels;  // of the packed fine tile
+  int64_t tile_rows, tile_cols;  // coarse pixels
+  int64_t strip_rows;            // of a tile, whose products are summed together
+  int64_t tiles_y, tiles_x;      // per image
+  PackedAxis fine[2];            // of the packed fine tile
+  int64_t fine_channels;
   int64_t fine_elements, coarse_elements;
   size_t scratch_bytes;
 };

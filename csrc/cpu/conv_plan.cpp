@@ -2,6 +2,9 @@
 
 #include <algorithm>
 #include <cstring>
+#include <iterator>
+#include <map>
+#include <utility>
 
 #include "conv_pack.h"
 #include "isa.h"
@@ -27,38 +30,95 @@ bool is_double(const ConvPlan& plan) {
   return plan.params.output.dtype == DType::kFloat64;
 }
 
-// Taps along one axis that reach the outputs first, first + out_step, ...: pairs (offset, weight index).
 struct AxisTap {
-  int64_t offset, index;
+  int64_t offset, index;  // of the input from output * in_step, of the weight
 };
 
-std::vector<AxisTap> axis_taps(const ConvParams& p, int axis, int64_t first_output) {
+// Outputs first, first + step, ... along one axis, and the taps that reach them.
+struct AxisRun {
+  int64_t first, step, count;
   std::vector<AxisTap> taps;
-  for (int64_t u = 0; u < p.weight.size[2 + axis]; ++u) {
-    const int64_t shift = u * p.dilation[axis];
-    if (!p.transposed) {
-      taps.push_back({shift - p.padding[axis], u});
-    } else if ((first_output + p.padding[axis] - shift) % p.stride[axis] == 0) {
-      // output = input * stride - padding + shift
-      taps.push_back({(first_output + p.padding[axis] - shift) / p.stride[axis], u});
-    }
-  }
-  return taps;
+};
+
+// Whether any of the run's outputs reads a pixel of the image, or what a border other than zeros repeats.
+bool reads_image(const ConvPlan& plan, int axis, const AxisRun& run, int64_t offset) {
+  const ConvParams& p = plan.params;
+  // Packed weights have a place for every tap.
+  if (p.border != Border::kConstant || p.packed_weight.data != nullptr) return true;
+  const int64_t step = plan.in_step[axis];
+  const int64_t inside = offset >= 0 ? 0 : divide_up(-offset, step);  // the first output that is not above
+  return inside < run.count && inside * step + offset < p.input.size[2 + axis];
 }
 
-void add_phase(ConvPlan& plan, int64_t y0, int64_t x0) {
+// The outputs of [0, extent) whose remainders by `period` are in none of `runs`, sorted by `first`. They are
+// cut by remainder or by interval between the runs' outputs, whichever makes fewer.
+std::vector<AxisRun> runs_between(const std::vector<AxisRun>& runs, int64_t extent, int64_t period) {
+  struct Gap {
+    int64_t begin, end;
+  };
+  std::vector<Gap> gaps;
+  int64_t begin = 0, remainders = 0;
+  const auto close = [&](int64_t end) {
+    if (end > begin) gaps.push_back({begin, end});
+    remainders += std::max<int64_t>(end - begin, 0);
+  };
+  for (const AxisRun& run : runs) {
+    close(run.first);
+    begin = run.first + 1;
+  }
+  close(std::min(period, extent));
+  std::vector<AxisRun> result;
+  const int64_t periods = divide_up(extent, period);
+  for (const Gap& gap : gaps) {
+    if (remainders <= periods * static_cast<int64_t>(gaps.size())) {
+      for (int64_t first = gap.begin; first < gap.end; ++first)
+        result.push_back({first, period, divide_up(extent - first, period), {}});
+      continue;
+    }
+    for (int64_t first = gap.begin; first < extent; first += period)
+      result.push_back({first, 1, std::min(gap.end - gap.begin, extent - first), {}});
+  }
+  return result;
+}
+
+// All outputs along one axis: those that some tap reaches, then the others.
+std::vector<AxisRun> axis_runs(const ConvPlan& plan, int axis) {
   const ConvParams& p = plan.params;
-  const std::vector<AxisTap> ys = axis_taps(p, 0, y0), xs = axis_taps(p, 1, x0);
+  const int64_t extent = p.output.size[2 + axis], period = p.transposed ? p.stride[axis] : 1;
+  std::map<int64_t, AxisRun> runs;  // by remainder
+  for (int64_t u = 0; u < p.weight.size[2 + axis]; ++u) {
+    const int64_t shift = u * p.dilation[axis] - p.padding[axis];
+    // Transposed: output = input * stride + shift.
+    const int64_t first = (shift % period + period) % period;
+    if (first >= extent) continue;
+    const int64_t offset = p.transposed ? (first - shift) / period : shift;
+    AxisRun& run = runs[first];
+    run = {first, period, divide_up(extent - first, period), std::move(run.taps)};
+    if (reads_image(plan, axis, run, offset)) run.taps.push_back({offset, u});
+  }
+  std::vector<AxisRun> all;
+  for (auto& [first, run] : runs)
+    if (!run.taps.empty()) all.push_back(std::move(run));
+  std::vector<AxisRun> rest = runs_between(all, extent, period);
+  std::move(rest.begin(), rest.end(), std::back_inserter(all));
+  return all;
+}
+
+void add_phase(ConvPlan& plan, const AxisRun& rows, const AxisRun& cols) {
+  const std::vector<AxisTap>&ys = rows.taps, &xs = cols.taps;
   ConvPhase phase{};
-  phase.out_y0 = y0;
-  phase.out_x0 = x0;
-  phase.rows = divide_up(p.output.size[2] - y0, plan.out_step[0]);
-  phase.cols = divide_up(p.output.size[3] - x0, plan.out_step[1]);
-  if (phase.rows <= 0 || phase.cols <= 0) return;
+  phase.out_y0 = rows.first;
+  phase.out_x0 = cols.first;
+  phase.out_step[0] = rows.step;
+  phase.out_step[1] = cols.step;
+  phase.rows = rows.count;
+  phase.cols = cols.count;
   phase.tap_begin = static_cast<int64_t>(plan.taps.size());
   for (const AxisTap& y : ys)
     for (const AxisTap& x : xs) plan.taps.push_back({y.offset, x.offset, y.index, x.index, 0});
   phase.tap_count = static_cast<int64_t>(plan.taps.size()) - phase.tap_begin;
+  phase.tap_rows = static_cast<int64_t>(ys.size());
+  phase.tap_cols = static_cast<int64_t>(xs.size());
   const auto by_offset = [](const AxisTap& a, const AxisTap& b) { return a.offset < b.offset; };
   if (phase.tap_count > 0) {
     phase.min_dy = std::min_element(ys.begin(), ys.end(), by_offset)->offset;
@@ -69,11 +129,25 @@ void add_phase(ConvPlan& plan, int64_t y0, int64_t x0) {
   plan.phases.push_back(phase);
 }
 
+void add_phases(ConvPlan& plan) {
+  const std::vector<AxisRun> columns = axis_runs(plan, 1);
+  const AxisRun all_columns{0, 1, plan.params.output.size[3], {}};
+  for (const AxisRun& rows : axis_runs(plan, 0)) {
+    if (rows.taps.empty()) {
+      add_phase(plan, rows, all_columns);
+    } else {
+      for (const AxisRun& cols : columns) add_phase(plan, rows, cols);
+    }
+  }
+}
+
 void choose_tiles(ConvPlan& plan, int accumulators) {
-  int64_t span_y = 0, span_x = 0;
+  int64_t span_y = 0, span_x = 0, taps_y = 0, taps_x = 0;
   for (const ConvPhase& phase : plan.phases) {
     span_y = std::max(span_y, phase.max_dy - phase.min_dy);
     span_x = std::max(span_x, phase.max_dx - phase.min_dx);
+    taps_y = std::max(taps_y, phase.tap_rows);
+    taps_x = std::max(taps_x, phase.tap_cols);
   }
   plan.pixel_group = plan.few_outputs ? plan.lanes / plan.group_outputs : 1;
   if (!plan.few_outputs)
@@ -84,9 +158,10 @@ void choose_tiles(ConvPlan& plan, int accumulators) {
   plan.tile_cols = plan.in_place_input ? kStripCols : kTileCols;
   const auto input_bytes = [&](int64_t rows, int64_t cols) {
     // The last group of pixels may run past the tile by pixel_group - 1 outputs.
-    plan.packed_cols = (cols + plan.pixel_group - 2) * plan.in_step[1] + span_x + 1;
-    const int64_t packed_rows = (rows - 1) * plan.in_step[0] + span_y + 1;
-    plan.packed_elements = divide_up(packed_rows * plan.packed_cols * plan.packed_channels, 16) * 16;
+    plan.packed[0] = packed_axis(rows, plan.in_step[0], taps_y, span_y);
+    plan.packed[1] = packed_axis(cols + plan.pixel_group - 1, plan.in_step[1], taps_x, span_x);
+    const int64_t pixels = plan.packed[0].length * plan.packed[1].length;
+    plan.packed_elements = divide_up(pixels * plan.packed_channels, 16) * 16;
     return plan.packed_elements * element;
   };
   while (input_bytes(plan.tile_rows, plan.tile_cols) > kTileBytes && plan.tile_rows > 1) plan.tile_rows /= 2;
@@ -103,10 +178,12 @@ void number_tasks(ConvPlan& plan) {
     phase.tiles_x = divide_up(phase.cols, plan.tile_cols);
     phase.task_begin = plan.tasks_per_slice;
     plan.tasks_per_slice += phase.tiles_y * phase.tiles_x;
-    for (int64_t t = phase.tap_begin; t < phase.tap_begin + phase.tap_count; ++t) {
-      ConvTap& tap = plan.taps[static_cast<size_t>(t)];
+    for (int64_t t = 0; t < phase.tap_count; ++t) {
+      ConvTap& tap = plan.taps[static_cast<size_t>(phase.tap_begin + t)];
       const int64_t dy = tap.dy - phase.min_dy, dx = tap.dx - phase.min_dx;
-      tap.offset = (dy * plan.packed_cols + dx) * plan.packed_channels;
+      const int64_t row = plan.packed[0].place(t / phase.tap_cols, dy);
+      const int64_t col = plan.packed[1].place(t % phase.tap_cols, dx);
+      tap.offset = (row * plan.packed[1].length + col) * plan.packed_channels;
       plan.packed_offsets.push_back(tap.offset);
       plan.image_offsets.push_back(dy * plan.params.input.stride[2] + dx * plan.params.input.stride[3]);
     }
@@ -247,6 +324,13 @@ std::vector<ChannelBlock> channel_blocks(int64_t channels, int lanes, int accumu
   return blocks;
 }
 
+PackedAxis packed_axis(int64_t outputs, int64_t in_step, int64_t taps, int64_t span) {
+  const int64_t contiguous = (outputs - 1) * in_step + span + 1, gathered = taps * outputs;
+  // A run of pixels is packed faster than as many apart.
+  if (contiguous <= 2 * std::max<int64_t>(gathered, 1)) return {false, in_step, 1, contiguous, contiguous};
+  return {true, 1, taps, outputs, gathered};
+}
+
 bool has_few_outputs(const ConvParams& params, int64_t lanes) {
   const int64_t outputs = params.output.size[1];
   return params.groups == 1 && outputs <= kFewOutputs && outputs <= lanes && params.input.size[1] >= lanes;
@@ -261,12 +345,8 @@ ConvPlan make_conv_plan(const ConvParams& params, const KernelTable& table) {
   plan.depthwise = params.groups > 1 && plan.group_inputs == 1;
   plan.group_outputs = plan.depthwise ? outputs : outputs / params.groups;
   plan.padded_outputs = divide_up(plan.group_outputs, plan.lanes) * plan.lanes;
-  for (int axis = 0; axis < 2; ++axis) {
-    plan.out_step[axis] = params.transposed ? params.stride[axis] : 1;
-    plan.in_step[axis] = params.transposed ? 1 : params.stride[axis];
-  }
-  for (int64_t y0 = 0; y0 < plan.out_step[0]; ++y0)
-    for (int64_t x0 = 0; x0 < plan.out_step[1]; ++x0) add_phase(plan, y0, x0);
+  for (int axis = 0; axis < 2; ++axis) plan.in_step[axis] = params.transposed ? 1 : params.stride[axis];
+  add_phases(plan);
   plan.blocks = channel_blocks(plan.group_outputs, plan.lanes, table.accumulators);
   plan.few_outputs = has_few_outputs(params, plan.lanes);
   plan.packed_channels = plan.depthwise     ? plan.blocks.front().vectors * static_cast<int64_t>(plan.lanes)
@@ -280,7 +360,7 @@ ConvPlan make_conv_plan(const ConvParams& params, const KernelTable& table) {
 }
 
 void pack_weight_direct(const Tensor4& weight, const KernelTable& table, void* to) {
-  // The order of the weights depends on neither the image nor the geometry: a 1x1 image will do.
+  // The order of the weights depends on neither the image nor the geometry: any will do that use every tap.
   ConvParams params{};
   params.weight = weight;
   params.input.size[0] = params.output.size[0] = 1;
@@ -288,7 +368,8 @@ void pack_weight_direct(const Tensor4& weight, const KernelTable& table, void* t
   params.output.size[1] = weight.size[0];
   params.output.dtype = weight.dtype;
   for (int axis = 0; axis < 2; ++axis) {
-    params.input.size[2 + axis] = params.output.size[2 + axis] = 1;
+    params.input.size[2 + axis] = weight.size[2 + axis];
+    params.output.size[2 + axis] = 1;
     params.stride[axis] = params.dilation[axis] = 1;
   }
   params.groups = 1;

@@ -3,9 +3,12 @@
 // Both are the same sum over taps:
 //   out[y0 + i * out_step][x0 + j * out_step] = sum over taps of in[i * in_step + dy][j * in_step + dx] *
 //   w[tap]
-// conv2d has one phase (y0 = x0 = 0, out_step 1, in_step = stride). conv_transpose2d has
-// stride_y * stride_x phases (out_step = stride, in_step 1), each with those taps that reach it: the
-// sub-pixel form, in which every output is written once and no multiplication by zero is done.
+// conv2d has one phase (y0 = x0 = 0, out_step 1, in_step = stride). conv_transpose2d has up to
+// stride_y * stride_x phases with taps (out_step = stride, in_step 1), each with those taps that reach it:
+// the sub-pixel form, in which every output is written once and no multiplication by zero is done. Outputs
+// that no tap reaches are phases too, as few as there can be.
+//
+// A tap that reads nothing but zeros around the image is left out, unless the weights came packed.
 #pragma once
 
 #include <cstddef>
@@ -27,8 +30,10 @@ struct ConvTap {
 
 struct ConvPhase {
   int64_t out_y0, out_x0;
+  int64_t out_step[2];
   int64_t rows, cols;  // outputs of this phase along each axis
   int64_t tap_begin, tap_count;
+  int64_t tap_rows, tap_cols;  // tap_count taps, row by row
   int64_t min_dy, max_dy, min_dx, max_dx;
   int64_t tiles_y, tiles_x;
   int64_t task_begin;  // first task of this phase within one (image, channel block)
@@ -40,6 +45,23 @@ struct ChannelBlock {
   int vectors;
 };
 
+// Along one axis, what a packed tile holds of the input that some outputs read. Contiguous: the pixels from
+// the first tap's of the first output to the last tap's of the last. Gathered: of each tap the pixels that it
+// reads, one per output. That is less where taps or outputs lie far apart.
+struct PackedAxis {
+  bool gathered;
+  int64_t step;    // between the pixels of consecutive outputs
+  int64_t pieces;  // that are packed one by one: taps, or one
+  int64_t piece;   // pixels of each
+  int64_t length;  // pixels in all
+
+  // The place of a tap, the index-th, `distance` pixels from the first.
+  int64_t place(int64_t index, int64_t distance) const { return gathered ? index * piece : distance; }
+};
+
+// `span`: pixels from the first tap to the last.
+PackedAxis packed_axis(int64_t outputs, int64_t in_step, int64_t taps, int64_t span);
+
 struct ConvPlan {
   ConvParams params;
   bool depthwise;        // one input channel per group: lanes run over channels instead of sums over them
@@ -50,7 +72,7 @@ struct ConvPlan {
   int lanes;             // elements per vector
   int64_t group_inputs, group_outputs;  // channels per group
   int64_t padded_outputs;               // group_outputs (depthwise: all outputs) rounded up to lanes
-  int64_t out_step[2], in_step[2];
+  int64_t in_step[2];
   std::vector<ConvPhase> phases;
   std::vector<ConvTap> taps;
   std::vector<int64_t> packed_offsets, image_offsets;  // of each tap's input from the phase's first one
@@ -59,7 +81,7 @@ struct ConvPlan {
   int64_t pixel_group;           // outputs of a row that a kernel may compute at once
   int64_t packed_channels;       // channels of a packed input tile
   // Of a packed input tile (in_place_input: of the input of one group of pixels):
-  int64_t packed_cols;      // pixels of a row, slack for the last pixel group included
+  PackedAxis packed[2];     // along x with slack for the last pixel group
   int64_t packed_elements;  // in all
   int64_t tasks_per_slice;  // tasks of one (image, group or channel block)
   int64_t slices;           // groups, or channel blocks where depthwise

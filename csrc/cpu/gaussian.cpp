@@ -73,6 +73,40 @@ std::vector<double> tap_derivatives(const std::vector<double>& taps, double sigm
   return derivative;
 }
 
+// From this distance on a tap reads what a nearer one reads too, or nothing: a border repeats the image's
+// pixels, reflected ones with a period of 2 (extent - 1).
+int64_t largest_radius(int64_t extent, Border border) {
+  return border == Border::kCircular ? extent / 2 : extent - 1;
+}
+
+// The distance, at most largest_radius(), from which every position reads the pixels that it reads at
+// `distance` before and behind it; or -1 where those are zeros.
+int64_t folded_distance(int64_t distance, int64_t extent, Border border) {
+  switch (border) {
+    case Border::kConstant: return distance < extent ? distance : -1;
+    case Border::kReplicate: return std::min(distance, extent - 1);
+    default: break;
+  }
+  const int64_t period = border == Border::kCircular ? extent : std::max<int64_t>(2 * (extent - 1), 1);
+  const int64_t rest = distance % period;
+  return std::min(rest, period - rest);
+}
+
+// Symmetric taps of a radius beyond largest_radius() as those of that radius that filter an image alike.
+std::vector<double> folded_taps(const std::vector<double>& taps, int64_t extent, Border border) {
+  const int64_t radius = static_cast<int64_t>(taps.size() / 2), kept = largest_radius(extent, border);
+  if (radius <= kept) return taps;
+  std::vector<double> folded(static_cast<size_t>(2 * kept + 1));
+  folded[static_cast<size_t>(kept)] = taps[static_cast<size_t>(radius)];
+  for (int64_t distance = 1; distance <= radius; ++distance) {
+    const int64_t nearer = folded_distance(distance, extent, border);
+    if (nearer < 0) break;
+    folded[static_cast<size_t>(kept - nearer)] += taps[static_cast<size_t>(radius - distance)];
+    folded[static_cast<size_t>(kept + nearer)] += taps[static_cast<size_t>(radius + distance)];
+  }
+  return folded;
+}
+
 // Row edge_row(q) holds the taps with which the adjoint gathers position q from q - radius .. q +
 // radius: the filter's own, plus those of the positions outside the image that are read from q.
 std::vector<double> adjoint_edge_taps(const std::vector<double>& taps, int64_t extent, Border border) {
@@ -110,22 +144,23 @@ double sigma_at(const Tensor1& sigma, int64_t index) {
 
 // Fills the plan's tables; `adjoint` and `gradient` say which it needs besides the taps.
 template <class T>
-GaussianTables<T> make_tables(GaussianPlan& plan, const Tensor1& sigma, bool adjoint, bool gradient) {
+GaussianTables<T> make_tables(GaussianPlan& plan, const Tensor1& sigma, const int64_t (&kernel_size)[2],
+                              bool adjoint, bool gradient) {
   GaussianTables<T> tables;
   // Extending by zeros or periodically, the adjoint's taps are the filter's everywhere.
   const bool edges = adjoint && (plan.border == Border::kReflect || plan.border == Border::kReplicate);
   for (int axis = 0; axis < 2; ++axis) {
+    const int64_t extent = plan.input.size[2 + axis];
+    const auto fold = [&](const std::vector<double>& taps) { return folded_taps(taps, extent, plan.border); };
     for (int64_t row = 0; row < plan.sigma_rows; ++row) {
       const double value = sigma_at(sigma, 2 * row + axis);
-      const std::vector<double> taps = gaussian_taps(plan.radius[axis], value);
-      if (plan.input.dtype == DType::kUInt8) {
-        append(tables.taps[axis], fixed_point_taps(taps));
-      } else {
-        append(tables.taps[axis], taps);
-      }
-      if (gradient) append(tables.derivative[axis], tap_derivatives(taps, value));
+      const std::vector<double> window = gaussian_taps(kernel_size[axis] / 2, value);
+      const std::vector<double> taps =
+          fold(plan.input.dtype == DType::kUInt8 ? fixed_point_taps(window) : window);
+      append(tables.taps[axis], taps);
+      if (gradient) append(tables.derivative[axis], fold(tap_derivatives(window, value)));
       if (edges && plan.radius[axis] > 0)
-        append(tables.edge_taps[axis], adjoint_edge_taps(taps, plan.input.size[2 + axis], plan.border));
+        append(tables.edge_taps[axis], adjoint_edge_taps(taps, extent, plan.border));
     }
     plan.taps[axis] = tables.taps[axis].data();
     plan.derivative[axis] = gradient ? tables.derivative[axis].data() : nullptr;
@@ -138,6 +173,12 @@ GaussianTables<T> make_tables(GaussianPlan& plan, const Tensor1& sigma, bool adj
 
 // ---- plan -----------------------------------------------------------------------------------------
 
+void set_radius(GaussianPlan& plan, const int64_t (&kernel_size)[2]) {
+  for (int axis = 0; axis < 2; ++axis)
+    plan.radius[axis] =
+        std::min(kernel_size[axis] / 2, largest_radius(plan.input.size[2 + axis], plan.border));
+}
+
 GaussianPlan make_plan(const Tensor4& input, const Tensor4& output, const Tensor1& sigma,
                        const int64_t (&kernel_size)[2], Border border, bool second_table) {
   GaussianPlan plan{};
@@ -145,12 +186,13 @@ GaussianPlan make_plan(const Tensor4& input, const Tensor4& output, const Tensor
   plan.output = output;
   plan.border = border;
   plan.sigma_rows = sigma.size / 2;
-  for (int axis = 0; axis < 2; ++axis) plan.radius[axis] = kernel_size[axis] / 2;
+  set_radius(plan, kernel_size);
+  const int64_t rows = 2 * plan.radius[0] + 1, cols = 2 * plan.radius[1] + 1;  // of the window
   const int64_t channels = input.size[1], width = input.size[3];
   const int64_t element = input.dtype == DType::kFloat64 ? 8 : 4;
   plan.channels = channels > 1 && output.stride[1] == 1 ? std::min(channels, kSliceChannels) : 1;
   plan.slices = divide_up(channels, plan.channels);
-  const int64_t room = kRingBytes / (element * kernel_size[0]) / kRowElements * kRowElements;
+  const int64_t room = kRingBytes / (element * rows) / kRowElements * kRowElements;
   const int64_t widest = std::clamp(room, kRowElements, kWidestTile);
   // Tiles of equal width, in whole row blocks where a pixel is one element.
   plan.tiles = divide_up(width, std::max<int64_t>(1, widest / plan.channels));
@@ -159,9 +201,9 @@ GaussianPlan make_plan(const Tensor4& input, const Tensor4& output, const Tensor
   plan.tiles = divide_up(width, plan.tile_pixels);
   plan.tile_elements = round_up(plan.tile_pixels * plan.channels, kRowElements);
   plan.line_elements = round_up(plan.tile_elements + 2 * plan.radius[1] * plan.channels, kRowElements);
-  plan.row_table_bytes = round_up(kernel_size[0] * static_cast<int64_t>(sizeof(void*)), 64);
-  const int64_t second_rows = second_table ? std::max(kernel_size[0], kernel_size[1]) : 0;
-  const int64_t tile_rows = 1 + kernel_size[0] + second_rows;
+  plan.row_table_bytes = round_up(rows * static_cast<int64_t>(sizeof(void*)), 64);
+  const int64_t second_rows = second_table ? std::max(rows, cols) : 0;
+  const int64_t tile_rows = 1 + rows + second_rows;
   const int64_t elements = plan.line_elements + tile_rows * plan.tile_elements;
   plan.scratch_bytes = static_cast<size_t>(plan.row_table_bytes + elements * element);
   return plan;
@@ -190,14 +232,22 @@ int64_t dense_step(const Tensor4& image) {
   return image.stride[3] == 1 ? 1 : 0;
 }
 
+// Whether the window holds taps that read nothing but zeros: without them the taps' sum is another one.
+bool drops_taps(const GaussianParams& params) {
+  bool drops = false;
+  for (int axis = 0; axis < 2; ++axis)
+    drops = drops || params.kernel_size[axis] / 2 >= params.input.size[2 + axis];
+  return drops && params.border == Border::kConstant;
+}
+
 bool has_dense_rows(const GaussianParams& params) {
   const DType dtype = params.input.dtype;
   const int64_t step = dense_step(params.input);
   // The adjoint's taps at a reflected or replicated border are not the same for all columns.
   const bool same_taps =
       !params.adjoint || params.border == Border::kConstant || params.border == Border::kCircular;
-  return same_taps && (dtype == DType::kFloat32 || dtype == DType::kUInt8) && step > 0 &&
-         params.input.size[3] * step >= kRowElements;
+  return same_taps && !drops_taps(params) && (dtype == DType::kFloat32 || dtype == DType::kUInt8) &&
+         step > 0 && params.input.size[3] * step >= kRowElements;
 }
 
 GaussianPlan make_dense_plan(const GaussianParams& params, int threads) {
@@ -206,7 +256,7 @@ GaussianPlan make_dense_plan(const GaussianParams& params, int threads) {
   plan.output = params.output;
   plan.border = params.border;
   plan.sigma_rows = params.sigma.size / 2;
-  for (int axis = 0; axis < 2; ++axis) plan.radius[axis] = params.kernel_size[axis] / 2;
+  set_radius(plan, params.kernel_size);
   const int64_t *size = params.input.size, step = dense_step(params.input), radius = plan.radius[1];
   const int64_t element = params.input.dtype == DType::kUInt8 ? 2 : 4;
   plan.channels = step;
@@ -233,10 +283,10 @@ GaussianPlan make_dense_plan(const GaussianParams& params, int threads) {
 void run_dense(const GaussianParams& params, const Threads& threads) {
   GaussianPlan plan = make_dense_plan(params, threads.count);
   if (params.input.dtype == DType::kUInt8) {
-    const auto tables = make_tables<uint16_t>(plan, params.sigma, false, false);
+    const auto tables = make_tables<uint16_t>(plan, params.sigma, params.kernel_size, false, false);
     run_tasks(plan, kernels().gaussian_dense_task_u8, threads);
   } else {
-    const auto tables = make_tables<float>(plan, params.sigma, false, false);
+    const auto tables = make_tables<float>(plan, params.sigma, params.kernel_size, false, false);
     run_tasks(plan, kernels().gaussian_dense_task_f32, threads);
   }
 }
@@ -250,13 +300,13 @@ void run_gaussian(const GaussianParams& params, const Threads& threads) {
   // Strips are as high as keeps every thread busy: results do not depend on where they are cut.
   const int64_t columns = plan.input.size[0] * plan.slices * plan.tiles;
   const int64_t wanted = divide_up(columns * plan.input.size[2], 4 * static_cast<int64_t>(threads.count));
-  const int64_t lowest = std::max(kSmallestStripRows, kSmallestStripKernels * params.kernel_size[0]);
+  const int64_t lowest = std::max(kSmallestStripRows, kSmallestStripKernels * (2 * plan.radius[0] + 1));
   set_strips(plan, std::max(lowest, wanted));
   if (plan.input.dtype == DType::kFloat64) {
-    const auto tables = make_tables<double>(plan, params.sigma, params.adjoint, false);
+    const auto tables = make_tables<double>(plan, params.sigma, params.kernel_size, params.adjoint, false);
     run_tasks(plan, kernels().gaussian_task_f64, threads);
   } else {
-    const auto tables = make_tables<float>(plan, params.sigma, params.adjoint, false);
+    const auto tables = make_tables<float>(plan, params.sigma, params.kernel_size, params.adjoint, false);
     run_tasks(plan, kernels().gaussian_task_f32, threads);
   }
 }
@@ -264,14 +314,14 @@ void run_gaussian(const GaussianParams& params, const Threads& threads) {
 void run_gaussian_sigma_grad(const GaussianSigmaGradParams& params, const Threads& threads) {
   GaussianPlan plan =
       make_plan(params.input, params.grad_output, params.sigma, params.kernel_size, params.border, true);
-  set_strips(plan, std::max(kStripRows, kStripKernels * params.kernel_size[0]));
+  set_strips(plan, std::max(kStripRows, kStripKernels * (2 * plan.radius[0] + 1)));
   std::vector<double> partial_sums(static_cast<size_t>(2 * plan.tasks()));
   plan.partial_sums = partial_sums.data();
   if (plan.input.dtype == DType::kFloat64) {
-    const auto tables = make_tables<double>(plan, params.sigma, false, true);
+    const auto tables = make_tables<double>(plan, params.sigma, params.kernel_size, false, true);
     run_tasks(plan, kernels().gaussian_sigma_task_f64, threads);
   } else {
-    const auto tables = make_tables<float>(plan, params.sigma, false, true);
+    const auto tables = make_tables<float>(plan, params.sigma, params.kernel_size, false, true);
     run_tasks(plan, kernels().gaussian_sigma_task_f32, threads);
   }
   std::fill_n(params.grad_sigma, params.sigma.size, 0.0);

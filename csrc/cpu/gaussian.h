@@ -26,7 +26,7 @@ namespace denoise_ext::cpu {
 
 struct GaussianPlan {
   Tensor4 input, output;  // sigma gradient: input, and the gradient of the blurred image
-  int64_t radius[2];      // along y and x
+  int64_t radius[2];      // along y and x; where the window is larger than the image, of what it folds to
   Border border;
   int64_t sigma_rows;
   int64_t channels, slices;    // interleaved channels of a tile, tiles along the channels

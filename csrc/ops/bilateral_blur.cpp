@@ -30,13 +30,14 @@ void check_like(const Tensor& tensor, int64_t channels, const Tensor& input, con
 CheckedParams checked_params(const BilateralArguments& a, const Tensor& input, const Tensor& guidance,
                              bool for_cuda) {
   check_dim(input, 4, a.op, "input");
+  check_extents(input, a.op, "input");
   check_dim(guidance, 4, a.op, "guidance");
   check_like(guidance, guidance.size(1), input, a.op, "guidance");
   STD_TORCH_CHECK(guidance.size(1) > 0 || input.numel() == 0, a.op,
                   ": guidance must have at least 1 channel, got sizes ", sizes_text(guidance));
   CheckedParams checked;
   BilateralParams& params = checked.params;
-  const auto size = odd_kernel_size(a.kernel_size, a.op);
+  const auto size = odd_kernel_size(a.kernel_size, kLargestBilateral, a.op);
   params.kernel_size[0] = size[0];
   params.kernel_size[1] = size[1];
   checked.sigma_color = sigma_argument(a.sigma_color, input, 1, for_cuda, a.op, "sigma_color");

@@ -121,8 +121,19 @@ void check_sizes(const Tensor& tensor, const std::vector<int64_t>& sizes, const 
 
 void check_pair(const std::vector<int64_t>& pair, int64_t lowest, const char* op, const char* argument) {
   STD_TORCH_CHECK(pair.size() == 2, op, ": ", argument, " must hold 2 numbers, got ", pair.size());
-  for (const int64_t value : pair)
+  for (const int64_t value : pair) {
     STD_TORCH_CHECK(value >= lowest, op, ": ", argument, " must be at least ", lowest, ", got ", value);
+    check_at_most(value, kLargestExtent, op, argument);
+  }
+}
+
+void check_at_most(int64_t value, int64_t most, const char* op, const char* what) {
+  STD_TORCH_CHECK(value <= most, op, ": ", what, " must be at most ", most, ", got ", value);
+}
+
+void check_extents(const Tensor& tensor, const char* op, const char* argument) {
+  STD_TORCH_CHECK(tensor.size(2) <= kLargestExtent && tensor.size(3) <= kLargestExtent, op, ": ", argument,
+                  " must have at most ", kLargestExtent, " rows and columns, got ", sizes_text(tensor));
 }
 
 Activation parse_activation(const std::string& name, const char* op) {

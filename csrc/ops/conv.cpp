@@ -1,22 +1,33 @@
 #include "conv.h"
 
+#include "results.h"
+
 namespace denoise_ext::ops {
+
+void check_weight(const Tensor& weight, const char* op) {
+  check_dim(weight, 4, op, "weight");
+  STD_TORCH_CHECK(to_dtype(weight.scalar_type(), op, "weight") != DType::kUInt8, op,
+                  ": weight must be floating point, got uint8");
+  STD_TORCH_CHECK(weight.numel() > 0, op, ": weight must not be empty, got ", sizes_text(weight));
+  check_at_most(weight.numel(), kMostWeights, op, "weight's number of elements");
+  check_at_most(weight.size(2) * weight.size(3), kMostTaps, op, "weight's rows times columns");
+}
 
 void check_conv_arguments(const ConvArguments& a, const Tensor& input, const Tensor& weight) {
   check_dim(input, 4, a.op, "input");
-  check_dim(weight, 4, a.op, "weight");
-  check_same_dtype(weight, input, a.op, "weight");
   STD_TORCH_CHECK(to_dtype(input.scalar_type(), a.op, "input") != DType::kUInt8, a.op,
                   ": input must be floating point, got uint8");
+  check_weight(weight, a.op);
+  check_same_dtype(weight, input, a.op, "weight");
+  check_extents(input, a.op, "input");
   check_pair(a.stride, 1, a.op, "stride");
   check_pair(a.padding, 0, a.op, "padding");
   check_pair(a.dilation, 1, a.op, "dilation");
   STD_TORCH_CHECK(a.groups >= 1, a.op, ": groups must be at least 1, got ", a.groups);
   const int64_t channels = input.size(1);
-  STD_TORCH_CHECK(weight.size(0) > 0 && weight.size(1) > 0 && weight.size(2) > 0 && weight.size(3) > 0, a.op,
-                  ": weight must not be empty, got ", sizes_text(weight));
   STD_TORCH_CHECK(weight.size(0) % a.groups == 0, a.op, ": weight's first size ", weight.size(0),
                   " must be divisible by groups = ", a.groups);
+  // weight's first size is a multiple of groups, so that the product is at most its number of elements.
   const int64_t expected = a.transposed ? weight.size(0) : weight.size(1) * a.groups;
   STD_TORCH_CHECK(channels == expected, a.op, ": weight of sizes ", sizes_text(weight),
                   " with groups = ", a.groups, " needs an input of ", expected,
@@ -35,16 +46,25 @@ std::array<int64_t, 4> conv_output_sizes(const ConvArguments& a, const Tensor& i
   for (size_t i = 0; i < 2; ++i) {
     const int64_t in = input.size(static_cast<int64_t>(2 + i));
     const int64_t reach = a.dilation[i] * (weight.size(static_cast<int64_t>(2 + i)) - 1);
+    check_at_most(reach + 1, kLargestExtent, a.op, "dilation times weight's extent");
     if (a.transposed) {
       sizes[2 + i] = (in - 1) * a.stride[i] - 2 * a.padding[i] + reach + a.output_padding[i] + 1;
       STD_TORCH_CHECK(in > 0 && sizes[2 + i] > 0, a.op, ": input of sizes ", sizes_text(input),
                       " gives an output of ", sizes[2 + i], " rows or columns");
+      check_at_most(sizes[2 + i], kLargestExtent, a.op, "the output's extent, by stride and dilation,");
     } else {
+      check_at_most(in + 2 * a.padding[i], kLargestExtent, a.op, "input's extent with padding");
       STD_TORCH_CHECK(in > 0 && in + 2 * a.padding[i] > reach, a.op, ": kernel of extent ", reach + 1,
                       " does not fit the padded input of extent ", in + 2 * a.padding[i]);
       sizes[2 + i] = (in + 2 * a.padding[i] - reach - 1) / a.stride[i] + 1;
     }
   }
+  int64_t outputs = 0;
+  const bool overflow = __builtin_mul_overflow(sizes[0], sizes[1], &outputs) ||
+                        __builtin_mul_overflow(outputs, sizes[2], &outputs) ||
+                        __builtin_mul_overflow(outputs, sizes[3], &outputs);
+  STD_TORCH_CHECK(!overflow && outputs <= kMostOutputs, a.op, ": the output must have at most ", kMostOutputs,
+                  " elements, got sizes (", sizes[0], ", ", sizes[1], ", ", sizes[2], ", ", sizes[3], ")");
   return sizes;
 }
 
@@ -99,6 +119,20 @@ void set_residual(ConvParams& params, const char* op, const std::optional<Tensor
     check_sizes(*residual, {size, size + 4}, op, "residual");
   }
   params.residual = view4(residual, op, "residual");
+}
+
+void check_result(const ConvParams& p, const char* op, const char* name, const Tensor4& result,
+                  const char* input_name) {
+  const Tensor4 residual = is_same_view(result, p.residual) ? Tensor4{} : p.residual;
+  check_no_overlap({name, result},
+                   {{input_name, p.input},
+                    {"coarse", p.coarse},
+                    {"residual", residual},
+                    {"weight", p.weight},
+                    named("packed_weight", p.packed_weight),
+                    named("bias", p.bias),
+                    named("prelu_weight", p.prelu_weight)},
+                   op);
 }
 
 }  // namespace denoise_ext::ops

@@ -16,9 +16,12 @@ struct ConvArguments {
   Precision precision;
 };
 
+// The weight alone; its sizes are bounded and not zero.
+void check_weight(const Tensor& weight, const char* op);
 void check_conv_arguments(const ConvArguments& arguments, const Tensor& input, const Tensor& weight);
 
-// (N, K, OH, OW) of the output; raises where the kernel does not fit the padded input.
+// (N, K, OH, OW) of the output; raises where the kernel does not fit the padded input, and where an extent is
+// beyond the limits.
 std::array<int64_t, 4> conv_output_sizes(const ConvArguments& arguments, const Tensor& input,
                                          const Tensor& weight);
 
@@ -34,5 +37,10 @@ void set_epilogue(ConvParams& params, const char* op, const std::optional<Tensor
 // Fills in the residual and its place, checking it against the output.
 void set_residual(ConvParams& params, const char* op, const std::optional<Tensor>& residual,
                   const std::string& position, const Tensor& input);
+
+// For operators that write into a tensor of the caller's: raises where `result` overlaps itself or what is
+// read. It may be the residual itself.
+void check_result(const ConvParams& params, const char* op, const char* name, const Tensor4& result,
+                  const char* input_name = "input");
 
 }  // namespace denoise_ext::ops

@@ -6,6 +6,7 @@
 #include "conv.h"
 #include "device.h"
 #include "register.h"
+#include "results.h"
 
 namespace denoise_ext::ops {
 namespace {
@@ -32,9 +33,8 @@ Tensor conv2d_pack(const Tensor& weight, const StringArgument& algorithm_name) {
   const ConvAlgorithm algorithm = parse_algorithm(algorithm_name, kOp);
   STD_TORCH_CHECK(algorithm != ConvAlgorithm::kAuto, kOp,
                   ": algorithm must be named: what 'auto' takes depends on the image");
+  check_weight(weight, kOp);
   const Tensor4 view = view4(weight, kOp, "weight");
-  STD_TORCH_CHECK(view.dtype != DType::kUInt8, kOp, ": weight must be floating point, got uint8");
-  STD_TORCH_CHECK(weight.numel() > 0, kOp, ": weight must not be empty, got ", sizes_text(weight));
   const bool winograd = algorithm != ConvAlgorithm::kDirect;
   STD_TORCH_CHECK(!winograd || (view.size[2] == 3 && view.size[3] == 3 && view.dtype != DType::kFloat64), kOp,
                   ": weight must be (K, C, 3, 3) and not float64 for '", algorithm_name, "', got ",
@@ -91,6 +91,15 @@ void conv2d_out(const Tensor& input, const Tensor& weight, const std::optional<T
   } else {
     check_cpu(params, kOp);
   }
+  check_result(params, kOp, "out", params.output);
+  check_no_gradients({{"out", out},
+                      {"input", input},
+                      {"weight", weight},
+                      {"bias", bias},
+                      {"prelu_weight", prelu_weight},
+                      {"residual", residual}},
+                     kOp);
+  count_change(out);
   if (out.numel() > 0) Device::conv(params, input, kOp);
 }
 
@@ -108,11 +117,13 @@ std::array<int64_t, 4> resampled_sizes(const std::optional<Tensor>& coarse, cons
   std::array<int64_t, 4> sizes{};
   if (fine.has_value()) {
     check_dim(*fine, 4, op, "fine");
+    check_extents(*fine, op, "fine");
     check_same_dtype(*fine, weight, op, "fine", "weight");
     for (int64_t axis = 0; axis < 4; ++axis) sizes[static_cast<size_t>(axis)] = fine->size(axis);
   }
   if (coarse.has_value()) {
     check_dim(*coarse, 4, op, "coarse");
+    check_extents(*coarse, op, "coarse");
     check_same_dtype(*coarse, weight, op, "coarse", "weight");
     const std::array<int64_t, 4> read{coarse->size(0), sizes[1] + coarse->size(1), 2 * coarse->size(2),
                                       2 * coarse->size(3)};
@@ -121,9 +132,7 @@ std::array<int64_t, 4> resampled_sizes(const std::optional<Tensor>& coarse, cons
                     ": coarse must have half as many rows and columns as fine, got ", sizes_text(*coarse));
     sizes = read;
   }
-  check_dim(weight, 4, op, "weight");
-  STD_TORCH_CHECK(to_dtype(weight.scalar_type(), op, "weight") != DType::kUInt8, op,
-                  ": weight must be floating point, got uint8");
+  check_weight(weight, op);
   STD_TORCH_CHECK(weight.size(2) == 3 && weight.size(3) == 3 && weight.size(1) == sizes[1], op,
                   ": weight must be (K, ", sizes[1], ", 3, 3), got ", sizes_text(weight));
   return sizes;
@@ -183,6 +192,19 @@ void conv2d_resampled_out(const std::optional<Tensor>& coarse, const std::option
   check_cpu(params, kOp);
   STD_TORCH_CHECK(cpu::packed_weight_header(params).algorithm != ConvAlgorithm::kDirect, kOp,
                   ": packed_weight must be packed for 'winograd4' or 'winograd6', got 'direct'");
+  check_result(params, kOp, "out", params.output, "fine");
+  check_result(params, kOp, "pooled", params.pooled, "fine");
+  check_no_overlap({"pooled", params.pooled}, {{"out", params.output}, {"residual", params.residual}}, kOp);
+  check_no_gradients({{"out", out},
+                      {"pooled", pooled},
+                      {"coarse", coarse},
+                      {"fine", fine},
+                      {"bias", bias},
+                      {"prelu_weight", prelu_weight},
+                      {"residual", residual}},
+                     kOp);
+  for (const std::optional<Tensor>* result : {&out, &pooled})
+    if (result->has_value()) count_change(**result);
   if (sizes[0] * sizes[2] * sizes[3] > 0) Device::conv(params, weight, kOp);
 }
 #endif

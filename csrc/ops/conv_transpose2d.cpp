@@ -3,6 +3,7 @@
 #include "conv.h"
 #include "device.h"
 #include "register.h"
+#include "results.h"
 
 namespace denoise_ext::ops {
 namespace {
@@ -46,6 +47,15 @@ void conv_transpose2d_out(const Tensor& input, const Tensor& weight, const std::
   set_residual(params, kOp, residual, residual_position, input);
   STD_TORCH_CHECK(!Device::kCuda || params.residual.data == nullptr, kOp,
                   ": residual must be None on CUDA, whose kernels for transposed convolutions add none");
+  check_result(params, kOp, "out", params.output);
+  check_no_gradients({{"out", out},
+                      {"input", input},
+                      {"weight", weight},
+                      {"bias", bias},
+                      {"prelu_weight", prelu_weight},
+                      {"residual", residual}},
+                     kOp);
+  count_change(out);
   if (out.numel() > 0) Device::conv(params, input, kOp);
 }
 

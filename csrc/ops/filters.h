@@ -5,8 +5,9 @@
 
 namespace denoise_ext::ops {
 
-// The kernel size as an array; raises unless it is two odd numbers >= 1.
-std::array<int64_t, 2> odd_kernel_size(const std::vector<int64_t>& kernel_size, const char* op);
+// The kernel size as an array; raises unless it is two odd numbers from 1 to `largest`.
+std::array<int64_t, 2> odd_kernel_size(const std::vector<int64_t>& kernel_size, int64_t largest,
+                                       const char* op);
 
 // A sigma as kernels take it.
 struct SigmaArgument {

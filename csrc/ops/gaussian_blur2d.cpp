@@ -9,6 +9,14 @@
 namespace denoise_ext::ops {
 namespace {
 
+template <class Device>
+std::array<int64_t, 2> window_size(const std::vector<int64_t>& kernel_size, const char* op) {
+  const auto size = odd_kernel_size(kernel_size, kLargestGaussian, op);
+  if constexpr (Device::kCuda)
+    check_at_most(size[0] * size[1], kMostCudaGaussianTaps, op, "kernel_size's product on CUDA");
+  return size;
+}
+
 template <class Params>
 void set_window(Params& params, const std::array<int64_t, 2>& kernel_size, const SigmaArgument& sigma,
                 Border border) {
@@ -25,7 +33,8 @@ Tensor gaussian_blur2d(const Tensor& input, const std::vector<int64_t>& kernel_s
                        const StringArgument& border_type) {
   constexpr const char* kOp = "gaussian_blur2d";
   check_dim(input, 4, kOp, "input");
-  const auto size = odd_kernel_size(kernel_size, kOp);
+  check_extents(input, kOp, "input");
+  const auto size = window_size<Device>(kernel_size, kOp);
   const SigmaArgument values = sigma_argument(sigma, input, 2, Device::kCuda, kOp, "sigma");
   const Border border = parse_border(border_type, kOp);
   Tensor output = empty_like_image(input);
@@ -44,12 +53,13 @@ std::tuple<Tensor, Tensor> gaussian_blur2d_backward(const Tensor& grad_output, c
                                                     const std::vector<bool>& output_mask) {
   constexpr const char* kOp = "gaussian_blur2d_backward";
   check_dim(input, 4, kOp, "input");
+  check_extents(input, kOp, "input");
   check_differentiable(input, kOp);
   check_same_dtype(grad_output, input, kOp, "grad_output");
   check_sizes(grad_output, {input.size(0), input.size(1), input.size(2), input.size(3)}, kOp, "grad_output");
   STD_TORCH_CHECK(output_mask.size() == 2, kOp, ": output_mask must hold 2 booleans, got ",
                   output_mask.size());
-  const auto size = odd_kernel_size(kernel_size, kOp);
+  const auto size = window_size<Device>(kernel_size, kOp);
   const SigmaArgument values = sigma_argument(sigma, input, 2, Device::kCuda, kOp, "sigma");
   const Border border = parse_border(border_type, kOp);
   Tensor grad_input = empty_gradient(input), grad_sigma = empty_gradient(input);

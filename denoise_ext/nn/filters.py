@@ -7,6 +7,8 @@ from torch import Tensor, nn
 
 from denoise_ext import ops
 from denoise_ext._arguments import (
+    LARGEST_BILATERAL,
+    LARGEST_GAUSSIAN,
     Sigma,
     check_border,
     check_color_distance,
@@ -84,7 +86,7 @@ class GaussianBlur2d(_SigmaModule):
         trainable: bool = False,
     ) -> None:
         super().__init__()
-        self.kernel_size = odd_kernel_size(kernel_size)
+        self.kernel_size = odd_kernel_size(kernel_size, LARGEST_GAUSSIAN)
         self.border_type = check_border(border_type)
         self._add_sigma("sigma", sigma, 2, trainable)
 
@@ -122,7 +124,7 @@ class _BilateralBase(_SigmaModule):
         trainable: bool = False,
     ) -> None:
         super().__init__()
-        self.kernel_size = odd_kernel_size(kernel_size)
+        self.kernel_size = odd_kernel_size(kernel_size, LARGEST_BILATERAL)
         self.border_type = check_border(border_type)
         self.color_distance_type = check_color_distance(color_distance_type)
         self.window = check_window(window, self.kernel_size)

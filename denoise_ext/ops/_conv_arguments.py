@@ -5,7 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from denoise_ext._arguments import ACTIVATIONS, FLOAT_DTYPES, check_activation, check_image
+from denoise_ext._arguments import (
+    ACTIVATIONS,
+    FLOAT_DTYPES,
+    check_activation,
+    check_image,
+    check_weight_size,
+)
 
 
 def autocast_dtype(device_type: str) -> torch.dtype | None:
@@ -55,6 +61,7 @@ def check_conv(
         raise ValueError(f"weight must not be empty, got shape {tuple(weight.shape)}")
     if w0 % groups:
         raise ValueError(f"groups must divide weight.shape[0] ({w0}), got {groups}")
+    check_weight_size(weight)
     in_channels, out_channels = (w0, w1 * groups) if transposed else (w1 * groups, w0)
     if input.shape[-3] != in_channels:
         raise ValueError(

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from denoise_ext._arguments import (
     FILTER_DTYPES,
+    LARGEST_BILATERAL,
     Sigma,
     check_border,
     check_color_distance,
@@ -56,7 +57,7 @@ def bilateral_blur(
     ===================  =========================================================================
     input                (N, C, H, W) or (C, H, W); float32, float64, bfloat16, float16, uint8;
                          any strides; N may be 0; uint8 that is plainly (H, W, C) is refused
-    kernel_size          odd int or pair (height, width) >= 1; may be larger than the image
+    kernel_size          odd int or pair (height, width), 1 to 1023; may be larger than the image
     sigma_color          > 0, in the input's units (0.1 for an image in [0, 1] is 25.5 on the
                          0-255 scale, which is the scale of uint8 input): a number, or a tensor
                          (1,) or (N,)
@@ -139,7 +140,7 @@ def _check(
     window: str,
 ) -> tuple[int, int]:
     check_image(input, "input", FILTER_DTYPES)
-    kernel_size = odd_kernel_size(kernel_size)
+    kernel_size = odd_kernel_size(kernel_size, LARGEST_BILATERAL)
     check_border(border_type)
     check_color_distance(color_distance_type)
     check_window(window, kernel_size)
@@ -157,6 +158,7 @@ def _sigmas(
 
 
 def _fake(input, kernel_size, sigma_color, sigma_space, border_type, color_distance_type, window):
+    odd_kernel_size(kernel_size, LARGEST_BILATERAL)
     return empty_as(input, input.shape, output_format(input))
 
 
@@ -164,6 +166,7 @@ def _joint_fake(
     input, guidance, kernel_size, sigma_color, sigma_space, border_type, color_distance_type,
     window,
 ):  # fmt: skip
+    odd_kernel_size(kernel_size, LARGEST_BILATERAL)
     return empty_as(input, input.shape, output_format(input))
 
 
@@ -171,6 +174,7 @@ def _backward_fake(
     grad_output, input, guidance, output, kernel_size, sigma_color, sigma_space, border_type,
     color_distance_type, window, output_mask,
 ):  # fmt: skip
+    odd_kernel_size(kernel_size, LARGEST_BILATERAL)
     outputs = (
         (input, output_format(input)),
         (guidance, output_format(guidance)),

@@ -8,7 +8,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from denoise_ext._arguments import check_precision, check_residual_position, int_pair
+from denoise_ext._arguments import (
+    check_fake_conv,
+    check_output_size,
+    check_precision,
+    check_residual_position,
+    conv_output_size,
+    int_pair,
+)
 from denoise_ext.ops._conv_arguments import autocast_dtype, cast, check_conv, check_like_input
 from denoise_ext.ops._layout import conv_backward_fake, empty_as, output_format
 from denoise_ext.ops._library import (
@@ -54,10 +61,10 @@ def conv2d(
     input                (N, C_in, H, W) or (C_in, H, W); float32, float64, bfloat16, float16;
                          contiguous or channels_last give the fast paths; any strides work;
                          N may be 0
-    weight               (C_out, C_in / groups, kH, kW)
+    weight               (C_out, C_in / groups, kH, kW); at most 2**31 elements and 2**24 taps
     bias                 (C_out,) or None
-    stride, dilation     int or pair (vertical, horizontal), >= 1
-    padding              int or pair >= 0, zeros; or ``"valid"``; or ``"same"`` (stride 1)
+    stride, dilation     int or pair (vertical, horizontal), 1 to 2**30
+    padding              int or pair, 0 to 2**30, zeros; or ``"valid"``; or ``"same"`` (stride 1)
     groups               divides C_in and C_out; C_in for a depthwise convolution
     activation           ``"none"``, ``"relu"``, ``"leaky_relu"``, ``"prelu"``, ``"sigmoid"``,
                          ``"tanh"``
@@ -82,7 +89,8 @@ def conv2d(
     threads.
 
     All tensors have one dtype and device.  Under autocast they are cast as autocast casts those of
-    ``torch.nn.functional.conv2d``.
+    ``torch.nn.functional.conv2d``.  Rows and columns are at most 2**30, of the padded input and of
+    the dilated kernel too.  The output has at most 2**48 elements.
 
     Returns:
         (N, C_out, H_out, W_out) (without N for an input without), of the input's dtype;
@@ -154,14 +162,10 @@ def _output_shape(
     padding: Sequence[int],
     dilation: Sequence[int],
 ) -> tuple[int, int, int, int]:
-    n, _, h, w = input.shape
-    c_out, _, kh, kw = weight.shape
-    return (
-        n,
-        c_out,
-        (h + 2 * padding[0] - dilation[0] * (kh - 1) - 1) // stride[0] + 1,
-        (w + 2 * padding[1] - dilation[1] * (kw - 1) - 1) // stride[1] + 1,
-    )
+    size = conv_output_size(input, weight, stride, padding, dilation)
+    shape = (input.shape[0], weight.shape[0], *size)
+    check_output_size(shape)
+    return shape
 
 
 def _reach(weight: Tensor, dilation: tuple[int, int]) -> tuple[int, int]:
@@ -191,6 +195,7 @@ def _fake(
     input, weight, bias, stride, padding, dilation, groups, activation, negative_slope,
     prelu_weight, residual, residual_position, precision="default",
 ):  # fmt: skip
+    check_fake_conv(weight, stride=stride, padding=padding, dilation=dilation)
     shape = _output_shape(input, weight, stride, padding, dilation)
     return empty_as(input, shape, output_format(input, weight))
 
@@ -199,6 +204,8 @@ def _backward_fake(
     grad_output, input, weight, saved, prelu_weight, stride, padding, dilation, groups, activation,
     negative_slope, output_mask, precision="default",
 ):  # fmt: skip
+    check_fake_conv(weight, stride=stride, padding=padding, dilation=dilation)
+    _output_shape(input, weight, stride, padding, dilation)  # checks
     # Without an activation the last gradient is a copy of the output's; with one it is laid out as
     # what the activation's gradient is computed from.
     if not output_mask[4]:

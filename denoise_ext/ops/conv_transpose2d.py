@@ -7,7 +7,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from denoise_ext._arguments import check_precision, int_pair
+from denoise_ext._arguments import (
+    check_fake_conv,
+    check_output_size,
+    check_precision,
+    conv_transpose_output_size,
+    int_pair,
+)
 from denoise_ext.ops._conv_arguments import autocast_dtype, cast, check_conv
 from denoise_ext.ops._layout import conv_backward_fake, empty_as, output_format
 from denoise_ext.ops._library import (
@@ -51,10 +57,10 @@ def conv_transpose2d(
     ===================  =========================================================================
     input                (N, C_in, H, W) or (C_in, H, W); float32, float64, bfloat16, float16;
                          any strides; N may be 0
-    weight               (C_in, C_out / groups, kH, kW)
+    weight               (C_in, C_out / groups, kH, kW); at most 2**31 elements and 2**24 taps
     bias                 (C_out,) or None
-    stride, dilation     int or pair (vertical, horizontal), >= 1
-    padding              int or pair, >= 0: rows and columns cut from the output's edges
+    stride, dilation     int or pair (vertical, horizontal), 1 to 2**30
+    padding              int or pair, 0 to 2**30: rows and columns cut from the output's edges
     output_padding       int or pair, >= 0, less than stride or dilation: added below and right
     groups               divides C_in and C_out
     activation,          as :func:`denoise_ext.ops.conv2d`'s
@@ -64,7 +70,8 @@ def conv_transpose2d(
     ===================  =========================================================================
 
     All tensors have one dtype and device.  Under autocast they are cast as autocast casts those of
-    ``torch.nn.functional.conv_transpose2d``.
+    ``torch.nn.functional.conv_transpose2d``.  Rows and columns are at most 2**30, of the output and
+    of the dilated kernel too.  The output has at most 2**48 elements.
 
     Returns:
         (N, C_out, H_out, W_out) (without N for an input without), of the input's dtype;
@@ -119,20 +126,19 @@ def _output_shape(
     groups: int,
     dilation: Sequence[int],
 ) -> tuple[int, int, int, int]:
-    n, _, h, w = input.shape
-    _, c_out, kh, kw = weight.shape
-    return (
-        n,
-        c_out * groups,
-        (h - 1) * stride[0] - 2 * padding[0] + dilation[0] * (kh - 1) + output_padding[0] + 1,
-        (w - 1) * stride[1] - 2 * padding[1] + dilation[1] * (kw - 1) + output_padding[1] + 1,
-    )
+    size = conv_transpose_output_size(input, weight, stride, padding, output_padding, dilation)
+    shape = (input.shape[0], weight.shape[1] * groups, *size)
+    check_output_size(shape)
+    return shape
 
 
 def _fake(
     input, weight, bias, stride, padding, output_padding, groups, dilation, activation,
     negative_slope, prelu_weight, precision="default",
 ):  # fmt: skip
+    check_fake_conv(
+        weight, stride=stride, padding=padding, output_padding=output_padding, dilation=dilation
+    )
     shape = _output_shape(input, weight, stride, padding, output_padding, groups, dilation)
     return empty_as(input, shape, output_format(input, weight))
 
@@ -141,6 +147,10 @@ def _backward_fake(
     grad_output, input, weight, saved, prelu_weight, stride, padding, output_padding, groups,
     dilation, activation, negative_slope, output_mask, precision="default",
 ):  # fmt: skip
+    check_fake_conv(
+        weight, stride=stride, padding=padding, output_padding=output_padding, dilation=dilation
+    )
+    _output_shape(input, weight, stride, padding, output_padding, groups, dilation)  # checks
     return conv_backward_fake(input, weight, prelu_weight, weight.shape[1] * groups, output_mask)
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from denoise_ext._arguments import (
     FILTER_DTYPES,
+    LARGEST_GAUSSIAN,
     Sigma,
     check_border,
     check_image,
@@ -45,7 +46,8 @@ def gaussian_blur2d(
     ===================  =========================================================================
     input                (N, C, H, W) or (C, H, W); float32, float64, bfloat16, float16, uint8;
                          any strides; N may be 0; uint8 that is plainly (H, W, C) is refused
-    kernel_size          odd int or pair (height, width) >= 1; may be larger than the image
+    kernel_size          odd int or pair (height, width), 1 to 65535; may be larger than the image;
+                         on a GPU height times width is at most 2**22
     sigma                standard deviation in pixels, finite, > 0: a number, a pair (vertical,
                          horizontal), or a tensor (1, 2) or (N, 2), (1,) or (N,)
     border_type          ``"reflect"`` (OpenCV's BORDER_REFLECT_101: the edge pixel is not
@@ -64,7 +66,7 @@ def gaussian_blur2d(
             the native library is missing (the message says which).
     """
     check_image(input, "input", FILTER_DTYPES)
-    kernel_size = odd_kernel_size(kernel_size)
+    kernel_size = odd_kernel_size(kernel_size, LARGEST_GAUSSIAN)
     check_border(border_type)
     if input.device.type not in _devices:
         raise_no_kernel("gaussian_blur2d", input, _devices)
@@ -78,10 +80,12 @@ def gaussian_blur2d(
 
 
 def _fake(input, kernel_size, sigma, border_type):
+    odd_kernel_size(kernel_size, LARGEST_GAUSSIAN)
     return empty_as(input, input.shape, output_format(input))
 
 
 def _backward_fake(grad_output, input, kernel_size, sigma, border_type, output_mask):
+    odd_kernel_size(kernel_size, LARGEST_GAUSSIAN)
     return (
         empty_as(input, input.shape, output_format(input))
         if output_mask[0]

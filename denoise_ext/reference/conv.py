@@ -7,7 +7,15 @@ from collections.abc import Sequence
 from torch import Tensor
 from torch.nn import functional as F
 
-from denoise_ext._arguments import check_precision, check_residual_position
+from denoise_ext._arguments import (
+    check_output_size,
+    check_precision,
+    check_residual_position,
+    check_weight_size,
+    conv_output_size,
+    conv_transpose_output_size,
+    int_pair,
+)
 from denoise_ext.reference.activation import apply_activation
 
 IntOrPair = int | Sequence[int]
@@ -32,6 +40,14 @@ def conv2d(
     """:func:`denoise_ext.ops.conv2d` as separate PyTorch operations."""
     check_residual_position(residual_position)
     check_precision(precision)  # no difference here: PyTorch's own setting decides
+    stride, dilation = int_pair(stride, "stride", 1), int_pair(dilation, "dilation", 1)
+    if not isinstance(padding, str):
+        padding = int_pair(padding, "padding", 0)
+    check_weight_size(weight)
+    size = conv_output_size(
+        input, weight, stride, (0, 0) if isinstance(padding, str) else padding, dilation
+    )
+    check_output_size((*input.shape[:-3], weight.shape[0], *size))
     output = F.conv2d(input, weight, bias, stride, padding, dilation, groups)
     if residual is not None:
         if residual.shape != output.shape:  # no broadcasting, as in the fused operator
@@ -64,6 +80,12 @@ def conv_transpose2d(
 ) -> Tensor:
     """:func:`denoise_ext.ops.conv_transpose2d` as separate PyTorch operations."""
     check_precision(precision)
+    stride, dilation = int_pair(stride, "stride", 1), int_pair(dilation, "dilation", 1)
+    padding = int_pair(padding, "padding", 0)
+    output_padding = int_pair(output_padding, "output_padding", 0)
+    check_weight_size(weight)
+    size = conv_transpose_output_size(input, weight, stride, padding, output_padding, dilation)
+    check_output_size((*input.shape[:-3], weight.shape[1] * groups, *size))
     output = F.conv_transpose2d(
         input, weight, bias, stride, padding, output_padding, groups, dilation
     )

@@ -10,6 +10,8 @@ from torch.nn import functional as F
 
 from denoise_ext._arguments import (
     FILTER_DTYPES,
+    LARGEST_BILATERAL,
+    LARGEST_GAUSSIAN,
     Sigma,
     check_border,
     check_color_distance,
@@ -90,7 +92,7 @@ def gaussian_blur2d(
 ) -> Tensor:
     """:func:`denoise_ext.ops.gaussian_blur2d` as separate PyTorch operations."""
     check_image(input, "input", FILTER_DTYPES)
-    ky, kx = odd_kernel_size(kernel_size)
+    ky, kx = odd_kernel_size(kernel_size, LARGEST_GAUSSIAN)
     check_border(border_type)
     if input.dim() == 3:
         return gaussian_blur2d(input.unsqueeze(0), (ky, kx), sigma, border_type).squeeze(0)
@@ -123,7 +125,7 @@ def joint_bilateral_blur(
     """:func:`denoise_ext.ops.joint_bilateral_blur` as separate PyTorch operations."""
     check_image(input, "input", FILTER_DTYPES)
     check_guidance(input, guidance)
-    ky, kx = odd_kernel_size(kernel_size)
+    ky, kx = odd_kernel_size(kernel_size, LARGEST_BILATERAL)
     check_border(border_type)
     check_color_distance(color_distance_type)
     check_window(window, (ky, kx))

@@ -85,10 +85,10 @@ void conv_rows(const ConvPlan& plan, const ConvTask<T>& task, const ChannelBlock
   at.n = task.n;
   at.channel = group * plan.group_outputs + block.first;
   at.channels = left < kWidth ? left : kWidth;
-  at.x_step = plan.out_step[1];
+  at.x_step = phase.out_step[1];
   const bool in_place = plan.in_place_output && at.channels == kWidth;
   for (int64_t r = 0; r < task.rows; ++r) {
-    at.y = phase.out_y0 + (task.i0 + r) * plan.out_step[0];
+    at.y = phase.out_y0 + (task.i0 + r) * phase.out_step[0];
     for (int64_t x = 0; x < task.cols; x += kPixels) {
       const GroupInput<T> in = group_input<T>(plan, task, r, x);
       Vec<T> acc[kPixels][V];
@@ -99,7 +99,7 @@ void conv_rows(const ConvPlan& plan, const ConvTask<T>& task, const ChannelBlock
         sum_dense<T>(in.first, in.pixel_step, in.offsets, phase.tap_count, plan.group_inputs, weight,
                      constants, acc);
       }
-      at.x = phase.out_x0 + (task.j0 + x) * plan.out_step[1];
+      at.x = phase.out_x0 + (task.j0 + x) * phase.out_step[1];
       at.pixels = task.cols - x < kPixels ? task.cols - x : kPixels;
       if (in_place) {
         store_in_place<T>(in_place_row<T>(plan, at), at.pixels, acc);
@@ -137,9 +137,16 @@ void conv_task(const ConvPlan& plan, int64_t index, void* scratch) {
   task.n = index / (plan.slices * plan.tasks_per_slice);
   task.slice = index / plan.tasks_per_slice % plan.slices;
   const int64_t local = index % plan.tasks_per_slice;
-  size_t p = plan.phases.size() - 1;
-  while (plan.phases[p].task_begin > local) --p;
-  const ConvPhase& phase = plan.phases[p];
+  size_t first = 0, end = plan.phases.size();  // the last phase that begins at or before the task
+  while (end - first > 1) {
+    const size_t middle = first + (end - first) / 2;
+    if (plan.phases[middle].task_begin <= local) {
+      first = middle;
+    } else {
+      end = middle;
+    }
+  }
+  const ConvPhase& phase = plan.phases[first];
   task.phase = &phase;
   const int64_t tile = local - phase.task_begin;
   task.i0 = tile / phase.tiles_x * plan.tile_rows;

@@ -81,12 +81,12 @@ void conv_few_outputs_rows(const ConvPlan& plan, const ConvTask<T>& task) {
   OutputSpan at{};
   at.n = task.n;
   at.channels = K;
-  at.x_step = plan.out_step[1];
+  at.x_step = phase.out_step[1];
   for (int64_t r = 0; r < task.rows; ++r) {
-    at.y = phase.out_y0 + (task.i0 + r) * plan.out_step[0];
+    at.y = phase.out_y0 + (task.i0 + r) * phase.out_step[0];
     for (int64_t x = 0; x < task.cols; x += kPixels) {
       const GroupInput<T> in = group_input<T>(plan, task, r, x);
-      at.x = phase.out_x0 + (task.j0 + x) * plan.out_step[1];
+      at.x = phase.out_x0 + (task.j0 + x) * phase.out_step[1];
       at.pixels = task.cols - x < kPixels ? task.cols - x : kPixels;
       store(task.sums,
             bias + sum_few_outputs<T, kPixels, K>(in, phase.tap_count, plan.packed_channels, weight));

@@ -15,7 +15,8 @@ struct OutputPart {
   int64_t row, rows, col, cols;
 };
 
-// The input pixels that they need: [y0, y0 + rows) x [x0, x0 + cols).
+// The input pixels that they need, all in one window. Where an axis of the tile is gathered, those of the
+// phase's first tap along it.
 template <class T>
 PackWindow input_window(const ConvPlan& plan, const ConvTask<T>& task, const OutputPart& part) {
   const ConvPhase& phase = *task.phase;
@@ -23,8 +24,16 @@ PackWindow input_window(const ConvPlan& plan, const ConvTask<T>& task, const Out
   window.n = task.n;
   window.y0 = (task.i0 + part.row) * plan.in_step[0] + phase.min_dy;
   window.rows = (part.rows - 1) * plan.in_step[0] + phase.max_dy - phase.min_dy + 1;
+  if (plan.packed[0].gathered) {
+    window.rows = part.rows;
+    window.y_step = plan.in_step[0];
+  }
   window.x0 = (task.j0 + part.col) * plan.in_step[1] + phase.min_dx;
   window.cols = (part.cols - 1) * plan.in_step[1] + phase.max_dx - phase.min_dx + 1;
+  if (plan.packed[1].gathered) {
+    window.cols = part.cols;
+    window.x_step = plan.in_step[1];
+  }
   window.first_channel = task.slice * plan.group_inputs;
   window.channels = plan.group_inputs;
   window.repeat = 1;
@@ -53,8 +62,20 @@ void pack_group(const ConvPlan& plan, const ConvTask<T>& task, const OutputPart&
   // Sums over whole vectors of channels read the padding too.
   if (plan.few_outputs && plan.packed_channels != plan.group_inputs)
     __builtin_memset(task.scratch, 0, static_cast<size_t>(plan.packed_elements) * sizeof(T));
-  pack<T>(plan.params.input, input_window(plan, task, group), {plan.packed_cols, plan.packed_channels},
-          task.scratch);
+  const ConvPhase& phase = *task.phase;
+  const PackedAxis &rows = plan.packed[0], &cols = plan.packed[1];
+  const PackWindow window = input_window(plan, task, group);
+  const PackedShape shape{cols.piece, plan.packed_channels, cols.length};
+  if (!rows.gathered && !cols.gathered) return pack<T>(plan.params.input, window, shape, task.scratch);
+  const ConvTap* taps = plan.taps.data() + phase.tap_begin;
+  for (int64_t i = 0; i < (rows.gathered ? phase.tap_rows : 1); ++i)
+    for (int64_t j = 0; j < (cols.gathered ? phase.tap_cols : 1); ++j) {
+      PackWindow piece = window;
+      if (rows.gathered) piece.y0 += taps[i * phase.tap_cols].dy - phase.min_dy;
+      if (cols.gathered) piece.x0 += taps[j].dx - phase.min_dx;
+      pack<T>(plan.params.input, piece, shape,
+              task.scratch + (i * rows.piece * cols.length + j * cols.piece) * plan.packed_channels);
+    }
 }
 
 // Row `row` of the task's outputs from column `col` on. The group has plan.pixel_group outputs, though
@@ -64,10 +85,11 @@ DENOISE_EXT_INLINE GroupInput<T> group_input(const ConvPlan& plan, const ConvTas
                                              int64_t col) {
   const ConvPhase& phase = *task.phase;
   const int64_t step = plan.in_step[1];
-  GroupInput<T> group{task.scratch, step * plan.packed_channels,
+  GroupInput<T> group{task.scratch, plan.packed[1].step * plan.packed_channels,
                       plan.packed_offsets.data() + phase.tap_begin};
   if (!plan.in_place_input) {
-    group.first += (row * plan.in_step[0] * plan.packed_cols + col * step) * plan.packed_channels;
+    group.first += (row * plan.packed[0].step * plan.packed[1].length + col * plan.packed[1].step) *
+                   plan.packed_channels;
     return group;
   }
   const Tensor4& input = plan.params.input;

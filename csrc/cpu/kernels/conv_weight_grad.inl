@@ -6,7 +6,7 @@
 template <class T>
 struct WeightGradTile {
   const T* coarse;  // [rows][cols][coarse_width]
-  const T* fine;    // [..][fine_cols][fine_channels]
+  const T* fine;    // [..][fine's columns][fine_channels]
   int64_t rows, cols, coarse_width;
   int64_t fine_row_step, fine_pixel_step;  // between consecutive coarse rows, pixels
 };
@@ -106,8 +106,12 @@ void conv_weight_grad_task(const ConvWeightGradPlan& plan, int64_t index, void* 
   tile.coarse = coarse;
   tile.fine = fine;
   tile.coarse_width = width;
-  tile.fine_row_step = params.stride[0] * plan.fine_cols * plan.fine_channels;
-  tile.fine_pixel_step = params.stride[1] * plan.fine_channels;
+  const PackedAxis &fine_rows = plan.fine[0], &fine_cols = plan.fine[1];
+  const PackedShape fine_shape{fine_cols.piece, plan.fine_channels, fine_cols.length};
+  tile.fine_row_step = fine_rows.step * fine_cols.length * plan.fine_channels;
+  tile.fine_pixel_step = fine_cols.step * plan.fine_channels;
+  if (fine_rows.gathered) fine_window.y_step = params.stride[0];
+  if (fine_cols.gathered) fine_window.x_step = params.stride[1];
 
   const int64_t per_image = plan.tiles_y * plan.tiles_x, total = params.coarse.size[0] * per_image;
   for (int64_t t = total * chunk / partials.chunks; t < total * (chunk + 1) / partials.chunks; ++t) {
@@ -122,13 +126,19 @@ void conv_weight_grad_task(const ConvWeightGradPlan& plan, int64_t index, void* 
     coarse_window.x0 = x0;
     coarse_window.cols = tile.cols;
     pack<T>(params.coarse, coarse_window, {tile.cols, width}, coarse);
-    fine_window.y0 = y0 * params.stride[0] - params.padding[0];
-    fine_window.rows =
-        (tile.rows - 1) * params.stride[0] + (params.grad_weight.size[2] - 1) * params.dilation[0] + 1;
-    fine_window.x0 = x0 * params.stride[1] - params.padding[1];
-    fine_window.cols =
-        (tile.cols - 1) * params.stride[1] + (params.grad_weight.size[3] - 1) * params.dilation[1] + 1;
-    pack<T>(params.fine, fine_window, {plan.fine_cols, plan.fine_channels}, fine);
+    const auto packed = [&](const PackedAxis& axis, int64_t pixels, int d) {
+      if (axis.gathered) return pixels;
+      return (pixels - 1) * params.stride[d] + (params.grad_weight.size[2 + d] - 1) * params.dilation[d] + 1;
+    };
+    fine_window.rows = packed(fine_rows, tile.rows, 0);
+    fine_window.cols = packed(fine_cols, tile.cols, 1);
+    for (int64_t i = 0; i < fine_rows.pieces; ++i)
+      for (int64_t j = 0; j < fine_cols.pieces; ++j) {
+        fine_window.y0 = y0 * params.stride[0] - params.padding[0] + i * params.dilation[0];
+        fine_window.x0 = x0 * params.stride[1] - params.padding[1] + j * params.dilation[1];
+        pack<T>(params.fine, fine_window, fine_shape,
+                fine + (i * fine_rows.piece * fine_cols.length + j * fine_cols.piece) * plan.fine_channels);
+      }
     switch (block.vectors) {
       case 1: weight_grad_tile<T, 1>(plan, tile, partial); break;
       case 2: weight_grad_tile<T, 2>(plan, tile, partial); break;

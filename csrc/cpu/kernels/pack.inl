@@ -1,6 +1,7 @@
 // Packing of an input tile: any layout and dtype -> [row][col][channel] of the accumulation type.
 
-// What to pack: pixels [y0, y0 + rows) x [x0, x0 + cols) of image n; `border` says what lies outside it.
+// What to pack of image n: rows y0, y0 + y_step, ... and of them columns x0, x0 + x_step, ...; `border` says
+// what lies outside the image.
 // Packed channel c is the tensor's channel (first_channel + c) / repeat: repeat > 1 is a depthwise
 // convolution with a channel multiplier, whose output channels share an input channel.
 struct PackWindow {
@@ -8,12 +9,21 @@ struct PackWindow {
   int64_t y0, rows, x0, cols;
   int64_t first_channel, channels, repeat;
   Border border = Border::kConstant;
+  int64_t y_step = 1, x_step = 1;
 };
 
-// Pixels per row and elements per pixel of the packed tile (its rows are consecutive).
+// Pixels per row and elements per pixel of the packed tile, and pixels from row to row.
 struct PackedShape {
   int64_t cols, channels;
+  int64_t pitch = cols;
 };
+
+// The least i >= 0, at most `count`, for which first + i * step >= limit.
+DENOISE_EXT_INLINE int64_t steps_until(int64_t first, int64_t step, int64_t limit, int64_t count) {
+  if (first >= limit) return 0;
+  const int64_t steps = step == 1 ? limit - first : (limit - first + step - 1) / step;
+  return steps < count ? steps : count;
+}
 
 template <class Storage, class T>
 DENOISE_EXT_INLINE void pack_pixels(const Storage* from, int64_t col_stride, int64_t channel_stride,
@@ -48,7 +58,7 @@ DENOISE_EXT_INLINE void pack_outside(const Storage* row, const Tensor4& tensor, 
     return;
   }
   for (int64_t x = from; x < until; ++x) {
-    const int64_t column = border_index(window.x0 + x, tensor.size[3], window.border);
+    const int64_t column = border_index(window.x0 + x * window.x_step, tensor.size[3], window.border);
     pack_pixels<Storage, T>(row + column * tensor.stride[3], tensor.stride[3], tensor.stride[1], window, 1,
                             width, to + x * width);
   }
@@ -56,21 +66,20 @@ DENOISE_EXT_INLINE void pack_outside(const Storage* row, const Tensor4& tensor, 
 
 template <class Storage, class T>
 void pack_window(const Tensor4& tensor, const PackWindow& window, const PackedShape& shape, T* to) {
-  const int64_t x0 = window.x0, width = shape.channels;
+  const int64_t x0 = window.x0, step = window.x_step, width = shape.channels;
   // Columns [begin, end) of the window lie inside the image; those from window.cols on are slack.
-  const int64_t begin = x0 >= 0 ? 0 : (-x0 < window.cols ? -x0 : window.cols);
-  const int64_t room = tensor.size[3] - x0;
-  const int64_t end = room < begin ? begin : (room < window.cols ? room : window.cols);
+  const int64_t begin = steps_until(x0, step, 0, window.cols);
+  const int64_t end = steps_until(x0, step, tensor.size[3], window.cols);
   const Storage* image = static_cast<const Storage*>(tensor.data) + window.n * tensor.stride[0];
-  for (int64_t r = 0; r < window.rows; ++r, to += shape.cols * width) {
-    const int64_t y = border_index(window.y0 + r, tensor.size[2], window.border);
+  for (int64_t r = 0; r < window.rows; ++r, to += shape.pitch * width) {
+    const int64_t y = border_index(window.y0 + r * window.y_step, tensor.size[2], window.border);
     const int64_t packed = y < 0 ? 0 : window.cols;
     if (y >= 0) {
       const Storage* row = image + y * tensor.stride[2];
       pack_outside<Storage, T>(row, tensor, window, 0, begin, width, to);
       if (end > begin)
-        pack_pixels<Storage, T>(row + (x0 + begin) * tensor.stride[3], tensor.stride[3], tensor.stride[1],
-                                window, end - begin, width, to + begin * width);
+        pack_pixels<Storage, T>(row + (x0 + begin * step) * tensor.stride[3], step * tensor.stride[3],
+                                tensor.stride[1], window, end - begin, width, to + begin * width);
       pack_outside<Storage, T>(row, tensor, window, end, window.cols, width, to);
     }
     __builtin_memset(to + packed * width, 0, static_cast<size_t>((shape.cols - packed) * width) * sizeof(T));
