@@ -2,7 +2,7 @@
 
 For most operators PyTorch answers on the ``meta`` device.  The ones here are answered by the rules
 of its CPU and CUDA kernels instead: some of the meta rules lose channels_last, others load the
-compiler (seconds) for the shape of a sum.
+compiler (seconds) for the shape of a sum, or a computer algebra system for that of a shuffle.
 """
 
 from __future__ import annotations
@@ -26,9 +26,7 @@ _POINTWISE = {
     aten.clamp.default, aten.clamp_min.default, aten.gelu.default, aten.silu.default,
     aten.hardtanh.default, aten.elu.default, aten.exp.default, aten.sqrt.default,
 }  # fmt: skip
-_KEEPS_LAYOUT = {
-    aten.reflection_pad2d.default, aten.replication_pad2d.default, aten.pixel_shuffle.default,
-}  # fmt: skip
+_KEEPS_LAYOUT = {aten.reflection_pad2d.default, aten.replication_pad2d.default}
 
 
 def result_of(func: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
@@ -46,10 +44,26 @@ def result_of(func: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
         return _like(args[0]), *none
     if func is aten.cat.default and _can_join(*args):
         return _cat(*args)
+    if func in _SHUFFLES and args[0].dim() == 4 and args[1] > 0:
+        shape = _SHUFFLES[func](*args[0].shape, args[1])
+        if shape is not None:
+            return _as_laid_out(args[0], shape)
     result = func(*args, **kwargs)
     if func in _KEEPS_LAYOUT and result.dim() == 4 and is_channels_last(args[0]):
         return result.contiguous(memory_format=torch.channels_last)
     return result
+
+
+def _shuffled(n: int, c: int, h: int, w: int, factor: int) -> tuple[int, ...] | None:
+    blocks, rest = divmod(c, factor**2)
+    return None if rest else (n, blocks, h * factor, w * factor)
+
+
+def _unshuffled(n: int, c: int, h: int, w: int, factor: int) -> tuple[int, ...] | None:
+    return None if h % factor or w % factor else (n, c * factor**2, h // factor, w // factor)
+
+
+_SHUFFLES = {aten.pixel_shuffle.default: _shuffled, aten.pixel_unshuffle.default: _unshuffled}
 
 
 def _all_alike(args: tuple, kwargs: dict[str, Any]) -> bool:
@@ -112,6 +126,11 @@ def _convolution(
         )
     shape = (n, channels, *sizes)
     last = is_channels_last(input) or is_channels_last(weight)
+    return _empty(shape, channels_last_stride(shape) if last else _contiguous_stride(shape), input)
+
+
+def _as_laid_out(input: Tensor, shape: tuple[int, ...]) -> Tensor:
+    last = is_channels_last(input)
     return _empty(shape, channels_last_stride(shape) if last else _contiguous_stride(shape), input)
 
 
