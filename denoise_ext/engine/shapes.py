@@ -19,7 +19,7 @@ from denoise_ext.ops._layout import is_channels_last
 aten = torch.ops.aten
 
 # All tensors have one shape and dtype: the result's strides are `_pointwise_strides`.
-_POINTWISE = {
+POINTWISE = {
     aten.relu.default, aten.leaky_relu.default, aten.sigmoid.default, aten.tanh.default,
     aten.add.Tensor, aten.add.Scalar, aten.sub.Tensor, aten.sub.Scalar, aten.mul.Tensor,
     aten.mul.Scalar, aten.div.Tensor, aten.div.Scalar, aten.neg.default, aten.abs.default,
@@ -31,7 +31,7 @@ _KEEPS_LAYOUT = {aten.reflection_pad2d.default, aten.replication_pad2d.default}
 
 def result_of(func: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
     """What ``func`` returns on tensors without data: its shape, dtype and strides are right."""
-    if func in _POINTWISE and _all_alike(args, kwargs):
+    if func in POINTWISE and _all_alike(args, kwargs):
         stride = _pointwise_strides([x for x in args if isinstance(x, Tensor)])
         if stride is not None:
             return _empty(tuple(args[0].shape), stride, args[0])
@@ -44,6 +44,16 @@ def result_of(func: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
         return _like(args[0]), *none
     if func is aten.cat.default and _can_join(*args):
         return _cat(*args)
+    if func is aten.avg_pool2d.default and args[0].dim() == 4:
+        shape = _pooled(*args, **kwargs)
+        if shape is not None:
+            return _as_laid_out(args[0], shape)
+    if func is aten.native_layer_norm.default and args[2] is not None:
+        x, last = args[0], len(args[1])
+        if x.dtype == args[2].dtype and tuple(x.shape[-last:]) == tuple(args[1]):
+            statistics = (*x.shape[:-last], *[1] * last)
+            shapes = (tuple(x.shape), statistics, statistics)
+            return tuple(_empty(shape, _contiguous_stride(shape), x) for shape in shapes)
     if func in _SHUFFLES and args[0].dim() == 4 and args[1] > 0:
         shape = _SHUFFLES[func](*args[0].shape, args[1])
         if shape is not None:
@@ -52,6 +62,23 @@ def result_of(func: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
     if func in _KEEPS_LAYOUT and result.dim() == 4 and is_channels_last(args[0]):
         return result.contiguous(memory_format=torch.channels_last)
     return result
+
+
+def _pooled(
+    input: Tensor, kernel_size: list[int], stride: list[int] = (), padding: list[int] = (0,),
+    ceil_mode: bool = False, *_: Any,
+) -> tuple[int, ...] | None:  # fmt: skip
+    """The shape after average pooling; None where PyTorch had better say."""
+    n, c, *size = input.shape
+    kernel, stride, padding = (
+        [*v] * 2 if len(v) == 1 else [*v] for v in (kernel_size, stride or kernel_size, padding)
+    )
+    if ceil_mode or min(*kernel, *stride) < 1 or not input.numel():
+        return None
+    if any(not 0 <= p <= k // 2 for p, k in zip(padding, kernel, strict=True)):
+        return None
+    sizes = [(size[i] + 2 * padding[i] - kernel[i]) // stride[i] + 1 for i in (0, 1)]
+    return None if min(sizes) < 1 else (n, c, *sizes)
 
 
 def _shuffled(n: int, c: int, h: int, w: int, factor: int) -> tuple[int, ...] | None:

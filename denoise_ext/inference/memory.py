@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import copy
 import weakref
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from denoise_ext.engine.shapes import POINTWISE, result_of
 from denoise_ext.models import Denoiser as Network
+from denoise_ext.models.geometry import without_data
 
 ENOUGH = 1 << 30
 """Bytes to compute in where nothing else is asked for: more makes tiles larger, not faster, and the
@@ -32,13 +34,12 @@ _CGROUPS = (
 def bytes_per_pixel(network: Network, dtype: torch.dtype, channels: int) -> float:
     """Memory that denoising an image of `channels` channels takes for each pixel.
 
-    Counted in a run on a tiny image: the most bytes that are alive at one time. The plans of
-    `denoise_ext.accelerate` place the same tensors, or fewer, in one block. (A run on tensors
-    without data would have torch import its compiler, which takes as long as several photographs.)
+    Counted in a run on tensors without data: the most bytes that are alive at one time. The plans
+    of `denoise_ext.accelerate` place the same tensors, or fewer, in one block.
     """
-    twin = copy.deepcopy(network).eval().to(dtype)
+    twin = without_data(network).eval().to(dtype)
     side = 16 * network.stride
-    options = {"dtype": dtype, "device": next(twin.parameters()).device}
+    options = {"dtype": dtype, "device": "meta"}
     x = torch.zeros(1, network.in_channels, side, side, **options)
     noise_map = torch.zeros(1, 1, side, side, **options) if network.needs_sigma else None
     count = _LiveBytes()
@@ -64,7 +65,7 @@ class _LiveBytes(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None
     ) -> Any:
-        result = func(*args, **(kwargs or {}))
+        result = _result(func, args, kwargs or {})
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor):
                 self._enter(leaf)
@@ -83,6 +84,17 @@ class _LiveBytes(TorchDispatchMode):
         self._tensors[key] -= 1
         if self._tensors[key] == 0:
             self.now -= size
+
+
+def _result(func: Callable, args: tuple, kwargs: dict) -> Any:
+    """What ``func`` returns, its strides aside: PyTorch's rules for these load its compiler."""
+    tensors = [x for x in args if isinstance(x, Tensor)]
+    if func in POINTWISE and len({x.dtype for x in tensors}) == 1:
+        return tensors[0].new_empty(np.broadcast_shapes(*(x.shape for x in tensors)))
+    if func is torch.ops.aten.mean.dim and not kwargs and args[2:] == (True,):
+        dims = {d % args[0].dim() for d in args[1]}
+        return args[0].new_empty([1 if d in dims else n for d, n in enumerate(args[0].shape)])
+    return result_of(func, args, kwargs)
 
 
 def available(device: torch.device) -> int | None:
