@@ -71,6 +71,8 @@ def test_shuffles_and_pools(shape, layout):
     x = tensor(shape, layout)
     calls = [(aten.pixel_unshuffle.default, (2,)), (aten.avg_pool2d.default, ([2, 2],))]
     calls += [(aten.avg_pool2d.default, ([2, 2], [1, 2], [1, 1], False, True, None))]
+    pads = (aten.reflection_pad2d.default, aten.replication_pad2d.default)
+    calls += [(pad, ([1, 0, 0, 1],)) for pad in pads]
     calls += [(aten.pixel_shuffle.default, (2,))] if shape[1] % 4 == 0 else []
     for func, rest in calls:
         real, got = func(x, *rest), result_of(func, (as_meta(x), *rest), {})

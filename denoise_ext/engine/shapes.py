@@ -26,7 +26,7 @@ POINTWISE = {
     aten.clamp.default, aten.clamp_min.default, aten.gelu.default, aten.silu.default,
     aten.hardtanh.default, aten.elu.default, aten.exp.default, aten.sqrt.default,
 }  # fmt: skip
-_KEEPS_LAYOUT = {aten.reflection_pad2d.default, aten.replication_pad2d.default}
+_PADS = {aten.reflection_pad2d.default, aten.replication_pad2d.default}
 
 
 def result_of(func: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
@@ -58,10 +58,21 @@ def result_of(func: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
         shape = _SHUFFLES[func](*args[0].shape, args[1])
         if shape is not None:
             return _as_laid_out(args[0], shape)
-    result = func(*args, **kwargs)
-    if func in _KEEPS_LAYOUT and result.dim() == 4 and is_channels_last(args[0]):
-        return result.contiguous(memory_format=torch.channels_last)
-    return result
+    if func in _PADS and args[0].dim() == 4:
+        shape = _padded(*args, reflects=func is aten.reflection_pad2d.default)
+        if shape is not None:
+            return _as_laid_out(args[0], shape)
+    return func(*args, **kwargs)
+
+
+def _padded(input: Tensor, padding: list[int], reflects: bool) -> tuple[int, ...] | None:
+    """The shape with a border; None where PyTorch had better say."""
+    n, c, h, w = input.shape
+    left, right, above, below = padding
+    fits = not reflects or (max(left, right) < w and max(above, below) < h)
+    if min(padding) < 0 or not fits or not input.numel():
+        return None
+    return (n, c, h + above + below, w + left + right)
 
 
 def _pooled(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gc
 import random
-import sys
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -225,23 +224,17 @@ def _run(call: Callable, recorder: _Recorder) -> list[Any]:
 
 
 def _random_states() -> tuple:
-    # NumPy loads its generators when they are first named: until then none has been used.
-    numpy_state = np.random.get_state() if "numpy.random" in sys.modules else None
-    return random.getstate(), numpy_state, torch.get_rng_state()
+    return random.getstate(), np.random.get_state(), torch.get_rng_state()
 
 
 def _same(before: tuple, after: tuple) -> bool:
+    numpy_before, numpy_after = before[1], after[1]
     return (
         before[0] == after[0]
-        and _same_numpy(before[1], after[1])
+        and np.array_equal(numpy_before[1], numpy_after[1])
+        and numpy_before[2:] == numpy_after[2:]
         and torch.equal(before[2], after[2])
     )
-
-
-def _same_numpy(before: tuple | None, after: tuple | None) -> bool:
-    if before is None or after is None:
-        return before is after
-    return np.array_equal(before[1], after[1]) and before[2:] == after[2:]
 
 
 def _only_device(tensors: list[Tensor]) -> torch.device:
