@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import weakref
 from collections import Counter
 from collections.abc import Callable
@@ -35,18 +36,26 @@ def bytes_per_pixel(network: Network, dtype: torch.dtype, channels: int) -> floa
     """Memory that denoising an image of `channels` channels takes for each pixel.
 
     Counted in a run on tensors without data: the most bytes that are alive at one time. The plans
-    of `denoise_ext.accelerate` place the same tensors, or fewer, in one block.
+    of `denoise_ext.accelerate` place the same tensors, or fewer, in one block. A network that looks
+    at numbers is run on a tiny image instead.
     """
-    twin = without_data(network).eval().to(dtype)
-    side = 16 * network.stride
-    options = {"dtype": dtype, "device": "meta"}
+    try:
+        most = _most_per_pixel(without_data(network).eval().to(dtype))
+    except Exception:  # a forward may raise anything where it meets no data
+        most = _most_per_pixel(copy.deepcopy(network).eval().to(dtype))
+    images = channels if network.in_channels == 1 else 1  # a gray network takes each by itself
+    return images * most + _AROUND * max(channels, network.in_channels)
+
+
+def _most_per_pixel(network: Network) -> float:
+    side, weight = 16 * network.stride, next(network.parameters())
+    options = {"dtype": weight.dtype, "device": weight.device}
     x = torch.zeros(1, network.in_channels, side, side, **options)
     noise_map = torch.zeros(1, 1, side, side, **options) if network.needs_sigma else None
     count = _LiveBytes()
     with torch.no_grad(), count:
-        twin.denoise_any_size(x, noise_map)
-    images = channels if network.in_channels == 1 else 1  # a gray network takes each by itself
-    return images * count.most / side**2 + _AROUND * max(channels, network.in_channels)
+        network.denoise_any_size(x, noise_map)
+    return count.most / side**2
 
 
 class _LiveBytes(TorchDispatchMode):
@@ -65,7 +74,10 @@ class _LiveBytes(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None
     ) -> Any:
-        result = _result(func, args, kwargs or {})
+        kwargs = kwargs or {}
+        tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+        without = any(x.is_meta for x in tensors)
+        result = _result(func, args, kwargs) if without else func(*args, **kwargs)
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor):
                 self._enter(leaf)
