@@ -13,7 +13,7 @@ from typing import Any
 import numpy
 import torch
 
-from denoise_ext import __version__
+from denoise_ext import __version__, _cache
 from denoise_ext._loader import native, native_error
 from denoise_ext.ops import __all__ as _OPERATORS
 from denoise_ext.ops._library import kernel_devices
@@ -31,6 +31,7 @@ def info() -> dict[str, Any]:
         cuda: in_build (bool), driver (bool: NVIDIA's is installed), version, architectures, torch
             (the CUDA version of PyTorch or None), devices (name, capability), operators (those with
             a CUDA kernel), usable (bool: the operators run on a GPU here), error (why not).
+        cache: folder of the decisions that `accelerate` keeps (None: off), entries, bytes.
         operators: name -> devices it has a kernel for.
 
     Works without the native library too, and says why it is missing.
@@ -56,8 +57,15 @@ def info() -> dict[str, Any]:
         },
         "cpu": _cpu(error),
         "cuda": _cuda(error, build, operators),
+        "cache": _cached(),
         "operators": operators,
     }
+
+
+def _cached() -> dict[str, Any]:
+    place = _cache.folder()
+    entries, size = _cache.size()
+    return {"folder": None if place is None else str(place), "entries": entries, "bytes": size}
 
 
 def _cpu(native_missing: str | None) -> dict[str, Any]:

@@ -26,6 +26,10 @@ if WORKERS > 1:
     os.environ["OMP_NUM_THREADS"] = str(torch.get_num_threads())
 
 
+# What one test decided must not reach another; tests/test_decisions.py has folders of its own.
+os.environ["DENOISE_EXT_CACHE"] = "off"
+
+
 def _devices() -> list[str]:
     emulated = ["cuda-emulated"] if cuda_emulator.missing() is None else []
     if cuda_emulator.is_forced():

@@ -216,3 +216,25 @@ def test_unknown_command(capsys):
     code, _, err = run(capsys, "sharpen", "x.png")
     assert code == 2 and "sharpen" in err
     assert run(capsys)[0] == 2
+
+
+def test_one_picture_loads_nothing_that_is_slow_and_not_needed(tmp_path):
+    io.write_image(tmp_path / "a.png", GRAY)
+    arguments = ["denoise", str(tmp_path / "a.png"), "-o", str(tmp_path / "b.png"), "--sigma", "20"]
+    script = (
+        "import sys\nfrom denoise_ext.cli import main\n"
+        f"assert main({[*arguments, *BACKEND]}) == 0\n"
+        "slow = {'sympy', 'pydantic', 'rich', 'torch._dynamo'} & set(sys.modules)\n"
+        "assert not slow, slow"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
+    assert (tmp_path / "b.png").is_file()
+
+
+def test_the_process_ends_with_the_commands_code_and_words(tmp_path):
+    io.write_image(tmp_path / "a.png", GRAY)
+    command = [sys.executable, "-m", "denoise_ext.cli", "denoise", "a.png", "-o", "b.png", *BACKEND]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0 and "1 image denoised" in done.stdout
+    again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert again.returncode == 3 and "exists" in again.stderr

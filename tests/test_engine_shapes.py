@@ -61,3 +61,39 @@ def test_one_tensor(func, shape):
         x = tensor(shape, layout)
         got = result_of(func, (as_meta(x),), {})
         assert strides_that_matter(got) == strides_that_matter(func(x)), layout
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+@pytest.mark.parametrize(
+    "shape", [(1, 4, 6, 8), (2, 12, 4, 2), (1, 1, 8, 6), (3, 8, 2, 2)], ids=str
+)
+def test_shuffles_and_pools(shape, layout):
+    x = tensor(shape, layout)
+    calls = [(aten.pixel_unshuffle.default, (2,)), (aten.avg_pool2d.default, ([2, 2],))]
+    calls += [(aten.avg_pool2d.default, ([2, 2], [1, 2], [1, 1], False, True, None))]
+    pads = (aten.reflection_pad2d.default, aten.replication_pad2d.default)
+    calls += [(pad, ([1, 0, 0, 1],)) for pad in pads]
+    calls += [(aten.pixel_shuffle.default, (2,))] if shape[1] % 4 == 0 else []
+    for func, rest in calls:
+        real, got = func(x, *rest), result_of(func, (as_meta(x), *rest), {})
+        assert got.shape == real.shape and got.dtype == real.dtype
+        assert strides_that_matter(got) == strides_that_matter(real), func
+
+
+def test_layer_norm():
+    for x in (tensor((2, 4, 6, 8), layout) for layout in LAYOUTS):
+        weight = torch.rand(8)
+        real = aten.native_layer_norm.default(x, [8], weight, weight, 1e-6)
+        arguments = (as_meta(x), [8], as_meta(weight), as_meta(weight), 1e-6)
+        got = result_of(aten.native_layer_norm.default, arguments, {})
+        for a, b in zip(got, real, strict=True):
+            assert a.shape == b.shape and a.dtype == b.dtype
+            assert strides_that_matter(a) == strides_that_matter(b)
+
+
+@pytest.mark.parametrize("wrong", [(1, 3, 6, 8), (1, 4, 5, 8)], ids=str)
+def test_wrong_shuffles_are_worded_by_pytorch(wrong):
+    x = as_meta(tensor(wrong, CONTIGUOUS))
+    func = aten.pixel_shuffle.default if wrong[1] == 3 else aten.pixel_unshuffle.default
+    with pytest.raises(RuntimeError):
+        result_of(func, (x, 2), {})

@@ -163,3 +163,15 @@ def test_a_machine_without_a_driver(monkeypatch, cuda):
 ])  # fmt: skip
 def test_which_gpu_runs_which_code(archs, capability, expected):
     assert _info.runs_on(archs, capability) == expected
+
+
+def test_the_cache_is_named(monkeypatch, tmp_path, capsys):
+    from denoise_ext import _cache
+
+    monkeypatch.setenv("DENOISE_EXT_CACHE", str(tmp_path))
+    _cache.write("a" * 64, [1, 2, 3])
+    assert denoise_ext.info()["cache"]["entries"] == 1
+    assert main(["info"]) == 0
+    assert f"{tmp_path / 'decisions'}: 1 decisions" in capsys.readouterr().out
+    monkeypatch.setenv("DENOISE_EXT_CACHE", "off")
+    assert denoise_ext.info()["cache"] == {"folder": None, "entries": 0, "bytes": 0}

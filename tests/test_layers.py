@@ -141,6 +141,7 @@ def test_targets_open_headers_before_their_region():
 COMMON = {"__version__", "_arguments", "_suggestions"}
 LEAVES = {
     "_arguments",
+    "_cache",
     "_loader",
     "_suggestions",
     "_timing",

@@ -13,7 +13,7 @@ from denoise_ext._loader import native_error
 from denoise_ext.inference import Denoiser, memory
 from denoise_ext.inference.network import Runner
 from denoise_ext.inference.tiling import Rule, grid, spans, window_for
-from denoise_ext.models.geometry import describe
+from denoise_ext.models.geometry import describe, without_data
 from denoise_ext.nn import to_torch
 
 needs_native = pytest.mark.skipif(native_error() is not None, reason="native library missing")
@@ -182,6 +182,28 @@ def test_counted_memory_is_what_the_plan_takes(name):
     (entry,) = region._entries.values()
     taken = entry.plan.schedule.size / side**2
     assert taken <= runner.bytes_per_pixel(1) <= 3 * taken + 64
+
+
+@needs_native
+@pytest.mark.parametrize("name", FAMILIES)
+def test_memory_is_counted_without_data_as_with_it(name):
+    model = tiny(name)
+    for dtype in (torch.float32, torch.bfloat16):
+        real = memory._most_per_pixel(model.to(dtype))
+        assert memory._most_per_pixel(without_data(model)) == real > 0
+
+
+@needs_native
+def test_memory_of_a_network_that_looks_at_numbers():
+    model = tiny("dncnn_gray")
+    expected = memory.bytes_per_pixel(model, torch.float32, 1)
+
+    class Looking(type(model)):
+        def denoise(self, x, noise_map):
+            return super().denoise(x, noise_map) if float(x.mean()) < 2 else x
+
+    model.__class__ = Looking
+    assert memory.bytes_per_pixel(model, torch.float32, 1) == expected
 
 
 @needs_native

@@ -48,6 +48,7 @@ SUBJECTS = {
 def environment(subject: Subject, threads: int) -> dict[str, str]:
     """This process's environment, without what would change allocator or instruction set."""
     kept = {k: v for k, v in os.environ.items() if k not in WARM and k not in AVX2}
+    kept["DENOISE_EXT_CACHE"] = "off"  # each run decides by its own clock
     kept |= WARM if subject.allocator == "warm" else {}
     return kept | dict(subject.settings) | {"OMP_NUM_THREADS": str(threads)}
 

@@ -1,8 +1,41 @@
-"""``python -m denoise_ext.cli``."""
+"""``python -m denoise_ext.cli`` and the script ``denoise-ext``: a process with one command."""
 
+from __future__ import annotations
+
+import atexit
+import os
 import sys
+import threading
+from typing import NoReturn
 
 from denoise_ext.cli import main
 
+
+def process() -> NoReturn:
+    """Run the command that the process was started with, and end the process."""
+    code = main()
+    if sys.argv[1:2] == ["denoise"]:
+        _end_at_once(code)
+    sys.exit(code)
+
+
+def _end_at_once(code: int) -> None:
+    """End as the interpreter does, but let the system free the memory.
+
+    Taking PyTorch's modules apart object by object takes as long as denoising a photograph.  All
+    files are written and closed by now.
+    """
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread() and not thread.daemon:
+            thread.join()
+    atexit._run_exitfuncs()
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except (OSError, ValueError):  # nobody reads them any more: the interpreter reports that
+        return
+    os._exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    process()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import statistics
 import time
 from typing import TYPE_CHECKING
 
@@ -131,5 +130,7 @@ class Report:
 def _spread(values: list[float]) -> str:
     if len(values) == 1:
         return f"{values[0]:.1f}"
+    import statistics
+
     middle = statistics.median(values)
     return f"{min(values):.1f} to {max(values):.1f}, median {middle:.1f}"

@@ -17,11 +17,14 @@ class ProgressLines:
 
     Args:
         fields: of the task, shown at the end of a line.
+        quiet: print nothing.
         clock: gives seconds.
     """
 
-    def __init__(self, *fields: str, clock: Callable[[], float] = time.monotonic) -> None:
-        self._fields, self._clock = fields, clock
+    def __init__(
+        self, *fields: str, quiet: bool = False, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._fields, self._quiet, self._clock = fields, quiet, clock
         self._values: dict[str, str] = {}
         self._done, self._total, self._what = 0, None, ""
 
@@ -54,7 +57,7 @@ class ProgressLines:
         self._done += advance
         self._values |= fields
         now = self._clock()
-        if advance and now >= self._due and self._done != self._total:
+        if advance and not self._quiet and now >= self._due and self._done != self._total:
             self._due = now + _EVERY
             of = "" if self._total is None else f" of {self._total}"
             shown = "".join(f", {self._values[name]}" for name in self._fields)

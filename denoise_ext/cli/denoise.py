@@ -20,6 +20,7 @@ from denoise_ext.cli.common import (
     add_memory_arguments,
     add_model_arguments,
     add_precision_argument,
+    importing_torch,
     in_options,
     max_pixels,
     sigma_type,
@@ -149,10 +150,11 @@ def run(args: argparse.Namespace) -> int:
         from denoise_ext.inference.doubts import warn_of_sigma
 
         warn_of_sigma(args.sigma)
-    plan = make_plan(
-        args.inputs, args.output, args.recursive, args.format or "", args.shard,
-        cluster=args.engine == "ray",
-    )  # fmt: skip
+    with importing_torch():
+        plan = make_plan(
+            args.inputs, args.output, args.recursive, args.format or "", args.shard,
+            cluster=args.engine == "ray",
+        )  # fmt: skip
     if args.resume and not plan.is_folder:
         raise CliError("--resume needs a folder as output: for one file, repeat the command")
     if args.dry_run:
@@ -168,8 +170,9 @@ def run(args: argparse.Namespace) -> int:
 
 def make_denoiser(args: argparse.Namespace) -> Denoiser:
     """The network and its options; a wrong one is one error, not one for each file."""
-    from denoise_ext.inference import Denoiser, choose_device, load_model
-    from denoise_ext.inference.families import is_family
+    with importing_torch():
+        from denoise_ext.inference import Denoiser, choose_device, load_model
+        from denoise_ext.inference.families import is_family
 
     device, model = choose_device(args.device, args.backend), args.model
     if not is_family(model):

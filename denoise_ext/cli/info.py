@@ -28,12 +28,19 @@ def format_info(facts: dict[str, Any]) -> str:
     lines += [("torch", versions["torch"]), ("numpy", versions["numpy"])]
     lines += [("platform", versions["platform"])]
     lines += _native_lines(native) + _cpu_lines(cpu) + _cuda_lines(cuda)
+    lines += [("cache", _cache_line(facts["cache"]))]
     by_devices: dict[str, list[str]] = {}
     for name, devices in facts["operators"].items():
         by_devices.setdefault(" and ".join(devices) or "no kernel", []).append(name)
     lines += [("operators", f"{where}: {', '.join(ops)}") for where, ops in by_devices.items()]
     width = max(len(name) for name, _ in lines) + 2
     return "\n".join(f"{name:<{width}}{value}" for name, value in lines)
+
+
+def _cache_line(cache: dict[str, Any]) -> str:
+    if cache["folder"] is None:
+        return "off"
+    return f"{cache['folder']}: {cache['entries']} decisions, {cache['bytes'] / 1024:.0f} KiB"
 
 
 def _native_lines(native: dict[str, Any]) -> list[tuple[str, str]]:

@@ -114,12 +114,6 @@ class ImageCache(Sequence[np.ndarray]):
         return (self[index] for index in range(len(self)))
 
 
-def default_cache_folder() -> Path:
-    """``$XDG_CACHE_HOME/denoise_ext``, or ``~/.cache/denoise_ext``."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "denoise_ext"
-
-
 def _write(stream: IO[bytes], images: Iterator[np.ndarray]) -> None:
     """Format, pixels of all images, their shapes as JSON, its length, format. One image at a time
     is in memory."""

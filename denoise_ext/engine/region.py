@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from denoise_ext.engine import verify
+from denoise_ext.engine import decisions, verify
 from denoise_ext.engine.calls import call_key, without_numbers
 from denoise_ext.engine.clone import Clone, Guard, NotPlannedError
 from denoise_ext.engine.graph import Graph
@@ -62,6 +62,8 @@ class Region:
         self._slower: str | None = None  # why the whole is left
         self._numbers: dict[tuple, list[tuple]] = {}
         self._bounds: list[float] = []  # on sites' relative errors, from the example
+        self._trusts_cache = True  # until a plan made of a kept decision was off
+        self._noted = 0  # rows of sites in the report
         self._apart: set[tuple[str, str]] = set()  # sites that take in no upsampling or pooling
         self._packed: tuple[list[Tensor], Guard, dict] = ([], Guard(), {})
 
@@ -135,44 +137,48 @@ class Region:
         finish = Finish(tensors, self.settings.dtype, self._strides(args, kwargs, expected))
         first = self._decisions is None and self.settings.examine
         if first:
-            traced = zip(tensors, graph.inputs, strict=True)
-            inputs = [as_traced(x.to(v.dtype), v) for x, v in traced]
-            found = verify.examine(graph, constants, sites, inputs)
-            if refused := found.refused_resampling():
-                # Better without what they took in, which then is sites of its own.
-                self._apart |= refused
-                sites = find_sites(graph, constants, self.settings.precision, self._apart)
-                found = verify.examine(graph, constants, sites, inputs)
+            key = decisions.key_of(graph, constants, self.settings.precision, self.settings.dtype)
+            sites, found, kept = self._examination(graph, constants, sites, tensors, key)
             self._decide(found)
+            if kept is not None and kept.slower is not None:
+                return self._leave(kept.slower, "cached")
             # Only what the chosen variants read stays packed.
             used = {id(a) for step in found.chosen.values() if step for a in step.args}
             unused = [
                 k for k, v in constants.packed.items() if k[0] == "packed" and id(v) not in used
             ]
-            for key in unused:
-                del constants.packed[key]
+            for name in unused:
+                del constants.packed[name]
         chosen = self._choose(sites, constants)
         if not any(chosen.get(site) is not None for site in sites if site.replaces):
-            self._slower = "PyTorch's own operators are as fast everywhere"
-            self._note(Row(self.path, self._name(), "original", reason=self._slower))
-            return _Entry(None)
+            entry = self._leave("PyTorch's own operators are as fast everywhere", "timed")
+            if first:
+                decisions.keep(key, found, self._apart, self.settings.report.rows[-1])
+            return entry
         schedule = Scheduler(graph, constants, chosen).run()
         plan = Plan(graph, constants, schedule, (graph.inputs + graph.sources)[0].device)
         if not self.settings.examine:
-            self._note(Row(self.path, self._name(), "plan", reason="not examined"))
+            row = Row(self.path, self._name(), "plan", reason="not examined", decided="known")
+            self._note(row)
             return _Entry(plan, guard, finish)
         if first:
             self._bounds = found.bounds
         actual = finish(plan.run(tensors))
         row = Row(self.path, self._name(), "plan", compare(actual, expected), self._allowed(graph))
+        if first and kept is not None and not row.error <= row.bound:
+            return self._make_anew(args, kwargs, tensors, expected)
         if not row.error <= row.bound:
             row.reason = f"its result is off by {row.error:.1e}, allowed {row.bound:.0e}"
+        elif first and kept is not None:
+            (row.original_ms, row.ours_ms), row.decided = kept.times, "cached"
         elif first:
             original = getattr(self.module, self.method)
             row.original_ms, row.ours_ms = verify.interleaved(
                 [lambda: original(*args, **kwargs), lambda: finish(plan.run(tensors))]
             )
             row.reason = "the plan is not faster" if row.speedup < 1 else ""
+            row.decided = "timed"
+            decisions.keep(key, found, self._apart, row)
         if row.reason:
             row.variant = "original"
         if first or row.reason:
@@ -182,6 +188,41 @@ class Region:
         if first:
             self._slower = row.reason or None
         return _Entry(None) if row.reason else _Entry(plan, guard, finish)
+
+    def _examination(
+        self, graph: Graph, constants: Constants, sites: list[Site], tensors: list[Tensor],
+        key: str | None,
+    ) -> tuple[list[Site], verify.Examination, decisions.Entry | None]:  # fmt: skip
+        """The sites to replace, what is known of them, and the entry that it was read from."""
+        precision = self.settings.precision
+        kept = decisions.Entry.read(key) if self._trusts_cache else None
+        if kept is not None:
+            same = sites if not kept.apart else find_sites(graph, constants, precision, kept.apart)
+            if kept.fits(same):
+                self._apart |= kept.apart
+                return same, kept.examination(same, constants), kept
+        traced = zip(tensors, graph.inputs, strict=True)
+        inputs = [as_traced(x.to(v.dtype), v) for x, v in traced]
+        found = verify.examine(graph, constants, sites, inputs)
+        if refused := found.refused_resampling():
+            # Better without what they took in, which then is sites of its own.
+            self._apart |= refused
+            sites = find_sites(graph, constants, precision, self._apart)
+            found = verify.examine(graph, constants, sites, inputs)
+        return sites, found, None
+
+    def _make_anew(self, args: tuple, kwargs: dict, tensors: list[Tensor], expected: Any) -> _Entry:
+        """The plan that a kept decision led to is off: decide as if there were none."""
+        rows = self.settings.report.rows
+        del rows[len(rows) - self._noted :]
+        self._decisions, self._trusts_cache = None, False
+        self._apart.clear()
+        return self._make(args, kwargs, tensors, expected)
+
+    def _leave(self, reason: str, decided: str) -> _Entry:
+        self._slower = reason
+        self._note(Row(self.path, self._name(), "original", reason=reason, decided=decided))
+        return _Entry(None)
 
     def _allowed(self, graph: Graph) -> float:
         """What the plan's relative error may be: its sites' share, and other rounding."""
@@ -215,6 +256,7 @@ class Region:
 
     def _decide(self, found: verify.Examination) -> None:
         self._decisions = {}
+        self._noted = len(found.rows)
         for (site, step), row in zip(found.chosen.items(), found.rows, strict=True):
             row.module = ".".join(part for part in (self.path, row.module) if part)
             variant = row.variant if step is not None else None

@@ -19,6 +19,8 @@ class Row:
         bound: what ``error`` may be.
         original_ms, ours_ms: shortest of a few runs; None where it was not measured.
         reason: why it was left, or a remark.
+        decided: "timed" on the example; "cached": timed by an earlier process; "known": by rule,
+            for this package's own networks. "" where there was nothing to choose.
     """
 
     module: str
@@ -29,6 +31,7 @@ class Row:
     original_ms: float | None = None
     ours_ms: float | None = None
     reason: str = ""
+    decided: str = ""
 
     @property
     def speedup(self) -> float | None:
@@ -42,12 +45,13 @@ class Row:
         return [
             self.module or "(model)", self.site, self.variant, _number(self.error, ".1e"),
             _number(self.bound, ".0e"), _number(self.original_ms, ".3g"),
-            _number(self.ours_ms, ".3g"), _number(self.speedup, ".2f"), self.reason,
+            _number(self.ours_ms, ".3g"), _number(self.speedup, ".2f"), self.decided, self.reason,
         ]  # fmt: skip
 
 
 _TITLES = [
-    "module", "site", "variant", "error", "bound", "original ms", "ours ms", "speedup", "reason",
+    "module", "site", "variant", "error", "bound", "original ms", "ours ms", "speedup", "decided",
+    "reason",
 ]  # fmt: skip
 
 

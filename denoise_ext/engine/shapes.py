@@ -2,7 +2,7 @@
 
 For most operators PyTorch answers on the ``meta`` device.  The ones here are answered by the rules
 of its CPU and CUDA kernels instead: some of the meta rules lose channels_last, others load the
-compiler (seconds) for the shape of a sum.
+compiler (seconds) for the shape of a sum, or a computer algebra system for that of a shuffle.
 """
 
 from __future__ import annotations
@@ -19,21 +19,19 @@ from denoise_ext.ops._layout import is_channels_last
 aten = torch.ops.aten
 
 # All tensors have one shape and dtype: the result's strides are `_pointwise_strides`.
-_POINTWISE = {
+POINTWISE = {
     aten.relu.default, aten.leaky_relu.default, aten.sigmoid.default, aten.tanh.default,
     aten.add.Tensor, aten.add.Scalar, aten.sub.Tensor, aten.sub.Scalar, aten.mul.Tensor,
     aten.mul.Scalar, aten.div.Tensor, aten.div.Scalar, aten.neg.default, aten.abs.default,
     aten.clamp.default, aten.clamp_min.default, aten.gelu.default, aten.silu.default,
     aten.hardtanh.default, aten.elu.default, aten.exp.default, aten.sqrt.default,
 }  # fmt: skip
-_KEEPS_LAYOUT = {
-    aten.reflection_pad2d.default, aten.replication_pad2d.default, aten.pixel_shuffle.default,
-}  # fmt: skip
+_PADS = {aten.reflection_pad2d.default, aten.replication_pad2d.default}
 
 
 def result_of(func: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
     """What ``func`` returns on tensors without data: its shape, dtype and strides are right."""
-    if func in _POINTWISE and _all_alike(args, kwargs):
+    if func in POINTWISE and _all_alike(args, kwargs):
         stride = _pointwise_strides([x for x in args if isinstance(x, Tensor)])
         if stride is not None:
             return _empty(tuple(args[0].shape), stride, args[0])
@@ -46,10 +44,64 @@ def result_of(func: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
         return _like(args[0]), *none
     if func is aten.cat.default and _can_join(*args):
         return _cat(*args)
-    result = func(*args, **kwargs)
-    if func in _KEEPS_LAYOUT and result.dim() == 4 and is_channels_last(args[0]):
-        return result.contiguous(memory_format=torch.channels_last)
-    return result
+    if func is aten.avg_pool2d.default and args[0].dim() == 4:
+        shape = _pooled(*args, **kwargs)
+        if shape is not None:
+            return _as_laid_out(args[0], shape)
+    if func is aten.native_layer_norm.default and args[2] is not None:
+        x, last = args[0], len(args[1])
+        if x.dtype == args[2].dtype and tuple(x.shape[-last:]) == tuple(args[1]):
+            statistics = (*x.shape[:-last], *[1] * last)
+            shapes = (tuple(x.shape), statistics, statistics)
+            return tuple(_empty(shape, _contiguous_stride(shape), x) for shape in shapes)
+    if func in _SHUFFLES and args[0].dim() == 4 and args[1] > 0:
+        shape = _SHUFFLES[func](*args[0].shape, args[1])
+        if shape is not None:
+            return _as_laid_out(args[0], shape)
+    if func in _PADS and args[0].dim() == 4:
+        shape = _padded(*args, reflects=func is aten.reflection_pad2d.default)
+        if shape is not None:
+            return _as_laid_out(args[0], shape)
+    return func(*args, **kwargs)
+
+
+def _padded(input: Tensor, padding: list[int], reflects: bool) -> tuple[int, ...] | None:
+    """The shape with a border; None where PyTorch had better say."""
+    n, c, h, w = input.shape
+    left, right, above, below = padding
+    fits = not reflects or (max(left, right) < w and max(above, below) < h)
+    if min(padding) < 0 or not fits or not input.numel():
+        return None
+    return (n, c, h + above + below, w + left + right)
+
+
+def _pooled(
+    input: Tensor, kernel_size: list[int], stride: list[int] = (), padding: list[int] = (0,),
+    ceil_mode: bool = False, *_: Any,
+) -> tuple[int, ...] | None:  # fmt: skip
+    """The shape after average pooling; None where PyTorch had better say."""
+    n, c, *size = input.shape
+    kernel, stride, padding = (
+        [*v] * 2 if len(v) == 1 else [*v] for v in (kernel_size, stride or kernel_size, padding)
+    )
+    if ceil_mode or min(*kernel, *stride) < 1 or not input.numel():
+        return None
+    if any(not 0 <= p <= k // 2 for p, k in zip(padding, kernel, strict=True)):
+        return None
+    sizes = [(size[i] + 2 * padding[i] - kernel[i]) // stride[i] + 1 for i in (0, 1)]
+    return None if min(sizes) < 1 else (n, c, *sizes)
+
+
+def _shuffled(n: int, c: int, h: int, w: int, factor: int) -> tuple[int, ...] | None:
+    blocks, rest = divmod(c, factor**2)
+    return None if rest else (n, blocks, h * factor, w * factor)
+
+
+def _unshuffled(n: int, c: int, h: int, w: int, factor: int) -> tuple[int, ...] | None:
+    return None if h % factor or w % factor else (n, c * factor**2, h // factor, w // factor)
+
+
+_SHUFFLES = {aten.pixel_shuffle.default: _shuffled, aten.pixel_unshuffle.default: _unshuffled}
 
 
 def _all_alike(args: tuple, kwargs: dict[str, Any]) -> bool:
@@ -112,6 +164,11 @@ def _convolution(
         )
     shape = (n, channels, *sizes)
     last = is_channels_last(input) or is_channels_last(weight)
+    return _empty(shape, channels_last_stride(shape) if last else _contiguous_stride(shape), input)
+
+
+def _as_laid_out(input: Tensor, shape: tuple[int, ...]) -> Tensor:
+    last = is_channels_last(input)
     return _empty(shape, channels_last_stride(shape) if last else _contiguous_stride(shape), input)
 
 

@@ -115,7 +115,7 @@ def _try(
         original, ours = _times(step, site, variant, look_up, planned, known)
         if row.ours_ms is None or ours < row.ours_ms:
             row.variant, row.error, row.bound = variant, error, bound
-            row.original_ms, row.ours_ms = original, ours
+            row.original_ms, row.ours_ms, row.decided = original, ours, "timed"
             found.chosen[site] = step
     if site not in found.chosen or row.speedup is None:
         row.reason = "; ".join(reasons)

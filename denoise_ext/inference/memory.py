@@ -9,13 +9,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from denoise_ext.engine.shapes import POINTWISE, result_of
 from denoise_ext.models import Denoiser as Network
 from denoise_ext.models import FromModule
+from denoise_ext.models.geometry import without_data
 
 ENOUGH = 1 << 30
 """Bytes to compute in where nothing else is asked for: more makes tiles larger, not faster, and the
@@ -33,31 +36,38 @@ _CGROUPS = (
 def bytes_per_pixel(network: Network, dtype: torch.dtype, channels: int) -> float:
     """Memory that denoising an image of `channels` channels takes for each pixel.
 
-    Counted in a run on a tiny image: the most bytes that are alive at one time. The plans of
-    `denoise_ext.accelerate` place the same tensors, or fewer, in one block. (A run on tensors
-    without data would have torch import its compiler, which takes as long as several photographs.)
+    Counted in a run on tensors without data: the most bytes that are alive at one time. The plans
+    of `denoise_ext.accelerate` place the same tensors, or fewer, in one block. A network that looks
+    at numbers is run on a tiny image instead.
     """
-    # Another's module may pool deeper than its stride says.
-    side = (64 if isinstance(network, FromModule) else 16) * network.stride
-    count = _LiveBytes()
     try:
-        twin = copy.deepcopy(network).eval().to(dtype)
-        device = next((x.device for x in (*twin.parameters(), *twin.buffers())), None)
-        options = {"dtype": dtype, "device": device}
-        x = torch.zeros(1, network.in_channels, side, side, **options)
-        noise_map = torch.zeros(1, 1, side, side, **options) if network.needs_sigma else None
-        with torch.no_grad(), count:
-            run = twin if isinstance(network, FromModule) else twin.denoise_any_size
-            run(x, noise_map)
+        try:
+            most = _most_per_pixel(without_data(network).eval().to(dtype))
+        except Exception:  # a forward may raise anything where it meets no data
+            most = _most_per_pixel(copy.deepcopy(network).eval().to(dtype))
     except Exception as error:  # another's copying and forward may raise anything
         if not isinstance(network, FromModule):
             raise
         raise ValueError(
-            f"{error}; this was a run on {side} x {side} pixels that counts memory: tile=None"
-            " computes images as a whole, uncounted"
+            f"{error}; this was a run that counts memory: tile=None computes images as a whole,"
+            " uncounted"
         ) from error
     images = channels if network.in_channels == 1 else 1  # a gray network takes each by itself
-    return images * count.most / side**2 + _AROUND * max(channels, network.in_channels)
+    return images * most + _AROUND * max(channels, network.in_channels)
+
+
+def _most_per_pixel(network: Network) -> float:
+    # Another's module may pool deeper than its stride says.
+    side = (64 if isinstance(network, FromModule) else 16) * network.stride
+    weight = next((x for x in (*network.parameters(), *network.buffers())), torch.empty(0))
+    options = {"dtype": weight.dtype, "device": weight.device}
+    x = torch.zeros(1, network.in_channels, side, side, **options)
+    noise_map = torch.zeros(1, 1, side, side, **options) if network.needs_sigma else None
+    count = _LiveBytes()
+    with torch.no_grad(), count:
+        run = network if isinstance(network, FromModule) else network.denoise_any_size
+        run(x, noise_map)
+    return count.most / side**2
 
 
 class _LiveBytes(TorchDispatchMode):
@@ -76,7 +86,10 @@ class _LiveBytes(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None
     ) -> Any:
-        result = func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+        without = any(x.is_meta for x in tensors)
+        result = _result(func, args, kwargs) if without else func(*args, **kwargs)
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor):
                 self._enter(leaf)
@@ -95,6 +108,17 @@ class _LiveBytes(TorchDispatchMode):
         self._tensors[key] -= 1
         if self._tensors[key] == 0:
             self.now -= size
+
+
+def _result(func: Callable, args: tuple, kwargs: dict) -> Any:
+    """What ``func`` returns, its strides aside: PyTorch's rules for these load its compiler."""
+    tensors = [x for x in args if isinstance(x, Tensor)]
+    if func in POINTWISE and len({x.dtype for x in tensors}) == 1:
+        return tensors[0].new_empty(np.broadcast_shapes(*(x.shape for x in tensors)))
+    if func is torch.ops.aten.mean.dim and not kwargs and args[2:] == (True,):
+        dims = {d % args[0].dim() for d in args[1]}
+        return args[0].new_empty([1 if d in dims else n for d, n in enumerate(args[0].shape)])
+    return result_of(func, args, kwargs)
 
 
 def available(device: torch.device) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -121,8 +122,15 @@ def check_dense(key: str, value: Tensor) -> None:
 
 def _check_numbers(key: str, value: Tensor) -> None:
     check_dense(key, value)
-    if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+    if value.is_floating_point() and not _finite(value):
         raise CheckpointError(f"weight {key!r} is not finite")
+
+
+def _finite(value: Tensor) -> bool:
+    """Whether all numbers are; a sum that is needs one pass, and no tensor of truth values."""
+    if math.isfinite(float(value.sum(dtype=torch.float64))):
+        return True
+    return bool(torch.isfinite(value).all())  # a sum of float64 may overflow
 
 
 def _split_keys(state: dict[str, Tensor]) -> tuple[str, dict[int, dict[str, Tensor]]]:

@@ -6,6 +6,7 @@ import fnmatch
 import hashlib
 import json
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
@@ -197,8 +198,11 @@ def create_model(
         raise ValueError(unknown_name("model", name, _models))
     if pretrained and checkpoint_path is not None:
         raise ValueError("pretrained=True and checkpoint_path exclude each other")
+    loads = pretrained or checkpoint_path is not None
     try:
-        model = _models[name](**kwargs)
+        # What weights are loaded for is built for its configuration alone.
+        with torch.device("meta") if loads else nullcontext():
+            model = _models[name](**kwargs)
     except TypeError as error:
         if "unexpected keyword" not in str(error):
             raise

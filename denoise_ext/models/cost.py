@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from denoise_ext.models._base import Denoiser
 from denoise_ext.models.geometry import without_data
@@ -23,6 +22,8 @@ def gflop_per_megapixel(model: Denoiser) -> float:
     """
     if not isinstance(model, Denoiser):
         raise TypeError(f"model must be a denoise_ext model, got {type(model).__name__}")
+    from torch.utils.flop_counter import FlopCounterMode  # slow to import, and needed here alone
+
     network = to_torch(without_data(model)).eval()
     dtype = next((p.dtype for p in network.parameters()), torch.float32)
     side = -(-_SIZE // model.stride) * model.stride
