@@ -153,20 +153,13 @@ def _storage_of_another_name(data: bytes) -> bytes:
     return data[:place] + b"x" + data[place + 1 :]
 
 
-def _nothing(data: bytes) -> bytes:
-    return b""
-
-
-@pytest.mark.parametrize(
-    "damage, zipped",
-    [(_cut_within_a_number, False), (_storage_of_another_name, False), (_nothing, True)],
-)
-def test_damage_that_torch_reports_in_its_own_ways(tmp_path, damage, zipped):
-    """struct.error, AssertionError and OSError, which the fuzzer found to get through."""
+@pytest.mark.parametrize("damage", [_cut_within_a_number, _storage_of_another_name])
+def test_damage_that_torch_reports_in_its_own_ways(tmp_path, damage):
+    """struct.error and AssertionError, which the fuzzer found to get through."""
     path = tmp_path / "net.pth"
     chain = keys_under("model", published_chain(1, 1))
-    torch.save(chain, path, _use_new_zipfile_serialization=zipped)
+    torch.save(chain, path, _use_new_zipfile_serialization=False)
     path.write_bytes(damage(path.read_bytes()))
     for load, error in ((load_checkpoint, CheckpointError), (load_state, ValueError)):
-        with pytest.raises(error, match=r"net\.pth: (not a|the file is empty)"):
+        with pytest.raises(error, match=r"net\.pth: not a"):
             load(path)

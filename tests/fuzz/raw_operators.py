@@ -110,7 +110,8 @@ def functional(
     images = [t["input"], t["guidance"]] if "guidance" in t else [t["input"]]
     return getattr(OPS, case.name)(
         *images, kernel, t["sigma_color"], t["sigma_space"], border,
-        text(rng, ordinary, o.get("color_distance_type", "l1")), text(rng, ordinary, o.get("window", "square")),
+        text(rng, ordinary, o.get("color_distance_type", "l1")),
+        text(rng, ordinary, o.get("window", "square")),
     )  # fmt: skip
 
 

@@ -72,10 +72,10 @@ class Child:
     def run(self, target: Target, seed: int) -> tuple[str, str]:
         """Run a case: what ``worker.run_case`` returns, or how the process ended."""
         self._process.stdin.write(json.dumps([target.name, seed]).encode() + b"\n")
-        answer = self._answer(3 * target.seconds)
+        answer = self._answer(target.patience)
         if answer is None:  # its Python stack goes to its standard error
             self._process.send_signal(signal.SIGABRT)
-            return "finding", f"hangs: no answer in {3 * target.seconds:.0f} s\n{self._ended()}"
+            return "finding", f"hangs: no answer in {target.patience:.0f} s\n{self._ended()}"
         return tuple(json.loads(answer)) if answer else ("finding", self._ended())
 
     def close(self) -> None:
@@ -87,7 +87,7 @@ class Child:
         """Start the process if there is none."""
         if self._process is not None:
             return
-        self._errors = tempfile.TemporaryFile()
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (closed in _ended)
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self._errors}
         self._process = subprocess.Popen(self._command, bufsize=0, **pipes)
         if not self._answer(STARTING):
@@ -124,7 +124,8 @@ class Run:
 
     def __init__(
         self, targets: list[Target], seed: int, *, minutes: float | None = None,
-        cases: int | None = None, jobs: int = 1, child: Sequence[str] = CHILD, report: Callable[[str], None] = print,
+        cases: int | None = None, jobs: int = 1, child: Sequence[str] = CHILD,
+        report: Callable[[str], None] = print,
     ) -> None:  # fmt: skip
         self._targets = {target.name: target for target in targets}
         self._seed, self._cases, self._jobs = seed, cases, jobs

@@ -6,7 +6,7 @@ import random
 
 import torch
 from calls import Call
-from cases import FLOATS, IMAGES, LAYOUTS, make_tensors, with_layout
+from cases import FLOATS, LAYOUTS, make_tensors, with_layout
 from torch import Tensor
 
 OTHER_DTYPES = (
@@ -104,7 +104,3 @@ def guards_hold(out: Tensor, buffer: Tensor) -> bool:
     offset = out.storage_offset() - buffer.storage_offset()
     copy.as_strided(out.shape, out.stride(), offset).fill_(42.0)
     return bool((copy == 42.0).all())
-
-
-def is_image(name: str) -> bool:
-    return name in IMAGES

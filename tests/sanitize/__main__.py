@@ -13,10 +13,7 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from cuda_emulator import asan_environment
-from cuda_emulator.build import ROOT
-
-from sanitize.build import build
+ROOT = Path(__file__).resolve().parent.parent.parent
 
 TESTS = (
     "test_ops_forward", "test_ops_gradients", "test_ops_arguments", "test_conv2d_out",
@@ -35,6 +32,8 @@ ASAN = (
 
 def environment(library: Path) -> dict[str, str]:
     """Variables of a process that runs the sanitized library."""
+    from cuda_emulator import asan_environment
+
     variables = {**os.environ, **asan_environment(), "ASAN_OPTIONS": ":".join(ASAN)}
     variables["UBSAN_OPTIONS"] = "print_stacktrace=1"
     variables["DENOISE_EXT_SANITIZED_LIBRARY"] = str(library)
@@ -50,7 +49,15 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes")
     parser.add_argument("--case", metavar="TARGET:SEED", help="repeat one case, and nothing else")
     arguments = parser.parse_args()
-    variables = environment(build())
+    from cuda_emulator.build import BuildError
+
+    from sanitize.build import build
+
+    try:
+        variables = environment(build())
+    except BuildError as error:
+        print(error, file=sys.stderr)
+        return 1
     fuzz = [sys.executable, str(ROOT / "tests" / "fuzz")]
     if arguments.case:
         return subprocess.call([*fuzz, "--case", arguments.case], env=variables)

@@ -1,21 +1,16 @@
 """Compile the CPU kernels and the operators with AddressSanitizer and UndefinedBehaviorSanitizer.
 
-``python tests/sanitize/build.py`` prints the library's path.  It is ``denoise_ext._native`` for
-the CPU alone, in a folder of its own: the product's library stays as it is.  What has not changed
-is not compiled again (``cuda_emulator/build.py``).
+The library is ``denoise_ext._native`` for the CPU alone, in a folder of its own: the product's
+stays as it is.  What has not changed is not compiled again (``cuda_emulator/build.py``).
 """
 
 from __future__ import annotations
 
-import sys
 import sysconfig
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 from cuda_emulator.build import (
     ROOT,
-    BuildError,
     Source,
     compile_all,
     link,
@@ -50,16 +45,3 @@ def build() -> Path:
         # An extension module leaves Python's symbols to the program that loads it.
         extra = [*torch_libraries(), "-fsanitize=undefined", "-Wl,-z,undefs"]
         return link(objects, OUTPUT / "_native.so", "asan", extra)
-
-
-def main() -> int:
-    try:
-        print(build())
-    except BuildError as error:
-        print(error, file=sys.stderr)
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
