@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 
 import torch
@@ -75,7 +76,8 @@ def disturb(rng: random.Random, tensors: dict[str, Tensor]) -> None:
         axis = rng.randrange(x.dim())
         shape = [*x.shape]
         shape[axis] = rng.choice([2**31, 2**32 + 1, 2**40, 2**50])
-        x = x.narrow(axis, 0, 1).expand(shape)
+        if math.prod(shape) < 2**63:  # torch makes no larger one
+            x = x.narrow(axis, 0, 1).expand(shape)
     elif kind == "meta":
         x = x.to("meta")
     elif kind == "sparse" and x.numel() < 10_000:

@@ -26,7 +26,7 @@ ASAN = (
     "detect_leaks=0",  # Python and torch leave memory to the process's end
     "allocator_may_return_null=1",  # as everywhere: torch raises, and the process goes on
     "max_allocation_size_mb=6144",
-    "detect_stack_use_after_return=0",  # torch's thread pool switches stacks
+    "quarantine_size_mb=64",  # what is freed stays for a while: not too much of it
 )
 
 
