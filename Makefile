@@ -10,6 +10,9 @@ PYTHON ?= python3
 VENV ?= .venv
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
+MINUTES ?= 5
+SEED ?=
+ONLY ?=
 
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
@@ -23,7 +26,7 @@ BUILD_SETTINGS := CXX=$(CXX) CXXFLAGS=$(CXXFLAGS) DENOISE_EXT_CUDA=$(DENOISE_EXT
 	TORCH_CUDA_ARCH_LIST=$(TORCH_CUDA_ARCH_LIST) CUDA_HOME=$(CUDA_HOME)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv build demo test lint format bench cuda-report wheel sdist clean distclean FORCE
+.PHONY: help venv build demo test fuzz sanitize lint format bench cuda-report wheel sdist clean distclean FORCE
 .DELETE_ON_ERROR:
 
 help:  ## what there is
@@ -39,6 +42,12 @@ demo: $(BUILT)  ## build, then denoise the bundled photograph
 # A process per core; PYTEST_ARGS comes last, so that "-n 0" there wins.
 test: $(BUILT)  ## build, then the whole test suite (PYTEST_ARGS="-k conv2d" for a part)
 	$(BIN)/python -m pytest -n auto --dist loadgroup --benchmark-disable $(PYTEST_ARGS)
+
+fuzz: $(BUILT)  ## build, then random cases of everything that reads from outside (MINUTES=30 SEED=1 ONLY=images)
+	$(BIN)/python tests/fuzz --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(if $(ONLY),--only $(ONLY))
+
+sanitize: $(BUILT)  ## operators' tests and fuzzers with AddressSanitizer and UBSan (MINUTES=30 SEED=1)
+	$(BIN)/python tests/sanitize --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
 bench: $(BUILT) $(BENCH)  ## build, install the rivals, then the CPU benchmarks (BENCH_ARGS="--only nets")
 	$(BIN)/python benchmarks/cpu.py $(BENCH_ARGS)

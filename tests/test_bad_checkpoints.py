@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 from collections import OrderedDict
 
 import pytest
@@ -12,6 +13,7 @@ from networks import keys_under, published_chain
 from safetensors.torch import save_file
 
 from denoise_ext.models import CheckpointError, create_model, load_checkpoint, save_model
+from denoise_ext.training.checkpoint import load_state
 
 
 class _Bomb:
@@ -146,3 +148,26 @@ def test_a_small_file_that_describes_a_huge_network(tmp_path, config):
     save_file({"body.0.weight": torch.zeros(1)}, path, {"format": "denoise_ext", "config": config})
     with pytest.raises(CheckpointError, match=r"net\.safetensors: (weights do not|.*describes no)"):
         load_checkpoint(path)
+
+
+def _cut_within_a_number(data: bytes) -> bytes:
+    place = data.index(b"M\xe9\x03")  # the older format's protocol, 1001
+    return data[: place + 2]
+
+
+def _storage_of_another_name(data: bytes) -> bytes:
+    key = re.findall(rb"X.\0\0\0(\d+)", data)[-1]  # in the list of storages, at the end
+    place = data.rindex(key)
+    return data[:place] + b"x" + data[place + 1 :]
+
+
+@pytest.mark.parametrize("damage", [_cut_within_a_number, _storage_of_another_name])
+def test_damage_that_torch_reports_in_its_own_ways(tmp_path, damage):
+    """struct.error and AssertionError, which the fuzzer found to get through."""
+    path = tmp_path / "net.pth"
+    chain = keys_under("model", published_chain(1, 1))
+    torch.save(chain, path, _use_new_zipfile_serialization=False)
+    path.write_bytes(damage(path.read_bytes()))
+    for load, error in ((load_checkpoint, CheckpointError), (load_state, ValueError)):
+        with pytest.raises(error, match=r"net\.pth: not a"):
+            load(path)

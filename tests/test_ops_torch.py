@@ -291,3 +291,16 @@ def test_frozen_weights_keep_the_graph(device):
     x, weight = torch.randn(1, 3, 8, 8, device=device), torch.randn(4, 3, 3, 3, device=device)
     assert ops.conv2d(x, weight.requires_grad_()).requires_grad
     assert ops.conv2d(x.requires_grad_(), weight.detach()).requires_grad
+
+
+def test_a_backward_asked_for_slopes_that_there_are_none_of():
+    """The fake kernel gives what the kernel gives: a gradient without elements."""
+    shapes = {}
+    for device in ("cpu", "meta"):
+        x = torch.zeros(1, 2, 5, 5, device=device)
+        results = torch.ops.denoise_ext.conv2d_backward(
+            x, x, torch.zeros(2, 2, 3, 3, device=device), None, None, [1, 1], [1, 1], [1, 1], 1,
+            "none", 0.01, [True] * 5,
+        )  # fmt: skip
+        shapes[device] = [result.shape for result in results[:4]]
+    assert shapes["meta"] == shapes["cpu"]

@@ -54,5 +54,5 @@ def conv_backward_fake(
         if output_mask[1]
         else input.new_empty(0),
         input.new_empty(out_channels if output_mask[2] else 0),
-        input.new_empty(prelu_weight.shape if output_mask[3] else 0),
+        input.new_empty(0 if prelu_weight is None or not output_mask[3] else prelu_weight.shape),
     )

@@ -79,7 +79,7 @@ def _common_flags(mode: str) -> list[str]:
 
 
 @cache
-def _torch_flags() -> tuple[list[str], list[str]]:
+def torch_flags() -> tuple[list[str], list[str]]:
     """(compiling, linking) against torch's stable ABI, for the version that setup.py names."""
     from torch.utils.cpp_extension import include_paths, library_paths
 
@@ -91,7 +91,7 @@ def _torch_flags() -> tuple[list[str], list[str]]:
 
 def torch_libraries() -> list[str]:
     """The linker's flags for torch."""
-    return _torch_flags()[1]
+    return torch_flags()[1]
 
 
 @dataclass
@@ -127,7 +127,7 @@ def runtime_sources(mode: str) -> list[Source]:
 def operator_sources(mode: str, csrc: Path = ROOT / "csrc") -> list[Source]:
     """Kernels, the host code that chooses among them, and the operators of csrc/ops."""
     host = ["-std=c++20", "-O1", "-Wall", "-Wextra", *_common_flags(mode)]
-    with_torch = [*host, *_torch_flags()[0]]
+    with_torch = [*host, *torch_flags()[0]]
     # An allocator for torch, which the stable ABI does not offer; AddressSanitizer has its own.
     with_torch_itself = [flag for flag in with_torch if "TORCH_TARGET_VERSION" not in flag]
     guarded = Source(HERE / "runtime" / "guarded_tensors.cpp", with_torch_itself)

@@ -1,0 +1,12 @@
+"""All fuzz targets: a new one is a line here."""
+
+from __future__ import annotations
+
+from fuzz import checkpoints, images, operators, raw_operators, videos
+from fuzz.target import Target
+
+
+def all_targets() -> list[Target]:
+    """Every target that can run here, by group."""
+    groups = (operators, raw_operators, images, videos, checkpoints)
+    return [target for group in groups for target in group.targets()]

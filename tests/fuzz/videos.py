@@ -1,0 +1,76 @@
+"""Video files: frames, or one io.ImageError of one line."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import itertools
+import random
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from denoise_ext import io
+from fuzz.mutate import mutated
+from fuzz.target import MEBIBYTE, REFUSED, RESULT, Target, tell
+
+MAX_PIXELS = 100_000
+FRAMES = 30
+# A decoder keeps up to 17 frames of 100000 pixels, 6 bytes each; the rest is its own.
+MEMORY = 256 * MEBIBYTE
+# Not libx265: as an encoder of so small a film it corrupts the heap by itself.
+KINDS = {
+    "mkv": ["ffv1", "libx264", "libvpx-vp9"], "mp4": ["libx264", "mpeg4"],
+    "avi": ["ffv1", "mpeg4"], "nut": ["ffv1"],
+}  # fmt: skip
+
+
+@functools.cache
+def samples(suffix: str) -> list[bytes]:
+    """Small films of every codec, with sound, titles and a chapter."""
+    import av
+    from test_video import RNG, make_video
+
+    RNG.bit_generator.state = np.random.default_rng(0).bit_generator.state  # the same everywhere
+    files = []
+    for codec in KINDS[suffix]:
+        if codec in av.codecs_available:
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder, f"x.{suffix}")
+                make_video(path, codec=codec, frames=4, audio=suffix != "nut")
+                files.append(path.read_bytes())
+    return files
+
+
+def case(suffix: str, rng: random.Random) -> str:
+    """One damaged film."""
+    from denoise_ext.io import video
+
+    files = samples(suffix)
+    data = rng.choice(files)
+    data = mutated(rng, data, files) if rng.random() < 0.97 else data
+    tell(lambda: f"{suffix}: {len(data)} bytes")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, f"x.{suffix}")
+        path.write_bytes(data)
+        try:
+            with video.read_video(path, max_pixels=MAX_PIXELS) as film:
+                for frame in itertools.islice(film, FRAMES):
+                    picture = frame.picture()
+                    assert picture.shape[:2] == (film.info.height, film.info.width)
+                    assert picture.shape[0] * picture.shape[1] <= MAX_PIXELS
+        except io.ImageError as error:
+            assert "\n" not in str(error), f"more than a line: {error}"
+            return REFUSED
+    return RESULT
+
+
+def targets() -> list[Target]:
+    """One for every kind of container, where PyAV is installed."""
+    if importlib.util.find_spec("av") is None:
+        return []
+    return [
+        Target(f"videos/{suffix}", functools.partial(case, suffix), memory=MEMORY)
+        for suffix in KINDS
+    ]

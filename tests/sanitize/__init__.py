@@ -1,0 +1,1 @@
+"""The CPU kernels and the operators under AddressSanitizer and UndefinedBehaviorSanitizer."""
