@@ -146,11 +146,11 @@ def run(args: argparse.Namespace) -> int:
         from denoise_ext.cli._denoise_stream import run_stream
 
         return run_stream(args, make_denoiser(args))
-    if args.sigma:  # once, and not for each file
-        from denoise_ext.inference.doubts import warn_of_sigma
-
-        warn_of_sigma(args.sigma)
     with importing_torch():
+        if args.sigma:  # once, and not for each file
+            from denoise_ext.inference.doubts import warn_of_sigma
+
+            warn_of_sigma(args.sigma)
         plan = make_plan(
             args.inputs, args.output, args.recursive, args.format or "", args.shard,
             cluster=args.engine == "ray",
