@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "conv_kernels.h"
 #include "conv_pack.h"
 #include "isa.h"
 #include "storage.h"
@@ -305,9 +306,9 @@ void run_conv_direct(const ConvParams& params, const Threads& threads) {
   const KernelTable& table = kernels();
   ConvPlan plan = make_conv_plan(params, table);
   if (is_double(plan)) {
-    run_plan<double>(plan, table.conv_task_f64, threads);
+    run_plan<double>(plan, table.conv->task_f64, threads);
   } else {
-    run_plan<float>(plan, table.conv_task_f32, threads);
+    run_plan<float>(plan, table.conv->task_f32, threads);
   }
 }
 

@@ -4,7 +4,8 @@
 #include <cmath>
 #include <vector>
 
-#include "isa.h"
+#include "gaussian_kernels.h"
+#include "sigma.h"
 
 namespace denoise_ext::cpu {
 namespace {
@@ -103,11 +104,6 @@ void append(std::vector<T>& to, const std::vector<double>& values) {
   for (const double value : values) to.push_back(static_cast<T>(value));
 }
 
-double sigma_at(const Tensor1& sigma, int64_t index) {
-  if (sigma.dtype == DType::kFloat64) return static_cast<const double*>(sigma.data)[index * sigma.stride];
-  return static_cast<const float*>(sigma.data)[index * sigma.stride];
-}
-
 // Fills the plan's tables; `adjoint` and `gradient` say which it needs besides the taps.
 template <class T>
 GaussianTables<T> make_tables(GaussianPlan& plan, const Tensor1& sigma, bool adjoint, bool gradient) {
@@ -147,7 +143,7 @@ GaussianPlan make_plan(const Tensor4& input, const Tensor4& output, const Tensor
   plan.sigma_rows = sigma.size / 2;
   for (int axis = 0; axis < 2; ++axis) plan.radius[axis] = kernel_size[axis] / 2;
   const int64_t channels = input.size[1], width = input.size[3];
-  const int64_t element = input.dtype == DType::kFloat64 ? 8 : 4;
+  const int64_t element = accumulation_bytes(input.dtype);
   plan.channels = channels > 1 && output.stride[1] == 1 ? std::min(channels, kSliceChannels) : 1;
   plan.slices = divide_up(channels, plan.channels);
   const int64_t room = kRingBytes / (element * kernel_size[0]) / kRowElements * kRowElements;
@@ -234,16 +230,16 @@ void run_dense(const GaussianParams& params, const Threads& threads) {
   GaussianPlan plan = make_dense_plan(params, threads.count);
   if (params.input.dtype == DType::kUInt8) {
     const auto tables = make_tables<uint16_t>(plan, params.sigma, false, false);
-    run_tasks(plan, kernels().gaussian_dense_task_u8, threads);
+    run_tasks(plan, kernels().gaussian->dense_task_u8, threads);
   } else {
     const auto tables = make_tables<float>(plan, params.sigma, false, false);
-    run_tasks(plan, kernels().gaussian_dense_task_f32, threads);
+    run_tasks(plan, kernels().gaussian->dense_task_f32, threads);
   }
 }
 
 }  // namespace
 
-void run_gaussian(const GaussianParams& params, const Threads& threads) {
+void run(const GaussianParams& params, const Threads& threads) {
   if (has_dense_rows(params)) return run_dense(params, threads);
   GaussianPlan plan =
       make_plan(params.input, params.output, params.sigma, params.kernel_size, params.border, params.adjoint);
@@ -254,14 +250,14 @@ void run_gaussian(const GaussianParams& params, const Threads& threads) {
   set_strips(plan, std::max(lowest, wanted));
   if (plan.input.dtype == DType::kFloat64) {
     const auto tables = make_tables<double>(plan, params.sigma, params.adjoint, false);
-    run_tasks(plan, kernels().gaussian_task_f64, threads);
+    run_tasks(plan, kernels().gaussian->task_f64, threads);
   } else {
     const auto tables = make_tables<float>(plan, params.sigma, params.adjoint, false);
-    run_tasks(plan, kernels().gaussian_task_f32, threads);
+    run_tasks(plan, kernels().gaussian->task_f32, threads);
   }
 }
 
-void run_gaussian_sigma_grad(const GaussianSigmaGradParams& params, const Threads& threads) {
+void run(const GaussianSigmaGradParams& params, const Threads& threads) {
   GaussianPlan plan =
       make_plan(params.input, params.grad_output, params.sigma, params.kernel_size, params.border, true);
   set_strips(plan, std::max(kStripRows, kStripKernels * params.kernel_size[0]));
@@ -269,10 +265,10 @@ void run_gaussian_sigma_grad(const GaussianSigmaGradParams& params, const Thread
   plan.partial_sums = partial_sums.data();
   if (plan.input.dtype == DType::kFloat64) {
     const auto tables = make_tables<double>(plan, params.sigma, false, true);
-    run_tasks(plan, kernels().gaussian_sigma_task_f64, threads);
+    run_tasks(plan, kernels().gaussian->sigma_task_f64, threads);
   } else {
     const auto tables = make_tables<float>(plan, params.sigma, false, true);
-    run_tasks(plan, kernels().gaussian_sigma_task_f32, threads);
+    run_tasks(plan, kernels().gaussian->sigma_task_f32, threads);
   }
   std::fill_n(params.grad_sigma, params.sigma.size, 0.0);
   const int64_t tasks_per_image = plan.tasks() / plan.input.size[0];
@@ -281,6 +277,14 @@ void run_gaussian_sigma_grad(const GaussianSigmaGradParams& params, const Thread
     sums[0] += partial_sums[static_cast<size_t>(2 * task)];
     sums[1] += partial_sums[static_cast<size_t>(2 * task + 1)];
   }
+}
+
+std::string explain(const GaussianParams& params, const KernelTable& table) {
+  return chosen_line(has_dense_rows(params) ? "gaussian_dense" : "gaussian_ring", table);
+}
+
+std::string explain(const GaussianSigmaGradParams&, const KernelTable& table) {
+  return chosen_line("gaussian_sigma_ring", table);
 }
 
 }  // namespace denoise_ext::cpu
