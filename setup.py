@@ -2,7 +2,7 @@
 
 DENOISE_EXT_CUDA=auto|1|0     auto (default): with CUDA if nvcc is there; 1: fail without; 0: none
 TORCH_CUDA_ARCH_LIST          e.g. "8.0;9.0+PTX". Default of a wheel: Turing to Blackwell. Default
-                              of an editable build: the GPUs of this machine, else 8.0 and 9.0
+                              of an editable build: the GPUs of this machine, else 8.0+PTX
 CXX, CXXFLAGS                 the C++ compiler (GCC) and further options
 MAX_JOBS                      parallel compilations; default: one per processor
 """
@@ -24,15 +24,22 @@ from torch.utils.cpp_extension import include_paths, library_paths
 TORCH_MINIMUM = "2.11"
 TORCH_TARGET_VERSION = "0x020b000000000000"  # 2.11 as torch/headeronly/version.h encodes it
 WHEEL_ARCHS = ("7.5", "8.0", "8.6", "8.9", "9.0", "10.0", "12.0")
-EDITABLE_ARCHS = ("8.0", "9.0")
+EDITABLE_ARCHS = ("8.0",)  # its PTX runs on every later GPU
 # What takes longest to compile, longest first: ninja starts in this order.
 SLOWEST = (
     "cuda/conv_rowring.cu",
-    "cpu/targets/winograd_avx512.cpp",
     "cpu/targets/conv_avx512.cpp",
-    "cuda/bilateral_grad_tile.cu",
+    "cpu/targets/conv_avx2.cpp",
+    "cpu/targets/winograd_avx512.cpp",
+    "cpu/targets/conv_baseline.cpp",
+    "cpu/targets/winograd_baseline.cpp",
+    "cpu/targets/winograd_avx2.cpp",
     "cuda/bilateral_tile.cu",
+    "cuda/conv_transpose_phases.cu",
     "cpu/targets/bilateral_avx512.cpp",
+    "module.cpp",
+    "cuda/conv_depthwise.cu",
+    "cuda/conv_first.cu",
 )
 
 

@@ -94,7 +94,9 @@ def explain(
     key = torch._C.DispatchKey.CUDA if capability else torch._C.DispatchKey.CPU
     kernel = partial(func.redispatch, torch._C.DispatchKeySet(key), *values)
     text = native().explain(kernel, capability)
-    return text or "no kernel: input is empty, there is nothing to compute"
+    if ": chosen" not in text:
+        return "no kernel: input is empty, there is nothing to compute"
+    return text
 
 
 class _Described:
