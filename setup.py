@@ -1,25 +1,46 @@
 """Builds denoise_ext._native: the CPU kernels always, the CUDA kernels where nvcc is found.
 
 DENOISE_EXT_CUDA=auto|1|0     auto (default): with CUDA if nvcc is there; 1: fail without; 0: none
-TORCH_CUDA_ARCH_LIST          e.g. "8.0;9.0+PTX"; the default covers Turing to Blackwell
-MAX_JOBS                      parallel compilations
+TORCH_CUDA_ARCH_LIST          e.g. "8.0;9.0+PTX". Default of a wheel: Turing to Blackwell. Default
+                              of an editable build: the GPUs of this machine, else 8.0+PTX
+CXX, CXXFLAGS                 the C++ compiler (GCC) and further options
+MAX_JOBS                      parallel compilations; default: one per processor
 """
 
+import copy
 import os
 import re
+import shlex
 import shutil
 import subprocess
-from concurrent.futures import ThreadPoolExecutor
 from glob import glob
 from pathlib import Path
 
 import torch
 from setuptools import Extension, setup
-from torch.utils.cpp_extension import BuildExtension, include_paths, library_paths
+from setuptools.command.build_ext import build_ext
+from torch.utils.cpp_extension import include_paths, library_paths
 
 TORCH_MINIMUM = "2.11"
 TORCH_TARGET_VERSION = "0x020b000000000000"  # 2.11 as torch/headeronly/version.h encodes it
-DEFAULT_ARCHS = ("7.5", "8.0", "8.6", "8.9", "9.0", "10.0", "12.0")
+WHEEL_ARCHS = ("7.5", "8.0", "8.6", "8.9", "9.0", "10.0", "12.0")
+EDITABLE_ARCHS = ("8.0",)  # its PTX runs on every later GPU
+# What takes longest to compile, longest first: ninja starts in this order.
+SLOWEST = (
+    "cuda/conv_rowring.cu",
+    "cpu/targets/conv_avx512.cpp",
+    "cpu/targets/conv_avx2.cpp",
+    "cpu/targets/winograd_avx512.cpp",
+    "cpu/targets/conv_baseline.cpp",
+    "cpu/targets/winograd_baseline.cpp",
+    "cpu/targets/winograd_avx2.cpp",
+    "cuda/bilateral_tile.cu",
+    "cuda/conv_transpose_phases.cu",
+    "cpu/targets/bilateral_avx512.cpp",
+    "module.cpp",
+    "cuda/conv_depthwise.cu",
+    "cuda/conv_first.cu",
+)
 
 
 def find_nvcc() -> str | None:
@@ -43,7 +64,19 @@ def run(*command: str) -> str:
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
-def arch_list(nvcc: str) -> list[str]:
+def gpu_archs() -> list[str]:
+    """Compute capabilities of this machine's GPUs, such as ["9.0"]; empty without a driver."""
+    if shutil.which("nvidia-smi") is None:
+        return []
+    command = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    found = (
+        set(re.findall(r"^\d+\.\d+$", done.stdout, re.MULTILINE)) if done.returncode == 0 else ()
+    )
+    return sorted(found, key=float)
+
+
+def arch_list(nvcc: str, editable: bool) -> list[str]:
     """Architectures to compile for, such as ["8.0", "9.0", "12.0+PTX"]."""
     known = set(re.findall(r"compute_(\d+)", run(nvcc, "--list-gpu-arch")))
     named = os.environ.get("TORCH_CUDA_ARCH_LIST")
@@ -54,7 +87,11 @@ def arch_list(nvcc: str) -> list[str]:
             if number is None or number[1] + number[2] not in known:
                 raise SystemExit(f"TORCH_CUDA_ARCH_LIST: {nvcc} does not know {arch!r}")
         return archs
-    archs = [arch for arch in DEFAULT_ARCHS if arch.replace(".", "") in known]
+    here = gpu_archs() if editable else []
+    if here and all(arch.replace(".", "") in known for arch in here):
+        return here
+    wanted = EDITABLE_ARCHS if editable else WHEEL_ARCHS
+    archs = [arch for arch in wanted if arch.replace(".", "") in known]
     return [*archs[:-1], archs[-1] + "+PTX"]
 
 
@@ -89,40 +126,103 @@ def headers() -> list[str]:
     return folders
 
 
-class BuildNative(BuildExtension):
-    """BuildExtension, with the torch-free .cu files compiled by nvcc into objects first."""
+def ninja() -> str:
+    """Path of ninja: the package's, which need not be on PATH, else the system's."""
+    try:
+        import ninja as package
+    except ImportError:
+        found = shutil.which("ninja")
+        if found is None:
+            raise SystemExit("the build needs ninja: pip install ninja") from None
+        return found
+    return str(Path(package.BIN_DIR, "ninja"))
+
+
+def rule(name: str, command: list[str]) -> str:
+    """A rule of build.ninja. The compiler lists what a file includes: only edits of that count."""
+    line = " ".join(shlex.quote(part).replace("$", "$$") for part in command)
+    return (
+        f"rule {name}\n"
+        f"  command = {line} -MMD -MF $out.d -c $in -o $out\n"
+        f"  description = {name} $in\n  depfile = $out.d\n  deps = gcc\n"
+    )
+
+
+def start_order(source: str) -> tuple[int, str]:
+    """Longest first, so that no long compilation is left for one processor at the end."""
+    name = source.removeprefix("csrc/")
+    return SLOWEST.index(name) if name in SLOWEST else len(SLOWEST), name
+
+
+class BuildNative(build_ext):
+    """build_ext whose compilations, of nvcc and of the C++ compiler, ninja runs in one pool."""
 
     def finalize_options(self) -> None:
         super().finalize_options()
+        editable = self.editable_mode or bool(self.inplace)
+        self.archs = arch_list(NVCC, editable) if NVCC else []
+        self.archs_of = "an editable build" if editable else "a wheel"
+        if os.environ.get("TORCH_CUDA_ARCH_LIST"):
+            self.archs_of = "TORCH_CUDA_ARCH_LIST"
         if self.editable_mode:  # setuptools gives a temporary folder: every build would start anew
             self.build_temp = "build/editable"
 
     def build_extension(self, extension: Extension) -> None:
-        sources = sorted(glob("csrc/cuda/*.cu")) if NVCC else []
-        with ThreadPoolExecutor(int(os.environ.get("MAX_JOBS", os.cpu_count() or 1))) as pool:
-            extension.extra_objects += pool.map(self.cuda_object, sources)
-        super().build_extension(extension)
+        folder = Path(self.build_temp)
+        folder.mkdir(parents=True, exist_ok=True)
+        objects = {source: self.object_of(source) for source in sources()}
+        file = folder / "build.ninja"
+        file.write_text(self.build_file(objects))
+        jobs = os.environ.get("MAX_JOBS") or str(len(os.sched_getaffinity(0)))
+        command = [ninja(), "-f", str(file), "-j", jobs, *objects.values()]
+        if subprocess.run(command).returncode != 0:
+            raise SystemExit("a file did not compile: the compiler's message is above")
+        linked = copy.copy(extension)
+        linked.sources, linked.extra_objects = [], list(objects.values())
+        self.force = True
+        super().build_extension(linked)
 
-    def cuda_object(self, source: str) -> str:
-        target = Path(self.build_temp, "cuda-" + "-".join(ARCHS), Path(source).stem + ".o")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        headers = [f for f in HEADERS if f.startswith(("csrc/cuda/", "csrc/params/"))]
-        newest = max(Path(file).stat().st_mtime for file in [source, *headers])
-        if not target.exists() or target.stat().st_mtime < newest:
-            print(f"nvcc {source} for {' '.join(ARCHS)}", flush=True)
-            flags = ["-O3", "-std=c++17", "-Xcompiler=-fPIC", *gencode_flags(ARCHS)]
-            subprocess.run([NVCC, *flags, "-c", source, "-o", str(target)], check=True)
-        return str(target)
+    def object_of(self, source: str) -> str:
+        """Where a source's object is; those for other architectures stay where they are."""
+        folder = "cuda-" + "-".join(self.archs) if source.endswith(".cu") else ""
+        return str(Path(self.build_temp, folder, source).with_suffix(".o"))
+
+    def build_file(self, objects: dict[str, str]) -> str:
+        """The text of build.ninja."""
+        cxx = [*self.compiler.compiler_so_cxx, *CXX_FLAGS]
+        torch_flags = [f"-isystem{path}" for path in headers()]
+        torch_flags += [f"-D{name}={value}" for name, value in macros]
+        python = [f"-I{path}" for path in self.include_dirs]
+        archs = [f"-DDENOISE_EXT_CUDA_ARCHS={' '.join(self.archs)}"]
+        archs += [f"-DDENOISE_EXT_CUDA_ARCHS_OF={self.archs_of}"]
+        rules = [rule("cxx", cxx), rule("cxx-torch", [*cxx, *torch_flags])]
+        rules += [rule("cxx-python", [*cxx, *torch_flags, *python, *archs])]
+        rules += [rule("nvcc", [NVCC, *NVCC_FLAGS, *gencode_flags(self.archs)])] if NVCC else []
+        edges = [f"build {objects[s]}: {rule_of(s)} {s}" for s in sorted(objects, key=start_order)]
+        return "\n".join([f"builddir = {self.build_temp}", *rules, *edges, ""])
 
 
-HEADERS = [f for end in ("h", "inl", "cuh") for f in glob(f"csrc/**/*.{end}", recursive=True)]
+def rule_of(source: str) -> str:
+    """The rule that compiles a source: kernels know neither torch nor Python."""
+    if source.endswith(".cu"):
+        return "nvcc"
+    if source.startswith(("csrc/cpu/", "csrc/cuda/")):
+        return "cxx"
+    return "cxx-torch" if source.startswith("csrc/ops/") else "cxx-python"
+
+
+def sources() -> list[str]:
+    """Every source of csrc; without nvcc, none of the folders named cuda."""
+    found = [f for end in ("cpp", "cu") for f in glob(f"csrc/**/*.{end}", recursive=True)]
+    return sorted(f for f in found if NVCC or "cuda" not in Path(f).parts)
+
+
 NVCC = find_nvcc()
-ARCHS = arch_list(NVCC) if NVCC else []
+NVCC_FLAGS = ["-O3", "-std=c++17", "-Xcompiler=-fPIC"]
 
 # Contraction to fused multiply-add is what the kernels are written for; ISO mode turns it off.
 CXX_FLAGS = ["-std=c++20", "-O3", "-ffp-contract=fast", "-fvisibility=hidden", "-Wall", "-Wextra"]
 CXX_FLAGS += ["-g0"]  # Python's own flags ask for debug information: five times the size
-CXX_FLAGS += [f"-isystem{path}" for path in headers()]
 
 macros = [
     ("TORCH_TARGET_VERSION", TORCH_TARGET_VERSION),
@@ -135,20 +235,13 @@ if NVCC:
     cuda_root = Path(NVCC).resolve().parent.parent
     cuda_root = cuda_root if (cuda_root / "lib64").exists() else Path("/usr/local/cuda")
     macros += [("DENOISE_EXT_WITH_CUDA", "1"), ("DENOISE_EXT_CUDA_VERSION", cuda_version)]
-    macros += [("DENOISE_EXT_CUDA_ARCHS", " ".join(ARCHS))]
     cuda_link = [f"-L{cuda_root / 'lib64'}", "-lcudart_static", "-ldl", "-lrt", "-lpthread"]
 
 native = Extension(
     "denoise_ext._native",
-    # csrc/cuda/*.cpp chooses among the CUDA kernels and is part of builds that have them.
-    sources=sorted(
-        f for f in glob("csrc/**/*.cpp", recursive=True) if NVCC or not f.startswith("csrc/cuda/")
-    ),
-    depends=HEADERS,
+    sources=sources(),
     library_dirs=library_paths(),
     libraries=["c10", "torch", "torch_cpu"],
-    define_macros=macros,
-    extra_compile_args=CXX_FLAGS,
     extra_link_args=cuda_link,
     language="c++",
 )

@@ -8,7 +8,7 @@
 
 #include "cpu/isa.h"
 #include "cpu/weight_cache.h"
-#include "explain.h"
+#include "ops/explain.h"
 #include "params/device_list.h"
 #include "params/launch.h"
 
@@ -28,10 +28,12 @@ py::dict build_info() {
   info["cuda"] = true;
   info["cuda_version"] = DENOISE_EXT_STRING(DENOISE_EXT_CUDA_VERSION);
   info["cuda_archs"] = DENOISE_EXT_STRING(DENOISE_EXT_CUDA_ARCHS);
+  info["cuda_archs_of"] = DENOISE_EXT_STRING(DENOISE_EXT_CUDA_ARCHS_OF);
 #else
   info["cuda"] = false;
   info["cuda_version"] = py::none();
   info["cuda_archs"] = py::none();
+  info["cuda_archs_of"] = py::none();
 #endif
   return info;
 }
@@ -68,6 +70,18 @@ py::dict cuda_status() {
   return status;
 }
 
+// The explanations of the operators that call() calls (see ops/explain.h).
+std::string explain(const py::function& call, int compute_capability) {
+#ifndef DENOISE_EXT_WITH_CUDA
+  if (compute_capability != 0)
+    return "none: this build has no CUDA kernels (nvcc was not found, or DENOISE_EXT_CUDA=0, when it was "
+           "built)";
+#endif
+  denoise_ext::ops::Explanation explanation(compute_capability);
+  call();
+  return explanation.text();
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_native, m) {
@@ -85,6 +99,6 @@ PYBIND11_MODULE(_native, m) {
   m.def("kept_weight_bytes", &denoise_ext::cpu::kept_weight_bytes,
         "Bytes of transformed convolution weights that are kept for later calls (64 MiB at most).");
   m.def("forget_kept_weights", &denoise_ext::cpu::forget_kept_weights, "Release them.");
-  m.def("explain", &denoise_ext::explain, py::arg("op"), py::arg("call"), py::arg("compute_capability"),
-        "Which kernel a call would take, and why the others would not.");
+  m.def("explain", &explain, py::arg("call"), py::arg("compute_capability"),
+        "Which kernels the operators take that call() calls, in place of running them.");
 }

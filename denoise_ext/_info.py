@@ -28,9 +28,11 @@ def info() -> dict[str, Any]:
             torch_built_with, torch_minimum.
         cpu: processor, isa_in_use, isa_available (best first), isa_forced_by (environment
             variable, or None), threads, error.
-        cuda: in_build (bool), driver (bool: NVIDIA's is installed), version, architectures, torch
-            (the CUDA version of PyTorch or None), devices (name, capability), operators (those with
-            a CUDA kernel), usable (bool: the operators run on a GPU here), error (why not).
+        cuda: in_build (bool), driver (bool: NVIDIA's is installed), version, architectures,
+            architectures_of ("a wheel", "an editable build", which has fewer, or
+            "TORCH_CUDA_ARCH_LIST"), torch (the CUDA version of PyTorch or None), devices (name,
+            capability), operators (those with a CUDA kernel), usable (bool: the operators run on a
+            GPU here), error (why not).
         cache: folder of the decisions that `accelerate` keeps (None: off), entries, bytes.
         operators: name -> devices it has a kernel for.
 
@@ -113,6 +115,7 @@ def _cuda(
         "driver": _has_driver(),
         "version": build.get("cuda_version"),
         "architectures": build.get("cuda_archs"),
+        "architectures_of": build.get("cuda_archs_of"),
         "torch": torch.version.cuda,
         "devices": [dict(device) for device in status["devices"]],
         "operators": with_kernel,

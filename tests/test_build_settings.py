@@ -47,6 +47,10 @@ def load_setup(monkeypatch: pytest.MonkeyPatch) -> dict:
     return runpy.run_path(str(ROOT / "setup.py"))
 
 
+def archs_of(names: dict, editable: bool = False) -> list[str]:
+    return names["arch_list"](names["NVCC"], editable)
+
+
 @pytest.mark.parametrize("wanted", [None, "auto", "0"])
 def test_without_nvcc_the_build_has_no_cuda(no_cuda, monkeypatch, wanted):
     if wanted:
@@ -81,13 +85,37 @@ def test_unknown_cuda_setting_is_refused(no_cuda, monkeypatch):
 
 def test_default_architectures_are_those_nvcc_knows(no_cuda, monkeypatch):
     install_nvcc(no_cuda, "50 75 80 86 87 89 90")
-    assert load_setup(monkeypatch)["ARCHS"] == ["7.5", "8.0", "8.6", "8.9", "9.0+PTX"]
+    assert archs_of(load_setup(monkeypatch)) == ["7.5", "8.0", "8.6", "8.9", "9.0+PTX"]
     install_nvcc(no_cuda, "75 80 86 89 90 100 120 121")
     names = load_setup(monkeypatch)
-    assert names["ARCHS"] == ["7.5", "8.0", "8.6", "8.9", "9.0", "10.0", "12.0+PTX"]
-    macros = dict(names["macros"])
-    assert macros["DENOISE_EXT_CUDA_ARCHS"] == "7.5 8.0 8.6 8.9 9.0 10.0 12.0+PTX"
-    assert macros["DENOISE_EXT_CUDA_VERSION"] == "13.0"
+    assert archs_of(names) == ["7.5", "8.0", "8.6", "8.9", "9.0", "10.0", "12.0+PTX"]
+    assert dict(names["macros"])["DENOISE_EXT_CUDA_VERSION"] == "13.0"
+
+
+def install_gpus(folder: Path, answer: str) -> None:
+    """An nvidia-smi with these GPUs' compute capabilities, or one that fails."""
+    program = folder / "nvidia-smi"
+    program.write_text(f"#!/bin/sh\n{answer}\n")
+    program.chmod(0o755)
+
+
+def test_an_editable_build_is_for_fewer_architectures(no_cuda, monkeypatch):
+    install_nvcc(no_cuda, "75 80 86 89 90 100 120")
+    names = load_setup(monkeypatch)
+    assert archs_of(names, editable=True) == ["8.0+PTX"]
+    install_gpus(no_cuda, "exit 9")  # a driver that does not match
+    assert archs_of(names, editable=True) == ["8.0+PTX"]
+    install_gpus(no_cuda, "printf '8.6\\n7.5\\n8.6\\n'")
+    assert archs_of(names, editable=True) == ["7.5", "8.6"]
+    assert len(archs_of(names)) == 7  # a wheel is for all, whatever is here
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "9.0")
+    assert archs_of(names, editable=True) == ["9.0"]
+
+
+def test_an_editable_build_leaves_out_a_gpu_that_nvcc_does_not_know(no_cuda, monkeypatch):
+    install_nvcc(no_cuda, "75 80 86 89 90 100 120")
+    install_gpus(no_cuda, "echo 5.2")
+    assert archs_of(load_setup(monkeypatch), editable=True) == ["8.0+PTX"]
 
 
 @pytest.mark.parametrize("text", ["8.0;9.0a+PTX", "8.0 9.0a+PTX", "8.0, 9.0a+PTX"])
@@ -95,8 +123,8 @@ def test_architecture_list_is_honoured(no_cuda, monkeypatch, text):
     install_nvcc(no_cuda, "75 80 86 89 90")
     monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", text)
     names = load_setup(monkeypatch)
-    assert names["ARCHS"] == ["8.0", "9.0a+PTX"]
-    assert names["gencode_flags"](names["ARCHS"])[1::2] == [
+    assert archs_of(names) == ["8.0", "9.0a+PTX"]
+    assert names["gencode_flags"](archs_of(names))[1::2] == [
         "arch=compute_80,code=sm_80",
         "arch=compute_90a,code=sm_90a",
         "arch=compute_90a,code=compute_90a",
@@ -106,7 +134,7 @@ def test_architecture_list_is_honoured(no_cuda, monkeypatch, text):
 def test_minor_versions_share_their_ptx(no_cuda, monkeypatch):
     install_nvcc(no_cuda, "75 80 86 89 90 100 120")
     names = load_setup(monkeypatch)
-    assert names["gencode_flags"](names["ARCHS"])[1::2] == [
+    assert names["gencode_flags"](archs_of(names))[1::2] == [
         "arch=compute_75,code=sm_75",
         "arch=compute_80,code=[sm_80,sm_86,sm_89]",
         "arch=compute_90,code=sm_90",
@@ -125,13 +153,13 @@ def test_architecture_nvcc_does_not_know_is_refused(no_cuda, monkeypatch, unknow
     install_nvcc(no_cuda, "75 80 86 89 90")
     monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", f"8.0;{unknown}")
     with pytest.raises(SystemExit, match=f"TORCH_CUDA_ARCH_LIST: .*'{re.escape(unknown)}'"):
-        load_setup(monkeypatch)
+        archs_of(load_setup(monkeypatch))
 
 
 def test_build_is_for_every_processor(no_cuda, monkeypatch):
     # Instruction sets are chosen at run time; a flag for one would make the whole library need it.
-    extension = load_setup(monkeypatch)["native"]
-    flags = [*extension.extra_compile_args, *extension.extra_link_args]
+    names = load_setup(monkeypatch)
+    flags = [*names["CXX_FLAGS"], *names["NVCC_FLAGS"], *names["native"].extra_link_args]
     assert [flag for flag in flags if re.match("-(m|O[^3]|ffast-math)", flag)] == []
     files = [ROOT / name for name in ("setup.py", "pyproject.toml", "Makefile")]
     files += [path for path in ROOT.glob("csrc/**/*") if path.is_file()]
@@ -142,14 +170,14 @@ def test_build_is_for_every_processor(no_cuda, monkeypatch):
 
 
 def test_every_source_is_in_the_build(no_cuda, monkeypatch):
-    sources = {str(path.relative_to(ROOT)) for path in ROOT.glob("csrc/**/*.cpp")}
-    without_cuda = {path for path in sources if not path.startswith("csrc/cuda/")}
-    extension = load_setup(monkeypatch)["native"]
-    assert set(extension.sources) == without_cuda
-    headers = {str(p.relative_to(ROOT)) for e in ("h", "inl") for p in ROOT.glob(f"csrc/**/*.{e}")}
-    assert headers <= set(extension.depends)
+    found = [path for end in ("cpp", "cu") for path in ROOT.glob(f"csrc/**/*.{end}")]
+    sources = {str(path.relative_to(ROOT)) for path in found}
+    without_cuda = {path for path in sources if "cuda" not in Path(path).parts}
+    assert set(load_setup(monkeypatch)["native"].sources) == without_cuda
     install_nvcc(no_cuda, "80 90")
-    assert set(load_setup(monkeypatch)["native"].sources) == sources
+    names = load_setup(monkeypatch)
+    assert set(names["native"].sources) == sources
+    assert {f"csrc/{name}" for name in names["SLOWEST"]} <= sources
 
 
 def test_the_oldest_torch_is_the_same_everywhere(no_cuda, monkeypatch):
@@ -161,3 +189,27 @@ def test_the_oldest_torch_is_the_same_everywhere(no_cuda, monkeypatch):
     wanted = f"torch>={major}.{minor}"
     assert wanted in project["project"]["dependencies"]
     assert wanted in project["build-system"]["requires"]
+
+
+def test_an_edit_compiles_what_includes_it_and_nothing_else(no_cuda, monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", f"{no_cuda}:/usr/bin:/bin")
+    names = load_setup(monkeypatch)
+    (tmp_path / "a.h").write_text("#pragma once\n")
+    (tmp_path / "one.cpp").write_text('#include "a.h"\n')
+    (tmp_path / "other.cpp").write_text("int other;\n")
+    edges = [f"build {name}.o: cxx {name}.cpp" for name in ("one", "other")]
+
+    def compiled(command: list[str]) -> set[str]:
+        file = tmp_path / "build.ninja"
+        file.write_text("\n".join([names["rule"]("cxx", command), *edges, ""]))
+        done = subprocess.run(
+            [names["ninja"](), "-C", str(tmp_path)], stdout=subprocess.PIPE, text=True, check=True
+        )
+        return set(re.findall(r"cxx (\w+)\.cpp", done.stdout))
+
+    assert compiled(["g++"]) == {"one", "other"}
+    assert compiled(["g++"]) == set()
+    (tmp_path / "a.h").write_text("#pragma once\nconstexpr int kA = 1;\n")
+    assert compiled(["g++"]) == {"one"}
+    assert compiled(["g++", "-DA=$X 'quoted text'"]) == {"one", "other"}  # other settings
+    assert compiled(["g++", "-DA=$X 'quoted text'"]) == set()

@@ -128,7 +128,10 @@ def test_filters_on_cuda():
     assert chosen(ops.bilateral_blur, x.double(), 5, 0.1, 1.0) == "bilateral_direct"
     four = torch.empty(1, 4, 64, 64)
     assert chosen(ops.bilateral_blur, four, 5, 0.1, 1.0) == "bilateral_tile"
-    assert chosen(ops.joint_bilateral_blur, four, four, 5, 0.1, 1.0) == "bilateral_direct"
+    another = torch.empty_like(four)
+    assert chosen(ops.joint_bilateral_blur, four, another, 5, 0.1, 1.0) == "bilateral_direct"
+    # An image that is its own guidance is read once, by the operator and so by its explanation.
+    assert chosen(ops.joint_bilateral_blur, four, four, 5, 0.1, 1.0) == "bilateral_tile"
 
 
 NATIVE = torch.ops.denoise_ext
@@ -173,12 +176,65 @@ def test_gradients_of_filters_on_cuda():
     assert grad_sigma.startswith("gaussian_sigma_grad_direct: chosen\ngaussian_sigma_grad_ring: ")
 
 
+def test_dense_rows_of_the_gaussian_on_cpu():
+    x = torch.empty(1, 3, 16, 64)  # rows of at least 64 elements are filtered another way
+    assert ops.explain(ops.gaussian_blur2d, x, 5, 1.0).startswith("gaussian_dense: chosen (CPU")
+    assert ops.explain(ops.gaussian_blur2d, x.double(), 5, 1.0).startswith("gaussian_ring: chosen")
+
+
+PLACES = ["cpu", pytest.param("sm_90", marks=pytest.mark.skipif(not WITH_CUDA, reason="no CUDA"))]
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_nothing_is_allocated_or_computed(place):
+    x = torch.empty(1, 32, 10**5, 10**5, device="meta")  # 1.3 TB
+    w = torch.empty(32, 32, 3, 3, device="meta")
+    bias = torch.empty(32, device="meta")
+    sigma = torch.ones(1, 2, requires_grad=True)
+    for backward in (False, True):
+        options = {"device": place, "backward": backward}
+        for op, call, more in (
+            (ops.conv2d, (x, w, bias), {"padding": 1, "activation": "relu"}),
+            (ops.conv_transpose2d, (x, w, bias), {"stride": 2, "activation": "tanh"}),
+            (ops.gaussian_blur2d, (x, 5, sigma), {}),
+            (ops.bilateral_blur, (x[:, :3], 5, 0.1, sigma), {}),
+            (ops.joint_bilateral_blur, (x[:, :3], x[:, 3:4], 5, 0.1, sigma), {}),
+        ):
+            text = ops.explain(op, *call, **more, **options)
+            assert ": chosen" in text and "no kernel" not in text
+
+
+def test_an_explanation_leaves_nothing_behind():
+    x, w = torch.rand(1, 8, 16, 16), torch.rand(4, 8, 3, 3)
+    expected = ops.conv2d(x, w)
+    ops.explain(ops.conv2d, x, w)
+    with pytest.raises(ZeroDivisionError):
+        native().explain(lambda: 1 // 0, 0)
+    assert torch.equal(ops.conv2d(x, w), expected)
+    # While there is one, the kernel is not run.
+    assert native().explain(lambda: ops.conv2d(x, w), 0).startswith("conv_direct: chosen (CPU")
+
+
+def test_sums_of_a_bias_without_activation_have_a_kernel_on_cpu():
+    x, w, bias = torch.empty(1, 8, 16, 16), torch.empty(4, 8, 3, 3), torch.empty(4)
+    text = steps(ops.explain(ops.conv2d, x, w, bias, backward=True))["activation gradient"]
+    assert text.splitlines() == [
+        "none: there is no activation", "activation_grad: chosen, for the sums alone",
+    ]  # fmt: skip
+
+
 def test_bad_arguments():
     x, w = torch.empty(1, 8, 16, 16), torch.empty(4, 8, 3, 3)
     with pytest.raises(ValueError, match="device must be"):
         ops.explain(ops.conv2d, x, w, device="tpu")
     with pytest.raises(ValueError, match="must be an operator"):
         ops.explain(torch.nn.functional.relu, x)
+    out = torch.empty(1, 4, 14, 14)
+    with pytest.raises(ValueError, match="conv2d_out"):  # its packed weight would be looked at
+        ops.explain(
+            NATIVE.conv2d_out, x, w, None, None, [1, 1], [0, 0], [1, 1], 1, "constant", "none", 0.0,
+            None, None, "before", "auto", out,
+        )  # fmt: skip
     with pytest.raises(ValueError, match="input"):
         ops.explain(ops.conv2d, x, torch.empty(4, 7, 3, 3))
 

@@ -73,7 +73,7 @@ RULES = {
         ),
     ),
     "module": (
-        {"module", "cpu", "params"},
+        {"module", "cpu", "params", "ops"},
         lambda header: is_standard(header) or header.startswith("pybind11/"),
     ),
 }
@@ -92,6 +92,8 @@ def test_cpp_files_include_only_what_their_layer_may():
                     problems.append(f"{place}: csrc/{layer(path)} must not include <{included}>")
             elif not target.is_file():
                 problems.append(f"{place}: {included} is not there")
+            elif layer(path) == "module" and layer(target) == "ops" and target.name != "explain.h":
+                problems.append(f"{place}: only ops/explain.h knows no torch")
             elif layer(target) not in layers:
                 problems.append(f"{place}: csrc/{layer(path)} must not use csrc/{layer(target)}")
     assert problems == []
@@ -108,7 +110,7 @@ def test_kernel_bodies_open_no_header():
     problems = []
     for path in CPP_FILES:
         if path.suffix == ".inl":
-            bodies = path.parent.name == "targets"  # targets/kernels.inl lists them, in their order
+            bodies = path.parent.name == "targets"  # targets/conv.inl lists conv's, in their order
             for number, included, _ in includes(path):
                 if not (bodies and included.startswith("../kernels/")):
                     problems.append(f"{name_of(path)}:{number}: includes {included}")
@@ -125,15 +127,28 @@ def test_kernel_bodies_ask_for_no_instruction_set():
 
 
 def test_targets_open_headers_before_their_region():
-    targets = sorted((CSRC / "cpu/targets").glob("*.cpp"))
-    assert targets
+    targets = sorted((CSRC / "cpu/targets").glob("*.h"))
+    assert len(targets) == 4  # a header for each instruction set, and vectors.h
     for path in targets:
         text = path.read_text()
         region = text.find("#pragma GCC target")
         if region >= 0:
-            inside = re.findall(r'#\s*include\s*["<]([^">]+)', text[region:])
-            assert inside == ["kernels.inl"], name_of(path)
+            inside = re.findall(r"#\s*include\s*(\S+)", text[region:])
+            assert inside == ["DENOISE_EXT_KERNELS"], name_of(path)
             assert text.count("GCC push_options") == text.count("GCC pop_options") == 1, path
+
+
+def test_every_target_compiles_every_group_of_kernels():
+    folder = CSRC / "cpu/targets"
+    sets = {path.stem for path in folder.glob("*.h")} - {"vectors"}
+    groups = {path.stem for path in folder.glob("*.inl")}
+    units = {path.stem for path in folder.glob("*.cpp")}
+    assert units == {f"{group}_{instructions}" for group in groups for instructions in sets}
+
+
+def test_product_code_asks_for_the_emulator_in_two_places():
+    asking = {name_of(path) for path in CPP_FILES if "EMULATE_CUDA" in path.read_text()}
+    assert asking == {"csrc/ops/register.h", "csrc/cuda/primitives.cuh"}
 
 
 # --- Python ----------------------------------------------------------------------------------

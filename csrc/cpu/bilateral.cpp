@@ -4,7 +4,8 @@
 #include <cmath>
 #include <limits>
 
-#include "isa.h"
+#include "bilateral_kernels.h"
+#include "sigma.h"
 
 namespace denoise_ext::cpu {
 namespace {
@@ -47,11 +48,6 @@ void list_taps(BilateralPlan& plan) {
         plan.taps.push_back({dy, dx, dy * plan.packed_cols + dx});
 }
 
-double sigma_at(const Tensor1& sigma, int64_t index) {
-  if (sigma.dtype == DType::kFloat64) return static_cast<const double*>(sigma.data)[index * sigma.stride];
-  return static_cast<const float*>(sigma.data)[index * sigma.stride];
-}
-
 void run_tasks(const BilateralPlan& plan, void (*task)(const BilateralPlan&, int64_t, void*),
                const Threads& threads) {
   for_each_block(threads, plan.tasks(), [&](int64_t index, Scratch& scratch) {
@@ -80,11 +76,11 @@ bool can_fuse(const BilateralParams& params, const BilateralTables<float>& power
 
 void run_float(BilateralPlan& plan, const Threads& threads) {
   const BilateralTables<float> powers(plan.params, plan.taps, kLog2E);
-  if (!can_fuse(plan.params, powers)) return run_general<float>(plan, kernels().bilateral_task_f32, threads);
+  if (!can_fuse(plan.params, powers)) return run_general<float>(plan, kernels().bilateral->task_f32, threads);
   plan.log2_space = powers.log_space.data();
   plan.log2_color_scale = powers.color_scale.data();
   plan.scratch_bytes += static_cast<size_t>(kFusedChannels * plan.packed_cols) * sizeof(float);
-  run_general<float>(plan, kernels().bilateral_fused_task, threads);
+  run_general<float>(plan, kernels().bilateral->fused_task, threads);
 }
 
 }  // namespace
@@ -113,7 +109,7 @@ template struct BilateralTables<double>;
 
 BilateralPlan make_bilateral_plan(const BilateralParams& params, bool enlarged, int64_t planes,
                                   int64_t rows) {
-  const int64_t element = params.input.dtype == DType::kFloat64 ? 8 : 4;
+  const int64_t element = accumulation_bytes(params.input.dtype);
   BilateralPlan plan{};
   plan.params = params;
   plan.images = params.input.size[0];
@@ -131,15 +127,19 @@ BilateralPlan make_bilateral_plan(const BilateralParams& params, bool enlarged, 
   return plan;
 }
 
-void run_bilateral(const BilateralParams& params, const Threads& threads) {
+void run(const BilateralParams& params, const Threads& threads) {
   const int64_t channels = params.input.size[1];
   BilateralPlan plan = make_bilateral_plan(
       params, false, params.guidance.size[1] + (is_joint(params) ? channels : 0), 1 + channels);
   if (params.input.dtype == DType::kFloat64) {
-    run_general<double>(plan, kernels().bilateral_task_f64, threads);
+    run_general<double>(plan, kernels().bilateral->task_f64, threads);
   } else {
     run_float(plan, threads);
   }
+}
+
+std::string explain(const BilateralParams&, const KernelTable& table) {
+  return chosen_line("bilateral_tile", table);
 }
 
 }  // namespace denoise_ext::cpu

@@ -18,10 +18,13 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <string>
 #include <vector>
 
+#include "../params/arithmetic.h"
 #include "../params/bilateral.h"
 #include "border.h"
+#include "isa.h"
 #include "threads.h"
 
 namespace denoise_ext::cpu {
@@ -95,7 +98,11 @@ struct BilateralTables {
 };
 
 // Tensors are on the CPU, sizes agree and are not zero, sigmas are positive.
-void run_bilateral(const BilateralParams& params, const Threads& threads);
-void run_bilateral_grad(const BilateralGradParams& params, const Threads& threads);
+void run(const BilateralParams& params, const Threads& threads);
+void run(const BilateralGradParams& params, const Threads& threads);
+
+// Which kernel run() takes.
+std::string explain(const BilateralParams& params, const KernelTable& table);
+std::string explain(const BilateralGradParams& params, const KernelTable& table);
 
 }  // namespace denoise_ext::cpu

@@ -2,7 +2,8 @@
 #include <algorithm>
 
 #include "bilateral.h"
-#include "isa.h"
+#include "bilateral_kernels.h"
+#include "sigma.h"
 
 namespace denoise_ext::cpu {
 namespace {
@@ -78,7 +79,7 @@ class Fold {
 // G / D and B of one image: (1, C + 1, H, W).
 Tensor4 scaled_view(void* data, const Tensor4& image) {
   const int64_t channels = image.size[1] + 1, height = image.size[2], width = image.size[3];
-  const DType dtype = image.dtype == DType::kFloat64 ? DType::kFloat64 : DType::kFloat32;
+  const DType dtype = accumulation_type(image.dtype);
   return {data, {1, channels, height, width}, {channels * height * width, height * width, width, 1}, dtype};
 }
 
@@ -86,18 +87,14 @@ Tensor4 scaled_view(void* data, const Tensor4& image) {
 void add_sigma_gradients(const BilateralGradParams& params, int64_t n, const std::vector<double>& partial) {
   double sums[3] = {};
   for (size_t i = 0; i < partial.size(); ++i) sums[i % 3] += partial[i];
-  const auto value = [](const Tensor1& sigma, int64_t i) {
-    return sigma.dtype == DType::kFloat64 ? static_cast<const double*>(sigma.data)[i * sigma.stride]
-                                          : static_cast<const float*>(sigma.data)[i * sigma.stride];
-  };
   if (params.grad_sigma_color != nullptr) {  // d^2 / sigma^3
     const int64_t i = params.forward.sigma_color.size == 1 ? 0 : n;
-    params.grad_sigma_color[i] += 2 * sums[0] / value(params.forward.sigma_color, i);
+    params.grad_sigma_color[i] += 2 * sums[0] / sigma_at(params.forward.sigma_color, i);
   }
   if (params.grad_sigma_space == nullptr) return;
   const int64_t row = params.forward.sigma_space.size == 2 ? 0 : n;
   for (int64_t axis = 0; axis < 2; ++axis) {  // dy^2 / sigma_y^3, dx^2 / sigma_x^3
-    const double sigma = value(params.forward.sigma_space, 2 * row + axis);
+    const double sigma = sigma_at(params.forward.sigma_space, 2 * row + axis);
     // Where sigma^3 underflows, so did every weight off the centre.
     if (const double sum = sums[1 + axis]; sum != 0)
       params.grad_sigma_space[2 * row + axis] += sum / sigma / sigma / sigma;
@@ -149,15 +146,19 @@ void run_grad(const BilateralGradParams& params, Task normalise, Task gather, co
 
 }  // namespace
 
-void run_bilateral_grad(const BilateralGradParams& params, const Threads& threads) {
+void run(const BilateralGradParams& params, const Threads& threads) {
   if (params.grad_sigma_color) std::fill_n(params.grad_sigma_color, params.forward.sigma_color.size, 0.0);
   if (params.grad_sigma_space) std::fill_n(params.grad_sigma_space, params.forward.sigma_space.size, 0.0);
-  const KernelTable& table = kernels();
+  const BilateralKernels& table = *kernels().bilateral;
   if (params.forward.input.dtype == DType::kFloat64) {
-    run_grad<double>(params, table.bilateral_normalise_task_f64, table.bilateral_grad_task_f64, threads);
+    run_grad<double>(params, table.normalise_task_f64, table.grad_task_f64, threads);
   } else {
-    run_grad<float>(params, table.bilateral_normalise_task_f32, table.bilateral_grad_task_f32, threads);
+    run_grad<float>(params, table.normalise_task_f32, table.grad_task_f32, threads);
   }
+}
+
+std::string explain(const BilateralGradParams&, const KernelTable& table) {
+  return chosen_line("bilateral_grad_tile", table);
 }
 
 }  // namespace denoise_ext::cpu

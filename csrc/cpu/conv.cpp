@@ -101,9 +101,9 @@ const char* conv_algorithm_obstacle(const ConvParams& params) {
   return algorithm == ConvAlgorithm::kDirect ? nullptr : winograd_obstacle(params);
 }
 
-std::string explain_conv(const ConvParams& params) {
+std::string explain(const ConvParams& params, const KernelTable& table) {
   const ConvAlgorithm chosen = choose_conv_algorithm(params);
-  std::string text = std::string(name_of(params, chosen)) + ": chosen (CPU, " + kernels().isa + ")";
+  std::string text = chosen_line(name_of(params, chosen), table);
   for (const ConvAlgorithm algorithm : kAlgorithms) {
     if (algorithm == chosen) continue;
     text += "\n" + std::string(name_of(params, algorithm)) + ": ";
@@ -119,7 +119,7 @@ std::string explain_conv(const ConvParams& params) {
   return text;
 }
 
-void run_conv(const ConvParams& params, const Threads& threads) {
+void run(const ConvParams& params, const Threads& threads) {
   const ConvAlgorithm algorithm = choose_conv_algorithm(params);
   if (algorithm == ConvAlgorithm::kDirect) return run_conv_direct(params, threads);
   run_winograd(winograd_outputs(algorithm), params, threads);

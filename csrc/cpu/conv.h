@@ -3,7 +3,8 @@
 
 #include <string>
 
-#include "../params/conv.h"
+#include "conv_params.h"
+#include "isa.h"
 #include "threads.h"
 
 namespace denoise_ext::cpu {
@@ -16,10 +17,10 @@ ConvAlgorithm choose_conv_algorithm(const ConvParams& params);
 const char* conv_algorithm_obstacle(const ConvParams& params);
 
 // A line per algorithm, the chosen one first, with the reason for the others.
-std::string explain_conv(const ConvParams& params);
+std::string explain(const ConvParams& params, const KernelTable& table);
 
 // Runs the whole convolution. Tensors are on the CPU, sizes agree (the ops layer checks them), and
 // conv_algorithm_obstacle() finds none.
-void run_conv(const ConvParams& params, const Threads& threads);
+void run(const ConvParams& params, const Threads& threads);
 
 }  // namespace denoise_ext::cpu

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <utility>
 
-#include "isa.h"
+#include "conv_kernels.h"
 #include "storage.h"
 #include "winograd_weight_grad.h"
 
@@ -18,14 +18,10 @@ constexpr int64_t kStripBytes = 16 * 1024;
 // Rows of about this many elements make a strip of the activation's gradient.
 constexpr int64_t kStripElements = 64 * 1024;
 
-int64_t element_size(DType dtype) {
-  return dtype == DType::kFloat64 ? 8 : 4;
-}
-
 // Fits a tile of both packed tensors, the coarse one `width` channels wide, into kTileBytes.
 void choose_tiles(ConvWeightGradPlan& plan, int64_t width) {
   const ConvWeightGradParams& p = plan.params;
-  const int64_t element = element_size(p.coarse.dtype);
+  const int64_t element = accumulation_bytes(p.coarse.dtype);
   plan.fine_channels = plan.partials.depthwise ? width : plan.partials.group_fine;
   plan.tile_rows = std::min(kTileRows, p.coarse.size[2]);
   plan.tile_cols = std::min(kTileCols, p.coarse.size[3]);
@@ -81,7 +77,7 @@ bool exchange_pays(const ConvWeightGradParams& p, int lanes) {
 
 ConvWeightGradPlan make_plan(const ConvWeightGradParams& given, const KernelTable& table) {
   ConvWeightGradPlan plan{};
-  const int lanes = table.vector_bytes / static_cast<int>(element_size(given.coarse.dtype));
+  const int lanes = table.vector_bytes / static_cast<int>(accumulation_bytes(given.coarse.dtype));
   const ConvWeightGradParams params = exchange_pays(given, lanes) ? exchanged(given) : given;
   plan.params = params;
   plan.partials = weight_grad_partials(params, lanes);
@@ -119,25 +115,28 @@ std::vector<T> negative_slopes(const ActivationGradParams& p) {
 
 }  // namespace
 
-std::string explain_conv_weight_grad(const ConvWeightGradParams& params) {
-  const std::string chosen = std::string(": chosen (CPU, ") + kernels().isa + ")";
+std::string explain(const ConvWeightGradParams& params, const KernelTable& table) {
   const char* obstacle = winograd_weight_grad_obstacle(params);
-  if (obstacle == nullptr) return "conv_weight_grad_winograd4" + chosen;
-  return "conv_weight_grad" + chosen + "\nconv_weight_grad_winograd4: " + obstacle;
+  if (obstacle == nullptr) return chosen_line("conv_weight_grad_winograd4", table);
+  return chosen_line("conv_weight_grad", table) + "\nconv_weight_grad_winograd4: " + obstacle;
 }
 
-void run_conv_weight_grad(const ConvWeightGradParams& params, const Threads& threads) {
+std::string explain(const ActivationGradParams& params, const KernelTable&) {
+  return explanation(params);
+}
+
+void run(const ConvWeightGradParams& params, const Threads& threads) {
   const KernelTable& table = kernels();
   if (winograd_weight_grad_obstacle(params) == nullptr)
     return run_winograd_weight_grad(params, table, threads);
   ConvWeightGradPlan plan = make_plan(params, table);
-  const auto task = params.coarse.dtype == DType::kFloat64 ? table.conv_weight_grad_task_f64
-                                                           : table.conv_weight_grad_task_f32;
+  const auto task = params.coarse.dtype == DType::kFloat64 ? table.conv->weight_grad_task_f64
+                                                           : table.conv->weight_grad_task_f32;
   run_weight_grad(plan.partials, plan.partials.tasks(), plan.scratch_bytes, threads,
                   [&](int64_t index, void* scratch) { task(plan, index, scratch); });
 }
 
-void run_activation_grad(const ActivationGradParams& params, const Threads& threads) {
+void run(const ActivationGradParams& params, const Threads& threads) {
   const int64_t channels = params.grad_output.size[1], rows = params.grad_output.size[2];
   ActivationGradPlan plan{};
   plan.params = params;
@@ -155,7 +154,8 @@ void run_activation_grad(const ActivationGradParams& params, const Threads& thre
     plan.partials = partials.data();
   }
   const KernelTable& table = kernels();
-  for_each_block(threads, strips, [&](int64_t strip, Scratch&) { table.activation_grad_strip(plan, strip); });
+  for_each_block(threads, strips,
+                 [&](int64_t strip, Scratch&) { table.conv->activation_grad_strip(plan, strip); });
   // In strip order, whatever the number of threads was.
   for (size_t i = 0; i < partials.size(); ++i)
     params.sums[i % static_cast<size_t>(2 * channels)] += partials[i];

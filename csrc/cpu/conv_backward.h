@@ -1,6 +1,6 @@
 // Gradients of the convolutions that are not convolutions themselves: of the weight, and of the
 // activation (with the channel sums for bias and PReLU). The gradient with respect to the input is
-// run_conv() (conv.h) with `transposed` flipped and the same weight.
+// run(const ConvParams&) (conv.h) with `transposed` flipped and the same weight.
 #pragma once
 
 #include <cstddef>
@@ -10,6 +10,7 @@
 
 #include "../params/conv.h"
 #include "conv_plan.h"
+#include "isa.h"
 #include "threads.h"
 #include "weight_grad_partials.h"
 
@@ -32,9 +33,9 @@ struct ConvWeightGradPlan {
 };
 
 // The algorithm that a call takes, and why not another.
-std::string explain_conv_weight_grad(const ConvWeightGradParams& params);
+std::string explain(const ConvWeightGradParams& params, const KernelTable& table);
 
-void run_conv_weight_grad(const ConvWeightGradParams& params, const Threads& threads);
+void run(const ConvWeightGradParams& params, const Threads& threads);
 
 // Rows are cut into strips; a strip's channel sums go to partials of its own, added in order.
 struct ActivationGradPlan {
@@ -44,6 +45,8 @@ struct ActivationGradPlan {
   double* partials;    // [strip][2][K], like params.sums; nullptr where no sums are wanted
 };
 
-void run_activation_grad(const ActivationGradParams& params, const Threads& threads);
+std::string explain(const ActivationGradParams& params, const KernelTable& table);
+
+void run(const ActivationGradParams& params, const Threads& threads);
 
 }  // namespace denoise_ext::cpu

@@ -14,14 +14,6 @@ constexpr char kTag[8] = "dx-pack";
 // A whole number of vectors of either accumulation type on every instruction set.
 constexpr int64_t kChannelMultiple = 16;
 
-DType accumulation_type(DType storage) {
-  return storage == DType::kFloat64 ? DType::kFloat64 : DType::kFloat32;
-}
-
-int64_t element_size(DType accumulation) {
-  return accumulation == DType::kFloat64 ? 8 : 4;
-}
-
 PackedWeightHeader make_header(const Tensor4& weight, ConvAlgorithm algorithm, const KernelTable& table) {
   PackedWeightHeader header{};
   std::memcpy(header.tag, kTag, sizeof kTag);
@@ -36,7 +28,7 @@ PackedWeightHeader make_header(const Tensor4& weight, ConvAlgorithm algorithm, c
 }  // namespace
 
 int64_t packed_weight_elements(const int64_t size[4], DType dtype, ConvAlgorithm algorithm) {
-  const int64_t header = static_cast<int64_t>(sizeof(PackedWeightHeader)) / element_size(dtype);
+  const int64_t header = static_cast<int64_t>(sizeof(PackedWeightHeader)) / accumulation_bytes(dtype);
   if (algorithm != ConvAlgorithm::kDirect)
     return header + winograd_weight_elements(winograd_outputs(algorithm), size[0], size[1]);
   const int64_t filters = divide_up(size[0], kChannelMultiple) * kChannelMultiple;
@@ -48,7 +40,7 @@ void pack_conv_weight(const Tensor4& weight, ConvAlgorithm algorithm, void* to, 
   const PackedWeightHeader header = make_header(weight, algorithm, table);
   // The buffer serves every instruction set, so that this one may leave some of it unused.
   const int64_t elements = packed_weight_elements(weight.size, weight.dtype, algorithm);
-  std::memset(to, 0, static_cast<size_t>(elements * element_size(header.accumulation)));
+  std::memset(to, 0, static_cast<size_t>(elements * accumulation_bytes(header.accumulation)));
   std::memcpy(to, &header, sizeof header);
   void* packed = static_cast<PackedWeightHeader*>(to) + 1;
   if (algorithm == ConvAlgorithm::kDirect) return pack_weight_direct(weight, table, packed);
@@ -65,7 +57,7 @@ const char* packed_weight_mismatch(const ConvParams& params, const KernelTable& 
   const DType accumulation = accumulation_type(params.weight.dtype);
   if (packed.dtype != accumulation) return "its dtype is not the weight's accumulation type";
   if (packed.stride != 1) return "it is not contiguous";
-  if (packed.size * element_size(accumulation) < static_cast<int64_t>(sizeof(PackedWeightHeader)))
+  if (packed.size * accumulation_bytes(accumulation) < static_cast<int64_t>(sizeof(PackedWeightHeader)))
     return "it is not a result of conv2d_pack";
   const PackedWeightHeader& header = packed_weight_header(params);
   if (std::memcmp(header.tag, kTag, sizeof kTag) != 0) return "it is not a result of conv2d_pack";

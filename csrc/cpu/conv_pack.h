@@ -4,7 +4,7 @@
 
 #include <cstdint>
 
-#include "../params/conv.h"
+#include "conv_params.h"
 #include "threads.h"
 
 namespace denoise_ext::cpu {

@@ -6,6 +6,7 @@
 #include <map>
 #include <utility>
 
+#include "conv_kernels.h"
 #include "conv_pack.h"
 #include "isa.h"
 #include "storage.h"
@@ -386,9 +387,9 @@ void run_conv_direct(const ConvParams& params, const Threads& threads) {
   const KernelTable& table = kernels();
   ConvPlan plan = make_conv_plan(params, table);
   if (is_double(plan)) {
-    run_plan<double>(plan, table.conv_task_f64, threads);
+    run_plan<double>(plan, table.conv->task_f64, threads);
   } else {
-    run_plan<float>(plan, table.conv_task_f32, threads);
+    run_plan<float>(plan, table.conv->task_f32, threads);
   }
 }
 

@@ -15,7 +15,8 @@
 #include <cstdint>
 #include <vector>
 
-#include "../params/conv.h"
+#include "../params/arithmetic.h"
+#include "conv_params.h"
 #include "threads.h"
 
 namespace denoise_ext::cpu {
@@ -97,10 +98,6 @@ struct ConvPlan {
 
   int64_t tasks() const { return params.output.size[0] * slices * tasks_per_slice; }
 };
-
-inline int64_t divide_up(int64_t a, int64_t b) {
-  return (a + b - 1) / b;
-}
 
 // Spreads the vectors that hold `channels` evenly over as few register blocks as possible.
 std::vector<ChannelBlock> channel_blocks(int64_t channels, int lanes, int accumulators);

@@ -4,7 +4,8 @@
 #include <cmath>
 #include <vector>
 
-#include "isa.h"
+#include "gaussian_kernels.h"
+#include "sigma.h"
 
 namespace denoise_ext::cpu {
 namespace {
@@ -137,11 +138,6 @@ void append(std::vector<T>& to, const std::vector<double>& values) {
   for (const double value : values) to.push_back(static_cast<T>(value));
 }
 
-double sigma_at(const Tensor1& sigma, int64_t index) {
-  if (sigma.dtype == DType::kFloat64) return static_cast<const double*>(sigma.data)[index * sigma.stride];
-  return static_cast<const float*>(sigma.data)[index * sigma.stride];
-}
-
 // Fills the plan's tables; `adjoint` and `gradient` say which it needs besides the taps.
 template <class T>
 GaussianTables<T> make_tables(GaussianPlan& plan, const Tensor1& sigma, const int64_t (&kernel_size)[2],
@@ -189,7 +185,7 @@ GaussianPlan make_plan(const Tensor4& input, const Tensor4& output, const Tensor
   set_radius(plan, kernel_size);
   const int64_t rows = 2 * plan.radius[0] + 1, cols = 2 * plan.radius[1] + 1;  // of the window
   const int64_t channels = input.size[1], width = input.size[3];
-  const int64_t element = input.dtype == DType::kFloat64 ? 8 : 4;
+  const int64_t element = accumulation_bytes(input.dtype);
   plan.channels = channels > 1 && output.stride[1] == 1 ? std::min(channels, kSliceChannels) : 1;
   plan.slices = divide_up(channels, plan.channels);
   const int64_t room = kRingBytes / (element * rows) / kRowElements * kRowElements;
@@ -284,16 +280,16 @@ void run_dense(const GaussianParams& params, const Threads& threads) {
   GaussianPlan plan = make_dense_plan(params, threads.count);
   if (params.input.dtype == DType::kUInt8) {
     const auto tables = make_tables<uint16_t>(plan, params.sigma, params.kernel_size, false, false);
-    run_tasks(plan, kernels().gaussian_dense_task_u8, threads);
+    run_tasks(plan, kernels().gaussian->dense_task_u8, threads);
   } else {
     const auto tables = make_tables<float>(plan, params.sigma, params.kernel_size, false, false);
-    run_tasks(plan, kernels().gaussian_dense_task_f32, threads);
+    run_tasks(plan, kernels().gaussian->dense_task_f32, threads);
   }
 }
 
 }  // namespace
 
-void run_gaussian(const GaussianParams& params, const Threads& threads) {
+void run(const GaussianParams& params, const Threads& threads) {
   if (has_dense_rows(params)) return run_dense(params, threads);
   GaussianPlan plan =
       make_plan(params.input, params.output, params.sigma, params.kernel_size, params.border, params.adjoint);
@@ -304,14 +300,14 @@ void run_gaussian(const GaussianParams& params, const Threads& threads) {
   set_strips(plan, std::max(lowest, wanted));
   if (plan.input.dtype == DType::kFloat64) {
     const auto tables = make_tables<double>(plan, params.sigma, params.kernel_size, params.adjoint, false);
-    run_tasks(plan, kernels().gaussian_task_f64, threads);
+    run_tasks(plan, kernels().gaussian->task_f64, threads);
   } else {
     const auto tables = make_tables<float>(plan, params.sigma, params.kernel_size, params.adjoint, false);
-    run_tasks(plan, kernels().gaussian_task_f32, threads);
+    run_tasks(plan, kernels().gaussian->task_f32, threads);
   }
 }
 
-void run_gaussian_sigma_grad(const GaussianSigmaGradParams& params, const Threads& threads) {
+void run(const GaussianSigmaGradParams& params, const Threads& threads) {
   GaussianPlan plan =
       make_plan(params.input, params.grad_output, params.sigma, params.kernel_size, params.border, true);
   set_strips(plan, std::max(kStripRows, kStripKernels * (2 * plan.radius[0] + 1)));
@@ -319,10 +315,10 @@ void run_gaussian_sigma_grad(const GaussianSigmaGradParams& params, const Thread
   plan.partial_sums = partial_sums.data();
   if (plan.input.dtype == DType::kFloat64) {
     const auto tables = make_tables<double>(plan, params.sigma, params.kernel_size, false, true);
-    run_tasks(plan, kernels().gaussian_sigma_task_f64, threads);
+    run_tasks(plan, kernels().gaussian->sigma_task_f64, threads);
   } else {
     const auto tables = make_tables<float>(plan, params.sigma, params.kernel_size, false, true);
-    run_tasks(plan, kernels().gaussian_sigma_task_f32, threads);
+    run_tasks(plan, kernels().gaussian->sigma_task_f32, threads);
   }
   std::fill_n(params.grad_sigma, params.sigma.size, 0.0);
   const int64_t tasks_per_image = plan.tasks() / plan.input.size[0];
@@ -331,6 +327,14 @@ void run_gaussian_sigma_grad(const GaussianSigmaGradParams& params, const Thread
     sums[0] += partial_sums[static_cast<size_t>(2 * task)];
     sums[1] += partial_sums[static_cast<size_t>(2 * task + 1)];
   }
+}
+
+std::string explain(const GaussianParams& params, const KernelTable& table) {
+  return chosen_line(has_dense_rows(params) ? "gaussian_dense" : "gaussian_ring", table);
+}
+
+std::string explain(const GaussianSigmaGradParams&, const KernelTable& table) {
+  return chosen_line("gaussian_sigma_ring", table);
 }
 
 }  // namespace denoise_ext::cpu

@@ -17,9 +17,12 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <string>
 
+#include "../params/arithmetic.h"
 #include "../params/gaussian.h"
 #include "border.h"
+#include "isa.h"
 #include "threads.h"
 
 namespace denoise_ext::cpu {
@@ -68,8 +71,12 @@ inline int64_t edge_row(int64_t position, int64_t extent, int64_t radius) {
 }
 
 // Tensors are on the CPU, sizes agree and are not zero, sigmas are positive.
-void run_gaussian(const GaussianParams& params, const Threads& threads);
+void run(const GaussianParams& params, const Threads& threads);
 // Sums are kept in double and added in a fixed order, whatever the number of threads.
-void run_gaussian_sigma_grad(const GaussianSigmaGradParams& params, const Threads& threads);
+void run(const GaussianSigmaGradParams& params, const Threads& threads);
+
+// Which kernel run() takes.
+std::string explain(const GaussianParams& params, const KernelTable& table);
+std::string explain(const GaussianSigmaGradParams& params, const KernelTable& table);
 
 }  // namespace denoise_ext::cpu

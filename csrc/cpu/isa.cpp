@@ -4,15 +4,35 @@
 #include <cstdlib>
 #include <stdexcept>
 
+#include "targets/vectors.h"
+
 namespace denoise_ext::cpu {
 
-extern const KernelTable kBaselineKernels;
+// Defined in targets/*.cpp.
+extern const ConvKernels kBaselineConv;
+extern const WinogradKernels kBaselineWinograd;
+extern const GaussianKernels kBaselineGaussian;
+extern const BilateralKernels kBaselineBilateral;
 #if defined(__x86_64__)
-extern const KernelTable kAvx2Kernels;
-extern const KernelTable kAvx512Kernels;
+extern const ConvKernels kAvx2Conv, kAvx512Conv;
+extern const WinogradKernels kAvx2Winograd, kAvx512Winograd;
+extern const GaussianKernels kAvx2Gaussian, kAvx512Gaussian;
+extern const BilateralKernels kAvx2Bilateral, kAvx512Bilateral;
 #endif
 
 namespace {
+
+#define DENOISE_EXT_TABLE_OF(Isa)                                               \
+  {                                                                             \
+      k##Isa##Vectors.isa, k##Isa##Vectors.bytes, k##Isa##Vectors.accumulators, \
+      &k##Isa##Conv,       &k##Isa##Winograd,     &k##Isa##Gaussian,            \
+      &k##Isa##Bilateral}
+
+constexpr KernelTable kBaseline = DENOISE_EXT_TABLE_OF(Baseline);
+#if defined(__x86_64__)
+constexpr KernelTable kAvx2 = DENOISE_EXT_TABLE_OF(Avx2);
+constexpr KernelTable kAvx512 = DENOISE_EXT_TABLE_OF(Avx512);
+#endif
 
 // Tables this processor can run, best first.
 std::vector<const KernelTable*> supported_tables() {
@@ -22,10 +42,10 @@ std::vector<const KernelTable*> supported_tables() {
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
   const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-  if (avx512) tables.push_back(&kAvx512Kernels);
-  if (avx2) tables.push_back(&kAvx2Kernels);
+  if (avx512) tables.push_back(&kAvx512);
+  if (avx2) tables.push_back(&kAvx2);
 #endif
-  tables.push_back(&kBaselineKernels);
+  tables.push_back(&kBaseline);
   return tables;
 }
 
@@ -56,6 +76,10 @@ const KernelTable& kernels() {
     current.store(table, std::memory_order_release);
   }
   return *table;
+}
+
+std::string chosen_line(const std::string& kernel, const KernelTable& table) {
+  return kernel + ": chosen (CPU, " + table.isa + ")";
 }
 
 std::vector<std::string> isa_available() {

@@ -96,6 +96,14 @@ struct StoreAs<uint8_t> {
   }
 };
 
+// What sums of a storage type are kept in (uint8 and 16-bit types: float32), and the bytes of an element.
+constexpr DType accumulation_type(DType storage) {
+  return storage == DType::kFloat64 ? DType::kFloat64 : DType::kFloat32;
+}
+constexpr int64_t accumulation_bytes(DType storage) {
+  return storage == DType::kFloat64 ? 8 : 4;
+}
+
 // Calls f with a value of the storage type that `dtype` names.
 template <class F>
 void with_storage(DType dtype, const F& f) {

@@ -68,7 +68,7 @@ void cut_weight_grad(WeightGradPartials& partials, std::vector<ChannelBlock> blo
   for (const ChannelBlock& block : blocks) widest = std::max<int64_t>(widest, block.vectors);
   partials.blocks = std::move(blocks);
   partials.elements = taps(partials) * partials.group_fine * widest * partials.lanes;
-  const int64_t element = partials.grad_weight.dtype == DType::kFloat64 ? 8 : 4;
+  const int64_t element = accumulation_bytes(partials.grad_weight.dtype);
   const int64_t per_chunk =
       partials.groups * static_cast<int64_t>(partials.blocks.size()) * partials.elements * element;
   partials.chunks =
@@ -78,7 +78,7 @@ void cut_weight_grad(WeightGradPartials& partials, std::vector<ChannelBlock> blo
 
 void run_weight_grad(WeightGradPartials& partials, int64_t tasks, size_t scratch_bytes,
                      const Threads& threads, const std::function<void(int64_t, void*)>& task) {
-  const size_t element = partials.grad_weight.dtype == DType::kFloat64 ? 8 : 4;
+  const auto element = static_cast<size_t>(accumulation_bytes(partials.grad_weight.dtype));
   const size_t bytes = static_cast<size_t>(partials.tasks() * partials.elements) * element;
   // Kept from call to call as a thread's scratch is, unless it is large.
   static thread_local Scratch kept;

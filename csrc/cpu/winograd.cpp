@@ -7,6 +7,7 @@
 #include "conv_pack.h"
 #include "isa.h"
 #include "weight_cache.h"
+#include "winograd_kernels.h"
 
 namespace denoise_ext::cpu {
 namespace {
@@ -177,7 +178,7 @@ void pack_weight(int outputs, const ConvParams& params, const KernelTable& table
   const int lanes = table.vector_bytes / static_cast<int>(sizeof(float));
   plan.blocks = channel_blocks(plan.filters, lanes, table.accumulators);
   plan.to = to;
-  const auto pack = outputs == 4 ? table.winograd_pack_4 : table.winograd_pack_6;
+  const auto pack = outputs == 4 ? table.winograd->pack_4 : table.winograd->pack_6;
   for_each_block(threads, plan.channels, [&](int64_t channel, Scratch&) { pack(plan, channel); });
 }
 
@@ -252,7 +253,7 @@ void run_winograd(int outputs, const ConvParams& params, const Threads& threads)
       plan.weight = weight;
     }
   }
-  const auto block = outputs == 4 ? table.winograd_block_4 : table.winograd_block_6;
+  const auto block = outputs == 4 ? table.winograd->block_4 : table.winograd->block_6;
   for_each_block_ahead(threads, plan.tasks(), [&](int64_t index, int64_t next, Scratch& scratch) {
     block(plan, index, next, scratch.reserve(plan.scratch_bytes));
   });

@@ -15,7 +15,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "../params/conv.h"
+#include "conv_params.h"
 #include "conv_plan.h"
 #include "storage.h"
 #include "threads.h"

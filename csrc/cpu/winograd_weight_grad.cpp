@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "isa.h"
+#include "winograd_kernels.h"
 
 namespace denoise_ext::cpu {
 namespace {
@@ -89,7 +90,7 @@ void run_winograd_weight_grad(const ConvWeightGradParams& params, const KernelTa
   WinogradWeightGradPlan plan = make_plan(params, table);
   run_weight_grad(
       plan.partials, plan.tasks(), plan.scratch_bytes, threads,
-      [&](int64_t index, void* scratch) { table.winograd_weight_grad_task(plan, index, scratch); });
+      [&](int64_t index, void* scratch) { table.winograd->weight_grad_task(plan, index, scratch); });
 }
 
 }  // namespace denoise_ext::cpu

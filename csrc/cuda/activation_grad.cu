@@ -96,12 +96,12 @@ int parts_of(const ActivationGradParams& p, const DeviceLimits& limits) {
 
 }  // namespace
 
-int64_t activation_grad_workspace_bytes(const ActivationGradParams& params, const DeviceLimits& limits) {
+int64_t workspace_bytes(const ActivationGradParams& params, const DeviceLimits& limits) {
   if (params.sums == nullptr) return 0;
   return 2 * params.grad_output.size[1] * parts_of(params, limits) * static_cast<int64_t>(sizeof(double));
 }
 
-int activation_grad(const ActivationGradParams& params, const LaunchContext& context) {
+int run(const ActivationGradParams& params, const LaunchContext& context) {
   const int parts = parts_of(params, context.limits);
   const int64_t channels = params.grad_output.size[1];
   double* partials = params.sums == nullptr ? nullptr : static_cast<double*>(context.workspace);

@@ -7,6 +7,7 @@
 // Per tap and three channels: 5 subtractions and additions of the distance, 1 multiplication by the scale, 2
 // for the exponent, 1 exponential, 4 for the sums: 13 instructions, and a quarter of the loads. Shared
 // memory: radius 5, three channels: 42 x 42 x 16 bytes = 28 KiB.
+#include "../params/arithmetic.h"
 #include "bilateral_tile.cuh"
 #include "bilateral_variants.h"
 #include "common.cuh"
@@ -212,14 +213,13 @@ bool with_kernel(const BilateralParams& p, const F& f) {
 }
 
 int launch_tiles(const BilateralParams& params, const Purpose& purpose, void* stream) {
-  const auto ceil_div = [](int64_t a, int64_t b) { return (a + b - 1) / b; };
-  const int64_t tiles_x = ceil_div(params.input.size[3], kCols);
-  const int64_t tiles = tiles_x * ceil_div(params.input.size[2], kRows);
+  const int64_t tiles_x = divide_up(params.input.size[3], kCols);
+  const int64_t tiles = tiles_x * divide_up(params.input.size[2], kRows);
   int code = static_cast<int>(cudaErrorInvalidValue);
   with_kernel(params, [&](auto layout, auto kernel) {
     using Layout = decltype(layout);
     constexpr int64_t kMost = 65535;
-    const int64_t parts = ceil_div(params.input.size[1], Layout::kChannels);
+    const int64_t parts = divide_up(params.input.size[1], Layout::kChannels);
     const dim3 grid(static_cast<unsigned>(tiles),
                     static_cast<unsigned>(purpose.images < kMost ? purpose.images : kMost),
                     static_cast<unsigned>(parts < kMost ? parts : kMost));

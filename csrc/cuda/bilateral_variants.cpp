@@ -1,22 +1,18 @@
 // The bilateral kernels and how one is chosen (host code, no CUDA).
 #include "bilateral_variants.h"
 
+#include "cost.h"
 #include "variants.h"
 
 namespace denoise_ext::cuda {
 namespace {
 
-// Microseconds for so many instructions in each of 128 lanes per multiprocessor at 1.5 GHz.
+// An instruction of a lane takes as long as a multiply-add.
 double instruction_cost(const BilateralParams& p, double per_tap, const DeviceLimits& limits) {
   const double taps = static_cast<double>(p.kernel_size[0]) * static_cast<double>(p.kernel_size[1]);
   const double pixels = static_cast<double>(p.input.size[0]) * static_cast<double>(p.input.size[2]) *
                         static_cast<double>(p.input.size[3]);
-  return pixels * taps * per_tap / (128.0 * 1500.0 * limits.multiprocessors);
-}
-
-template <class Params>
-const char* always(const Params&, const DeviceLimits&) {
-  return nullptr;
+  return multiply_cost(pixels * taps * per_tap, 1, limits);
 }
 
 // About 40 instructions a tap for addresses and borders, and as many per channel read.
@@ -52,28 +48,27 @@ const Variant<BilateralGradParams> kBilateralGradVariants[] = {
 
 }  // namespace
 
-int bilateral(const BilateralParams& params, const LaunchContext& context) {
+int run(const BilateralParams& params, const LaunchContext& context) {
   return choose(kBilateralVariants, params, context.limits).launch(params, context);
 }
 
-int64_t bilateral_workspace_bytes(const BilateralParams& params, const DeviceLimits& limits) {
+int64_t workspace_bytes(const BilateralParams& params, const DeviceLimits& limits) {
   return workspace_of(kBilateralVariants, params, limits);
 }
 
-void bilateral_explain(const BilateralParams& params, const DeviceLimits& limits, char* text, int bytes) {
+void explain(const BilateralParams& params, const DeviceLimits& limits, char* text, int bytes) {
   explain(kBilateralVariants, params, limits, text, bytes);
 }
 
-int bilateral_grad(const BilateralGradParams& params, const LaunchContext& context) {
+int run(const BilateralGradParams& params, const LaunchContext& context) {
   return choose(kBilateralGradVariants, params, context.limits).launch(params, context);
 }
 
-int64_t bilateral_grad_workspace_bytes(const BilateralGradParams& params, const DeviceLimits& limits) {
+int64_t workspace_bytes(const BilateralGradParams& params, const DeviceLimits& limits) {
   return workspace_of(kBilateralGradVariants, params, limits);
 }
 
-void bilateral_grad_explain(const BilateralGradParams& params, const DeviceLimits& limits, char* text,
-                            int bytes) {
+void explain(const BilateralGradParams& params, const DeviceLimits& limits, char* text, int bytes) {
   explain(kBilateralGradVariants, params, limits, text, bytes);
 }
 

@@ -4,8 +4,10 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "../params/arithmetic.h"
 #include "../params/conv.h"
 #include "../params/launch.h"
+#include "cost.h"
 
 namespace denoise_ext::cuda {
 
@@ -37,28 +39,11 @@ inline bool wide_output(const ConvParams& p) {
   return has_wide_pixels(p.output) && (p.residual.data == nullptr || has_wide_pixels(p.residual));
 }
 
-// Microseconds to move so many bytes between memory and the chip: 4.3 TB/s over 132 multiprocessors, the
-// measured copy bandwidth of an H200; only the ratio to compute_cost matters for a choice.
-inline double memory_cost(double bytes, const DeviceLimits& limits) {
-  return bytes / (32.6e3 * limits.multiprocessors);
-}
-
-// Microseconds for so many float multiply-adds, when `share` of the 128 lanes per multiprocessor at
-// 1.5 GHz do one every clock.
-inline double multiply_cost(double products, double share, const DeviceLimits& limits) {
-  return products / (128.0 * 1500.0 * limits.multiprocessors * share);
-}
-
 inline double tensor_bytes(const Tensor4& t) {
   if (t.data == nullptr) return 0;
   double bytes = static_cast<double>(element_bytes(t.dtype));
   for (const int64_t size : t.size) bytes *= static_cast<double>(size);
   return bytes;
-}
-
-// The same on the tensor cores, which do 8 times as many products of 16-bit elements.
-inline double tensor_cost(double products, double share, const DeviceLimits& limits) {
-  return multiply_cost(products / 8.0, share, limits);
 }
 
 // Input, output and residual, each once.
@@ -72,9 +57,5 @@ inline size_t in_arena(size_t bytes) {
 }
 
 constexpr int64_t kMostBlocks = (int64_t{1} << 31) - 1;  // in a grid's first dimension
-
-inline int64_t ceil_div(int64_t a, int64_t b) {
-  return (a + b - 1) / b;
-}
 
 }  // namespace denoise_ext::cuda

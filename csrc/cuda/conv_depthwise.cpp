@@ -38,16 +38,16 @@ DepthwiseRows depthwise_rows(const ConvParams& p) {
   t.vectors_log2 = vectors <= 1   ? 0
                    : vectors == 2 ? 1
                    : vectors <= 4 ? 2
-                                  : (ceil_div(vectors, 8) * 8 <= ceil_div(vectors, 4) * 4 ? 3 : 2);
+                                  : (divide_up(vectors, 8) * 8 <= divide_up(vectors, 4) * 4 ? 3 : 2);
   t.vectors = 1 << t.vectors_log2;
   t.rows = stride == 1 ? 8 : 4;
   t.cols = DepthwiseRows::kPixels * 32 / t.vectors;
   t.in_rows = (t.rows - 1) * stride + kh;
   t.in_cols = (t.cols - 1) * stride + kw;
   t.slots = t.in_cols + (t.in_cols - 1) / (DepthwiseRows::kPixels * stride);
-  t.tiles_x = ceil_div(p.output.size[3], t.cols);
-  t.tiles_y = ceil_div(p.output.size[2], t.rows);
-  t.channel_blocks = ceil_div(vectors, t.vectors);
+  t.tiles_x = divide_up(p.output.size[3], t.cols);
+  t.tiles_y = divide_up(p.output.size[2], t.rows);
+  t.channel_blocks = divide_up(vectors, t.vectors);
   const size_t channels = static_cast<size_t>(t.vectors * lanes);
   t.shared_bytes = in_arena(16 * static_cast<size_t>(t.in_rows * t.slots * t.vectors)) +
                    in_arena(4 * channels * static_cast<size_t>(kh * kw)) + 2 * in_arena(4 * channels);
@@ -59,8 +59,8 @@ DepthwisePlanes depthwise_planes(const ConvParams& p) {
   DepthwisePlanes t{};
   t.in_rows = (DepthwisePlanes::kRows - 1) * stride + static_cast<int>(p.weight.size[2]);
   t.in_cols = (DepthwisePlanes::kCols - 1) * stride + static_cast<int>(p.weight.size[3]);
-  t.tiles_x = ceil_div(p.output.size[3], DepthwisePlanes::kCols);
-  t.tiles_y = ceil_div(p.output.size[2], DepthwisePlanes::kRows);
+  t.tiles_x = divide_up(p.output.size[3], DepthwisePlanes::kCols);
+  t.tiles_y = divide_up(p.output.size[2], DepthwisePlanes::kRows);
   t.shared_bytes = in_arena(4 * static_cast<size_t>(t.in_rows * t.in_cols)) +
                    in_arena(4 * static_cast<size_t>(p.weight.size[2] * p.weight.size[3])) +
                    in_arena(4 * DepthwisePlanes::kRows * DepthwisePlanes::kCols);

@@ -18,11 +18,11 @@ ConvFirstTensor conv_first_tensor(const ConvParams& p) {
   ConvFirstTensor t{};
   t.channel_pairs = p.input.size[1] <= 2 ? 1 : 2;
   t.steps = (taps(p) * t.channel_pairs + 7) / 8;
-  t.channel_blocks = static_cast<int>(ceil_div(p.output.size[1], 32));
+  t.channel_blocks = static_cast<int>(divide_up(p.output.size[1], 32));
   t.in_rows = ConvFirstTensor::kRows + static_cast<int>(p.weight.size[2]) - 1;
   t.in_cols = ConvFirstTensor::kCols + static_cast<int>(p.weight.size[3]) - 1;
-  t.tiles_x = ceil_div(p.output.size[3], ConvFirstTensor::kCols);
-  t.tiles_y = ceil_div(p.output.size[2], ConvFirstTensor::kRows);
+  t.tiles_x = divide_up(p.output.size[3], ConvFirstTensor::kCols);
+  t.tiles_y = divide_up(p.output.size[2], ConvFirstTensor::kRows);
   t.tiles = p.output.size[0] * t.tiles_x * t.tiles_y;
   const auto channels = static_cast<size_t>(t.channel_blocks) * 32;
   t.shared_bytes = in_arena(channels * static_cast<size_t>(t.steps) * 32) + 2 * in_arena(4 * channels) +
@@ -33,16 +33,16 @@ ConvFirstTensor conv_first_tensor(const ConvParams& p) {
 
 ConvFirstFloat conv_first_float(const ConvParams& p) {
   ConvFirstFloat t{};
-  const int64_t vectors = ceil_div(p.output.size[1], 4);
-  t.vectors = vectors <= 2                                             ? 2
-              : vectors <= 4                                           ? 4
-              : ceil_div(vectors, 16) * 16 <= ceil_div(vectors, 8) * 8 ? 16
-                                                                       : 8;
+  const int64_t vectors = divide_up(p.output.size[1], 4);
+  t.vectors = vectors <= 2                                               ? 2
+              : vectors <= 4                                             ? 4
+              : divide_up(vectors, 16) * 16 <= divide_up(vectors, 8) * 8 ? 16
+                                                                         : 8;
   t.in_rows = ConvFirstFloat::kRows + static_cast<int>(p.weight.size[2]) - 1;
   t.in_pitch = ConvFirstFloat::kCols + 4;  // 4 more columns: kernels up to 5 wide
-  t.tiles_x = ceil_div(p.output.size[3], ConvFirstFloat::kCols);
-  t.tiles_y = ceil_div(p.output.size[2], ConvFirstFloat::kRows);
-  t.channel_blocks = ceil_div(vectors, t.vectors);
+  t.tiles_x = divide_up(p.output.size[3], ConvFirstFloat::kCols);
+  t.tiles_y = divide_up(p.output.size[2], ConvFirstFloat::kRows);
+  t.channel_blocks = divide_up(vectors, t.vectors);
   const auto channels = static_cast<size_t>(t.vectors) * 4;
   const auto inputs = static_cast<size_t>(p.input.size[1]);
   t.shared_bytes = in_arena(4 * inputs * static_cast<size_t>(t.in_rows * t.in_pitch)) +

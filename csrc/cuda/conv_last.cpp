@@ -7,9 +7,9 @@ namespace denoise_ext::cuda {
 
 ConvLastTensor conv_last_tensor(const ConvParams& p) {
   ConvLastTensor t{};
-  t.channel_blocks = static_cast<int>(ceil_div(p.input.size[1], 32));
+  t.channel_blocks = static_cast<int>(divide_up(p.input.size[1], 32));
   t.matrices = p.output.size[1] <= 2 ? 1 : 2;
-  t.strips_x = ceil_div(p.output.size[3], ConvLastTensor::kStrip);
+  t.strips_x = divide_up(p.output.size[3], ConvLastTensor::kStrip);
   t.rows = p.output.size[0] * t.strips_x * p.output.size[2];
   // Two k-steps of 16 channels per block, 3 kernel rows, 8 bytes per lane and matrix; 32 pixels of
   // 8 * matrices sums, and 2 floats between pixels.
@@ -21,8 +21,8 @@ ConvLastTensor conv_last_tensor(const ConvParams& p) {
 
 ConvLastFloat conv_last_float(const ConvParams& p) {
   ConvLastFloat t{};
-  t.tiles_x = ceil_div(p.output.size[3], ConvLastFloat::kCols);
-  t.tiles_y = ceil_div(p.output.size[2], ConvLastFloat::kRows);
+  t.tiles_x = divide_up(p.output.size[3], ConvLastFloat::kCols);
+  t.tiles_y = divide_up(p.output.size[2], ConvLastFloat::kRows);
   t.shared_bytes =
       in_arena(4 * (ConvLastFloat::kRows + 2) * (ConvLastFloat::kCols + 2) * ConvLastFloat::kPitch) +
       in_arena(4 * 9 * ConvLastFloat::kChannels * static_cast<size_t>(p.output.size[1]));

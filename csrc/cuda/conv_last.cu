@@ -189,9 +189,9 @@ int launch_tensor(const ConvParams& p, const LaunchContext& context) {
   // every run reads.
   constexpr int64_t kFewestRows = 8, kWarps = ConvLastTensor::kWarps;
   const int64_t most = 4 * static_cast<int64_t>(context.limits.multiprocessors) * kWarps;
-  const int64_t share = ceil_div(t.rows, most);
+  const int64_t share = divide_up(t.rows, most);
   const int64_t rows_per_warp = share > kFewestRows ? share : kFewestRows;
-  const dim3 grid(static_cast<unsigned>(ceil_div(t.rows, rows_per_warp * kWarps)));
+  const dim3 grid(static_cast<unsigned>(divide_up(t.rows, rows_per_warp * kWarps)));
   const auto kernel =
       t.matrices == 1 ? conv_last_tensor_kernel<Storage, 1> : conv_last_tensor_kernel<Storage, 2>;
   return launch(kernel, grid, dim3(kTensorThreads), t.shared_bytes, context.stream, p, t, rows_per_warp);

@@ -38,8 +38,8 @@ size_t apply(const Choice& choice, RowRingPlan& plan) {
 
 int64_t row_groups(const ConvParams& p, const RowRingPlan& plan, bool large) {
   const RowRingTile tile = row_ring_tile(plan.element_bytes, plan.kernel, large);
-  return plan.output_blocks * p.output.size[0] * ceil_div(p.output.size[2], tile.rows) *
-         ceil_div(p.output.size[3], tile.width);
+  return plan.output_blocks * p.output.size[0] * divide_up(p.output.size[2], tile.rows) *
+         divide_up(p.output.size[3], tile.width);
 }
 
 }  // namespace
@@ -75,9 +75,9 @@ RowRingPlan row_ring_plan(const ConvParams& p, const DeviceLimits& limits) {
   const int64_t reach = p.transposed ? plan.kernel - 1 : 0;
   plan.top = static_cast<int>(p.transposed ? reach - p.padding[0] : p.padding[0]);
   plan.left = static_cast<int>(p.transposed ? reach - p.padding[1] : p.padding[1]);
-  plan.output_blocks = static_cast<int>(ceil_div(p.output.size[1], kRowRingOutputs));
-  plan.chunks =
-      static_cast<int>(ceil_div(p.input.size[1], row_ring_tile(plan.element_bytes, plan.kernel, true).chunk));
+  plan.output_blocks = static_cast<int>(divide_up(p.output.size[1], kRowRingOutputs));
+  plan.chunks = static_cast<int>(
+      divide_up(p.input.size[1], row_ring_tile(plan.element_bytes, plan.kernel, true).chunk));
   plan.vector_input =
       has_wide_pixels(p.input) && (p.input_mask.saved.data == nullptr || has_wide_pixels(p.input_mask.saved));
   plan.vector_output = has_wide_pixels(p.output);
@@ -106,7 +106,7 @@ double row_ring_cost(const ConvParams& p, const DeviceLimits& limits) {
   const double taps = static_cast<double>(plan.kernel) * plan.kernel;
   const int64_t step = 32 / plan.element_bytes;  // channels that one matrix product sums over
   const double products =
-      pixels * outputs * static_cast<double>(ceil_div(p.input.size[1], step) * step) * taps;
+      pixels * outputs * static_cast<double>(divide_up(p.input.size[1], step) * step) * taps;
   // Each block of output channels reads the input anew. Single elements instead of 16 bytes at a time
   // take about three times as long.
   const double read = plan.output_blocks * tensor_bytes(p.input) * (plan.vector_input ? 1.2 : 3.0);

@@ -19,12 +19,12 @@ Phases conv_transpose_phases(const ConvParams& p) {
   Phases t{};
   t.kh = static_cast<int>(p.weight.size[2]);
   t.kw = static_cast<int>(p.weight.size[3]);
-  t.chunks = static_cast<int>(ceil_div(p.input.size[1] * element_bytes(p.input.dtype), Phases::kPixelBytes));
-  t.channel_blocks = static_cast<int>(ceil_div(p.output.size[1], Phases::kOutputs));
+  t.chunks = static_cast<int>(divide_up(p.input.size[1] * element_bytes(p.input.dtype), Phases::kPixelBytes));
+  t.channel_blocks = static_cast<int>(divide_up(p.output.size[1], Phases::kOutputs));
   t.first_row = p.padding[0] / 2;
   t.first_col = p.padding[1] / 2;
-  t.tiles_x = ceil_div(cells(p, 1), Phases::kCols);
-  t.tiles_y = ceil_div(cells(p, 0), Phases::kRows);
+  t.tiles_x = divide_up(cells(p, 1), Phases::kCols);
+  t.tiles_y = divide_up(cells(p, 0), Phases::kRows);
   t.shared_bytes = in_arena(static_cast<size_t>(t.kh * t.kw) * Phases::kTapBytes) +
                    in_arena((Phases::kRows + 1) * (Phases::kCols + 1) * Phases::kPitchBytes) +
                    2 * in_arena(4 * Phases::kOutputs);

@@ -12,17 +12,6 @@
 namespace denoise_ext::cuda {
 namespace {
 
-template <class Params>
-const char* always(const Params&, const DeviceLimits&) {
-  return nullptr;
-}
-
-// Microseconds for so many multiply-adds at one per clock in each of 128 lanes per multiprocessor at
-// 1.5 GHz, of which a kernel without any reuse in registers reaches about an eighth.
-double unblocked_cost(double products, const DeviceLimits& limits) {
-  return products / (128.0 * limits.multiprocessors * 1500.0 / 8.0);
-}
-
 double direct_cost(const ConvParams& p, const DeviceLimits& limits) {
   const double outputs = static_cast<double>(p.output.size[0]) * static_cast<double>(p.output.size[1]) *
                          static_cast<double>(p.output.size[2]) * static_cast<double>(p.output.size[3]);
@@ -31,7 +20,8 @@ double direct_cost(const ConvParams& p, const DeviceLimits& limits) {
   if (p.transposed) products /= static_cast<double>(p.stride[0] * p.stride[1]);
   // Where there are few products the same bytes have to be moved as by any other kernel.
   const double memory = memory_cost(traffic_bytes(p), limits);
-  const double arithmetic = unblocked_cost(outputs * products, limits);
+  // Without any reuse in registers a kernel reaches about an eighth of the multiply-adds.
+  const double arithmetic = multiply_cost(outputs * products, 1.0 / 8, limits);
   return memory > arithmetic ? memory : arithmetic;
 }
 
@@ -49,18 +39,22 @@ const Variant<ConvParams> kConvVariants[] = {
 };
 
 // A mask on the input has no say: it is there only if what would run without it can apply it.
-const Variant<ConvParams>& chosen(ConvParams params, const DeviceLimits& limits) {
+ConvParams unmasked(ConvParams params) {
   params.input_mask = {};
-  return choose(kConvVariants, params, limits);
+  return params;
+}
+
+const Variant<ConvParams>& chosen(const ConvParams& params, const DeviceLimits& limits) {
+  return choose(kConvVariants, unmasked(params), limits);
 }
 
 }  // namespace
 
-int conv(const ConvParams& params, const LaunchContext& context) {
+int run(const ConvParams& params, const LaunchContext& context) {
   return chosen(params, context.limits).launch(params, context);
 }
 
-int64_t conv_workspace_bytes(const ConvParams& params, const DeviceLimits& limits) {
+int64_t workspace_bytes(const ConvParams& params, const DeviceLimits& limits) {
   const Variant<ConvParams>& variant = chosen(params, limits);
   return variant.workspace_bytes == nullptr ? 0 : variant.workspace_bytes(params, limits);
 }
@@ -69,8 +63,12 @@ bool conv_masks_input(const ConvParams& params, const DeviceLimits& limits) {
   return chosen(params, limits).launch == conv_rowring_launch;
 }
 
-void conv_explain(const ConvParams& params, const DeviceLimits& limits, char* text, int bytes) {
-  explain(kConvVariants, params, limits, text, bytes);
+void explain(const ActivationGradParams& params, const DeviceLimits&, char* text, int bytes) {
+  std::snprintf(text, static_cast<size_t>(bytes), "%s", explanation(params));
+}
+
+void explain(const ConvParams& params, const DeviceLimits& limits, char* text, int bytes) {
+  explain(kConvVariants, unmasked(params), limits, text, bytes);
 }
 
 }  // namespace denoise_ext::cuda

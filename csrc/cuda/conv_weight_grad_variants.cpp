@@ -33,13 +33,9 @@ int64_t accumulator_bytes(const ConvWeightGradParams& p) {
 
 // Enough parts to fill the device, no more than there are pieces of work, within the workspace.
 int parts_for(const ConvWeightGradParams& p, int64_t blocks, int64_t pieces, const DeviceLimits& limits) {
-  const int64_t wanted = ceil_div(kResidentBlocks * limits.multiprocessors, blocks);
+  const int64_t wanted = divide_up(kResidentBlocks * limits.multiprocessors, blocks);
   const int64_t affordable = kWorkspaceBytes / (results(p) * accumulator_bytes(p));
   return static_cast<int>(std::max<int64_t>(1, std::min({wanted, pieces, affordable, int64_t{65535}})));
-}
-
-const char* always(const ConvWeightGradParams&, const DeviceLimits&) {
-  return nullptr;
 }
 
 // Lane operations for the place of one element: divisions in 64 bits, which are mostly short.
@@ -75,8 +71,8 @@ double direct_cost(const ConvWeightGradParams& p, const DeviceLimits& limits) {
 // Every tap and tile locates and reads its elements of both tensors again.
 double tiled_cost(const ConvWeightGradParams& p, const DeviceLimits& limits) {
   const double taps = static_cast<double>(p.grad_weight.size[2] * p.grad_weight.size[3]);
-  const double coarse_tiles = static_cast<double>(ceil_div(p.coarse.size[1] / p.groups, kWeightGradTile));
-  const double fine_tiles = static_cast<double>(ceil_div(p.grad_weight.size[1], kWeightGradTile));
+  const double coarse_tiles = static_cast<double>(divide_up(p.coarse.size[1] / p.groups, kWeightGradTile));
+  const double fine_tiles = static_cast<double>(divide_up(p.grad_weight.size[1], kWeightGradTile));
   const double tiles = coarse_tiles * fine_tiles * static_cast<double>(p.groups);
   const double steps = coarse_pixels(p) * taps * tiles;
   const double coarse = tensor_bytes(p.coarse) + tensor_bytes(p.coarse_mask.saved);
@@ -110,8 +106,8 @@ const char* mma_cannot_run(const ConvWeightGradParams& p, const DeviceLimits& li
 double mma_cost(const ConvWeightGradParams& p, const DeviceLimits& limits) {
   const double coarse = tensor_bytes(p.coarse) + tensor_bytes(p.coarse_mask.saved);
   const double bytes =
-      coarse * static_cast<double>(ceil_div(p.fine.size[1], kWeightGradMmaFine)) +
-      tensor_bytes(p.fine) * static_cast<double>(ceil_div(p.coarse.size[1], kWeightGradMmaCoarse));
+      coarse * static_cast<double>(divide_up(p.fine.size[1], kWeightGradMmaFine)) +
+      tensor_bytes(p.fine) * static_cast<double>(divide_up(p.coarse.size[1], kWeightGradMmaCoarse));
   return std::max(memory_cost(bytes, limits), multiply_cost(product_count(p), 4.0, limits));
 }
 
@@ -128,36 +124,35 @@ const Variant<ConvWeightGradParams> kVariants[] = {
 }  // namespace
 
 int64_t weight_grad_tiled_blocks(const ConvWeightGradParams& p) {
-  return p.groups * ceil_div(p.coarse.size[1] / p.groups, kWeightGradTile) *
-         ceil_div(p.grad_weight.size[1], kWeightGradTile) * p.grad_weight.size[2] * p.grad_weight.size[3];
+  return p.groups * divide_up(p.coarse.size[1] / p.groups, kWeightGradTile) *
+         divide_up(p.grad_weight.size[1], kWeightGradTile) * p.grad_weight.size[2] * p.grad_weight.size[3];
 }
 
 int weight_grad_tiled_parts(const ConvWeightGradParams& p, const DeviceLimits& limits) {
   // A part of fewer than 256 pixels would cost more in adding up than it brings.
   const int64_t pixels = p.coarse.size[0] * p.coarse.size[2] * p.coarse.size[3];
-  return parts_for(p, weight_grad_tiled_blocks(p), ceil_div(pixels, 256), limits);
+  return parts_for(p, weight_grad_tiled_blocks(p), divide_up(pixels, 256), limits);
 }
 
 int64_t weight_grad_mma_blocks(const ConvWeightGradParams& p) {
-  return ceil_div(p.coarse.size[1], kWeightGradMmaCoarse) * ceil_div(p.fine.size[1], kWeightGradMmaFine);
+  return divide_up(p.coarse.size[1], kWeightGradMmaCoarse) * divide_up(p.fine.size[1], kWeightGradMmaFine);
 }
 
 int weight_grad_mma_parts(const ConvWeightGradParams& p, const DeviceLimits& limits) {
   const int64_t segments =
-      p.coarse.size[0] * p.coarse.size[2] * ceil_div(p.coarse.size[3], kWeightGradMmaPixels);
+      p.coarse.size[0] * p.coarse.size[2] * divide_up(p.coarse.size[3], kWeightGradMmaPixels);
   return parts_for(p, weight_grad_mma_blocks(p), segments, limits);
 }
 
-int conv_weight_grad(const ConvWeightGradParams& params, const LaunchContext& context) {
+int run(const ConvWeightGradParams& params, const LaunchContext& context) {
   return choose(kVariants, params, context.limits).launch(params, context);
 }
 
-int64_t conv_weight_grad_workspace_bytes(const ConvWeightGradParams& params, const DeviceLimits& limits) {
+int64_t workspace_bytes(const ConvWeightGradParams& params, const DeviceLimits& limits) {
   return workspace_of(kVariants, params, limits);
 }
 
-void conv_weight_grad_explain(const ConvWeightGradParams& params, const DeviceLimits& limits, char* text,
-                              int bytes) {
+void explain(const ConvWeightGradParams& params, const DeviceLimits& limits, char* text, int bytes) {
   explain(kVariants, params, limits, text, bytes);
 }
 

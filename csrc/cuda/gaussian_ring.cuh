@@ -9,6 +9,7 @@
 // 16 sums, 4 values, 7 taps, and addresses: at most 128 per thread, two blocks of 256 threads.
 #pragma once
 
+#include "../params/arithmetic.h"
 #include "gaussian.cuh"
 
 namespace denoise_ext::cuda {
@@ -328,26 +329,25 @@ bool plan_gaussian_ring(GaussianRing& p, const int64_t (&kernel_size)[2], const 
   const bool interleaved = channels > 1 && layout.stride[1] == 1;
   p.slice = interleaved ? static_cast<int>(channels < kMostSlice ? channels : kMostSlice) : 1;
   p.staged = interleaved && !sigma_gradient;
-  const auto ceil_div = [](int64_t a, int64_t b) { return (a + b - 1) / b; };
-  p.groups = static_cast<int>(ceil_div(width, 4) < kMostGroups / p.slice ? ceil_div(width, 4)
-                                                                         : kMostGroups / p.slice);
+  p.groups = static_cast<int>(divide_up(width, 4) < kMostGroups / p.slice ? divide_up(width, 4)
+                                                                          : kMostGroups / p.slice);
   const auto bytes = [&] {
     p.pitch = 4 * p.groups + (2 * p.radius[1] + 3) / 4 * 4;
     return static_cast<int64_t>(gaussian_ring_bytes<Acc>(p));
   };
   while (bytes() > limits.shared_bytes && p.groups > 2) p.groups = (p.groups + 1) / 2;
   if (bytes() > limits.shared_bytes) return false;
-  p.slices = static_cast<int>(ceil_div(channels, p.slice));
-  p.tiles = static_cast<int>(ceil_div(width, p.columns()));
+  p.slices = static_cast<int>(divide_up(channels, p.slice));
+  p.tiles = static_cast<int>(divide_up(width, p.columns()));
   // Enough strips to fill the device once, but each several times as high as what its neighbour filters
   // again.
   const int64_t resident = limits.multiprocessors * (limits.shared_bytes / bytes());
-  const int64_t wanted = ceil_div(resident, p.input.size[0] * p.slices * p.tiles);
-  int64_t rows = ceil_div(height, wanted);
+  const int64_t wanted = divide_up(resident, p.input.size[0] * p.slices * p.tiles);
+  int64_t rows = divide_up(height, wanted);
   const int64_t lowest = 2 * kernel_size[0] > 2 * kStepRows ? 2 * kernel_size[0] : 2 * kStepRows;
-  rows = ceil_div(rows > lowest ? rows : lowest, kStepRows) * kStepRows;
+  rows = divide_up(rows > lowest ? rows : lowest, kStepRows) * kStepRows;
   p.strip_rows = static_cast<int>(rows);
-  p.strips = static_cast<int>(ceil_div(height, rows));
+  p.strips = static_cast<int>(divide_up(height, rows));
   return true;
 }
 

@@ -1,6 +1,7 @@
 // The Gaussian kernels and how one is chosen (host code, no CUDA).
 #include "gaussian_variants.h"
 
+#include "cost.h"
 #include "variants.h"
 
 namespace denoise_ext::cuda {
@@ -13,12 +14,7 @@ double pixels_of(const Tensor4& t) {
          static_cast<double>(t.size[3]);
 }
 
-// Microseconds for so many multiply-adds at one per clock in each of 128 lanes per multiprocessor at
-// 1.5 GHz. The ring reaches about a half of that, a thread per pixel a sixteenth.
-double multiply_cost(double products, double share, const DeviceLimits& limits) {
-  return products / (128.0 * 1500.0 * limits.multiprocessors * share);
-}
-
+// The ring reaches about a half of the multiply-adds that a device can do, a thread per pixel a sixteenth.
 template <class Params>
 double ring_cost(const Params& p, const DeviceLimits& limits) {
   const double taps = static_cast<double>(p.kernel_size[0]) + static_cast<double>(p.kernel_size[1]);
@@ -30,11 +26,6 @@ double direct_cost(const Params& p, const DeviceLimits& limits) {
   const double taps = static_cast<double>(p.kernel_size[0]) * static_cast<double>(p.kernel_size[1]);
   // Even for a kernel of one tap the tables cost another launch, about 2 microseconds.
   return 2 + multiply_cost(pixels_of(p.input) * taps, 1.0 / 16, limits);
-}
-
-template <class Params>
-const char* always(const Params&, const DeviceLimits&) {
-  return nullptr;
 }
 
 const char* ring_cannot(const GaussianParams& p, const DeviceLimits& limits) {
@@ -58,29 +49,27 @@ const Variant<GaussianSigmaGradParams> kSigmaGradVariants[] = {
 
 }  // namespace
 
-int gaussian(const GaussianParams& params, const LaunchContext& context) {
+int run(const GaussianParams& params, const LaunchContext& context) {
   return choose(kGaussianVariants, params, context.limits).launch(params, context);
 }
 
-int64_t gaussian_workspace_bytes(const GaussianParams& params, const DeviceLimits& limits) {
+int64_t workspace_bytes(const GaussianParams& params, const DeviceLimits& limits) {
   return workspace_of(kGaussianVariants, params, limits);
 }
 
-void gaussian_explain(const GaussianParams& params, const DeviceLimits& limits, char* text, int bytes) {
+void explain(const GaussianParams& params, const DeviceLimits& limits, char* text, int bytes) {
   explain(kGaussianVariants, params, limits, text, bytes);
 }
 
-int gaussian_sigma_grad(const GaussianSigmaGradParams& params, const LaunchContext& context) {
+int run(const GaussianSigmaGradParams& params, const LaunchContext& context) {
   return choose(kSigmaGradVariants, params, context.limits).launch(params, context);
 }
 
-int64_t gaussian_sigma_grad_workspace_bytes(const GaussianSigmaGradParams& params,
-                                            const DeviceLimits& limits) {
+int64_t workspace_bytes(const GaussianSigmaGradParams& params, const DeviceLimits& limits) {
   return workspace_of(kSigmaGradVariants, params, limits);
 }
 
-void gaussian_sigma_grad_explain(const GaussianSigmaGradParams& params, const DeviceLimits& limits,
-                                 char* text, int bytes) {
+void explain(const GaussianSigmaGradParams& params, const DeviceLimits& limits, char* text, int bytes) {
   explain(kSigmaGradVariants, params, limits, text, bytes);
 }
 

@@ -31,48 +31,42 @@ __device__ __forceinline__ uint32_t shared_address(const void* pointer) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
 }
 
-template <int N>
-__device__ __forceinline__ void ldmatrix(uint32_t (&r)[N], const void* row) {
+// `form`: how many matrices, and ".trans" for their transposes.
+#define DENOISE_EXT_LDMATRIX(form, registers, ...)                         \
+  asm volatile("ldmatrix.sync.aligned.m8n8." form ".shared.b16 " registers \
+               : __VA_ARGS__                                               \
+               : "r"(address)                                              \
+               : "memory")
+#define DENOISE_EXT_LDMATRIX_OR_TRANS(form, registers, ...)      \
+  if constexpr (kTransposed)                                     \
+    DENOISE_EXT_LDMATRIX(form ".trans", registers, __VA_ARGS__); \
+  else                                                           \
+    DENOISE_EXT_LDMATRIX(form, registers, __VA_ARGS__)
+
+template <bool kTransposed, int N>
+__device__ __forceinline__ void load_matrices(uint32_t (&r)[N], const void* row) {
   static_assert(N == 1 || N == 2 || N == 4, "ldmatrix loads 1, 2 or 4 matrices");
   const uint32_t address = shared_address(row);
   if constexpr (N == 4) {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-                 : "r"(address)
-                 : "memory");
+    DENOISE_EXT_LDMATRIX_OR_TRANS("x4", "{%0, %1, %2, %3}, [%4];", "=r"(r[0]), "=r"(r[1]), "=r"(r[2]),
+                                  "=r"(r[3]));
   } else if constexpr (N == 2) {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0, %1}, [%2];"
-                 : "=r"(r[0]), "=r"(r[1])
-                 : "r"(address)
-                 : "memory");
+    DENOISE_EXT_LDMATRIX_OR_TRANS("x2", "{%0, %1}, [%2];", "=r"(r[0]), "=r"(r[1]));
   } else {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%0}, [%1];"
-                 : "=r"(r[0])
-                 : "r"(address)
-                 : "memory");
+    DENOISE_EXT_LDMATRIX_OR_TRANS("x1", "{%0}, [%1];", "=r"(r[0]));
   }
 }
 
+#undef DENOISE_EXT_LDMATRIX_OR_TRANS
+#undef DENOISE_EXT_LDMATRIX
+
+template <int N>
+__device__ __forceinline__ void ldmatrix(uint32_t (&r)[N], const void* row) {
+  load_matrices<false>(r, row);
+}
 template <int N>
 __device__ __forceinline__ void ldmatrix_trans(uint32_t (&r)[N], const void* row) {
-  static_assert(N == 1 || N == 2 || N == 4, "ldmatrix loads 1, 2 or 4 matrices");
-  const uint32_t address = shared_address(row);
-  if constexpr (N == 4) {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-                 : "r"(address)
-                 : "memory");
-  } else if constexpr (N == 2) {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0, %1}, [%2];"
-                 : "=r"(r[0]), "=r"(r[1])
-                 : "r"(address)
-                 : "memory");
-  } else {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x1.trans.shared.b16 {%0}, [%1];"
-                 : "=r"(r[0])
-                 : "r"(address)
-                 : "memory");
-  }
+  load_matrices<true>(r, row);
 }
 
 // ---- Matrix multiply-accumulate: c += a b, c in float ----

@@ -21,14 +21,15 @@ struct Variant {
   int (*launch)(const Params& params, const LaunchContext& context);
 };
 
-#if defined(DENOISE_EXT_EMULATE_CUDA)
-// For tests, which run every variant that can take a call (tests/cuda_emulator/runtime/torch_hooks.cpp).
-double emulated_cost(const char* variant, double cost);
-#else
-inline double emulated_cost(const char*, double cost) {
-  return cost;
+// A cannot_run for the variant that takes any call.
+template <class Params>
+const char* always(const Params&, const DeviceLimits&) {
+  return nullptr;
 }
-#endif
+
+// The cost that counts in a comparison: `cost`. Tests, which run every variant that can take a call, link
+// another definition (tests/cuda_emulator/runtime/torch_hooks.cpp).
+double compared_cost(const char* variant, double cost);
 
 // The cheapest variant that can run. Every table ends with one that always can.
 template <class Params, int kCount>
@@ -38,7 +39,7 @@ const Variant<Params>& choose(const Variant<Params> (&table)[kCount], const Para
   double best_cost = 0;
   for (const Variant<Params>& variant : table) {
     if (variant.cannot_run(params, limits) != nullptr) continue;
-    const double cost = emulated_cost(variant.name, variant.cost(params, limits));
+    const double cost = compared_cost(variant.name, variant.cost(params, limits));
     if (best == nullptr || cost < best_cost) {
       best = &variant;
       best_cost = cost;

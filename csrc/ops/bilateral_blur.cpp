@@ -1,4 +1,6 @@
 // torch.ops.denoise_ext.bilateral_blur, joint_bilateral_blur and their gradients.
+#include "../cpu/bilateral.h"
+#include "../params/bilateral.h"
 #include "device.h"
 #include "filters.h"
 #include "register.h"
@@ -66,7 +68,7 @@ Tensor filter(const BilateralArguments& arguments, const Tensor& input, const Te
   CheckedParams checked = checked_params(arguments, input, guidance, Device::kCuda);
   Tensor output = empty_like_image(input);
   checked.params.output = view4(output, arguments.op, "output", Access::kWrite);
-  if (output.numel() > 0) Device::bilateral(checked.params, input, arguments.op);
+  if (output.numel() > 0) Device::compute(checked.params, input, arguments.op);
   return output;
 }
 
@@ -118,7 +120,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> joint_bilateral_blur_backward(
   if (output_mask[3]) params.grad_sigma_space = space_sums.data;
   const bool wanted = output_mask[0] || output_mask[1] || output_mask[2] || output_mask[3];
   if (input.numel() > 0) {
-    if (wanted) Device::bilateral_grad(params, input, kOp);
+    if (wanted) Device::compute(params, input, kOp);
   } else if (output_mask[1]) {
     torch::stable::zero_(grad_guidance);  // input may lack channels that the guidance has
   }

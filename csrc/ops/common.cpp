@@ -2,6 +2,8 @@
 
 #include <sstream>
 
+#include "explain.h"
+
 namespace denoise_ext::ops {
 
 cpu::Threads torch_threads() {
@@ -28,11 +30,12 @@ DType to_dtype(ScalarType type, const char* op, const char* argument) {
 
 namespace {
 
-void* data_of(const Tensor& tensor, [[maybe_unused]] Access access) {
-#if defined(DENOISE_EXT_EMULATE_CUDA)
-  emulated_use(tensor, access);
-#endif
-  return tensor.data_ptr();
+// In an explanation a tensor has no memory, but it is given: a null pointer would mean that it is not. 256
+// is as aligned as what torch allocates.
+void* data_of(const Tensor& tensor, Access access) {
+  void* data = memory_of(tensor, access);
+  if (data != nullptr || Explanation::current() == nullptr) return data;
+  return reinterpret_cast<void*>(uintptr_t{256});
 }
 
 }  // namespace

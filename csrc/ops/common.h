@@ -29,10 +29,9 @@ cpu::Threads torch_threads();
 // and writes what is there.
 enum class Access { kRead, kWrite, kUpdate };
 
-#if defined(DENOISE_EXT_EMULATE_CUDA)
-// Tells the emulator's memory checker which memory a kernel may touch (tests/cuda_emulator).
-void emulated_use(const Tensor& tensor, Access access);
-#endif
+// The tensor's memory, which a kernel is about to use. Tests link another definition, which keeps account
+// of it (tests/cuda_emulator/runtime/torch_hooks.cpp).
+void* memory_of(const Tensor& tensor, Access access);
 
 // The kernel's view of a tensor. Raises for a dtype the kernels do not know.
 DType to_dtype(ScalarType type, const char* op, const char* argument);

@@ -126,10 +126,8 @@ void check_result(const ConvParams& p, const char* op, const char* name, const T
   const Tensor4 residual = is_same_view(result, p.residual) ? Tensor4{} : p.residual;
   check_no_overlap({name, result},
                    {{input_name, p.input},
-                    {"coarse", p.coarse},
                     {"residual", residual},
                     {"weight", p.weight},
-                    named("packed_weight", p.packed_weight),
                     named("bias", p.bias),
                     named("prelu_weight", p.prelu_weight)},
                    op);

@@ -1,4 +1,5 @@
 // torch.ops.denoise_ext.conv2d: fused convolution + bias + residual + activation.
+#include "../cpu/conv.h"
 #include "conv.h"
 #include "device.h"
 #include "register.h"
@@ -20,10 +21,10 @@ Tensor conv2d(const Tensor& input, const Tensor& weight, const std::optional<Ten
   check_conv_arguments(arguments, input, weight);
   const auto sizes = conv_output_sizes(arguments, input, weight);
   Tensor output = empty4(input, sizes, is_channels_last(input) || is_channels_last(weight));
-  ConvParams params = conv_params(arguments, input, weight, output);
+  typename Device::ConvParams params{conv_params(arguments, input, weight, output), {}};
   set_epilogue(params, kOp, bias, activation, negative_slope, prelu_weight, input);
   set_residual(params, kOp, residual, residual_position, input);
-  if (output.numel() > 0) Device::conv(params, input, kOp);
+  if (output.numel() > 0) Device::compute(params, input, kOp);
   return output;
 }
 

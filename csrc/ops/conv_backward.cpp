@@ -4,6 +4,8 @@
 // convolution with the same weight for the input, and the weight's gradient, in which the two
 // operators differ only in which tensor is the coarse one. Where the CUDA kernels of the latter two can
 // read grad_output through the activation's mask, the first step and its temporary tensor drop out.
+#include "../cpu/conv_backward.h"
+#include "../cpu/conv.h"
 #include "conv.h"
 #include "device.h"
 #include "register.h"
@@ -77,7 +79,7 @@ ActivationGradients activation_gradients(const char* op, const Tensor& grad_outp
     const Tensor1 view = view1(torch::stable::view(sums, {flat.data(), 1}), op, "sums", Access::kUpdate);
     params.sums = static_cast<double*>(const_cast<void*>(view.data));
   }
-  if (grad_output.numel() > 0) Device::activation_grad(params, grad_output, op);
+  if (grad_output.numel() > 0) Device::compute(params, grad_output, op);
   if (need_bias) result.bias = gradient_from_sums(sums, 0, size[1], grad_output);
   if (need_prelu) result.prelu_weight = gradient_from_sums(sums, 1, params.prelu_weight.size, grad_output);
   return result;
@@ -106,6 +108,14 @@ struct Division {
   bool bias_with_weight;  // the step for the weight adds up the bias' gradient too
 };
 
+template <class Device>
+bool masks_input([[maybe_unused]] const ConvParams& params, [[maybe_unused]] const Tensor& input,
+                 [[maybe_unused]] const char* op) {
+  if constexpr (Device::kCuda)
+    return cuda::conv_masks_input(cuda::ConvParams{params, {}}, Device::limits(input, op));
+  return false;
+}
+
 // CUDA's kernels for conv2d can read grad_output through a mask and have its sums at hand.
 template <class Device>
 Division divide(const ConvArguments& arguments, const ActivationGradParams& activation, const Wanted& wanted,
@@ -115,8 +125,8 @@ Division divide(const ConvArguments& arguments, const ActivationGradParams& acti
   const bool able = Device::kCuda && !arguments.transposed;
   bool masked = able && !wanted.preactivation && is_mask(activation);
   if (masked && wanted.input)
-    masked = Device::conv_masks_input(input_gradient_params(arguments, grad_output, weight, grad_input),
-                                      input, arguments.op);
+    masked = masks_input<Device>(input_gradient_params(arguments, grad_output, weight, grad_input), input,
+                                 arguments.op);
   Division division{};
   if (masked) division.mask = mask_of(activation);
   division.copies = !identity && !masked && (wanted.input || wanted.weight || wanted.preactivation);
@@ -135,7 +145,7 @@ void weight_gradient(const ConvArguments& arguments, const Tensor& grad, const D
     torch::stable::zero_(result.weight);
     return;
   }
-  ConvWeightGradParams params{};
+  typename Device::ConvWeightGradParams params{};
   params.coarse = view4(arguments.transposed ? input : grad, arguments.op, "input");
   params.fine = view4(arguments.transposed ? grad : input, arguments.op, "input");
   params.grad_weight = view4(result.weight, arguments.op, "grad_weight", Access::kWrite);
@@ -146,13 +156,29 @@ void weight_gradient(const ConvArguments& arguments, const Tensor& grad, const D
   }
   params.groups = arguments.groups;
   params.precision = arguments.precision;
-  params.coarse_mask = division.mask;
-  if (division.bias_with_weight) {
-    const std::array<int64_t, 1> sizes{params.coarse.size[1]};
-    result.bias = torch::stable::new_empty(input, {sizes.data(), 1});
-    params.grad_bias = const_cast<void*>(view1(result.bias, arguments.op, "grad_bias", Access::kWrite).data);
+  if constexpr (Device::kCuda) {
+    params.coarse_mask = division.mask;
+    if (division.bias_with_weight) {
+      const std::array<int64_t, 1> sizes{params.coarse.size[1]};
+      result.bias = torch::stable::new_empty(input, {sizes.data(), 1});
+      params.grad_bias =
+          const_cast<void*>(view1(result.bias, arguments.op, "grad_bias", Access::kWrite).data);
+    }
   }
-  Device::conv_weight_grad(params, input, arguments.op);
+  explain_step("weight gradient");
+  Device::compute(params, input, arguments.op);
+}
+
+// Why the activation's gradient takes no kernel; where it takes one, that one says so itself.
+void explain_activation(bool identity, const Division& division) {
+  Explanation* explanation = Explanation::current();
+  if (explanation == nullptr) return;
+  explain_step("activation gradient");
+  if (identity) {
+    explanation->add("none: there is no activation");
+  } else if (division.mask.saved.data != nullptr) {
+    explanation->add("none: the kernels below read grad_output through the activation's mask");
+  }
 }
 
 template <class Device>
@@ -176,15 +202,18 @@ ConvGradients conv_gradients(const ConvArguments& arguments, const Tensor& grad_
                           is_channels_last(input) || is_channels_last(weight));
   const Division division =
       divide<Device>(arguments, activation_params, wanted, grad_output, input, weight, result.input);
+  explain_activation(identity, division);
   const ActivationGradients activated = activation_gradients<Device>(
       arguments.op, grad_output, identity ? grad_output : *saved, activation_params, division.copies,
       wanted.bias && !division.bias_with_weight, wanted.prelu_weight);
   result.bias = activated.bias;
   result.prelu_weight = activated.prelu_weight;
   if (wanted.input && result.input.numel() > 0) {
-    ConvParams params = input_gradient_params(arguments, activated.preactivation, weight, result.input);
-    params.input_mask = division.mask;
-    Device::conv(params, input, arguments.op);
+    typename Device::ConvParams params{
+        input_gradient_params(arguments, activated.preactivation, weight, result.input), {}};
+    if constexpr (Device::kCuda) params.input_mask = division.mask;
+    explain_step("input gradient");
+    Device::compute(params, input, arguments.op);
   }
   if (wanted.weight)
     weight_gradient<Device>(arguments, activated.preactivation, division, input, weight, result);

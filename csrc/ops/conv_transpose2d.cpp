@@ -1,5 +1,6 @@
 // torch.ops.denoise_ext.conv_transpose2d: transposed convolution + bias + activation, by phases; and
 // conv_transpose2d_out, into a given tensor, with a residual, for a caller that owns its memory.
+#include "../cpu/conv.h"
 #include "conv.h"
 #include "device.h"
 #include "register.h"
@@ -21,9 +22,9 @@ Tensor conv_transpose2d(const Tensor& input, const Tensor& weight, const std::op
   check_conv_arguments(arguments, input, weight);
   const auto sizes = conv_output_sizes(arguments, input, weight);
   Tensor output = empty4(input, sizes, is_channels_last(input) || is_channels_last(weight));
-  ConvParams params = conv_params(arguments, input, weight, output);
+  typename Device::ConvParams params{conv_params(arguments, input, weight, output), {}};
   set_epilogue(params, kOp, bias, activation, negative_slope, prelu_weight, input);
-  if (output.numel() > 0) Device::conv(params, input, kOp);
+  if (output.numel() > 0) Device::compute(params, input, kOp);
   return output;
 }
 
@@ -42,7 +43,7 @@ void conv_transpose2d_out(const Tensor& input, const Tensor& weight, const std::
   const auto sizes = conv_output_sizes(arguments, input, weight);
   check_same_dtype(out, input, kOp, "out");
   check_sizes(out, {sizes.begin(), sizes.end()}, kOp, "out");
-  ConvParams params = conv_params(arguments, input, weight, out);
+  typename Device::ConvParams params{conv_params(arguments, input, weight, out), {}};
   set_epilogue(params, kOp, bias, activation, negative_slope, prelu_weight, input);
   set_residual(params, kOp, residual, residual_position, input);
   STD_TORCH_CHECK(!Device::kCuda || params.residual.data == nullptr, kOp,
@@ -56,7 +57,7 @@ void conv_transpose2d_out(const Tensor& input, const Tensor& weight, const std::
                       {"residual", residual}},
                      kOp);
   count_change(out);
-  if (out.numel() > 0) Device::conv(params, input, kOp);
+  if (out.numel() > 0) Device::compute(params, input, kOp);
 }
 
 }  // namespace

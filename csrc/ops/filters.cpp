@@ -4,6 +4,8 @@
 
 #include <cmath>
 
+#include "explain.h"
+
 namespace denoise_ext::ops {
 
 std::array<int64_t, 2> odd_kernel_size(const std::vector<int64_t>& kernel_size, int64_t largest,
@@ -52,11 +54,16 @@ SigmaArgument sigma_argument(const Tensor& sigma, const Tensor& input, int64_t p
                       (!pairs || sigma.size(1) == 2),
                   op, ": ", argument, " must have sizes (1 or ", batch, pairs ? ", 2)" : ")", ", got ",
                   sizes_text(sigma));
-  STD_TORCH_CHECK(for_cuda || sigma.is_cpu(), op, ": ", argument, " must be on the CPU like input");
+  STD_TORCH_CHECK(for_cuda || same_device(sigma, input), op, ": ", argument,
+                  " must be on the CPU like input");
   STD_TORCH_CHECK(sigma.scalar_type() == ScalarType::Double || sigma.scalar_type() == ScalarType::Float, op,
                   ": ", argument, " must be float32 or float64, got dtype number ",
                   static_cast<int>(sigma.scalar_type()));
   SigmaArgument result{};
+  if (Explanation::current() != nullptr) {  // no kernel is chosen by its values, and there may be none
+    result.view = {nullptr, sigma.numel(), 1, DType::kFloat64};
+    return result;
+  }
   if (sigma.is_cpu()) result.values = checked_values(sigma, op, argument);
   result.view = {result.values.data(), static_cast<int64_t>(result.values.size()), 1, DType::kFloat64};
   if (!for_cuda) return result;

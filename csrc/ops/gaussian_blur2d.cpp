@@ -2,6 +2,8 @@
 //
 // uint8 results are bit-identical to cv2.GaussianBlur's (see cpu/gaussian.h); the other dtypes have
 // exact taps and sums in float (float64: double).
+#include "../cpu/gaussian.h"
+#include "../params/gaussian.h"
 #include "device.h"
 #include "filters.h"
 #include "register.h"
@@ -42,7 +44,7 @@ Tensor gaussian_blur2d(const Tensor& input, const std::vector<int64_t>& kernel_s
   params.input = view4(input, kOp, "input");
   params.output = view4(output, kOp, "output", Access::kWrite);
   set_window(params, size, values, border);
-  if (output.numel() > 0) Device::gaussian(params, input, kOp);
+  if (output.numel() > 0) Device::compute(params, input, kOp);
   return output;
 }
 
@@ -64,22 +66,24 @@ std::tuple<Tensor, Tensor> gaussian_blur2d_backward(const Tensor& grad_output, c
   const Border border = parse_border(border_type, kOp);
   Tensor grad_input = empty_gradient(input), grad_sigma = empty_gradient(input);
   if (output_mask[0]) {
+    if (input.numel() > 0) explain_step("grad_input");
     grad_input = empty_like_image(input);
     GaussianParams params{};
     params.input = view4(grad_output, kOp, "grad_output");
     params.output = view4(grad_input, kOp, "grad_input", Access::kWrite);
     set_window(params, size, values, border);
     params.adjoint = true;
-    if (input.numel() > 0) Device::gaussian(params, input, kOp);
+    if (input.numel() > 0) Device::compute(params, input, kOp);
   }
   if (output_mask[1]) {
+    if (input.numel() > 0) explain_step("grad_sigma");
     const SigmaSums sums(sigma, input, kOp);
     GaussianSigmaGradParams params{};
     params.grad_output = view4(grad_output, kOp, "grad_output");
     params.input = view4(input, kOp, "input");
     set_window(params, size, values, border);
     params.grad_sigma = sums.data;
-    if (input.numel() > 0) Device::gaussian_sigma_grad(params, input, kOp);
+    if (input.numel() > 0) Device::compute(params, input, kOp);
     grad_sigma = sums.gradient(sigma);
   }
   return {grad_input, grad_sigma};

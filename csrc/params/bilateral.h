@@ -39,14 +39,13 @@ struct BilateralGradParams {
 // Entry points of the CUDA build, as in conv.h. A sigma in device memory is not checked.
 namespace cuda {
 
-int bilateral(const BilateralParams& params, const LaunchContext& context);
-int64_t bilateral_workspace_bytes(const BilateralParams& params, const DeviceLimits& limits);
-void bilateral_explain(const BilateralParams& params, const DeviceLimits& limits, char* text, int bytes);
+int run(const BilateralParams& params, const LaunchContext& context);
+int64_t workspace_bytes(const BilateralParams& params, const DeviceLimits& limits);
+void explain(const BilateralParams& params, const DeviceLimits& limits, char* text, int bytes);
 
-int bilateral_grad(const BilateralGradParams& params, const LaunchContext& context);
-int64_t bilateral_grad_workspace_bytes(const BilateralGradParams& params, const DeviceLimits& limits);
-void bilateral_grad_explain(const BilateralGradParams& params, const DeviceLimits& limits, char* text,
-                            int bytes);
+int run(const BilateralGradParams& params, const LaunchContext& context);
+int64_t workspace_bytes(const BilateralGradParams& params, const DeviceLimits& limits);
+void explain(const BilateralGradParams& params, const DeviceLimits& limits, char* text, int bytes);
 
 }  // namespace cuda
 }  // namespace denoise_ext

@@ -6,9 +6,6 @@
 
 namespace denoise_ext {
 
-// How the CPU computes a convolution; the GPU chooses among its own kernels.
-enum class ConvAlgorithm : int32_t { kAuto, kDirect, kWinograd4, kWinograd6 };
-
 // The gradient of ReLU or leaky ReLU as something done to a tensor while it is read: an element g counts
 // as g where the activation's output was positive, as g * slope elsewhere, rounded to its type as if it
 // had been stored. So the masked tensor never exists.
@@ -17,6 +14,9 @@ struct ActivationMask {
   double slope;   // 0 for ReLU
 };
 
+// The mathematics of a convolution. What one device alone can do is in its own cpu::ConvParams
+// (cpu/conv_params.h) and cuda::ConvParams (below).
+//
 // output = act(conv(input, weight) + bias [+ residual]) [+ residual]
 struct ConvParams {
   Tensor4 input;     // (N, C, H, W)
@@ -36,18 +36,6 @@ struct ConvParams {
   double negative_slope;
   ResidualPosition residual_position;
   Precision precision;
-  ActivationMask input_mask = {};  // CUDA only, and only where conv_masks_input() says so
-
-  // The rest is for the CPU alone; CUDA kernels take the defaults.
-  Border border = Border::kConstant;               // what the padding is filled with
-  ConvAlgorithm algorithm = ConvAlgorithm::kAuto;  // kAuto: the cheapest that applies
-  Tensor1 packed_weight = {};                      // what conv2d_pack made of `weight`, or absent
-  // A step between two levels of a U-Net, for Winograd's algorithms with a 3x3 weight and padding 1.
-  // (N, C0, H / 2, W / 2), or absent: C0 channels before those of `input`, every pixel counting 2x2 times.
-  Tensor4 coarse = {};
-  // (N, K, OH / 2, OW / 2), or absent: the output's 2x2 blocks. `output` may then have sizes alone, no data.
-  Tensor4 pooled = {};
-  Pooling pooling = Pooling::kMaximum;
 };
 
 // The gradient of a convolution with respect to its weight:
@@ -64,9 +52,6 @@ struct ConvWeightGradParams {
   int64_t dilation[2];
   int64_t groups;
   Precision precision;
-  // CUDA only:
-  ActivationMask coarse_mask;
-  void* grad_bias;  // (K), result: the sums of `coarse` over its pixels; or nullptr
 };
 
 // The gradient of act(z + bias) with respect to z, bias and PReLU's slopes.
@@ -94,25 +79,43 @@ inline ActivationMask mask_of(const ActivationGradParams& p) {
   return {p.saved, p.activation == Activation::kRelu ? 0.0 : p.negative_slope};
 }
 
-// Entry points of the CUDA build. Each picks the cheapest of the operator's kernels that can run,
-// enqueues it on context.stream and returns 0 or a CUDA error code.
+// What explain() says of it: there is one kernel.
+inline const char* explanation(const ActivationGradParams& p) {
+  return p.grad_input.data == nullptr
+             ? "activation_grad: chosen, for the sums alone"
+             : "activation_grad: chosen, into a temporary tensor of grad_output's size";
+}
+
+// Entry points of the CUDA build. run() picks the cheapest of the operator's kernels that can run,
+// enqueues it on context.stream and returns 0 or a CUDA error code. explain() says which that would be and
+// why not the others, a line each.
 namespace cuda {
 
-int conv(const ConvParams& params, const LaunchContext& context);
-int64_t conv_workspace_bytes(const ConvParams& params, const DeviceLimits& limits);
+struct ConvOptions {
+  ActivationMask input_mask = {};  // only where conv_masks_input() says so
+};
+struct ConvParams : denoise_ext::ConvParams, ConvOptions {};
+
+struct ConvWeightGradOptions {
+  ActivationMask coarse_mask = {};
+  void* grad_bias = nullptr;  // (K), result: the sums of `coarse` over its pixels; or nullptr
+};
+struct ConvWeightGradParams : denoise_ext::ConvWeightGradParams, ConvWeightGradOptions {};
+
+int run(const ConvParams& params, const LaunchContext& context);
+int64_t workspace_bytes(const ConvParams& params, const DeviceLimits& limits);
+void explain(const ConvParams& params, const DeviceLimits& limits, char* text, int bytes);
 // Whether the kernel that would run without a mask can also read its input through one. One that reads an
 // input element once per tap cannot: a masked copy costs less than as many looks at the mask.
 bool conv_masks_input(const ConvParams& params, const DeviceLimits& limits);
-// Which kernel would run and why the others would not, a line each.
-void conv_explain(const ConvParams& params, const DeviceLimits& limits, char* text, int bytes);
 
-int conv_weight_grad(const ConvWeightGradParams& params, const LaunchContext& context);
-int64_t conv_weight_grad_workspace_bytes(const ConvWeightGradParams& params, const DeviceLimits& limits);
-void conv_weight_grad_explain(const ConvWeightGradParams& params, const DeviceLimits& limits, char* text,
-                              int bytes);
+int run(const ConvWeightGradParams& params, const LaunchContext& context);
+int64_t workspace_bytes(const ConvWeightGradParams& params, const DeviceLimits& limits);
+void explain(const ConvWeightGradParams& params, const DeviceLimits& limits, char* text, int bytes);
 
-int activation_grad(const ActivationGradParams& params, const LaunchContext& context);
-int64_t activation_grad_workspace_bytes(const ActivationGradParams& params, const DeviceLimits& limits);
+int run(const ActivationGradParams& params, const LaunchContext& context);
+int64_t workspace_bytes(const ActivationGradParams& params, const DeviceLimits& limits);
+void explain(const ActivationGradParams& params, const DeviceLimits& limits, char* text, int bytes);
 
 }  // namespace cuda
 }  // namespace denoise_ext

@@ -31,15 +31,13 @@ struct GaussianSigmaGradParams {
 // Entry points of the CUDA build, as in conv.h. A sigma in device memory is not checked.
 namespace cuda {
 
-int gaussian(const GaussianParams& params, const LaunchContext& context);
-int64_t gaussian_workspace_bytes(const GaussianParams& params, const DeviceLimits& limits);
-void gaussian_explain(const GaussianParams& params, const DeviceLimits& limits, char* text, int bytes);
+int run(const GaussianParams& params, const LaunchContext& context);
+int64_t workspace_bytes(const GaussianParams& params, const DeviceLimits& limits);
+void explain(const GaussianParams& params, const DeviceLimits& limits, char* text, int bytes);
 
-int gaussian_sigma_grad(const GaussianSigmaGradParams& params, const LaunchContext& context);
-int64_t gaussian_sigma_grad_workspace_bytes(const GaussianSigmaGradParams& params,
-                                            const DeviceLimits& limits);
-void gaussian_sigma_grad_explain(const GaussianSigmaGradParams& params, const DeviceLimits& limits,
-                                 char* text, int bytes);
+int run(const GaussianSigmaGradParams& params, const LaunchContext& context);
+int64_t workspace_bytes(const GaussianSigmaGradParams& params, const DeviceLimits& limits);
+void explain(const GaussianSigmaGradParams& params, const DeviceLimits& limits, char* text, int bytes);
 
 }  // namespace cuda
 }  // namespace denoise_ext

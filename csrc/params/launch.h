@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-namespace denoise_ext {
+namespace denoise_ext::cuda {
 
 // The device's limits that the choice of a kernel depends on.
 struct DeviceLimits {
@@ -21,8 +21,6 @@ struct LaunchContext {
   int64_t workspace_bytes;
 };
 
-namespace cuda {
-
 // The limits of a device of this process; returns 0 or a CUDA error code.
 int device_limits(int device, DeviceLimits* limits);
 
@@ -31,5 +29,4 @@ DeviceLimits typical_limits(int compute_capability);
 
 const char* error_text(int code);
 
-}  // namespace cuda
-}  // namespace denoise_ext
+}  // namespace denoise_ext::cuda

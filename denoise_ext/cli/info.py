@@ -68,7 +68,8 @@ def _cpu_lines(cpu: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _cuda_lines(cuda: dict[str, Any]) -> list[tuple[str, str]]:
     if cuda["in_build"]:
-        build = f"CUDA {cuda['version']}, architectures {cuda['architectures']}"
+        archs = f"{cuda['architectures']} (those of {cuda['architectures_of']})"
+        build = f"CUDA {cuda['version']}, architectures {archs}"
         kernels = ", ".join(cuda["operators"]) or "none yet"
         lines = [("CUDA build", f"{build}; kernels: {kernels}")]
     else:

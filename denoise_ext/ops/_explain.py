@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,18 +14,31 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from denoise_ext._loader import native
 
+# Operators whose kernels are chosen by shapes, strides and dtypes alone.
+_EXPLAINED = (
+    "conv2d",
+    "conv2d_backward",
+    "conv_transpose2d",
+    "conv_transpose2d_backward",
+    "gaussian_blur2d",
+    "gaussian_blur2d_backward",
+    "bilateral_blur",
+    "joint_bilateral_blur",
+    "joint_bilateral_blur_backward",
+)
+
 
 class _Recorder(TorchDispatchMode):
     """Keeps the last call of one of our operators, with all arguments resolved."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.call: tuple[Any, tuple, Tensor] | None = None
+        self.call: tuple[Any, tuple] | None = None
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         output = func(*args, **(kwargs or {}))
         if func.namespace == "denoise_ext":
-            self.call = func, args, output
+            self.call = func, args
         return output
 
 
@@ -37,8 +51,9 @@ def explain(
 ) -> str:
     """Say which kernel ``op(*args, **kwargs)`` would run on ``device``.
 
-    Nothing is computed: only shapes, strides and dtypes of the tensors are looked at, so they may
-    be anywhere and the device need not exist.
+    The operator itself answers, with the code that would run the kernel.  Nothing is computed: only
+    shapes, strides and dtypes of the tensors are looked at, so they may be anywhere and the device
+    need not exist.
 
     Args:
         op: an operator of :mod:`denoise_ext.ops`, for example ``ops.conv2d``; or a filter's
@@ -60,7 +75,8 @@ def explain(
     """
     capability = _compute_capability(device)
     tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
-    args, kwargs = tree_map_only(Tensor, _without_data, (args, kwargs))
+    described = _Described()
+    args, kwargs = tree_map_only(Tensor, described, (args, kwargs))
     if backward and not any(x.requires_grad for x in tensors):
         args, kwargs = tree_map_only(Tensor, Tensor.requires_grad_, (args, kwargs))
     recorder = _Recorder()
@@ -70,33 +86,48 @@ def explain(
             _differentiate(output, tree_leaves((args, kwargs)))
     if recorder.call is None:
         raise ValueError(f"op must be an operator of denoise_ext.ops, got {op!r}")
-    func, values, output = recorder.call
-    arguments = func._schema.arguments
-    call = {argument.name: argument.default_value for argument in arguments}
-    call.update(zip((argument.name for argument in arguments), values))  # defaults are left out
-    call["output"] = output
-    if call["input"].numel() == 0:
+    func, values = recorder.call
+    name = func._schema.name.split("::")[1]
+    if name not in _EXPLAINED:
+        raise ValueError(f"op must be one of {', '.join(_EXPLAINED)}, got {name}")
+    values = tree_map_only(Tensor, described.missing, values)  # such as numbers made a tensor
+    key = torch._C.DispatchKey.CUDA if capability else torch._C.DispatchKey.CPU
+    kernel = partial(func.redispatch, torch._C.DispatchKeySet(key), *values)
+    text = native().explain(kernel, capability)
+    if ": chosen" not in text:
         return "no kernel: input is empty, there is nothing to compute"
-    described = tree_map_only(Tensor, _describe, call)
-    return native().explain(func._schema.name.split("::")[1], described, capability)
+    return text
 
 
-def _without_data(tensor: Tensor) -> Tensor:
-    options = {"dtype": tensor.dtype, "device": "meta", "requires_grad": tensor.requires_grad}
-    return torch.empty_strided(tensor.shape, tensor.stride(), **options)
+class _Described:
+    """Gives meta tensors of the shapes, strides and dtypes of others; the same one for the same."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def __call__(self, tensor: Tensor) -> Tensor:
+        if id(tensor) not in self._known:
+            self._known[id(tensor)] = tensor, self._describe(tensor)
+        return self._known[id(tensor)][1]
+
+    def missing(self, tensor: Tensor) -> Tensor:
+        """The tensor itself, if it is or shows one that was given before; else its description."""
+        known = tensor.device.type == "meta" and tensor.storage_offset() > 0
+        return tensor if known else self(tensor)
+
+    def _describe(self, tensor: Tensor) -> Tensor:
+        # A meta tensor's address is its offset in bytes. Each has one of its own, which is aligned
+        # and not 0: the address 0 is for tensors that are not given.
+        offset = 4096 * (1 + len(self._known))
+        extent = 1 + sum((n - 1) * step for n, step in zip(tensor.shape, tensor.stride()) if n)
+        memory = torch.empty(offset + extent, dtype=tensor.dtype, device="meta")
+        described = memory.as_strided(tensor.shape, tensor.stride(), offset)
+        return described.requires_grad_(tensor.requires_grad)
 
 
 def _differentiate(output: Tensor, arguments: list[Any]) -> None:
     leaves = [x for x in arguments if isinstance(x, Tensor) and x.requires_grad]
     torch.autograd.grad(output, leaves, torch.empty_like(output))
-
-
-def _describe(tensor: Tensor) -> dict[str, Any]:
-    return {
-        "size": list(tensor.shape),
-        "stride": list(tensor.stride()),
-        "dtype": str(tensor.dtype).removeprefix("torch."),
-    }
 
 
 def _compute_capability(device: str) -> int:

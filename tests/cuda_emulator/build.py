@@ -39,6 +39,8 @@ SANITIZERS = {
     ],
     "asan": [f"-fsanitize=address,{UNDEFINED}", "-fno-omit-frame-pointer"],
 }
+# What runtime/torch_hooks.cpp stands in for.
+REPLACED = ("cuda/device.cu", "cuda/variants.cpp", "ops/memory.cpp")
 CHECKERS = {"shadow": ("shadow.cpp", "shadow_memory.cpp"), "asan": ("address_sanitizer.cpp",)}
 
 
@@ -73,7 +75,8 @@ def _common_flags(mode: str) -> list[str]:
         raise BuildError(
             "the CUDA toolkit's headers (cuda_runtime.h, cuda_fp16.h) are not installed"
         )
-    flags = ["-g1", "-fPIC", "-fvisibility=hidden", "-DDENOISE_EXT_EMULATE_CUDA"]
+    flags = ["-g1", "-fPIC", "-fvisibility=hidden", "-DDENOISE_EXT_WITH_CUDA"]
+    flags += ["-DDENOISE_EXT_EMULATE_CUDA"]
     flags += ["-DCUDA_EMULATOR_SHADOW"] if mode == "shadow" else []
     return [*flags, f"-I{HERE / 'include'}", f"-isystem{include}"]
 
@@ -131,11 +134,16 @@ def operator_sources(mode: str, csrc: Path = ROOT / "csrc") -> list[Source]:
     # An allocator for torch, which the stable ABI does not offer; AddressSanitizer has its own.
     with_torch_itself = [flag for flag in with_torch if "TORCH_TARGET_VERSION" not in flag]
     guarded = Source(HERE / "runtime" / "guarded_tensors.cpp", with_torch_itself)
-    kernels = [p for p in sorted((csrc / "cuda").glob("*.cu")) if p.name != "device.cu"]
+
+    def files(folder: Path, pattern: str) -> list[Path]:
+        names = {path: f"{path.parent.name}/{path.name}" for path in sorted(folder.glob(pattern))}
+        return [path for path, name in names.items() if name not in REPLACED]
+
+    # Not the folders below ops: operators of the CPU alone, and torch's current GPU.
     return [
-        *(kernel_source(path, mode) for path in kernels),
-        *(Source(path, host) for path in sorted((csrc / "cuda").glob("*.cpp"))),
-        *(Source(path, with_torch) for path in sorted((ROOT / "csrc" / "ops").glob("*.cpp"))),
+        *(kernel_source(path, mode) for path in files(csrc / "cuda", "*.cu")),
+        *(Source(path, host) for path in files(csrc / "cuda", "*.cpp")),
+        *(Source(path, with_torch) for path in files(ROOT / "csrc" / "ops", "*.cpp")),
         Source(HERE / "runtime" / "torch_hooks.cpp", with_torch),
         *([guarded] if mode == "shadow" else []),
     ]

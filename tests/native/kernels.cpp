@@ -43,7 +43,7 @@ double conv_error(bool channels_last, int64_t groups, int64_t stride) {
   const Image input(n, channels, h, w, channels_last), bias(1, filters, 1, 1, false);
   const Image weight(filters, channels / groups, 3, 3, false);
   const Image output(n, filters, out_h, out_w, channels_last);
-  ConvParams params{};
+  cpu::ConvParams params{};
   params.input = input.view;
   params.weight = weight.view;
   params.output = output.view;
@@ -54,7 +54,7 @@ double conv_error(bool channels_last, int64_t groups, int64_t stride) {
   }
   params.groups = groups;
   params.activation = Activation::kRelu;
-  cpu::run_conv(params, kThreads);
+  cpu::run(params, kThreads);
   const auto expected = [&](int64_t image, int64_t k, int64_t oy, int64_t ox) {
     double sum = bias.values[k];
     for (int64_t c = 0; c < channels / groups; ++c) {
@@ -90,7 +90,7 @@ double weight_grad_error(bool channels_last, int64_t channels, int64_t filters, 
   for (int axis : {0, 1}) params.stride[axis] = params.padding[axis] = params.dilation[axis] = 1;
   params.groups = 1;
   params.precision = precision;
-  cpu::run_conv_weight_grad(params, kThreads);
+  cpu::run(params, kThreads);
   const auto expected = [&](int64_t k, int64_t c, int64_t u, int64_t v) {
     double sum = 0;
     for (int64_t image = 0; image < n; ++image)
@@ -119,7 +119,7 @@ double gaussian_error(bool channels_last) {
   params.sigma = {sigma, 2, 1, DType::kFloat64};
   params.kernel_size[0] = params.kernel_size[1] = 2 * radius + 1;
   params.border = Border::kReflect;
-  cpu::run_gaussian(params, kThreads);
+  cpu::run(params, kThreads);
   const auto mirrored = [](int64_t i, int64_t size) { return i < 0 ? -i : i >= size ? 2 * size - 2 - i : i; };
   double worst = 0;
   for (int64_t c = 0; c < channels; ++c) {

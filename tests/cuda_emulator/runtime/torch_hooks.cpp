@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "../../../csrc/cuda/variants.h"
-#include "../../../csrc/ops/common.h"
+#include "../../../csrc/ops/device.h"
 #include "../../../csrc/params/launch.h"
 
 namespace {
@@ -22,7 +22,7 @@ namespace denoise_ext {
 
 namespace ops {
 
-void emulated_use(const Tensor& tensor, Access access) {
+void* memory_of(const Tensor& tensor, Access access) {
   using cuda_emulator::Use;
   const Use use = access == Access::kRead ? Use::kRead : access == Access::kWrite ? Use::kFill : Use::kUpdate;
   std::vector<int64_t> sizes, strides;
@@ -32,7 +32,17 @@ void emulated_use(const Tensor& tensor, Access access) {
   }
   cuda_emulator::use_memory(tensor.data_ptr(), static_cast<int>(tensor.dim()), sizes.data(), strides.data(),
                             static_cast<size_t>(tensor.element_size()), use);
+  return tensor.data_ptr();
 }
+
+// In place of csrc/ops/cuda: no device to make current, no stream.
+struct CudaCall::Guard {};
+
+CudaCall::CudaCall(const Tensor& like, const char* op) : like_(like), op_(op), guard_(nullptr) {
+  check(cuda::device_limits(0, &context_.limits));
+}
+
+CudaCall::~CudaCall() = default;
 
 }  // namespace ops
 
@@ -47,7 +57,7 @@ int device_limits(int, DeviceLimits* limits) {
 }
 
 // A table has been asked for the variant to run, and this one can: the preferred one comes first.
-double emulated_cost(const char* variant, double cost) {
+double compared_cost(const char* variant, double cost) {
   possible_variants += std::string(variant) + " ";
   return variant == preferred_variant ? -1.0 : cost;
 }

@@ -1,21 +1,22 @@
 // Kernels for what every processor of the architecture has: SSE2 on x86-64, NEON on aarch64.
+#pragma once
 
 #include <cmath>
 
-#include "../isa.h"
+#include "../border.h"
 #include "../storage.h"
+#include "vectors.h"
 
 namespace denoise_ext::cpu {
 namespace {
 
-constexpr int kVectorBytes = 16;
 #if defined(__aarch64__)
 constexpr bool kX86 = false;
-constexpr int kAccumulators = 24;  // of 32 registers
 #else
 constexpr bool kX86 = true;
-constexpr int kAccumulators = 12;  // of 16 registers
 #endif
+constexpr int kVectorBytes = kBaselineVectors.bytes;
+constexpr int kAccumulators = kBaselineVectors.accumulators;
 
 // A store that leaves no copy in the caches, for results that would only push other data out of them.
 // `to` is aligned to the vector. finish_stores_past_caches() before another thread reads them.
@@ -34,15 +35,11 @@ DENOISE_EXT_INLINE void finish_stores_past_caches() {
 }
 #endif
 
-#include "kernels.inl"
+#include DENOISE_EXT_KERNELS
 
 }  // namespace
 
-extern const KernelTable kBaselineKernels;
-#if defined(__aarch64__)
-const KernelTable kBaselineKernels = kernel_table("neon");
-#else
-const KernelTable kBaselineKernels = kernel_table("baseline");
-#endif
+extern const DENOISE_EXT_TABLE;
+const DENOISE_EXT_TABLE = kernel_table();
 
 }  // namespace denoise_ext::cpu

@@ -1,0 +1,29 @@
+// The kernel bodies of Winograd's convolutions and the table made of them, for every target's region.
+// Includes no header: one opened inside a target region would be compiled for that ISA alone.
+
+// The order matters (vectors, packing, then kernels); the blank lines keep clang-format from sorting.
+#include "../kernels/simd.inl"
+
+#include "../kernels/pack.inl"
+
+#include "../kernels/conv_epilogue.inl"
+
+#include "../kernels/winograd_transforms.inl"
+
+#include "../kernels/winograd_gemm.inl"
+
+#include "../kernels/winograd.inl"
+
+#include "../kernels/winograd_pack.inl"
+
+#include "../kernels/winograd_weight_grad.inl"
+
+constexpr WinogradKernels kernel_table() {
+  WinogradKernels table{};
+  table.block_4 = winograd_block<Winograd4>;
+  table.block_6 = winograd_block<Winograd6>;
+  table.pack_4 = winograd_pack<Winograd4>;
+  table.pack_6 = winograd_pack<Winograd6>;
+  table.weight_grad_task = winograd_weight_grad_task;
+  return table;
+}

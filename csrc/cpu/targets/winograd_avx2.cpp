@@ -1,0 +1,5 @@
+#include "../winograd_kernels.h"
+
+#define DENOISE_EXT_KERNELS "winograd.inl"
+#define DENOISE_EXT_TABLE WinogradKernels kAvx2Winograd
+#include "avx2.h"

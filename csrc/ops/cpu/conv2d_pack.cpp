@@ -1,0 +1,54 @@
+// torch.ops.denoise_ext.conv2d_pack: a weight in the order in which the CPU's kernels read it.
+#include "../../cpu/conv_pack.h"
+
+#include "../../cpu/conv.h"
+#include "../../cpu/isa.h"
+#include "../conv.h"
+#include "../conv2d_out.h"
+#include "../device.h"
+#include "../register.h"
+
+namespace denoise_ext::ops {
+
+void check_cpu(const cpu::ConvParams& params, const char* op) {
+  if (params.packed_weight.data != nullptr) {
+    const char* mismatch = cpu::packed_weight_mismatch(params, cpu::kernels());
+    STD_TORCH_CHECK(mismatch == nullptr, op, ": packed_weight cannot be used here: ", mismatch);
+  }
+  const char* obstacle = cpu::conv_algorithm_obstacle(params);
+  STD_TORCH_CHECK(obstacle == nullptr, op, ": algorithm winograd cannot be used here: ", obstacle);
+}
+
+namespace {
+
+Tensor packed_like(const Tensor& weight, int64_t elements) {
+  const ScalarType type = weight.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+  const std::array<int64_t, 1> sizes{elements};
+  return torch::stable::new_empty(weight, {sizes.data(), 1}, type);
+}
+
+template <class Device>
+Tensor conv2d_pack(const Tensor& weight, const StringArgument& algorithm_name) {
+  constexpr const char* kOp = "conv2d_pack";
+  const auto algorithm = parse_algorithm(algorithm_name, kOp);
+  STD_TORCH_CHECK(algorithm != cpu::ConvAlgorithm::kAuto, kOp,
+                  ": algorithm must be named: what 'auto' takes depends on the image");
+  check_weight(weight, kOp);
+  const Tensor4 view = view4(weight, kOp, "weight");
+  const bool winograd = algorithm != cpu::ConvAlgorithm::kDirect;
+  STD_TORCH_CHECK(!winograd || (view.size[2] == 3 && view.size[3] == 3 && view.dtype != DType::kFloat64), kOp,
+                  ": weight must be (K, C, 3, 3) and not float64 for '", algorithm_name, "', got ",
+                  sizes_text(weight));
+  const Tensor packed = packed_like(weight, cpu::packed_weight_elements(view.size, view.dtype, algorithm));
+  cpu::pack_conv_weight(view, algorithm, packed.data_ptr(), torch_threads());
+  return packed;
+}
+
+}  // namespace
+}  // namespace denoise_ext::ops
+
+DENOISE_EXT_SCHEMAS(m) {
+  m.def("conv2d_pack(Tensor weight, str algorithm) -> Tensor");
+}
+
+DENOISE_EXT_REGISTER_FOR_(CPU, conv2d_pack, Cpu)
