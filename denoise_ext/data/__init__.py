@@ -1,7 +1,7 @@
 """Training data: decoded images, random crops, synthetic noise, batches ahead of their step."""
 
 from denoise_ext.data.cache import ImageCache, default_cache_folder
-from denoise_ext.data.files import fingerprint, list_image_files, list_training_files
+from denoise_ext.data.files import fingerprint, list_image_files, list_training_files, without
 from denoise_ext.data.noise import add_gaussian_noise
 from denoise_ext.data.prefetch import Prefetcher
 from denoise_ext.data.random import step_generator, step_seed
@@ -18,4 +18,5 @@ __all__ = [
     "list_training_files",
     "step_generator",
     "step_seed",
+    "without",
 ]

@@ -39,6 +39,8 @@ class Denoiser(nn.Module):
     family: ClassVar[str]
     stride: int = 1
     pad_mode: ClassVar[str] = "reflect"
+    # What `outputs` returns: networks that tell more than the image have more names.
+    output_names: ClassVar[tuple[str, ...]] = ("image",)
     # What denoise_ext.accelerate plans instead of forward, whose checks look at sigma's numbers.
     accelerated_methods: ClassVar[tuple[str, ...]] = ("denoise_any_size",)
 
@@ -58,6 +60,13 @@ class Denoiser(nn.Module):
         ``noise_map`` is sigma / 255, broadcastable to (N, 1, H, W), or None for blind models.
         """
         raise NotImplementedError
+
+    def outputs(self, x: Tensor, noise_map: Tensor | None = None) -> dict[str, Tensor]:
+        """Everything the network finds out, by name (``output_names``); for training.
+
+        Arguments as of :meth:`denoise`, whose result is ``"image"``.
+        """
+        return {"image": self.denoise(x, noise_map)}
 
     def initialise(self, generator: torch.Generator) -> None:
         """Random weights to train from; here those of a plain stack of convolutions."""
