@@ -12,6 +12,7 @@ from PIL import Image
 
 from denoise_ext.data import PatchSampler
 from denoise_ext.data.files import without
+from denoise_ext.models import create_model
 from denoise_ext.training.batches import ImagePool
 from denoise_ext.training.config import ConfigError, load_config
 
@@ -104,6 +105,29 @@ def test_files_are_left_out(folder):
     Path("out.txt").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ValueError, match=r"leave_out: out.txt: not a text file"):
         without([(Path("a.png"),)], "out.txt")
+
+
+def test_images_are_denoised_first(folder):
+    """Once, before they are scaled; the cache of others is another."""
+    noise = np.random.default_rng(0).normal(0, 8, (64, 64))
+    noisy = (120 + noise).round().astype(np.uint8)
+    Image.fromarray(noisy).save("dark/0.png")
+    mapped = "cache = 'cache'"
+    plain = pool(bright="scales = [0.5]").images[0]
+    text = CONFIG.replace('cache = "off"', mapped)
+    found = []
+    for level in ("", "denoise = 8.0", "denoise = 8.0", "denoise = 4.0"):
+        Path("config.toml").write_text(text.format(data="", dark=level, bright="scales = [0.5]"))
+        found.append(ImagePool(load_config("config.toml").data, 0).images[0])
+    assert np.array_equal(found[0], plain) and np.array_equal(found[1], found[2])
+    spread = [float(np.asarray(image, float).std()) for image in found]
+    assert spread[0] > 7 > spread[3] > spread[1] and spread[1] < 2
+    network = create_model("dxnet_s_gray", pretrained=True)
+    x = torch.from_numpy(noisy)[None, None].float() / 255
+    with torch.inference_mode():
+        expected = network(x, 8.0)[0, 0] * 255
+    assert np.abs(found[1][..., 0] - expected.numpy()).max() <= 0.5 + 1e-3
+    assert len(list(Path("cache").glob("*.images"))) == 4  # three of the dark, one of the bright
 
 
 def test_other_sources_are_other_files(folder):

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from denoise_ext.models._base import MAX_LAYERS, check_positive_int
 from denoise_ext.models._registry import register_architecture, register_model
 from denoise_ext.models.dxnet import DXNet
-from denoise_ext.nn import Conv2d
+from denoise_ext.nn import Conv2d, ConvTranspose2d
 
 MAX_NOISE_SCALE = 2.0
 
@@ -34,7 +34,8 @@ class DXNetBlind(DXNet):
     Args:
         channels, widths, blocks: as of `DXNet`.
         estimator_width: channels of the estimator's hidden layers.
-        estimator_depth: 3x3 convolutions of the estimator, >= 2.
+        estimator_depth: convolutions of the estimator, >= 3: the first at half the resolution, one
+            of 2x2 and stride 2, others at a quarter, one transposed back.
     """
 
     family = "dxnet_blind"
@@ -45,20 +46,25 @@ class DXNetBlind(DXNet):
         channels: int = 3,
         widths: Sequence[int] = (64, 80),
         blocks: Sequence[int] = (2, 5),
-        estimator_width: int = 32,
-        estimator_depth: int = 4,
+        estimator_width: int = 48,
+        estimator_depth: int = 6,
     ) -> None:
         super().__init__(channels, widths, blocks)
         self.needs_sigma = False
         self.estimator_width = check_positive_int("estimator_width", estimator_width)
-        self.estimator_depth = check_positive_int("estimator_depth", estimator_depth, 2, MAX_LAYERS)
-        inputs = [4 * channels] + [estimator_width] * (estimator_depth - 2)
-        layers: list[nn.Module] = [
-            Conv2d(count, estimator_width, 3, padding=1, bias=False, activation="relu")
-            for count in inputs
+        self.estimator_depth = check_positive_int("estimator_depth", estimator_depth, 3, MAX_LAYERS)
+        width = self.estimator_width
+        coarse = [
+            Conv2d(width, width, 3, padding=1, bias=False, activation="relu")
+            for _ in range(self.estimator_depth - 3)
         ]
-        layers.append(Conv2d(estimator_width, 1, 3, padding=1, bias=False))
-        self.estimator = nn.Sequential(*layers)
+        self.estimator = nn.Sequential(
+            Conv2d(4 * channels, width, 3, padding=1, bias=False, activation="relu"),
+            Conv2d(width, width, 2, stride=2, bias=False, activation="relu"),
+            *coarse,
+            ConvTranspose2d(width, 1, 2, stride=2, bias=False),
+        )
+        self.stride = max(self.stride, 4)
         self._noise_scale = 1.0
 
     @property

@@ -18,6 +18,7 @@ from denoise_ext.data import (
 )
 from denoise_ext.data.noise import add_noise_chain
 from denoise_ext.data.random import NOISE, step_generator, step_seed
+from denoise_ext.models import Denoiser, create_model, pretrained_info
 from denoise_ext.training.config import data_path, user_path
 from denoise_ext.training.objectives import Batch
 from denoise_ext.training.processes import Processes
@@ -132,9 +133,17 @@ class ImagePool:
             files = list_training_files(data_path(source.train), data.pairs, data.part)
             if source.leave_out:
                 files = without(files, user_path(source.leave_out))
-            scales, normalise = source.scales, data.normalise
+            cleaner = Cleaner(data.channels, source.denoise) if source.denoise else None
             caches.append(
-                ImageCache(files, data.channels, scales=scales, normalise=normalise, folder=folder)
+                ImageCache(
+                    files,
+                    data.channels,
+                    scales=source.scales,
+                    normalise=data.normalise,
+                    treat=cleaner,
+                    treatment=cleaner.name if cleaner else "",
+                    folder=folder,
+                )
             )
             groups += caches[-1].groups
         sources = [data_path(source.train) for source in data.parts]
@@ -162,6 +171,30 @@ class ImagePool:
             first += count
         alike = data.sampling == "image" and not data.sources
         self.probabilities = None if alike else np.concatenate(shares)
+
+
+class Cleaner:
+    """Takes white noise of a level out of images (H, W, C), uint8, by a shipped network.
+
+    ``name`` says which network, by its weights, and which level.
+    """
+
+    def __init__(self, channels: int, level: float) -> None:
+        network = "dxnet_s_gray" if channels == 1 else "dxnet_s_color"
+        shipped = pretrained_info(network)
+        assert shipped is not None
+        self.name, self.level = f"{network} {shipped.sha256} {level:g}", level
+        self._build = lambda: create_model(network, pretrained=True)
+        self._network: Denoiser | None = None  # built where an image is not in the cache
+
+    @torch.inference_mode()
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        """The image without that noise."""
+        if self._network is None:
+            self._network = self._build().to(memory_format=torch.channels_last)
+        x = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float() / 255.0
+        clean = (self._network(x, self.level).clamp(0, 1) * 255.0).round().to(torch.uint8)
+        return clean[0].permute(1, 2, 0).numpy()
 
 
 def split_pair(images: Tensor, paired: bool) -> tuple[Tensor, Tensor]:

@@ -33,6 +33,11 @@ class Source(_Section):
         min_length=1,
         description="As data.scales, but need not begin with 1.0; held-out images have the first.",
     )
+    denoise: NonNegativeFloat = Field(
+        0.0,
+        description="Noise level, 0-255 scale, that dxnet_s takes out of the images first: what "
+        "grain they have is not taught then. 0: they stay as they are.",
+    )
     leave_out: str = Field(
         "",
         description="List file of names, one per line, of files that are not trained on; relative "
@@ -116,6 +121,8 @@ class Data(_Section):
             raise ValueError("either train or sources is required, and not both")
         if self.sources and (self.pairs or self.scales != [1.0] or self.part != [0.0, 1.0]):
             raise ValueError("pairs, scales and part are for data.train, not for data.sources")
+        if self.normalise == "stretch" and any(source.denoise for source in self.sources):
+            raise ValueError("sources.denoise needs normalise 'range'")
         if self.permute_channels and (self.channels != 3 or self.pairs):
             raise ValueError("permute_channels is for single files of 3 channels")
         return self
