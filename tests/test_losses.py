@@ -107,9 +107,9 @@ def test_blind_spot_hides_what_it_asks_for():
     noisy = torch.rand(3, 2, 19, 16, generator=torch.Generator().manual_seed(0))
     seen: list[torch.Tensor] = []
 
-    def forward(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+    def forward(x: torch.Tensor, sigma: torch.Tensor) -> dict[str, torch.Tensor]:
         seen.append(x)
-        return x
+        return {"image": x}
 
     objective = BlindSpot(criterion("mse", 0), seed=1)
     loss = objective(forward, batch(noisy), 5)
@@ -130,9 +130,9 @@ def test_noise2noise_swaps_the_takes():
     a, b = torch.zeros(64, 1, 2, 2), torch.ones(64, 1, 2, 2)
     seen: list[torch.Tensor] = []
 
-    def forward(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+    def forward(x: torch.Tensor, sigma: torch.Tensor) -> dict[str, torch.Tensor]:
         seen.append(x)
-        return x
+        return {"image": x}
 
     loss = Noise2Noise(criterion("mse", 0), seed=0)(forward, batch(a, b), 0)
     assert loss.item() == 1.0  # output one take, target the other
@@ -147,7 +147,7 @@ def test_sure_estimates_the_error_it_cannot_see():
     noisy = clean + s * torch.randn(clean.shape, generator=generator)
     n = clean.numel()
     for w in (0.0, 0.6, 1.0):
-        estimate = Sure(seed=0)(lambda x, sigma, w=w: w * x, batch(noisy), 0).item()
+        estimate = Sure(seed=0)(lambda x, sigma, w=w: {"image": w * x}, batch(noisy), 0).item()
         error = (w - 1) ** 2 * clean.square().mean().item() + w**2 * s**2
         # deviations of the terms of (w - 1)^2 mean(y^2) - s^2 + 2 s^2 w mean(b^2): noise and probe
         spread = (w - 1) ** 2 * (4 * s**2 / 3 + 2 * s**4) ** 0.5 + 2 * s**2 * w * 2**0.5

@@ -26,7 +26,7 @@ from denoise_ext.data.noise import (
     camera_noise,
     iso_noise,
 )
-from denoise_ext.data.noise.chain import _linear_to_srgb, _srgb_to_linear
+from denoise_ext.data.noise.tone import linear_to_srgb, srgb_to_linear
 from denoise_ext.data.random import NOISE, image_generator, step_generator
 
 SIDE = 400
@@ -225,9 +225,9 @@ def test_probability():
 
 def test_srgb_curve():
     x = torch.linspace(-0.1, 1.2, 200, dtype=torch.float64)
-    torch.testing.assert_close(_linear_to_srgb(_srgb_to_linear(x)), x, rtol=0, atol=1e-6)
+    torch.testing.assert_close(linear_to_srgb(srgb_to_linear(x)), x, rtol=0, atol=1e-6)
     # IEC 61966-2-1: half of the light is 188 of 255
-    assert _linear_to_srgb(torch.tensor([0.5])).item() * 255 == pytest.approx(187.5, abs=0.1)
+    assert linear_to_srgb(torch.tensor([0.5])).item() * 255 == pytest.approx(187.5, abs=0.1)
 
 
 @pytest.mark.parametrize(

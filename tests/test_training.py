@@ -29,7 +29,8 @@ RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 def test_recipes_are_valid(recipe):
     config = load_config(recipe)
     started = config.model.name or config.model.start
-    assert started == recipe.stem.removesuffix("_adam") or recipe.stem.startswith("finetune_")
+    named = recipe.stem.removesuffix("_adam").removesuffix("_photos")
+    assert started == named or config.model.name == named or named.startswith("finetune_")
     with torch.device("meta"):
         model = create_model(started, **config.model.options)
     check_fit(model, config)
@@ -170,9 +171,9 @@ def test_held_out_images():
 
 @pytest.mark.parametrize("recipe", sorted(RECIPES.glob("*.toml")), ids=lambda path: path.stem)
 def test_recipes_do_not_train_on_the_test_images(recipe):
-    source = needs(load_config(recipe).data.train)
+    sources = [needs(part.train) for part in load_config(recipe).data.parts]
     excluded = needs("train/EXCLUDE_BSD68.txt").read_text().split()
-    trained = {path.name for path in list_image_files(source)}
+    trained = {path.name for source in sources for path in list_image_files(source)}
     assert len(excluded) == 68
     assert not trained & {Path(line).name for line in excluded}
 

@@ -173,8 +173,9 @@ def training_files() -> list[Path]:
     listed: dict[Path, None] = {}
     for recipe in RECIPES:
         data = load_config(recipe).data
-        for group in list_training_files(needs(data.train), data.pairs, data.part):
-            listed[group[-1].resolve()] = None
+        for source in data.parts:
+            for group in list_training_files(needs(source.train), data.pairs, data.part):
+                listed[group[-1].resolve()] = None
     return list(listed)
 
 

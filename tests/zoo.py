@@ -14,6 +14,7 @@ TINY: dict[str, dict[str, object]] = {
     "sepdncnn": {"width": 6, "depth": 4},
     "deconvnet": {"width": 4, "levels": 2, "depth": 1},
     "dxnet": {"widths": [4, 6], "blocks": [1, 1]},
+    "dxnet_blind": {"widths": [4, 6], "blocks": [1, 1], "estimator_width": 4},
     "drunet": {"widths": [4, 6, 8], "blocks": 1},
     "nafnet": {"width": 4, "encoder_blocks": [1, 1], "middle_blocks": 1, "decoder_blocks": [1, 1]},
 }

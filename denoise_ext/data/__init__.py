@@ -2,7 +2,7 @@
 
 from denoise_ext._cache import default_folder as default_cache_folder
 from denoise_ext.data.cache import ImageCache
-from denoise_ext.data.files import fingerprint, list_image_files, list_training_files
+from denoise_ext.data.files import fingerprint, list_image_files, list_training_files, without
 from denoise_ext.data.noise import add_gaussian_noise
 from denoise_ext.data.prefetch import Prefetcher
 from denoise_ext.data.random import step_generator, step_seed
@@ -19,4 +19,5 @@ __all__ = [
     "list_training_files",
     "step_generator",
     "step_seed",
+    "without",
 ]

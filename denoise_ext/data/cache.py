@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -30,6 +30,9 @@ class ImageCache(Sequence[np.ndarray]):
             ``cache[k * len(files) + i]``.
         normalise: "range" (the file's full range) or "stretch" (0.1 and 99.9 percentiles of the
             image become 0 and 255; of a tuple, those of its first file).
+        treat: called with every decoded group of files, (H, W, C) uint8, before it is scaled;
+            returns an image of the same shape. ``treatment`` names it, all that it does, for the
+            cache.
         folder: keep the decoded images there, in a file named by the arguments and by path, size
             and modification time of every image file, and map it; it is written once, whole or not
             at all, so that several processes may do so at a time. None: in memory.
@@ -45,6 +48,8 @@ class ImageCache(Sequence[np.ndarray]):
         *,
         scales: Sequence[float] = (1.0,),
         normalise: str = "range",
+        treat: Callable[[np.ndarray], np.ndarray] | None = None,
+        treatment: str = "",
         folder: str | os.PathLike[str] | None = None,
     ) -> None:
         if channels not in (1, 3):
@@ -53,15 +58,17 @@ class ImageCache(Sequence[np.ndarray]):
             raise ValueError(f"normalise must be 'range' or 'stretch', got {normalise!r}")
         self.channels = channels
         self.groups = [tuple(map(Path, f)) if isinstance(f, tuple) else (Path(f),) for f in files]
-        images = (
-            _scaled(_decode_group(group, channels, normalise), scale)
-            for scale in scales
-            for group in self.groups
-        )
+
+        def decoded(group: tuple[Path, ...]) -> np.ndarray:
+            image = _decode_group(group, channels, normalise)
+            return image if treat is None else treat(image)
+
+        images = (_scaled(decoded(group), scale) for scale in scales for group in self.groups)
         if folder is None:
             self._keep_in_memory(list(images))
             return
-        key = _key(self.groups, channels, scales, normalise)
+        settings = [channels, scales, normalise, *([treatment] if treatment else [])]
+        key = _key(self.groups, *settings)
         path = Path(folder) / f"{key}.images"
         if not self._map(path):
             try:

@@ -43,6 +43,26 @@ def list_image_files(source: str | Path) -> list[Path]:
     return files
 
 
+def without(files: list[tuple[Path, ...]], names_file: str | Path) -> list[tuple[Path, ...]]:
+    """``files`` less those whose file names a text file lists, one per line (``#``: a comment).
+
+    Raises ValueError where that cannot be read, or names a file that is not among them.
+    """
+    try:
+        text = Path(names_file).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not a text file"
+        raise ValueError(f"data.sources.leave_out: {names_file}: {reason}") from None
+    lines = (line.strip() for line in text.splitlines())
+    names = {line for line in lines if line and not line.startswith("#")}
+    unknown = sorted(names - {file[0].name for file in files})
+    if unknown:
+        raise ValueError(
+            f"data.sources.leave_out: {names_file} names {unknown[0]!r}, which is not there"
+        )
+    return [file for file in files if file[0].name not in names]
+
+
 def fingerprint(files: Iterable[tuple[Path, ...]], folder: Path) -> dict[str, int | str]:
     """How many files, and the SHA-256 of their names below ``folder`` and their sizes."""
     facts = [

@@ -14,8 +14,7 @@ from denoise_ext.data.random import CROPS, step_generator
 class PatchSampler:
     """Random square crops; batch ``step`` is a function of (seed, step) alone.
 
-    An image is drawn uniformly, then a position, then one of the eight flips and 90-degree
-    rotations.
+    An image is drawn, then a position, then one of the eight flips and 90-degree rotations.
 
     Args:
         images: (H, W, C) uint8 arrays, each at least ``crop`` x ``crop``.
@@ -23,6 +22,8 @@ class PatchSampler:
         batch_size: crops per batch.
         seed: of the whole run.
         augment: flips and rotations.
+        probabilities: of the images, >= 0 with a sum above 0; None: all alike.
+        permute_channels: a random order of the channels, too.
         share: (rank, count): of ``count`` processes that share a batch of ``count * batch_size``
             crops, which one this is.
 
@@ -38,6 +39,8 @@ class PatchSampler:
         seed: int,
         augment: bool = True,
         share: tuple[int, int] = (0, 1),
+        probabilities: np.ndarray | None = None,
+        permute_channels: bool = False,
     ) -> None:
         if not len(images):
             raise ValueError("no images to train on")
@@ -47,6 +50,10 @@ class PatchSampler:
             raise ValueError(f"{len(small)} images are smaller than the crop {crop}: e.g. {shape}")
         self.images, self.crop, self.batch_size = images, crop, batch_size
         self.seed, self.augment, self.share = seed, augment, share
+        self.permute_channels = permute_channels
+        self.bounds = None if probabilities is None else np.cumsum(probabilities)[:-1]
+        if self.bounds is not None:
+            self.bounds = self.bounds / np.sum(probabilities)
 
     def batch(self, step: int) -> Tensor:
         """(batch_size, C, crop, crop) float32 in [0, 1], channels_last."""
@@ -55,18 +62,26 @@ class PatchSampler:
         patches = np.empty((self.batch_size, crop, crop, channels), np.uint8)
         rank, count = self.share
         whole = count * self.batch_size  # every process draws for all of them, and takes its own
-        chosen = rng.integers(0, len(self.images), whole)
+        if self.bounds is None:
+            chosen = rng.integers(0, len(self.images), whole)
+        else:
+            chosen = np.searchsorted(self.bounds, rng.random(whole), side="right")
         places = rng.random((whole, 2))
         turns = rng.integers(0, 8, whole)
+        order = np.arange(channels)
+        if self.permute_channels:
+            orders = rng.permuted(np.tile(order, (whole, 1)), axis=1)
+        else:
+            orders = np.tile(order, (whole, 1))
         mine = slice(rank * self.batch_size, (rank + 1) * self.batch_size)
-        for patch, index, (v, u), turn in zip(
-            patches, chosen[mine], places[mine], turns[mine], strict=True
+        for patch, index, (v, u), turn, order in zip(
+            patches, chosen[mine], places[mine], turns[mine], orders[mine], strict=True
         ):
             image = self.images[index]
             y = int(v * (image.shape[0] - crop + 1))
             x = int(u * (image.shape[1] - crop + 1))
             cut = image[y : y + crop, x : x + crop]
-            patch[...] = dihedral(cut, int(turn)) if self.augment else cut
+            patch[...] = (dihedral(cut, int(turn)) if self.augment else cut)[..., order]
         # NHWC memory seen as NCHW is channels_last
         return torch.from_numpy(patches).permute(0, 3, 1, 2).to(torch.float32) / 255.0
 

@@ -5,6 +5,7 @@ from denoise_ext.models import (  # noqa: F401  (they register)
     dncnn,
     drunet,
     dxnet,
+    dxnet_blind,
     ffdnet,
     nafnet,
     sepdncnn,

@@ -44,6 +44,8 @@ class Denoiser(nn.Module):
     pad_mode: ClassVar[str] = "reflect"
     # Stated by a network in place of the analysis; a text: why it has none.
     geometry: Geometry | str | None = None
+    # What `outputs` returns: networks that tell more than the image have more names.
+    output_names: ClassVar[tuple[str, ...]] = ("image",)
     # What denoise_ext.accelerate plans instead of forward, whose checks look at sigma's numbers.
     accelerated_methods: ClassVar[tuple[str, ...]] = ("denoise_any_size",)
 
@@ -66,6 +68,13 @@ class Denoiser(nn.Module):
         ``noise_map`` is sigma / 255, broadcastable to (N, 1, H, W), or None for blind models.
         """
         raise NotImplementedError(f"{type(self).__name__} has no denoise")
+
+    def outputs(self, x: Tensor, noise_map: Tensor | None = None) -> dict[str, Tensor]:
+        """Everything the network finds out, by name (``output_names``); for training.
+
+        Arguments as of :meth:`denoise`, whose result is ``"image"``.
+        """
+        return {"image": self.denoise(x, noise_map)}
 
     def initialise(self, generator: torch.Generator) -> None:
         """Random weights to train from, for families whose constructor's are not those.

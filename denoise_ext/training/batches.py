@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,9 +14,11 @@ from denoise_ext.data import (
     default_cache_folder,
     fingerprint,
     list_training_files,
+    without,
 )
 from denoise_ext.data.noise import add_noise_chain
 from denoise_ext.data.random import NOISE, step_generator, step_seed
+from denoise_ext.models import Denoiser, create_model, pretrained_info
 from denoise_ext.training.config import data_path, user_path
 from denoise_ext.training.objectives import Batch
 from denoise_ext.training.processes import Processes
@@ -35,21 +38,20 @@ class Batches:
     def __init__(self, config: TrainConfig, processes: Processes, device: torch.device) -> None:
         self.config, self.processes, self.device = config, processes, device
         data = config.data
-        images = open_images(data)
-        source = data_path(data.train)
-        self.files = fingerprint(images.groups, source if source.is_dir() else source.parent)
-        count = len(images.groups)
-        train, held_out = split_held_out(count, config.validation.images)
+        pool = ImagePool(data, config.validation.images)
+        self.files = pool.files
         self.sampler = PatchSampler(
-            [images[k * count + i] for k in range(len(data.scales)) for i in train],
+            pool.images,
             data.crop,
             config.run.batch_size,
             config.run.seed,
             data.augment,
             (processes.rank, processes.count),
+            pool.probabilities,
+            data.permute_channels,
         )
         # (1, C, h, w) each; (1, 2 C, h, w) for pairs
-        self.held_out = [centre_crop(images[i], config.validation.crop) for i in held_out]
+        self.held_out = [centre_crop(image, config.validation.crop) for image in pool.held_out]
 
     def prefetch(self) -> Prefetcher[Batch]:
         """Batches by step, prepared ahead by ``data.workers`` threads."""
@@ -110,13 +112,89 @@ class Batches:
         return Batch(clean + added, clean, sigma[mine], first)
 
 
-def open_images(data: Data) -> ImageCache:
-    """The images a ``[data]`` section names, decoded; ValueError where it names none."""
-    files = list_training_files(data_path(data.train), data.pairs, data.part)
-    folder = {"off": None, "auto": default_cache_folder()}.get(data.cache, user_path(data.cache))
-    return ImageCache(
-        files, data.channels, scales=data.scales, normalise=data.normalise, folder=folder
-    )
+class ImagePool:
+    """The images of a ``[data]`` section, decoded.
+
+    Attributes:
+        images: to take crops from, every one at each of its sizes, (H, W, C) uint8.
+        probabilities: of them, for `PatchSampler`.
+        held_out: images that are not trained on, evenly spread over all files.
+        files: what identifies the files; see `fingerprint`.
+
+    Raises ValueError where the section names no files, or none is left.
+    """
+
+    def __init__(self, data: Data, held_out: int) -> None:
+        folder = {"off": None, "auto": default_cache_folder()}.get(
+            data.cache, user_path(data.cache)
+        )
+        caches, groups = [], []
+        for source in data.parts:
+            files = list_training_files(data_path(source.train), data.pairs, data.part)
+            if source.leave_out:
+                files = without(files, user_path(source.leave_out))
+            cleaner = Cleaner(data.channels, source.denoise) if source.denoise else None
+            caches.append(
+                ImageCache(
+                    files,
+                    data.channels,
+                    scales=source.scales,
+                    normalise=data.normalise,
+                    treat=cleaner,
+                    treatment=cleaner.name if cleaner else "",
+                    folder=folder,
+                )
+            )
+            groups += caches[-1].groups
+        sources = [data_path(source.train) for source in data.parts]
+        bases = [path if path.is_dir() else path.parent for path in sources]
+        self.files = fingerprint(groups, bases[0] if len(bases) == 1 else data_path(""))
+        train, chosen = split_held_out(len(groups), held_out)
+        self.images: list[np.ndarray] = []
+        self.held_out: list[np.ndarray] = []
+        shares: list[np.ndarray] = []
+        first = 0
+        for source, cache in zip(data.parts, caches, strict=True):
+            count = len(cache.groups)
+            mine = [i - first for i in train if first <= i < first + count]
+            self.held_out += [cache[i - first] for i in chosen if first <= i < first + count]
+            sized = [cache[k * count + i] for k in range(len(source.scales)) for i in mine]
+            # at a reduced size only: one that is too small as it is, is a mistake
+            reduced = len(mine) if source.scales[0] == 1.0 else 0
+            sized = sized[:reduced] + [
+                image for image in sized[reduced:] if min(image.shape[:2]) >= data.crop
+            ]
+            areas = np.array([image.shape[0] * image.shape[1] for image in sized], float)
+            share = areas if data.sampling == "area" else np.ones(len(sized))
+            shares.append(source.weight * share / share.sum())
+            self.images += sized
+            first += count
+        alike = data.sampling == "image" and not data.sources
+        self.probabilities = None if alike else np.concatenate(shares)
+
+
+class Cleaner:
+    """Takes white noise of a level out of images (H, W, C), uint8, by a shipped network.
+
+    ``name`` says which network, by its weights, and which level.
+    """
+
+    def __init__(self, channels: int, level: float) -> None:
+        network = "dxnet_s_gray" if channels == 1 else "dxnet_s_color"
+        shipped = pretrained_info(network)
+        assert shipped is not None
+        self.name, self.level = f"{network} {shipped.sha256} {level:g}", level
+        self._build = lambda: create_model(network, pretrained=True)
+        self._network: Denoiser | None = None  # built where an image is not in the cache
+
+    @torch.inference_mode()
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        """The image without that noise."""
+        if self._network is None:
+            self._network = self._build().to(memory_format=torch.channels_last)
+        x = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float() / 255.0
+        clean = (self._network(x, self.level).clamp(0, 1) * 255.0).round().to(torch.uint8)
+        return clean[0].permute(1, 2, 0).numpy()
 
 
 def split_pair(images: Tensor, paired: bool) -> tuple[Tensor, Tensor]:

@@ -34,15 +34,16 @@ def build_network(config: TrainConfig) -> tuple[Denoiser, dict[str, Any] | None]
     Raises ValueError where model, data and start do not fit together.
     """
     start: dict[str, Any] | None = None
-    if config.model.start:
+    if config.model.new:
+        model, start = _extended(config)
+    elif config.model.start:
         model, start = _started(config)
     else:
         _check_options(config.model.name, config.model.options)
         model = create_model(config.model.name, **config.model.options)
     check_fit(model, config)
     if not config.model.start:
-        seed = step_seed(config.run.seed, 0, WEIGHTS)
-        model.initialise(torch.Generator().manual_seed(seed))
+        model.initialise(_weights_generator(config))
     if config.run.layers == "torch":
         model = to_torch(model)
     freeze(model, config.model.freeze)
@@ -77,6 +78,34 @@ def _started(config: TrainConfig) -> tuple[Denoiser, dict[str, Any] | None]:
         return model, {"checkpoint": path.name}
 
 
+def _extended(config: TrainConfig) -> tuple[Denoiser, dict[str, Any] | None]:
+    """The named network with the weights of ``model.start``; those of ``model.new`` are random."""
+    _check_options(config.model.name, config.model.options)
+    model = create_model(config.model.name, **config.model.options)
+    model.initialise(_weights_generator(config))
+    plain = config.model.model_copy(update={"name": "", "options": {}, "new": []})
+    source, start = _started(config.model_copy(update={"model": plain}))
+    names = list(model.state_dict())
+    new = {name for pattern in config.model.new for name in fnmatch.filter(names, pattern)}
+    weights = source.state_dict()
+    if new != set(names) - set(weights):
+        wrong = sorted(new ^ (set(names) - set(weights)))
+        raise ValueError(
+            f"model.new: {config.model.new} must name what {config.model.start!r} does not hold "
+            f"and nothing else; {wrong[0]!r} is {'in it' if wrong[0] in new else 'missing'}"
+        )
+    try:
+        model.load_state_dict({**model.state_dict(), **weights})
+    except RuntimeError as error:  # other names, other shapes: torch lists them, a line each
+        reason = str(error).splitlines()[-1].strip()
+        raise ValueError(f"model.start: {config.model.start!r} does not fit: {reason}") from None
+    return model, start
+
+
+def _weights_generator(config: TrainConfig) -> torch.Generator:
+    return torch.Generator().manual_seed(step_seed(config.run.seed, 0, WEIGHTS))
+
+
 def _check_options(name: str, options: dict[str, Any]) -> None:
     """Build the network without data: ValueError where that, or its training, cannot be."""
     if not has_model(name):
@@ -107,6 +136,9 @@ def check_fit(model: Denoiser, config: TrainConfig) -> None:
             f"data.channels is {config.data.channels}, but model.name {named!r} "
             f"has {model.in_channels} channels"
         )
+    for key in ("noise_level", "noise_scale"):
+        if getattr(config.loss, key) and "noise_level" not in model.output_names:
+            raise ValueError(f"loss.{key}: model.name {named!r} does not estimate the noise level")
     if config.data.crop % model.stride:
         raise ValueError(
             f"data.crop must be a multiple of {model.stride} for this model, got {config.data.crop}"

@@ -81,6 +81,20 @@ def train(config: TrainConfig, accept_changes: bool = False) -> TrainResult:
             return _Trainer(config, accept_changes, processes, device, directory).run()
 
 
+class _ByName(nn.Module):
+    """A network whose forward returns its outputs by name: what processes share is forward."""
+
+    def __init__(self, network: Denoiser) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor, sigma: Tensor, *dials: Tensor) -> dict[str, Tensor]:
+        """``x`` (N, C, H, W), H and W multiples of the stride; ``sigma`` (N,), 0-255 scale."""
+        network = self.network
+        noise_map = (sigma / 255.0).reshape(-1, 1, 1, 1) if network.needs_sigma else None
+        return network.outputs(x, noise_map, *dials)
+
+
 class _Trainer:
     """State of one run: model, optimiser, data, step counter."""
 
@@ -127,7 +141,7 @@ class _Trainer:
         self.columns += [f"psnr_{label_text(label)}" for label in labels(config)]
         if processes.is_main:
             self.dir.trim_log(self.columns, self.step)
-        self.parallel = processes.parallel(self.model)
+        self.parallel = processes.parallel(_ByName(self.model))
 
     @property
     def judged(self) -> Denoiser:
@@ -283,11 +297,11 @@ class _Trainer:
             self.mean.update(self.model, self.step)
         return loss.detach(), norm, rate
 
-    def _forward(self, noisy: Tensor, sigma: Tensor) -> Tensor:
+    def _forward(self, noisy: Tensor, sigma: Tensor, *dials: Tensor) -> dict[str, Tensor]:
         half = self.config.run.precision == "bf16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
-            output = self.parallel(noisy, sigma if self.model.needs_sigma else None)
-        return output.float()
+            outputs = self.parallel(noisy, sigma, *dials)
+        return {name: output.float() for name, output in outputs.items()}
 
     # ---- what is watched
 

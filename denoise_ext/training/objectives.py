@@ -1,7 +1,8 @@
 """What one step minimises, with clean targets and without.
 
-An objective is called as ``objective(forward, batch, step)`` and returns the loss; ``forward(noisy,
-sigma)`` is the network. Random choices are functions of (seed, step, index of the image).
+An objective is called as ``objective(forward, batch, step)`` and returns the loss. ``forward(noisy,
+sigma)`` is the network and returns its outputs by name; ``forward(noisy, sigma, noise_scale)`` is
+one with that dial. Random choices are functions of (seed, step, index of the image).
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from denoise_ext.data.random import MASKS, PROBES, ROLES, image_generator
+from denoise_ext.data.random import MASKS, PROBES, ROLES, SCALES, image_generator
+from denoise_ext.ops import bilateral_blur
 from denoise_ext.training.losses import Criterion, criterion
 from denoise_ext.training.sections import TrainConfig
 
@@ -28,7 +30,7 @@ class Batch:
     first: int  # index of the first image within the step's batches of all processes
 
 
-Forward = Callable[[Tensor, Tensor], Tensor]
+Forward = Callable[..., dict[str, Tensor]]
 Objective = Callable[[Forward, Batch, int], Tensor]
 
 
@@ -36,6 +38,8 @@ def build_objective(config: TrainConfig) -> Objective:
     """The objective of ``loss.target``."""
     seed = config.run.seed
     distance = criterion(config.loss.name, config.loss.ssim_weight)
+    if config.loss.noise_level or config.loss.noise_scale:
+        return Blind(distance, config.loss.noise_level, config.loss.noise_scale, seed)
     return {
         "clean": Supervised(distance),
         "noise2noise": Noise2Noise(distance, seed),
@@ -52,7 +56,62 @@ class Supervised:
 
     def __call__(self, forward: Forward, batch: Batch, step: int) -> Tensor:
         """The loss of a step."""
-        return self.distance(forward(batch.noisy, batch.sigma), batch.target)
+        return self.distance(forward(batch.noisy, batch.sigma)["image"], batch.target)
+
+
+class Blind:
+    """For networks that estimate the noise level: their image and their estimate.
+
+    The loss is ``distance + weight * mean((log estimate - log level)^2)``, the estimate averaged
+    over an image, the level the root mean square of what was added. CBDNet (Guo, Yan, Zhang, Zuo,
+    Zhang, CVPR 2019) has a second task of this kind.
+
+    For a ``scaled`` part of the images the dial ``noise_scale`` is k, uniform in [0, 2]. Below 1
+    the target keeps (1 - k) of the noise. Above 1 it is the clean image after a bilateral filter
+    whose range is (k - 1) times the noise level: what is weaker is taken for noise, too.
+    """
+
+    KERNEL, SPACE = 5, 1.5  # pixels, of the bilateral filter
+    LEAST = 1e-3  # range in units of white below which the filter does nothing
+    FLOOR = 1e-3  # in units of white: added to both levels, or clean images would count endlessly
+
+    def __init__(self, distance: Criterion, weight: float, scaled: float, seed: int) -> None:
+        self.distance, self.weight, self.scaled, self.seed = distance, weight, scaled, seed
+
+    def __call__(self, forward: Forward, batch: Batch, step: int) -> Tensor:
+        """The loss of a step."""
+        if self.scaled:
+            scale = self._scales(batch, step)
+            outputs = forward(batch.noisy, batch.sigma, scale)
+            loss = self.distance(outputs["image"], self._target(batch, scale))
+        else:
+            outputs = forward(batch.noisy, batch.sigma)
+            loss = self.distance(outputs["image"], batch.target)
+        estimate = outputs["noise_level"].flatten(1).mean(dim=1)  # (N,), in units of white
+        ratio = ((estimate + self.FLOOR) / (batch.sigma / 255.0 + self.FLOOR)).log()
+        return loss + self.weight * ratio.square().mean()
+
+    def _target(self, batch: Batch, scale: Tensor) -> Tensor:
+        """What the dial asks for, for each of its values (N,)."""
+        clean = batch.target
+        kept = (1.0 - scale).clamp(min=0.0).reshape(-1, 1, 1, 1)
+        target = clean + kept * (batch.noisy - clean)
+        reach = (scale - 1.0) * batch.sigma / 255.0
+        for i in (reach > self.LEAST).nonzero()[:, 0].tolist():
+            space = (self.SPACE, self.SPACE)
+            target[i : i + 1] = bilateral_blur(
+                clean[i : i + 1], self.KERNEL, reach[i].item(), space
+            )
+        return target
+
+    def _scales(self, batch: Batch, step: int) -> Tensor:
+        """(N,), noise_scale of every image."""
+        draws = np.array([
+            image_generator(self.seed, step, SCALES, batch.first + i).random(2)
+            for i in range(len(batch.noisy))
+        ])  # fmt: skip
+        scales = np.where(draws[:, 0] < self.scaled, 2.0 * draws[:, 1], 1.0)
+        return torch.from_numpy(scales).to(batch.noisy)
 
 
 class Noise2Noise:
@@ -75,7 +134,7 @@ class Noise2Noise:
         swap = torch.tensor(draws, device=batch.noisy.device).reshape(-1, 1, 1, 1)
         noisy = torch.where(swap, batch.target, batch.noisy)
         target = torch.where(swap, batch.noisy, batch.target)
-        return self.distance(forward(noisy, batch.sigma), target)
+        return self.distance(forward(noisy, batch.sigma)["image"], target)
 
 
 class BlindSpot:
@@ -103,7 +162,7 @@ class BlindSpot:
         image = torch.arange(len(noisy), device=noisy.device)[:, None]
         masked = noisy.clone()
         masked[image, :, y, x] = noisy[image, :, from_y, from_x]
-        output = forward(masked, batch.sigma)
+        output = forward(masked, batch.sigma)["image"]
         # (N, M, C) -> (N, C, M, 1), as the distances want images
         told, was = (t[image, :, y, x].transpose(1, 2)[..., None] for t in (output, noisy))
         return self.distance(told, was)
@@ -145,7 +204,7 @@ class Sure:
             for i in range(len(noisy))
         ]).to(noisy)  # fmt: skip
         both = forward(torch.cat([noisy, noisy + self.EPS * probe]), torch.cat([batch.sigma] * 2))
-        output, moved = both.chunk(2)
+        output, moved = both["image"].chunk(2)
         variance = (batch.sigma / 255.0).square()  # (N,)
         divergence = (probe * (moved - output)).flatten(1).mean(dim=1) / self.EPS
         residual = (output - noisy).square().flatten(1).mean(dim=1)

@@ -23,13 +23,39 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
+class Source(_Section):
+    """One of several sets of images to train on."""
+
+    train: str = Field(min_length=1, description="As data.train.")
+    weight: PositiveFloat = Field(1.0, description="Its share of the crops, among all sources'.")
+    scales: list[Scale] = Field(
+        default_factory=lambda: [1.0],
+        min_length=1,
+        description="As data.scales, but need not begin with 1.0; held-out images have the first.",
+    )
+    denoise: NonNegativeFloat = Field(
+        0.0,
+        description="Noise level, 0-255 scale, that dxnet_s takes out of the images first: what "
+        "grain they have is not taught then. 0: they stay as they are.",
+    )
+    leave_out: str = Field(
+        "",
+        description="List file of names, one per line, of files that are not trained on; relative "
+        "to the current directory.",
+    )
+
+
 class Data(_Section):
     """What to train on."""
 
     train: str = Field(
-        min_length=1,
+        "",
         description="Image folder or list file; relative to $DENOISE_EXT_DATA, or to the current "
         "directory where that is not set.",
+    )
+    sources: list[Source] = Field(
+        default_factory=list,
+        description="[[data.sources]] tables, instead of data.train and data.scales: several sets.",
     )
     pairs: list[str] = Field(
         default_factory=list,
@@ -54,6 +80,14 @@ class Data(_Section):
     channels: Literal[1, 3] = Field(1, description="1: gray (Pillow's L of colour images), 3: RGB.")
     crop: PositiveInt = Field(64, description="Side of the square training crops in pixels.")
     augment: bool = Field(True, description="Random flips and quarter turns.")
+    permute_channels: bool = Field(
+        False, description="Random order of the three colour channels, crop by crop."
+    )
+    sampling: Literal["image", "area"] = Field(
+        "image",
+        description="image: every image, at each of its sizes, is drawn as often; area: in "
+        "proportion to its pixels, so every place of a source as often.",
+    )
     scales: list[Scale] = Field(
         default_factory=lambda: [1.0],
         min_length=1,
@@ -83,7 +117,20 @@ class Data(_Section):
             raise ValueError("match_means is for data.pairs, and there are none")
         if self.scales[0] != 1.0:
             raise ValueError(f"scales must begin with 1.0, got {self.scales}")
+        if bool(self.train) == bool(self.sources):
+            raise ValueError("either train or sources is required, and not both")
+        if self.sources and (self.pairs or self.scales != [1.0] or self.part != [0.0, 1.0]):
+            raise ValueError("pairs, scales and part are for data.train, not for data.sources")
+        if self.normalise == "stretch" and any(source.denoise for source in self.sources):
+            raise ValueError("sources.denoise needs normalise 'range'")
+        if self.permute_channels and (self.channels != 3 or self.pairs):
+            raise ValueError("permute_channels is for single files of 3 channels")
         return self
+
+    @property
+    def parts(self) -> list[Source]:
+        """The sources, or data.train as the only one."""
+        return self.sources or [Source(train=self.train, scales=self.scales)]
 
 
 class Noise(_Section):
@@ -123,6 +170,11 @@ class Model(_Section):
         description="Weights training starts from: a model with shipped weights, or a checkpoint "
         "file relative to the current directory; empty: random weights.",
     )
+    new: list[str] = Field(
+        default_factory=list,
+        description="Parameters that `start` does not hold and that begin at random, as patterns "
+        'of their names: ["estimator.*"].',
+    )
     freeze: list[str] = Field(
         default_factory=list,
         description='Parameters that stay as they are, as patterns of their names: ["body.0.*"].',
@@ -147,6 +199,8 @@ class Model(_Section):
             raise ValueError("name (a registered model) or start (a checkpoint) is required")
         if self.options and not self.name:
             raise ValueError("options change a registered model: give its name")
+        if self.new and not (self.name and self.start):
+            raise ValueError("new is for a registered model (name) with the weights of start")
         return self
 
 
@@ -161,6 +215,16 @@ class Loss(_Section):
         "clean",
         description="clean: noise is added to clean files, or data.pairs are (noisy, clean); "
         "noise2noise: data.pairs are two noisy takes; blind_spot, sure: files are noisy.",
+    )
+    noise_level: NonNegativeFloat = Field(
+        0.0,
+        description="Weight of the squared error of the logarithm of the noise level, for networks "
+        "that estimate it.",
+    )
+    noise_scale: Part = Field(
+        0.0,
+        description="Part of the crops that are trained at another noise_scale than 1, for "
+        "networks that have one; see objectives.py.",
     )
     weight_decay: NonNegativeFloat = 0.0
     decay: Literal["classic", "decoupled"] = Field(
@@ -312,6 +376,12 @@ class TrainConfig(_Section):
                 "loss.target 'blind_spot' compares single pixels, one of every 8 x 8: it needs "
                 f"data.crop >= 8 and no 'ssim', got {self.data.crop} and {self.loss.name!r}"
             )
+        if (self.loss.noise_level or self.loss.noise_scale) and target != "clean":
+            raise ValueError(
+                f"loss.noise_level and loss.noise_scale need loss.target 'clean', got {target!r}"
+            )
+        if self.data.channels != 3 and any(step.kind == "photo" for step in self.noise.chain):
+            raise ValueError(f"noise kind 'photo' needs data.channels 3, got {self.data.channels}")
         if self.loss.name == "ssim" and self.data.crop < 11:
             raise ValueError(f"data.crop must be >= 11 for the ssim loss, got {self.data.crop}")
         if self.validation.patience and not self.validation.images:

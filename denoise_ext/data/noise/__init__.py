@@ -12,6 +12,7 @@ from denoise_ext.data.noise.gaussian import add_gaussian_noise
 from denoise_ext.data.noise.impulse import add_salt_and_pepper_noise
 from denoise_ext.data.noise.jpeg import add_jpeg_artefacts
 from denoise_ext.data.noise.magnetic import add_rician_noise
+from denoise_ext.data.noise.photo import PhotoNoise, add_photo_noise
 from denoise_ext.data.noise.photons import (
     ISO_PRESETS,
     add_poisson_gaussian_noise,
@@ -24,10 +25,12 @@ from denoise_ext.data.noise.speckle import add_speckle_noise
 __all__ = [
     "ISO_PRESETS",
     "NoiseStep",
+    "PhotoNoise",
     "add_banding_noise",
     "add_gaussian_noise",
     "add_jpeg_artefacts",
     "add_noise_chain",
+    "add_photo_noise",
     "add_poisson_gaussian_noise",
     "add_poisson_noise",
     "add_rician_noise",

@@ -8,6 +8,7 @@ gets is a function of (seed, step, index): it does not depend on the batch or th
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 from functools import reduce
 from operator import or_
 from typing import Annotated, Literal
@@ -24,16 +25,19 @@ from denoise_ext.data.noise.gaussian import add_gaussian_noise
 from denoise_ext.data.noise.impulse import add_salt_and_pepper_noise
 from denoise_ext.data.noise.jpeg import add_jpeg_artefacts
 from denoise_ext.data.noise.magnetic import add_rician_noise
+from denoise_ext.data.noise.photo import PhotoNoise, add_photo_noise
 from denoise_ext.data.noise.photons import (
     add_poisson_gaussian_noise,
     add_poisson_noise,
     iso_noise,
 )
 from denoise_ext.data.noise.speckle import add_speckle_noise
+from denoise_ext.data.noise.tone import linear_to_srgb, srgb_to_linear
 from denoise_ext.data.random import NOISE, image_generator
 
 Generators = Sequence[torch.Generator]
 _SIGMA = Field(ge=0, allow_inf_nan=False, description="On the 0-255 scale.")
+Share = Annotated[float, Field(ge=0, le=1)]
 _MAP_GRID = 4  # a map of sigma is interpolated from this many random values on each side
 
 
@@ -118,9 +122,9 @@ class CameraStep(_Step):
         levels = [iso_noise(min(float(iso), self.iso_max)) for iso in
                   _logarithmic(self.iso_min, self.iso_max, draws)]  # fmt: skip
         shot, read = (torch.tensor(values) / self.exposure for values in zip(*levels))
-        light = _srgb_to_linear(x) if self.srgb else x
+        light = srgb_to_linear(x) if self.srgb else x
         noisy = add_poisson_gaussian_noise(light, shot, read, generators)
-        return _linear_to_srgb(noisy) if self.srgb else noisy
+        return linear_to_srgb(noisy) if self.srgb else noisy
 
 
 class PoissonGaussianStep(_Step):
@@ -204,6 +208,34 @@ class BandingStep(_Step):
         return add_banding_noise(x, sigma, self.direction, generators)
 
 
+class PhotoStep(_Step):
+    """A camera's picture: sensor, demosaicing, noise reduction, JPEG; for colour images."""
+
+    kind: Literal["photo"]
+    shot_min: float = Field(1.5e-5, ge=1e-8, le=1, description="Variance of the sensor at white.")
+    shot_max: float = Field(0.012, ge=1e-8, le=1, description="Variance of the sensor at white.")
+    smoothed: Share = Field(0.5, description="Of the pictures: noise smoothed by the camera.")
+    luma_min: float = Field(1.0, gt=0, le=255, description="Of smoothed noise, 0-255 scale.")
+    luma_max: float = Field(10.0, gt=0, le=255, description="Of smoothed noise, 0-255 scale.")
+    jpeg: Share = Field(0.75, description="Of the camera's pictures: stored as JPEG.")
+    white: Share = Field(0.15, description="Of the pictures: white Gaussian noise instead.")
+    white_sigma: Annotated[float, _SIGMA] = 50.0
+    clean: Share = Field(0.05, description="Of the pictures: left as they are.")
+
+    @model_validator(mode="after")
+    def _whole(self) -> PhotoStep:
+        if self.white + self.clean > 1:
+            raise ValueError(f"white + clean must be <= 1, got {self.white} + {self.clean}")
+        return self
+
+    def add(self, x: Tensor, draws: np.ndarray, generators: Generators) -> Tensor:
+        """See `_Step.add`."""
+        names = [field.name for field in fields(PhotoNoise)]
+        return add_photo_noise(
+            x, PhotoNoise(**{name: getattr(self, name) for name in names}), generators
+        )
+
+
 STEP_KINDS: dict[str, type[_Step]] = {
     "gaussian": GaussianStep,
     "poisson": PoissonStep,
@@ -214,6 +246,7 @@ STEP_KINDS: dict[str, type[_Step]] = {
     "jpeg": JpegStep,
     "rician": RicianStep,
     "banding": BandingStep,
+    "photo": PhotoStep,
 }
 NoiseStep = Annotated[reduce(or_, STEP_KINDS.values()), Field(discriminator="kind")]
 
@@ -245,14 +278,3 @@ def add_noise_chain(
         x = torch.where(hit.reshape(-1, 1, 1, 1), noisy, x)
     added = (x - clean).square().flatten(1).mean(dim=1).sqrt() * 255.0
     return x, added
-
-
-def _srgb_to_linear(x: Tensor) -> Tensor:
-    """IEC 61966-2-1, values in [0, 1]."""
-    return torch.where(x <= 0.04045, x / 12.92, ((x.clamp(min=0) + 0.055) / 1.055) ** 2.4)
-
-
-def _linear_to_srgb(x: Tensor) -> Tensor:
-    """The inverse; the straight part goes on below 0, the curve above 1."""
-    curve = 1.055 * x.clamp(min=0.0031308) ** (1 / 2.4) - 0.055
-    return torch.where(x <= 0.0031308, x * 12.92, curve)

@@ -1,0 +1,245 @@
+"""Photographs without options: `python benchmarks/photos.py --model dxnet_s_photo`.
+
+Real noise with a clean partner, white noise that is not announced, clean pictures, and made-up
+noise that is not white. For each set and network: PSNR, SSIM and the energy of fine detail of the
+result beside that of the clean image (above half of Nyquist's frequency: below 1 detail was lost,
+above 1 noise was left), the mean over the images, and the worst gain of any image. Real noise is
+that of the files and clean partners differ in more than noise: their figures have a ceiling below
+what white noise allows.
+
+`default` is the network that `denoise_ext.denoise` takes, at the level it estimates; `told` is
+`dxnet_s_color` at the true level of white noise. `polyu_first` is for choosing, `polyu_second` for
+reporting. Images come from $DENOISE_EXT_DATA. Results go to `results/photos.json` and `.md`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from denoise_ext.data.noise import add_gaussian_noise, add_jpeg_artefacts
+from denoise_ext.data.noise.mosaic import demosaic_malvar
+from denoise_ext.inference import denoise, load_model
+from denoise_ext.io import read_image
+from denoise_ext.metrics import psnr, ssim
+
+HERE = Path(__file__).resolve().parent
+SIDE = 240  # pixels: of the upper left corner of SIDD's pictures that is measured
+WHITE = (15.0, 25.0, 50.0)
+MADE_UP = 15.0  # sigma that the made-up kinds begin with
+TOLD = "dxnet_s_color"
+
+Method = Callable[[Tensor, float | None], Tensor]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A noisy image and its clean partner, (1, 3, H, W) in [0, 1]."""
+
+    noisy: Tensor
+    clean: Tensor
+    sigma: float | None = None  # of white noise
+
+
+def loaded(path: Path) -> Tensor:
+    """(1, 3, H, W), float32."""
+    pixels = torch.from_numpy(np.ascontiguousarray(read_image(path)))
+    return pixels.permute(2, 0, 1)[None].float() / 255.0
+
+
+def paired(folder: Path, noisy: str, clean: str) -> list[tuple[Path, Path]]:
+    """Files of a folder whose names end in ``noisy``, with those that end in ``clean`` instead."""
+    files = sorted(folder.glob(f"*{noisy}"))
+    return [(file, file.with_name(file.name.removesuffix(noisy) + clean)) for file in files]
+
+
+def sidd(data: Path) -> Iterator[Picture]:
+    """Phones."""
+    for noisy, clean in paired(data / "real/SIDD12", "_noisy.png", "_gt.png"):
+        yield Picture(*(loaded(path)[..., :SIDE, :SIDE] for path in (noisy, clean)))
+
+
+def polyu(data: Path, half: int) -> Iterator[Picture]:
+    """Cameras; the first or the second half of the pairs, sorted by name."""
+    pairs = paired(data / "real/PolyU100", "_real.JPG", "_mean.JPG")
+    middle = len(pairs) // 2
+    for noisy, clean in pairs[middle:] if half else pairs[:middle]:
+        yield Picture(loaded(noisy), loaded(clean))
+
+
+def kodak(
+    data: Path, spoil: Callable[[Tensor, int], Tensor], sigma: float | None = None
+) -> Iterator[Picture]:
+    """Kodak24 with noise; ``spoil`` gets the clean image and its place in the list."""
+    for place, path in enumerate(sorted((data / "test/Kodak24").iterdir())):
+        clean = loaded(path)
+        yield Picture(spoil(clean, place), clean, sigma)
+
+
+def generator(place: int) -> torch.Generator:
+    return torch.Generator().manual_seed(place)
+
+
+def white(sigma: float) -> Callable[[Tensor, int], Tensor]:
+    """White Gaussian noise, not clipped."""
+    return lambda clean, place: add_gaussian_noise(clean, sigma, generator(place))
+
+
+def stored(clean: Tensor, place: int) -> Tensor:
+    """White noise, then JPEG of quality 75 with colour at half the resolution."""
+    return add_jpeg_artefacts(white(MADE_UP)(clean, place), 75)
+
+
+def luma_only(clean: Tensor, place: int) -> Tensor:
+    """The same white noise in all three channels."""
+    noise = torch.randn(clean[:, :1].shape, generator=generator(place))
+    return eight_bits(clean + noise * MADE_UP / 255.0)
+
+
+def enlarged(clean: Tensor, place: int) -> Tensor:
+    """White noise of half the size, enlarged bicubically."""
+    height, width = clean.shape[-2:]
+    small = torch.randn(1, 3, (height + 1) // 2, (width + 1) // 2, generator=generator(place))
+    noise = F.interpolate(small, scale_factor=2, mode="bicubic")[..., :height, :width]
+    return eight_bits(clean + noise * MADE_UP / 255.0)
+
+
+def bayer(clean: Tensor, place: int) -> Tensor:
+    """White noise of a Bayer mosaic, demosaiced (Malvar, He, Cutler), without the picture."""
+    sites = white(MADE_UP)(torch.zeros_like(clean[:, :1]), place)
+    return eight_bits(clean + demosaic_malvar(sites))
+
+
+def eight_bits(x: Tensor) -> Tensor:
+    return (x.clamp(0, 1) * 255.0).round() / 255.0
+
+
+SETS: dict[str, Callable[[Path], Iterator[Picture]]] = {
+    "sidd": sidd,
+    "polyu_first": lambda data: polyu(data, 0),
+    "polyu_second": lambda data: polyu(data, 1),
+    **{
+        f"kodak_white_{sigma:g}": lambda data, sigma=sigma: kodak(data, white(sigma), sigma)
+        for sigma in WHITE
+    },
+    "kodak_clean": lambda data: kodak(data, lambda clean, place: clean),
+    "kodak_jpeg": lambda data: kodak(data, stored),
+    "kodak_luma": lambda data: kodak(data, luma_only),
+    "kodak_enlarged": lambda data: kodak(data, enlarged),
+    "kodak_bayer": lambda data: kodak(data, bayer),
+}
+REPORTED = [name for name in SETS if name != "polyu_first"]
+
+
+def contenders(models: Sequence[str]) -> dict[str, Method]:
+    """Name -> method; ``told`` answers None for sets without a known level."""
+    told = load_model(TOLD, "cpu")
+    methods: dict[str, Method] = {
+        "default": lambda noisy, sigma: denoise(noisy),
+        "told": lambda noisy, sigma: denoise(noisy, told, sigma),
+    }
+    for name in models:
+        base, _, scale = name.partition("@")
+        network = load_model(base, "cpu")
+        if scale:
+            network.noise_scale = float(scale)
+        methods[name] = lambda noisy, sigma, network=network: denoise(noisy, network)
+    return methods
+
+
+def detail_energy(image: Tensor) -> float:
+    """Energy of luma at frequencies above half of Nyquist's (a quarter per pixel), radially."""
+    luma = (image * torch.tensor([0.299, 0.587, 0.114]).reshape(1, 3, 1, 1)).sum(dim=1)[0]
+    spectrum = torch.fft.rfft2(luma - luma.mean()).abs().square()
+    rows = torch.fft.fftfreq(luma.shape[0])[:, None]
+    columns = torch.fft.rfftfreq(luma.shape[1])[None]
+    return spectrum[(rows.square() + columns.square()).sqrt() > 0.25].sum().item()
+
+
+def figures(output: Tensor, clean: Tensor) -> dict[str, float]:
+    """Of one result, which is rounded to 8 bits first."""
+    output = eight_bits(output)
+    return {
+        "psnr": min(99.0, psnr(output, clean).item()),
+        "ssim": ssim(output, clean).item(),
+        "detail": detail_energy(output) / max(detail_energy(clean), 1e-12),
+    }
+
+
+def measure(name: str, data: Path, methods: dict[str, Method], every: int) -> dict[str, dict]:
+    """One set: for the input and every method the means, and the worst gain over the input."""
+    values: dict[str, list[dict[str, float]]] = {}
+    for place, picture in enumerate(SETS[name](data)):
+        if place % every:
+            continue
+        given = figures(picture.noisy, picture.clean)
+        values.setdefault("input", []).append(given)
+        for method, run in methods.items():
+            if method == "told" and picture.sigma is None:
+                continue
+            with torch.inference_mode():
+                output = run(picture.noisy, picture.sigma)
+            row = figures(output, picture.clean)
+            values.setdefault(method, []).append(row | {"gain": row["psnr"] - given["psnr"]})
+    results = {}
+    for method, rows in values.items():
+        results[method] = {
+            key: float(np.mean([row[key] for row in rows])) for key in ("psnr", "ssim", "detail")
+        }
+        results[method]["images"] = len(rows)
+        if method != "input":
+            results[method]["worst_gain"] = min(row["gain"] for row in rows)
+    return results
+
+
+def table(results: dict[str, dict[str, dict]]) -> str:
+    """Markdown: a row per set and method."""
+    lines = [
+        "| set | method | PSNR, dB | SSIM | detail | worst gain, dB |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, methods in results.items():
+        for method, row in methods.items():
+            worst = f"{row['worst_gain']:+.2f}" if "worst_gain" in row else ""
+            lines.append(
+                f"| {name} ({row['images']}) | {method} | {row['psnr']:.2f} | {row['ssim']:.4f} "
+                f"| {row['detail']:.2f} | {worst} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--model", action="append", default=[], metavar="NAME|FILE[@SCALE]",
+        help="a blind network (repeatable); @1.4: its noise_scale",
+    )  # fmt: skip
+    parser.add_argument("--sets", nargs="+", default=REPORTED, choices=list(SETS), metavar="SET")
+    parser.add_argument("--without", nargs="+", default=[], choices=["default", "told"])
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="every Nth image alone")
+    parser.add_argument("--output", type=Path, default=HERE / "results", metavar="FOLDER")
+    args = parser.parse_args(argv)
+    if args.every < 1:
+        parser.error(f"--every must be >= 1, got {args.every}")
+    data = Path(os.environ.get("DENOISE_EXT_DATA", ""))
+    methods = {k: run for k, run in contenders(args.model).items() if k not in args.without}
+    results = {name: measure(name, data, methods, args.every) for name in args.sets}
+    args.output.mkdir(parents=True, exist_ok=True)
+    (args.output / "photos.json").write_text(json.dumps(results, indent=2) + "\n")
+    (args.output / "photos.md").write_text(table(results))
+    print(table(results), end="")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,130 @@
+"""DXNet with an estimator of the noise level inside: blind, for noise that nobody has measured.
+
+The noise of a camera's JPEG is correlated and differs from place to place: no single level
+describes it. A few convolutions at half the resolution estimate a map of levels from the image, and
+DXNet takes this map instead of a given one. The estimator has no biases either, so the whole stays
+homogeneous: f(a x) = a f(x) for a > 0. An estimator in front of a non-blind network: Guo, Yan,
+Zhang, Zuo, Zhang: "Toward Convolutional Blind Denoising of Real Photographs" (CBDNet), CVPR 2019.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from denoise_ext.models._base import MAX_LAYERS, check_positive_int
+from denoise_ext.models._registry import register_architecture, register_model
+from denoise_ext.models.dxnet import DXNet
+from denoise_ext.nn import Conv2d, ConvTranspose2d
+
+MAX_NOISE_SCALE = 2.0
+
+
+@register_architecture("dxnet_blind")
+class DXNetBlind(DXNet):
+    """DXNet that estimates a map of the noise level itself; takes no sigma.
+
+    ``network.noise_scale`` (0 to 2, 1.0 by default) multiplies the estimate: below 1 noise is left
+    in, above 1 more is taken for noise. It is a setting, not a weight: no checkpoint holds it.
+
+    Args:
+        channels, widths, blocks: as of `DXNet`.
+        estimator_width: channels of the estimator's hidden layers.
+        estimator_depth: convolutions of the estimator, >= 3: the first at half the resolution, one
+            of 2x2 and stride 2, others at a quarter, one transposed back.
+    """
+
+    family = "dxnet_blind"
+    output_names = ("image", "noise_level")
+
+    def __init__(
+        self,
+        channels: int = 3,
+        widths: Sequence[int] = (64, 80),
+        blocks: Sequence[int] = (2, 5),
+        estimator_width: int = 48,
+        estimator_depth: int = 6,
+    ) -> None:
+        super().__init__(channels, widths, blocks)
+        self.needs_sigma = False
+        self.estimator_width = check_positive_int("estimator_width", estimator_width)
+        self.estimator_depth = check_positive_int("estimator_depth", estimator_depth, 3, MAX_LAYERS)
+        width = self.estimator_width
+        coarse = [
+            Conv2d(width, width, 3, padding=1, bias=False, activation="relu")
+            for _ in range(self.estimator_depth - 3)
+        ]
+        self.estimator = nn.Sequential(
+            Conv2d(4 * channels, width, 3, padding=1, bias=False, activation="relu"),
+            Conv2d(width, width, 2, stride=2, bias=False, activation="relu"),
+            *coarse,
+            ConvTranspose2d(width, 1, 2, stride=2, bias=False),
+        )
+        self.stride = max(self.stride, 4)
+        self._noise_scale = 1.0
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What rebuilds this network."""
+        return {
+            **super().config,
+            "estimator_width": self.estimator_width,
+            "estimator_depth": self.estimator_depth,
+        }
+
+    @property
+    def noise_scale(self) -> float:
+        """Factor on the estimated level, 0 to 2."""
+        return self._noise_scale
+
+    @noise_scale.setter
+    def noise_scale(self, value: float) -> None:
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise TypeError(f"noise_scale must be a number, got {value!r}")
+        if not 0 <= value <= MAX_NOISE_SCALE:  # NaN too
+            raise ValueError(f"noise_scale must be in [0, {MAX_NOISE_SCALE:g}], got {value}")
+        self._noise_scale = float(value)
+
+    def noise_level(self, x: Tensor) -> Tensor:
+        """The estimated standard deviation of the noise, in units of x: (N, 1, H/2, W/2), >= 0."""
+        return self.estimator(F.pixel_unshuffle(x, 2)).abs()
+
+    def denoise(self, x: Tensor, noise_map: Tensor | None) -> Tensor:
+        """See :meth:`Denoiser.denoise`; ``noise_map`` is not looked at."""
+        level = self.noise_level(x)
+        return super().denoise(x, level if self.noise_scale == 1.0 else level * self.noise_scale)
+
+    def outputs(
+        self, x: Tensor, noise_map: Tensor | None = None, noise_scale: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Image and estimate, for training.
+
+        Args:
+            x: (N, C, H, W), H and W multiples of ``stride``.
+            noise_map: not looked at.
+            noise_scale: (N,), a factor for every image; None: 1 for all.
+
+        Returns:
+            "image": as of `denoise`; "noise_level": as of `noise_level`, not scaled.
+        """
+        level = self.noise_level(x)
+        scaled = level if noise_scale is None else level * noise_scale.reshape(-1, 1, 1, 1)
+        return {"image": super().denoise(x, scaled), "noise_level": level}
+
+    @torch.no_grad()
+    def initialise(self, generator: torch.Generator) -> None:
+        """As of `DXNet`. The first filters see no constant, so the first answer has the size of
+        the image's finest details: about that of noise."""
+        super().initialise(generator)
+        first = self.estimator[0].weight
+        first.sub_(first.mean(dim=(1, 2, 3), keepdim=True))
+
+
+@register_model
+def dxnet_s_photo(**kwargs: Any) -> DXNetBlind:
+    """Blind colour DXNet for photographs: `dxnet_s_color` and an estimator of the noise level."""
+    return DXNetBlind(**{"channels": 3, "widths": (64, 80), "blocks": (2, 5), **kwargs})
