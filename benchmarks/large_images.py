@@ -24,8 +24,8 @@ SIZES = (1, 2, 5, 10, 20, 50, 100, 200)  # megapixels
 
 def network(name: str):
     """A shipped model, or "tiny": an untrained FFDNet that leaves the work around it visible."""
-    from denoise_ext.inference import load_model
     from denoise_ext.models import create_model
+    from denoise_ext.runtime import load_model
 
     if name == "tiny":
         return create_model("ffdnet_gray", width=16, depth=3).eval()
@@ -56,7 +56,7 @@ def resident(field: str) -> int:
 
 def measure(megapixels: float, model: str, max_memory: int | None) -> dict[str, object]:
     """One size, in this process."""
-    from denoise_ext.inference import Denoiser
+    from denoise_ext.tasks import Denoiser
 
     denoiser = Denoiser(network(model), sigma=15.0, max_memory=max_memory)
     pixels = image(megapixels)

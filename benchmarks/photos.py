@@ -29,9 +29,10 @@ from torch import Tensor
 
 from denoise_ext.data.noise import add_gaussian_noise, add_jpeg_artefacts
 from denoise_ext.data.noise.mosaic import demosaic_malvar
-from denoise_ext.inference import denoise, load_model
 from denoise_ext.io import read_image
 from denoise_ext.metrics import psnr, ssim
+from denoise_ext.runtime import load_model
+from denoise_ext.tasks import denoise
 
 HERE = Path(__file__).resolve().parent
 SIDE = 240  # pixels: of the upper left corner of SIDD's pictures that is measured

@@ -11,12 +11,13 @@ logging.getLogger(__name__).addHandler(logging.NullHandler())
 __version__ = "0.1.0"
 
 _SUBPACKAGES = (
-    "data", "engine", "inference", "io", "metrics", "models", "nn", "ops", "reference", "training",
+    "analysis", "data", "engine", "export", "io", "jobs", "metrics", "models", "nn", "ops",
+    "reference", "runtime", "tasks", "training",
 )  # fmt: skip
 
 # What a user meets first, under the package's own name.
 _NAMES = {
-    "Denoiser": "inference", "accelerate": "engine", "denoise": "inference", "info": "_info",
+    "Denoiser": "tasks", "accelerate": "engine", "denoise": "tasks", "info": "_info",
 }  # fmt: skip
 
 __all__ = ["__version__", *_NAMES, *_SUBPACKAGES]

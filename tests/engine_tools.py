@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from denoise_ext.engine import verify
-from denoise_ext.engine.match import find_sites
-from denoise_ext.engine.plan import Plan
-from denoise_ext.engine.schedule import Scheduler
-from denoise_ext.engine.steps import Constants
-from denoise_ext.engine.trace import trace
+from denoise_ext.engine.capture.trace import trace
+from denoise_ext.engine.fuse import verify
+from denoise_ext.engine.fuse.ir import Constants
+from denoise_ext.engine.fuse.match import find_sites
+from denoise_ext.engine.run.plan import Plan
+from denoise_ext.engine.run.schedule import Scheduler
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 import denoise_ext
 from denoise_ext import engine, models
-from denoise_ext.engine import verify
+from denoise_ext.engine.fuse import verify
 
 pytestmark = pytest.mark.usefixtures("ours_is_faster")
 
@@ -336,7 +336,7 @@ def test_bad_arguments():
 
 
 def test_a_wrong_site_is_left(monkeypatch):
-    from denoise_ext.engine.conv_site import ConvSite
+    from denoise_ext.engine.fuse.conv import ConvSite
 
     right = ConvSite.folded
 

@@ -9,8 +9,9 @@ from test_accelerate import planned, small_net
 from winograd_bounds import matrices
 
 import denoise_ext
-from denoise_ext.engine import conv_site, verify
-from denoise_ext.engine.plan import Plan
+from denoise_ext.engine.fuse import conv as conv_site
+from denoise_ext.engine.fuse import verify
+from denoise_ext.engine.run.plan import Plan
 
 pytestmark = pytest.mark.usefixtures("ours_is_faster")
 

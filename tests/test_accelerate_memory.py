@@ -11,8 +11,8 @@ import torch
 from engine_tools import RandomNet, plan_of
 from torch import nn
 
-from denoise_ext.engine import memory
-from denoise_ext.engine.memory import Buffer, place
+from denoise_ext.engine.run import memory
+from denoise_ext.engine.run.memory import Buffer, place
 
 
 def random_buffers(seed: int) -> list[Buffer]:

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 import denoise_ext
 from denoise_ext.engine import plan
-from denoise_ext.engine.resampled import ResampledSite
+from denoise_ext.engine.fuse.resampled import ResampledSite
 
 pytestmark = pytest.mark.usefixtures("ours_is_faster")
 RESAMPLED = torch.ops.denoise_ext.conv2d_resampled_out.default

@@ -12,8 +12,8 @@ from command_line import denoise
 
 from denoise_ext import io
 from denoise_ext._loader import native_error
-from denoise_ext.inference import Denoiser, estimate_sigma
 from denoise_ext.models import create_model
+from denoise_ext.tasks import Denoiser, estimate_sigma
 
 pytestmark = pytest.mark.skipif(native_error() is not None, reason="native library missing")
 checkpoints, folder = command_line.checkpoints, command_line.folder  # fixtures

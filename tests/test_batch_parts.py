@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from denoise_ext.inference.manifest import Manifest, ManifestError, Record, key_of, recorded
-from denoise_ext.inference.pipeline import Final, Stage, run_stages
+from denoise_ext.jobs.manifest import Manifest, ManifestError, Record, key_of, recorded
+from denoise_ext.jobs.pipeline import Final, Stage, run_stages
 
 
 def test_every_item_goes_through_every_stage():

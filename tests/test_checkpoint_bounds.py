@@ -15,7 +15,7 @@ from networks import keys_under, published_chain
 from safetensors.torch import save_file
 
 from denoise_ext.models import CheckpointError, load_checkpoint
-from denoise_ext.models._archive import MAX_PICKLE
+from denoise_ext.models.archive import MAX_PICKLE
 from denoise_ext.models.checkpoints import MAX_CONFIG, MAX_HEADER
 
 MIB = 1 << 20

@@ -46,10 +46,10 @@ def test_file_to_file(folder, checkpoints, capsys):
 
 
 def test_the_result_is_what_the_library_gives(folder, checkpoints, capsys):
-    from denoise_ext import inference
+    from denoise_ext import tasks
 
     denoise(capsys, "in/a.png", "-o", "o.png", "--sigma", "20", "--model", checkpoints["colour"])
-    expected = inference.denoise(RGB, checkpoints["colour"], 20.0, backend=BACKEND[1])
+    expected = tasks.denoise(RGB, checkpoints["colour"], 20.0, backend=BACKEND[1])
     np.testing.assert_array_equal(io.read_image("o.png"), expected)
 
 
@@ -184,14 +184,14 @@ def test_bad_input_is_explained_and_leaves_nothing(folder, checkpoints, capsys, 
 
 
 def test_missing_sigma_is_estimated_and_said(folder, checkpoints, capsys):
-    from denoise_ext import inference
+    from denoise_ext import tasks
 
     model = checkpoints["gray"]
     code, out, err = denoise(capsys, "in/b.png", "-o", "o.png", "--model", model)
-    sigma = inference.estimate_sigma(GRAY)
+    sigma = tasks.estimate_sigma(GRAY)
     assert (code, err) == (0, "")
     assert f"estimated, {sigma:.1f}\n" in out
-    expected = inference.denoise(GRAY, model, sigma, backend=BACKEND[1])
+    expected = tasks.denoise(GRAY, model, sigma, backend=BACKEND[1])
     np.testing.assert_array_equal(io.read_image("o.png"), expected)
 
 

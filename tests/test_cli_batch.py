@@ -189,7 +189,7 @@ def test_disk_full_stops_the_run_and_resume_goes_on(folder, options):
 
 
 def test_full_disk_is_not_asked_again(folder, options, capsys, monkeypatch):
-    from denoise_ext.inference import storage
+    from denoise_ext.jobs import storage
 
     def full(*_, **__):
         try:
@@ -217,7 +217,7 @@ def test_folder_that_cannot_be_written(folder, options, capsys, monkeypatch):
 
 
 def test_two_runs_in_one_folder(folder, options, capsys):
-    from denoise_ext.inference.manifest import Manifest
+    from denoise_ext.jobs.manifest import Manifest
 
     with Manifest(folder / "out"):
         code, _, err = denoise(capsys, "in", "-o", "out", *options)

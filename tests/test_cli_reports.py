@@ -82,7 +82,8 @@ def test_models_lists_every_model(capsys):
 
 
 def test_models_shows_what_is_known_of_weights(monkeypatch, capsys):
-    from denoise_ext.models import Pretrained, _registry
+    from denoise_ext.models import Pretrained
+    from denoise_ext.models import registry as _registry
 
     weights = Pretrained(
         file="made_up.safetensors", sha256="0" * 64, config={}, recipe="recipe.toml",

@@ -16,8 +16,8 @@ from zoo import tiny
 
 from denoise_ext import io
 from denoise_ext.cli.common import size_type, tile_type
-from denoise_ext.inference import Denoiser, denoiser
 from denoise_ext.models import save_model
+from denoise_ext.tasks import Denoiser, denoiser
 
 checkpoints, folder = command_line.checkpoints, command_line.folder  # fixtures
 RGBA = np.dstack([RGB, GRAY])
@@ -139,7 +139,7 @@ def test_of_a_stream(folder, options, capsys, grids, monkeypatch):
 @needs_native
 def test_on_a_cluster(folder, options, capsys, grids, monkeypatch):
     """The options reach the actors: their workers are made here."""
-    from denoise_ext.integrations import ray
+    from denoise_ext.jobs import ray
 
     def run_jobs(jobs, output, make_worker, **_):
         (folder / "out").mkdir()

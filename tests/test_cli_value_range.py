@@ -13,7 +13,7 @@ from command_line import BACKEND, denoise
 from test_io_medical_exr import dicom
 
 from denoise_ext import io
-from denoise_ext.inference import Denoiser
+from denoise_ext.tasks import Denoiser
 
 checkpoints, folder = command_line.checkpoints, command_line.folder  # fixtures
 RNG = np.random.default_rng(2)
@@ -77,7 +77,7 @@ def test_two_levels_stay_two_levels(folder, options, capsys):
 
 
 def test_of_streams_and_on_a_cluster(folder, options, clean, capsys, monkeypatch):
-    from denoise_ext.integrations import ray
+    from denoise_ext.jobs import ray
 
     io.write_image("t.png", TWELVE)
     expected = clean(TWELVE, value_range=(0, 4095))

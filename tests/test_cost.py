@@ -7,7 +7,8 @@ import torch
 from torch import nn
 from zoo import FAMILIES, tiny
 
-from denoise_ext.models import create_model, gflop_per_megapixel
+from denoise_ext.analysis import gflop_per_megapixel
+from denoise_ext.models import create_model
 
 # per pixel of the image: products, then two operations for each
 PRODUCTS = {

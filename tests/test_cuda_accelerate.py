@@ -14,8 +14,8 @@ from torch.nn import functional as F
 
 import denoise_ext
 from denoise_ext import models
-from denoise_ext.engine import cuda_graph
-from denoise_ext.engine.graph import Graph, Value
+from denoise_ext.engine.capture.graph import Graph, Value
+from denoise_ext.engine.run import cuda_graph
 
 pytestmark = pytest.mark.usefixtures("ours_is_faster")
 on_gpu = pytest.mark.skipif(missing() is not None, reason=str(missing()))

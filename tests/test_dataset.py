@@ -13,7 +13,7 @@ from denoise_ext.data import ImageCache, PatchSampler, list_image_files
 from denoise_ext.data.sampler import dihedral
 from denoise_ext.training.batches import Batches
 from denoise_ext.training.config import ConfigError, load_config
-from denoise_ext.training.processes import Processes
+from denoise_ext.training.distributed import Processes
 
 
 def test_list_file(tmp_path, monkeypatch):

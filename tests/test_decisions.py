@@ -14,8 +14,8 @@ from zoo import FAMILIES, tiny
 
 import denoise_ext
 from denoise_ext import _cache, engine
-from denoise_ext.engine import verify
-from denoise_ext.engine.results import compare
+from denoise_ext.engine.fuse import verify
+from denoise_ext.engine.run.output_tree import compare
 
 
 def net() -> nn.Module:
@@ -166,7 +166,7 @@ def test_a_kept_plan_is_held_against_the_original(folder, clock, monkeypatch):
     denoise_ext.accelerate(net(), X)
     path = next(folder.iterdir())
     path.write_bytes(_edited(json.loads(path.read_text()), step="direct", variant="direct"))
-    from denoise_ext.engine.conv_site import ConvSite
+    from denoise_ext.engine.fuse.conv import ConvSite
 
     right = ConvSite.folded
 

@@ -1,4 +1,4 @@
-"""inference.Denoiser: kinds of images and their layouts, strength, alpha, precision, threads."""
+"""tasks.Denoiser: kinds of images and their layouts, strength, alpha, precision, threads."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ import torch
 from PIL import Image
 
 import denoise_ext
-from denoise_ext import inference, io
+from denoise_ext import io, tasks
 from denoise_ext._loader import native_error
-from denoise_ext.inference import Denoiser
 from denoise_ext.models import create_model
+from denoise_ext.tasks import Denoiser
 
 pytestmark = pytest.mark.skipif(native_error() is not None, reason="native library missing")
 
@@ -48,7 +48,7 @@ def gray():
 
 
 def test_the_package_names_them():
-    assert denoise_ext.denoise is inference.denoise
+    assert denoise_ext.denoise is tasks.denoise
     assert denoise_ext.Denoiser is Denoiser
 
 
@@ -155,7 +155,7 @@ def test_signed_integers_need_a_range(gray):
 def test_strength_zero_is_the_image_bit_for_bit():
     odd = np.array([[np.nan, -7.5e30], [np.inf, -0.0]], np.float32)
     for image in (RGBA, GRAY, GRAY.astype(">u2"), odd):
-        result = inference.denoise(image, "ffdnet_gray_small", strength=0)
+        result = tasks.denoise(image, "ffdnet_gray_small", strength=0)
         assert result is not image and result.dtype == image.dtype
         assert result.tobytes() == image.tobytes()
 
@@ -164,11 +164,11 @@ def test_strength_is_linear(colour):
     image = RGB / np.float32(255)
     full = colour(image)
     for strength in (0.25, 0.5, 1.0):
-        result = inference.denoise(image, tiny(3), SIGMA, strength=strength)
+        result = tasks.denoise(image, tiny(3), SIGMA, strength=strength)
         expected = (1 - strength) * image.astype(np.float64) + strength * full
         # two roundings of float32 numbers below 2, and one of strength itself
         np.testing.assert_allclose(result, expected, rtol=0, atol=4 * 2**-23)
-    half = inference.denoise(RGB, tiny(3), SIGMA, strength=0.5)
+    half = tasks.denoise(RGB, tiny(3), SIGMA, strength=0.5)
     between = np.clip((image + full) / 2 * 255, 0, 255)
     assert np.abs(half - between).max() <= 0.5 + 1e-3  # rounded once, at the end
 
@@ -197,8 +197,8 @@ def test_alpha_is_denoised_as_a_gray_image(gray, colour):
 @pytest.mark.parametrize("backend", ["native", "torch"])
 @pytest.mark.parametrize("precision", ["strict", "default", "fast", "bfloat16", "float16"])
 def test_precisions(precision, backend):
-    expected = inference.denoise(RGB, tiny(3), SIGMA, precision="strict")
-    result = inference.denoise(RGB, tiny(3), SIGMA, precision=precision, backend=backend)
+    expected = tasks.denoise(RGB, tiny(3), SIGMA, precision="strict")
+    result = tasks.denoise(RGB, tiny(3), SIGMA, precision=precision, backend=backend)
     # bfloat16 has 8 bits; three layers round the image and two feature maps
     tolerance = {"bfloat16": 3, "float16": 1}.get(precision, 1)
     assert np.abs(result.astype(int) - expected).max() <= tolerance
@@ -212,7 +212,7 @@ def test_what_leaves_float16_is_never_black(backend):
         network.body[0].weight.mul_(1e6)
         network.body[0].bias.mul_(1e6)
         network.body[-1].weight.mul_(1e-6)
-    expected = inference.denoise(GRAY, network, SIGMA)
+    expected = tasks.denoise(GRAY, network, SIGMA)
     denoiser = Denoiser(network, sigma=SIGMA, precision="float16", backend=backend)
     result = denoiser.run(GRAY)
     assert result.recomputed == result.tiles == 1
@@ -221,8 +221,8 @@ def test_what_leaves_float16_is_never_black(backend):
     # and 65535, which float16 does not hold, is white
     white = np.full((8, 8), 65535, np.uint16)
     half = tiny(1, predicts="noise").half()
-    assert np.isfinite(inference.denoise(white / np.float32(65535), half, SIGMA)).all()
-    assert inference.denoise(white, half, SIGMA, backend=backend).min() > 32768
+    assert np.isfinite(tasks.denoise(white / np.float32(65535), half, SIGMA)).all()
+    assert tasks.denoise(white, half, SIGMA, backend=backend).min() > 32768
 
 
 def test_damaged_weights_are_an_error():
@@ -230,14 +230,14 @@ def test_damaged_weights_are_an_error():
     with torch.no_grad():
         network.body[1].weight[0, 0, 0, 0] = torch.nan
     with pytest.raises(RuntimeError, match=r"not finite.*weights"):
-        inference.denoise(GRAY, network, SIGMA)
+        tasks.denoise(GRAY, network, SIGMA)
 
 
 def test_an_accelerated_network_has_a_precision_of_its_own():
     fast = denoise_ext.accelerate(tiny(1))
-    assert inference.denoise(GRAY, fast, SIGMA).shape == GRAY.shape
+    assert tasks.denoise(GRAY, fast, SIGMA).shape == GRAY.shape
     with pytest.raises(ValueError, match="precision 'fast': the model is accelerated already"):
-        inference.denoise(GRAY, fast, SIGMA, precision="fast")
+        tasks.denoise(GRAY, fast, SIGMA, precision="fast")
     with pytest.raises(ValueError, match=r"precision must be one of strict, .*got 'half'"):
         Denoiser(precision="half")
 
@@ -249,14 +249,14 @@ def test_result_says_what_was_done():
     flat = np.full((64, 64), 0.5, np.float32)
     noisy = flat + RNG.normal(0, 20 / 255, flat.shape).astype(np.float32)
     estimated = Denoiser(tiny(1)).run(noisy)
-    assert estimated.sigma_estimated and estimated.sigma == inference.estimate_sigma(noisy)
+    assert estimated.sigma_estimated and estimated.sigma == tasks.estimate_sigma(noisy)
     given = Denoiser(tiny(1), sigma=5).run(noisy, 20.0)
     assert (given.sigma, given.sigma_estimated) == (20.0, False)
     blind = Denoiser(tiny(1, "dncnn")).run(noisy)
     assert (blind.sigma, blind.sigma_estimated) == (None, False)
     assert (given.tiles, given.recomputed) == (1, 0) and given.seconds > 0
     np.testing.assert_array_equal(
-        Denoiser(tiny(1))(noisy), inference.denoise(noisy, tiny(1), estimated.sigma)
+        Denoiser(tiny(1))(noisy), tasks.denoise(noisy, tiny(1), estimated.sigma)
     )
     batch = torch.from_numpy(np.stack([noisy, flat]))[:, None]
     both = Denoiser(tiny(1)).run(batch)
@@ -268,7 +268,7 @@ def test_one_denoiser_for_gray_and_colour():
     denoiser = Denoiser(sigma=SIGMA)
     for image, name in ((RGB, "dxnet_s_color"), (GRAY, "dxnet_s_gray")):
         for _ in range(2):
-            np.testing.assert_array_equal(denoiser(image), inference.denoise(image, name, SIGMA))
+            np.testing.assert_array_equal(denoiser(image), tasks.denoise(image, name, SIGMA))
 
 
 # --- threads -------------------------------------------------------------------------------------
@@ -308,7 +308,7 @@ def test_many_stops_where_an_image_fails(gray):
 def test_threads_share_a_denoiser():
     denoiser = Denoiser(tiny(3), sigma=SIGMA)
     images = [RNG.integers(0, 256, (20 + i % 2, 24, 3), dtype=np.uint8) for i in range(2)]
-    expected = [inference.denoise(image, tiny(3), SIGMA) for image in images]
+    expected = [tasks.denoise(image, tiny(3), SIGMA) for image in images]
     with ThreadPoolExecutor(4) as pool:
         results = list(pool.map(denoiser, images * 6))
     for i, result in enumerate(results):

@@ -1,4 +1,4 @@
-"""inference.Denoiser on files and pictures: every format, depth and range, pages, refusals."""
+"""tasks.Denoiser on files and pictures: every format, depth and range, pages, refusals."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from test_denoiser import tiny
 from test_io_medical_exr import dicom, nifti
 from test_io_round_trip import CASES, exif_block, pixels, written
 
-from denoise_ext import inference, io
+from denoise_ext import io, tasks
 from denoise_ext._loader import native_error
-from denoise_ext.inference import Denoiser
-from denoise_ext.inference.pictures import denoise_picture
 from denoise_ext.nn import JointBilateralBlur
+from denoise_ext.tasks import Denoiser
+from denoise_ext.tasks.pictures import denoise_picture
 
 pytestmark = pytest.mark.skipif(native_error() is not None, reason="native library missing")
 RNG = np.random.default_rng(8)
@@ -124,7 +124,7 @@ def test_numbers_that_are_not_finite_stay(gray, tmp_path, dtype):
         np.testing.assert_array_equal(frame[finite], expected[finite])
         assert frame[~finite].tobytes() == slice_[~finite].tobytes() and not finite.all()
     assert written(Denoiser(strength=0)(picture)) == written(picture)
-    found = inference.estimate_sigma(replace(picture, frames=picture.frames[:1]))
+    found = tasks.estimate_sigma(replace(picture, frames=picture.frames[:1]))
     assert found == pytest.approx(20 * 255 / (high - low), rel=0.15)
     noted = denoise_picture(gray, picture).picture
     assert noted.notes == (f"{20 * 48 * 2 + 1} numbers are not finite and stay as they are",)
@@ -153,17 +153,17 @@ def test_pages(gray, tmp_path):
         gray(tmp_path / "s.tif")
     picture = io.read_picture(tmp_path / "s.tif")
     result = Denoiser(tiny(1)).run(picture)
-    levels = [inference.estimate_sigma(page) for page in pages]
+    levels = [tasks.estimate_sigma(page) for page in pages]
     assert (result.tiles, result.recomputed, result.sigma_estimated) == (3, 0, True)
     assert result.sigma == pytest.approx(sum(levels) / 3) and result.seconds > 0
     for page, level, clean in zip(pages, levels, result.image.frames, strict=True):
-        np.testing.assert_array_equal(clean, inference.denoise(page, tiny(1), level))
+        np.testing.assert_array_equal(clean, tasks.denoise(page, tiny(1), level))
     assert result.image.metadata == picture.metadata
     np.testing.assert_array_equal(
         np.stack(gray(replace(picture, value_range=(0, 40000))).frames),
         np.stack([gray(page, value_range=(0, 40000)) for page in pages]),
     )
-    same = inference.denoise(picture, tiny(1), strength=0)
+    same = tasks.denoise(picture, tiny(1), strength=0)
     np.testing.assert_array_equal(np.stack(same.frames), np.stack(pages))
     [first] = gray.denoise_many([picture])
     np.testing.assert_array_equal(first.frames[2], gray(pages[2]))
@@ -173,10 +173,10 @@ def test_levels_and_guides_from_files(tmp_path):
     scan = (RNG.normal(1000, 30, (64, 64))).astype(np.int16)
     low, high = int(scan.min()), int(scan.max())
     (tmp_path / "a.dcm").write_bytes(dicom(scan))
-    expected = inference.estimate_sigma(scan, value_range=(low, high))
+    expected = tasks.estimate_sigma(scan, value_range=(low, high))
     assert expected == pytest.approx(30 * 255 / (high - low), rel=0.1)
     for image in (tmp_path / "a.dcm", io.read_picture(tmp_path / "a.dcm")):
-        assert inference.estimate_sigma(image) == expected
+        assert tasks.estimate_sigma(image) == expected
         unit = ((scan - np.float32(low)) / np.float32(high - low)).astype(np.float32)
         image_2 = RNG.random((64, 64), np.float32)
         layer = JointBilateralBlur(5, sigma_color=0.1, sigma_space=2.0)
@@ -206,6 +206,6 @@ def test_refusals_name_the_file(gray, tmp_path):
         gray(np.zeros((5, 6), np.int64))
     np.save(tmp_path / "s.npy", np.zeros((2, 5, 6), np.uint8))
     with pytest.raises(io.ImageError, match=r"guide: .*s\.npy' holds 2 frames"):
-        inference.denoise(torch.zeros(5, 6), "joint_bilateral", guide=tmp_path / "s.npy")
+        tasks.denoise(torch.zeros(5, 6), "joint_bilateral", guide=tmp_path / "s.npy")
     with pytest.raises(ValueError, match="a picture of one frame is needed, got 2"):
-        inference.estimate_sigma(io.read_picture(tmp_path / "s.npy"))
+        tasks.estimate_sigma(io.read_picture(tmp_path / "s.npy"))

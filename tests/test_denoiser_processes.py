@@ -19,8 +19,8 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from denoise_ext._loader import native_error
-from denoise_ext.inference import Denoiser
 from denoise_ext.models import create_model
+from denoise_ext.tasks import Denoiser
 
 PAGE = Path(__file__).resolve().parent.parent / "docs/inference.md"
 pytestmark = pytest.mark.skipif(native_error() is not None, reason="native library missing")
@@ -113,7 +113,7 @@ def test_logging_has_one_name_and_is_silent(used, caplog, capfd):
     with caplog.at_level(logging.DEBUG, "denoise_ext"):
         Denoiser("dxnet_s", sigma=5, backend="torch")(GRAY)
     names = {record.name for record in caplog.records}
-    assert names == {"denoise_ext.inference"}
+    assert names == {"denoise_ext.tasks"}
     levels = [(r.levelno, r.getMessage()) for r in caplog.records]
     assert any(level == logging.INFO and "dxnet_s_gray" in text for level, text in levels)
     assert any(level == logging.DEBUG and "(1, 1, 40, 44)" in text for level, text in levels)
@@ -130,4 +130,4 @@ def test_no_print_in_the_library():
         for number, line in enumerate(path.read_text().splitlines(), 1)
         if re.match(r" {4,}print\(", line)
     ]  # fmt: skip
-    assert [place for place in found if not place.startswith("integrations/ray.py")] == []
+    assert [place for place in found if not place.startswith("jobs/ray.py")] == []

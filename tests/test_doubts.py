@@ -10,8 +10,8 @@ import torch
 
 import denoise_ext
 from denoise_ext._loader import native_error
-from denoise_ext.inference import Denoiser, estimate_sigma
 from denoise_ext.models import create_model
+from denoise_ext.tasks import Denoiser, estimate_sigma
 
 pytestmark = pytest.mark.skipif(native_error() is not None, reason="native library missing")
 RNG = np.random.default_rng(4)

@@ -7,7 +7,7 @@ import itertools
 import pytest
 import torch
 
-from denoise_ext.engine.shapes import result_of
+from denoise_ext.engine.capture.shapes import result_of
 
 aten = torch.ops.aten
 SHAPES = [(1, 1, 8, 6), (1, 3, 5, 7), (2, 4, 6, 5), (1, 8, 1, 9), (3, 1, 4, 1), (2, 5, 1, 1)]

@@ -12,8 +12,9 @@ from command_line import run
 from torch import Tensor
 from zoo import FAMILIES, tiny
 
-from denoise_ext.models import ExportError, export, export_onnx
-from denoise_ext.models._base import extend
+from denoise_ext.export import ExportError, export_onnx
+from denoise_ext.export import onnx as export
+from denoise_ext.models.network import extend
 from denoise_ext.nn import to_torch
 
 onnx = pytest.importorskip("onnx")

@@ -13,13 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from zoo import FAMILIES, tiny
 
-from denoise_ext.models import Denoiser
-from denoise_ext.models._extent import Axis
-from denoise_ext.models.geometry import Geometry, GeometryError, describe
+from denoise_ext.analysis.extent import Axis
+from denoise_ext.analysis.geometry import Geometry, GeometryError, describe
+from denoise_ext.models import Network
 from denoise_ext.nn import Conv2d, ConvTranspose2d, DepthwiseSeparableConv2d, to_torch
 
 
-def changed(model: Denoiser, size: int, rows: range, across: bool) -> Tensor:
+def changed(model: Network, size: int, rows: range, across: bool) -> Tensor:
     """(len(rows), size): whether a row r of NaN reaches row i of the result; r in rows.
 
     ``across``: columns in place of rows.
@@ -33,7 +33,7 @@ def changed(model: Denoiser, size: int, rows: range, across: bool) -> Tensor:
     return hit.any(dim=1) if across else hit.any(dim=2)
 
 
-def measured(model: Denoiser, expected: Geometry, across: bool) -> tuple[int, int]:
+def measured(model: Network, expected: Geometry, across: bool) -> tuple[int, int]:
     """(receptive field, radius) of a block in the middle of an image."""
     model = to_torch(model).double()
     reach, stride = expected.radius + 2 * expected.stride, expected.stride
@@ -103,7 +103,7 @@ def test_a_tile_with_the_radius_as_overlap_is_a_part_of_the_whole(name):
 # ---- networks made to be awkward
 
 
-class Net(Denoiser):
+class Net(Network):
     """A network of one image channel from any function of the image."""
 
     family = "test"

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from denoise_ext import inference, nn, reference
+from denoise_ext import nn, reference, tasks
 from denoise_ext._loader import native_error
-from denoise_ext.inference import Denoiser
+from denoise_ext.tasks import Denoiser
 
 pytestmark = pytest.mark.skipif(native_error() is not None, reason="native library missing")
 
@@ -20,7 +20,7 @@ PHOTO[:, 21:] += 180
 
 
 def test_joint_bilateral_keeps_the_edges_of_the_guide():
-    result = inference.denoise(DEPTH, "joint_bilateral", guide=PHOTO)
+    result = tasks.denoise(DEPTH, "joint_bilateral", guide=PHOTO)
     assert result.shape == DEPTH.shape and result.dtype == DEPTH.dtype
     for side in (slice(0, 21), slice(21, 43)):
         clean = 0.1 if side.start == 0 else 0.7
@@ -61,4 +61,4 @@ BAD_GUIDES = [
 @pytest.mark.parametrize("change, error, message", BAD_GUIDES)
 def test_bad_guides_are_named(change, error, message):
     with pytest.raises(error, match=message):
-        inference.denoise(DEPTH, **{"sigma": 10.0} | change)
+        tasks.denoise(DEPTH, **{"sigma": 10.0} | change)

@@ -1,4 +1,4 @@
-"""denoise_ext.inference: every kind of image in, the same kind out, and the protocol of figures."""
+"""denoise_ext.tasks: every kind of image in, the same kind out, and the protocol of figures."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from denoise_ext import inference, metrics
+from denoise_ext import metrics, tasks
 from denoise_ext._loader import native_error
 from denoise_ext.models import create_model, save_model
 from denoise_ext.nn import to_torch
@@ -54,7 +54,7 @@ GRAY = RNG.integers(0, 256, (13, 18), dtype=np.uint8)
 
 
 def test_colour_image(colour):
-    result = inference.denoise(RGB, colour, SIGMA)
+    result = tasks.denoise(RGB, colour, SIGMA)
     assert result.dtype == np.uint8 and result.shape == RGB.shape
     assert np.abs(result.astype(int) - expected(colour, RGB)).max() <= 1  # summation order
     assert (result != RGB).mean() > 0.5
@@ -67,7 +67,7 @@ def test_dtype_and_shape_are_kept(gray, dtype, shape):
     kind = np.dtype(dtype)
     scale = np.iinfo(kind).max if kind.kind == "u" else 1
     image = (GRAY.reshape(shape) / 255 * scale).astype(kind)
-    result = inference.denoise(image, gray, SIGMA)
+    result = tasks.denoise(image, gray, SIGMA)
     assert result.dtype == kind and result.shape == shape
     reference = expected(gray, GRAY[..., None]).reshape(shape)
     unclipped = np.clip(result.astype(np.float64) / scale, 0, 1)
@@ -76,91 +76,91 @@ def test_dtype_and_shape_are_kept(gray, dtype, shape):
 
 def test_sixteen_bits_are_not_cut_to_eight(gray):
     image = RNG.integers(0, 65536, (16, 16), dtype=np.uint16)
-    result = inference.denoise(image, gray, 0.0)
+    result = tasks.denoise(image, gray, 0.0)
     assert len(np.unique(result % 257)) > 100
     big_endian = image.astype(">u2")
-    np.testing.assert_array_equal(inference.denoise(big_endian, gray, 0.0), result)
-    assert inference.denoise(big_endian, gray, 0.0).dtype == np.dtype(">u2")
+    np.testing.assert_array_equal(tasks.denoise(big_endian, gray, 0.0), result)
+    assert tasks.denoise(big_endian, gray, 0.0).dtype == np.dtype(">u2")
 
 
 def test_alpha_passes_through(gray, colour):
     for model, image in ((colour, RGB), (gray, GRAY[..., None])):
         alpha = RNG.integers(0, 256, (13, 18, 1), dtype=np.uint8)
-        result = inference.denoise(np.concatenate([image, alpha], -1), model, SIGMA)
+        result = tasks.denoise(np.concatenate([image, alpha], -1), model, SIGMA)
         np.testing.assert_array_equal(result[..., -1:], alpha)
-        np.testing.assert_array_equal(result[..., :-1], inference.denoise(image, model, SIGMA))
+        np.testing.assert_array_equal(result[..., :-1], tasks.denoise(image, model, SIGMA))
 
 
 def test_tensors(gray, colour):
     x = torch.rand(2, 3, 9, 10)
-    batch = inference.denoise(x, colour, SIGMA)
+    batch = tasks.denoise(x, colour, SIGMA)
     assert batch.shape == x.shape and batch.dtype == x.dtype
     for image, one in zip(x, batch, strict=True):
-        torch.testing.assert_close(inference.denoise(image, colour, SIGMA), one)
-    assert inference.denoise(x[0, 0], gray, SIGMA).shape == (9, 10)
-    assert inference.denoise(x[:0], colour, SIGMA).shape == (0, 3, 9, 10)
+        torch.testing.assert_close(tasks.denoise(image, colour, SIGMA), one)
+    assert tasks.denoise(x[0, 0], gray, SIGMA).shape == (9, 10)
+    assert tasks.denoise(x[:0], colour, SIGMA).shape == (0, 3, 9, 10)
     eight = (x * 255).to(torch.uint8)
-    assert inference.denoise(eight, colour, SIGMA).dtype == torch.uint8
+    assert tasks.denoise(eight, colour, SIGMA).dtype == torch.uint8
     weight = torch.ones((), requires_grad=True)
     (batch * weight).sum().backward()  # the result is no inference tensor
 
 
 def test_gray_model_on_colour_is_by_channel(gray):
-    result = inference.denoise(RGB, gray, SIGMA)
+    result = tasks.denoise(RGB, gray, SIGMA)
     for channel in range(3):
-        alone = inference.denoise(np.ascontiguousarray(RGB[..., channel]), gray, SIGMA)
+        alone = tasks.denoise(np.ascontiguousarray(RGB[..., channel]), gray, SIGMA)
         assert np.abs(result[..., channel].astype(int) - alone).max() <= 1
 
 
 def test_colour_model_on_gray_knows_that_the_noise_is_copied(colour):
-    result = inference.denoise(GRAY / np.float32(255), colour, SIGMA)
+    result = tasks.denoise(GRAY / np.float32(255), colour, SIGMA)
     copies = np.repeat(GRAY[..., None] / np.float32(255), 3, axis=2)
-    mean = inference.denoise(copies, colour, SIGMA * 3**0.5).mean(axis=2)
+    mean = tasks.denoise(copies, colour, SIGMA * 3**0.5).mean(axis=2)
     np.testing.assert_allclose(result, mean, atol=1e-5)
     level = np.full(GRAY.shape, SIGMA)
     np.testing.assert_allclose(
-        inference.denoise(GRAY / np.float32(255), colour, level), result, atol=1e-5
+        tasks.denoise(GRAY / np.float32(255), colour, level), result, atol=1e-5
     )
 
 
 def test_sigma_as_number_map_and_per_image(gray, colour):
-    one = inference.denoise(RGB / np.float32(255), colour, SIGMA)
+    one = tasks.denoise(RGB / np.float32(255), colour, SIGMA)
     level = np.full(RGB.shape[:2], SIGMA)
     for sigma in (np.float32(SIGMA), int(SIGMA), level, torch.from_numpy(level)):
-        result = inference.denoise(RGB / np.float32(255), colour, sigma)
+        result = tasks.denoise(RGB / np.float32(255), colour, sigma)
         np.testing.assert_allclose(result, one, atol=1e-5)
     x = torch.rand(2, 3, 8, 8)
     levels = torch.tensor([5.0, 50.0])
     for model in (gray, colour):
-        both = inference.denoise(x, model, levels)
+        both = tasks.denoise(x, model, levels)
         for i in range(2):
-            alone = inference.denoise(x[i], model, float(levels[i]))
+            alone = tasks.denoise(x[i], model, float(levels[i]))
             torch.testing.assert_close(both[i], alone)
 
 
 def test_blind_model_needs_no_sigma(backend):
     model = tiny(1, backend, "dncnn")
-    assert inference.denoise(GRAY, model).shape == GRAY.shape
+    assert tasks.denoise(GRAY, model).shape == GRAY.shape
 
 
 def test_one_pixel(gray, colour):
-    assert inference.denoise(RGB[:1, :1], colour, SIGMA).shape == (1, 1, 3)
-    assert inference.denoise(GRAY[:1], gray, SIGMA).shape == (1, 18)
+    assert tasks.denoise(RGB[:1, :1], colour, SIGMA).shape == (1, 1, 3)
+    assert tasks.denoise(GRAY[:1], gray, SIGMA).shape == (1, 18)
 
 
 def test_checkpoint_file_and_path(tmp_path, backend):
     model = tiny(3)
     save_model(model, tmp_path / "m.safetensors", dtype=torch.float32)
     for path in (tmp_path / "m.safetensors", str(tmp_path / "m.safetensors")):
-        result = inference.denoise(RGB, path, SIGMA, device="cpu", backend=backend)
+        result = tasks.denoise(RGB, path, SIGMA, device="cpu", backend=backend)
         assert np.abs(result.astype(int) - expected(model, RGB)).max() <= 1
 
 
 def test_default_model():
-    assert inference.default_model(1) == "dxnet_s_gray"
-    assert inference.default_model(3) == "dxnet_s_color"
+    assert tasks.default_model(1) == "dxnet_s_gray"
+    assert tasks.default_model(3) == "dxnet_s_color"
     with pytest.raises(ValueError, match="channels"):
-        inference.default_model(2)
+        tasks.default_model(2)
 
 
 BAD_CALLS = [
@@ -195,24 +195,24 @@ BAD_CALLS = [
 def test_bad_arguments_are_named(change, error, message):
     call = {"image": GRAY, "model": tiny(1), "sigma": SIGMA} | change
     with pytest.raises(error, match=message):
-        inference.denoise(**call)
+        tasks.denoise(**call)
 
 
 def test_cuda_that_is_not_there_is_explained(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert inference.choose_device("auto").type == "cpu"
+    assert tasks.choose_device("auto").type == "cpu"
     with pytest.raises(RuntimeError, match="'cuda' cannot be used: "):
-        inference.choose_device("cuda")
+        tasks.choose_device("cuda")
 
 
 def test_integers_survive_the_way_there_and_back():
     for dtype, top in ((torch.uint8, 255), (torch.uint16, 65535)):
         levels = torch.arange(top + 1).to(torch.int32).to(dtype)
-        back = inference.from_unit(inference.to_unit(levels), dtype)
+        back = tasks.from_unit(tasks.to_unit(levels), dtype)
         assert back.dtype == dtype
         assert torch.equal(back.to(torch.int32), levels.to(torch.int32))
     over = torch.tensor([-0.5, 1.5, 0.5 / 255, 1.5 / 255])  # half to even
-    assert inference.from_unit(over, torch.uint8).tolist() == [0, 255, 0, 2]
+    assert tasks.from_unit(over, torch.uint8).tolist() == [0, 255, 0, 2]
 
 
 def test_evaluation_follows_its_protocol():
@@ -230,7 +230,7 @@ def test_evaluation_follows_its_protocol():
     noisy = add_gaussian_noise(x, 30.0, torch.Generator().manual_seed(7))
 
     def figures(**protocol):
-        return inference.evaluate_image(model, clean, 30.0, inference.Protocol(seed=7, **protocol))
+        return tasks.evaluate_image(model, clean, 30.0, tasks.Protocol(seed=7, **protocol))
 
     def psnr(image, crop=0):
         inside = slice(crop, 24 - crop)
@@ -246,20 +246,20 @@ def test_evaluation_follows_its_protocol():
     assert figures(crop=3).psnr == psnr(rounded, crop=3)
     with pytest.raises(ValueError, match="border"):
         figures(crop=12)
-    assert "seed 7" in inference.Protocol(seed=7).describe()[0]
+    assert "seed 7" in tasks.Protocol(seed=7).describe()[0]
 
 
 def test_clean_pixels_gray_is_pillows_luma():
     rgba = np.concatenate([RGB, RGB[..., :1]], -1)
-    gray = inference.clean_pixels(rgba, inference.Protocol(gray=True))
+    gray = tasks.clean_pixels(rgba, tasks.Protocol(gray=True))
     luma = RGB @ np.array([0.299, 0.587, 0.114])
     assert gray.shape == RGB.shape[:2]
     assert np.abs(gray - luma).max() <= 0.5 + 1e-2
-    np.testing.assert_array_equal(inference.clean_pixels(rgba, inference.Protocol()), RGB)
+    np.testing.assert_array_equal(tasks.clean_pixels(rgba, tasks.Protocol()), RGB)
 
 
 def test_a_family_stands_for_two_networks():
-    from denoise_ext.inference.families import is_family, member
+    from denoise_ext.runtime.families import is_family, member
 
     assert is_family("dxnet_s") and is_family(None)
     assert not is_family("dxnet_s_gray") and not is_family("dxnet") and not is_family(tiny(1))
@@ -268,7 +268,7 @@ def test_a_family_stands_for_two_networks():
 
 
 def test_results_of_a_family_are_told_from_those_of_others():
-    from denoise_ext.inference.manifest import weights_sha256
+    from denoise_ext.jobs.manifest import weights_sha256
 
     # dxnet_l has no weights, and is no file that could be missing either
     names = ("dxnet_s", "dxnet_l", "dxnet_s_gray", "dxnet_s_color")

@@ -172,24 +172,27 @@ MAY_IMPORT = {
     "nn": {"ops", "reference"},
     "engine": {"ops"},  # knows no model and no layer: it finds out what a module computes
     "models": {"nn", "ops"},
-    "inference": {"engine", "models", "nn", "ops", "data"},
+    "analysis": {"models", "nn"},
+    "export": {"models", "nn", "analysis"},
+    "runtime": {"engine", "analysis", "models", "nn", "ops"},
+    "tasks": {"runtime", "models", "nn", "data"},
     "training": {"models", "nn", "ops", "data"},
-    "integrations": {"inference"},
-    "quality": {"engine", "inference", "models", "ops", "data"},
+    "jobs": {"tasks", "runtime", "models"},
+    "quality": {"engine", "runtime", "tasks", "models", "ops", "data"},
     "_info": {"ops"},
     "cli": {
-        "ops", "reference", "nn", "models", "data", "engine", "inference", "training", "info",
-        "integrations", "quality",
+        "ops", "reference", "nn", "models", "data", "engine", "analysis", "export", "runtime",
+        "tasks", "jobs", "training", "info", "quality",
     },
 }  # fmt: skip
 DECLARED = {"torch", "numpy", "PIL", "safetensors", "pydantic", "rich"}  # pyproject's dependencies
 OPTIONAL = {
     ("denoise_ext/cli/_bench_cases.py", "cv2"),  # measured against where it is installed
-    ("denoise_ext/integrations/ray.py", "ray"),
-    ("denoise_ext/integrations/urls.py", "fsspec"),
+    ("denoise_ext/jobs/ray.py", "ray"),
+    ("denoise_ext/jobs/urls.py", "fsspec"),
     ("denoise_ext/quality/filters.py", "skimage"),
     ("denoise_ext/quality/picture.py", "matplotlib"),
-    ("denoise_ext/training/pictures.py", "matplotlib"),
+    ("denoise_ext/training/plots.py", "matplotlib"),
 }
 
 

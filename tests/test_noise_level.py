@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from shared_data import image_folder
 
-from denoise_ext.inference import estimate_sigma
+from denoise_ext.tasks import estimate_sigma
 
 
 def noisy(clean: np.ndarray, sigma: float, seed: int = 0) -> np.ndarray:

@@ -16,12 +16,12 @@ from command_line import HAVE_NATIVE, run
 
 from denoise_ext import io
 from denoise_ext.models import (
-    Denoiser,
+    Network,
     create_model,
     register_architecture,
     register_model,
+    registry,
 )
-from denoise_ext.models import _registry as registry
 from denoise_ext.models.dncnn import DnCNN
 
 PAGE = Path(__file__).resolve().parent.parent / "docs/models.md"
@@ -187,7 +187,7 @@ def test_entry_points_register_families_and_broken_ones_are_named(tmp_path):
     assert "broken-nets" in line and "a_module_that_is_missing" in line
     # What ships is found without a look at them.
     code = (
-        "import sys; from denoise_ext.inference import load_model; load_model('dxnet_s_gray',"
+        "import sys; from denoise_ext.runtime import load_model; load_model('dxnet_s_gray',"
         " backend='torch'); from denoise_ext.models import create_model;"
         " assert 'their_nets' not in sys.modules; create_model('my_net_gray')"
     )
@@ -199,7 +199,7 @@ def test_entry_points_register_families_and_broken_ones_are_named(tmp_path):
 # --- registration ---
 
 
-class Net(Denoiser):
+class Net(Network):
     def __init__(self, channels: int = 1) -> None:
         super().__init__(channels, needs_sigma=False)
 
@@ -213,7 +213,7 @@ def test_registration_sets_the_family(names):
 
 
 def test_a_definition_may_be_repeated_but_no_name_taken(names):
-    def define(module: str) -> type[Denoiser]:
+    def define(module: str) -> type[Network]:
         body = {"__module__": module, "__qualname__": "Cell"}
         return register_architecture("cell")(type("Cell", (Net,), body))
 
@@ -230,7 +230,7 @@ def test_a_definition_may_be_repeated_but_no_name_taken(names):
 
 
 def test_wrong_registrations(names):
-    with pytest.raises(TypeError, match=r"'plain'.*Denoiser"):
+    with pytest.raises(TypeError, match=r"'plain'.*Network"):
         register_architecture("plain")(dict)
     with pytest.raises(ValueError, match="name"):
         register_architecture("")

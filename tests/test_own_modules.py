@@ -15,9 +15,9 @@ from torch import nn
 import denoise_ext
 from denoise_ext import models
 from denoise_ext._loader import native_error
-from denoise_ext.inference import Denoiser
-from denoise_ext.models import from_module
-from denoise_ext.models.geometry import describe
+from denoise_ext.analysis.geometry import describe
+from denoise_ext.runtime.from_module import from_module
+from denoise_ext.tasks import Denoiser
 
 pytestmark = pytest.mark.skipif(native_error() is not None, reason="native library missing")
 

@@ -10,9 +10,6 @@ import pytest
 import torch
 from shared_data import image_folder
 
-from denoise_ext.inference import denoise
-from denoise_ext.inference.evaluation import Protocol, clean_pixels, evaluate_image
-from denoise_ext.inference.loading import load_model
 from denoise_ext.io import read_image
 from denoise_ext.models import (
     create_model,
@@ -21,6 +18,9 @@ from denoise_ext.models import (
     pretrained_info,
     read_metadata,
 )
+from denoise_ext.runtime.loading import load_model
+from denoise_ext.tasks import denoise
+from denoise_ext.tasks.evaluation import Protocol, clean_pixels, evaluate_image
 from denoise_ext.training import load_config
 from denoise_ext.training.checkpoint import config_differences
 
@@ -88,7 +88,7 @@ def test_it_can_be_made_and_removes_noise(name):
 
 
 def test_a_damaged_file_is_refused(tmp_path, monkeypatch):
-    from denoise_ext.models import _registry
+    from denoise_ext.models import registry as _registry
 
     name = NAMES[0]
     entry = pretrained_info(name)

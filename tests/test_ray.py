@@ -12,11 +12,11 @@ import torch
 
 from denoise_ext import io
 from denoise_ext._loader import native_error
-from denoise_ext.inference.batch import Worker
-from denoise_ext.inference.manifest import Manifest, Record, making_of
-from denoise_ext.inference.storage import Job
-from denoise_ext.integrations.urls import UrlStorage, find_files
 from denoise_ext.io import ImageError
+from denoise_ext.jobs.batch import Worker
+from denoise_ext.jobs.manifest import Manifest, Record, making_of
+from denoise_ext.jobs.storage import Job
+from denoise_ext.jobs.urls import UrlStorage, find_files
 from denoise_ext.models import create_model, save_model
 
 ray = pytest.importorskip("ray")
@@ -140,7 +140,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 @needs_native
 def test_an_actor_that_dies_loses_nothing(cluster, source, checkpoint, tmp_path):
     from denoise_ext.cli import main
-    from denoise_ext.integrations.ray import actor_setup, denoise_files, run_jobs
+    from denoise_ext.jobs.ray import actor_setup, denoise_files, run_jobs
 
     options = {"model": checkpoint, "sigma": 20.0}
     assert main(["denoise", str(source), "-o", str(tmp_path / "local"), "--recursive", "-q",

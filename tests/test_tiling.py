@@ -10,11 +10,12 @@ import torch
 from zoo import FAMILIES, family, tiny
 
 from denoise_ext._loader import native_error
-from denoise_ext.inference import Denoiser, memory
-from denoise_ext.inference.network import Runner
-from denoise_ext.inference.tiling import Rule, grid, spans, window_for
-from denoise_ext.models.geometry import describe, without_data
+from denoise_ext.analysis.geometry import describe, without_data
 from denoise_ext.nn import to_torch
+from denoise_ext.runtime import memory
+from denoise_ext.runtime.session import Runner
+from denoise_ext.runtime.tiling import Rule, grid, spans, window_for
+from denoise_ext.tasks import Denoiser
 
 needs_native = pytest.mark.skipif(native_error() is not None, reason="native library missing")
 RNG = np.random.default_rng(5)

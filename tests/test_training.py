@@ -244,8 +244,8 @@ def test_batchnorm_model_trains_and_is_folded(workplace):
 
 def test_weight_decay_is_the_l2_term_of_the_loss(workplace):
     """Without data to fit, Adam's first step follows the sign of the gradient of the L2 term."""
+    from denoise_ext.training.distributed import Processes
     from denoise_ext.training.loop import _Trainer
-    from denoise_ext.training.processes import Processes
     from denoise_ext.training.run_dir import RunDir
 
     config = load_config("config.toml", ["loss.weight_decay=0.5"])

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from denoise_ext.cli.common import CliError
 
 if TYPE_CHECKING:
-    from denoise_ext.inference.batch import Job
     from denoise_ext.io import FoundImage
+    from denoise_ext.jobs.batch import Job
 
 Failure = tuple[str, str]  # what, why
 
@@ -97,7 +97,7 @@ def _find(
     from denoise_ext.io import ImageError, find_images
 
     if cluster:
-        from denoise_ext.integrations.urls import find_files as find_images
+        from denoise_ext.jobs.urls import find_files as find_images
     found: dict[str, FoundImage] = {}
     failures = []
     for path in paths:
@@ -154,7 +154,7 @@ def _targets(
     found: list[FoundImage], output: str, as_folder: bool, suffix: str
 ) -> tuple[list[Job], list[Failure]]:
     """Which file goes where; two sources for one target are a failure of the second."""
-    from denoise_ext.inference.batch import Job
+    from denoise_ext.jobs.batch import Job
 
     names = [image.relative if as_folder else Path(Path(output).name) for image in found]
     if as_folder:

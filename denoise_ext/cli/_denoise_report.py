@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from denoise_ext.cli._denoise_plan import Failure
-    from denoise_ext.inference.batch import Outcome
+    from denoise_ext.jobs.batch import Outcome
 
 
 # Cameras smooth noise away and JPEG rounds what is left: of the grain of a few levels that remains,

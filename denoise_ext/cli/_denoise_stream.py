@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 from denoise_ext.cli.common import CliError, max_pixels
 
 if TYPE_CHECKING:
-    from denoise_ext.inference import Denoiser
     from denoise_ext.io import Picture
+    from denoise_ext.tasks import Denoiser
 
 
 def run_stream(args: argparse.Namespace, denoiser: Denoiser) -> int:
     """Read, denoise, write; what is written is whole or nothing. Returns the exit code."""
-    from denoise_ext.inference.pictures import denoise_picture
     from denoise_ext.io import check_can_write, read_picture, write_picture
+    from denoise_ext.tasks.pictures import denoise_picture
 
     if len(args.inputs) != 1:
         raise CliError("- stands for one image: give no other input beside it")

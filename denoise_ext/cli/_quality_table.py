@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 from denoise_ext.cli.common import CliError, progress_bar
 
 if TYPE_CHECKING:
-    from denoise_ext.inference import Protocol
     from denoise_ext.quality.filters import Chosen
     from denoise_ext.quality.methods import Method, Skipped
     from denoise_ext.quality.test_sets import TestSet
+    from denoise_ext.tasks import Protocol
 
 _SIGMAS = (15.0, 25.0, 50.0)
 # What the command has for single models and folders.
@@ -28,8 +28,8 @@ _NOT_FOR_TABLES = (
 def run_table(args: argparse.Namespace) -> int:
     """Measure everything, write the three files; returns the exit code."""
     from denoise_ext._loader import native_error
-    from denoise_ext.inference import Protocol
     from denoise_ext.quality.test_sets import find_test_sets
+    from denoise_ext.tasks import Protocol
 
     data = _check(args)
     if native_error() is not None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
 
-    from denoise_ext.models import Denoiser
+    from denoise_ext.models import Network
 
 EXIT_FAILED, EXIT_USAGE, EXIT_SOME_FAILED, EXIT_INTERRUPTED = 1, 2, 3, 130
 
@@ -239,11 +239,11 @@ class Models:
 
     def __init__(self, model: str | None, device: str, backend: str) -> None:
         from denoise_ext.engine import accelerate, plan
-        from denoise_ext.inference import choose_device, load_model
-        from denoise_ext.inference.families import is_family
-        from denoise_ext.inference.network import is_own
+        from denoise_ext.runtime import choose_device, load_model
+        from denoise_ext.runtime.families import is_family
+        from denoise_ext.runtime.session import is_own
 
-        def load(name: str) -> Denoiser:
+        def load(name: str) -> Network:
             network = load_model(name, self.device, backend)
             if backend != "native" or self.device.type != "cpu":
                 return network
@@ -252,12 +252,12 @@ class Models:
 
         self._load = load
         self.device = choose_device(device, backend)
-        self._loaded: dict[str, Denoiser] = {}
+        self._loaded: dict[str, Network] = {}
         self.name = model
         if not is_family(model):  # a mistake shows before the first image
             self.for_channels(1)
 
-    def for_channels(self, channels: int) -> Denoiser:
+    def for_channels(self, channels: int) -> Network:
         """The network for images of 1 or 3 channels."""
         name = self.name_for(channels)
         if name not in self._loaded:
@@ -266,7 +266,7 @@ class Models:
 
     def name_for(self, channels: int) -> str:
         """Its name, or the checkpoint file as given."""
-        from denoise_ext.inference.families import member
+        from denoise_ext.runtime.families import member
 
         return member(self.name, channels)
 

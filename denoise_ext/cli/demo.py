@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-    from denoise_ext.models import Denoiser
+    from denoise_ext.models import Network
 
 PHOTOGRAPH = "kodim21.png"
 SIGMA, SEED = 25.0, 0
@@ -108,22 +108,22 @@ def add_noise(clean: np.ndarray) -> np.ndarray:
     import torch
 
     from denoise_ext.data.noise import add_gaussian_noise
-    from denoise_ext.inference import from_unit, to_unit
+    from denoise_ext.tasks import from_unit, to_unit
 
     generator = torch.Generator().manual_seed(SEED)
     noisy = add_gaussian_noise(to_unit(torch.from_numpy(clean)), SIGMA, generator)
     return from_unit(noisy, torch.uint8).numpy()
 
 
-def _model(args: argparse.Namespace) -> tuple[str, Denoiser]:
-    from denoise_ext.inference import default_model, load_model
+def _model(args: argparse.Namespace) -> tuple[str, Network]:
+    from denoise_ext.runtime import default_model, load_model
 
     name = default_model(3) if args.model is None else args.model
     return Path(name).name, load_model(name, args.device, args.backend)
 
 
-def _denoise(noisy: np.ndarray, model: Denoiser) -> np.ndarray:
-    from denoise_ext.inference import denoise
+def _denoise(noisy: np.ndarray, model: Network) -> np.ndarray:
+    from denoise_ext.tasks import denoise
 
     return denoise(noisy, model, SIGMA if model.needs_sigma else None)
 
@@ -133,7 +133,7 @@ def filter_bilateral(noisy: np.ndarray, backend: str) -> np.ndarray:
     import torch
 
     from denoise_ext import ops, reference
-    from denoise_ext.inference import from_unit
+    from denoise_ext.tasks import from_unit
 
     blur = (ops if backend == "native" else reference).bilateral_blur
     with torch.inference_mode():
@@ -145,7 +145,7 @@ def _unit_batch(pixels: np.ndarray) -> torch.Tensor:
     """(H, W, 3) uint8 -> (1, 3, H, W) float32 in [0, 1], channels last."""
     import torch
 
-    from denoise_ext.inference import to_unit
+    from denoise_ext.tasks import to_unit
 
     return to_unit(torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None])
 
@@ -185,7 +185,7 @@ def _print_quality(results: list[Result]) -> None:
     )
 
 
-def _print_times(model: Denoiser, noisy: np.ndarray, args: argparse.Namespace) -> None:
+def _print_times(model: Network, noisy: np.ndarray, args: argparse.Namespace) -> None:
     """The network as it runs here against the same weights in plain PyTorch."""
     import torch
 

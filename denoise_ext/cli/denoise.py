@@ -29,9 +29,9 @@ from denoise_ext.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from denoise_ext.inference import Denoiser
-    from denoise_ext.inference.batch import Job, Outcome
-    from denoise_ext.inference.manifest import Manifest
+    from denoise_ext.jobs.batch import Job, Outcome
+    from denoise_ext.jobs.manifest import Manifest
+    from denoise_ext.tasks import Denoiser
 
 DESCRIPTION = """\
 Files are read, denoised and written at the same time. One that fails stops no other; it is listed
@@ -148,7 +148,7 @@ def run(args: argparse.Namespace) -> int:
         return run_stream(args, make_denoiser(args))
     with importing_torch():
         if args.sigma:  # once, and not for each file
-            from denoise_ext.inference.doubts import warn_of_sigma
+            from denoise_ext.tasks.doubts import warn_of_sigma
 
             warn_of_sigma(args.sigma)
         plan = make_plan(
@@ -171,8 +171,9 @@ def run(args: argparse.Namespace) -> int:
 def make_denoiser(args: argparse.Namespace) -> Denoiser:
     """The network and its options; a wrong one is one error, not one for each file."""
     with importing_torch():
-        from denoise_ext.inference import Denoiser, choose_device, load_model
-        from denoise_ext.inference.families import is_family
+        from denoise_ext.runtime import choose_device, load_model
+        from denoise_ext.runtime.families import is_family
+        from denoise_ext.tasks import Denoiser
 
     device, model = choose_device(args.device, args.backend), args.model
     if not is_family(model):
@@ -182,7 +183,7 @@ def make_denoiser(args: argparse.Namespace) -> Denoiser:
 
 def making(args: argparse.Namespace) -> dict[str, Any]:
     """All that a result depends on besides its input."""
-    from denoise_ext.inference.manifest import making_of
+    from denoise_ext.jobs.manifest import making_of
 
     how = {"value_range": args.value_range, "axes": args.axes}
     return making_of(args.model, **how, **_options(args))
@@ -195,7 +196,7 @@ def _options(args: argparse.Namespace) -> dict[str, Any]:
 
 def _here(plan: Plan, args: argparse.Namespace) -> Iterator[Outcome]:
     """The jobs in this process. What is wrong with the options is raised at once."""
-    from denoise_ext.inference.manifest import Manifest
+    from denoise_ext.jobs.manifest import Manifest
 
     denoiser = make_denoiser(args)
     if not (plan.is_folder and plan.jobs):
@@ -209,9 +210,9 @@ def _run_here(
 ) -> Iterator[Outcome]:
     from functools import partial
 
-    from denoise_ext.inference.batch import Worker, known_jobs, run_batch
-    from denoise_ext.inference.pictures import denoise_picture
-    from denoise_ext.inference.storage import LocalStorage
+    from denoise_ext.jobs.batch import Worker, known_jobs, run_batch
+    from denoise_ext.jobs.storage import LocalStorage
+    from denoise_ext.tasks.pictures import denoise_picture
 
     worker = Worker(
         partial(
@@ -235,12 +236,12 @@ def _on_ray(plan: Plan, args: argparse.Namespace) -> Iterator[Outcome]:
     """The jobs on a cluster. What is wrong with the options is raised at once."""
     if args.imports:
         raise CliError("--import is not for --engine ray: its workers find entry points alone")
-    from denoise_ext.integrations.ray import actor_setup, run_jobs
+    from denoise_ext.jobs.ray import actor_setup, run_jobs
 
     options = {"model": args.model, "device": args.device, **_options(args)}
     setup = actor_setup(options, args.overwrite, max_pixels(args), args.value_range, args.axes)
     if args.model is not None:  # a wrong name is one error here, not one in every actor
-        from denoise_ext.inference import load_model
+        from denoise_ext.runtime import load_model
 
         load_model(args.model, "cpu", args.backend)
     return run_jobs(
@@ -273,13 +274,13 @@ def _statuses(plan: Plan, args: argparse.Namespace) -> Iterator[tuple[Job, str]]
     import os
     from dataclasses import replace
 
-    from denoise_ext.inference.batch import Worker
-    from denoise_ext.inference.manifest import recorded
+    from denoise_ext.jobs.batch import Worker
+    from denoise_ext.jobs.manifest import recorded
 
     folder, storage = plan.output, None
     if args.engine == "ray":
-        from denoise_ext.integrations.ray import manifest_folder
-        from denoise_ext.integrations.urls import UrlStorage
+        from denoise_ext.jobs.ray import manifest_folder
+        from denoise_ext.jobs.urls import UrlStorage
 
         folder, storage = manifest_folder(plan.output), UrlStorage()
     records = recorded(folder) if args.resume else {}
@@ -310,7 +311,7 @@ def _number(text: str) -> float:
 
 
 def _axes(text: str) -> str:
-    from denoise_ext.inference.axes import check_axes
+    from denoise_ext.tasks.axes import check_axes
 
     try:
         return check_axes(text)

@@ -26,7 +26,7 @@ from denoise_ext.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from denoise_ext.inference import Protocol, Scores
+    from denoise_ext.tasks import Protocol, Scores
 
 Rows = list[tuple[Path, float | None, "Scores"]]  # file, sigma (None: estimated), figures
 
@@ -109,8 +109,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from denoise_ext.inference import Protocol
     from denoise_ext.io import check_target, list_images
+    from denoise_ext.tasks import Protocol
 
     partners = _partners(args)
     files = list(partners) or list_images(args.inputs, args.recursive)
@@ -177,8 +177,8 @@ def _evaluate_file(
     used: set[str],
     limit: int,
 ) -> list[tuple[float | None, Scores]]:
-    from denoise_ext.inference import clean_pixels, evaluate_image, evaluate_pair
     from denoise_ext.io import read_image
+    from denoise_ext.tasks import clean_pixels, evaluate_image, evaluate_pair
 
     pixels = clean_pixels(read_image(file, max_pixels=limit), protocol)
     channels = colour_channels(pixels)

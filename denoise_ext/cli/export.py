@@ -29,9 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Carry the command out; returns the exit code."""
-    from denoise_ext.inference import load_model
+    from denoise_ext.export import export_onnx
     from denoise_ext.io import check_target
-    from denoise_ext.models import export_onnx
+    from denoise_ext.runtime import load_model
 
     check_target(args.output, args.overwrite)
     model = load_model(args.model, "cpu", "torch")

@@ -59,9 +59,10 @@ def describe(name: str) -> dict[str, Any]:
     """Facts about a model, computed from it, and where it ships with weights, about those."""
     import torch
 
-    from denoise_ext.models import GeometryError, create_model, gflop_per_megapixel, pretrained_info
-    from denoise_ext.models.geometry import Geometry
-    from denoise_ext.models.geometry import describe as geometry_of
+    from denoise_ext.analysis import GeometryError, gflop_per_megapixel
+    from denoise_ext.analysis.geometry import Geometry
+    from denoise_ext.analysis.geometry import describe as geometry_of
+    from denoise_ext.models import create_model, pretrained_info
 
     with torch.device("meta"):  # shapes only: nothing is allocated or initialised
         model = create_model(name)

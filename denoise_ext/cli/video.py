@@ -24,8 +24,8 @@ from denoise_ext.cli.common import (
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from denoise_ext.inference import Denoiser
     from denoise_ext.io.video import Video, VideoFrame
+    from denoise_ext.tasks import Denoiser
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -63,8 +63,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Carry the command out; returns the exit code."""
-    from denoise_ext.inference import Denoiser
     from denoise_ext.io.video import check_can_write_video, read_video, write_video
+    from denoise_ext.tasks import Denoiser
 
     check_can_write_video(args.output, args.codec, args.overwrite)
     denoiser = Denoiser(

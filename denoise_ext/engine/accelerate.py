@@ -9,14 +9,14 @@ import torch
 from torch import nn
 
 from denoise_ext._loader import native
-from denoise_ext.engine import verify
-from denoise_ext.engine.calls import is_ordinary, tensors_in
-from denoise_ext.engine.clone import Wrapper
-from denoise_ext.engine.region import Settings
+from denoise_ext.engine.capture.instrumented_copy import Wrapper
+from denoise_ext.engine.capture.signature import is_ordinary, tensors_in
+from denoise_ext.engine.fuse import verify
 from denoise_ext.engine.report import Report, Row
-from denoise_ext.engine.results import compare
-from denoise_ext.engine.shadow import shadow
-from denoise_ext.engine.twin import Twin
+from denoise_ext.engine.run.dispatch import shadow
+from denoise_ext.engine.run.output_tree import compare
+from denoise_ext.engine.run.reference_run import Twin
+from denoise_ext.engine.run.region import Settings
 
 PRECISIONS = ("strict", "default", "fast")
 _OWN = frozenset({"training", "_original", "_options", "_settings", "_shadow", "_decided"})

@@ -11,11 +11,12 @@ from denoise_ext.models import (  # noqa: F401  (they register)
     sepdncnn,
 )
 from denoise_ext.models import pretrained as pretrained  # after the names that it refers to
-from denoise_ext.models._base import Denoiser
-from denoise_ext.models._entry_points import EntryPointWarning
-from denoise_ext.models._folding import fold_batchnorm
-from denoise_ext.models._recognise import CheckpointError
-from denoise_ext.models._registry import (
+from denoise_ext.models.checkpoints import load_checkpoint, read_metadata, save_model
+from denoise_ext.models.entry_points import EntryPointWarning
+from denoise_ext.models.folding import fold_batchnorm
+from denoise_ext.models.network import Network
+from denoise_ext.models.recognise import CheckpointError
+from denoise_ext.models.registry import (
     Pretrained,
     build_model,
     create_model,
@@ -25,27 +26,15 @@ from denoise_ext.models._registry import (
     register_model,
     register_pretrained,
 )
-from denoise_ext.models.checkpoints import load_checkpoint, read_metadata, save_model
-from denoise_ext.models.cost import gflop_per_megapixel
-from denoise_ext.models.export import ExportError, export_onnx
-from denoise_ext.models.from_module import FromModule, from_module
-from denoise_ext.models.geometry import Geometry, GeometryError
 
 __all__ = [
     "CheckpointError",
-    "Denoiser",
     "EntryPointWarning",
-    "ExportError",
-    "FromModule",
-    "Geometry",
-    "GeometryError",
+    "Network",
     "Pretrained",
     "build_model",
     "create_model",
-    "export_onnx",
     "fold_batchnorm",
-    "from_module",
-    "gflop_per_megapixel",
     "list_models",
     "load_checkpoint",
     "pretrained_info",

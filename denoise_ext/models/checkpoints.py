@@ -17,17 +17,17 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
-from denoise_ext.models._archive import check_file
-from denoise_ext.models._base import Denoiser
-from denoise_ext.models._folding import fold_batchnorm
-from denoise_ext.models._recognise import (
+from denoise_ext.models.archive import check_file
+from denoise_ext.models.dncnn import DnCNN
+from denoise_ext.models.folding import fold_batchnorm
+from denoise_ext.models.network import Network
+from denoise_ext.models.recognise import (
     CheckpointError,
     build_fitting,
     check_dense,
     recognise,
 )
-from denoise_ext.models._registry import build_model, check_config, create_model, has_family
-from denoise_ext.models.dncnn import DnCNN
+from denoise_ext.models.registry import build_model, check_config, create_model, has_family
 
 FORMAT = "denoise_ext"
 TRAINING_FORMAT = "denoise_ext training state 1"
@@ -41,7 +41,7 @@ _LAYERS_WITHOUT_TENSORS = 256  # a family may use a tensor several times
 _WRAPPERS = ("state_dict", "params", "model_state_dict", "net", "model")
 
 
-def load_checkpoint(path: str | PathLike[str]) -> Denoiser:
+def load_checkpoint(path: str | PathLike[str]) -> Network:
     """The network in a checkpoint file, ready for inference: float32, on the CPU, eval mode.
 
     Reads ``.safetensors`` (this package's own, which say what they are, or plain tensors) and
@@ -108,7 +108,7 @@ def _check_header(path: Path) -> None:
         )
 
 
-def _load_safetensors(path: Path) -> Denoiser:
+def _load_safetensors(path: Path) -> Network:
     _check_header(path)
     try:
         with safe_open(path, framework="pt") as file:
@@ -145,7 +145,7 @@ def _check_family(config: dict[str, Any]) -> None:
         )
 
 
-def _from_training_state(state: dict[str, Any]) -> Denoiser:
+def _from_training_state(state: dict[str, Any]) -> Network:
     """The network of an unfinished training run."""
     try:
         weights = state.get("mean") or state["model"]
@@ -179,7 +179,7 @@ def _check_layers(config: dict[str, Any], state: dict[str, Tensor]) -> None:
         )
 
 
-def _for_inference(model: Denoiser) -> Denoiser:
+def _for_inference(model: Network) -> Network:
     return fold_batchnorm(model) if isinstance(model, DnCNN) else model.eval()
 
 
@@ -228,7 +228,7 @@ def _float32(tensor: Tensor) -> Tensor:
 
 
 def save_model(
-    model: Denoiser,
+    model: Network,
     path: str | PathLike[str],
     dtype: torch.dtype = torch.float16,
     metadata: dict[str, Any] | None = None,

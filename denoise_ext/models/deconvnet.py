@@ -15,24 +15,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from denoise_ext.models._base import (
+from denoise_ext.models.initialise import initialise_layers
+from denoise_ext.models.network import (
     MAX_LAYERS,
     MAX_LEVELS,
-    Denoiser,
+    Network,
     append_noise_map,
     check_bool,
     check_choice,
     check_positive_int,
 )
-from denoise_ext.models._initialise import initialise_layers
-from denoise_ext.models._registry import register_architecture, register_model
+from denoise_ext.models.registry import register_architecture, register_model
 from denoise_ext.nn import Conv2d, ConvTranspose2d
 
 _POOLING = {"max": nn.MaxPool2d, "average": nn.AvgPool2d}
 
 
 @register_architecture("deconvnet")
-class DeconvNet(Denoiser):
+class DeconvNet(Network):
     """Encoder and decoder of ``levels`` resolutions below the image's own.
 
     Args:
@@ -100,7 +100,7 @@ class DeconvNet(Denoiser):
         }
 
     def denoise(self, x: Tensor, noise_map: Tensor | None) -> Tensor:
-        """See :meth:`Denoiser.denoise`."""
+        """See :meth:`Network.denoise`."""
         features = self.encoder[0](append_noise_map(x, noise_map))  # (N, width, H, W)
         kept = []
         for level in list(self.encoder)[1:]:

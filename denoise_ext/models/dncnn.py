@@ -11,21 +11,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from denoise_ext.models._base import (
+from denoise_ext.models.initialise import initialise_stack
+from denoise_ext.models.network import (
     MAX_LAYERS,
-    Denoiser,
+    Network,
     append_noise_map,
     check_bool,
     check_choice,
     check_positive_int,
 )
-from denoise_ext.models._initialise import initialise_stack
-from denoise_ext.models._registry import register_architecture, register_model
+from denoise_ext.models.registry import register_architecture, register_model
 from denoise_ext.nn import Conv2d
 
 
 @register_architecture("dncnn")
-class DnCNN(Denoiser):
+class DnCNN(Network):
     """DnCNN for gray (``channels=1``) or colour (``channels=3``) images.
 
     Args:
@@ -85,11 +85,11 @@ class DnCNN(Denoiser):
         }
 
     def initialise(self, generator: torch.Generator) -> None:
-        """See :func:`~denoise_ext.models._initialise.initialise_stack`."""
+        """See :func:`~denoise_ext.models.initialise.initialise_stack`."""
         initialise_stack(self, generator)
 
     def denoise(self, x: Tensor, noise_map: Tensor | None) -> Tensor:
-        """See :meth:`Denoiser.denoise`."""
+        """See :meth:`Network.denoise`."""
         output = self.body(append_noise_map(x, noise_map))
         return x - output if self.predicts == "noise" else output
 

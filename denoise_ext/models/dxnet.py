@@ -24,13 +24,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from denoise_ext.models._base import (
+from denoise_ext.models.network import (
     MAX_LAYERS,
-    Denoiser,
+    Network,
     check_positive_ints,
     unshuffle_with_noise_map,
 )
-from denoise_ext.models._registry import register_architecture, register_model
+from denoise_ext.models.registry import register_architecture, register_model
 from denoise_ext.nn import Conv2d, ConvTranspose2d
 
 # Residual branches start small, so that the untrained network is nearly the identity and a deep
@@ -52,7 +52,7 @@ class ResidualBlock(nn.Module):
 
 
 @register_architecture("dxnet")
-class DXNet(Denoiser):
+class DXNet(Network):
     """DXNet for gray (``channels=1``) or colour (``channels=3``) images; needs sigma.
 
     The image is rearranged to half the resolution (2x2 pixels become channels) and the noise level
@@ -105,7 +105,7 @@ class DXNet(Denoiser):
         }
 
     def denoise(self, x: Tensor, noise_map: Tensor | None) -> Tensor:
-        """See :meth:`Denoiser.denoise`."""
+        """See :meth:`Network.denoise`."""
         assert noise_map is not None  # needs_sigma: the base class has checked it
         features = self.head(unshuffle_with_noise_map(x, noise_map))  # (N, width, H/2, W/2)
         skips = []

@@ -16,9 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from denoise_ext.models._base import MAX_LAYERS, check_positive_int
-from denoise_ext.models._registry import register_architecture, register_model
 from denoise_ext.models.dxnet import DXNet
+from denoise_ext.models.network import MAX_LAYERS, check_positive_int
+from denoise_ext.models.registry import register_architecture, register_model
 from denoise_ext.nn import Conv2d, ConvTranspose2d
 
 MAX_NOISE_SCALE = 2.0
@@ -94,7 +94,7 @@ class DXNetBlind(DXNet):
         return self.estimator(F.pixel_unshuffle(x, 2)).abs()
 
     def denoise(self, x: Tensor, noise_map: Tensor | None) -> Tensor:
-        """See :meth:`Denoiser.denoise`; ``noise_map`` is not looked at."""
+        """See :meth:`Network.denoise`; ``noise_map`` is not looked at."""
         level = self.noise_level(x)
         return super().denoise(x, level if self.noise_scale == 1.0 else level * self.noise_scale)
 

@@ -11,21 +11,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from denoise_ext.models._base import (
+from denoise_ext.models.initialise import initialise_layers
+from denoise_ext.models.network import (
     MAX_LAYERS,
-    Denoiser,
+    Network,
     append_noise_map,
     check_bool,
     check_positive_int,
     check_positive_ints,
 )
-from denoise_ext.models._initialise import initialise_layers
-from denoise_ext.models._registry import register_architecture, register_model
+from denoise_ext.models.registry import register_architecture, register_model
 from denoise_ext.nn import Conv2d
 
 
 @register_architecture("nafnet")
-class NAFNet(Denoiser):
+class NAFNet(Network):
     """NAFNet for gray (``channels=1``) or colour (``channels=3``) images.
 
     The ``state_dict`` has the keys of the authors' implementation.  Every block scales its channels
@@ -94,7 +94,7 @@ class NAFNet(Denoiser):
         }
 
     def denoise(self, x: Tensor, noise_map: Tensor | None) -> Tensor:
-        """See :meth:`Denoiser.denoise`."""
+        """See :meth:`Network.denoise`."""
         features = self.intro(append_noise_map(x, noise_map))  # (N, width, H, W)
         kept = []
         for encoder, down in zip(self.encoders, self.downs, strict=True):

@@ -1,6 +1,6 @@
 """The trained weights that ship with the package, and where they come from."""
 
-from denoise_ext.models._registry import Pretrained, register_pretrained
+from denoise_ext.models.registry import Pretrained, register_pretrained
 
 _DATA = (
     "BSDS500 without the 68 images of BSD68/CBSD68 (432 images, list train/CBSD432.txt), "

@@ -12,21 +12,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from denoise_ext.models._base import (
+from denoise_ext.models.initialise import initialise_layers
+from denoise_ext.models.network import (
     MAX_LAYERS,
-    Denoiser,
+    Network,
     append_noise_map,
     check_bool,
     check_choice,
     check_positive_int,
 )
-from denoise_ext.models._initialise import initialise_layers
-from denoise_ext.models._registry import register_architecture, register_model
+from denoise_ext.models.registry import register_architecture, register_model
 from denoise_ext.nn import Conv2d, DepthwiseSeparableConv2d
 
 
 @register_architecture("sepdncnn")
-class SepDnCNN(Denoiser):
+class SepDnCNN(Network):
     """DnCNN whose hidden 3x3 convolutions are one 3x3 filter per channel, then a 1x1 convolution.
 
     The first and the last layer are full convolutions: they have few channels on one side, and
@@ -80,7 +80,7 @@ class SepDnCNN(Denoiser):
         }
 
     def denoise(self, x: Tensor, noise_map: Tensor | None) -> Tensor:
-        """See :meth:`Denoiser.denoise`."""
+        """See :meth:`Network.denoise`."""
         output = self.body(append_noise_map(x, noise_map))
         return x - output if self.predicts == "noise" else output
 

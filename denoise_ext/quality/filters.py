@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from denoise_ext import ops
-from denoise_ext.inference import Protocol
-from denoise_ext.inference.evaluation import noisy_and_denoised
 from denoise_ext.metrics import psnr
 from denoise_ext.quality.methods import FILTER, Method, Skipped
+from denoise_ext.tasks import Protocol
+from denoise_ext.tasks.evaluation import noisy_and_denoised
 
 Parameters = dict[str, float]
 

@@ -13,12 +13,12 @@ from torch import Tensor
 
 from denoise_ext._timing import compare
 from denoise_ext.data import add_gaussian_noise
-from denoise_ext.inference import Protocol, to_unit
-from denoise_ext.inference.evaluation import noisy_and_denoised
 from denoise_ext.io import read_image
 from denoise_ext.metrics import psnr, ssim
 from denoise_ext.quality.methods import NOTHING, Method
 from denoise_ext.quality.test_sets import TestSet
+from denoise_ext.tasks import Protocol, to_unit
+from denoise_ext.tasks.evaluation import noisy_and_denoised
 
 SIDE = 512  # pixels of the image that is timed
 SECONDS = 5.0  # of turns, for each method

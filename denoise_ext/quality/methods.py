@@ -12,8 +12,8 @@ from torch import Tensor
 
 from denoise_ext import models
 from denoise_ext.engine import plan
-from denoise_ext.inference.evaluation import Method as Call
-from denoise_ext.inference.loading import load_model
+from denoise_ext.runtime.loading import load_model
+from denoise_ext.tasks.evaluation import Method as Call
 
 NETWORK, CHECKPOINT, FILTER, NOTHING = "network", "published checkpoint", "filter", "nothing"
 _CHECKPOINT_SUFFIXES = (".pth", ".pt", ".safetensors")

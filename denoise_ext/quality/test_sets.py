@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from denoise_ext.data import list_image_files
-from denoise_ext.inference import Protocol, clean_pixels
 from denoise_ext.io import list_images, read_image
 from denoise_ext.metrics.ssim import WINDOW
+from denoise_ext.tasks import Protocol, clean_pixels
 
 # Folders of DATA/test, and how many channels their images have.
 CHANNELS = {"Set12": 1, "BSD68": 1, "CBSD68": 3, "Kodak24": 3}

@@ -18,11 +18,11 @@ from denoise_ext.data import (
 )
 from denoise_ext.data.noise import add_noise_chain
 from denoise_ext.data.random import NOISE, step_generator, step_seed
-from denoise_ext.models import Denoiser, create_model, pretrained_info
+from denoise_ext.models import Network, create_model, pretrained_info
 from denoise_ext.training.config import data_path, user_path
+from denoise_ext.training.distributed import Processes
 from denoise_ext.training.objectives import Batch
-from denoise_ext.training.processes import Processes
-from denoise_ext.training.sections import Data, TrainConfig
+from denoise_ext.training.schema import Data, TrainConfig
 from denoise_ext.training.validate import centre_crop, split_held_out
 
 
@@ -185,7 +185,7 @@ class Cleaner:
         assert shipped is not None
         self.name, self.level = f"{network} {shipped.sha256} {level:g}", level
         self._build = lambda: create_model(network, pretrained=True)
-        self._network: Denoiser | None = None  # built where an image is not in the cache
+        self._network: Network | None = None  # built where an image is not in the cache
 
     @torch.inference_mode()
     def __call__(self, image: np.ndarray) -> np.ndarray:

@@ -11,24 +11,24 @@ from torch import nn
 
 from denoise_ext.data.random import WEIGHTS, step_seed
 from denoise_ext.models import (
-    Denoiser,
+    Network,
     create_model,
     list_models,
     load_checkpoint,
     pretrained_info,
     read_metadata,
 )
-from denoise_ext.models._registry import IMPORT_HINT, check_config, has_model, unknown_name
 from denoise_ext.models.checkpoints import CheckpointError
+from denoise_ext.models.registry import IMPORT_HINT, check_config, has_model, unknown_name
 from denoise_ext.nn import to_torch
 from denoise_ext.training.config import user_path
 from denoise_ext.training.muon import Muon
-from denoise_ext.training.sections import TrainConfig
+from denoise_ext.training.schema import TrainConfig
 
 _BYTES_PER_PARAMETER = 16  # the weight, its gradient, two running means of Adam; float32
 
 
-def build_network(config: TrainConfig) -> tuple[Denoiser, dict[str, Any] | None]:
+def build_network(config: TrainConfig) -> tuple[Network, dict[str, Any] | None]:
     """The network with the weights training starts from, and how those were trained.
 
     Raises ValueError where model, data and start do not fit together.
@@ -50,7 +50,7 @@ def build_network(config: TrainConfig) -> tuple[Denoiser, dict[str, Any] | None]
     return model.to(memory_format=torch.channels_last).train(), start
 
 
-def _started(config: TrainConfig) -> tuple[Denoiser, dict[str, Any] | None]:
+def _started(config: TrainConfig) -> tuple[Network, dict[str, Any] | None]:
     name, start, options = config.model.name, config.model.start, config.model.options
     if name:
         _check_options(name, options)
@@ -78,7 +78,7 @@ def _started(config: TrainConfig) -> tuple[Denoiser, dict[str, Any] | None]:
         return model, {"checkpoint": path.name}
 
 
-def _extended(config: TrainConfig) -> tuple[Denoiser, dict[str, Any] | None]:
+def _extended(config: TrainConfig) -> tuple[Network, dict[str, Any] | None]:
     """The named network with the weights of ``model.start``; those of ``model.new`` are random."""
     _check_options(config.model.name, config.model.options)
     model = create_model(config.model.name, **config.model.options)
@@ -128,7 +128,7 @@ def _check_options(name: str, options: dict[str, Any]) -> None:
         )
 
 
-def check_fit(model: Denoiser, config: TrainConfig) -> None:
+def check_fit(model: Network, config: TrainConfig) -> None:
     """ValueError where the network cannot take what the configuration would give it."""
     named = config.model.name or config.model.start
     if model.in_channels != config.data.channels:

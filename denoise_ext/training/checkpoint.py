@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from denoise_ext.models import CheckpointError
-from denoise_ext.models._archive import with_checksum
+from denoise_ext.models.archive import with_checksum
 from denoise_ext.models.checkpoints import TRAINING_FORMAT, load_plain_data, write_atomically
 from denoise_ext.training.config import ConfigError, parse_config
 

@@ -13,24 +13,24 @@ import torch
 from torch import Tensor, nn
 
 from denoise_ext.data import Prefetcher
-from denoise_ext.models import Denoiser, build_model, load_checkpoint, save_model
+from denoise_ext.models import Network, build_model, load_checkpoint, save_model
 from denoise_ext.training.batches import Batches
 from denoise_ext.training.build import build_network, build_optimiser
 from denoise_ext.training.checkpoint import config_differences, load_state, save_state
 from denoise_ext.training.config import ConfigError, user_path
-from denoise_ext.training.ema import RunningMean
-from denoise_ext.training.objectives import Batch, build_objective
-from denoise_ext.training.pictures import log_row, tensorboard_log, write_curves, write_samples
-from denoise_ext.training.processes import (
+from denoise_ext.training.distributed import (
     Processes,
     joined,
     process_from_environment,
     training_device,
 )
+from denoise_ext.training.ema import RunningMean
+from denoise_ext.training.objectives import Batch, build_objective
+from denoise_ext.training.plots import log_row, tensorboard_log, write_curves, write_samples
 from denoise_ext.training.progress import Progress
 from denoise_ext.training.run_dir import RunDir, provenance
 from denoise_ext.training.schedule import learning_rate
-from denoise_ext.training.sections import TrainConfig
+from denoise_ext.training.schema import TrainConfig
 from denoise_ext.training.validate import Label, label_text, labels, validate
 
 
@@ -84,7 +84,7 @@ def train(config: TrainConfig, accept_changes: bool = False) -> TrainResult:
 class _ByName(nn.Module):
     """A network whose forward returns its outputs by name: what processes share is forward."""
 
-    def __init__(self, network: Denoiser) -> None:
+    def __init__(self, network: Network) -> None:
         super().__init__()
         self.network = network
 
@@ -144,7 +144,7 @@ class _Trainer:
         self.parallel = processes.parallel(_ByName(self.model))
 
     @property
-    def judged(self) -> Denoiser:
+    def judged(self) -> Network:
         """The network that is validated and kept: the running mean where there is one."""
         return self.model if self.mean is None else self.mean.model
 
@@ -357,7 +357,7 @@ class _Trainer:
 
     # ---- the result
 
-    def _plain(self) -> Denoiser:
+    def _plain(self) -> Network:
         """The network to keep, in this package's layers, on the CPU."""
         plain = build_model(self.model.config)
         plain.load_state_dict(self.judged.state_dict())

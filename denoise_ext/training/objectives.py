@@ -17,7 +17,7 @@ from torch import Tensor
 from denoise_ext.data.random import MASKS, PROBES, ROLES, SCALES, image_generator
 from denoise_ext.ops import bilateral_blur
 from denoise_ext.training.losses import Criterion, criterion
-from denoise_ext.training.sections import TrainConfig
+from denoise_ext.training.schema import TrainConfig
 
 
 @dataclass(frozen=True)

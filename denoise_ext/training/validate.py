@@ -13,8 +13,8 @@ from denoise_ext.data import add_gaussian_noise, step_seed
 from denoise_ext.data.noise import add_noise_chain
 from denoise_ext.data.random import VALIDATION
 from denoise_ext.metrics import psnr
-from denoise_ext.models import Denoiser
-from denoise_ext.training.sections import TrainConfig
+from denoise_ext.models import Network
+from denoise_ext.training.schema import TrainConfig
 
 Label = float | str  # sigma of white Gaussian noise on the 0-255 scale; "chain"; "pairs"
 _CHAIN_STEP = 2**47  # steps from here on are validation's: no training gets there
@@ -84,7 +84,7 @@ def cases(config: TrainConfig, images: Sequence[Tensor]) -> Iterator[Case]:
 
 @torch.inference_mode()
 def validate(
-    model: Denoiser, config: TrainConfig, images: Sequence[Tensor], keep: int = 0
+    model: Network, config: TrainConfig, images: Sequence[Tensor], keep: int = 0
 ) -> tuple[dict[Label, float], list[tuple[Case, Tensor]]]:
     """Mean PSNR in dB of each kind of noise, output clipped; and ``keep`` images with their output.
 

@@ -13,8 +13,8 @@ import torch
 from networks import keys_under, published_chain
 from safetensors.torch import save as safetensors_bytes
 
-from denoise_ext.inference.manifest import FOLDER, Manifest, ManifestError, Record
-from denoise_ext.models import CheckpointError, Denoiser, create_model, load_checkpoint, save_model
+from denoise_ext.jobs.manifest import FOLDER, Manifest, ManifestError, Record
+from denoise_ext.models import CheckpointError, Network, create_model, load_checkpoint, save_model
 from denoise_ext.training.checkpoint import load_state, save_state
 from fuzz.mutate import mutated, safetensors_mutated, zip_mutated
 from fuzz.target import MEBIBYTE, REFUSED, RESULT, Target, tell
@@ -29,7 +29,7 @@ def _saved(content: object, **options: object) -> bytes:
 
 
 @functools.cache
-def _network() -> Denoiser:
+def _network() -> Network:
     torch.manual_seed(0)
     return create_model("ffdnet_gray", width=5, depth=3).eval()
 
@@ -111,7 +111,7 @@ def case(name: str, rng: random.Random) -> str:
         except CheckpointError as error:
             assert str(error).startswith(f"{path}: "), f"does not name the file: {error}"
             return outcome
-    assert isinstance(model, Denoiser)
+    assert isinstance(model, Network)
     assert not model.training
     if sum(p.numel() for p in model.parameters()) < 200_000:
         with torch.inference_mode():

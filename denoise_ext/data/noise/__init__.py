@@ -7,7 +7,6 @@ or a list with one per image: what an image gets then does not depend on the bat
 """
 
 from denoise_ext.data.noise.banding import add_banding_noise
-from denoise_ext.data.noise.chain import NoiseStep, add_noise_chain
 from denoise_ext.data.noise.gaussian import add_gaussian_noise
 from denoise_ext.data.noise.impulse import add_salt_and_pepper_noise
 from denoise_ext.data.noise.jpeg import add_jpeg_artefacts
@@ -20,6 +19,7 @@ from denoise_ext.data.noise.photons import (
     camera_noise,
     iso_noise,
 )
+from denoise_ext.data.noise.pipeline import NoiseStep, add_noise_chain
 from denoise_ext.data.noise.speckle import add_speckle_noise
 
 __all__ = [

@@ -1,0 +1,34 @@
+"""What a network computes per pixel, counted from its own graph."""
+
+from __future__ import annotations
+
+import torch
+
+from denoise_ext.analysis.geometry import without_data
+from denoise_ext.models.network import Network
+from denoise_ext.nn import to_torch
+
+_SIZE = 1024  # pixels; what is computed once per image is then spread thin
+
+
+def gflop_per_megapixel(model: Network) -> float:
+    """10^9 floating-point operations for an image of 10^6 pixels.
+
+    Multiplications and additions of the convolutions, counted one by one: a multiply-add is two.
+    Everything else (activations, normalisation, sums of skip connections) is left out, as usual in
+    the literature. It is the count of the textbook algorithm; Winograd's needs fewer.
+
+    Raises TypeError when ``model`` is no network of this package.
+    """
+    if not isinstance(model, Network):
+        raise TypeError(f"model must be a denoise_ext model, got {type(model).__name__}")
+    from torch.utils.flop_counter import FlopCounterMode  # slow to import, and needed here alone
+
+    network = to_torch(without_data(model)).eval()
+    dtype = next((p.dtype for p in network.parameters()), torch.float32)
+    side = -(-_SIZE // model.stride) * model.stride
+    x = torch.empty(1, model.in_channels, side, side, dtype=dtype, device="meta")
+    noise_map = x[:, :1, :1, :1] if model.needs_sigma else None
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network.denoise(x, noise_map)
+    return counter.get_total_flops() / side**2 * 1e6 / 1e9

@@ -1,0 +1,1 @@
+"""A call of a module recorded as a graph of operators."""

@@ -1,0 +1,240 @@
+"""A stand-in for a module that can be run on tensors without data, leaving the module untouched.
+
+The stand-in has the module's classes and attributes; tensors are replaced, and every container is a
+copy, so that whatever a forward writes lands in the copy, where :meth:`Clone.changed` finds it.
+"""
+
+from __future__ import annotations
+
+import types
+from collections import OrderedDict
+from collections.abc import Callable
+from operator import attrgetter
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from denoise_ext.engine.capture.constants import NotPlannedError, Unwatched, is_fixed
+
+_DICTS = (dict, OrderedDict)
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
+# nn.Module's other bookkeeping: nothing that a forward reads.
+_IGNORED = frozenset(
+    {
+        "_non_persistent_buffers_set", "_backward_pre_hooks", "_backward_hooks",
+        "_is_full_backward_hook", "_forward_hooks_with_kwargs", "_forward_hooks_always_called",
+        "_forward_pre_hooks_with_kwargs", "_state_dict_hooks", "_state_dict_pre_hooks",
+        "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks",
+    }
+)  # fmt: skip
+
+
+class Wrapper(nn.Module):
+    """A module that computes what its ``original`` does, in another way."""
+
+    @property
+    def original(self) -> nn.Module:
+        """The module as it was given."""
+        raise NotImplementedError
+
+
+class Guard:
+    """Tells whether a module is still what it was when it was traced.
+
+    Compared: the attributes of every submodule, the elements of lists, dicts and sets among them,
+    and its tensors by identity; in-place changes of tensors by their version counters, new memory
+    behind an old tensor (``Module.to``) by its address.  A write through ``tensor.data`` moves no
+    counter and is not seen.
+    """
+
+    def __init__(self) -> None:
+        self._empty: list[Any] = []
+        self._views: list[Any] = []
+        self._values: list[list[Any]] = []
+        self._keyed: list[dict | set] = []
+        self._keys: list[list[Any]] = []
+        self.tensors = TensorGuard()
+
+    def watch(self, container: dict | list | set) -> None:
+        """Take note of what ``container`` holds now."""
+        if not container:
+            self._empty.append(container)
+            return
+        if not isinstance(container, list):
+            self._keyed.append(container)
+            self._keys.append(list(container))
+        if not isinstance(container, set):
+            # dict.values() is a live view; lists are their own.
+            view = container.values() if isinstance(container, dict) else container
+            self._views.append(view)
+            self._values.append(list(view))
+
+    def holds(self) -> bool:
+        """Whether nothing has changed."""
+        try:
+            same = (
+                not any(self._empty)
+                and list(map(list, self._views)) == self._values
+                and list(map(list, self._keyed)) == self._keys
+            )
+        except Exception:  # a tensor or array in place of another: comparing has no truth value
+            return False
+        return same and self.tensors.hold()
+
+
+class TensorGuard:
+    """Tells whether tensors have been written to; inference tensors keep no record of that."""
+
+    def __init__(self) -> None:
+        self._all: list[Tensor] = []
+        self._memory: list[Tensor] = []  # keeps it from being given to another tensor
+        self._addresses: list[int] = []
+        self._counted: list[Tensor] = []
+        self._versions: list[int] = []
+
+    def watch(self, tensor: Tensor) -> None:
+        """Take note of the state of ``tensor``."""
+        self._all.append(tensor)
+        self._memory.append(tensor.detach())
+        self._addresses.append(tensor.data_ptr())
+        if not tensor.is_inference():
+            self._counted.append(tensor)
+            self._versions.append(tensor._version)
+
+    def hold(self) -> bool:
+        """Whether none has changed."""
+        return (
+            list(map(_VERSION, self._counted)) == self._versions
+            and list(map(Tensor.data_ptr, self._all)) == self._addresses
+        )
+
+
+_VERSION = attrgetter("_version")
+
+
+class Clone:
+    """The stand-in of ``module`` and where in it tensors are to be put."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.tensors: list[Tensor] = []  # the module's own, each once
+        self.names: list[str] = []
+        self.guard = Guard()
+        # Why not, once a forward has read what cannot be watched: it may catch all that is raised.
+        self.refused: list[str] = []
+        self._positions: dict[int, int] = {}
+        self._slots: list[tuple[Any, Any, int]] = []  # container, key, position in tensors
+        self._memo: dict[int, Any] = {}
+        self._copies: list[tuple[str, Any]] = []
+        self._before: list[Any] = []
+        self.module = self._copy(module, "")
+
+    def install(self, make: Callable[[int], Tensor]) -> None:
+        """Put ``make(position)`` where the module's tensor of that position was."""
+        for container, key, position in self._slots:
+            container[key] = make(position)
+        self._before = [_items(copy) for _, copy in self._copies]
+
+    def changed(self) -> str | None:
+        """The name of something that ran since :meth:`install` has written to, or None."""
+        for (name, copy), before in zip(self._copies, self._before, strict=True):
+            after = _items(copy)
+            missing = object()
+            for key in {**before, **after}:
+                if before.get(key, missing) is not after.get(key, missing):
+                    return _join(name, key)
+        return None
+
+    def _copy(self, value: Any, name: str) -> Any:
+        known = self._memo.get(id(value))
+        if known is not None:
+            return known
+        if isinstance(value, Wrapper):
+            self._refuse_hooks(value, name)
+            return self._memo.setdefault(id(value), self._copy(value.original, name))
+        if isinstance(value, nn.Module):
+            return self._copy_module(value, name)
+        if type(value) in _DICTS or type(value) is list:
+            return self._copy_container(value, name)
+        if isinstance(value, tuple) and not any(isinstance(item, Tensor) for item in value):
+            items = [self._copy(item, name) for item in value]
+            if all(a is b for a, b in zip(items, value, strict=True)):
+                return value
+            if type(value) is tuple:
+                return tuple(items)
+        if type(value) is set and all(map(is_fixed, value)):
+            return self._copy_set(value, name)
+        if isinstance(value, types.MethodType) and isinstance(value.__self__, nn.Module):
+            return types.MethodType(value.__func__, self._copy(value.__self__, name))
+        if is_fixed(value):
+            return value
+        return Unwatched(f"{name} is a {type(value).__name__}", self.refused)
+
+    def _copy_module(self, module: nn.Module, name: str) -> nn.Module:
+        shown = name or type(module).__name__
+        if isinstance(module, torch.jit.ScriptModule):
+            raise NotPlannedError(f"{shown} is a TorchScript module")
+        if module.training:
+            raise NotPlannedError(f"{shown} is in training mode")
+        self._refuse_hooks(module, shown)
+        copy = object.__new__(type(module))
+        self._memo[id(module)] = copy
+        self.guard.watch(module.__dict__)
+        for key, value in module.__dict__.items():
+            if key in _IGNORED:
+                copy.__dict__[key] = value
+                continue
+            inside = name if key in ("_parameters", "_buffers", "_modules") else _join(name, key)
+            self._put(copy.__dict__, key, value, inside)
+        self._copies.append((name, copy.__dict__))
+        return copy
+
+    def _refuse_hooks(self, module: nn.Module, name: str) -> None:
+        for hooks in _HOOKS:
+            if getattr(module, hooks):
+                raise NotPlannedError(f"{name} has hooks")
+            self.guard.watch(getattr(module, hooks))
+
+    def _copy_container(self, value: Any, name: str) -> Any:
+        copy = type(value)() if isinstance(value, dict) else [None] * len(value)
+        self._memo[id(value)] = copy
+        self.guard.watch(value)
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, item in items:
+            self._put(copy, key, item, _join(name, key))
+        self._copies.append((name, copy))
+        return copy
+
+    def _copy_set(self, value: set, name: str) -> set:
+        copy = set(value)
+        self._memo[id(value)] = copy
+        self.guard.watch(value)
+        self._copies.append((name, copy))
+        return copy
+
+    def _put(self, container: Any, key: Any, value: Any, name: str) -> None:
+        if not isinstance(value, Tensor):
+            container[key] = self._copy(value, name)
+            return
+        if type(value) not in (Tensor, nn.Parameter, nn.Buffer):
+            raise NotPlannedError(f"{name} is a {type(value).__name__}")
+        if value.layout != torch.strided:
+            raise NotPlannedError(f"{name} is not an ordinary dense tensor")
+        position = self._positions.get(id(value))
+        if position is None:
+            position = self._positions[id(value)] = len(self.tensors)
+            self.tensors.append(value)
+            self.names.append(name)
+            self.guard.tensors.watch(value)
+        container[key] = None
+        self._slots.append((container, key, position))
+
+
+def _items(container: Any) -> dict[Any, Any]:
+    if isinstance(container, dict):
+        return dict(container)
+    return dict.fromkeys(container) if isinstance(container, set) else dict(enumerate(container))
+
+
+def _join(prefix: str, name: object) -> str:
+    return f"{prefix}.{name}" if prefix else str(name)

@@ -1,0 +1,207 @@
+"""Shapes and strides of results, where PyTorch's own rules for tensors without data fall short.
+
+For most operators PyTorch answers on the ``meta`` device.  The ones here are answered by the rules
+of its CPU and CUDA kernels instead: some of the meta rules lose channels_last, others load the
+compiler (seconds) for the shape of a sum, or a computer algebra system for that of a shuffle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from denoise_ext.engine.capture.graph import channels_last_stride
+from denoise_ext.ops._layout import is_channels_last
+
+aten = torch.ops.aten
+
+# All tensors have one shape and dtype: the result's strides are `_pointwise_strides`.
+POINTWISE = {
+    aten.relu.default, aten.leaky_relu.default, aten.sigmoid.default, aten.tanh.default,
+    aten.add.Tensor, aten.add.Scalar, aten.sub.Tensor, aten.sub.Scalar, aten.mul.Tensor,
+    aten.mul.Scalar, aten.div.Tensor, aten.div.Scalar, aten.neg.default, aten.abs.default,
+    aten.clamp.default, aten.clamp_min.default, aten.gelu.default, aten.silu.default,
+    aten.hardtanh.default, aten.elu.default, aten.exp.default, aten.sqrt.default,
+}  # fmt: skip
+_PADS = {aten.reflection_pad2d.default, aten.replication_pad2d.default}
+
+
+def result_of(func: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
+    """What ``func`` returns on tensors without data: its shape, dtype and strides are right."""
+    if func in POINTWISE and _all_alike(args, kwargs):
+        stride = _pointwise_strides([x for x in args if isinstance(x, Tensor)])
+        if stride is not None:
+            return _empty(tuple(args[0].shape), stride, args[0])
+    if func is aten.convolution.default and args[0].dim() == 4:
+        return _convolution(*args)
+    if func is aten._prelu_kernel.default and args[0].dtype == args[1].dtype:
+        return _like(args[0])
+    if func is aten.native_batch_norm.default and args[5] is False:
+        none = (_empty((0,), (1,), args[0]) for _ in range(2))  # statistics, of training alone
+        return _like(args[0]), *none
+    if func is aten.cat.default and _can_join(*args):
+        return _cat(*args)
+    if func is aten.avg_pool2d.default and args[0].dim() == 4:
+        shape = _pooled(*args, **kwargs)
+        if shape is not None:
+            return _as_laid_out(args[0], shape)
+    if func is aten.native_layer_norm.default and args[2] is not None:
+        x, last = args[0], len(args[1])
+        if x.dtype == args[2].dtype and tuple(x.shape[-last:]) == tuple(args[1]):
+            statistics = (*x.shape[:-last], *[1] * last)
+            shapes = (tuple(x.shape), statistics, statistics)
+            return tuple(_empty(shape, _contiguous_stride(shape), x) for shape in shapes)
+    if func in _SHUFFLES and args[0].dim() == 4 and args[1] > 0:
+        shape = _SHUFFLES[func](*args[0].shape, args[1])
+        if shape is not None:
+            return _as_laid_out(args[0], shape)
+    if func in _PADS and args[0].dim() == 4:
+        shape = _padded(*args, reflects=func is aten.reflection_pad2d.default)
+        if shape is not None:
+            return _as_laid_out(args[0], shape)
+    return func(*args, **kwargs)
+
+
+def _padded(input: Tensor, padding: list[int], reflects: bool) -> tuple[int, ...] | None:
+    """The shape with a border; None where PyTorch had better say."""
+    n, c, h, w = input.shape
+    left, right, above, below = padding
+    fits = not reflects or (max(left, right) < w and max(above, below) < h)
+    if min(padding) < 0 or not fits or not input.numel():
+        return None
+    return (n, c, h + above + below, w + left + right)
+
+
+def _pooled(
+    input: Tensor, kernel_size: list[int], stride: list[int] = (), padding: list[int] = (0,),
+    ceil_mode: bool = False, *_: Any,
+) -> tuple[int, ...] | None:  # fmt: skip
+    """The shape after average pooling; None where PyTorch had better say."""
+    n, c, *size = input.shape
+    kernel, stride, padding = (
+        [*v] * 2 if len(v) == 1 else [*v] for v in (kernel_size, stride or kernel_size, padding)
+    )
+    if ceil_mode or min(*kernel, *stride) < 1 or not input.numel():
+        return None
+    if any(not 0 <= p <= k // 2 for p, k in zip(padding, kernel, strict=True)):
+        return None
+    sizes = [(size[i] + 2 * padding[i] - kernel[i]) // stride[i] + 1 for i in (0, 1)]
+    return None if min(sizes) < 1 else (n, c, *sizes)
+
+
+def _shuffled(n: int, c: int, h: int, w: int, factor: int) -> tuple[int, ...] | None:
+    blocks, rest = divmod(c, factor**2)
+    return None if rest else (n, blocks, h * factor, w * factor)
+
+
+def _unshuffled(n: int, c: int, h: int, w: int, factor: int) -> tuple[int, ...] | None:
+    return None if h % factor or w % factor else (n, c * factor**2, h // factor, w // factor)
+
+
+_SHUFFLES = {aten.pixel_shuffle.default: _shuffled, aten.pixel_unshuffle.default: _unshuffled}
+
+
+def _all_alike(args: tuple, kwargs: dict[str, Any]) -> bool:
+    first = args[0]
+    if not isinstance(first, Tensor) or not first.is_floating_point():
+        return False
+    for x in args[1:]:
+        if isinstance(x, Tensor):
+            if x.shape != first.shape or x.dtype != first.dtype:
+                return False
+        elif isinstance(x, complex):
+            return False
+    return not any(isinstance(x, Tensor) for x in kwargs.values())
+
+
+def _pointwise_strides(tensors: list[Tensor]) -> tuple[int, ...] | None:
+    """What c10's TensorIterator gives the result; None in cases that no rule here covers."""
+    first = tensors[0]
+    if all(x.is_contiguous() for x in tensors):
+        return _contiguous_stride(tuple(first.shape))
+    if not all(_is_dense(x) for x in tensors):
+        return None
+    # Dimensions go in the order of the first tensor's strides, where no two of them are equal.
+    distinct = len(set(first.stride())) == first.dim()
+    alike = all(x.stride() == first.stride() for x in tensors)
+    return first.stride() if distinct or alike else None
+
+
+def _is_dense(x: Tensor) -> bool:
+    return x.is_contiguous() or (
+        x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
+    )
+
+
+def _convolution(
+    input: Tensor, weight: Tensor, bias: Tensor | None, stride: list[int], padding: list[int],
+    dilation: list[int], transposed: bool, output_padding: list[int], groups: int,
+) -> Tensor:  # fmt: skip
+    n, _, *size = input.shape
+    stride, padding, dilation = (v * 2 if len(v) == 1 else v for v in (stride, padding, dilation))
+    if transposed:
+        channels = weight.shape[1] * groups
+        sizes = [
+            (size[i] - 1) * stride[i] - 2 * padding[i] + dilation[i] * (weight.shape[2 + i] - 1)
+            + output_padding[i % len(output_padding)] + 1
+            for i in (0, 1)
+        ]  # fmt: skip
+    else:
+        channels = weight.shape[0]
+        sizes = [
+            (size[i] + 2 * padding[i] - dilation[i] * (weight.shape[2 + i] - 1) - 1) // stride[i]
+            + 1
+            for i in (0, 1)
+        ]  # fmt: skip
+    expected = weight.shape[0] if transposed else weight.shape[1] * groups
+    if input.shape[1] != expected or min(sizes) < 1 or input.dtype != weight.dtype:
+        # Let PyTorch word the error.
+        return torch.ops.aten.convolution(
+            input, weight, bias, stride, padding, dilation, transposed, output_padding, groups
+        )
+    shape = (n, channels, *sizes)
+    last = is_channels_last(input) or is_channels_last(weight)
+    return _empty(shape, channels_last_stride(shape) if last else _contiguous_stride(shape), input)
+
+
+def _as_laid_out(input: Tensor, shape: tuple[int, ...]) -> Tensor:
+    last = is_channels_last(input)
+    return _empty(shape, channels_last_stride(shape) if last else _contiguous_stride(shape), input)
+
+
+def _can_join(tensors: list[Tensor], dim: int = 0) -> bool:
+    first = tensors[0]
+    return dim == 1 and all(
+        x.dim() == 4
+        and x.dtype == first.dtype
+        and x.shape[::2] == first.shape[::2]
+        and x.shape[3] == first.shape[3]
+        and x.numel()
+        for x in tensors
+    )
+
+
+def _cat(tensors: list[Tensor], dim: int) -> Tensor:
+    n, _, h, w = tensors[0].shape
+    shape = (n, sum(x.shape[1] for x in tensors), h, w)
+    last = all(is_channels_last(x) for x in tensors)
+    stride = channels_last_stride(shape) if last else _contiguous_stride(shape)
+    return _empty(shape, stride, tensors[0])
+
+
+def _contiguous_stride(shape: tuple[int, ...]) -> tuple[int, ...]:
+    stride = [1] * len(shape)
+    for d in range(len(shape) - 1, 0, -1):
+        stride[d - 1] = stride[d] * max(shape[d], 1)
+    return tuple(stride)
+
+
+def _like(x: Tensor) -> Tensor:
+    return _empty(tuple(x.shape), x.stride(), x)
+
+
+def _empty(shape: tuple[int, ...], stride: tuple[int, ...], like: Tensor) -> Tensor:
+    return torch.empty_strided(shape, stride, dtype=like.dtype, device=like.device)

@@ -1,0 +1,254 @@
+"""One call of a module on tensors without data, recorded operator by operator.
+
+Everything a forward decides by shapes or attributes is decided then, for these shapes alone; what
+it would decide by the numbers in a tensor raises, and the call is left to PyTorch.
+"""
+
+from __future__ import annotations
+
+import gc
+import random
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from denoise_ext.engine.capture.graph import Graph, Node, Value, channels_last_stride
+from denoise_ext.engine.capture.instrumented_copy import Clone, Guard, NotPlannedError
+from denoise_ext.engine.capture.shapes import result_of
+from denoise_ext.engine.capture.signature import PLAIN
+
+_META = torch.device("meta")
+# Ways to a tensor's memory that no operator sees.
+_MEMORY = frozenset(
+    {
+        Tensor.numpy, Tensor.__array__, Tensor.tolist, Tensor.data_ptr, Tensor.storage,
+        Tensor.untyped_storage, Tensor.__dlpack__, Tensor.is_shared,
+    }
+)  # fmt: skip
+
+
+class _NoMemory(TorchFunctionMode):
+    """Refuses what tensors without data cannot show.
+
+    That is reading or handing out their numbers, and autocast, which passes over them.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__()
+        self._type = device.type
+
+    def __torch_function__(
+        self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        if func in _MEMORY:
+            raise NotPlannedError(f"it depends on the numbers in a tensor (Tensor.{func.__name__})")
+        if torch.is_autocast_enabled(self._type):
+            raise NotPlannedError("it turns on autocast")
+        return func(*args, **(kwargs or {}))
+
+
+class _Recorder(TorchDispatchMode):
+    """Writes down every operator below autograd and functionalisation."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # PyTorch would wrap __torch_dispatch__ for the compiler and load that: seconds, for
+        # nothing.
+        return False
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__()
+        self.device = device
+        self.nodes: list[Node] = []
+        self._values: dict[int, Value] = {}
+        self._alive: list[Tensor] = []  # ids are unique among living objects only
+
+    def release(self) -> list[weakref.ref]:
+        """Let go of the tensors of the trace; what is alive afterwards, others hold."""
+        tensors = [weakref.ref(tensor) for tensor in self._alive]
+        self._alive.clear()
+        return tensors
+
+    def name(self, tensor: Tensor, value: Value) -> None:
+        self._values[id(tensor)] = value
+        self._alive.append(tensor)
+
+    def value(self, tensor: Tensor) -> Value:
+        value = self._values.get(id(tensor))
+        if value is None:
+            raise NotPlannedError("it uses a tensor that is neither an argument nor an attribute")
+        return value
+
+    def __torch_dispatch__(
+        self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        result = result_of(func, args, kwargs)
+        if func is torch.ops.prim.device.default:
+            return result
+        if func is torch.ops.aten.alias.default:
+            self.name(result, self.value(args[0]))
+            return result
+        _check_operator(func)
+        leaves = list(result) if isinstance(result, (tuple, list)) else [result]
+        results: list[Value | None] = []
+        named_args, named_kwargs = self._substitute(args), self._substitute(kwargs)
+        for leaf in leaves:
+            if not isinstance(leaf, Tensor):
+                results.append(None)
+                continue
+            results.append(Value.of(leaf, self.device))
+            self.name(leaf, results[-1])
+        single = not isinstance(result, (tuple, list))
+        node = Node(func, named_args, named_kwargs, results, single)
+        for value in results:
+            if value is not None:
+                value.producer = node
+        self.nodes.append(node)
+        return result
+
+    def _substitute(self, tree: Any) -> Any:
+        if isinstance(tree, Tensor):
+            return self.value(tree)
+        if isinstance(tree, (tuple, list)):
+            return type(tree)(self._substitute(item) for item in tree)
+        if isinstance(tree, dict):
+            return {key: self._substitute(item) for key, item in tree.items()}
+        return self.device if tree == _META else tree
+
+
+def _check_operator(func: Callable) -> None:
+    if func._schema.is_mutable:
+        raise NotPlannedError(f"it changes an argument or a buffer in place ({func})")
+    if torch.Tag.nondeterministic_seeded in func.tags:
+        raise NotPlannedError(f"it draws random numbers ({func})")
+    if "as_strided" in str(func):
+        raise NotPlannedError(f"it depends on the layout of memory ({func})")
+
+
+def trace(
+    module: nn.Module,
+    method: str,
+    args: tuple,
+    kwargs: dict[str, Any],
+    dtype: torch.dtype | None,
+    channels_last: bool,
+) -> tuple[Graph, list[Tensor], Guard]:
+    """Record ``module.method(*args, **kwargs)``.
+
+    Args:
+        dtype: floating tensors of module and arguments are taken as if cast to it.
+        channels_last: 4-D arguments are taken as if laid out so.
+
+    Returns:
+        The graph, the module's tensors in the order of ``graph.sources``, and what tells later
+        whether the module has changed.
+
+    Raises:
+        NotPlannedError: it cannot be recorded faithfully.
+    """
+    clone = Clone(module)
+    graph, tensors = _record(clone, method, args, kwargs, dtype, channels_last)
+    own, guard = clone.tensors, clone.guard
+    del clone  # the last to hold tensors of the trace by right
+    if any(tensor() is not None for tensor in tensors):
+        gc.collect()
+    if any(tensor() is not None for tensor in tensors):
+        raise NotPlannedError("its forward keeps tensors outside of the module")
+    return graph, own, guard
+
+
+def _record(
+    clone: Clone, method: str, args: tuple, kwargs: dict[str, Any], dtype: torch.dtype | None,
+    channels_last: bool,
+) -> tuple[Graph, list[weakref.ref]]:  # fmt: skip
+    """The graph, and all tensors that were made for it."""
+    leaves, spec = pytree.tree_flatten((args, kwargs))
+    device = _only_device([x for x in leaves if isinstance(x, Tensor)] + clone.tensors)
+    recorder = _Recorder(device)
+    fakes = [_without_data(x, dtype, channels_last) for x in leaves if isinstance(x, Tensor)]
+    stand_ins = [_without_data(x, dtype, False) for x in clone.tensors]
+    inputs = [Value.of(fake, device) for fake in fakes]
+    sources = [Value.of(fake, device, source=i) for i, fake in enumerate(stand_ins)]
+    for fake, value in zip(fakes + stand_ins, inputs + sources, strict=True):
+        recorder.name(fake, value)
+
+    def call(tensors: list[Tensor], own: list[Tensor]) -> list[Any]:
+        clone.install(own.__getitem__)
+        waiting = iter(tensors)
+        filled = [next(waiting) if isinstance(x, Tensor) else x for x in leaves]
+        call_args, call_kwargs = pytree.tree_unflatten(filled, spec)
+        run = clone.module if method == "forward" else getattr(clone.module, method)
+        nonlocal output_spec
+        flat, output_spec = pytree.tree_flatten(run(*call_args, **call_kwargs))
+        return flat
+
+    output_spec: pytree.TreeSpec | None = None
+    flat = _run(lambda: torch.func.functionalize(call)(fakes, stand_ins), recorder)
+    if clone.refused:
+        raise NotPlannedError(clone.refused[0])
+    changed = clone.changed()
+    if changed is not None:
+        raise NotPlannedError(f"its forward writes to {changed}")
+    outputs = [recorder.value(leaf) if isinstance(leaf, Tensor) else leaf for leaf in flat]
+    for leaf in outputs:
+        if not isinstance(leaf, (Value, *PLAIN)):
+            raise NotPlannedError(f"it returns a {type(leaf).__name__}")
+    graph = Graph(inputs, sources, clone.names, recorder.nodes, outputs, output_spec)
+    return graph.remove_dead(), recorder.release()
+
+
+def _run(call: Callable, recorder: _Recorder) -> list[Any]:
+    """Run under the recorder; whatever is raised becomes the reason not to plan."""
+    states = _random_states()
+    try:
+        with torch.no_grad(), torch.device("meta"), _NoMemory(recorder.device), recorder:
+            result = call()
+    except NotPlannedError:
+        raise
+    except Exception as error:  # a forward may raise anything where it meets no data
+        text = str(error).strip().splitlines()
+        raise NotPlannedError(
+            f"it cannot be traced: {type(error).__name__}: {text[0] if text else ''}"
+        ) from error
+    if not _same(states, _random_states()):
+        raise NotPlannedError("it draws random numbers outside of PyTorch")
+    return result
+
+
+def _random_states() -> tuple:
+    return random.getstate(), np.random.get_state(), torch.get_rng_state()
+
+
+def _same(before: tuple, after: tuple) -> bool:
+    numpy_before, numpy_after = before[1], after[1]
+    return (
+        before[0] == after[0]
+        and np.array_equal(numpy_before[1], numpy_after[1])
+        and numpy_before[2:] == numpy_after[2:]
+        and torch.equal(before[2], after[2])
+    )
+
+
+def _only_device(tensors: list[Tensor]) -> torch.device:
+    devices = {x.device for x in tensors}
+    if len(devices) != 1:
+        names = ", ".join(sorted(map(str, devices))) or "none"
+        raise NotPlannedError(f"its tensors are not on one device ({names})")
+    return devices.pop()
+
+
+def _without_data(x: Tensor, dtype: torch.dtype | None, channels_last: bool) -> Tensor:
+    shape, stride = tuple(x.shape), x.stride()
+    if channels_last and x.dim() == 4 and x.numel():
+        stride = channels_last_stride(shape)
+    if dtype is None or not x.is_floating_point():
+        dtype = x.dtype
+    return torch.empty_strided(shape, stride, dtype=dtype, device=_META)

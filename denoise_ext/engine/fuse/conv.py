@@ -1,0 +1,232 @@
+"""Convolutions with what comes before and after them: one operator call each.
+
+``pad -> convolution -> batch norm, factors -> + residual -> activation -> + residual``, of which
+every part but the convolution may be missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from denoise_ext.engine.capture.graph import Value
+from denoise_ext.engine.fuse.ir import OUT, Constants, Site, Step, rms
+
+# Root mean square of what an algorithm's rounding errors add to those of the direct sum, as a
+# factor on it.  Winograd F(m x m, 3x3) multiplies transformed tiles: an error of the products
+# reaches the output through A^T, scaled up by the norms of the rows of B^T and G: max over (i, u)
+# of sum over p of (A[i,p] G[p,u] |B[p,:]|)^2, which for both dimensions together is 19.4 for
+# F(4x4,3x3) with points 0, +-3/4, +-3/2 and 114.2 for F(6x6,3x3) with 0, +-1, +-2, +-1/2.
+_AMPLIFICATION = {"direct": 1.0, "winograd4": 19.4, "winograd6": 114.2}
+# An error of the sum is a walk of as many steps as the sum has terms (Higham and Mary 2019, A new
+# approach to probabilistic rounding error analysis): root of the length, not the length; 4 covers
+# that the steps are not quite independent, and the activation's own rounding.
+_WALK = 4.0
+_FEW_CHANNELS = 16  # transforms cost more than they save below
+_ALGORITHMS = {
+    "strict": ("direct",),
+    "default": ("winograd4", "direct"),
+    "fast": ("winograd6", "winograd4", "direct"),
+}
+
+
+@dataclass(eq=False)
+class ConvSite(Site):
+    """A convolution, ordinary or transposed."""
+
+    input: Value
+    weight: Value
+    bias: Value | None
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    dilation: tuple[int, int]
+    groups: int
+    transposed: bool
+    output_padding: tuple[int, int] = (0, 0)
+    border: str = "constant"
+    # What the weights are multiplied with, in order: ("norm", gamma, beta, mean, variance, eps) or
+    # ("factor", number).
+    scales: list[tuple] = field(default_factory=list)
+    activation: str = "none"
+    negative_slope: float = 0.01
+    prelu_weight: Value | None = None
+    residual: Value | None = None
+    residual_position: str = "before"
+    precision: str = "default"
+
+    def reads(self) -> list[Value]:
+        """See :class:`Site`."""
+        return [self.input] + ([self.residual] if self.residual is not None else [])
+
+    def folded(self, constants: Constants) -> tuple[Tensor, Tensor | None]:
+        """Weight and bias with the scales multiplied in, computed in float64."""
+        weight = constants[self.weight]
+        bias = None if self.bias is None else constants[self.bias]
+        if not self.scales:
+            return weight, bias
+        key = ("folded", self._key())
+        if key not in constants.packed or key[1] is None:
+            constants.packed[key] = self._fold(weight, bias, constants)
+        return constants.packed[key]
+
+    def _fold(
+        self, weight: Tensor, bias: Tensor | None, constants: Constants
+    ) -> tuple[Tensor, Tensor]:
+        dtype = weight.dtype
+        w = weight.double()
+        channels = self.output.shape[1]
+        b = bias.double() if bias is not None else w.new_zeros(channels)
+        for kind, *values in self.scales:
+            if kind == "factor":
+                w, b = w * values[0], b * values[0]
+                continue
+            *tensors, eps = values
+            gamma, beta, mean, variance = (
+                None if v is None else constants[v].double() for v in tensors
+            )
+            factor = (variance + eps).rsqrt()
+            if gamma is not None:
+                factor = factor * gamma
+            w = w * self._per_output(factor)
+            b = (b - mean) * factor
+            if beta is not None:
+                b = b + beta
+        return w.to(dtype), b.to(dtype)
+
+    def _per_output(self, factor: Tensor) -> Tensor:
+        """``factor`` (K,) in a shape that multiplies the weight's output channels."""
+        if not self.transposed:
+            return factor.view(-1, 1, 1, 1)
+        # weight: (C, K / groups, kH, kW), groups one after the other along C
+        per_group = factor.view(self.groups, 1, -1)
+        rows = self.weight.shape[0] // self.groups
+        return per_group.expand(-1, rows, -1).reshape(self.weight.shape[0], -1, 1, 1)
+
+    def _key(self) -> Any:
+        """What names the folded weight among the module's tensors, or None if nothing does."""
+        parts: list[Any] = []
+        for value in (self.weight, self.bias):
+            if value is not None and value.source is None:
+                return None
+            parts.append(None if value is None else value.source)
+        for kind, *values in self.scales:
+            for value in values:
+                if isinstance(value, Value):
+                    if value.source is None:
+                        return None
+                    value = ("source", value.source)
+                parts.append((kind, value))
+        return tuple(parts)
+
+    def variants(self) -> list[str]:
+        """See :class:`Site`."""
+        if self.transposed:
+            return ["auto"]  # the operator chooses
+        plain = (
+            self.weight.shape[2:] == (3, 3)
+            and self.stride == self.dilation == (1, 1)
+            and self.groups == 1
+        )
+        if not plain or self.weight.dtype == torch.float64 or self.weight.device.type != "cpu":
+            return ["direct"]
+        few = min(self.input.shape[1], self.output.shape[1]) < _FEW_CHANNELS
+        algorithms = _ALGORITHMS[self.precision]
+        return [*reversed(algorithms)] if few else [*algorithms]
+
+    def step(self, variant: str, constants: Constants) -> Step:
+        """See :class:`Site`."""
+        weight, bias = self.folded(constants)
+        prelu = None if self.prelu_weight is None else constants[self.prelu_weight].reshape(-1)
+        epilogue = (self.activation, self.negative_slope, prelu)
+        if not self.transposed:
+            return self._out_step(variant, weight, bias, epilogue, constants)
+        args = (
+            self.input, weight, bias, self.stride, self.padding, self.output_padding, self.groups,
+            self.dilation, *epilogue, self.residual, self.residual_position, self.precision, OUT,
+        )  # fmt: skip
+        function = torch.ops.denoise_ext.conv_transpose2d_out.default
+        return Step(function, args, {}, [self.output], any_layout=True)
+
+    def _out_step(
+        self, algorithm: str, weight: Tensor, bias: Tensor | None, epilogue: tuple,
+        constants: Constants,
+    ) -> Step:  # fmt: skip
+        packed = None
+        if weight.device.type == "cpu" and self.groups == 1:
+            packed = self._packed(algorithm, weight, constants)
+        args = (
+            self.input, weight, packed, bias, self.stride, self.padding, self.dilation,
+            self.groups, self.border, *epilogue, self.residual, self.residual_position, algorithm,
+            OUT,
+        )  # fmt: skip
+        return Step(
+            torch.ops.denoise_ext.conv2d_out.default, args, {}, [self.output], any_layout=True
+        )  # fmt: skip
+
+    def _packed(self, algorithm: str, weight: Tensor, constants: Constants) -> Tensor:
+        key = ("packed", algorithm, self._key())
+        packed = constants.packed.get(key) if key[2] is not None else None
+        if packed is None:
+            packed = torch.ops.denoise_ext.conv2d_pack(weight, algorithm)
+            constants.packed[key] = packed
+        return packed
+
+    def error_bound(self, variant: str, env: Callable[[Value], Tensor]) -> float:
+        """See :class:`Site`.
+
+        ``4 a eps sqrt(L) rms(sum's terms, sum, what is added)`` with L terms per sum
+        (Winograd: channels) and a the algorithm's amplification; eps is that of float32 sums
+        (float64 for float64), plus the storage's for each rounding of a tensor narrower than that.
+        """
+        x, weight = env(self.input), env(self.weight)
+        terms = weight[0].numel() if not self.transposed else weight.numel() // weight.shape[1]
+        eps = torch.finfo(torch.float64 if x.dtype == torch.float64 else torch.float32).eps
+        algorithms = _ALGORITHMS[self.precision] if variant == "auto" else [variant]
+        amplification = max(_AMPLIFICATION[name] for name in algorithms)
+        if amplification > 1:  # products of transformed tiles are summed over channels alone
+            terms = self.input.shape[1]
+        walk = _WALK * amplification * eps * (terms + 16) ** 0.5
+        # Original and replacement each round what they store, the original after every operator.
+        storage = 0.0
+        if x.dtype not in (torch.float32, torch.float64):
+            storage = torch.finfo(x.dtype).eps * (2 + len(self.nodes))
+        return (walk + storage) * self._magnitude(x, weight, env)
+
+    def _magnitude(self, x: Tensor, weight: Tensor, env: Callable[[Value], Tensor]) -> float:
+        # Mean square of a sum of uncorrelated terms: sum of x's mean squares times the weights'
+        # squares; zeros around the image would make it less.
+        pixels = x.numel() // x.shape[1]
+        norms = torch.linalg.vector_norm(x, dim=(0, 2, 3), dtype=torch.float64)
+        per_channel = norms.square() / pixels
+        squares = (
+            weight.double().square().sum((2, 3))
+        )  # (K, C / groups), transposed (C, K / groups)
+        by_group = per_channel.view(self.groups, -1)
+        if self.transposed:
+            mean = torch.einsum("gc,gck->gk", by_group, squares.unflatten(0, (self.groups, -1)))
+        else:
+            mean = torch.einsum("gc,gkc->gk", by_group, squares.unflatten(0, (self.groups, -1)))
+        total = float(mean.mean()) ** 0.5
+        if self.bias is not None:
+            total += rms(env(self.bias))
+        total *= self._largest_scale(env)
+        # Twice the output: the activation may have cut off half of the sum.
+        total += 2 * rms(env(self.output))
+        return total + (rms(env(self.residual)) if self.residual is not None else 0.0)
+
+    def _largest_scale(self, env: Callable[[Value], Tensor]) -> float:
+        scale = 1.0
+        for kind, *values in self.scales:
+            if kind == "factor":
+                scale *= abs(values[0])
+                continue
+            gamma, _, _, variance, eps = values
+            factor = (env(variance).double() + eps).rsqrt()
+            if gamma is not None:
+                factor = factor * env(gamma).double()
+            scale *= float(factor.abs().max())
+        return max(scale, 1.0)

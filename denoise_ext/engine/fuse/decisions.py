@@ -1,0 +1,176 @@
+"""Decisions of an examination, kept on disk for the next process that would decide the same.
+
+An entry holds, for each site, its name, the variant that won and the figures of the report.  Its
+key is a hash of all that the decision depends on.  An entry chooses among variants that the sites
+offer by themselves, and the plan is held against the original once more: a wrong one can make a
+plan slower, not wrong.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from denoise_ext import _cache
+from denoise_ext._loader import native
+from denoise_ext.engine.capture.graph import Graph, Value
+from denoise_ext.engine.fuse.ir import Constants, Site
+from denoise_ext.engine.fuse.verify import Examination
+from denoise_ext.engine.report import Row
+
+_FIGURES = ("error", "bound", "original_ms", "ours_ms")
+
+
+def key_of(
+    graph: Graph, constants: Constants, precision: str, dtype: torch.dtype | None
+) -> str | None:
+    """What names the decisions for this graph here; None where they are not kept."""
+    device = (graph.inputs + graph.sources)[0].device
+    complex_ = any(tensor.is_complex() for tensor in constants.tensors)
+    if device.type != "cpu" or complex_ or _cache.folder() is None:
+        return None
+    digest = hashlib.sha256()
+    facts = [_code(), torch.__version__, native().isa_in_use(), torch.get_num_threads(),
+             _processor(), precision, str(dtype)]  # fmt: skip
+    digest.update(json.dumps(facts).encode())
+    _hash_graph(digest, graph)
+    for tensor in constants.tensors:
+        _hash_tensor(digest, tensor)
+    return digest.hexdigest()
+
+
+@dataclass
+class Entry:
+    """What an earlier process decided for a graph."""
+
+    rows: list[dict[str, Any]]
+    apart: set[tuple[str, str]]
+    slower: str | None  # why the whole is left
+    times: list[float | None]  # milliseconds of the original and of the plan
+
+    @classmethod
+    def read(cls, key: str | None) -> Entry | None:
+        """The entry of ``key``; None where there is none of this form."""
+        found = None if key is None else _cache.read(key)
+        if not isinstance(found, dict):
+            return None
+        rows, apart, slower, times = (found.get(k) for k in ("rows", "apart", "slower", "times"))
+        if not all(isinstance(x, list) for x in (rows, apart, times)) or len(times) != 2:
+            return None
+        pairs = all(isinstance(p, list) and list(map(type, p)) == [str, str] for p in apart)
+        if not pairs or not isinstance(slower, (str, type(None))) or not all(map(_figure, times)):
+            return None
+        return cls(rows, {(module, label) for module, label in apart}, slower, times)
+
+    def fits(self, sites: list[Site]) -> bool:
+        """Whether it names these sites, and variants that they have."""
+        return len(self.rows) == len(sites) and all(map(_fits, self.rows, sites))
+
+    def examination(self, sites: list[Site], constants: Constants) -> Examination:
+        """What :func:`verify.examine` found when the entry was written."""
+        found = Examination()
+        for row, site in zip(self.rows, sites, strict=True):
+            given = {name: row[name] for name in ("variant", "reason", *_FIGURES)}
+            timed = row["original_ms"] is not None
+            decided = "cached" if timed else ""
+            found.rows.append(Row(site.module, site.label, **given, decided=decided))
+            step = None if row["step"] is None else site.step(row["step"], constants)
+            found.chosen[site] = step
+            if step is not None and site.replaces and row["bound"] is not None:
+                found.bounds.append(row["bound"])
+        return found
+
+
+def keep(
+    key: str | None, found: Examination, apart: set[tuple[str, str]], whole: Row
+) -> None:  # fmt: skip
+    """Write what was decided; ``whole`` is the row of the model or of its part."""
+    if key is None:
+        return
+    rows = []
+    for row, (site, step) in zip(found.rows, found.chosen.items(), strict=True):
+        facts = {name: getattr(row, name) for name in ("variant", "reason", *_FIGURES)}
+        name = None if step is None else _variant(site, row)
+        rows.append({**facts, "module": site.module, "site": site.label, "step": name})
+    value = {
+        "rows": rows, "apart": sorted(map(list, apart)), "slower": whole.reason or None,
+        "times": [whole.original_ms, whole.ours_ms],
+    }  # fmt: skip
+    _cache.write(key, value)
+
+
+def _variant(site: Site, row: Row) -> str:
+    variants = site.variants()
+    return row.variant if row.variant in variants else variants[0]
+
+
+def _fits(row: Any, site: Site) -> bool:
+    if not isinstance(row, dict) or (row.get("module"), row.get("site")) != (
+        site.module, site.label,
+    ):  # fmt: skip
+        return False
+    step = row.get("step")
+    if step is not None and step not in site.variants():
+        return False
+    if not all(isinstance(row.get(name), str) for name in ("variant", "reason")):
+        return False
+    return all(name in row and _figure(row[name]) for name in _FIGURES)
+
+
+def _figure(value: Any) -> bool:
+    if value is None:
+        return True
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return number and math.isfinite(value) and value >= 0
+
+
+def _hash_graph(digest: Any, graph: Graph) -> None:
+    numbers: dict[Value, int] = {}
+
+    def text(tree: Any) -> str:
+        if isinstance(tree, Value):
+            number = numbers.setdefault(tree, len(numbers))
+            return f"v{number}:{tree.shape}:{tree.stride}:{tree.dtype}"
+        if isinstance(tree, (tuple, list)):
+            return "[" + ",".join(map(text, tree)) + "]"
+        if isinstance(tree, dict):
+            return "{" + ",".join(f"{k}={text(v)}" for k, v in sorted(tree.items())) + "}"
+        return repr(tree)
+
+    digest.update(text([graph.inputs, graph.sources, graph.source_names]).encode())
+    for node in graph.nodes:
+        digest.update(text([str(node.op), node.args, node.kwargs, node.results]).encode())
+    digest.update(text(graph.outputs).encode())
+
+
+def _hash_tensor(digest: Any, tensor: Tensor) -> None:
+    plain = tensor.detach().contiguous().reshape(-1)
+    digest.update(f"{tuple(tensor.shape)} {tensor.stride()} {tensor.dtype};".encode())
+    if plain.numel():
+        digest.update(plain.view(torch.uint8).numpy())
+
+
+@cache
+def _code() -> str:
+    """The package's own code: what another version decided holds for that version alone."""
+    digest = hashlib.sha256(Path(native().__file__).read_bytes())
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+@cache
+def _processor() -> str:
+    try:
+        text = Path("/proc/cpuinfo").read_text(errors="replace")
+    except OSError:
+        return ""
+    return next((line for line in text.splitlines() if line.startswith("model name")), "")

@@ -1,0 +1,175 @@
+"""What a plan is made of: calls of operators, and the sites they replace."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from denoise_ext.engine.capture.graph import Graph, Node, Value, substitute, values_in
+
+
+@dataclass(frozen=True)
+class Out:
+    """Stands in a step's arguments where the memory for one of its results goes."""
+
+    position: int = 0
+
+
+OUT = Out()
+
+
+@dataclass(eq=False)
+class Step:
+    """One call: ``function(*args, **kwargs)`` with values and :class:`Out` filled in.
+
+    With :class:`Out` among its arguments it writes all its results into memory that the plan owns;
+    without, it returns them.
+    """
+
+    function: Callable
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    results: list[Value | None]
+    single: bool = True
+    view: bool = False  # the results share the first argument's memory
+    any_layout: bool = False  # reads tensors of any strides
+    any_output: bool = True  # writes tensors of any strides
+    part_of: tuple[Value, int] | None = None  # a copy into a concatenation, at that channel
+
+    @property
+    def writes(self) -> bool:
+        """Whether it fills memory that it is given."""
+        return any(isinstance(a, Out) for a in (*self.args, *self.kwargs.values()))
+
+    def filled(self, results: list[Any]) -> Step:
+        """The same call with ``results`` in place of :class:`Out`, and none to give back."""
+
+        def fill(argument: Any) -> Any:
+            return results[argument.position] if isinstance(argument, Out) else argument
+
+        kwargs = {key: fill(argument) for key, argument in self.kwargs.items()}
+        return Step(self.function, tuple(map(fill, self.args)), kwargs, [])
+
+    def reads(self) -> list[Value]:
+        """The tensors it reads, repetitions included."""
+        return list(values_in((self.args, self.kwargs)))
+
+    @classmethod
+    def of(cls, node: Node) -> Step:
+        """The traced operator, unchanged."""
+        return cls(
+            node.op, node.args, node.kwargs, node.results, node.single, view=node.is_view()
+        )  # fmt: skip
+
+
+@dataclass(eq=False)
+class Site:
+    """Operators of the graph that one step can replace.
+
+    ``nodes`` in execution order; the last one makes ``output``, which others read, and ``also``.
+    """
+
+    nodes: list[Node]
+    output: Value
+    before: list[Node]  # operators it makes unnecessary if nobody else reads their results
+    label: str  # "body.0: conv2d 3x3 64->64 + relu"
+    module: str  # where in the model: the name of its weights' owner, or ""
+
+    also: list[Value] = field(default_factory=list, kw_only=True)  # the step's further results
+
+    replaces = True  # whether it computes anything otherwise than PyTorch would
+
+    def reads(self) -> list[Value]:
+        """The tensors the step reads that are computed at run time."""
+        raise NotImplementedError
+
+    def variants(self) -> list[str]:
+        """The ways to compute it; the best guess first."""
+        raise NotImplementedError
+
+    def step(self, variant: str, constants: Constants) -> Step:
+        """The call that computes it so."""
+        raise NotImplementedError
+
+    def error_bound(self, variant: str, env: Callable[[Value], Tensor]) -> float | None:
+        """How far ``variant`` may be from the original, root mean square; None: not at all.
+
+        ``env`` gives the numbers that the site has read.
+        """
+        raise NotImplementedError
+
+
+@dataclass
+class Constants:
+    """The module's tensors, and what is computed from them alone.
+
+    ``packed`` is kept from plan to plan: packed weights do not depend on the image's size.
+    """
+
+    tensors: list[Tensor]
+    dtype: torch.dtype | None
+    packed: dict[Any, Any]
+    values: dict[Value, Tensor] = field(default_factory=dict)
+
+    def enter(self, graph: Graph) -> None:
+        """Compute every value of ``graph`` that depends on no argument of the call."""
+        for value in graph.sources:
+            self.values[value] = self._cast(self.tensors[value.source])
+        for node in graph.nodes:
+            if all(value in self.values for value in node.inputs()):
+                results = run(Step.of(node), self.values.__getitem__)
+                self.values.update(zip(node.results, results, strict=True))
+        self.values.pop(None, None)
+
+    def _cast(self, tensor: Tensor) -> Tensor:
+        tensor = tensor.detach()
+        if self.dtype is None or not tensor.is_floating_point():
+            return tensor
+        return tensor.to(self.dtype)
+
+    def __contains__(self, value: Value | None) -> bool:
+        return value in self.values
+
+    def __getitem__(self, value: Value) -> Tensor:
+        return self.values[value]
+
+
+def call_step(step: Step, env: Callable[[Value], Tensor]) -> Any:
+    """Call the step's function on the tensors that ``env`` gives; whatever it returns."""
+    return step.function(*substitute(step.args, env), **substitute(step.kwargs, env))
+
+
+def run(step: Step, env: Callable[[Value], Tensor]) -> list[Any]:
+    """Carry ``step`` out on the tensors that ``env`` gives; its results are laid out as traced."""
+    result = call_step(step, env)
+    results = [result] if step.single else list(result)
+    for i, value in enumerate(step.results):
+        if value is not None and results[i].stride() != value.stride:
+            results[i] = as_traced(results[i], value)
+    return results
+
+
+def rms(x: Tensor) -> float:
+    """Root of the mean square."""
+    dtype = torch.complex128 if x.is_complex() else torch.float64
+    return float(torch.linalg.vector_norm(x, dtype=dtype)) / max(1, x.numel()) ** 0.5
+
+
+def as_traced(tensor: Tensor, value: Value) -> Tensor:
+    """``tensor`` with the strides of ``value``: itself where they mean the same, else a copy."""
+    if tuple(tensor.shape) != value.shape:
+        raise RuntimeError(f"an operator returned {tuple(tensor.shape)}, traced: {value.shape}")
+    # Strides of dimensions of one element never matter.
+    if all(
+        size == 1 or have == want
+        for size, have, want in zip(value.shape, tensor.stride(), value.stride, strict=True)
+    ):
+        return tensor.as_strided(value.shape, value.stride)
+    copy = torch.empty_strided(
+        value.shape, value.stride, dtype=tensor.dtype, device=tensor.device
+    )  # fmt: skip
+    return copy.copy_(tensor)

@@ -1,0 +1,180 @@
+"""Divides a graph into sites that the engine has operators for, and what is left as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from denoise_ext.engine.capture.graph import Graph, Node, Value
+from denoise_ext.engine.fuse.ir import OUT, Constants, Out, Site, Step
+from denoise_ext.engine.fuse.match_conv import find_convolutions
+from denoise_ext.engine.fuse.resampled import take_in_resampling
+
+aten = torch.ops.aten
+
+# The same operators, writing into given memory; element by element, so whatever its strides.
+_POINTWISE = {
+    aten.sigmoid.default: aten.sigmoid.out,
+    aten.tanh.default: aten.tanh.out,
+    aten.leaky_relu.default: aten.leaky_relu.out,
+    aten.silu.default: aten.silu.out,
+    aten.gelu.default: aten.gelu.out,
+    aten.add.Tensor: aten.add.out,
+    aten.sub.Tensor: aten.sub.out,
+    aten.mul.Tensor: aten.mul.out,
+}
+# These copy what is not dense.
+_DENSE = {
+    aten.upsample_nearest2d.default: aten.upsample_nearest2d.out,
+    aten.upsample_bilinear2d.default: aten.upsample_bilinear2d.out,
+    aten.avg_pool2d.default: aten.avg_pool2d.out,
+}
+
+
+@dataclass(eq=False)
+class PlannedSite(Site):
+    """PyTorch's own operator, writing into the plan's memory."""
+
+    call: Step
+
+    replaces = False
+
+    def reads(self) -> list[Value]:
+        """See :class:`Site`."""
+        return self.call.reads()
+
+    def variants(self) -> list[str]:
+        """See :class:`Site`."""
+        return ["planned memory"]
+
+    def step(self, variant: str, constants: Constants) -> Step:
+        """See :class:`Site`."""
+        return self.call
+
+    def error_bound(self, variant: str, env: Callable[[Value], Tensor]) -> None:
+        """See :class:`Site`: the same numbers."""
+
+
+@dataclass(eq=False)
+class ConcatSite(Site):
+    """Channels put side by side; what can be is written there in the first place."""
+
+    replaces = False
+
+    inputs: list[Value]
+
+    def reads(self) -> list[Value]:
+        """See :class:`Site`."""
+        return self.inputs
+
+    def variants(self) -> list[str]:
+        """See :class:`Site`: none of its own."""
+        return []
+
+
+def find_sites(
+    graph: Graph, constants: Constants, precision: str, apart: set[tuple[str, str]] = frozenset()
+) -> list[Site]:
+    """The sites of ``graph``, none overlapping another.
+
+    ``apart``: convolutions, by module and label, that take in no upsampling and no pooling.
+    """
+    convolutions = find_convolutions(graph, constants, precision)
+    sites: list[Site] = [*take_in_resampling(graph, constants, convolutions, apart)]
+    taken = {node for site in sites for node in site.nodes}
+    for node in graph.nodes:
+        if node in taken or any(value in constants for value in node.results):
+            continue
+        site = _concat(node) or _planned(node, constants)
+        if site is not None:
+            sites.append(site)
+    return sorted(sites, key=lambda site: site.nodes[-1].index)
+
+
+def _concat(node: Node) -> ConcatSite | None:
+    output = node.results[0]
+    if node.op is not aten.cat.default or node.argument("dim") not in (1, -3):
+        return None
+    inputs = node.args[0]
+    if len(output.shape) != 4 or any(
+        len(v.shape) != 4 or v.dtype != output.dtype or v.numel() == 0 for v in inputs
+    ):
+        return None
+    return ConcatSite([node], output, [], f"cat of {len(inputs)}", "", list(inputs))
+
+
+def _planned(node: Node, constants: Constants) -> PlannedSite | None:
+    output = node.results[0]
+    if len(output.shape) != 4 or output.numel() == 0 or not output.dtype.is_floating_point:
+        return None
+    if any(v.dtype != output.dtype for v in node.inputs()):
+        return None
+    step = _planned_step(node, output)
+    if step is None:
+        return None
+    name = node.op._schema.name.partition("::")[2]
+    return PlannedSite([node], output, [], name, "", step)
+
+
+def _planned_step(node: Node, output: Value) -> Step | None:
+    kwargs = {**node.kwargs, "out": OUT}
+    if node.op is aten.relu.default:  # has no such form
+        return Step(aten.clamp_min.out, (*node.args, 0), {"out": OUT}, [output], any_layout=True)
+    if node.op in _POINTWISE:
+        return Step(_POINTWISE[node.op], node.args, kwargs, [output], any_layout=True)
+    if node.op is aten.upsample_nearest2d.default:
+        factors = _whole_factors(node, output)
+        if factors is not None:
+            return Step(
+                _repeat_pixels, (node.args[0], *factors, OUT), {}, [output], any_layout=True
+            )
+    if node.op in _DENSE:
+        function = _DENSE[node.op]
+        return Step(function, node.args, kwargs, [output], any_layout=True, any_output=False)
+    if node.op is aten.max_pool2d_with_indices.default and not node.results[1].users:
+        function = aten.max_pool2d_with_indices.out
+        return Step(
+            function, node.args, {**node.kwargs, "out": OUT, "indices": Out(1)}, node.results,
+            any_layout=True, any_output=False,
+        )  # fmt: skip
+    return None
+
+
+def _whole_factors(node: Node, output: Value) -> tuple[int, int] | None:
+    """How often each pixel is repeated along y and x, where that is a whole number."""
+    (h, w), (out_h, out_w) = node.args[0].shape[2:], output.shape[2:]
+    factors = (out_h // h, out_w // w)
+    # A scale of 2.2 doubles 4 pixels to 8, but not each of them.
+    scales = (node.argument("scales_h"), node.argument("scales_w"))
+    asked = all(s is None or s == f for s, f in zip(scales, factors, strict=True))
+    if not asked or out_h % h or out_w % w:
+        return None
+    return (
+        factors
+        if _repeats(h, factors[0], scales[0]) and _repeats(w, factors[1], scales[1])
+        else None
+    )
+
+
+def _repeats(size: int, factor: int, scale: float | None) -> bool:
+    """Whether PyTorch's pixel i is that of i // factor: it computes i / factor in float32.
+
+    For factors such as 41, whose reciprocal rounds down, the first pixel of a block falls into the
+    block before.
+    """
+    if factor <= 2:
+        return True  # computed with integers
+    step = torch.tensor(1 / scale if scale else size / (size * factor), dtype=torch.float32)
+    output = torch.arange(size * factor)
+    source = (output.float() * step).floor().long().clamp(max=size - 1)
+    return torch.equal(source, output // factor)
+
+
+def _repeat_pixels(input: Tensor, factor_y: int, factor_x: int, out: Tensor) -> None:
+    """Nearest-neighbour upsampling as one copy: ``out`` may be a slice of other channels."""
+    n, c, h, w = input.shape
+    pixels = out.unflatten(3, (w, factor_x)).unflatten(2, (h, factor_y))
+    pixels.copy_(input[:, :, :, None, :, None].expand(n, c, h, factor_y, w, factor_x))

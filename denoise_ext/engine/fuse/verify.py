@@ -1,0 +1,267 @@
+"""Holds replacements against the original on real tensors: how far off, and how long."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from denoise_ext.engine.capture.graph import Graph, Value, channels_last_stride
+from denoise_ext.engine.fuse.ir import Constants, Site, Step, call_step, rms, run
+from denoise_ext.engine.fuse.match import ConcatSite
+from denoise_ext.engine.fuse.resampled import ResampledSite
+from denoise_ext.engine.report import Row
+
+_ROUNDS = 3  # timed runs of each, in turn; the shortest counts
+_SHORT = 2e-3  # seconds: what is shorter is run several times per round
+_TINY = torch.finfo(torch.float32).tiny  # keeps relative errors of zeros from being undefined
+_WORST = 0.05
+# Of 10^8 independent errors the largest is about 6 times their root mean square, and bounds are 4
+# times that (conv_site._WALK).
+_TAIL = 6 / 4
+_LONG = 0.5  # seconds: what is longer is timed once
+
+
+@dataclass
+class Examination:
+    """What was found: the step to use for each site (None: the original), a row for each."""
+
+    chosen: dict[Site, Step | None] = field(default_factory=dict)
+    rows: list[Row] = field(default_factory=list)
+    bounds: list[float] = field(default_factory=list)  # relative, of the sites replaced
+
+    def refused_resampling(self) -> set[tuple[str, str]]:
+        """The module and label of convolutions that lost together with what they took in."""
+        return {
+            (site.module, site.label)
+            for site, step in self.chosen.items()
+            if step is None and isinstance(site, ResampledSite)
+        }
+
+
+def examine(
+    graph: Graph, constants: Constants, sites: list[Site], tensors: list[Tensor]
+) -> Examination:
+    """Run the original operator by operator and try every site's variants on what it reads."""
+    found = Examination()
+    known: dict[str, Row] = {}  # what was timed for a site of the same kind and sizes
+    env = dict(zip(graph.inputs, tensors, strict=True))
+    at_node = {site.nodes[-1]: site for site in sites}
+    last_use = {value: node for node in graph.nodes for value in node.inputs()}
+    for site in sites:  # what a site reads must live until its last operator
+        for value in site.reads():
+            if value not in last_use or last_use[value].index < site.nodes[-1].index:
+                last_use[value] = site.nodes[-1]
+        for node in (*site.before, *site.nodes):
+            for value in node.inputs():
+                if last_use[value].index < site.nodes[-1].index:
+                    last_use[value] = site.nodes[-1]
+
+    def look_up(value: Value) -> Tensor:
+        return env[value] if value in env else constants[value]
+
+    for node in graph.nodes:
+        if all(value in constants for value in node.results if value is not None):
+            continue
+        results = run(Step.of(node), look_up)
+        env.update((v, r) for v, r in zip(node.results, results, strict=True) if v is not None)
+        if node in at_node:
+            _try(at_node[node], constants, look_up, found, known)
+        for value in [v for v in env if last_use.get(v) is node]:
+            if value not in graph.inputs:
+                del env[value]
+    _mark_left_out(found)
+    return found
+
+
+def _mark_left_out(found: Examination) -> None:
+    """Say of sites whose work a replacement after them does that they are not carried out."""
+    taken_in = {
+        node for site, step in found.chosen.items() if step is not None for node in site.before
+    }  # fmt: skip
+    for site, row in zip(found.chosen, found.rows, strict=True):
+        if site.nodes[-1] in taken_in:
+            row.variant, row.reason = "left out", "the next convolution reads what it would read"
+
+
+def _try(
+    site: Site, constants: Constants, look_up: Callable[[Value], Tensor], found: Examination,
+    known: dict[str, Row],
+) -> None:  # fmt: skip
+    row = Row(site.module, site.label, "original")
+    found.rows.append(row)
+    if isinstance(site, ConcatSite):
+        found.chosen[site] = None
+        row.variant = "in place"
+        return
+    best = site.variants()[0]
+    if site.error_bound(best, look_up) is None:  # the same operator, other memory
+        _check_same(site, best, constants, look_up, found, row)
+        return
+    size = rms(look_up(site.output))
+    reasons, planned = [], _as_planned(site, look_up, found)
+    for variant in site.variants():
+        step = site.step(variant, constants)
+        bound = site.error_bound(variant, look_up) / max(size, _TINY)
+        error = _error(step, site, look_up, planned)
+        if not error <= bound:
+            reasons.append(f"{variant} is off by {error:.1e}, allowed {bound:.0e}")
+            continue
+        original, ours = _times(step, site, variant, look_up, planned, known)
+        if row.ours_ms is None or ours < row.ours_ms:
+            row.variant, row.error, row.bound = variant, error, bound
+            row.original_ms, row.ours_ms, row.decided = original, ours, "timed"
+            found.chosen[site] = step
+    if site not in found.chosen or row.speedup is None:
+        row.reason = "; ".join(reasons)
+        found.chosen[site] = None
+    elif row.speedup < 1:
+        row.variant, row.reason = "original", f"{row.variant} is not faster"
+        found.chosen[site] = None
+    else:
+        found.bounds.append(row.bound)
+
+
+def _as_planned(
+    site: Site, look_up: Callable[[Value], Tensor], found: Examination
+) -> Callable[[Value], Tensor]:
+    """``look_up``, but what the plan will have written is laid out as it will be there.
+
+    The original may have been traced in another layout, which costs replacements a conversion that
+    there is none of in the plan: they would be timed at twice what they take.
+    """
+    written = {
+        value
+        for s, step in found.chosen.items()
+        if step is not None or isinstance(s, ConcatSite)
+        for value in (s.output, *s.also)
+    }
+    planned = {
+        value: look_up(value).contiguous(memory_format=torch.channels_last)
+        for value in written.intersection(site.reads())
+        if len(value.shape) == 4
+    }
+    return lambda value: planned[value] if value in planned else look_up(value)
+
+
+def _check_same(
+    site: Site, variant: str, constants: Constants, look_up: Callable[[Value], Tensor],
+    found: Examination, row: Row,
+) -> None:  # fmt: skip
+    """A site that computes the same numbers: an ulp or two, where vectors begin elsewhere."""
+    step = site.step(variant, constants)
+    row.error = _error(step, site, look_up, look_up)
+    row.bound = 4 * torch.finfo(site.output.dtype).eps
+    if row.error <= row.bound:
+        row.variant, found.chosen[site] = variant, step
+    else:
+        row.reason, found.chosen[site] = f"{variant} is off by {row.error:.1e}", None
+
+
+def _error(
+    step: Step, site: Site, look_up: Callable[[Value], Tensor], planned: Callable[[Value], Tensor]
+) -> float:
+    """The largest relative error among what ``step`` makes of the ``planned`` tensors."""
+    results = (site.output, *site.also)
+    actual = _bound(step, site, planned)()[: len(results)]
+    return max(relative_error(a, look_up(v)) for a, v in zip(actual, results, strict=True))
+
+
+def _bound(
+    step: Step, site: Site, look_up: Callable[[Value], Tensor]
+) -> Callable[[], list[Tensor]]:  # fmt: skip
+    """``step`` as a function without arguments; its memory is allocated once."""
+    if not step.writes:
+        return lambda: run(step, look_up)
+    device = look_up(site.output).device
+    outs = [
+        torch.empty_strided(v.shape, channels_last_stride(v.shape), dtype=v.dtype, device=device)
+        for v in step.results
+    ]
+    filled = step.filled(outs)
+
+    def call() -> list[Tensor]:
+        call_step(filled, look_up)
+        return outs
+
+    return call
+
+
+def _times(
+    step: Step, site: Site, variant: str, look_up: Callable[[Value], Tensor],
+    planned: Callable[[Value], Tensor], known: dict[str, Row],
+) -> tuple[float, float]:  # fmt: skip
+    read = [(value.shape, planned(value).stride()) for value in site.reads()]
+    key = f"{site.label} {variant} {read} {len(site.also)}"
+    if key not in known:
+        nodes = [Step.of(node) for node in (*site.before, *site.nodes)]
+
+        def original() -> None:
+            env: dict[Value, Tensor] = {}
+            for node in nodes:
+                results = run(node, lambda v: env[v] if v in env else look_up(v))
+                env.update(zip(node.results, results, strict=True))
+
+        a, b = interleaved([original, _bound(step, site, planned)])
+        known[key] = Row("", "", "", original_ms=a, ours_ms=b)
+    return known[key].original_ms, known[key].ours_ms
+
+
+def whole_bound(bounds: list[float]) -> float:
+    """What a model's relative error may be: sites' errors are independent, so their squares add.
+
+    Twice the root of it, for sites that amplify an error more than the signal, but never above 5 %:
+    a plan wired wrongly is off by more than that.
+    """
+    return min(_WORST, 2 * sum(bound * bound for bound in bounds) ** 0.5)
+
+
+def interleaved(calls: list[Callable[[], Any]]) -> list[float]:
+    """Milliseconds of each, the shortest of a few runs in turn."""
+    longest = max(_seconds(call, 1) for call in calls)  # the first run is the warm-up
+    rounds = 1 if longest > _LONG else _ROUNDS
+    repeats = max(1, min(20, int(_SHORT / max(longest, 1e-6))))
+    turns = [[_seconds(call, repeats) for call in calls] for _ in range(rounds)]
+    return [1e3 * min(column) for column in zip(*turns, strict=True)]
+
+
+def _seconds(call: Callable[[], Any], repeats: int) -> float:
+    start = time.perf_counter()
+    for _ in range(repeats):
+        call()
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+    return (time.perf_counter() - start) / repeats
+
+
+def relative_error(actual: Tensor, expected: Tensor) -> float:
+    """How far ``actual`` is off, as one number to hold against a bound.
+
+    The root mean square of the difference over that of ``expected``; or, where this is more, the
+    largest difference over 1.5 times the largest value: one wrong pixel among many must not hide.
+    Infinite where one is finite and the other is not.
+    """
+    if actual.shape != expected.shape or actual.dtype != expected.dtype:
+        return float("inf")
+    if not expected.is_floating_point() and not expected.is_complex():
+        return 0.0 if torch.equal(actual, expected) else float("inf")
+    finite = torch.isfinite(expected)
+    if not finite.all():
+        same = torch.equal(finite, torch.isfinite(actual)) and torch.equal(
+            actual[~finite].nan_to_num(7.0), expected[~finite].nan_to_num(7.0)
+        )
+        if not same:
+            return float("inf")
+        actual, expected = actual[finite], expected[finite]
+    if not expected.numel():
+        return 0.0
+    wrong = actual - expected
+    typical = rms(wrong) / max(rms(expected), _TINY)
+    largest = float(wrong.abs().max()) / max(_TAIL * float(expected.abs().max()), _TINY)
+    error = max(typical, largest)
+    return error if math.isfinite(typical + largest) else float("inf")

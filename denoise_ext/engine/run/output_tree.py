@@ -1,0 +1,92 @@
+"""What a call returns: dtype and layout as the original's, and how far off it is."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from denoise_ext.engine.capture.graph import Value
+from denoise_ext.engine.capture.signature import PLAIN
+from denoise_ext.engine.fuse import verify
+
+Strides = tuple[int, ...]
+
+
+class Finish:
+    """Gives a plan's results the dtype and the strides that the original's have.
+
+    Args:
+        tensors: the call's. dtype: what the plan stores, or None.
+        strides: of the original's results, leaf by leaf; None: as the plan has it.
+    """
+
+    def __init__(
+        self, tensors: list[Tensor], dtype: torch.dtype | None, strides: list[Strides | None]
+    ) -> None:
+        self._dtype, self._strides = dtype, strides
+        floats = [x.dtype for x in tensors if x.is_floating_point()]
+        self._back = floats[0] if dtype is not None and floats else None
+
+    def __call__(self, result: Any) -> Any:
+        """The plan's ``result`` as the original would have returned it."""
+        if isinstance(result, Tensor):
+            return self._one(result, self._strides[0])
+        leaves, spec = pytree.tree_flatten(result)
+        done = [
+            self._one(leaf, stride) if isinstance(leaf, Tensor) else leaf
+            for leaf, stride in zip(leaves, self._strides, strict=True)
+        ]
+        return pytree.tree_unflatten(done, spec)
+
+    def _one(self, x: Tensor, stride: Strides | None) -> Tensor:
+        if self._back is not None and x.dtype == self._dtype:
+            x = x.to(self._back)
+        if stride is None or x.stride() == stride:
+            return x
+        return torch.empty_strided(x.shape, stride, dtype=x.dtype, device=x.device).copy_(x)
+
+
+def own_strides(leaf: Any) -> Strides | None:
+    """The strides of a tensor or value; None for neither, and for elements on one another."""
+    if not isinstance(leaf, (Tensor, Value)):
+        return None
+    stride = leaf.stride() if isinstance(leaf, Tensor) else leaf.stride
+    reach = 0
+    for step, size in sorted(zip(stride, leaf.shape, strict=True)):
+        if size > 1:
+            if step <= reach:
+                return None  # an expanded tensor: copying into it would have no meaning
+            reach += (size - 1) * step
+    return tuple(stride)
+
+
+def compare(actual: Any, expected: Any) -> float:
+    """The largest relative error among two results' tensors; infinite if they differ in kind."""
+    ours, our_spec = pytree.tree_flatten(_opened(actual))
+    theirs, their_spec = pytree.tree_flatten(_opened(expected))
+    if our_spec != their_spec:
+        return float("inf")
+    worst = 0.0
+    for a, b in zip(ours, theirs, strict=True):
+        if isinstance(a, Tensor) and isinstance(b, Tensor):
+            worst = max(worst, verify.relative_error(a, b))
+        elif type(a) is not type(b) or not isinstance(a, PLAIN) or a != b:
+            return float("inf")  # an object of a kind that cannot be looked into counts as another
+    return worst
+
+
+def _opened(result: Any) -> Any:
+    """Results that people define themselves as the containers that they are."""
+    if dataclasses.is_dataclass(result) and not isinstance(result, type):
+        fields = {f.name: getattr(result, f.name) for f in dataclasses.fields(result)}
+        return {key: _opened(value) for key, value in fields.items()}
+    if isinstance(result, Mapping):
+        return {key: _opened(value) for key, value in result.items()}
+    if isinstance(result, (tuple, list)):
+        return [_opened(item) for item in result]
+    return result

@@ -1,0 +1,264 @@
+"""A schedule bound to memory, ready to run; one copy of that memory per call at a time."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from denoise_ext.engine.capture.graph import Graph, Value, channels_last_stride, substitute
+from denoise_ext.engine.fuse.ir import Constants, Step, as_traced, run
+from denoise_ext.engine.run import cuda_graph, memory
+from denoise_ext.engine.run.schedule import Schedule
+
+_POISON = 255  # bytes of it are a NaN in every floating-point format
+
+
+class Plan:
+    """Runs a traced call for arguments of the traced shapes.
+
+    Several threads may run it at once: each takes a workspace from a pool, which makes another one
+    when it is empty.  On CUDA every stream has a pool of its own, and a workspace records its steps
+    as a CUDA graph.
+
+    Args:
+        graph, constants, schedule: what to run. poison: for tests: fill memory with NaN before the
+        first step, and every buffer after the last
+            step that may read it.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        constants: Constants,
+        schedule: Schedule,
+        device: torch.device,
+        poison: bool = False,
+    ) -> None:
+        self.graph, self.constants, self.schedule = graph, constants, schedule
+        self.device, self.poison = device, poison
+        self._pools: dict[int, list[_Workspace]] = {}
+        self._lock = threading.Lock()
+        self.workspaces = 0
+        self.unrecorded: str | None = None  # why a GPU launches the steps one by one
+        if device.type == "cuda":
+            self.unrecorded = cuda_graph.obstacle(graph, device)
+
+    def run(self, tensors: list[Tensor]) -> Any:
+        """The call's result for these tensors, as a nest of new tensors."""
+        inputs = self.inputs(tensors)
+        # dict.setdefault, list.pop and append are atomic: no lock on the way of a call.
+        pool = self._pools.setdefault(self._stream(), [])
+        try:
+            workspace = pool.pop()
+        except IndexError:
+            workspace = self._new_workspace()
+        try:
+            leaves = workspace.run(inputs)
+        finally:
+            pool.append(workspace)
+        return pytree.tree_unflatten(leaves, self.graph.output_spec)
+
+    def inputs(self, tensors: list[Tensor]) -> list[Tensor]:
+        """The call's tensors as they were traced: dtype and strides."""
+        return [
+            x if x.stride() == v.stride and x.dtype == v.dtype else as_traced(x.to(v.dtype), v)
+            for x, v in zip(tensors, self.graph.inputs, strict=True)
+        ]
+
+    def free_workspaces(self) -> list[_Workspace]:
+        """Those no call is using."""
+        return [workspace for pool in self._pools.values() for workspace in pool]
+
+    def _stream(self) -> int:
+        """What orders the use of memory: on another CUDA stream kernels may still be at work."""
+        if self.device.type != "cuda":
+            return 0
+        return torch.cuda.current_stream(self.device).cuda_stream
+
+    def _new_workspace(self) -> _Workspace:
+        with self._lock:
+            self.workspaces += 1
+        # Memory allocated in inference mode could not be written to outside of it later.
+        with torch.inference_mode(False), torch.no_grad():
+            return _Workspace(self)
+
+
+class _Workspace:
+    """Memory for one call at a time, and the steps with that memory filled in."""
+
+    def __init__(self, plan: Plan) -> None:
+        schedule, self._constants = plan.schedule, plan.constants
+        self._graph = plan.graph
+        self._arena = memory.allocate(schedule.size, plan.device)
+        self._static: dict[Value, Tensor] = {}
+        for value, (buffer, channel) in schedule.places.items():
+            self._static[value] = _slice(memory.view(self._arena, buffer), value, channel)
+        for step in schedule.static_views:
+            results = run(step, self._known)
+            self._static.update(
+                (v, r) for v, r in zip(step.results, results, strict=True) if v is not None
+            )
+        self._slots: dict[Value, int] = {}
+        for value in (*plan.graph.inputs, *schedule.fresh):
+            self._slots[value] = len(self._slots)
+        inputs = len(plan.graph.inputs)
+        self._fresh = [
+            (v.shape, channels_last_stride(v.shape), v.dtype, plan.device)
+            for v in list(self._slots)[inputs:]
+        ]
+        self._calls = [
+            call for i, step in enumerate(schedule.steps) for call in self._bind(i, step, plan)
+        ]
+        if plan.poison:
+            self._calls.insert(0, (self._arena.fill_, (_POISON,), {}, None, None))
+        self._outputs = [self._output(leaf) for leaf in plan.graph.outputs]
+        self._plan, self._recorder = plan, None
+        if plan.device.type == "cuda" and plan.unrecorded is None and not plan.poison:
+            leaves = plan.graph.outputs
+            copied = [isinstance(leaf, Value) and leaf.source is None for leaf in leaves]
+            self._recorder = cuda_graph.Recorder(self._launch, copied, plan.device)
+
+    @property
+    def recorded(self) -> bool:
+        """Whether a call is one launch of a CUDA graph."""
+        return self._recorder is not None and self._recorder.recorded
+
+    def run(self, inputs: list[Tensor]) -> list[Any]:
+        """Carry out all steps."""
+        if self._recorder is None:
+            return self._launch(inputs)
+        results = self._recorder(inputs)
+        if self._recorder.failure is not None:
+            self._plan.unrecorded = self._recorder.failure
+        return results
+
+    def _launch(self, inputs: list[Tensor]) -> list[Any]:
+        env: list[Any] = inputs + [
+            torch.empty_strided(shape, stride, dtype=dtype, device=device)
+            for shape, stride, dtype, device in self._fresh
+        ]
+        env += [None] * (len(self._slots) - len(env))
+        for function, args, kwargs, patches, store in self._calls:
+            if patches is None:
+                result = function(*args, **kwargs)
+            elif patches:
+                args = list(args)
+                for position, slot in patches:
+                    args[position] = env[slot]
+                result = function(*args, **kwargs)
+            else:
+                result = function(env)
+            if store is not None:
+                store(env, result)
+        return [output(env) for output in self._outputs]
+
+    # --- binding ----------------------------------------------------------------------------------
+
+    def _known(self, value: Value) -> Tensor:
+        """A tensor that is there before the call."""
+        if value in self._static:
+            return self._static[value]
+        return self._constants[value]
+
+    def _bind(self, index: int, step: Step, plan: Plan) -> list[tuple]:
+        """The calls that ``step`` is: (function, args, kwargs, patches, what to do with results).
+
+        ``patches`` are the arguments that each call brings along, as (position, slot); ``()``
+        stands for a function that finds them by itself.
+        """
+        if step.writes:
+            calls = [self._call(step.filled(step.results), None)]
+        else:
+            for value in step.results:
+                if value is not None:
+                    self._slots.setdefault(value, len(self._slots))
+            calls = [self._call(step, _Store(step, self._slots))]
+        if plan.poison:
+            calls += self._poisoning(index, plan)
+        return calls
+
+    def _call(self, step: Step, store: Callable | None) -> tuple:
+        patches, args = [], []
+        for position, argument in enumerate(step.args):
+            if isinstance(argument, Value) and argument in self._slots:
+                patches.append((position, self._slots[argument]))
+                args.append(None)
+            else:
+                args.append(argument)
+        rest = Step(step.function, tuple(args), step.kwargs, [])
+        if any(value in self._slots for value in rest.reads()):
+            # A tensor made during the call, inside a list or a keyword: looked up each time.
+            return (_Nested(step, self._slots, self._known), None, None, (), store)
+        fixed = substitute(tuple(args), self._known)
+        return (
+            step.function, fixed, substitute(step.kwargs, self._known), patches or None, store,
+        )  # fmt: skip
+
+    def _poisoning(self, index: int, plan: Plan) -> list[tuple]:
+        ended = {
+            id(b): b for b, _ in plan.schedule.places.values() if b.last == index
+        }.values()  # fmt: skip
+        return [
+            (self._arena[b.offset : b.offset + b.bytes].fill_, (_POISON,), {}, None, None)
+            for b in ended
+        ]
+
+    def _output(self, leaf: Any) -> Callable[[list[Any]], Any]:
+        if not isinstance(leaf, Value):
+            return lambda env: leaf
+        if leaf in self._slots:
+            slot = self._slots[leaf]
+            return lambda env: env[slot]
+        if leaf.source is not None:
+            return lambda env: self._constants[leaf]
+        return lambda env: self._known(leaf).clone()
+
+
+class _Nested:
+    """Runs a step some of whose tensors are made during the call and stand in a list or keyword."""
+
+    def __init__(
+        self, step: Step, slots: dict[Value, int], known: Callable[[Value], Tensor]
+    ) -> None:
+        self._step, self._slots, self._known = step, slots, known
+
+    def __call__(self, env: list[Any]) -> Any:
+        def look_up(value: Value) -> Tensor:
+            slot = self._slots.get(value)
+            return self._known(value) if slot is None else env[slot]
+
+        step = self._step
+        return step.function(*substitute(step.args, look_up), **substitute(step.kwargs, look_up))
+
+
+class _Store:
+    """Puts a step's results, laid out as traced, where later steps find them."""
+
+    def __init__(self, step: Step, slots: dict[Value, int]) -> None:
+        self._single = step.single
+        self._targets = [
+            (i, slots[value], value) for i, value in enumerate(step.results) if value is not None
+        ]
+
+    def __call__(self, env: list[Any], result: Any) -> None:
+        results = (result,) if self._single else result
+        for i, slot, value in self._targets:
+            tensor = results[i]
+            env[slot] = tensor if tensor.stride() == value.stride else as_traced(tensor, value)
+
+
+def _slice(whole: Tensor, value: Value, channel: int) -> Tensor:
+    if tuple(whole.shape) != value.shape:
+        return whole.narrow(1, channel, value.shape[1])
+    return as_traced(whole, value) if _means_the_same(whole, value) else whole
+
+
+def _means_the_same(whole: Tensor, value: Value) -> bool:
+    return all(
+        n == 1 or a == b for n, a, b in zip(value.shape, whole.stride(), value.stride, strict=True)
+    )

@@ -1,0 +1,311 @@
+"""A part of a model that is replaced as a whole: its plans, and when they may be used."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from denoise_ext.engine.capture.graph import Graph
+from denoise_ext.engine.capture.instrumented_copy import Clone, Guard, NotPlannedError
+from denoise_ext.engine.capture.signature import call_key, without_numbers
+from denoise_ext.engine.capture.trace import trace
+from denoise_ext.engine.fuse import decisions, verify
+from denoise_ext.engine.fuse.ir import Constants, Site, Step, as_traced
+from denoise_ext.engine.fuse.match import find_sites
+from denoise_ext.engine.report import Report, Row
+from denoise_ext.engine.run.output_tree import Finish, compare, own_strides
+from denoise_ext.engine.run.plan import Plan
+from denoise_ext.engine.run.reference_run import Twin
+from denoise_ext.engine.run.schedule import Scheduler
+
+_MOST_PLANS = 8
+_MOST_NUMBERS = 4  # values of an int or float argument that get a plan each
+_MOST_BYTES = 1 << 30  # of plans' memory, the one in use not counted
+
+
+@dataclass
+class Settings:
+    """What the user asked for."""
+
+    precision: str
+    dtype: torch.dtype | None
+    examine: bool = True  # False: take the best guess everywhere
+    report: Report = field(default_factory=lambda: Report([]))
+    lock: threading.RLock = field(default_factory=threading.RLock)
+
+
+@dataclass
+class _Entry:
+    """What is done for arguments of one kind: run ``plan``, or leave them for ``reason``."""
+
+    plan: Plan | None
+    guard: Guard | None = None
+    finish: Callable[[Any], Any] | None = None
+    # Left, but parts of the module may yet be replaced one by one.
+    descend: bool = False
+
+
+class Region:
+    """``module.method`` and its plans; ``path`` is the module's name in the model."""
+
+    def __init__(self, module: nn.Module, method: str, path: str, settings: Settings) -> None:
+        self.module, self.method, self.path, self.settings = module, method, path, settings
+        self._entries: OrderedDict[Any, _Entry] = OrderedDict()
+        self._decisions: dict[tuple, str | None] | None = None  # variant by site
+        self._slower: str | None = None  # why the whole is left
+        self._numbers: dict[tuple, list[tuple]] = {}
+        self._bounds: list[float] = []  # on sites' relative errors, from the example
+        self._trusts_cache = True  # until a plan made of a kept decision was off
+        self._noted = 0  # rows of sites in the report
+        self._apart: set[tuple[str, str]] = set()  # sites that take in no upsampling or pooling
+        self._packed: tuple[list[Tensor], Guard, dict] = ([], Guard(), {})
+
+    def call(self, args: tuple, kwargs: dict[str, Any]) -> tuple[bool, Any]:
+        """(True, the result), or (False, whether to go on with the module's parts)."""
+        key, tensors = call_key(args, kwargs)
+        if key is None:
+            return False, False
+        entry = self._entries.get(key)
+        if entry is None or (entry.guard is not None and not entry.guard.holds()):
+            with self.settings.lock:
+                entry = self._entries.get(key)
+                if entry is None or (entry.guard is not None and not entry.guard.holds()):
+                    entry = self._prepare(key, args, kwargs, tensors)
+        if entry.plan is None:
+            return False, entry.descend
+        self._touch(key)
+        return True, entry.finish(entry.plan.run(tensors))
+
+    def forget(self) -> None:
+        """Drop all plans and decisions."""
+        with self.settings.lock:
+            self._entries.clear()
+            self._numbers.clear()
+            self._decisions = self._slower = None
+            self._apart.clear()
+
+    # --- making plans -----------------------------------------------------------------------------
+
+    def _prepare(self, key: Any, args: tuple, kwargs: dict, tensors: list[Tensor]) -> _Entry:
+        if self._slower is not None:
+            return self._keep(key, _Entry(None))
+        # A number that varies from call to call, such as a noise level, would need a plan each.
+        if len(self._numbers) > 8 * _MOST_PLANS:
+            self._numbers.clear()
+        numbers = self._numbers.setdefault(without_numbers(key), [])
+        if key not in numbers:
+            numbers.append(key)
+        if numbers.index(key) >= _MOST_NUMBERS:
+            del numbers[_MOST_NUMBERS:]
+            return _Entry(None)
+        try:
+            expected = self._expected(args, kwargs) if self.settings.examine else None
+            # In inference mode PyTorch would record convolutions in another form.
+            with torch.inference_mode(False), torch.no_grad():
+                entry = self._make(args, kwargs, tensors, expected)
+        except NotPlannedError as reason:
+            self._note(Row(self.path, self._name(), "original", reason=str(reason)))
+            entry = _Entry(None, descend=True)
+        return self._keep(key, entry)
+
+    def _expected(self, args: tuple, kwargs: dict) -> Any:
+        """What a copy of the module returns.
+
+        Whatever the forward keeps outside of the module, in a cache, is made of real tensors then.
+        """
+        Clone(self.module)  # says first whether it can be planned at all
+        twin = Twin(self.module, self.method, args, kwargs)
+        result = None if twin.missing else twin.run()
+        if twin.missing:
+            raise NotPlannedError(twin.missing)
+        return result
+
+    def _make(self, args: tuple, kwargs: dict, tensors: list[Tensor], expected: Any) -> _Entry:
+        graph, own, guard = self._trace(args, kwargs)
+        constants = Constants(own, self.settings.dtype, self._packed_for(own, guard))
+        constants.enter(graph)
+        sites = find_sites(graph, constants, self.settings.precision, self._apart)
+        if not any(site.replaces for site in sites):
+            raise NotPlannedError("there is nothing in it to replace")
+        finish = Finish(tensors, self.settings.dtype, self._strides(args, kwargs, expected))
+        first = self._decisions is None and self.settings.examine
+        if first:
+            key = decisions.key_of(graph, constants, self.settings.precision, self.settings.dtype)
+            sites, found, kept = self._examination(graph, constants, sites, tensors, key)
+            self._decide(found)
+            if kept is not None and kept.slower is not None:
+                return self._leave(kept.slower, "cached")
+            # Only what the chosen variants read stays packed.
+            used = {id(a) for step in found.chosen.values() if step for a in step.args}
+            unused = [
+                k for k, v in constants.packed.items() if k[0] == "packed" and id(v) not in used
+            ]
+            for name in unused:
+                del constants.packed[name]
+        chosen = self._choose(sites, constants)
+        if not any(chosen.get(site) is not None for site in sites if site.replaces):
+            entry = self._leave("PyTorch's own operators are as fast everywhere", "timed")
+            if first:
+                decisions.keep(key, found, self._apart, self.settings.report.rows[-1])
+            return entry
+        schedule = Scheduler(graph, constants, chosen).run()
+        plan = Plan(graph, constants, schedule, (graph.inputs + graph.sources)[0].device)
+        if not self.settings.examine:
+            row = Row(self.path, self._name(), "plan", reason="not examined", decided="known")
+            self._note(row)
+            return _Entry(plan, guard, finish)
+        if first:
+            self._bounds = found.bounds
+        actual = finish(plan.run(tensors))
+        row = Row(self.path, self._name(), "plan", compare(actual, expected), self._allowed(graph))
+        if first and kept is not None and not row.error <= row.bound:
+            return self._make_anew(args, kwargs, tensors, expected)
+        if not row.error <= row.bound:
+            row.reason = f"its result is off by {row.error:.1e}, allowed {row.bound:.0e}"
+        elif first and kept is not None:
+            (row.original_ms, row.ours_ms), row.decided = kept.times, "cached"
+        elif first:
+            original = getattr(self.module, self.method)
+            row.original_ms, row.ours_ms = verify.interleaved(
+                [lambda: original(*args, **kwargs), lambda: finish(plan.run(tensors))]
+            )
+            row.reason = "the plan is not faster" if row.speedup < 1 else ""
+            row.decided = "timed"
+            decisions.keep(key, found, self._apart, row)
+        if row.reason:
+            row.variant = "original"
+        if first or row.reason:
+            self._note(row)
+        if first and plan.unrecorded:
+            self._note(Row(self.path, self._name(), "no CUDA graph", reason=plan.unrecorded))
+        if first:
+            self._slower = row.reason or None
+        return _Entry(None) if row.reason else _Entry(plan, guard, finish)
+
+    def _examination(
+        self, graph: Graph, constants: Constants, sites: list[Site], tensors: list[Tensor],
+        key: str | None,
+    ) -> tuple[list[Site], verify.Examination, decisions.Entry | None]:  # fmt: skip
+        """The sites to replace, what is known of them, and the entry that it was read from."""
+        precision = self.settings.precision
+        kept = decisions.Entry.read(key) if self._trusts_cache else None
+        if kept is not None:
+            same = sites if not kept.apart else find_sites(graph, constants, precision, kept.apart)
+            if kept.fits(same):
+                self._apart |= kept.apart
+                return same, kept.examination(same, constants), kept
+        traced = zip(tensors, graph.inputs, strict=True)
+        inputs = [as_traced(x.to(v.dtype), v) for x, v in traced]
+        found = verify.examine(graph, constants, sites, inputs)
+        if refused := found.refused_resampling():
+            # Better without what they took in, which then is sites of its own.
+            self._apart |= refused
+            sites = find_sites(graph, constants, precision, self._apart)
+            found = verify.examine(graph, constants, sites, inputs)
+        return sites, found, None
+
+    def _make_anew(self, args: tuple, kwargs: dict, tensors: list[Tensor], expected: Any) -> _Entry:
+        """The plan that a kept decision led to is off: decide as if there were none."""
+        rows = self.settings.report.rows
+        del rows[len(rows) - self._noted :]
+        self._decisions, self._trusts_cache = None, False
+        self._apart.clear()
+        return self._make(args, kwargs, tensors, expected)
+
+    def _leave(self, reason: str, decided: str) -> _Entry:
+        self._slower = reason
+        self._note(Row(self.path, self._name(), "original", reason=reason, decided=decided))
+        return _Entry(None)
+
+    def _allowed(self, graph: Graph) -> float:
+        """What the plan's relative error may be: its sites' share, and other rounding."""
+        dtypes = {v.dtype for v in graph.values() if v.dtype.is_floating_point}
+        eps = max((torch.finfo(dtype).eps for dtype in dtypes), default=0.0)
+        return verify.whole_bound([*self._bounds, 64 * max(eps, torch.finfo(torch.float32).eps)])
+
+    def _strides(self, args: tuple, kwargs: dict, expected: Any) -> list[tuple[int, ...] | None]:
+        """The strides of the original's results, leaf by leaf."""
+        if self.settings.examine:
+            return [own_strides(leaf) for leaf in pytree.tree_leaves(expected)]
+        # Traced with the layout that the arguments have, instead of the one that plans prefer.
+        as_given = trace(self.module, self.method, args, kwargs, None, channels_last=False)[0]
+        return [own_strides(leaf) for leaf in as_given.outputs]
+
+    def _trace(self, args: tuple, kwargs: dict) -> tuple[Graph, list[Tensor], Guard]:
+        dtype = self.settings.dtype
+        try:
+            return trace(self.module, self.method, args, kwargs, dtype, channels_last=True)
+        except NotPlannedError:
+            # Perhaps a view that only the layout it was written for allows.
+            return trace(self.module, self.method, args, kwargs, dtype, channels_last=False)
+
+    def _packed_for(self, own: list[Tensor], guard: Guard) -> dict:
+        """Weights packed for other sizes, where the module's tensors are still the same."""
+        tensors, guarded, _ = self._packed
+        same = len(tensors) == len(own) and all(a is b for a, b in zip(tensors, own, strict=True))
+        if not same or not guarded.tensors.hold():
+            self._packed = (own, guard, {})
+        return self._packed[2]
+
+    def _decide(self, found: verify.Examination) -> None:
+        self._decisions = {}
+        self._noted = len(found.rows)
+        for (site, step), row in zip(found.chosen.items(), found.rows, strict=True):
+            row.module = ".".join(part for part in (self.path, row.module) if part)
+            variant = row.variant if step is not None else None
+            self._decisions[self._site_key(site)] = variant
+            self._note(row)
+
+    def _choose(self, sites: list[Site], constants: Constants) -> dict[Site, Step | None]:
+        """What was decided on the example; a site that it did not have gets the best guess."""
+        chosen: dict[Site, Step | None] = {}
+        for site in sites:
+            variants = site.variants()
+            if not variants:  # a concatenation has no step of its own
+                chosen[site] = None
+                continue
+            variant = (self._decisions or {}).get(self._site_key(site), variants[0])
+            if variant is not None:  # else it runs as traced
+                usable = variant if variant in variants else variants[0]  # another dtype: others
+                chosen[site] = site.step(usable, constants)
+        return chosen
+
+    def _site_key(self, site: Site) -> tuple:
+        return (site.module, site.label)
+
+    # --- keeping them -----------------------------------------------------------------------------
+
+    def _keep(self, key: Any, entry: _Entry) -> _Entry:
+        self._entries[key] = entry
+        self._entries.move_to_end(key)
+        others = [e.plan.schedule.size for e in list(self._entries.values())[:-1] if e.plan]
+        while len(self._entries) > 1 and (
+            len(self._entries) > _MOST_PLANS or sum(others) > _MOST_BYTES
+        ):
+            _, dropped = self._entries.popitem(last=False)
+            if dropped.plan:
+                others.pop(0)
+        return entry
+
+    def _touch(self, key: Any) -> None:
+        """Count as used last, unless that meant waiting for another thread's planning."""
+        if self.settings.lock.acquire(blocking=False):
+            try:
+                if key in self._entries:
+                    self._entries.move_to_end(key)
+            finally:
+                self.settings.lock.release()
+
+    def _name(self) -> str:
+        name = type(self.module).__name__
+        return name if self.method == "forward" else f"{name}.{self.method}"
+
+    def _note(self, row: Row) -> None:
+        self.settings.report.rows.append(row)

@@ -1,0 +1,1 @@
+"""Many files: batches that resume, storage, clusters."""

@@ -1,0 +1,229 @@
+"""Many image files: read, denoised and written at the same time, each once, none lost.
+
+    jobs -> [read: hash, decode] -> [compute] -> [write: encode, record, rename] -> outcomes
+
+The three stages run in threads (`pipeline`): decoders, encoders and kernels release the
+interpreter.
+"""
+
+from __future__ import annotations
+
+import io as streams
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
+from typing import Any, Literal
+
+import torch
+
+from denoise_ext.io import DEFAULT_MAX_PIXELS, ImageError, Picture, write_picture
+from denoise_ext.io.codecs import suffix_of
+from denoise_ext.jobs.manifest import Manifest, Record, key_of
+from denoise_ext.jobs.pipeline import Final, Finished, Stage, run_stages
+from denoise_ext.jobs.storage import DiskFullError, Job, LocalStorage, Storage
+from denoise_ext.tasks.pictures import Denoised
+
+Status = Literal["written", "skipped", "failed"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a job."""
+
+    job: Job
+    status: Status
+    reason: str = ""
+    """Why it failed, in one line."""
+    sigma: float | None = None
+    estimated: bool = False
+    pixels: int = 0
+    """Width x height x frames."""
+    notes: tuple[str, ...] = ()
+    """What a user should know about how the file was read, one line each."""
+    record: Record | None = field(default=None, repr=False)
+    """What was written."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Time of "read", "compute" and "write", which overlap with those of other files."""
+
+
+@dataclass
+class _Work:
+    """A job on its way."""
+
+    job: Job
+    key: str | None = None
+    picture: Picture | None = None
+    sigma: float | None = None
+    estimated: bool = False
+    replaces: bool = False
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+class Worker:
+    """The three stages of a job; holds no state of its own, so threads may share it.
+
+    Args:
+        denoise: what computes.
+        making: all that the result depends on besides the input (hash of the weights, options), as
+            JSON can hold it; None: jobs have no keys (nothing is recorded).
+        storage: where the files lie.
+        overwrite: replace outputs that are there already.
+        max_pixels: refuse larger inputs, all frames together, before they are decoded.
+    """
+
+    def __init__(
+        self,
+        denoise: Callable[[Picture], Denoised],
+        making: dict[str, Any] | None = None,
+        *,
+        storage: Storage | None = None,
+        overwrite: bool = False,
+        max_pixels: int = DEFAULT_MAX_PIXELS,
+    ) -> None:
+        self._denoise, self._making = denoise, making
+        self._storage = storage or LocalStorage()
+        self._overwrite, self._max_pixels = overwrite, max_pixels
+        self._full = ""
+
+    def read(self, job: Job) -> _Work:
+        """Decide whether there is anything to do, and decode. Raises Final where there is not."""
+        work = _Work(job)
+        with _timed(work, "read"):
+            if self._full:
+                raise Final(Outcome(job, "failed", f"not started: {self._full}"))
+            if self._making is not None:
+                work.key = self._key(job)
+            work.replaces = self._check_target(job, work.key)
+            work.picture = self._storage.read(job.source, self._max_pixels)
+        return work
+
+    def compute(self, work: _Work) -> _Work:
+        """Denoise."""
+        with _timed(work, "compute"):
+            result = self._denoise(work.picture)
+            work.picture, work.sigma, work.estimated = (
+                result.picture, result.sigma, result.estimated,
+            )  # fmt: skip
+        return work
+
+    def write(self, work: _Work) -> Outcome:
+        """Encode, record, write."""
+        job, record = work.job, None
+        height, width = work.picture.frames[0].shape[:2]
+        pixels, notes = height * width * len(work.picture.frames), work.picture.notes
+        with _timed(work, "write"):
+            stream = streams.BytesIO()
+            write_picture(stream, work.picture, format=_format(job))
+            data = stream.getvalue()
+            work.picture = None  # an image's worth of memory
+            if work.key is not None:
+                record = Record(work.key, len(data), sha256(data).hexdigest())
+            try:
+                self._storage.write(job, data, record, work.replaces)
+            except DiskFullError as error:
+                self._full = str(error)
+                raise
+        facts = (work.sigma, work.estimated, pixels, notes, record, work.seconds)
+        return Outcome(job, "written", "", *facts)
+
+    def process(self, job: Job) -> Outcome:
+        """All three, one after the other; an error becomes a failed outcome."""
+        try:
+            return self.write(self.compute(self.read(job)))
+        except Final as final:
+            return final.value
+        except Exception as error:
+            return failed(job, error)
+
+    def status(self, job: Job) -> str:
+        """What `process` would do: "to do", "done", or why it would fail."""
+        try:
+            self._check_target(job, self._key(job) if self._making is not None else None)
+        except Final:
+            return "done"
+        except ImageError as error:
+            return str(error)
+        return "to do"
+
+    def _key(self, job: Job) -> str | None:
+        content = self._storage.sha256(job.source)
+        return content and key_of(content, {**self._making, "format": _format(job)})
+
+    def _check_target(self, job: Job, key: str | None) -> bool:
+        """Whether what is there may be replaced. Final: it is done. ImageError: in the way."""
+        known = job.known
+        if known is not None and known.key is None:
+            return True  # begun by this run or one that died: ours
+        if known is not None and known.key == key and self._storage.holds(job.target, known):
+            raise Final(Outcome(job, "skipped"))
+        if known is not None and not self._overwrite and self._storage.exists(job.target):
+            what = (
+                "is no longer as it was written"
+                if known.key == key
+                else "was made from another input or with other options"
+            )
+            raise ImageError(f"{os.fspath(job.target)!r} {what}; overwrite=True replaces it")
+        self._storage.check(job.target, self._overwrite)
+        return self._overwrite
+
+
+def run_batch(
+    jobs: Iterable[Job], worker: Worker, *, workers: int = 1, waiting: int = 1
+) -> Iterator[Outcome]:
+    """Carry out jobs, several stages at a time; one outcome each, as they come to an end.
+
+    Args:
+        jobs: taken as there is room for them; memory is bounded, however many they are.
+        worker: what is done to each.
+        workers: how many pictures are computed at a time. They share the processor's cores:
+            each gets its part of PyTorch's threads. 1 is best for large pictures; more hides the
+            unparallel parts of small ones.
+        waiting: how many decoded, and how many computed pictures may wait for the next stage.
+
+    At most ``2 + workers + 2 x waiting`` pictures are in memory.
+    """
+    threads = torch.get_num_threads()
+    share = max(1, threads // workers)
+    stages = [
+        Stage(worker.read),
+        Stage(worker.compute, workers, lambda: torch.set_num_threads(share)),
+        Stage(worker.write),
+    ]
+    try:
+        for finished in run_stages(jobs, stages, waiting):
+            yield _outcome(finished)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def known_jobs(jobs: Iterable[Job], manifest: Manifest) -> Iterator[Job]:
+    """Jobs with what the manifest knows of them: those that are done will be skipped."""
+    for job in jobs:
+        yield replace(job, known=manifest.get(job.name))
+
+
+def failed(job: Job, error: BaseException) -> Outcome:
+    """The outcome of a job that raised."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if isinstance(error, MemoryError):
+        lines = ["not enough memory"]
+    return Outcome(job, "failed", lines[0] if lines else type(error).__name__)
+
+
+def _outcome(finished: Finished) -> Outcome:
+    return finished.value if finished.error is None else failed(finished.item, finished.error)
+
+
+def _format(job: Job) -> str | None:
+    codec = suffix_of(os.path.basename(os.fspath(job.target)))[1]
+    return codec.name if codec else None
+
+
+@contextmanager
+def _timed(work: _Work, stage: str) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    work.seconds[stage] = time.perf_counter() - start

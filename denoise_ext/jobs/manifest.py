@@ -1,0 +1,343 @@
+"""What a batch has written: an SQLite file in the output folder that survives ``kill -9``.
+
+One row per output: the key of what it was made from and by (content of the input, weights,
+options), its size and its SHA-256. A row is committed **before** the output gets its name, so that
+every output under its final name has a row; a row whose output is missing, or is not what the row
+says, counts for nothing. Resuming needs no other state.
+
+The file is opened for one process alone (``locking_mode=EXCLUSIVE``). SQLite then keeps the index
+of its write-ahead log on the heap, so the log works on network file systems too, and a second run
+that would write the same outputs is refused. Shards have a file each.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import secrets
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from denoise_ext.models import list_models, pretrained_info
+from denoise_ext.runtime.families import is_family, member
+
+FOLDER = ".denoise-ext"
+"""Name of the folder, inside the output folder, that holds the manifests."""
+
+# an option that is not given is the same as its default
+_DEFAULTS = {
+    "sigma": None, "strength": 1.0, "precision": "default", "backend": "native", "alpha": "keep",
+    "value_range": None, "axes": None,
+}  # fmt: skip
+# these change the last bits at most: a batch may go on on another machine, or with less memory
+_NO_OTHER_RESULT = ("device", "tile", "max_memory")
+_FORMAT = 1  # of the tables below: SQLite's user_version
+_TABLES = """
+CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS folders (path BLOB PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS outputs (
+    target BLOB PRIMARY KEY,  -- below the output folder, as the file system spells it
+    key TEXT,                 -- of input, model and options; NULL: begun, not known done
+    size INTEGER,
+    sha256 TEXT
+) WITHOUT ROWID;
+"""
+_COLUMNS = {
+    "facts": ["name", "value"],
+    "folders": ["path"],
+    "outputs": ["target", "key", "size", "sha256"],
+}
+
+
+class ManifestError(ValueError):
+    """A manifest that cannot be used; one line naming the file."""
+
+    full = False
+    """Whether the disk is."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """One output as recorded."""
+
+    key: str | None
+    """Of what it was made from and by; None: begun, so it may be replaced, but not known done."""
+    size: int = 0
+    sha256: str = ""
+
+    def describes(self, path: str | os.PathLike[str]) -> bool:
+        """Whether the file at `path` is there, and is the one recorded, byte for byte."""
+        try:
+            if self.key is None or os.stat(path).st_size != self.size:
+                return False
+            return file_sha256(path) == self.sha256
+        except OSError:
+            return False
+
+
+class Manifest:
+    """The outputs recorded below one output folder.
+
+    Args:
+        output: the output folder; it and the manifest's folder are made where missing.
+        shard: (I, N): a file of its own for shard I of N.
+        siblings: also know (not change) what the manifests of other shards and divisions hold, so
+            that a run can go on with another number of shards. One in use by a running process is
+            left out: what it does is not this run's.
+
+    Thread-safe. Raises ManifestError if the file cannot be opened or written, is damaged, is in
+    use, or has another layout. Such a file stays as it is.
+    """
+
+    def __init__(
+        self,
+        output: str | os.PathLike[str],
+        shard: tuple[int, int] = (1, 1),
+        *,
+        siblings: bool = False,
+    ) -> None:
+        self.output = Path(output)
+        folder = self.output / FOLDER
+        name = "manifest.sqlite" if shard[1] == 1 else f"manifest-{shard[0]}-of-{shard[1]}.sqlite"
+        self.path = folder / name
+        self._lock = threading.Lock()
+        self._folders: set[bytes] = set()
+        self._made = [p for p in (folder, *folder.parents) if not p.exists()]
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            raise ManifestError(f"cannot make folder {str(folder)!r}: {reason}") from error
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise ManifestError(f"folder {str(folder)!r} is not writable")
+        self._is_new = not self.path.exists()
+        self._database = _open(self.path)
+        try:
+            self.run_id = self._fact("run_id", secrets.token_hex(6))
+            self._others = recorded(self.output, but=self.path) if siblings else {}
+            self._remove_temporaries()
+        except BaseException:
+            self._database.close()
+            raise
+
+    def get(self, target: Path) -> Record | None:
+        """What is recorded of an output (a path below the output folder), if anything."""
+        name = os.fsencode(target)
+        with self._lock:
+            query = "SELECT key, size, sha256 FROM outputs WHERE target = ?"
+            row = next(_selected(self._database, self.path, query, name), None)
+        return Record(*row) if row else self._others.get(name)
+
+    def record(self, target: Path, record: Record) -> None:
+        """Commit a record to disk; call it before the output gets its name."""
+        self._write([(os.fsencode(target), record.key, record.size, record.sha256)])
+
+    def begin(self, targets: Iterable[Path]) -> None:
+        """Record that this run makes these outputs, and may replace what it finds there."""
+        self._write([(os.fsencode(target), None, 0, "") for target in targets])
+
+    def use_folder(self, folder: str | os.PathLike[str]) -> None:
+        """Say that temporary files will be made in this folder, to be removed if we are killed."""
+        name = os.fsencode(os.path.realpath(folder))
+        with self._lock:
+            if name not in self._folders:
+                statement = "INSERT OR IGNORE INTO folders VALUES (?)"
+                _committed(self._database, self.path, statement, [(name,)])
+                self._folders.add(name)
+
+    def close(self) -> None:
+        """Fold the log into the file and release it.
+
+        A file made by this object goes again if nothing was recorded in it.
+        """
+        with self._lock:
+            empty = False  # what cannot be read is not known to be empty
+            with contextlib.suppress(sqlite3.Error):
+                query = "SELECT count(*) = 0 FROM outputs"
+                [empty] = self._database.execute(query).fetchone()
+            self._database.close()
+            if empty and self._is_new:
+                with contextlib.suppress(OSError):
+                    self.path.unlink()
+                    for folder in self._made:
+                        folder.rmdir()
+
+    def __enter__(self) -> Manifest:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _write(self, rows: list[tuple]) -> None:
+        statement = "INSERT OR REPLACE INTO outputs VALUES (?, ?, ?, ?)"
+        with self._lock:
+            _committed(self._database, self.path, statement, rows)
+
+    def _fact(self, name: str, default: str) -> str:
+        insert = "INSERT OR IGNORE INTO facts VALUES (?, ?)"
+        _committed(self._database, self.path, insert, [(name, default)])
+        query = "SELECT value FROM facts WHERE name = ?"
+        [(value,)] = _selected(self._database, self.path, query, name)
+        return value
+
+    def _remove_temporaries(self) -> None:
+        # Named after this manifest, which is ours alone: no living process writes to them.
+        for (folder,) in list(_selected(self._database, self.path, "SELECT path FROM folders")):
+            self._folders.add(folder)
+            with contextlib.suppress(OSError), os.scandir(os.fsdecode(folder)) as entries:
+                for entry in entries:
+                    if entry.name.startswith(f".{self.run_id}-") and entry.name.endswith(".part"):
+                        os.unlink(entry.path)
+
+
+def file_sha256(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of a file's content, as hexadecimal digits."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def making_of(model: str | os.PathLike[str] | None = None, **options: Any) -> dict[str, Any]:
+    """All that a result depends on besides its input, for `key_of`.
+
+    Args:
+        model: a model's name, a checkpoint file, or None: the shipped ones for gray and for colour.
+        options: of `denoise_ext.Denoiser`, value_range, axes. Device, tile and max_memory are left
+            out, on which at most the last bits depend: a batch that ran out of memory can go on
+            with less.
+    """
+    from denoise_ext import __version__
+
+    given = {name: value for name, value in options.items() if name not in _NO_OTHER_RESULT}
+    return {"version": __version__, "weights": weights_sha256(model), **_DEFAULTS, **given}
+
+
+def weights_sha256(model: str | os.PathLike[str] | None) -> str:
+    """What tells a model's weights from all others: the hash of their file (or of both files)."""
+    if is_family(model):
+        shipped = [pretrained_info(member(model, channels)) for channels in (1, 3)]
+        both = "".join(entry.sha256 if entry else "-" for entry in shipped)
+        return hashlib.sha256(both.encode()).hexdigest()
+    name = os.fspath(model)
+    shipped = pretrained_info(name) if name in list_models(pretrained=True) else None
+    return shipped.sha256 if shipped else file_sha256(name)
+
+
+def key_of(content: str, making: dict[str, Any]) -> str:
+    """The key of an output: a hash of the input's SHA-256 and of everything that makes the result.
+
+    Args:
+        content: SHA-256 of the input file.
+        making: model (hash of its weights) and options, as JSON can hold them.
+    """
+    text = json.dumps([content, making], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    """The file, made where there is none; nothing is changed in a file that cannot be used."""
+    # not by opening it: to close it again would give up the locks this process has on it
+    effective = os.access in os.supports_effective_ids
+    if path.exists() and not os.access(path, os.R_OK | os.W_OK, effective_ids=effective):
+        raise ManifestError(
+            f"{str(path)!r} cannot be read and written by this user: permission denied"
+        )
+    try:
+        database = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
+    except sqlite3.Error as error:
+        raise ManifestError(f"cannot open {str(path)!r}: {error}") from error
+    try:
+        database.execute("PRAGMA locking_mode = EXCLUSIVE")
+        _check_layout(database, path)
+        database.execute("PRAGMA journal_mode = WAL")
+        # every commit is on disk before the output appears under its name
+        database.execute("PRAGMA synchronous = FULL")
+        version = f"PRAGMA user_version = {_FORMAT};"
+        database.executescript(f"BEGIN; {_TABLES} {version} COMMIT;")  # all of it or nothing
+    except ManifestError:
+        database.close()
+        raise
+    except sqlite3.Error as error:
+        database.close()
+        if getattr(error, "sqlite_errorname", "").startswith("SQLITE_BUSY"):
+            message = f"another run is writing here: {str(path)!r} is in use"
+            raise ManifestError(message) from error
+        raise ManifestError(f"cannot use {str(path)!r}: {error}") from error
+    return database
+
+
+def _check_layout(database: sqlite3.Connection, path: Path) -> None:
+    """Refuse tables that are not those of this version.
+
+    A file without a version is used if it has the same tables, which the first releases wrote so,
+    or some of them, as a kill at their first start left it.
+    """
+    [version] = database.execute("PRAGMA user_version").fetchone()
+    found = _columns(database)
+    same = all(_COLUMNS.get(name) == columns for name, columns in found.items())
+    if (version == 0 and same) or (version == _FORMAT and found == _COLUMNS):
+        return
+    odd = sorted(name for name in found.keys() | _COLUMNS if found.get(name) != _COLUMNS.get(name))
+    tables = "; ".join(
+        f"table {name} ({', '.join(found[name])})" if name in found else f"no table {name}"
+        for name in odd[:4]
+    )
+    what = f"format {version}" + (f": {tables}" if tables else "")
+    raise ManifestError(
+        f"{str(path)!r} is not a manifest that this version can use: it has {what}; allowed is"
+        f" format {_FORMAT}. Nothing in it was changed. Use the version that wrote it, move the"
+        " file away, or choose another output folder"
+    )
+
+
+def _columns(database: sqlite3.Connection) -> dict[str, list[str]]:
+    """Table -> its columns, in order."""
+    query = "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"
+    columns = "SELECT name FROM pragma_table_info(?) ORDER BY cid"
+    return {
+        table: [column for (column,) in database.execute(columns, (table,))]
+        for (table,) in database.execute(query).fetchall()
+    }
+
+
+def recorded(output: str | os.PathLike[str], but: Path | None = None) -> dict[bytes, Record]:
+    """What the manifests in an output folder hold, but for one file and for those in use."""
+    records: dict[bytes, Record] = {}
+    for path in sorted((Path(output) / FOLDER).glob("manifest*.sqlite")):
+        if path == but:
+            continue
+        try:
+            database = _open(path)
+        except ManifestError:  # in use, or not ours to judge
+            continue
+        with contextlib.closing(database):
+            rows = _selected(database, path, "SELECT target, key, size, sha256 FROM outputs")
+            records.update((target, Record(*rest)) for target, *rest in rows)
+    return records
+
+
+def _selected(
+    database: sqlite3.Connection, path: Path, query: str, *values: object
+) -> Iterator[tuple]:
+    try:
+        yield from database.execute(query, values)
+    except sqlite3.Error as error:
+        raise ManifestError(f"cannot read {str(path)!r}: {error}") from error
+
+
+def _committed(database: sqlite3.Connection, path: Path, statement: str, rows: list[tuple]) -> None:
+    try:
+        database.execute("BEGIN")
+        database.executemany(statement, rows)
+        database.execute("COMMIT")
+    except sqlite3.Error as error:
+        with contextlib.suppress(sqlite3.Error):
+            database.execute("ROLLBACK")
+        failure = ManifestError(f"cannot write {str(path)!r}: {error}")
+        failure.full = getattr(error, "sqlite_errorname", "") == "SQLITE_FULL"
+        raise failure from error

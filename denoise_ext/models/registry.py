@@ -1,0 +1,267 @@
+"""Names -> models: architectures, named models and the trained weights that exist for them."""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import json
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from denoise_ext._suggestions import did_you_mean
+from denoise_ext.models.entry_points import load_entry_points
+from denoise_ext.models.network import Network
+
+_WEIGHTS_DIR = Path(__file__).parent / "weights"
+
+_architectures: dict[str, type[Network]] = {}
+_models: dict[str, Callable[..., Network]] = {}
+_pretrained: dict[str, Pretrained] = {}
+
+IMPORT_HINT = "One of your own: import its module first, on the command line with --import MODULE"
+
+M = TypeVar("M", bound=Callable[..., Network])
+A = TypeVar("A", bound=type[Network])
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """Trained weights of one named model."""
+
+    file: str  # an absolute path, or a name in denoise_ext/models/weights
+    sha256: str  # of the whole file
+    config: dict[str, Any]  # what build_model takes
+    recipe: str  # the training recipe that produced it
+    training_data: str
+    noise: str
+    steps: int
+    licence: str
+    psnr: dict[str, float] = field(default_factory=dict)  # "BSD68 sigma 25" -> dB, as measured
+    protocol: str = ""  # how psnr was measured
+
+    @property
+    def path(self) -> Path:
+        """Where the file lies in this installation."""
+        return _WEIGHTS_DIR / self.file
+
+    def verify(self) -> None:
+        """Raise RuntimeError unless the file is there and has the recorded SHA-256."""
+        if not self.path.is_file():
+            raise RuntimeError(f"weights file {self.path} is missing from this installation")
+        digest = hashlib.sha256(self.path.read_bytes()).hexdigest()
+        if digest != self.sha256:
+            raise RuntimeError(
+                f"weights file {self.path} is damaged: sha256 {digest}, expected {self.sha256}"
+            )
+
+
+def register_architecture(name: str) -> Callable[[A], A]:
+    """Class decorator: ``config["family"] == name`` builds this class.
+
+    Sets the class's ``family`` to ``name``. A class that is defined again (a notebook's cell, a
+    reloaded module) takes the place of the first.
+
+    Raises:
+        TypeError: not a subclass of :class:`Network`.
+        ValueError: a name that is empty, or that another class has; ``family`` is another name.
+    """
+    if not isinstance(name, str) or not name:
+        raise ValueError(f"name must be a text that is not empty, got {name!r}")
+
+    def register(cls: A) -> A:
+        if not (isinstance(cls, type) and issubclass(cls, Network)):
+            raise TypeError(f"architecture {name!r}: {cls!r} is no subclass of models.Network")
+        if cls.__dict__.get("family", name) != name:
+            raise ValueError(f"architecture {name!r}: {cls.__name__}.family is {cls.family!r}")
+        _check_free("architecture", name, _architectures.get(name), cls)
+        cls.family = name
+        _architectures[name] = cls
+        return cls
+
+    return register
+
+
+def register_model(function: M) -> M:
+    """Decorator: make ``function(**kwargs) -> Network`` available under its own name.
+
+    ``kwargs`` are changes to the model's defaults. A function that is defined again takes the
+    place of the first.
+
+    Raises ValueError for a name that another function has.
+    """
+    name = function.__name__
+    _check_free("model", name, _models.get(name), function)
+    _models[name] = function
+    return function
+
+
+def _check_free(kind: str, name: str, known: Any, new: Any) -> None:
+    """ValueError unless nothing, or an earlier definition of the same, has this name."""
+    if known is None:
+        return
+    places = [f"{item.__module__}.{item.__qualname__}" for item in (known, new)]
+    if places[0] != places[1]:
+        raise ValueError(f"{kind} {name!r} is already registered, by {places[0]}")
+
+
+def register_pretrained(name: str, weights: Pretrained) -> None:
+    """Attach trained weights to a registered model name."""
+    if name not in _models:  # those of entry points attach their own weights
+        raise ValueError(f"no model {name!r} to attach weights to")
+    if name in _pretrained:
+        raise ValueError(f"model {name!r} already has weights")
+    _pretrained[name] = weights
+
+
+def unknown_name(kind: str, name: object, known: Iterable[str]) -> str:
+    """The message for a name that does not exist, with the closest ones that do."""
+    names = sorted(known)
+    hint = did_you_mean(str(name), names) or ";"
+    return f"unknown {kind} {name!r}{hint} known: {', '.join(names)}. {IMPORT_HINT}"
+
+
+def has_family(name: object) -> bool:
+    """Whether ``config["family"] == name`` can be built; loads entry points if they decide."""
+    if name not in _architectures:
+        load_entry_points()
+    return name in _architectures
+
+
+def has_model(name: object) -> bool:
+    """Whether ``create_model(name)`` knows the name; loads entry points if they decide."""
+    if name not in _models:
+        load_entry_points()
+    return name in _models
+
+
+def build_model(config: dict[str, Any]) -> Network:
+    """The untrained network ``config`` (a model's ``.config``) describes.
+
+    Raises ValueError for an unknown family or option.
+    """
+    options = dict(config)
+    family = options.pop("family", None)
+    if not has_family(family):
+        raise ValueError(unknown_name("model family", family, _architectures))
+    try:
+        return _architectures[family](**options)
+    except TypeError as error:
+        message = str(error).replace("__init__()", "model").split(".")[-1].strip()
+        raise ValueError(f"model family {family!r}: {message}") from None
+
+
+def list_models(pattern: str | None = None, pretrained: bool = False) -> list[str]:
+    """Registered model names, sorted, those of entry points included.
+
+    ``pattern`` filters like a shell glob (``"ffdnet*"``). ``pretrained=True`` keeps only those that
+    ship with trained weights.
+    """
+    load_entry_points()
+    names = sorted(_pretrained if pretrained else _models)
+    return names if pattern is None else fnmatch.filter(names, pattern)
+
+
+def pretrained_info(name: str) -> Pretrained | None:
+    """What is known about the shipped weights of ``name``; None where there are none."""
+    if not has_model(name):
+        raise ValueError(unknown_name("model", name, _models))
+    return _pretrained.get(name)
+
+
+def create_model(
+    name: str,
+    pretrained: bool = False,
+    checkpoint_path: str | PathLike[str] | None = None,
+    **kwargs: Any,
+) -> Network:
+    """Build a model by name.
+
+    Args:
+        name: one of :func:`list_models`.
+        pretrained: load the shipped weights (checked against their SHA-256); eval mode.
+        checkpoint_path: load these weights instead (see ``load_checkpoint``); they must fit the
+            named model and ``kwargs``; eval mode.
+        **kwargs: changes to the model's default configuration, e.g. ``channels=3, depth=20``.
+
+    Raises:
+        ValueError: unknown name (with the closest known ones) or option, no shipped weights,
+            weights that do not fit.
+        TypeError: the registered function returned no :class:`Network`.
+        RuntimeError: the shipped file is missing or damaged.
+    """
+    if not has_model(name):
+        raise ValueError(unknown_name("model", name, _models))
+    if pretrained and checkpoint_path is not None:
+        raise ValueError("pretrained=True and checkpoint_path exclude each other")
+    loads = pretrained or checkpoint_path is not None
+    try:
+        # What weights are loaded for is built for its configuration alone.
+        with torch.device("meta") if loads else nullcontext():
+            model = _models[name](**kwargs)
+    except TypeError as error:
+        if "unexpected keyword" not in str(error):
+            raise
+        message = str(error).split("() ")[-1]
+        raise ValueError(f"model {name!r}: {message}") from None
+    if not isinstance(model, Network):
+        kind = type(model).__name__
+        raise TypeError(f"model {name!r}: its function returned {kind}, no models.Network")
+    if pretrained:
+        return _load_pretrained(name, model)
+    if checkpoint_path is not None:
+        return _load_into(model, checkpoint_path, f"model {name!r}")
+    return model
+
+
+def check_config(model: Network) -> None:
+    """Raise ValueError unless ``build_model(model.config)`` gives such a network again.
+
+    Else a file of its weights could not be read. ``model`` may be on the "meta" device.
+    """
+    kind = type(model).__name__
+    config = model.config
+    if not isinstance(config, dict):
+        raise ValueError(f"{kind}.config must be a dict, got {type(config).__name__}")
+    try:
+        if json.loads(json.dumps(config)) != config:
+            raise TypeError("it differs after json.dumps and json.loads")
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{kind}.config must hold what JSON holds: {error}") from None
+    with torch.device("meta"):
+        built = build_model(config)
+    ours, theirs = (
+        {key: tuple(value.shape) for key, value in network.state_dict().items()}
+        for network in (model, built)
+    )
+    if type(built) is not type(model) or ours != theirs:
+        raise ValueError(f"{kind}.config does not describe the network: {config}")
+
+
+def _load_pretrained(name: str, model: Network) -> Network:
+    entry = _pretrained.get(name)
+    if entry is None:
+        have = ", ".join(sorted(_pretrained)) or "none"
+        raise ValueError(f"model {name!r} ships without weights; with weights: {have}")
+    entry.verify()
+    return _load_into(model, entry.path, f"model {name!r}")
+
+
+def _load_into(model: Network, path: str | PathLike[str], what: str) -> Network:
+    from denoise_ext.models.checkpoints import load_checkpoint  # imports this module
+
+    loaded = load_checkpoint(path)
+    wanted = {**model.config, "batch_norm": False} if "batch_norm" in model.config else model.config
+    different = [
+        f"{key} is {loaded.config.get(key)!r}, wanted {value!r}"
+        for key, value in wanted.items()
+        if loaded.config.get(key) != value
+    ]
+    if different:
+        raise ValueError(f"checkpoint {path} does not fit {what}: {'; '.join(different)}")
+    return loaded

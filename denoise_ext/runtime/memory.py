@@ -1,0 +1,145 @@
+"""How much memory a network takes for each pixel, and how much there is."""
+
+from __future__ import annotations
+
+import copy
+import weakref
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from denoise_ext.analysis.geometry import without_data
+from denoise_ext.engine.capture.shapes import POINTWISE, result_of
+from denoise_ext.models import Network
+from denoise_ext.runtime.from_module import FromModule
+
+ENOUGH = 1 << 30
+"""Bytes to compute in where nothing else is asked for: more makes tiles larger, not faster, and the
+same everywhere means the same tiles everywhere."""
+
+# What surrounds the network, per pixel and channel: the window in float32, the network's copy of
+# it, its result, the blend and the result in the image's type; float64 for some of them.
+_AROUND = 32
+_CGROUPS = (
+    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+)
+
+
+def bytes_per_pixel(network: Network, dtype: torch.dtype, channels: int) -> float:
+    """Memory that denoising an image of `channels` channels takes for each pixel.
+
+    Counted in a run on tensors without data: the most bytes that are alive at one time. The plans
+    of `denoise_ext.accelerate` place the same tensors, or fewer, in one block. A network that looks
+    at numbers is run on a tiny image instead.
+    """
+    try:
+        try:
+            most = _most_per_pixel(without_data(network).eval().to(dtype))
+        except Exception:  # a forward may raise anything where it meets no data
+            most = _most_per_pixel(copy.deepcopy(network).eval().to(dtype))
+    except Exception as error:  # another's copying and forward may raise anything
+        if not isinstance(network, FromModule):
+            raise
+        raise ValueError(
+            f"{error}; this was a run that counts memory: tile=None computes images as a whole,"
+            " uncounted"
+        ) from error
+    images = channels if network.in_channels == 1 else 1  # a gray network takes each by itself
+    return images * most + _AROUND * max(channels, network.in_channels)
+
+
+def _most_per_pixel(network: Network) -> float:
+    # Another's module may pool deeper than its stride says.
+    side = (64 if isinstance(network, FromModule) else 16) * network.stride
+    weight = next((x for x in (*network.parameters(), *network.buffers())), torch.empty(0))
+    options = {"dtype": weight.dtype, "device": weight.device}
+    x = torch.zeros(1, network.in_channels, side, side, **options)
+    noise_map = torch.zeros(1, 1, side, side, **options) if network.needs_sigma else None
+    count = _LiveBytes()
+    with torch.no_grad(), count:
+        run = network if isinstance(network, FromModule) else network.denoise_any_size
+        run(x, noise_map)
+    return count.most / side**2
+
+
+class _LiveBytes(TorchDispatchMode):
+    """Follows how much memory the tensors that operators return hold at a time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.most = 0
+        self._tensors: Counter[int] = Counter()  # by storage
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """No: torch would import its compiler to skip it."""
+        return False
+
+    def __torch_dispatch__(
+        self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+        without = any(x.is_meta for x in tensors)
+        result = _result(func, args, kwargs) if without else func(*args, **kwargs)
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor):
+                self._enter(leaf)
+        self.most = max(self.most, self.now)
+        return result
+
+    def _enter(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        key, size = storage._cdata, storage.nbytes()
+        self._tensors[key] += 1
+        if self._tensors[key] == 1:
+            self.now += size
+        weakref.finalize(tensor, self._leave, key, size)
+
+    def _leave(self, key: int, size: int) -> None:
+        self._tensors[key] -= 1
+        if self._tensors[key] == 0:
+            self.now -= size
+
+
+def _result(func: Callable, args: tuple, kwargs: dict) -> Any:
+    """What ``func`` returns, its strides aside: PyTorch's rules for these load its compiler."""
+    tensors = [x for x in args if isinstance(x, Tensor)]
+    if func in POINTWISE and len({x.dtype for x in tensors}) == 1:
+        return tensors[0].new_empty(np.broadcast_shapes(*(x.shape for x in tensors)))
+    if func is torch.ops.aten.mean.dim and not kwargs and args[2:] == (True,):
+        dims = {d % args[0].dim() for d in args[1]}
+        return args[0].new_empty([1 if d in dims else n for d, n in enumerate(args[0].shape)])
+    return result_of(func, args, kwargs)
+
+
+def available(device: torch.device) -> int | None:
+    """Free bytes: of the GPU, or of the machine and of the container it runs in; None: unknown."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    free = [_machine(), *(_container(*files) for files in _CGROUPS)]
+    return min((x for x in free if x is not None), default=None)
+
+
+def _machine() -> int | None:
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        fields = dict(line.split(":", 1) for line in lines)
+        return int(fields["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        return None
+
+
+def _container(limit: str, usage: str) -> int | None:
+    try:
+        return max(0, int(Path(limit).read_text()) - int(Path(usage).read_text()))
+    except (OSError, ValueError):  # none, or "max"
+        return None

@@ -1,0 +1,117 @@
+"""Into which tiles an image is cut, for the memory that there is."""
+
+from __future__ import annotations
+
+from denoise_ext.runtime.memory import ENOUGH, available
+from denoise_ext.runtime.session import Runner
+from denoise_ext.runtime.tiling import Grid, Rule, grid, window_for
+
+Tile = str | int | None
+# Beside tiles whose windows are 1.5 times what is kept of them, larger ones are worth memory.
+_LARGEST_OVERLAP = 1.5
+_ANOTHER = "take a model that sees a part of the image at a time (`denoise-ext models` says which)"
+
+
+def check_tile(tile: object) -> Tile:
+    """`tile` if it is "auto", None or a side in pixels; TypeError or ValueError if not."""
+    if tile is None or tile == "auto":
+        return tile  # type: ignore[return-value]
+    if isinstance(tile, bool) or not isinstance(tile, int):
+        raise TypeError(f'tile must be "auto", None or a side in pixels, got {tile!r}')
+    if tile < 1:
+        raise ValueError(f'tile must be "auto", None or a side of 1 pixel at least, got {tile!r}')
+    return tile
+
+
+def check_max_memory(max_memory: object) -> int | None:
+    """`max_memory` if it is None or a number of bytes; TypeError or ValueError if not."""
+    if max_memory is None:
+        return None
+    if isinstance(max_memory, bool) or not isinstance(max_memory, (int, float)):
+        raise TypeError(f"max_memory must be a number of bytes or None, got {max_memory!r}")
+    if not 1 <= max_memory < float("inf"):
+        raise ValueError(f"max_memory must be a number of bytes >= 1, got {max_memory!r}")
+    return int(max_memory)
+
+
+def cut(
+    runner: Runner, shape: tuple[int, ...], tile: Tile, max_memory: int | None, share: int = 1
+) -> tuple[Grid, int]:
+    """Tiles for images of `shape` (N, C, H, W), and how many images to compute at a time.
+
+    Args:
+        tile, max_memory: as in `Denoiser`.
+        share: of how many images that are computed at the same time this is one.
+
+    Raises:
+        ValueError: a tile or memory that is too small for the network; an image that needs more
+            memory than there is with a network that cannot be tiled. The message says why.
+    """
+    images, channels, height, width = shape
+    if tile is None:
+        return _whole(height, width), images
+    if isinstance(tile, int):
+        if tile >= max(height, width):
+            return _whole(height, width), images
+        return grid(height, width, (tile, tile), _rule(runner, height, width)), 1
+    each = runner.bytes_per_pixel(channels)
+    at_hand = max_memory
+    if at_hand is None:
+        free = available(runner.device)
+        at_hand = ENOUGH * share if free is None else free // 2
+    most = at_hand // share
+    limit = _limit(at_hand, share, max_memory is not None)
+    wanted = most if max_memory is not None else min(most, ENOUGH)
+    if height * width * each <= wanted:
+        return _whole(height, width), max(1, min(images, int(wanted / (height * width * each))))
+    if runner.untileable:
+        if height * width * each <= most:
+            return _whole(height, width), 1
+        raise ValueError(
+            f"image of {width} x {height} pixels takes about {_size(height * width * each)} with"
+            f" this model, more than {limit}, and cannot be computed in tiles:"
+            f" {runner.untileable}; allow more memory, or {_ANOTHER}"
+        )
+    tiles = _rule(runner, height, width)
+    pixels = wanted / each
+    if max_memory is None:
+        pixels = max(pixels, min(most / each, _for_overlap(tiles)), tiles.smallest**2)
+    least = min(height, tiles.smallest) * min(width, tiles.smallest)
+    if pixels < least:
+        raise ValueError(
+            f"{limit} is not enough: the smallest tile of this network,"
+            f" {tiles.smallest} x {tiles.smallest} pixels, takes about {_size(least * each)}"
+        )
+    window = window_for(height, width, pixels)
+    return grid(height, width, window, tiles), 1
+
+
+def _rule(runner: Runner, height: int, width: int) -> Rule:
+    if runner.untileable:
+        raise ValueError(
+            f"tile: an image of {width} x {height} pixels cannot be computed in tiles by this"
+            f" model: {runner.untileable}; leave tile out, or {_ANOTHER}"
+        )
+    return runner.tile_rule
+
+
+def _for_overlap(tiles: Rule) -> float:
+    """Pixels of the window that is `_LARGEST_OVERLAP` times what is kept of it."""
+    side = 2 * tiles.radius / (1 - _LARGEST_OVERLAP**-0.5)
+    return (side + tiles.alignment) ** 2
+
+
+def _whole(height: int, width: int) -> Grid:
+    return grid(height, width, (height, width), Rule(0, 1))
+
+
+def _limit(at_hand: int, share: int, given: bool) -> str:
+    what = f"max_memory of {_size(at_hand)}" if given else f"half of what is free, {_size(at_hand)}"
+    return what if share == 1 else f"{what} for {share} images at a time"
+
+
+def _size(size: float) -> str:
+    return f"{size / 2**20:.0f} MiB" if size >= 2**20 else f"{size / 2**10:.0f} KiB"
+
+
+__all__ = ["Tile", "check_max_memory", "check_tile", "cut"]

@@ -1,0 +1,41 @@
+"""What is done to images: `denoise`, `Denoiser`, and how good it is."""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from denoise_ext.tasks.denoise import denoise
+from denoise_ext.tasks.denoiser import Denoiser, Result
+from denoise_ext.tasks.noise_level import estimate_sigma
+from denoise_ext.tasks.value_range import from_unit, to_unit
+
+if TYPE_CHECKING:
+    from denoise_ext.tasks.evaluation import (
+        Protocol,
+        Scores,
+        clean_pixels,
+        evaluate_image,
+        evaluate_pair,
+    )
+
+__all__ = [
+    "Denoiser",
+    "Protocol",
+    "Result",
+    "Scores",
+    "clean_pixels",
+    "denoise",
+    "estimate_sigma",
+    "evaluate_image",
+    "evaluate_pair",
+    "from_unit",
+    "to_unit",
+]
+
+_OF_EVALUATION = ("Protocol", "Scores", "clean_pixels", "evaluate_image", "evaluate_pair")
+
+
+def __getattr__(name: str) -> Any:
+    """Import the evaluation on first use: synthetic noise loads pydantic, denoising does not."""
+    if name in _OF_EVALUATION:
+        return getattr(importlib.import_module("denoise_ext.tasks.evaluation"), name)
+    raise AttributeError(f"module 'denoise_ext.tasks' has no attribute {name!r}")

@@ -1,0 +1,48 @@
+"""`denoise`: one call from a noisy image to a clean one."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import torch
+
+from denoise_ext.runtime.session import Model, Sigma
+from denoise_ext.runtime.tile_planner import Tile
+from denoise_ext.tasks.denoiser import Denoiser
+from denoise_ext.tasks.value_range import Range
+
+Image = TypeVar("Image")
+
+
+def denoise(
+    image: Image,
+    model: Model = None,
+    sigma: Sigma = None,
+    *,
+    channels: int | None = None,
+    needs_sigma: bool | None = None,
+    strength: float = 1.0,
+    device: str | torch.device | None = "auto",
+    precision: str = "default",
+    backend: str = "native",
+    tile: Tile = "auto",
+    max_memory: int | None = None,
+    alpha: str = "keep",
+    guide: Any = None,
+    value_range: Range | None = None,
+    axes: str | None = None,
+) -> Image:
+    """Denoise one image, of any kind, and return one of the same kind.
+
+    Arguments, result and errors are those of `Denoiser` and of its call: NumPy array, tensor,
+    Pillow image, `io.Picture` or file name in (the last gives an array); uint8, uint16 or floating
+    point in [0, 1]; ``sigma`` on the 0-255 scale, estimated if None. Without ``axes`` an array is
+    (H, W) or (H, W, 1..4), a tensor (H, W), (1..4, H, W) or (N, 1..4, H, W), and any other shape is
+    refused. For many images make a `Denoiser`, which keeps its network ready.
+    """
+    denoiser = Denoiser(
+        model, channels=channels, needs_sigma=needs_sigma, sigma=sigma, strength=strength,
+        device=device, precision=precision, backend=backend, tile=tile, max_memory=max_memory,
+        alpha=alpha,
+    )  # fmt: skip
+    return denoiser(image, guide=guide, value_range=value_range, axes=axes)

@@ -1,0 +1,202 @@
+"""PSNR and SSIM of a network on a clean image with synthetic noise, under a stated protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from denoise_ext.data.noise import add_gaussian_noise
+from denoise_ext.metrics import psnr, ssim
+from denoise_ext.metrics.ssim import WINDOW
+from denoise_ext.models import Network
+from denoise_ext.tasks.denoise import denoise
+from denoise_ext.tasks.value_range import from_unit, to_unit
+
+# noisy image, sigma on the 0-255 scale -> denoised image
+Method = Callable[[Tensor, float], Tensor]
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """Everything besides model, images and sigma that moves the figures."""
+
+    seed: int = 0
+    """The noise generator is seeded with this anew for every image."""
+    clip_noisy: bool = False
+    """Clip the noisy image to the range of the image before it is denoised."""
+    round_output: bool = True
+    """Round the denoised image to the levels of the file (8 or 16 bits)."""
+    crop: int = 0
+    """Border in pixels left out of the measurement, on each side."""
+    gray: bool = False
+    """Turn colour images into gray ones first (ITU-R 601 luma, rounded to 8 bits)."""
+    pairs: bool = False
+    """The noise is in the files: noisy images and their clean partners."""
+
+    def describe(self) -> list[str]:
+        """The protocol in words, one fact per line."""
+        if self.pairs:
+            noise = [
+                "noise: that of the files; sigma is what the network is told (auto, null in JSON:"
+                " what is estimated for the image)"
+            ]
+        else:
+            noise = [
+                f"noise: white Gaussian, torch CPU generator in float32, seed {self.seed} anew for"
+                " every image",
+                f"noisy input: {'' if self.clip_noisy else 'not '}clipped to the image range,"
+                " not rounded",
+            ]
+        return [
+            *noise,
+            "output: clipped to the image range, "
+            + ("rounded to the file's 8 or 16 bits" if self.round_output else "not rounded"),
+            f"border left out: {self.crop} pixels",
+            "colour images: "
+            + (
+                "turned into gray (ITU-R 601 luma, 8 bits)"
+                if self.gray
+                else "measured in RGB, PSNR over all channels together, SSIM as their mean"
+            ),
+            "averages: mean of the images' figures",
+        ]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Quality before and after, PSNR in dB."""
+
+    noisy_psnr: float
+    noisy_ssim: float
+    psnr: float
+    ssim: float
+
+    def as_dict(self) -> dict[str, float]:
+        """Name -> figure."""
+        return asdict(self)
+
+
+def clean_pixels(pixels: np.ndarray, protocol: Protocol) -> np.ndarray:
+    """The pixels that are measured: without alpha, gray where the protocol says so."""
+    if pixels.ndim == 3 and pixels.shape[2] in (2, 4):
+        pixels = pixels[..., :-1]
+    if pixels.ndim == 3 and pixels.shape[2] == 1:
+        pixels = pixels[..., 0]
+    if protocol.gray and pixels.ndim == 3:
+        return np.asarray(Image.fromarray(np.ascontiguousarray(pixels)).convert("L"))
+    return np.ascontiguousarray(pixels)
+
+
+def evaluate_image(
+    network: Network, pixels: np.ndarray, sigma: float, protocol: Protocol = Protocol()
+) -> Scores:
+    """Add noise to a clean image, denoise it, measure.
+
+    Args:
+        network: as `load_model` returns it.
+        pixels: (H, W) or (H, W, C), uint8 or uint16; prepared with `clean_pixels`.
+        sigma: standard deviation of the noise on the 0-255 scale; also told to the network.
+        protocol: how.
+
+    Raises:
+        ValueError: the network does not fit the image, or the image (less the border) is too
+            small for SSIM's 11 x 11 window.
+    """
+
+    def run(noisy: Tensor, sigma: float) -> Tensor:
+        # "torch": as it is; whoever measures it has chosen how it runs
+        return denoise(noisy, network, sigma, backend="torch")
+
+    return _scores(*noisy_and_denoised(run, pixels, sigma, protocol))
+
+
+def noisy_and_denoised(
+    method: Method, pixels: np.ndarray, sigma: float, protocol: Protocol = Protocol()
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Add noise to a clean image and denoise it with any method.
+
+    Args:
+        method: called with the noisy image (1, C, H, W), float32, channels_last, in [0, 1] but for
+            the noise, and with sigma; returns an image of the same shape.
+        pixels, sigma, protocol: as for `evaluate_image`.
+
+    Returns:
+        (clean, noisy, denoised), each (1, C, H, W) in [0, 1], less the protocol's border: what
+        the metrics compare.
+    """
+    stored = _as_batch(pixels)
+    clean = to_unit(stored)  # (1, C, H, W)
+    generator = torch.Generator().manual_seed(protocol.seed)
+    # drawn for contiguous memory: the noise must not depend on the layout
+    noisy = add_gaussian_noise(clean.contiguous(), sigma, generator)
+    if protocol.clip_noisy:
+        noisy = noisy.clamp(0, 1)
+    noisy = noisy.contiguous(memory_format=torch.channels_last)
+    output = method(noisy, sigma).clamp(0, 1)
+    if protocol.round_output:
+        output = to_unit(from_unit(output, stored.dtype))
+    clean, noisy, output = (_inside(x, protocol.crop) for x in (clean, noisy, output))
+    return clean, noisy, output
+
+
+def evaluate_pair(
+    network: Network,
+    noisy: np.ndarray,
+    clean: np.ndarray,
+    sigma: float | None,
+    protocol: Protocol = Protocol(),
+) -> Scores:
+    """Denoise a noisy image whose clean partner is known, measure.
+
+    Args:
+        network: as `load_model` returns it.
+        noisy, clean: (H, W) or (H, W, C), uint8 or uint16, of one shape and dtype; prepared with
+            `clean_pixels`.
+        sigma: what the network is told, on the 0-255 scale, or None: what `estimate_sigma` finds.
+            No noise is added.
+        protocol: its border and its rounding; the rest is about synthetic noise.
+
+    Raises:
+        ValueError: the images differ in shape or dtype, or as `evaluate_image`.
+    """
+    if noisy.shape != clean.shape or noisy.dtype != clean.dtype:
+        raise ValueError(
+            f"noisy and clean must be alike, got {noisy.shape} {noisy.dtype} and "
+            f"{clean.shape} {clean.dtype}"
+        )
+    stored, reference = (_as_batch(pixels) for pixels in (noisy, clean))
+    given = to_unit(stored).contiguous(memory_format=torch.channels_last)
+    output = denoise(given, network, sigma, backend="torch").clamp(0, 1)
+    if protocol.round_output:
+        output = to_unit(from_unit(output, stored.dtype))
+    return _scores(*(_inside(x, protocol.crop) for x in (to_unit(reference), given, output)))
+
+
+def _as_batch(pixels: np.ndarray) -> Tensor:
+    """(H, W) or (H, W, C) -> (1, C, H, W), values as stored."""
+    stored = torch.from_numpy(pixels.copy())
+    return stored[None, None] if pixels.ndim == 2 else stored.permute(2, 0, 1)[None]
+
+
+def _scores(clean: Tensor, noisy: Tensor, output: Tensor) -> Scores:
+    height, width = clean.shape[-2:]
+    if min(height, width) < WINDOW:
+        raise ValueError(
+            f"{width} x {height} pixels are left to measure; SSIM needs {WINDOW} x {WINDOW}"
+        )
+    values = [
+        float(metric(image, clean)[0]) for image in (noisy, output) for metric in (psnr, ssim)
+    ]
+    return Scores(*values)
+
+
+def _inside(x: Tensor, crop: int) -> Tensor:
+    height, width = x.shape[-2:]
+    if min(height, width) <= 2 * crop:
+        raise ValueError(f"image of {width} x {height} pixels has nothing inside a {crop} border")
+    return x[..., crop : height - crop, crop : width - crop]

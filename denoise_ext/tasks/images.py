@@ -1,0 +1,243 @@
+"""Kinds of images: arrays, tensors, Pillow images, pictures, files, as tensors (N, C, H, W)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from denoise_ext.io import ImageError, Picture, read_picture
+from denoise_ext.io.errors import shown
+from denoise_ext.io.read import as_shown
+from denoise_ext.tasks.axes import array_of, batch_of, by_pictures, check_axes, check_count
+from denoise_ext.tasks.value_range import Range
+
+# Pillow modes whose pixels are what they look like; the others are palettes, print colours, bits.
+_PIL_MODES = ("L", "LA", "RGB", "RGBA", "I;16", "I", "F")
+_NAME_AXES = 'give axes="ZYX", axes="CYX", axes="YXC", ... for slices and any number of channels'
+_DTYPES = "uint8, uint16 or floating point in [0, 1] (other integers with value_range)"
+
+
+@dataclass(frozen=True)
+class Opened:
+    """An image to be read, and memory of its kind for the result."""
+
+    source: Tensor
+    """(N, C, H, W): a view of the image's memory."""
+    target: Tensor
+    """(N, C, H, W), of the same dtype, not yet filled: a view of the result's memory."""
+    result: Callable[[], Any]
+    """Gives what was written to `target`, as the kind of image that was opened."""
+    batched: bool
+    """Whether it is a batch (N, C, H, W), not one image."""
+    value_range: Range | None = None
+    """The numbers that mean black and white, where a file says so; None: the type's own."""
+    from_file: bool = False
+    """Whether it is a file's content: its range is known, not a habit of arrays."""
+
+
+def open_image(image: Any, axes: str | None = None) -> Opened:
+    """See an image of any kind as a tensor, and make room for one like it.
+
+    Args:
+        image: NumPy array (H, W) or (H, W, C); tensor (H, W), (C, H, W) or (N, C, H, W); Pillow
+            image; `io.Picture` of one frame; or a file's name, which stands for the array of its
+            one image, upright, in the file's own dtype.
+        axes: what the axes are (`inference.axes`), of any number: each picture becomes one of the
+            batch. None: as above.
+
+    Raises:
+        TypeError, ValueError: what it is not; the message names `image` or `axes`.
+        ImageError: a file that cannot be read.
+    """
+    axes = check_axes(axes)
+    if isinstance(image, (str, os.PathLike)):
+        return _open_file(image, axes)
+    if isinstance(image, Picture):
+        return _open_picture(image, axes)
+    if isinstance(image, np.ndarray):
+        return _open_array(image, axes)
+    if isinstance(image, Tensor):
+        return _open_tensor(image, axes)
+    if isinstance(image, Image.Image):
+        if axes is not None:
+            raise ValueError(f"axes: a Pillow image has its own, got {axes!r}")
+        return _open_pillow(image)
+    raise TypeError(
+        "image must be a NumPy array, a tensor, a Pillow image, a Picture or a file's name, got"
+        f" {type(image).__name__}"
+    )
+
+
+def _open_file(path: str | os.PathLike[str], axes: str | None) -> Opened:
+    picture = read_picture(path)
+    if axes is not None:
+        if len(picture.shapes) > 1:
+            raise ImageError(
+                f"{shown(path)} holds {len(picture.shapes)} arrays, and a file's name stands for"
+                " one: give io.read_picture(...)"
+            )
+        array, axes = array_of(picture, axes)
+        two_level = array.dtype == np.bool_
+        array, own = (
+            (array * np.uint8(255), (0, 255)) if two_level else (array, picture.value_range)
+        )
+        return _open_frame(array, own, axes)
+    if len(picture.frames) > 1:
+        raise ImageError(
+            f"{shown(path)} holds {len(picture.frames)} frames or pages, and a file's name stands"
+            ' for one image: give axes, as axes="ZYX", or io.read_picture(...), whose frames are'
+            " denoised one by one"
+        )
+    try:
+        return _open_frame(*as_shown(picture))
+    except TypeError as error:
+        raise ImageError(f"{shown(path)}: {error}") from None
+
+
+def _open_picture(picture: Picture, axes: str | None) -> Opened:
+    if axes is not None:
+        return _open_pages(picture, axes)
+    if len(picture.frames) != 1:
+        raise ValueError(f"image: a picture of one frame is needed, got {len(picture.frames)}")
+    [frame] = picture.frames
+    if frame.dtype == np.bool_:  # two-level: denoised as 0 and 255, and cut at the middle
+        opened = replace(_open_array(frame * np.uint8(255)), from_file=True)
+        return replace(opened, result=lambda: picture.with_frames([opened.result() >= 128]))
+    opened = _open_frame(frame, picture.value_range)
+    return replace(opened, result=lambda: picture.with_frames([opened.result()]))
+
+
+def _open_pages(picture: Picture, axes: str) -> Opened:
+    """All frames as one array with these axes."""
+    array, axes = array_of(picture, axes)
+    two_level = array.dtype == np.bool_
+    if two_level:
+        opened = _open_array(array * np.uint8(255), axes)
+    else:
+        opened = _open_frame(array, picture.value_range, axes)
+
+    def result() -> Picture:
+        image = opened.result() >= 128 if two_level else opened.result()
+        return picture.with_frames(image.reshape(len(picture.frames), *picture.frames[0].shape))
+
+    return replace(opened, result=result, from_file=True)
+
+
+def _open_frame(frame: np.ndarray, value_range: Range, axes: str | None = None) -> Opened:
+    """Numbers of a file. Those that are not finite are seen as black, and stay as they are."""
+    own = _unless_own(value_range, frame.dtype)
+    missing = ~np.isfinite(frame) if frame.dtype.kind == "f" else np.zeros((), bool)
+    if not missing.any():
+        return replace(_open_array(frame, axes), value_range=own, from_file=True)
+    opened = _open_array(np.where(missing, frame.dtype.type(value_range[0]), frame), axes)
+
+    def result() -> np.ndarray:
+        image = opened.result()
+        image[missing] = frame[missing]
+        return image
+
+    return replace(opened, result=result, value_range=own, from_file=True)
+
+
+def _unless_own(value_range: Range, dtype: np.dtype) -> Range | None:
+    """None where that is what numbers of this type mean anyway."""
+    full = np.iinfo(dtype).max if dtype in (np.uint8, np.uint16) else 1
+    known = dtype.kind == "f" or dtype in (np.uint8, np.uint16)
+    return None if known and value_range == (0, full) else value_range
+
+
+def _open_tensor(image: Tensor, axes: str | None) -> Opened:
+    if axes is None and image.dim() not in (2, 3, 4):
+        raise ValueError(
+            f"image must be (H, W), (C, H, W) or (N, C, H, W), got shape {tuple(image.shape)};"
+            f" {_NAME_AXES}"
+        )
+    if image.is_complex() or image.dtype == torch.bool:
+        raise TypeError(f"image must be {_DTYPES}, got {image.dtype}")
+    result = torch.empty_like(image, requires_grad=False)
+    if axes is not None:
+        return _by_axes(image.detach(), result, axes, lambda: result)
+
+    def batch(x: Tensor) -> Tensor:
+        x = x[None] if x.dim() == 2 else x
+        return x if x.dim() == 4 else x[None]
+
+    source = _checked(batch(image.detach()), tuple(image.shape))
+    return Opened(source, batch(result), lambda: result, image.dim() == 4)
+
+
+def _by_axes(image: Tensor, result: Tensor, axes: str, finished: Callable[[], Any]) -> Opened:
+    """A tensor with named axes; `finished` gives the result as the kind that was opened."""
+    check_count(axes, tuple(image.shape))
+    source = _checked(batch_of(image, axes), tuple(image.shape))
+    target = batch_of(result, axes)
+    own_memory = target.untyped_storage().data_ptr() != result.untyped_storage().data_ptr()
+
+    def fill() -> Any:
+        if own_memory:
+            into = by_pictures(result, axes)
+            into.copy_(target.reshape(into.shape))
+        return finished()
+
+    return Opened(source, target, fill, bool(set(axes) - set("SYX")))
+
+
+def _open_array(image: np.ndarray, axes: str | None = None) -> Opened:
+    if image.dtype.kind not in "uif" or image.dtype.itemsize > 8:
+        raise TypeError(f"image must be {_DTYPES}, got {image.dtype}")
+    if axes is None and image.ndim not in (2, 3):
+        raise ValueError(
+            f"image must be (H, W) or (H, W, C), got shape {image.shape}; {_NAME_AXES}"
+        )
+    # PyTorch knows native byte order and positive strides only
+    native = image.astype(image.dtype.newbyteorder("="), order="K", copy=False)
+    if not native.flags.writeable or min(native.strides, default=0) < 0:
+        native = native.copy(order="K")
+    result = np.empty_like(native, subok=False)
+
+    def finished() -> np.ndarray:
+        return result.astype(image.dtype, copy=False)
+
+    if axes is not None:
+        return _by_axes(torch.from_numpy(native), torch.from_numpy(result), axes, finished)
+
+    def batch(x: np.ndarray) -> Tensor:
+        tensor = torch.from_numpy(x)
+        return tensor[None, None] if x.ndim == 2 else tensor.permute(2, 0, 1)[None]
+
+    source = _checked(batch(native), image.shape)
+    return Opened(source, batch(result), finished, False)
+
+
+def _open_pillow(image: Image.Image) -> Opened:
+    if image.mode not in _PIL_MODES:
+        raise TypeError(
+            f"image: a Pillow image must be of mode {', '.join(_PIL_MODES)}, got {image.mode};"
+            ' convert it, say with image.convert("RGB")'
+        )
+    opened = _open_array(np.array(image))
+
+    def result() -> Image.Image:
+        made = Image.fromarray(opened.result())
+        made.info.update(image.info)  # ICC profile, EXIF, resolution
+        return made
+
+    return Opened(opened.source, opened.target, result, False)
+
+
+def _checked(batch: Tensor, shape: tuple[int, ...]) -> Tensor:
+    if batch.shape[1] not in (1, 2, 3, 4):
+        raise ValueError(
+            "image must have 1 to 4 channels (gray, gray + alpha, RGB, RGB + alpha), got shape"
+            f" {shape}; {_NAME_AXES}"
+        )
+    if 0 in batch.shape[2:]:
+        raise ValueError(f"image is empty: shape {shape}")
+    return batch
