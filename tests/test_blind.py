@@ -46,14 +46,16 @@ def test_the_dial_is_a_factor_on_the_estimate():
         plain = network(x)
         for scale in (0.0, 0.5, 2.0):
             network.noise_scale = scale
-            outputs = network.outputs(x, noise_scale=torch.full((2,), scale))
+            outputs = network.compute(
+                {"image": x, "noise_scale": torch.full((2, 1, 1, 1), scale)}, {}
+            )[0]
             # DXNet told the scaled map, at half the resolution
             direct = super(type(network), network).denoise(x, scale * network.noise_level(x))
             torch.testing.assert_close(network(x), direct)
             network.noise_scale = 1.0
             torch.testing.assert_close(outputs["image"], direct)
             assert not torch.allclose(direct, plain)
-        torch.testing.assert_close(network.outputs(x)["image"], plain)
+        torch.testing.assert_close(network.compute({"image": x}, {})[0]["image"], plain)
         assert network.noise_scale == 1.0
 
 

@@ -15,11 +15,11 @@ from zoo import FAMILIES, tiny
 
 from denoise_ext.analysis.extent import Axis
 from denoise_ext.analysis.geometry import Geometry, GeometryError, describe
-from denoise_ext.models import Network
+from denoise_ext.models import ImageDenoiser
 from denoise_ext.nn import Conv2d, ConvTranspose2d, DepthwiseSeparableConv2d, to_torch
 
 
-def changed(model: Network, size: int, rows: range, across: bool) -> Tensor:
+def changed(model: ImageDenoiser, size: int, rows: range, across: bool) -> Tensor:
     """(len(rows), size): whether a row r of NaN reaches row i of the result; r in rows.
 
     ``across``: columns in place of rows.
@@ -33,7 +33,7 @@ def changed(model: Network, size: int, rows: range, across: bool) -> Tensor:
     return hit.any(dim=1) if across else hit.any(dim=2)
 
 
-def measured(model: Network, expected: Geometry, across: bool) -> tuple[int, int]:
+def measured(model: ImageDenoiser, expected: Geometry, across: bool) -> tuple[int, int]:
     """(receptive field, radius) of a block in the middle of an image."""
     model = to_torch(model).double()
     reach, stride = expected.radius + 2 * expected.stride, expected.stride
@@ -103,7 +103,7 @@ def test_a_tile_with_the_radius_as_overlap_is_a_part_of_the_whole(name):
 # ---- networks made to be awkward
 
 
-class Net(Network):
+class Net(ImageDenoiser):
     """A network of one image channel from any function of the image."""
 
     family = "test"
@@ -228,7 +228,7 @@ def test_operations_on_the_whole_image_are_named(layer, site):
         (nn.AvgPool2d(3, 1, 1, ceil_mode=True), "ceil_mode=True"),
         (Call(lambda x: x.view(1, 1, 32, 128)), r"body.0 \(view\): changes the shape"),
         (Call(lambda x: x[..., -9:]), "slices from the end"),
-        (nn.AvgPool2d(2), "the result of"),
+        (nn.AvgPool2d(2), "image: "),
     ],
 )
 def test_what_is_not_understood_is_refused_and_named(layer, message):

@@ -16,7 +16,7 @@ from command_line import HAVE_NATIVE, run
 
 from denoise_ext import io
 from denoise_ext.models import (
-    Network,
+    ImageDenoiser,
     create_model,
     register_architecture,
     register_model,
@@ -199,7 +199,7 @@ def test_entry_points_register_families_and_broken_ones_are_named(tmp_path):
 # --- registration ---
 
 
-class Net(Network):
+class Net(ImageDenoiser):
     def __init__(self, channels: int = 1) -> None:
         super().__init__(channels, needs_sigma=False)
 
@@ -213,7 +213,7 @@ def test_registration_sets_the_family(names):
 
 
 def test_a_definition_may_be_repeated_but_no_name_taken(names):
-    def define(module: str) -> type[Network]:
+    def define(module: str) -> type[ImageDenoiser]:
         body = {"__module__": module, "__qualname__": "Cell"}
         return register_architecture("cell")(type("Cell", (Net,), body))
 
@@ -230,7 +230,7 @@ def test_a_definition_may_be_repeated_but_no_name_taken(names):
 
 
 def test_wrong_registrations(names):
-    with pytest.raises(TypeError, match=r"'plain'.*Network"):
+    with pytest.raises(TypeError, match=r"'plain'.*ImageDenoiser"):
         register_architecture("plain")(dict)
     with pytest.raises(ValueError, match="name"):
         register_architecture("")

@@ -10,13 +10,13 @@ from zoo import FAMILIES, tiny
 
 import denoise_ext
 from denoise_ext.engine import Accelerated
-from denoise_ext.models import Network, build_model, create_model, load_checkpoint, save_model
+from denoise_ext.models import ImageDenoiser, build_model, create_model, load_checkpoint, save_model
 from denoise_ext.nn import to_torch
 
 HALF = [torch.float16, torch.bfloat16]
 
 
-def image(model: Network, *size: int, n: int = 2) -> torch.Tensor:
+def image(model: ImageDenoiser, *size: int, n: int = 2) -> torch.Tensor:
     generator = torch.Generator().manual_seed(1)
     return torch.rand(n, model.in_channels, *size, generator=generator)
 
@@ -54,7 +54,7 @@ def test_accelerate_plans_the_whole_network(name, ours_is_faster):
     model = tiny(name)
     x = image(model, 19, 22)
     fast = denoise_ext.accelerate(model, (x, 25.0))
-    whole = [row.variant for row in fast.report().rows if row.site.endswith(".denoise_any_size")]
+    whole = [row.variant for row in fast.report().rows if row.site.endswith(".compute_any_size")]
     assert whole == ["plan"], fast.report()
     with torch.inference_mode():
         for size in ((19, 22), (8, 9), (1, 1)):
@@ -91,7 +91,7 @@ def test_blind_or_with_a_noise_map(name):
             assert torch.equal(other(x), other(x, 50.0))
 
 
-def check_compiled(model: Network, backend: str, calls: list[tuple]) -> None:
+def check_compiled(model: ImageDenoiser, backend: str, calls: list[tuple]) -> None:
     torch._dynamo.reset()  # it compiles a method for a limited number of classes
     compiled = torch.compile(model, fullgraph=True, backend=backend)
     with torch.no_grad():
@@ -156,7 +156,7 @@ def test_written_and_read(name, tmp_path):
 # ---- half precision
 
 
-def extreme_images(model: Network) -> dict[str, torch.Tensor]:
+def extreme_images(model: ImageDenoiser) -> dict[str, torch.Tensor]:
     """Images at the ends of what is accepted as one: floats up to 16 (tasks/value_range.py)."""
     size = (24, 20)
     chess = (torch.arange(size[0])[:, None] + torch.arange(size[1])) % 2

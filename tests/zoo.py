@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from denoise_ext.models import Network, create_model, list_models
+from denoise_ext.models import ImageDenoiser, create_model, list_models
 
 # Options that make a family small; a family that is not named here is tried with what most have.
 TINY: dict[str, dict[str, object]] = {
@@ -27,7 +27,7 @@ def family(name: str) -> str:
         return create_model(name).family
 
 
-def tiny(name: str, **options: object) -> Network:
+def tiny(name: str, **options: object) -> ImageDenoiser:
     """A narrow, shallow network of that name with random weights, in eval mode."""
     torch.manual_seed(0)
     chosen = TINY.get(family(name))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from denoise_ext.analysis.geometry import without_data
+from denoise_ext.analysis.geometry import example, without_data
 from denoise_ext.models.network import Network
 from denoise_ext.nn import to_torch
 
@@ -25,10 +25,8 @@ def gflop_per_megapixel(model: Network) -> float:
     from torch.utils.flop_counter import FlopCounterMode  # slow to import, and needed here alone
 
     network = to_torch(without_data(model)).eval()
-    dtype = next((p.dtype for p in network.parameters()), torch.float32)
     side = -(-_SIZE // model.stride) * model.stride
-    x = torch.empty(1, model.in_channels, side, side, dtype=dtype, device="meta")
-    noise_map = x[:, :1, :1, :1] if model.needs_sigma else None
+    inputs, state = example(network, side, device="meta")
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        network.denoise(x, noise_map)
+        network.compute(inputs, state)
     return counter.get_total_flops() / side**2 * 1e6 / 1e9

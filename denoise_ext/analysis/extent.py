@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import reduce
 
 # value number -> numbers of the values that it is computed from, one axis of one layer
@@ -25,9 +26,10 @@ class Axis:
     high: tuple[float, ...]
 
     @classmethod
-    def of_input(cls) -> Axis:
-        """Pixel i depends on pixel i."""
-        return cls(1, (0,), (0,))
+    def of_input(cls, scale: Fraction = Fraction(1)) -> Axis:
+        """An input with ``scale`` values per pixel: each is the pixel that it lies in."""
+        places = tuple(int(i / scale) for i in range(scale.numerator))
+        return cls(scale.denominator, places, places)
 
     @property
     def count(self) -> int:
@@ -65,10 +67,17 @@ class Axis:
         ends = [self.at(index) for index in range(self.count * period // self.period)]
         return Axis(period, tuple(low for low, _ in ends), tuple(high for _, high in ends))
 
+    @property
+    def scale(self) -> Fraction:
+        """Values per input pixel."""
+        return Fraction(self.count, self.period)
+
     def radius(self) -> int:
-        """How far from itself a pixel's value reads (of an axis at the image's resolution)."""
-        phases = range(self.count)
-        return int(max(0, *(i - self.low[i] for i in phases), *(self.high[i] - i for i in phases)))
+        """How far a value reads from the input pixel that it lies in."""
+        places = [i * self.period // self.count for i in range(self.count)]
+        before = (place - low for place, low in zip(places, self.low))
+        after = (high - place for place, high in zip(places, self.high))
+        return int(max(0, *before, *after))
 
     def window(self) -> int:
         """Input pixels that one whole period depends on."""

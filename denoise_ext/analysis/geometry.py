@@ -1,6 +1,6 @@
-"""What of an image one pixel of a network's result depends on, computed from the network itself.
+"""Which pixels of its inputs a network's outputs depend on, computed from the network itself.
 
-The network's ``denoise`` is run once on tensors without data, and every operator that PyTorch
+The network's ``compute`` is run once on tensors without data, and every operator that PyTorch
 executes is followed: it maps the input pixels that its inputs depend on to those of its result
 (``_extent_rules.py``).
 """
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from math import lcm
 from typing import Any
 
@@ -19,28 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from denoise_ext.analysis.extent import Axis, Extent, join
 from denoise_ext.analysis.extent_rules import POINTWISE, RULES, WHOLE
-from denoise_ext.models.network import Network
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """How a network's result depends on places in the image.
-
-    Attributes:
-        receptive_field: side, in pixels, of the window of the input that can influence a
-            ``stride`` x ``stride`` block of the result; None: the whole image.
-        radius: how far from itself a pixel of the result reads, at most; a tile with this much
-            overlap on every side has exact inner pixels.  None: the whole image.
-        stride: the network commutes with shifts by multiples of this many pixels; a tile's origin
-            must be such a multiple.
-        global_operations: the places that need the whole image, such as the pooling of a channel
-            attention: "module (operator)".
-    """
-
-    receptive_field: int | None
-    radius: int | None
-    stride: int
-    global_operations: tuple[str, ...]
+from denoise_ext.models.network import Geometry, Network, Port, Tensors
 
 
 class GeometryError(ValueError):
@@ -63,42 +41,70 @@ def describe(model: Network) -> Geometry:
     return model.geometry or analyse(model, 64 * model.stride)
 
 
-def analyse(model: Network, size: int) -> Geometry:
-    """As `describe`, on an image of ``size`` x ``size`` pixels, whatever the model states."""
+def analyse(model: Network, side: int) -> Geometry:
+    """As `describe`, on images of ``side`` x ``side`` pixels, whatever the model states."""
+    signature = model.signature
     try:
         twin = without_data(model).eval()
         follower = _Follower(twin)
     except Exception as error:  # whatever a foreign class raises
         raise GeometryError(f"cannot be followed: {type(error).__name__}: {error}") from error
-    dtype = next((p.dtype for p in twin.parameters()), torch.float32)
-    options = {"dtype": dtype, "device": "meta"}
-    x = torch.empty(1, model.in_channels, size, size, **options)
-    noise_map = torch.empty(1, 1, size, size, **options) if model.needs_sigma else None
-    for image in (x, noise_map):
-        if image is not None:
-            follower.set(image, Extent(Axis.of_input(), Axis.of_input()))
+    inputs, state = example(twin, side, device="meta")
+    for name, tensor in {**inputs, **state}.items():
+        axis = Axis.of_input({**signature.inputs, **signature.state}[name].scale)
+        follower.set(tensor, Extent(axis, axis))
     try:
         with torch.no_grad(), follower:
-            output = twin.denoise(x, noise_map)
+            outputs, new_state = twin.compute(inputs, state)
     except GeometryError:
         raise
     except Exception as error:  # a forward may raise anything where it meets no data
         raise GeometryError(f"{follower.place}: cannot run without data: {error}") from error
-    extent = follower.get(output)
-    if tuple(output.shape) != tuple(x.shape):
-        raise GeometryError(f"the result of {tuple(x.shape)} has shape {tuple(output.shape)}")
+    ports = {**signature.outputs, **signature.state}
+    results = {**outputs, **new_state}
+    if set(results) != set(ports):
+        raise GeometryError(
+            f"compute returned {sorted(results)}, its signature has {sorted(ports)}"
+        )
     if follower.whole:
         stride = follower.stride
         return Geometry(None, None, stride, tuple(dict.fromkeys(follower.whole)))
-    if not isinstance(extent, Extent) or extent.dims != (2, 3):
-        raise GeometryError("the result does not depend on the image as an image does")
-    axes = (extent.rows, extent.columns)
+    axes = []
+    for name, port in ports.items():
+        shape = _shape(port, side)
+        if tuple(results[name].shape) != shape:
+            found = tuple(results[name].shape)
+            raise GeometryError(f"{name}: the signature asks for {shape}, compute returned {found}")
+        extent = follower.get(results[name])
+        if not isinstance(extent, Extent) or extent.dims != (2, 3):
+            raise GeometryError(f"{name} does not depend on the inputs as an image does")
+        axes += [extent.rows, extent.columns]
     return Geometry(
         max(axis.window() for axis in axes),
         max(axis.radius() for axis in axes),
         lcm(*(axis.period for axis in axes)),
         (),
     )
+
+
+def example(
+    model: Network, side: int, device: torch.device | str | None = None
+) -> tuple[Tensors, Tensors]:
+    """Inputs and state of zeros for ``side`` x ``side`` pixels, a multiple of the stride.
+
+    Of the weights' dtype, and on their device unless another is given.
+    """
+    weight = next(model.parameters(), torch.empty(0))
+    options = {"dtype": weight.dtype, "device": device or weight.device}
+    inputs, state = (
+        {name: torch.zeros(_shape(port, side), **options) for name, port in ports.items()}
+        for ports in (model.signature.inputs, model.signature.state)
+    )
+    return inputs, state
+
+
+def _shape(port: Port, side: int) -> tuple[int, int, int, int]:
+    return 1, port.channels, port.size(side), port.size(side)
 
 
 def without_data(model: nn.Module) -> nn.Module:
@@ -129,10 +135,10 @@ class _Follower(TorchDispatchMode):
     @property
     def place(self) -> str:
         """The module that runs."""
-        return self._modules[-1] if self._modules else "denoise"
+        return self._modules[-1] if self._modules else "compute"
 
     def _entering(self, name: str) -> Callable:
-        return lambda *_: self._modules.append(name or "denoise")
+        return lambda *_: self._modules.append(name or "compute")
 
     def set(self, tensor: Tensor, extent: Extent | str) -> None:
         self._extents[id(tensor)] = extent

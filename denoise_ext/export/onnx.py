@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from denoise_ext import __version__
 from denoise_ext.io import check_target, write_atomically
 from denoise_ext.io.errors import optional
-from denoise_ext.models.network import Network
+from denoise_ext.models.network import Network, Port, Signature
 from denoise_ext.nn import to_torch
 
 MINIMUM_OPSET = 18
@@ -40,11 +40,13 @@ def export_onnx(
 ) -> float | None:
     """Write ``model`` as an ONNX file, in float32, and check it in ONNX Runtime.
 
-    The file's input ``image`` is (batch, C, height, width), float32, nominally in [0, 1]; all but
-    the channels may change from call to call, any height and width >= 1. Networks that need it have
-    a second input ``sigma``, (batch,), float32: the noise's standard deviation on the 0-255 scale.
-    The output ``denoised`` has the shape of ``image`` and is not clipped. Padding to what the
-    network needs is part of the graph. The file's metadata hold the network's configuration.
+    Inputs and outputs are the ports of ``model.signature``, (batch, C, height, width), float32.
+    Batch, height and width may change from call to call. A noise map is given as ``sigma``,
+    (batch,): the noise's standard deviation on the 0-255 scale. Image denoisers take ``image``,
+    nominally in [0, 1], and give ``denoised``, not clipped. Padding to the network's stride is part
+    of the graph. Networks with a state or with ports of several scales take multiples of the
+    stride alone; the state of the next call is ``next_NAME``. An output whose name is an input's
+    is called ``NAME_out``. The file's metadata hold the network's configuration and all shapes.
 
     Args:
         model: the network; its weights are stored in float32, whatever they are.
@@ -77,23 +79,41 @@ def export_onnx(
     return difference
 
 
-class _AnySize(nn.Module):
-    """A network with the padding of :meth:`Network.denoise_any_size` as arithmetic.
+class _Flat(nn.Module):
+    """A network as exported graphs have it: tensors in a row in, tensors in a row out.
 
-    That one decides by the image's size, which an exported graph does not know: here rows and
-    columns are picked by number, always.
+    A noise map is given as one level per image, ``sigma``.  Sizes are padded as by
+    :meth:`Network.compute_any_size`.  That one decides by the image's size, which an exported graph
+    does not know: here rows and columns are picked by number, always.
     """
 
     def __init__(self, network: Network) -> None:
         super().__init__()
         self.network = network
 
-    def forward(self, image: Tensor, sigma: Tensor | None = None) -> Tensor:
-        height, width = image.shape[-2:]
-        rows, columns = self._places(height), self._places(width)
-        x = image.index_select(2, rows).index_select(3, columns)
-        noise_map = None if sigma is None else (sigma / 255.0).reshape(-1, 1, 1, 1)
-        return self.network.denoise(x, noise_map)[..., :height, :width]
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """Outputs, then the next state, in the order of the signature."""
+        signature, stride = self.network.signature, self.network.stride
+        named = dict(zip((*signature.inputs, *signature.state), tensors, strict=True))
+        state = {name: named[name] for name in signature.state}
+        inputs = {
+            name: (named[name] / 255.0).reshape(-1, 1, 1, 1)
+            if _is_level(name, port)
+            else named[name]
+            for name, port in signature.inputs.items()
+        }
+        height, width = named[signature.reference].shape[-2:]
+        if stride > 1 and _any_size(self.network):
+            rows, columns = self._places(height), self._places(width)
+            for name, port in signature.inputs.items():
+                if not _is_level(name, port):
+                    inputs[name] = inputs[name].index_select(2, rows).index_select(3, columns)
+        outputs, state = self.network.compute(inputs, state)
+        cropped = (
+            outputs[name][..., :height, :width] if _any_size(self.network) else outputs[name]
+            for name in signature.outputs
+        )
+        return (*cropped, *(state[name] for name in signature.state))
 
     def _places(self, size: int) -> Tensor:
         """Which row each row of the padded image is a copy of."""
@@ -108,39 +128,113 @@ class _AnySize(nn.Module):
         return torch.minimum(index, period - index)
 
 
+def _as_ports(signature: Signature, named: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The inputs as the network takes them: a level (batch,) becomes a noise map."""
+    return {
+        name: (named[name] / 255.0).reshape(-1, 1, 1, 1) if _is_level(name, port) else named[name]
+        for name, port in signature.inputs.items()
+    }
+
+
+def _is_level(name: str, port: Port) -> bool:
+    return name == "noise_map" and port.kind == "condition"
+
+
+def _any_size(network: Network) -> bool:
+    """Whether the file takes every size, or multiples of the stride alone.
+
+    The sizes of ports of other scales, and of a state, are known of multiples only.
+    """
+    signature = network.signature
+    ports = (*signature.inputs.values(), *signature.outputs.values())
+    return not signature.state and all(port.scale == 1 for port in ports)
+
+
+def _names(network: Network) -> tuple[list[str], list[str]]:
+    """Names of the file's inputs and outputs, in the order of `_Flat`."""
+    signature = network.signature
+    given = [
+        "sigma" if _is_level(name, port) else name for name, port in signature.inputs.items()
+    ] + list(signature.state)
+    made = [network.exported_names.get(name, name) for name in signature.outputs]
+    made = [f"{name}_out" if name in given else name for name in made]
+    return given, made + [f"next_{name}" for name in signature.state]
+
+
+def _example(network: Network, batch: int, height: int, width: int) -> tuple[Tensor, ...]:
+    """Random inputs and a random state for images of that size."""
+    signature = network.signature
+    generator = torch.Generator().manual_seed(height * width)
+    tensors = []
+    for name, port in (*signature.inputs.items(), *signature.state.items()):
+        if _is_level(name, port):
+            tensors.append(torch.linspace(5.0, 50.0, batch))
+        else:
+            shape = (batch, port.channels, port.size(height), port.size(width))
+            tensors.append(torch.rand(shape, generator=generator))
+    return tuple(tensors)
+
+
+def _dynamic_shapes(network: Network) -> tuple[dict[int, Any], ...]:
+    """For each tensor of `_Flat`, which of its sizes may change."""
+    dim = torch.export.Dim
+    batch = dim("batch")
+    signature, shapes = network.signature, []
+    if _any_size(network):
+        height, width = dim("height"), dim("width")
+    else:
+        rows, columns = dim("rows"), dim("columns")  # in units of the stride
+    for name, port in (*signature.inputs.items(), *signature.state.items()):
+        if _is_level(name, port):
+            shapes.append({0: batch})
+        elif _any_size(network):
+            shapes.append({0: batch, 2: height, 3: width})
+        else:
+            unit = port.size(network.stride)
+            sizes = (rows, columns) if unit == 1 else (unit * rows, unit * columns)
+            shapes.append({0: batch, 2: sizes[0], 3: sizes[1]})
+    return tuple(shapes)
+
+
 def _onnx_bytes(network: Network, opset: int) -> bytes:
-    batch, height, width = (torch.export.Dim(name) for name in ("batch", "height", "width"))
+    given, made = _names(network)
     # No size of the example is one that the graph might take for a constant.
-    example: tuple[Tensor, ...] = (
-        torch.rand(2, network.in_channels, 4 * network.stride + 3, 5 * network.stride + 1),
-    )
-    shapes: dict[str, Any] = {"image": {0: batch, 2: height, 3: width}}
-    if network.needs_sigma:
-        example += (torch.tensor([10.0, 20.0]),)
-        shapes["sigma"] = {0: batch}
+    height, width = 4 * network.stride, 5 * network.stride
+    if _any_size(network):
+        height, width = height + 3, width + 1
     try:
         with _quiet():
             program = torch.onnx.export(
-                _AnySize(network), example, input_names=list(shapes), output_names=["denoised"],
-                dynamic_shapes=shapes, opset_version=opset, dynamo=True, verbose=False,
+                _Flat(network), _example(network, 2, height, width), input_names=given,
+                output_names=made, dynamic_shapes=(_dynamic_shapes(network),), opset_version=opset,
+                dynamo=True, verbose=False,
             )  # fmt: skip
     except Exception as error:  # the exporter raises what its many parts raise
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise ExportError(f"PyTorch cannot export {network.family}: {lines[0]}") from error
     proto = program.model_proto
     proto.producer_name, proto.producer_version = "denoise_ext", __version__
-    facts = {
-        "config": json.dumps(network.config, sort_keys=True),
-        "image": "(batch, channels, height, width), nominally in [0, 1]",
-        "denoised": "as image, not clipped",
-    }
-    if network.needs_sigma:
-        facts["sigma"] = "(batch,), standard deviation of the noise on the 0-255 scale"
     del proto.metadata_props[:]
-    for key, value in facts.items():
+    for key, value in _facts(network, given, made).items():
         proto.metadata_props.add(key=key, value=value)
     _drop_traces(proto.graph)
     return proto.SerializeToString()
+
+
+def _facts(network: Network, given: list[str], made: list[str]) -> dict[str, str]:
+    """What the file's metadata hold: the configuration, and each tensor in words."""
+    signature = network.signature
+    facts = {"config": json.dumps(network.config, sort_keys=True)}
+    ports = (*signature.inputs.values(), *signature.state.values())
+    results = (*signature.outputs.values(), *signature.state.values())
+    for name, port in (*zip(given, ports, strict=True), *zip(made, results, strict=True)):
+        times = "" if port.scale == 1 else f"{port.scale} * "
+        facts[name] = f"(batch, {port.channels}, {times}height, {times}width)"
+    if "sigma" in given:
+        facts["sigma"] = "(batch,), standard deviation of the noise on the 0-255 scale"
+    if not _any_size(network):
+        facts["sizes"] = f"height and width are multiples of {network.stride}"
+    return facts
 
 
 def _drop_traces(graph: Any) -> None:
@@ -155,25 +249,40 @@ def _difference(network: Network, data: bytes) -> float:
     """The largest difference between ONNX Runtime and PyTorch, relative to the largest value."""
     runtime = optional("onnxruntime", "onnx", "the check of an ONNX file")
     session = runtime.InferenceSession(data, providers=["CPUExecutionProvider"])
-    generator = torch.Generator().manual_seed(0)
-    worst = 0.0
-    stride = network.stride
-    for batch, height, width in ((1, 1, 1), (3, 2, stride + 1), (1, 3 * stride, 2 * stride + 5)):
-        image = torch.rand(batch, network.in_channels, height, width, generator=generator)
-        sigma = torch.linspace(5.0, 50.0, batch) if network.needs_sigma else None
-        given = {"image": image.numpy()} | ({} if sigma is None else {"sigma": sigma.numpy()})
-        result = torch.from_numpy(session.run(None, given)[0])
+    given, made = _names(network)
+    worst, stride = 0.0, network.stride
+    sizes = ((1, 2, 1), (3, 1, 3))  # batch, rows and columns in units of the stride
+    if _any_size(network):
+        sizes = ((1, 1, 1), (3, 2, stride + 1), (1, 3 * stride, 2 * stride + 5))
+        stride = 1
+    for batch, rows, columns in sizes:
+        tensors = _example(network, batch, rows * stride, columns * stride)
+        feed = {name: tensor.numpy() for name, tensor in zip(given, tensors, strict=True)}
         with torch.inference_mode():
-            expected = network(image, sigma)
-        scale = max(1.0, float(expected.abs().max()))
-        found = float((result - expected).abs().max()) / scale
-        if not found <= _TOLERANCE:  # also NaN
-            raise ExportError(
-                f"the exported {network.family} is off by {found:.1e} in ONNX Runtime for an image "
-                f"of {width} x {height}, allowed {_TOLERANCE:.0e}"
-            )
-        worst = max(worst, found)
+            expected = _reference(network, tensors)
+        for name, result, wanted in zip(made, session.run(made, feed), expected, strict=True):
+            scale = max(1.0, float(wanted.abs().max()))
+            found = float((torch.from_numpy(result) - wanted).abs().max()) / scale
+            if not found <= _TOLERANCE:  # also NaN
+                raise ExportError(
+                    f"{name} of the exported {network.family} is off by {found:.1e} in ONNX Runtime"
+                    f" for an image of {columns * stride} x {rows * stride}, allowed"
+                    f" {_TOLERANCE:.0e}"
+                )
+            worst = max(worst, found)
     return worst
+
+
+def _reference(network: Network, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """What PyTorch computes of the tensors of `_Flat`."""
+    signature = network.signature
+    named = dict(zip((*signature.inputs, *signature.state), tensors, strict=True))
+    state = {name: named[name] for name in signature.state}
+    outputs, state = network.compute_any_size(_as_ports(signature, named), state)
+    return (
+        *(outputs[name] for name in signature.outputs),
+        *(state[name] for name in signature.state),
+    )
 
 
 @contextlib.contextmanager

@@ -14,7 +14,8 @@ from denoise_ext.models import pretrained as pretrained  # after the names that 
 from denoise_ext.models.checkpoints import load_checkpoint, read_metadata, save_model
 from denoise_ext.models.entry_points import EntryPointWarning
 from denoise_ext.models.folding import fold_batchnorm
-from denoise_ext.models.network import Network
+from denoise_ext.models.image_denoiser import ImageDenoiser
+from denoise_ext.models.network import Network, Port, Signature
 from denoise_ext.models.recognise import CheckpointError
 from denoise_ext.models.registry import (
     Pretrained,
@@ -30,8 +31,12 @@ from denoise_ext.models.registry import (
 __all__ = [
     "CheckpointError",
     "EntryPointWarning",
+    "Geometry",
+    "ImageDenoiser",
     "Network",
+    "Port",
     "Pretrained",
+    "Signature",
     "build_model",
     "create_model",
     "fold_batchnorm",

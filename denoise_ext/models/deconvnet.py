@@ -2,7 +2,7 @@
 
 Mao, Shen, Yang: "Image Restoration Using Very Deep Convolutional Encoder-Decoder Networks with
 Symmetric Skip Connections", NIPS 2016 (RED-Net), whose every transposed convolution mirrors a
-convolution; with pooling as in Noh, Hong, Han: "Learning Deconvolution Network for Semantic
+convolution; with pooling as in Noh, Hong, Han: "Learning Deconvolution ImageDenoiser for Semantic
 Segmentation", ICCV 2015.
 """
 
@@ -15,16 +15,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from denoise_ext.models.initialise import initialise_layers
-from denoise_ext.models.network import (
+from denoise_ext.models.image_denoiser import (
     MAX_LAYERS,
     MAX_LEVELS,
-    Network,
+    ImageDenoiser,
     append_noise_map,
     check_bool,
     check_choice,
     check_positive_int,
 )
+from denoise_ext.models.initialise import initialise_layers
 from denoise_ext.models.registry import register_architecture, register_model
 from denoise_ext.nn import Conv2d, ConvTranspose2d
 
@@ -32,7 +32,7 @@ _POOLING = {"max": nn.MaxPool2d, "average": nn.AvgPool2d}
 
 
 @register_architecture("deconvnet")
-class DeconvNet(Network):
+class DeconvNet(ImageDenoiser):
     """Encoder and decoder of ``levels`` resolutions below the image's own.
 
     Args:
@@ -100,7 +100,7 @@ class DeconvNet(Network):
         }
 
     def denoise(self, x: Tensor, noise_map: Tensor | None) -> Tensor:
-        """See :meth:`Network.denoise`."""
+        """See :meth:`ImageDenoiser.denoise`."""
         features = self.encoder[0](append_noise_map(x, noise_map))  # (N, width, H, W)
         kept = []
         for level in list(self.encoder)[1:]:

@@ -11,21 +11,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from denoise_ext.models.initialise import initialise_stack
-from denoise_ext.models.network import (
+from denoise_ext.models.image_denoiser import (
     MAX_LAYERS,
-    Network,
+    ImageDenoiser,
     append_noise_map,
     check_bool,
     check_choice,
     check_positive_int,
 )
+from denoise_ext.models.initialise import initialise_stack
 from denoise_ext.models.registry import register_architecture, register_model
 from denoise_ext.nn import Conv2d
 
 
 @register_architecture("dncnn")
-class DnCNN(Network):
+class DnCNN(ImageDenoiser):
     """DnCNN for gray (``channels=1``) or colour (``channels=3``) images.
 
     Args:
@@ -89,7 +89,7 @@ class DnCNN(Network):
         initialise_stack(self, generator)
 
     def denoise(self, x: Tensor, noise_map: Tensor | None) -> Tensor:
-        """See :meth:`Network.denoise`."""
+        """See :meth:`ImageDenoiser.denoise`."""
         output = self.body(append_noise_map(x, noise_map))
         return x - output if self.predicts == "noise" else output
 

@@ -1,6 +1,6 @@
 """DRUNet: a residual U-Net with a noise-level map, without biases.
 
-Zhang, Li, Zuo, Zhang, Van Gool, Timofte: "Plug-and-Play Image Restoration with Deep Network
+Zhang, Li, Zuo, Zhang, Van Gool, Timofte: "Plug-and-Play Image Restoration with Deep ImageDenoiser
 Prior", IEEE TPAMI 2021.  Without biases a network scales with its input (Mohan et al.: "Robust and
 Interpretable Blind Image Denoising via Bias-Free Convolutional Neural Networks", ICLR 2020), and
 works at noise levels it was not trained for.
@@ -13,21 +13,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from denoise_ext.models.initialise import initialise_layers
-from denoise_ext.models.network import (
+from denoise_ext.models.image_denoiser import (
     MAX_LAYERS,
-    Network,
+    ImageDenoiser,
     append_noise_map,
     check_bool,
     check_positive_int,
     check_positive_ints,
 )
+from denoise_ext.models.initialise import initialise_layers
 from denoise_ext.models.registry import register_architecture, register_model
 from denoise_ext.nn import Conv2d, ConvTranspose2d
 
 
 @register_architecture("drunet")
-class DRUNet(Network):
+class DRUNet(ImageDenoiser):
     """DRUNet for gray (``channels=1``) or colour (``channels=3``) images.
 
     The ``state_dict`` has the keys of KAIR's DRUNet.
@@ -91,7 +91,7 @@ class DRUNet(Network):
         }
 
     def denoise(self, x: Tensor, noise_map: Tensor | None) -> Tensor:
-        """See :meth:`Network.denoise`."""
+        """See :meth:`ImageDenoiser.denoise`."""
         features = self.m_head(append_noise_map(x, noise_map))  # (N, widths[0], H, W)
         kept = [features]
         for level in range(self.levels):

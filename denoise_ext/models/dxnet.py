@@ -24,9 +24,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from denoise_ext.models.network import (
+from denoise_ext.models.image_denoiser import (
     MAX_LAYERS,
-    Network,
+    ImageDenoiser,
     check_positive_ints,
     unshuffle_with_noise_map,
 )
@@ -52,7 +52,7 @@ class ResidualBlock(nn.Module):
 
 
 @register_architecture("dxnet")
-class DXNet(Network):
+class DXNet(ImageDenoiser):
     """DXNet for gray (``channels=1``) or colour (``channels=3``) images; needs sigma.
 
     The image is rearranged to half the resolution (2x2 pixels become channels) and the noise level
@@ -105,7 +105,7 @@ class DXNet(Network):
         }
 
     def denoise(self, x: Tensor, noise_map: Tensor | None) -> Tensor:
-        """See :meth:`Network.denoise`."""
+        """See :meth:`ImageDenoiser.denoise`."""
         assert noise_map is not None  # needs_sigma: the base class has checked it
         features = self.head(unshuffle_with_noise_map(x, noise_map))  # (N, width, H/2, W/2)
         skips = []

@@ -10,6 +10,7 @@ Zhang, Zuo, Zhang: "Toward Convolutional Blind Denoising of Real Photographs" (C
 from __future__ import annotations
 
 from collections.abc import Sequence
+from fractions import Fraction
 from typing import Any
 
 import torch
@@ -17,7 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from denoise_ext.models.dxnet import DXNet
-from denoise_ext.models.network import MAX_LAYERS, check_positive_int
+from denoise_ext.models.image_denoiser import MAX_LAYERS, check_positive_int
+from denoise_ext.models.network import Port, Signature, Tensors
 from denoise_ext.models.registry import register_architecture, register_model
 from denoise_ext.nn import Conv2d, ConvTranspose2d
 
@@ -39,7 +41,6 @@ class DXNetBlind(DXNet):
     """
 
     family = "dxnet_blind"
-    output_names = ("image", "noise_level")
 
     def __init__(
         self,
@@ -51,6 +52,8 @@ class DXNetBlind(DXNet):
     ) -> None:
         super().__init__(channels, widths, blocks)
         self.needs_sigma = False
+        outputs = {"image": Port(channels), "noise_level": Port(1, scale=Fraction(1, 2))}
+        self.signature = Signature({"image": Port(channels)}, outputs)
         self.estimator_width = check_positive_int("estimator_width", estimator_width)
         self.estimator_depth = check_positive_int("estimator_depth", estimator_depth, 3, MAX_LAYERS)
         width = self.estimator_width
@@ -93,27 +96,19 @@ class DXNetBlind(DXNet):
         """The estimated standard deviation of the noise, in units of x: (N, 1, H/2, W/2), >= 0."""
         return self.estimator(F.pixel_unshuffle(x, 2)).abs()
 
-    def denoise(self, x: Tensor, noise_map: Tensor | None) -> Tensor:
-        """See :meth:`Network.denoise`; ``noise_map`` is not looked at."""
-        level = self.noise_level(x)
-        return super().denoise(x, level if self.noise_scale == 1.0 else level * self.noise_scale)
+    def compute(self, inputs: Tensors, state: Tensors) -> tuple[Tensors, Tensors]:
+        """Image and estimate, the latter not scaled.
 
-    def outputs(
-        self, x: Tensor, noise_map: Tensor | None = None, noise_scale: Tensor | None = None
-    ) -> dict[str, Tensor]:
-        """Image and estimate, for training.
-
-        Args:
-            x: (N, C, H, W), H and W multiples of ``stride``.
-            noise_map: not looked at.
-            noise_scale: (N,), a factor for every image; None: 1 for all.
-
-        Returns:
-            "image": as of `denoise`; "noise_level": as of `noise_level`, not scaled.
+        For training, ``inputs`` may hold ``noise_scale``, (N, 1, 1, 1), in place of the setting.
         """
-        level = self.noise_level(x)
-        scaled = level if noise_scale is None else level * noise_scale.reshape(-1, 1, 1, 1)
-        return {"image": super().denoise(x, scaled), "noise_level": level}
+        level = self.noise_level(inputs["image"])
+        scale = inputs.get("noise_scale", self.noise_scale)
+        scaled = level if isinstance(scale, float) and scale == 1.0 else level * scale
+        return {"image": super().denoise(inputs["image"], scaled), "noise_level": level}, state
+
+    def denoise(self, x: Tensor, noise_map: Tensor | None) -> Tensor:
+        """See :meth:`ImageDenoiser.denoise`; ``noise_map`` is not looked at."""
+        return self.compute({"image": x}, {})[0]["image"]
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator) -> None:

@@ -13,20 +13,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from denoise_ext.models.initialise import initialise_stack
-from denoise_ext.models.network import (
+from denoise_ext.models.image_denoiser import (
     MAX_LAYERS,
-    Network,
+    ImageDenoiser,
     check_choice,
     check_positive_int,
     unshuffle_with_noise_map,
 )
+from denoise_ext.models.initialise import initialise_stack
 from denoise_ext.models.registry import register_architecture, register_model
 from denoise_ext.nn import Conv2d
 
 
 @register_architecture("ffdnet")
-class FFDNet(Network):
+class FFDNet(ImageDenoiser):
     """FFDNet for gray (``channels=1``) or colour (``channels=3``) images; needs sigma.
 
     The image is rearranged to a quarter of the resolution (2x2 pixels become channels), the noise
@@ -76,7 +76,7 @@ class FFDNet(Network):
         initialise_stack(self, generator)
 
     def denoise(self, x: Tensor, noise_map: Tensor | None) -> Tensor:
-        """See :meth:`Network.denoise`."""
+        """See :meth:`ImageDenoiser.denoise`."""
         assert noise_map is not None  # needs_sigma: the base class has checked it
         features = unshuffle_with_noise_map(x, noise_map)  # (N, 4C+1, H/2, W/2)
         output = F.pixel_shuffle(self.body(features), 2)  # (N, C, H, W)

@@ -11,21 +11,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from denoise_ext.models.initialise import initialise_layers
-from denoise_ext.models.network import (
+from denoise_ext.models.image_denoiser import (
     MAX_LAYERS,
-    Network,
+    ImageDenoiser,
     append_noise_map,
     check_bool,
     check_positive_int,
     check_positive_ints,
 )
+from denoise_ext.models.initialise import initialise_layers
 from denoise_ext.models.registry import register_architecture, register_model
 from denoise_ext.nn import Conv2d
 
 
 @register_architecture("nafnet")
-class NAFNet(Network):
+class NAFNet(ImageDenoiser):
     """NAFNet for gray (``channels=1``) or colour (``channels=3``) images.
 
     The ``state_dict`` has the keys of the authors' implementation.  Every block scales its channels
@@ -94,7 +94,7 @@ class NAFNet(Network):
         }
 
     def denoise(self, x: Tensor, noise_map: Tensor | None) -> Tensor:
-        """See :meth:`Network.denoise`."""
+        """See :meth:`ImageDenoiser.denoise`."""
         features = self.intro(append_noise_map(x, noise_map))  # (N, width, H, W)
         kept = []
         for encoder, down in zip(self.encoders, self.downs, strict=True):

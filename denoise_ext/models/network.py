@@ -1,58 +1,130 @@
-"""The calling convention every model shares: ``model(x, sigma=None)``."""
+"""The contract of every network: named tensors and a state in, named tensors and a state out."""
 
 from __future__ import annotations
 
-import math
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from math import lcm
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from denoise_ext.analysis.geometry import Geometry
+Tensors = dict[str, Tensor]
 
-Sigma = float | int | Tensor | None
 
-# Of one kind in one place: a file that asks for more is no network, but an attack on memory.
-MAX_LAYERS = 1000
-MAX_LEVELS = 16
+@dataclass(frozen=True)
+class Port:
+    """One named tensor of a network: (N, channels, scale * H, scale * W).
+
+    H and W are the size of the reference grid, which every port of a network shares.
+    """
+
+    channels: int
+    scale: Fraction = Fraction(1)
+    """Values per pixel of the reference grid, along each axis."""
+    kind: Literal["image", "condition"] = "image"
+    """"condition": tells how to treat the images, such as a noise map.  One value for all places,
+    (N, channels, 1, 1), is then allowed too."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.channels, bool) or not isinstance(self.channels, int):
+            raise TypeError(f"channels must be an int, got {self.channels!r}")
+        if self.channels < 1:
+            raise ValueError(f"channels must be >= 1, got {self.channels}")
+        object.__setattr__(self, "scale", Fraction(self.scale))
+        if self.scale <= 0:
+            raise ValueError(f"scale must be > 0, got {self.scale}")
+        if self.kind not in ("image", "condition"):
+            raise ValueError(f"kind must be image or condition, got {self.kind!r}")
+
+    def size(self, length: int) -> int:
+        """Values along an axis of ``length`` reference pixels; a part of one counts as one."""
+        return -(-length * self.scale.numerator // self.scale.denominator)
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What a network takes, gives and remembers.
+
+    A state of the same name is taken and given: the one that a call returns belongs into the next.
+    Its size is that of the padded image (see :meth:`Network.padded`), so that it is never cut.
+    """
+
+    inputs: Mapping[str, Port]
+    outputs: Mapping[str, Port]
+    state: Mapping[str, Port] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("inputs", "outputs"):
+            if not getattr(self, name):
+                raise ValueError(f"{name} must name at least one port")
+        if all(port.scale != 1 or port.kind != "image" for port in self.inputs.values()):
+            raise ValueError("inputs must hold an image of scale 1, which is the reference grid")
+        if both := set(self.state) & (set(self.inputs) | set(self.outputs)):
+            raise ValueError(f"state must have names of its own, got {', '.join(sorted(both))}")
+
+    @property
+    def reference(self) -> str:
+        """The input whose pixels are the reference grid: the first image of scale 1."""
+        return next(
+            n for n, port in self.inputs.items() if port.scale == 1 and port.kind == "image"
+        )
+
+    @property
+    def alignment(self) -> int:
+        """Reference pixels after which every port has a whole number of values."""
+        ports = (*self.inputs.values(), *self.outputs.values(), *self.state.values())
+        return lcm(*(port.scale.denominator for port in ports))
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How a network's result depends on places in the image.
+
+    Attributes:
+        receptive_field: side, in pixels, of the window of the inputs that can influence a
+            ``stride`` x ``stride`` block of the outputs; None: the whole image.
+        radius: how far from its own place a value of any output or state reads any input or
+            state, at most; a tile with this much overlap on every side has exact inner pixels.
+            None: the whole image.
+        stride: the network commutes with shifts by multiples of this many pixels; a tile's origin
+            must be such a multiple.
+        global_operations: the places that need the whole image, such as the pooling of a channel
+            attention: "module (operator)".
+    """
+
+    receptive_field: int | None
+    radius: int | None
+    stride: int
+    global_operations: tuple[str, ...]
 
 
 class Network(nn.Module):
-    """Base of all denoising networks, this package's and others (docs/models.md).
+    """Base of all networks.
 
-    Call it as ``model(x, sigma)``:
-
-    * ``x``: (N, C, H, W) floating point, nominally in [0, 1] (noise may leave that range), with
-      ``C == model.in_channels`` and any H, W >= 1.
-    * ``sigma``: standard deviation of the noise **on the 0-255 scale**: a number, a tensor (N,)
-      with one value per image, or a map (N, 1, H, W). ``None`` for models that do not use it
-      (``model.needs_sigma`` is False); a blind model checks a given sigma and then ignores it.
-
-    Returns the denoised image, same shape and dtype as ``x``, not clipped.
-
-    Subclasses set ``stride`` (H and W are padded to a multiple of it below and on the
-    right, and cropped back; an instance may set its own), ``pad_mode`` (``"reflect"`` or
-    ``"replicate"``) and implement :meth:`denoise` and :attr:`config`. They may state ``geometry``
-    (:class:`~denoise_ext.models.Geometry`) where it cannot be found by analysis.
+    A subclass sets ``signature`` and implements :attr:`config`, and :meth:`compute` for sizes that
+    are multiples of ``stride``.  Everything else (any size, tiles, plans, memory, training, export)
+    is derived from these.  The state is an argument and a result, never an attribute.  A subclass
+    may state ``geometry`` where it cannot be found by analysis.
     :func:`~denoise_ext.models.register_architecture` sets ``family``.
+
+    ``stride`` is a multiple of ``signature.alignment``.  ``pad_mode`` is how images are continued
+    below and on the right up to a multiple of ``stride``: ``"reflect"`` or ``"replicate"``.
     """
 
     family: ClassVar[str]
+    signature: Signature
     stride: int = 1
     pad_mode: ClassVar[str] = "reflect"
     # Stated by a network in place of the analysis; a text: why it has none.
     geometry: Geometry | str | None = None
-    # What `outputs` returns: networks that tell more than the image have more names.
-    output_names: ClassVar[tuple[str, ...]] = ("image",)
-    # What denoise_ext.accelerate plans instead of forward, whose checks look at sigma's numbers.
-    accelerated_methods: ClassVar[tuple[str, ...]] = ("denoise_any_size",)
-
-    def __init__(self, in_channels: int, needs_sigma: bool) -> None:
-        super().__init__()
-        self.in_channels = check_positive_int("channels", in_channels)
-        self.needs_sigma = needs_sigma
+    # What the engine plans: it has no checks that look at numbers.
+    accelerated_methods: ClassVar[tuple[str, ...]] = ("compute_any_size",)
+    # Names in exported files, where they differ from those of the ports.
+    exported_names: ClassVar[Mapping[str, str]] = {}
 
     @property
     def config(self) -> dict[str, Any]:
@@ -62,19 +134,67 @@ class Network(nn.Module):
         """
         raise NotImplementedError(f"{type(self).__name__} has no config")
 
-    def denoise(self, x: Tensor, noise_map: Tensor | None) -> Tensor:
-        """Denoise ``x`` (N, C, H, W), H and W multiples of ``stride``.
+    def compute(self, inputs: Tensors, state: Tensors) -> tuple[Tensors, Tensors]:
+        """Outputs and next state for images whose H and W are multiples of ``stride``.
 
-        ``noise_map`` is sigma / 255, broadcastable to (N, 1, H, W), or None for blind models.
+        Neither ``inputs`` nor ``state`` is changed.
         """
-        raise NotImplementedError(f"{type(self).__name__} has no denoise")
+        raise NotImplementedError(f"{type(self).__name__} has no compute")
 
-    def outputs(self, x: Tensor, noise_map: Tensor | None = None) -> dict[str, Tensor]:
-        """Everything the network finds out, by name (``output_names``); for training.
+    def compute_any_size(self, inputs: Tensors, state: Tensors) -> tuple[Tensors, Tensors]:
+        """:meth:`compute` for any H, W >= 1: pads the inputs, crops the outputs; no checks."""
+        height, width = inputs[self.signature.reference].shape[-2:]
+        rows, columns = self.padded(height), self.padded(width)
+        if (rows, columns) == (height, width):
+            return self.compute(inputs, state)
+        padded = {
+            name: self._extended(inputs[name], port, rows, columns)
+            for name, port in self.signature.inputs.items()
+        }
+        outputs, state = self.compute(padded, state)
+        cropped = {
+            name: outputs[name][..., : port.size(height), : port.size(width)]
+            for name, port in self.signature.outputs.items()
+        }
+        return cropped, state
 
-        Arguments as of :meth:`denoise`, whose result is ``"image"``.
+    def forward(self, inputs: Tensors, state: Tensors | None = None) -> tuple[Tensors, Tensors]:
+        """Outputs and next state for images of any size; what does not fit is refused.
+
+        Args:
+            inputs: one tensor for each input of the signature, of the network's dtype.
+            state: what the last call returned; None: the :meth:`initial_state`.
+
+        Raises:
+            TypeError, ValueError: names or shapes that are not the signature's.
         """
-        return {"image": self.denoise(x, noise_map)}
+        self._check(inputs, "inputs", self.signature.inputs)
+        height, width = inputs[self.signature.reference].shape[-2:]
+        self._check_sizes(inputs, "inputs", self.signature.inputs, height, width)
+        if state is None:
+            state = self.initial_state(inputs)
+        self._check(state, "state", self.signature.state)
+        rows, columns = self.padded(height), self.padded(width)
+        self._check_sizes(state, "state", self.signature.state, rows, columns)
+        return self.compute_any_size(inputs, state)
+
+    def padded(self, length: int) -> int:
+        """``length`` rounded up to a multiple of ``stride``."""
+        return -(-length // self.stride) * self.stride
+
+    def initial_state(self, inputs: Tensors) -> Tensors:
+        """The state before the first call with images like ``inputs``: zeros."""
+        like = inputs[self.signature.reference]
+        n, _, height, width = like.shape
+        rows, columns = self.padded(height), self.padded(width)
+        return {
+            name: like.new_zeros(n, port.channels, port.size(rows), port.size(columns))
+            for name, port in self.signature.state.items()
+        }
+
+    def for_inference(self) -> Network:
+        """This network, or one that computes the same in less time, in eval mode."""
+        return self.eval()
 
     def initialise(self, generator: torch.Generator) -> None:
         """Random weights to train from, for families whose constructor's are not those.
@@ -82,47 +202,38 @@ class Network(nn.Module):
         Here nothing: training seeds torch's own generator before it builds the network.
         """
 
-    def forward(self, x: Tensor, sigma: Sigma = None) -> Tensor:
-        """Denoise ``x``; see the class."""
-        self._check_image(x)
-        noise_map = self._noise_map(x, sigma)
-        if x.numel() == 0:  # empty batch: there is nothing to compute
-            return torch.empty_like(x)
-        return self.denoise_any_size(x, noise_map)
-
-    def denoise_any_size(self, x: Tensor, noise_map: Tensor | None) -> Tensor:
-        """:meth:`denoise` for any H, W >= 1: pads, and crops back."""
-        height, width = x.shape[-2:]
-        pad_h, pad_w = -height % self.stride, -width % self.stride
-        if pad_h or pad_w:
-            x = extend(x, pad_h, pad_w, self.pad_mode)
-            if noise_map is not None and noise_map.shape[-2:] != (1, 1):
-                noise_map = extend(noise_map, pad_h, pad_w, self.pad_mode)
-        output = self.denoise(x, noise_map)
-        return output[..., :height, :width] if pad_h or pad_w else output
-
-    def _check_image(self, x: Tensor) -> None:
-        if not isinstance(x, Tensor):
-            raise TypeError(f"x must be a tensor, got {type(x).__name__}")
-        if x.dim() != 4 or x.shape[1] != self.in_channels or x.shape[2] < 1 or x.shape[3] < 1:
-            raise ValueError(
-                f"x must have shape (N, {self.in_channels}, H, W) with H, W >= 1, "
-                f"got {tuple(x.shape)}"
-            )
-        if not x.is_floating_point():
-            raise TypeError(f"x must be floating point in [0, 1], got {x.dtype}")
-
-    def _noise_map(self, x: Tensor, sigma: Sigma) -> Tensor | None:
-        """sigma / 255 as (1 or N, 1, 1 or H, 1 or W) in x's dtype, on x's device; checked."""
-        if sigma is None:
-            if self.needs_sigma:
+    def _check(self, given: Tensors, what: str, ports: Mapping[str, Port]) -> None:
+        if not isinstance(given, Mapping):
+            raise TypeError(f"{what} must be a dict of tensors, got {type(given).__name__}")
+        if set(given) != set(ports):
+            raise ValueError(f"{what} must hold {sorted(ports)}, got {sorted(map(str, given))}")
+        for name, port in ports.items():
+            x = given[name]
+            if not isinstance(x, Tensor) or not x.is_floating_point():
+                kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
+                raise TypeError(f"{what}[{name!r}] must be a floating-point tensor, got {kind}")
+            if x.dim() != 4 or x.shape[1] != port.channels or 0 in x.shape[2:]:
                 raise ValueError(
-                    "sigma is required by this model: a number, a tensor (N,) or a map "
-                    "(N, 1, H, W), on the 0-255 scale"
+                    f"{what}[{name!r}] must have shape (N, {port.channels}, H, W) with H, W >= 1,"
+                    f" got {tuple(x.shape)}"
                 )
-            return None
-        noise_map = checked_sigma(x, sigma) / 255.0
-        return noise_map.to(x.dtype) if self.needs_sigma else None
+
+    def _check_sizes(
+        self, given: Tensors, what: str, ports: Mapping[str, Port], height: int, width: int
+    ) -> None:
+        for name, port in ports.items():
+            size, wanted = tuple(given[name].shape[-2:]), (port.size(height), port.size(width))
+            if size != wanted and not (port.kind == "condition" and size == (1, 1)):
+                raise ValueError(
+                    f"{what}[{name!r}] must be of {wanted[0]} x {wanted[1]} values beside an image"
+                    f" of {height} x {width}, got {size[0]} x {size[1]}"
+                )
+
+    def _extended(self, x: Tensor, port: Port, rows: int, columns: int) -> Tensor:
+        if port.kind == "condition" and x.shape[-2:] == (1, 1):
+            return x
+        down, right = port.size(rows) - x.shape[-2], port.size(columns) - x.shape[-1]
+        return extend(x, down, right, self.pad_mode)
 
 
 def extend(x: Tensor, rows: int, columns: int, mode: str) -> Tensor:
@@ -143,90 +254,3 @@ def extend(x: Tensor, rows: int, columns: int, mode: str) -> Tensor:
             x = F.pad(x, (0, right, 0, down), mode="replicate")
         rows, columns = rows - down, columns - right
     return x
-
-
-def append_noise_map(x: Tensor, noise_map: Tensor | None) -> Tensor:
-    """The image (N, C, H, W) with the noise map as one more channel; without one as it is."""
-    if noise_map is None:
-        return x
-    n, _, h, w = x.shape
-    return torch.cat([x, noise_map.expand(n, 1, h, w)], dim=1)  # (N, C+1, H, W)
-
-
-def unshuffle_with_noise_map(x: Tensor, noise_map: Tensor) -> Tensor:
-    """Image (N, C, H, W), H and W even, and noise map at half the resolution: (N, 4C+1, H/2, W/2).
-
-    2x2 pixels become channels; a map of the image's size is averaged over them.
-    """
-    if noise_map.shape[-2:] == x.shape[-2:]:
-        noise_map = F.avg_pool2d(noise_map, 2)
-    return append_noise_map(F.pixel_unshuffle(x, 2), noise_map)
-
-
-def checked_sigma(x: Tensor, sigma: float | int | Tensor) -> Tensor:
-    """sigma as float32 (float64 for a float64 image), shape (1 or N, 1, 1 or H, 1 or W)."""
-    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-    if isinstance(sigma, bool) or not isinstance(sigma, (int, float, Tensor)):
-        raise TypeError(f"sigma must be a number or a tensor, got {type(sigma).__name__}")
-    if not isinstance(sigma, Tensor):
-        if not 0 <= sigma < math.inf:  # comparisons alone: torch.compile makes a symbol of it
-            raise ValueError(f"sigma must be finite and >= 0 (0-255 scale), got {sigma}")
-        return torch.full((1, 1, 1, 1), float(sigma), dtype=dtype, device=x.device)
-    if sigma.is_complex() or sigma.dtype == torch.bool:
-        raise TypeError(f"sigma must be a real number tensor, got {sigma.dtype}")
-    n, _, h, w = x.shape
-    if sigma.dim() == 0:
-        shaped = sigma.reshape(1, 1, 1, 1)
-    elif tuple(sigma.shape) == (n,):
-        shaped = sigma.reshape(n, 1, 1, 1)
-    elif sigma.dim() == 4 and tuple(sigma.shape) in ((n, 1, h, w), (n, 1, 1, 1), (1, 1, h, w)):
-        shaped = sigma
-    else:
-        raise ValueError(
-            f"sigma must be a number, a tensor of shape ({n},) or a map of shape "
-            f"({n}, 1, {h}, {w}), got shape {tuple(sigma.shape)}"
-        )
-    if sigma.device != x.device and sigma.dim() != 0:
-        raise ValueError(f"sigma is on {sigma.device} but x is on {x.device}")
-    # Reading values back would break a graph being traced; eager calls are always checked.
-    if not torch.compiler.is_compiling():
-        values = sigma.detach()
-        if not bool((torch.isfinite(values) & (values >= 0)).all()):
-            raise ValueError("sigma must be finite and >= 0 (0-255 scale) everywhere")
-    return shaped.to(device=x.device, dtype=dtype)
-
-
-def check_positive_int(
-    name: str, value: object, minimum: int = 1, maximum: int | None = None
-) -> int:
-    """``value`` as int, or a TypeError/ValueError naming the argument."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an int, got {value!r}")
-    if value < minimum:
-        raise ValueError(f"{name} must be >= {minimum}, got {value}")
-    if maximum is not None and value > maximum:
-        raise ValueError(f"{name} must be <= {maximum}, got {value}")
-    return value
-
-
-def check_positive_ints(name: str, values: object, maximum: int | None = None) -> list[int]:
-    """``values`` as a list of ints >= 1, not empty, or an error naming the argument."""
-    if not isinstance(values, (list, tuple)) or not values:
-        raise TypeError(f"{name} must be a list of ints, got {values!r}")
-    return [
-        check_positive_int(f"{name}[{i}]", value, maximum=maximum) for i, value in enumerate(values)
-    ]
-
-
-def check_bool(name: str, value: object) -> bool:
-    """``value`` if it is a bool, or a TypeError naming the argument: "no" would count as true."""
-    if not isinstance(value, bool):
-        raise TypeError(f"{name} must be true or false, got {value!r}")
-    return value
-
-
-def check_choice(name: str, value: object, allowed: tuple[str, ...]) -> str:
-    """``value`` if it is one of ``allowed``, or a ValueError naming the argument."""
-    if value not in allowed:
-        raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
-    return str(value)

@@ -12,21 +12,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from denoise_ext.models.initialise import initialise_layers
-from denoise_ext.models.network import (
+from denoise_ext.models.image_denoiser import (
     MAX_LAYERS,
-    Network,
+    ImageDenoiser,
     append_noise_map,
     check_bool,
     check_choice,
     check_positive_int,
 )
+from denoise_ext.models.initialise import initialise_layers
 from denoise_ext.models.registry import register_architecture, register_model
 from denoise_ext.nn import Conv2d, DepthwiseSeparableConv2d
 
 
 @register_architecture("sepdncnn")
-class SepDnCNN(Network):
+class SepDnCNN(ImageDenoiser):
     """DnCNN whose hidden 3x3 convolutions are one 3x3 filter per channel, then a 1x1 convolution.
 
     The first and the last layer are full convolutions: they have few channels on one side, and
@@ -80,7 +80,7 @@ class SepDnCNN(Network):
         }
 
     def denoise(self, x: Tensor, noise_map: Tensor | None) -> Tensor:
-        """See :meth:`Network.denoise`."""
+        """See :meth:`ImageDenoiser.denoise`."""
         output = self.body(append_noise_map(x, noise_map))
         return x - output if self.predicts == "noise" else output
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from denoise_ext.analysis.geometry import Geometry, GeometryError, analyse, without_data
-from denoise_ext.models.network import (
-    Network,
+from denoise_ext.models.image_denoiser import (
+    ImageDenoiser,
     Sigma,
     check_bool,
     check_positive_int,
@@ -49,7 +49,7 @@ def from_module(
     return FromModule(module, channels, needs_sigma, stride, radius)
 
 
-class FromModule(Network):
+class FromModule(ImageDenoiser):
     """What :func:`from_module` returns. It has no `config`: save the module itself."""
 
     family = "module"
@@ -62,9 +62,9 @@ class FromModule(Network):
         stride: int | None = None,
         radius: int | None = None,
     ) -> None:
-        if not isinstance(module, nn.Module) or isinstance(module, Network):
+        if not isinstance(module, nn.Module) or isinstance(module, ImageDenoiser):
             kind = type(module).__name__
-            raise TypeError(f"module must be a torch.nn.Module, no models.Network, got {kind}")
+            raise TypeError(f"module must be a torch.nn.Module that is no network, got {kind}")
         for name, part in module.named_modules():
             if part.training:
                 which = f"its part {name!r}" if name else "it"
@@ -92,7 +92,7 @@ class FromModule(Network):
         return f"channels={self.in_channels}, needs_sigma={self.needs_sigma}, stride={self.stride}"
 
     def forward(self, x: Tensor, sigma: Sigma = None) -> Tensor:
-        """As :class:`Network`; ValueError for what the module raises, or returns wrongly."""
+        """As :class:`ImageDenoiser`; ValueError for what the module raises, or returns wrongly."""
         self._check_image(x)
         sigma = self._noise_map(x, sigma)
         if x.numel() == 0:

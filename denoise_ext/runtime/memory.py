@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from denoise_ext.analysis.geometry import without_data
+from denoise_ext.analysis.geometry import example, without_data
 from denoise_ext.engine.capture.shapes import POINTWISE, result_of
 from denoise_ext.models import Network
 from denoise_ext.runtime.from_module import FromModule
@@ -59,14 +59,13 @@ def bytes_per_pixel(network: Network, dtype: torch.dtype, channels: int) -> floa
 def _most_per_pixel(network: Network) -> float:
     # Another's module may pool deeper than its stride says.
     side = (64 if isinstance(network, FromModule) else 16) * network.stride
-    weight = next((x for x in (*network.parameters(), *network.buffers())), torch.empty(0))
-    options = {"dtype": weight.dtype, "device": weight.device}
-    x = torch.zeros(1, network.in_channels, side, side, **options)
-    noise_map = torch.zeros(1, 1, side, side, **options) if network.needs_sigma else None
+    inputs, state = example(network, side)
     count = _LiveBytes()
     with torch.no_grad(), count:
-        run = network if isinstance(network, FromModule) else network.denoise_any_size
-        run(x, noise_map)
+        if isinstance(network, FromModule):  # its forward names what is wrong with the module
+            network(inputs["image"], 0.0)
+        else:
+            network.compute_any_size(inputs, state)
     return count.most / side**2
 
 

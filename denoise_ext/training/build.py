@@ -137,7 +137,7 @@ def check_fit(model: Network, config: TrainConfig) -> None:
             f"has {model.in_channels} channels"
         )
     for key in ("noise_level", "noise_scale"):
-        if getattr(config.loss, key) and "noise_level" not in model.output_names:
+        if getattr(config.loss, key) and "noise_level" not in model.signature.outputs:
             raise ValueError(f"loss.{key}: model.name {named!r} does not estimate the noise level")
     if config.data.crop % model.stride:
         raise ValueError(

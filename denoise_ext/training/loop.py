@@ -88,11 +88,16 @@ class _ByName(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, x: Tensor, sigma: Tensor, *dials: Tensor) -> dict[str, Tensor]:
+    def forward(
+        self, x: Tensor, sigma: Tensor, noise_scale: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """``x`` (N, C, H, W), H and W multiples of the stride; ``sigma`` (N,), 0-255 scale."""
-        network = self.network
-        noise_map = (sigma / 255.0).reshape(-1, 1, 1, 1) if network.needs_sigma else None
-        return network.outputs(x, noise_map, *dials)
+        inputs = {"image": x}
+        if self.network.needs_sigma:
+            inputs["noise_map"] = (sigma / 255.0).reshape(-1, 1, 1, 1)
+        if noise_scale is not None:
+            inputs["noise_scale"] = noise_scale.reshape(-1, 1, 1, 1)
+        return self.network.compute(inputs, {})[0]
 
 
 class _Trainer:

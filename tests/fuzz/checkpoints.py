@@ -14,7 +14,13 @@ from networks import keys_under, published_chain
 from safetensors.torch import save as safetensors_bytes
 
 from denoise_ext.jobs.manifest import FOLDER, Manifest, ManifestError, Record
-from denoise_ext.models import CheckpointError, Network, create_model, load_checkpoint, save_model
+from denoise_ext.models import (
+    CheckpointError,
+    ImageDenoiser,
+    create_model,
+    load_checkpoint,
+    save_model,
+)
 from denoise_ext.training.checkpoint import load_state, save_state
 from fuzz.mutate import mutated, safetensors_mutated, zip_mutated
 from fuzz.target import MEBIBYTE, REFUSED, RESULT, Target, tell
@@ -29,7 +35,7 @@ def _saved(content: object, **options: object) -> bytes:
 
 
 @functools.cache
-def _network() -> Network:
+def _network() -> ImageDenoiser:
     torch.manual_seed(0)
     return create_model("ffdnet_gray", width=5, depth=3).eval()
 
@@ -111,7 +117,7 @@ def case(name: str, rng: random.Random) -> str:
         except CheckpointError as error:
             assert str(error).startswith(f"{path}: "), f"does not name the file: {error}"
             return outcome
-    assert isinstance(model, Network)
+    assert isinstance(model, ImageDenoiser)
     assert not model.training
     if sum(p.numel() for p in model.parameters()) < 200_000:
         with torch.inference_mode():

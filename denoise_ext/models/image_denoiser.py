@@ -1,0 +1,184 @@
+"""Networks that denoise one image: ``model(x, sigma=None)``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from denoise_ext.models.network import Network, Port, Signature, Tensors
+
+Sigma = float | int | Tensor | None
+
+# Of one kind in one place: a file that asks for more is no network, but an attack on memory.
+MAX_LAYERS = 1000
+MAX_LEVELS = 16
+
+
+class ImageDenoiser(Network):
+    """Base of networks that take one noisy image and give the clean one.
+
+    Call it as ``model(x, sigma)``:
+
+    * ``x``: (N, C, H, W) floating point, nominally in [0, 1] (noise may leave that range), with
+      ``C == model.in_channels`` and any H, W >= 1.
+    * ``sigma``: standard deviation of the noise **on the 0-255 scale**: a number, a tensor (N,)
+      with one value per image, or a map (N, 1, H, W). ``None`` for models that do not use it
+      (``model.needs_sigma`` is False); a blind model checks a given sigma and then ignores it.
+
+    Returns the denoised image, same shape and dtype as ``x``, not clipped.
+
+    As a :class:`Network` it takes ``image`` and, with ``needs_sigma``, ``noise_map`` (sigma / 255),
+    and gives ``image``; it has no state.  Subclasses implement :meth:`denoise` and :attr:`config`
+    (docs/models.md).
+    """
+
+    exported_names: ClassVar[Mapping[str, str]] = {"image": "denoised"}
+
+    def __init__(self, in_channels: int, needs_sigma: bool) -> None:
+        super().__init__()
+        self.in_channels = check_positive_int("channels", in_channels)
+        self.needs_sigma = needs_sigma
+        inputs = {"image": Port(in_channels)}
+        if needs_sigma:
+            inputs["noise_map"] = Port(1, kind="condition")
+        self.signature = Signature(inputs, {"image": Port(in_channels)})
+
+    def denoise(self, x: Tensor, noise_map: Tensor | None) -> Tensor:
+        """Denoise ``x`` (N, C, H, W), H and W multiples of ``stride``.
+
+        ``noise_map`` is sigma / 255, broadcastable to (N, 1, H, W), or None for blind models.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no denoise")
+
+    def compute(self, inputs: Tensors, state: Tensors) -> tuple[Tensors, Tensors]:
+        """See :meth:`Network.compute`."""
+        return {"image": self.denoise(inputs["image"], inputs.get("noise_map"))}, state
+
+    def forward(self, x: Tensor, sigma: Sigma = None) -> Tensor:
+        """Denoise ``x``; see the class."""
+        self._check_image(x)
+        noise_map = self._noise_map(x, sigma)
+        if x.numel() == 0:  # empty batch: there is nothing to compute
+            return torch.empty_like(x)
+        return self.denoise_any_size(x, noise_map)
+
+    def denoise_any_size(self, x: Tensor, noise_map: Tensor | None) -> Tensor:
+        """:meth:`denoise` for any H, W >= 1."""
+        inputs = {"image": x} if noise_map is None else {"image": x, "noise_map": noise_map}
+        outputs, _ = self.compute_any_size(inputs, {})
+        return outputs["image"]
+
+    def _check_image(self, x: Tensor) -> None:
+        if not isinstance(x, Tensor):
+            raise TypeError(f"x must be a tensor, got {type(x).__name__}")
+        if x.dim() != 4 or x.shape[1] != self.in_channels or x.shape[2] < 1 or x.shape[3] < 1:
+            raise ValueError(
+                f"x must have shape (N, {self.in_channels}, H, W) with H, W >= 1, "
+                f"got {tuple(x.shape)}"
+            )
+        if not x.is_floating_point():
+            raise TypeError(f"x must be floating point in [0, 1], got {x.dtype}")
+
+    def _noise_map(self, x: Tensor, sigma: Sigma) -> Tensor | None:
+        """sigma / 255 as (1 or N, 1, 1 or H, 1 or W) in x's dtype, on x's device; checked."""
+        if sigma is None:
+            if self.needs_sigma:
+                raise ValueError(
+                    "sigma is required by this model: a number, a tensor (N,) or a map "
+                    "(N, 1, H, W), on the 0-255 scale"
+                )
+            return None
+        noise_map = checked_sigma(x, sigma) / 255.0
+        return noise_map.to(x.dtype) if self.needs_sigma else None
+
+
+def append_noise_map(x: Tensor, noise_map: Tensor | None) -> Tensor:
+    """The image (N, C, H, W) with the noise map as one more channel; without one as it is."""
+    if noise_map is None:
+        return x
+    n, _, h, w = x.shape
+    return torch.cat([x, noise_map.expand(n, 1, h, w)], dim=1)  # (N, C+1, H, W)
+
+
+def unshuffle_with_noise_map(x: Tensor, noise_map: Tensor) -> Tensor:
+    """Image (N, C, H, W), H and W even, and noise map at half the resolution: (N, 4C+1, H/2, W/2).
+
+    2x2 pixels become channels; a map of the image's size is averaged over them.
+    """
+    if noise_map.shape[-2:] == x.shape[-2:]:
+        noise_map = F.avg_pool2d(noise_map, 2)
+    return append_noise_map(F.pixel_unshuffle(x, 2), noise_map)
+
+
+def checked_sigma(x: Tensor, sigma: float | int | Tensor) -> Tensor:
+    """sigma as float32 (float64 for a float64 image), shape (1 or N, 1, 1 or H, 1 or W)."""
+    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    if isinstance(sigma, bool) or not isinstance(sigma, (int, float, Tensor)):
+        raise TypeError(f"sigma must be a number or a tensor, got {type(sigma).__name__}")
+    if not isinstance(sigma, Tensor):
+        if not 0 <= sigma < math.inf:  # comparisons alone: torch.compile makes a symbol of it
+            raise ValueError(f"sigma must be finite and >= 0 (0-255 scale), got {sigma}")
+        return torch.full((1, 1, 1, 1), float(sigma), dtype=dtype, device=x.device)
+    if sigma.is_complex() or sigma.dtype == torch.bool:
+        raise TypeError(f"sigma must be a real number tensor, got {sigma.dtype}")
+    n, _, h, w = x.shape
+    if sigma.dim() == 0:
+        shaped = sigma.reshape(1, 1, 1, 1)
+    elif tuple(sigma.shape) == (n,):
+        shaped = sigma.reshape(n, 1, 1, 1)
+    elif sigma.dim() == 4 and tuple(sigma.shape) in ((n, 1, h, w), (n, 1, 1, 1), (1, 1, h, w)):
+        shaped = sigma
+    else:
+        raise ValueError(
+            f"sigma must be a number, a tensor of shape ({n},) or a map of shape "
+            f"({n}, 1, {h}, {w}), got shape {tuple(sigma.shape)}"
+        )
+    if sigma.device != x.device and sigma.dim() != 0:
+        raise ValueError(f"sigma is on {sigma.device} but x is on {x.device}")
+    # Reading values back would break a graph being traced; eager calls are always checked.
+    if not torch.compiler.is_compiling():
+        values = sigma.detach()
+        if not bool((torch.isfinite(values) & (values >= 0)).all()):
+            raise ValueError("sigma must be finite and >= 0 (0-255 scale) everywhere")
+    return shaped.to(device=x.device, dtype=dtype)
+
+
+def check_positive_int(
+    name: str, value: object, minimum: int = 1, maximum: int | None = None
+) -> int:
+    """``value`` as int, or a TypeError/ValueError naming the argument."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an int, got {value!r}")
+    if value < minimum:
+        raise ValueError(f"{name} must be >= {minimum}, got {value}")
+    if maximum is not None and value > maximum:
+        raise ValueError(f"{name} must be <= {maximum}, got {value}")
+    return value
+
+
+def check_positive_ints(name: str, values: object, maximum: int | None = None) -> list[int]:
+    """``values`` as a list of ints >= 1, not empty, or an error naming the argument."""
+    if not isinstance(values, (list, tuple)) or not values:
+        raise TypeError(f"{name} must be a list of ints, got {values!r}")
+    return [
+        check_positive_int(f"{name}[{i}]", value, maximum=maximum) for i, value in enumerate(values)
+    ]
+
+
+def check_bool(name: str, value: object) -> bool:
+    """``value`` if it is a bool, or a TypeError naming the argument: "no" would count as true."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be true or false, got {value!r}")
+    return value
+
+
+def check_choice(name: str, value: object, allowed: tuple[str, ...]) -> str:
+    """``value`` if it is one of ``allowed``, or a ValueError naming the argument."""
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
+    return str(value)

@@ -1,0 +1,196 @@
+"""Networks of other kinds than image denoisers, through everything that is written once.
+
+An upscaler, a recurrent network, one with two outputs and one with two inputs, none of which the
+package has heard of: geometry, tiles, plans, memory, ONNX files.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import pytest
+import torch
+from contract_networks import KINDS, Recurrent, TwoInputs, Upscaler, build, random_inputs
+from engine_tools import ours_is_faster as ours_is_faster
+
+import denoise_ext
+from denoise_ext.analysis import gflop_per_megapixel
+from denoise_ext.analysis.geometry import describe
+from denoise_ext.export import export_onnx
+from denoise_ext.models import Network, Port, Signature
+from denoise_ext.nn import to_torch
+from denoise_ext.runtime.tiling import grid, rule, run_tiles
+
+SIZE = (45, 38)  # no multiple of any stride
+
+
+def double(name: str) -> Network:
+    """In plain PyTorch and float64, where a tile's sums are the whole image's."""
+    return to_torch(build(name)).double()
+
+
+def frames(network: Network, compute, count: int) -> tuple[list, dict]:
+    """Outputs of so many frames in a row, and the last state."""
+    first = random_inputs(network, *SIZE)
+    state, results = network.initial_state(first), []
+    for i in range(count):
+        inputs = random_inputs(network, *SIZE, seed=i)
+        outputs, state = compute(inputs, state)
+        results.append(outputs)
+    return results, state
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_any_size_gives_ports_of_their_scale(name):
+    network = double(name)
+    for height, width in ((1, 1), (2, 5), (7, 4), SIZE):
+        inputs = random_inputs(network, height, width)
+        outputs, state = network.compute_any_size(inputs, network.initial_state(inputs))
+        for port_name, port in network.signature.outputs.items():
+            shape = (1, port.channels, port.size(height), port.size(width))
+            assert tuple(outputs[port_name].shape) == shape
+        for port_name, port in network.signature.state.items():
+            rows, columns = network.padded(height), network.padded(width)
+            assert tuple(state[port_name].shape)[2:] == (port.size(rows), port.size(columns))
+
+
+def reach(network: Network, across: bool) -> int:
+    """How far from itself any output or state reads any input or state, by NaN in one row."""
+    size, ports = 24 * network.stride, {**network.signature.inputs, **network.signature.state}
+    worst = 0
+    for name, port in ports.items():
+        for index in range(port.size(size)):
+            inputs = random_inputs(network, size, size)
+            state = network.initial_state(inputs)
+            changed = inputs if name in inputs else state
+            tensor = changed[name].transpose(2, 3) if across else changed[name]
+            tensor[:, :, index] = torch.nan
+            outputs, after = network.compute(inputs, state)
+            place = int(index / port.scale)
+            for result, made in {**network.signature.outputs, **network.signature.state}.items():
+                values = {**outputs, **after}[result].isnan().any(1)[0]
+                rows = values.any(0 if across else 1).nonzero().flatten().tolist()
+                places = [int(row / made.scale) for row in rows]
+                worst = max([worst, *(abs(place - other) for other in places)])
+    return worst
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_what_does_not_fit_the_signature_is_refused(name):
+    network = double(name)
+    inputs = random_inputs(network, *SIZE)
+    outputs, state = network(inputs)
+    assert set(outputs) == set(network.signature.outputs)
+    assert set(state) == set(network.signature.state)
+    for given in ({}, inputs | {"other": inputs["image"]}, {**inputs, "image": None}):
+        with pytest.raises((TypeError, ValueError), match="image"):
+            network(given)
+    for wrong in (inputs["image"][0], inputs["image"][:, :0], inputs["image"].long()):
+        with pytest.raises((TypeError, ValueError), match="image"):
+            network(inputs | {"image": wrong})
+    for port in set(network.signature.inputs) - {"image"}:
+        with pytest.raises(ValueError, match=port):
+            network(inputs | {port: torch.zeros_like(inputs[port])[:, :, 2:]})
+    for port in network.signature.state:
+        with pytest.raises(ValueError, match=port):
+            network(inputs, state | {port: state[port][..., 1:]})
+    with pytest.raises(ValueError, match="state"):
+        network(inputs, {**state, "more": inputs["image"]})
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_geometry_is_what_changes_reach(name):
+    network = double(name)
+    geometry = describe(network)
+    assert network.stride % geometry.stride == 0
+    assert max(reach(network, across) for across in (False, True)) == geometry.radius
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_tiles_make_the_whole(name):
+    """Five frames: what a tile keeps of the state is what the next frame's tiles read."""
+    network = double(name)
+    tiles = rule(describe(network).radius, network.stride, "strict", network.signature.alignment)
+    parts = grid(*SIZE, (tiles.smallest + network.stride, tiles.smallest), tiles)
+    assert len(parts) > 3
+
+    def tiled(inputs, state):
+        return run_tiles(network, network.compute_any_size, parts, inputs, state)
+
+    with torch.inference_mode():
+        expected, expected_state = frames(network, network.compute_any_size, 5)
+        results, state = frames(network, tiled, 5)
+    for whole, cut in zip(expected, results, strict=True):
+        for port in network.signature.outputs:
+            torch.testing.assert_close(cut[port], whole[port], rtol=1e-12, atol=1e-12)
+    for port in network.signature.state:
+        torch.testing.assert_close(state[port], expected_state[port], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.usefixtures("ours_is_faster")
+def test_accelerate_plans_the_whole(name):
+    network = build(name)
+    inputs = {key: x.float() for key, x in random_inputs(network, *SIZE).items()}
+    state = network.initial_state(inputs)
+
+    fast = denoise_ext.accelerate(network, (inputs, state))
+    rows = fast.report().rows
+    whole = [row.variant for row in rows if row.site.endswith(".compute_any_size")]
+    assert whole == ["plan"], fast.report()
+    with torch.inference_mode():
+        kept = {key: value.clone() for key, value in state.items()}
+        for _ in range(3):
+            outputs, after = fast(inputs, state)
+            expected, expected_state = network(inputs, state)
+            for key in outputs:
+                torch.testing.assert_close(outputs[key], expected[key], rtol=1e-4, atol=1e-4)
+            for key in after:
+                torch.testing.assert_close(after[key], expected_state[key], rtol=1e-4, atol=1e-4)
+                assert torch.equal(state[key], kept[key]), "the state that was given is not changed"
+            state, kept = after, {key: value.clone() for key, value in after.items()}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_exported_files_compute_the_same(name, tmp_path):
+    pytest.importorskip("onnxruntime")
+    target = tmp_path / "net.onnx"
+    assert export_onnx(build(name), target) <= 1e-3
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(target, providers=["CPUExecutionProvider"])
+    signature = KINDS[name].signature
+    given = {"sigma" if key == "noise_map" else key for key in signature.inputs}
+    assert {port.name for port in session.get_inputs()} == given | set(signature.state)
+    made = {port.name for port in session.get_outputs()}
+    assert {f"next_{key}" for key in signature.state} <= made
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_arithmetic_is_counted(name):
+    assert gflop_per_megapixel(build(name)) > 0
+
+
+@pytest.mark.parametrize(
+    ("make", "named"),
+    [
+        (lambda: Port(0), "channels"),
+        (lambda: Port(True), "channels"),
+        (lambda: Port(1, scale=0), "scale"),
+        (lambda: Port(1, kind="sound"), "kind"),
+        (lambda: Signature({}, {"image": Port(1)}), "inputs"),
+        (lambda: Signature({"image": Port(1)}, {}), "outputs"),
+        (lambda: Signature({"image": Port(1, scale=2)}, {"image": Port(1)}), "inputs"),
+        (lambda: Signature({"a": Port(1)}, {"b": Port(1)}, {"a": Port(1)}), "state"),
+    ],
+)
+def test_signatures_that_make_no_sense(make, named):
+    with pytest.raises((TypeError, ValueError), match=named):
+        make()
+
+
+def test_alignment_is_that_of_all_ports():
+    assert Upscaler.signature.alignment == TwoInputs.signature.alignment == 1
+    assert Recurrent.signature.alignment == 2
+    thirds = Signature({"x": Port(1)}, {"y": Port(1, scale=Fraction(2, 3))})
+    assert thirds.alignment == 3
