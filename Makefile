@@ -49,7 +49,7 @@ fuzz: $(BUILT)  ## build, then random cases of everything that reads from outsid
 sanitize: $(BUILT)  ## operators' tests and fuzzers with AddressSanitizer and UBSan (MINUTES=30 SEED=1)
 	$(BIN)/python tests/sanitize --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
-bench: $(BUILT) $(BENCH)  ## build, install the rivals, then the CPU benchmarks (BENCH_ARGS="--only nets")
+bench: $(BUILT) $(BENCH)  ## build, install the competitors, then the CPU benchmarks (BENCH_ARGS="--only nets")
 	$(BIN)/python benchmarks/cpu.py $(BENCH_ARGS)
 
 cuda-report: $(INSTALLED)  ## registers, shared memory and instructions of every CUDA kernel (needs nvcc)

@@ -1,6 +1,6 @@
 """Benchmarks on the CPU: `python benchmarks/cpu.py --minutes 10` measures all and keeps it.
 
-Each subject has a process of its own, and is written to `results/` as soon as it is done. README.md
+Each suite has a process of its own, and is written to `results/` as soon as it is done. README.md
 says how it is measured.
 """
 
@@ -10,7 +10,6 @@ import argparse
 import json
 import os
 import re
-import subprocess
 import sys
 import time
 from datetime import UTC, datetime
@@ -20,30 +19,9 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 sys.path[:0] = [str(ROOT), str(HERE)]
 
+from harness.provenance import commit, processor  # noqa: E402
 from on_cpu import plots, report  # noqa: E402
-from on_cpu.subjects import SUBJECTS, measure  # noqa: E402
-
-
-def commit() -> str:
-    """The commit, with "-dirty" where files differ from it (other than results)."""
-
-    def git(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True)
-
-    try:
-        head = git("rev-parse", "--short=12", "HEAD")
-        changed = git("diff", "--quiet", "HEAD", "--", ".", ":!benchmarks/results")
-    except OSError:
-        return "unknown"
-    if head.returncode:  # an unpacked source distribution
-        return "unknown"
-    return head.stdout.strip() + ("-dirty" if changed.returncode else "")
-
-
-def processor() -> str:
-    from denoise_ext import info
-
-    return str(info()["cpu"]["processor"])
+from on_cpu.suites import SUITES, measure  # noqa: E402
 
 
 def cores() -> int:
@@ -68,15 +46,15 @@ def write(summary: dict, target: Path) -> None:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--minutes", type=float, default=10, help="for all subjects (10)")
+    parser.add_argument("--minutes", type=float, default=10, help="for all suites (10)")
     parser.add_argument(
-        "--only", nargs="+", choices=SUBJECTS, metavar="SUBJECT", default=list(SUBJECTS),
-        help=f"measure these, keep the file's others: {', '.join(SUBJECTS)}",
+        "--only", nargs="+", choices=SUITES, metavar="SUITE", default=list(SUITES),
+        help=f"measure these, keep the file's others: {', '.join(SUITES)}",
     )  # fmt: skip
     parser.add_argument(
         "--resume", action="store_true", help="leave out what the file has of this commit"
     )
-    parser.add_argument("--threads", type=int, help="for everyone (default: the physical cores)")
+    parser.add_argument("--threads", type=int, help="for all contenders (default: physical cores)")
     parser.add_argument("--cases", default="", help="only cases whose name contains this")
     parser.add_argument("--dry-run", action="store_true", help="tiny shapes, no clock")
     parser.add_argument("--output", type=Path, help="folder (results; dry run: build)")
@@ -94,27 +72,27 @@ def main() -> int:
     summary = read(target)
     version = commit()
     wanted = [
-        subject
-        for subject in args.only
-        if not (args.resume and report.is_complete(summary["subjects"].get(subject), version))
+        suite
+        for suite in args.only
+        if not (args.resume and report.is_complete(summary["subjects"].get(suite), version))
     ]
     end = time.monotonic() + 60 * args.minutes
-    for number, subject in enumerate(wanted):
+    for number, suite in enumerate(wanted):
         if time.monotonic() > end and not args.dry_run:
             print(f"time is up before {', '.join(wanted[number:])}: --resume measures the rest")
             break
-        shares = [SUBJECTS[later].share for later in wanted[number:]]
+        shares = [SUITES[later].share for later in wanted[number:]]
         seconds = (end - time.monotonic()) * shares[0] / sum(shares)
         started = datetime.now(UTC).isoformat(timespec="seconds")
         load = os.getloadavg()[0]
-        found = measure(subject, seconds, threads, args.dry_run, args.cases)
+        found = measure(suite, seconds, threads, args.dry_run, args.cases)
         found |= {"commit": version, "started": started, "load_average_before": load}
-        summary["subjects"][subject] = found
+        summary["subjects"][suite] = found
         summary["dry_run"] = args.dry_run
         write(summary, target)
-        print(report.outcome(subject, found), flush=True)
+        print(report.outcome(suite, found), flush=True)
     print(f"\n{target.with_suffix('.md').read_text()}\nwritten: {target}, .md and pictures")
-    results = [summary["subjects"].get(subject) for subject in wanted]
+    results = [summary["subjects"].get(suite) for suite in wanted]
     return int(any(result is None or report.problems(result) for result in results))
 
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import subprocess
 import sys
 import tempfile
 import time
@@ -26,6 +25,9 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 sys.path[:0] = [str(ROOT), str(HERE)]
 
+from harness import records  # noqa: E402
+from harness.provenance import commit  # noqa: E402
+from harness.report import problems  # noqa: E402
 from on_gpu import report, sections  # noqa: E402
 from on_gpu.sections import Section  # noqa: E402
 
@@ -33,20 +35,6 @@ from on_gpu.sections import Section  # noqa: E402
 LIMITS = {"build": 150, "primitives": 45, "operators": 120, "device": 45, "sanitizer": 75}
 LEFT_FOR_TIMING = 150
 MARGIN = 10  # seconds for starting, stopping and writing
-
-
-def commit() -> str:
-    """The commit of the source tree, with + where files differ from it."""
-    try:
-        head, changes = (
-            subprocess.run(
-                ["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True
-            ).stdout.strip()
-            for arguments in (["rev-parse", "--short=12", "HEAD"], ["status", "--porcelain"])
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return head + ("+" if changes else "")
 
 
 def provenance(dry: bool) -> dict[str, object]:
@@ -137,16 +125,16 @@ def main() -> int:
         lines = Path(folder, "records.jsonl")
         lines.touch()
         done = run_sections(args.dry_run, Schedule(args.minutes, args.dry_run), lines)
-        records = [json.loads(line) for line in lines.read_text().splitlines()]
-    summary = report.summarise(facts, done, records)
+        found = records.read(lines)
+    summary = report.summarise(facts, done, found)
     device = str(summary["provenance"].get("gpu", "")).removeprefix("NVIDIA ").lower()
     name = args.name or ("dry_run" if args.dry_run else f"gpu_{device.replace(' ', '_')}")
     usual = ROOT / "build" if args.dry_run else HERE / "results"
     target = write_results(summary, args.output or usual, name)
     print("\n" + target.read_text())
     print(f"written: {target} and .json")
-    bad = [one for one in summary["sections"] + summary["cases"] if one["status"] == "failed"]
-    return int(bool(bad))
+    bad = [one["name"] for one in summary["sections"] if one["status"] == "failed"]
+    return int(bool(bad or problems(summary["cases"])))
 
 
 if __name__ == "__main__":

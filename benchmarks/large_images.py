@@ -121,7 +121,7 @@ def main() -> None:
         limit = [] if args.max_memory is None else ["--max-memory", str(args.max_memory)]
         rows.append(in_a_process(["--sizes", str(size), "--model", args.model, *limit]))
         print("  ".join(f"{key} {value:.4g}" for key, value in rows[-1].items()), flush=True)
-    from cpu import commit, processor
+    from harness.provenance import commit, processor
     from on_cpu.machine import versions
 
     facts = {

@@ -4,8 +4,8 @@
     pytest benchmarks/test_kernels.py -k "64-" --benchmark-autosave    # before the change
     pytest benchmarks/test_kernels.py -k "64-" --benchmark-compare     # after it
 
-pytest-benchmark runs one test after the other and cannot take turns, so that rivals, and the ratios
-to them, are the affair of ``cpu.py``, whose cases these are.  With ``--benchmark-disable`` shapes
+pytest-benchmark does not interleave: comparisons with competitors are left to ``cpu.py``, whose
+cases these are.  With ``--benchmark-disable`` shapes
 are tiny and every kernel runs once.
 """
 
@@ -19,26 +19,26 @@ import torch
 
 sys.path.append(str(Path(__file__).resolve().parent))
 
-from on_cpu.cases import OURS, Case
+from harness.cases import OURS, Case
 from on_cpu.worker import CASES
 
 KERNELS = ["kernels", "edges", "transposed", "filters"]
 
 
 @pytest.mark.parametrize(
-    "subject, case",
+    "suite, case",
     [
-        pytest.param(subject, case, id=f"{subject}: {case.name}")
-        for subject in KERNELS
-        for case in CASES[subject]()
+        pytest.param(suite, case, id=f"{suite}: {case.name}")
+        for suite in KERNELS
+        for case in CASES[suite]()
     ],
 )
 @torch.no_grad()
-def test_kernel(subject: str, case: Case, benchmark) -> None:
+def test_kernel(suite: str, case: Case, benchmark) -> None:
     work = case.build(benchmark.disabled)
     [ours] = [contender for contender in work.contenders if contender.name == OURS]
     call = ours.make()
     call()  # the first one packs weights and allocates
-    benchmark.group = subject
+    benchmark.group = suite
     benchmark.extra_info |= {"operations": work.operations, "moved_bytes": work.moved_bytes}
     benchmark(call)

@@ -1,16 +1,18 @@
-"""Timing by turns: every contender meets the same machine.
+"""Interleaved timing of several callables.
 
-Contenders take turns within one process, round by round, in an order that rotates. What the machine
-does besides (clock speed, other processes) then meets them all alike, which timing one after the
-other does not give.
+Contenders take turns within one process, round by round, in an order that rotates. Changes of clock
+speed and other processes then affect all contenders alike. Timing one after the other does not give
+that.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from statistics import median, quantiles
 
 Call = Callable[[], object]
@@ -38,7 +40,7 @@ class Comparison:
     """What `compare` found."""
 
     timings: dict[str, Timing]
-    # Cores that other processes kept busy during the turns; None where the system does not tell.
+    # Cores that other processes kept busy during the turns; None where the system has no count.
     other_load: float | None
 
     @property
@@ -74,40 +76,65 @@ def calls_per_turn(call: Call) -> int:
     return calls
 
 
+def interleaved(
+    turns: dict[str, Callable[[], float]], rounds: tuple[int, int], end: float = math.inf
+) -> dict[str, list[float]]:
+    """Take turns, round by round, in an order that rotates.
+
+    Args:
+        turns: name -> takes one turn and returns its time.
+        rounds: the least and the greatest number of turns of each contender, both >= 1.
+        end: a value of `time.perf_counter`. No round begins later, except to make the least
+            number of rounds.
+
+    Returns:
+        Name -> the times of its turns.
+    """
+    least, most = rounds
+    if not 1 <= least <= most:
+        raise ValueError(f"rounds must be (least, most) with 1 <= least <= most, got {rounds}")
+    names = list(turns)
+    samples: dict[str, list[float]] = {name: [] for name in names}
+    for number in range(most):
+        if number >= least and time.perf_counter() > end:
+            break
+        first = number % len(names)
+        for name in names[first:] + names[:first]:
+            samples[name].append(turns[name]())
+    return samples
+
+
 def compare(
     contenders: dict[str, Call], seconds: float, rounds: tuple[int, int] = (3, 51)
 ) -> Comparison:
-    """Time everyone by turns, for about ``seconds``.
+    """Time all contenders interleaved, for about ``seconds``.
 
     Args:
-        contenders: name -> what to call.
+        contenders: name -> what to call. On a GPU the call must wait for its result.
         seconds: no round begins later, except to make the least number of rounds.
-        rounds: the least and the greatest number of turns of each contender, both >= 2.
+        rounds: as for `interleaved`.
     """
-    least, most = rounds
-    if not 2 <= least <= most:
-        raise ValueError(f"rounds must be (least, most) with 2 <= least <= most, got {rounds}")
     end = time.perf_counter() + seconds
-    names = list(contenders)
-    calls = {name: calls_per_turn(contenders[name]) for name in names}
-    samples: dict[str, list[float]] = {name: [] for name in names}
-    others = turns = 0.0
-    for turn in range(most):
-        if turn >= least and time.perf_counter() > end:
-            break
-        first = turn % len(names)
-        for name in names[first:] + names[:first]:
-            time.sleep(PAUSE)
-            everyone, own = busy_seconds(), time.process_time()
-            samples[name].append(seconds_per_call(contenders[name], calls[name]))
-            if everyone is not None:
-                own = time.process_time() - own
-                others += busy_seconds() - everyone - own
-            turns += samples[name][-1] * calls[name]
-    load = None if busy_seconds() is None else max(others, 0.0) / turns
-    return Comparison({name: _timing(samples[name], calls[name]) for name in names}, load)
+    calls = {name: calls_per_turn(call) for name, call in contenders.items()}
+    others = total = 0.0
+
+    def turn(name: str) -> float:
+        nonlocal others, total
+        time.sleep(PAUSE)
+        everyone, own = busy_seconds(), time.process_time()
+        sample = seconds_per_call(contenders[name], calls[name])
+        if everyone is not None:
+            own = time.process_time() - own
+            others += busy_seconds() - everyone - own
+        total += sample * calls[name]
+        return sample
+
+    samples = interleaved({name: partial(turn, name) for name in contenders}, rounds, end)
+    load = None if busy_seconds() is None else max(others, 0.0) / total
+    return Comparison({name: timing(samples[name], calls[name]) for name in contenders}, load)
 
 
-def _timing(samples: list[float], calls: int) -> Timing:
-    deciles = quantiles(samples, n=10, method="inclusive")
+def timing(samples: list[float], calls: int) -> Timing:
+    """The summary of a contender's turns of `calls` calls each; samples are seconds per call."""
+    deciles = quantiles(samples, n=10, method="inclusive") if len(samples) > 1 else samples
     return Timing(median(samples), deciles[0], deciles[-1], len(samples), calls)

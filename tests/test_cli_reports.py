@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
+import shlex
+from pathlib import Path
 
 import command_line
 import numpy as np
 import pytest
 import torch
-from command_line import BACKEND, GRAY, HAVE_NATIVE, denoise, files, run
+from command_line import BACKEND, GRAY, HAVE_NATIVE, RGB, denoise, files, run
 from PIL import Image
 
 from denoise_ext import io
 from denoise_ext.cli import main
 from denoise_ext.models import list_models
 from denoise_ext.ops._library import kernel_devices
+from denoise_ext.runtime import session as network
 
+MODELS_PAGE = Path(__file__).resolve().parents[1] / "docs" / "models.md"
 checkpoints, folder = command_line.checkpoints, command_line.folder  # fixtures
 
 
@@ -40,6 +44,41 @@ def test_evaluate_prints_protocol_and_writes_json(folder, checkpoints, capsys):
         assert average["noisy_psnr"] == pytest.approx(theory, abs=0.6)
     code, _, err = run(capsys, "evaluate", *arguments)
     assert code == 2 and "figures.json" in err and "exists" in err
+
+
+def test_evaluate_opens_its_network_once(folder, checkpoints, capsys, monkeypatch):
+    opened, measured = [], []
+    opens, measures = network.Runner.__init__, network.Runner.bytes_per_pixel
+
+    def opening(self, *arguments):
+        opened.append(self)
+        opens(self, *arguments)
+
+    def measuring(self, channels):
+        measured.append(self)
+        return measures(self, channels)
+
+    monkeypatch.setattr(network.Runner, "__init__", opening)
+    monkeypatch.setattr(network.Runner, "bytes_per_pixel", measuring)
+    arguments = ["in", "--recursive", "--sigma", "15", "25", "--model", checkpoints["gray"]]
+    code, out, _ = run(capsys, "evaluate", *arguments, *BACKEND)
+    assert code == 0 and "average of 3" in out
+    assert len(opened) == 1 and set(measured) <= {*opened}
+
+
+@pytest.mark.skipif(not HAVE_NATIVE, reason="the documented commands run native kernels")
+def test_evaluate_as_documented(folder, capsys):
+    if not MODELS_PAGE.is_file():
+        pytest.skip("needs the source tree")
+    (folder / "photos").mkdir()
+    io.write_image(folder / "photos" / "a.png", RGB)
+    lines = MODELS_PAGE.read_text().splitlines()
+    documented = [line for line in lines if line.startswith("denoise-ext evaluate photos")]
+    commands = [shlex.split(line, comments=True)[1:] for line in documented]
+    printed = [run(capsys, *command)[1] for command in commands]
+    assert [("dxnet_s_color" in out, "ffdnet_color_small" in out) for out in printed] == [
+        (True, False), (False, True)
+    ]  # fmt: skip
 
 
 def test_evaluate_lists_failures(folder, checkpoints, capsys):

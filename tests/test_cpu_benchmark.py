@@ -16,11 +16,12 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT / "benchmarks"))
 
-from on_cpu import machine, networks, plots, report, rivals, subjects, worker  # noqa: E402
-from on_cpu.cases import OURS, Absent, Case, Contender, Target, Work  # noqa: E402
-
 from denoise_ext import _timing  # noqa: E402
 from denoise_ext._loader import native_error  # noqa: E402
+from harness import networks  # noqa: E402
+from harness.cases import OURS, Absent, Case, Contender, Target, Work  # noqa: E402
+from harness.report import losses, verdicts  # noqa: E402
+from on_cpu import competitors, machine, plots, report, suites, worker  # noqa: E402
 
 needs_native = pytest.mark.skipif(native_error() is not None, reason=native_error() or "")
 
@@ -62,9 +63,9 @@ def test_kernels_under_pytest_benchmark():
     assert f"{sum(len(worker.CASES[name]()) for name in kernels)} passed" in done.stdout
 
 
-def test_every_subject_has_cases_and_a_share():
-    assert {*worker.CASES, "quality"} == set(subjects.SUBJECTS)
-    assert 540 <= sum(subject.share for subject in subjects.SUBJECTS.values()) <= 600
+def test_every_suite_has_cases_and_a_share():
+    assert {*worker.CASES, "quality"} == set(suites.SUITES)
+    assert 540 <= sum(suite.share for suite in suites.SUITES.values()) <= 600
 
 
 def test_every_target_names_contenders_that_can_be_there():
@@ -78,7 +79,7 @@ def test_every_target_names_contenders_that_can_be_there():
 
 def test_a_runtime_that_is_not_installed_says_so():
     with pytest.raises(Absent, match="no_such_runtime is not installed"):
-        rivals.need("no_such_runtime")
+        competitors.need("no_such_runtime")
 
 
 # --- one case ------------------------------------------------------------------------------------
@@ -180,8 +181,9 @@ def test_contenders_take_turns(monkeypatch):
     assert "".join(order) == "abcbcacababc"
     assert all(timing.rounds == 4 for timing in timings.values())
     assert _timing.compare(calls, 60.0, rounds=(4, 9)).timings["a"].rounds == 9
+    assert _timing.compare(calls, 0.0, rounds=(1, 1)).timings["b"].rounds == 1
     with pytest.raises(ValueError, match="rounds must be"):
-        _timing.compare(calls, 0.0, rounds=(1, 9))
+        _timing.compare(calls, 0.0, rounds=(0, 9))
 
 
 # --- machine and processes -----------------------------------------------------------------------
@@ -195,13 +197,13 @@ def test_ceilings(monkeypatch):
     assert top["gflop_per_s"] > 0 and "did not compile" in top["gflop_measured_by"]
 
 
-def test_environment_of_a_subject(monkeypatch):
+def test_environment_of_a_suite(monkeypatch):
     monkeypatch.setenv("MALLOC_MMAP_MAX_", "7")
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "SSE41")
-    stock = subjects.environment(subjects.SUBJECTS["stock"], 3)
+    stock = suites.environment(suites.SUITES["stock"], 3)
     assert not {"MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_", "ONEDNN_MAX_CPU_ISA"} & set(stock)
     assert stock["OMP_NUM_THREADS"] == "3"
-    avx2 = subjects.environment(subjects.SUBJECTS["avx2"], 2)
+    avx2 = suites.environment(suites.SUITES["avx2"], 2)
     assert (avx2["DENOISE_EXT_CPU_ISA"], avx2["ONEDNN_MAX_CPU_ISA"]) == ("avx2", "AVX2")
     assert avx2["MALLOC_MMAP_MAX_"] == "0"
     assert os.environ["MALLOC_MMAP_MAX_"] == "7"
@@ -216,13 +218,13 @@ def test_a_process_that_dies_leaves_what_it_found(monkeypatch, tmp_path):
         "open(path, 'w').write(''.join(json.dumps(line) + '\\n' for line in lines))\n"
         "sys.exit(3)"
     )
-    monkeypatch.setattr(subjects, "WORKER", script)
-    monkeypatch.setattr(subjects, "GRACE", 3600.0)  # it ends by itself, whenever that is
-    found = subjects.measure("edges", 1.0, 1)
+    monkeypatch.setattr(suites, "WORKER", script)
+    monkeypatch.setattr(suites, "GRACE", 3600.0)  # it ends by itself, whenever that is
+    found = suites.measure("edges", 1.0, 1)
     assert found["cases"] == [{"case": "a"}] and "status 3" in found["problem"]
     script.write_text("import signal; signal.pause()")  # until it is stopped
-    monkeypatch.setattr(subjects, "GRACE", 0.5)
-    found = subjects.measure("edges", 0.5, 1)
+    monkeypatch.setattr(suites, "GRACE", 0.5)
+    found = suites.measure("edges", 0.5, 1)
     assert found["cases"] == [] and "stopped" in found["problem"]
 
 
@@ -263,11 +265,22 @@ def test_targets_and_losses(summary):
     verdict, other = report.verdicts(summary)
     assert (verdict.rival, verdict.reached, verdict.met) == ("slow", 2.5, False)
     assert (other.name, other.met) == ("nets: a layer (in another way)", True)
-    assert report.losses(summary) == [("nets", "a layer", "fast", 0.5)]
+    assert losses(report.suites_of(summary)) == [("nets", "a layer", "fast", 0.5)]
     problems = report.problems(summary["subjects"]["nets"])
     assert problems == ["a layer: mad: ValueError: another result", "b: no memory"]
     said = report.outcome("nets", summary["subjects"]["nets"])
     assert "gone is not installed" in said and "not quiet" in said
+
+
+def test_targets_of_time_and_bandwidth():
+    targets = [{"least": 1.0, "rivals": [], "ours": OURS, "seconds": 0.008},
+               {"least": 0.8, "rivals": [], "ours": OURS, "copying": True}]  # fmt: skip
+    case = {"case": "c", "moved_bytes": 2e8, "targets": targets, "contenders": {OURS: timing(10)}}
+    time, copying = verdicts({"s": [case]}, {"s": {"copy_gb_per_s": 40.0}})
+    assert (time.rival, time.met) == ("8000 us", False) and time.reached == pytest.approx(0.8)
+    # 200 MB at 40 GB/s are 5 ms
+    assert copying.reached == pytest.approx(0.5) and not copying.met
+    assert len(verdicts({"s": [case]}, {"s": None})) == 1  # no bandwidth was measured
 
 
 def test_markdown_says_all_of_it(summary):
@@ -280,6 +293,18 @@ def test_markdown_says_all_of_it(summary):
         "`A=1`",
     ):  # fmt: skip
         assert part in text, part
+
+
+def test_published_results_stay_readable():
+    results = sorted((ROOT / "benchmarks" / "results").glob("cpu_*.json"))
+    assert results
+    for path in results:
+        summary = json.loads(path.read_text())
+        text = report.markdown(summary, {})
+        for result in summary["subjects"].values():
+            assert report.is_complete(result, result["commit"]) or result["problem"]
+            assert all(case["case"] in text for case in result["cases"])
+        assert report.verdicts(summary)
 
 
 def test_quality_table():

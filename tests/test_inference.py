@@ -225,12 +225,13 @@ def test_evaluation_follows_its_protocol():
             return x
 
     model = Nothing(channels=1, width=4, depth=2).eval()
+    denoiser = tasks.Denoiser(model, backend="torch")
     clean = RNG.integers(0, 256, (24, 24), dtype=np.uint8)
     x = torch.from_numpy(clean / np.float32(255))[None, None]
     noisy = add_gaussian_noise(x, 30.0, torch.Generator().manual_seed(7))
 
     def figures(**protocol):
-        return tasks.evaluate_image(model, clean, 30.0, tasks.Protocol(seed=7, **protocol))
+        return tasks.evaluate_image(denoiser, clean, 30.0, tasks.Protocol(seed=7, **protocol))
 
     def psnr(image, crop=0):
         inside = slice(crop, 24 - crop)

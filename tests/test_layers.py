@@ -178,11 +178,10 @@ MAY_IMPORT = {
     "tasks": {"runtime", "models", "nn", "data"},
     "training": {"models", "nn", "ops", "data"},
     "jobs": {"tasks", "runtime", "models"},
-    "quality": {"engine", "runtime", "tasks", "models", "ops", "data"},
     "_info": {"ops"},
     "cli": {
         "ops", "reference", "nn", "models", "data", "engine", "analysis", "export", "runtime",
-        "tasks", "jobs", "training", "info", "quality",
+        "tasks", "jobs", "training", "info",
     },
 }  # fmt: skip
 DECLARED = {"torch", "numpy", "PIL", "safetensors", "pydantic", "rich"}  # pyproject's dependencies
@@ -190,8 +189,6 @@ OPTIONAL = {
     ("denoise_ext/cli/_bench_cases.py", "cv2"),  # measured against where it is installed
     ("denoise_ext/jobs/ray.py", "ray"),
     ("denoise_ext/jobs/urls.py", "fsspec"),
-    ("denoise_ext/quality/filters.py", "skimage"),
-    ("denoise_ext/quality/picture.py", "matplotlib"),
     ("denoise_ext/training/plots.py", "matplotlib"),
 }
 

@@ -130,7 +130,7 @@ def test_a_failing_import_is_one_line(place, capsys, command):
     (place / "broken_net.py").write_text("raise OSError('no\\nlibrary')")
     more = {
         "denoise": ["a.png", "-o", "b.png"], "video": ["a.mkv", "b.mkv"], "train": ["recipe.toml"],
-        "export": ["x", "-o", "y.onnx"],
+        "export": ["x", "-o", "y.onnx"], "evaluate": ["a.png"],
     }.get(command, [])  # fmt: skip
     for module, reason in (
         ("broken_net", "OSError: no"),
@@ -187,7 +187,7 @@ def test_entry_points_register_families_and_broken_ones_are_named(tmp_path):
     assert "broken-nets" in line and "a_module_that_is_missing" in line
     # What ships is found without a look at them.
     code = (
-        "import sys; from denoise_ext.runtime import load_model; load_model('dxnet_s_gray',"
+        "import sys; from denoise_ext.tasks import load_model; load_model('dxnet_s_gray',"
         " backend='torch'); from denoise_ext.models import create_model;"
         " assert 'their_nets' not in sys.modules; create_model('my_net_gray')"
     )

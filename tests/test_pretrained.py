@@ -18,9 +18,7 @@ from denoise_ext.models import (
     pretrained_info,
     read_metadata,
 )
-from denoise_ext.runtime.loading import load_model
-from denoise_ext.tasks import denoise
-from denoise_ext.tasks.evaluation import Protocol, clean_pixels, evaluate_image
+from denoise_ext.tasks import Denoiser, Protocol, clean_pixels, denoise, evaluate_image
 from denoise_ext.training import load_config
 from denoise_ext.training.checkpoint import config_differences
 
@@ -117,10 +115,10 @@ def test_a_damaged_file_is_refused(tmp_path, monkeypatch):
 )
 def test_better_than_bm3d(name, folder, bound):
     images = image_folder(f"test/{folder}")
-    network = load_model(name, device="cpu", backend="torch")
+    denoiser = Denoiser(name, device="cpu", backend="torch")
     protocol = Protocol()
     values = [
-        evaluate_image(network, clean_pixels(read_image(path), protocol), 25.0, protocol).psnr
+        evaluate_image(denoiser, clean_pixels(read_image(path), protocol), 25.0, protocol).psnr
         for path in images
     ]
     mean = sum(values) / len(values)

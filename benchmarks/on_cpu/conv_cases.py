@@ -11,14 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from denoise_ext import nn as dn
-from on_cpu import rivals
-from on_cpu.cases import (
-    CHANNELS_LAST,
-    COMPILED,
-    FAST,
-    NCHW,
+from harness.cases import (
     OURS,
-    PACKED,
     Call,
     Case,
     Contender,
@@ -29,7 +23,9 @@ from on_cpu.cases import (
     channels_last_module,
     uniform,
 )
-from on_cpu.networks import convolution_operations, randomise
+from harness.networks import convolution_operations, randomise
+from on_cpu import competitors
+from on_cpu.competitors import CHANNELS_LAST, COMPILED, FAST, NCHW, PACKED
 
 # float32 sums in another order; F(4x4,3x3) adds 2e-5 of the output's scale, F(6x6,3x3) 4e-5.
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 3e-2, torch.float16: 4e-3}
@@ -74,16 +70,16 @@ FURTHER: dict[str, Callable[[nn.Module, Tensor, bool], list[Contender]]] = {
         Contender(FAST, lambda: with_precision(layer, "fast", x)),
     ],
     "C": lambda layer, x, tiny: [
-        Contender(COMPILED, lambda: rivals.torch_compiled(dn.to_torch(layer), x, tiny))
+        Contender(COMPILED, lambda: competitors.torch_compiled(dn.to_torch(layer), x, tiny))
     ],
-    "O": lambda layer, x, tiny: rivals.onnx_contenders(dn.to_torch(layer), x),
+    "O": lambda layer, x, tiny: competitors.onnx_contenders(dn.to_torch(layer), x),
 }
 
 
 def conv_work(layer: nn.Module, size: int, further: str, dtype: torch.dtype, tiny: bool) -> Work:
     size = min(size, 12) if tiny else size
     layer = channels_last_module(randomise(layer).to(dtype))
-    x = channels_last(uniform(1, layer.in_channels, size, size, low=-1).to(dtype))
+    x = channels_last(uniform((1, layer.in_channels, size, size), low=-1).to(dtype))
     contenders = [
         Contender(CHANNELS_LAST, lambda: eager(layer, x, torch.channels_last)),
         Contender(OURS, lambda: lambda: layer(x)),

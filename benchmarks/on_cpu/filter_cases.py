@@ -11,17 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from denoise_ext import ops
-from on_cpu.cases import (
-    OURS,
-    Call,
-    Case,
-    Contender,
-    Target,
-    Work,
-    bytes_of,
-    channels_last,
-)
-from on_cpu.rivals import need
+from harness.cases import OURS, Call, Case, Contender, Target, Work, bytes_of, channels_last
+from on_cpu.competitors import need
 
 OPENCV = "OpenCV"
 SIGMA_COLOUR = 0.1  # of the range of values

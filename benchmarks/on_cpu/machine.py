@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 import denoise_ext
-from on_cpu.rivals import RUNTIMES
+from on_cpu.competitors import RUNTIMES
 
 SOURCE = Path(__file__).with_name("peak.cpp")
 COPIED_BYTES = 2**27  # by each thread; far more than any cache

@@ -12,12 +12,7 @@ from torch import Tensor, nn
 import denoise_ext
 from denoise_ext import models
 from denoise_ext import nn as dn
-from on_cpu import rivals
-from on_cpu.cases import (
-    CHANNELS_LAST,
-    COMPILED,
-    NCHW,
-    OPENVINO,
+from harness.cases import (
     OURS,
     Call,
     Case,
@@ -29,7 +24,9 @@ from on_cpu.cases import (
     channels_last_module,
     uniform,
 )
-from on_cpu.networks import AtSigma, BaseUNet, convolution_operations, randomise
+from harness.networks import AtSigma, BaseUNet, convolution_operations, randomise
+from on_cpu import competitors
+from on_cpu.competitors import CHANNELS_LAST, COMPILED, NCHW, OPENVINO
 
 # Parts of the largest value: a dozen and more layers by Winograd's algorithm in float32; and in
 # bfloat16, of 8 bits, where it only tells a network from something else.
@@ -51,21 +48,23 @@ def accelerated_call(model: nn.Module, x: Tensor, **settings: object) -> Call:
     return lambda: fast(x)
 
 
-def torch_rivals(plain: nn.Module, x: Tensor, tiny: bool) -> dict[str, Contender]:
+def torch_contenders(plain: nn.Module, x: Tensor, tiny: bool) -> dict[str, Contender]:
     """torch as it comes, with one line changed, and compiled."""
     layouts = {CHANNELS_LAST: torch.channels_last, NCHW: torch.contiguous_format}
     found = {
-        name: Contender(name, partial(rivals.torch_eager, plain, x, layout))
+        name: Contender(name, partial(competitors.torch_eager, plain, x, layout))
         for name, layout in layouts.items()
     }
-    return found | {COMPILED: Contender(COMPILED, partial(rivals.torch_compiled, plain, x, tiny))}
+    return found | {
+        COMPILED: Contender(COMPILED, partial(competitors.torch_compiled, plain, x, tiny))
+    }
 
 
 def network_work(published: nn.Module, plain: nn.Module, x: Tensor, tiny: bool) -> Work:
     """``published``: as its author gives it; ``plain``: torch.nn, BatchNorm folded."""
     layers = channels_last_module(dn.from_torch(plain))
     image = channels_last(x)
-    by_torch = torch_rivals(plain, x, tiny)
+    by_torch = torch_contenders(plain, x, tiny)
     contenders = [
         by_torch[CHANNELS_LAST],  # the result that is expected
         Contender(OURS, partial(accelerated_call, published, image)),
@@ -74,7 +73,7 @@ def network_work(published: nn.Module, plain: nn.Module, x: Tensor, tiny: bool) 
         ),
         Contender(f"{OURS} layers, eager", lambda: lambda: layers(image)),
         by_torch[COMPILED],
-        *rivals.onnx_contenders(plain, x),
+        *competitors.onnx_contenders(plain, x),
     ]
     return Work(contenders, convolution_operations(plain, x), traffic(plain, x), TOLERANCE)
 
@@ -99,7 +98,7 @@ def dncnn(tiny: bool) -> tuple[nn.Module, nn.Module, Tensor]:
     randomise(published)
     plain = dn.to_torch(models.fold_batchnorm(published))
     size = 12 if tiny else 512
-    return dn.to_torch(published), plain.eval(), uniform(1, 1, size, size)
+    return dn.to_torch(published), plain.eval(), uniform((1, 1, size, size))
 
 
 def other_network(name: str, x: Tensor, tiny: bool) -> Contender:
@@ -121,11 +120,11 @@ def dncnn_work(tiny: bool) -> Work:
 
 def unet_work(tiny: bool) -> Work:
     size = 32 if tiny else 512
-    model, x = randomise(BaseUNet()), uniform(1, 3, size, size)
+    model, x = randomise(BaseUNet()), uniform((1, 3, size, size))
     work = network_work(model, model, x, tiny)
     # The same layers with weights of its own, and its conversions of the image.
     work.contenders.append(
-        Contender(OIDN, lambda: rivals.oidn(x, torch.get_num_threads()), result=None)
+        Contender(OIDN, lambda: competitors.oidn(x, torch.get_num_threads()), result=None)
     )
     return work
 
@@ -134,20 +133,20 @@ def ffdnet_work(tiny: bool) -> Work:
     size = 12 if tiny else 512
     model = randomise(models.create_model("ffdnet_gray", depth=3 if tiny else 15))
     plain = AtSigma(dn.to_torch(model), 25.0).eval()
-    return network_work(plain, plain, uniform(1, 1, size, size), tiny)
+    return network_work(plain, plain, uniform((1, 1, size, size)), tiny)
 
 
 def bfloat16_work(tiny: bool) -> Work:
     """torch gets and gives bfloat16; the others convert."""
     published, plain, x = dncnn(tiny)
-    image, onnx = channels_last(x), rivals.OnnxModel(plain, x)
-    by_torch = torch_rivals(copy.deepcopy(plain).bfloat16(), x.bfloat16(), tiny)
+    image, onnx = channels_last(x), competitors.OnnxModel(plain, x)
+    by_torch = torch_contenders(copy.deepcopy(plain).bfloat16(), x.bfloat16(), tiny)
     del by_torch[NCHW]
     contenders = [
         *by_torch.values(),
         Contender(OURS, partial(accelerated_call, published, image, dtype=torch.bfloat16)),
         Contender(f"{OURS} float32", partial(accelerated_call, published, image)),
-        Contender(OPENVINO, lambda: rivals.openvino(onnx, torch.get_num_threads(), "bf16")),
+        Contender(OPENVINO, lambda: competitors.openvino(onnx, torch.get_num_threads(), "bf16")),
     ]
     work = convolution_operations(plain, x), traffic(plain, x) / 2
     return Work(contenders, *work, BFLOAT16_TOLERANCE)
@@ -157,7 +156,7 @@ def stock_work(tiny: bool) -> Work:
     """What a user gets who changes nothing, and who changes one line."""
     published, plain, x = dncnn(tiny)
     ours = Contender(OURS, partial(accelerated_call, published, x))
-    contenders = [*torch_rivals(plain, x, tiny).values(), ours]
+    contenders = [*torch_contenders(plain, x, tiny).values(), ours]
     return Work(contenders, convolution_operations(plain, x), traffic(plain, x), TOLERANCE)
 
 
@@ -183,7 +182,7 @@ def training_work(batch_norm: bool, tiny: bool) -> Work:
     depth, batch, size = (4, 2, 12) if tiny else (17, 16, 64)
     model = models.create_model("dncnn_gray", batch_norm=batch_norm, depth=depth)
     randomise(model)
-    plain, x = dn.to_torch(model), uniform(batch, 1, size, size)
+    plain, x = dn.to_torch(model), uniform((batch, 1, size, size))
     contenders = [
         Contender(CHANNELS_LAST, lambda: TrainingStep(plain, x, torch.channels_last)),
         Contender(OURS, lambda: TrainingStep(model, x, torch.channels_last)),

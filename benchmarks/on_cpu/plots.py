@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from on_cpu.cases import OURS
-from on_cpu.report import Verdict, timed, verdicts
+from harness.cases import OURS
+from harness.report import Verdict, timed
+from on_cpu.report import verdicts
 
 INK, OURS_COLOUR, RIVAL_COLOUR, LOSS_COLOUR = "#1f2933", "#1b6ca8", "#b8c4ce", "#c8553d"
 DPI = 120
@@ -44,9 +45,9 @@ def networks(summary: dict):
     from matplotlib import pyplot as plt
 
     cases = [
-        (case["case"] + (", stock allocator" if subject == "stock" else ""), timed(case))
-        for subject in ("nets", "stock")
-        for case in summary["subjects"].get(subject, {"cases": []})["cases"]
+        (case["case"] + (", stock allocator" if suite == "stock" else ""), timed(case))
+        for suite in ("nets", "stock")
+        for case in summary["subjects"].get(suite, {"cases": []})["cases"]
         if OURS in timed(case)
     ]
     if not cases:
@@ -110,14 +111,14 @@ def roofline(summary: dict):
     import numpy as np
     from matplotlib import pyplot as plt
 
-    subjects = {
+    suites = {
         name: [point(case) for case in result["cases"] if in_roofline(case)]
         for name, result in summary["subjects"].items()
         if name in ("nets", "kernels", "edges", "transposed", "filters")
         and any(in_roofline(case) for case in result["cases"])
     }
     tops = [result["ceilings"] for result in summary["subjects"].values() if result["ceilings"]]
-    if not tops or not subjects:
+    if not tops or not suites:
         return None
     peak, copy = (max(top[key] for top in tops) for key in ("gflop_per_s", "copy_gb_per_s"))
     figure, panel = plt.subplots(figsize=(8, 5.2), layout="constrained")
@@ -132,20 +133,20 @@ def roofline(summary: dict):
         panel.text(600, height, f"{text} ", va="bottom", ha="right", fontsize=8)
     panel.text(0.9, 1.1 * 0.9 * copy, f"copying, {copy:.0f} GB/s", rotation=slope, fontsize=8,
                rotation_mode="anchor", transform_rotates_text=True)  # fmt: skip
-    for marker, (subject, points) in zip("o^sDv", subjects.items(), strict=False):
-        scatter(panel, marker, subject, points)
+    for marker, (suite, points) in zip("o^sDv", suites.items(), strict=False):
+        scatter(panel, marker, suite, points)
     panel.legend(fontsize=7, ncols=2, frameon=False, loc="lower right")
     return figure
 
 
-def scatter(panel, marker: str, subject: str, points: list[tuple[float, float, float]]) -> None:
+def scatter(panel, marker: str, suite: str, points: list[tuple[float, float, float]]) -> None:
     for across, own, other in points:
         panel.plot([across] * 2, [own, other], color="#d5dce2", lw=0.8, zorder=1)
     for which, colour in ((2, RIVAL_COLOUR), (1, OURS_COLOUR)):
         panel.scatter(
             [p[0] for p in points], [p[which] for p in points], s=26, marker=marker, color=colour,
             edgecolor="white", lw=0.5, zorder=2 + (which == 1),
-            label=f"{subject}, {'denoise_ext' if which == 1 else 'fastest other'}",
+            label=f"{suite}, {'denoise_ext' if which == 1 else 'fastest other'}",
         )  # fmt: skip
 
 

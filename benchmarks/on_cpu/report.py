@@ -1,13 +1,15 @@
-"""From what the processes found to the Markdown that is kept. Losses stand beside wins."""
+"""From what the processes found to the Markdown that is kept.
+
+Documents call a suite a "subject", as those published before the suites had that name.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from on_cpu.cases import OURS
+from harness import report
+from harness.report import Suites, Units, Verdict, line
 
 METHOD = (
-    "Contenders take turns within one process, in an order that rotates; times are medians with "
+    "Contenders are interleaved in one process, in an order that rotates; times are medians with "
     'the 10th and 90th percentile over the rounds. "Times ours" is a contender\'s median over '
     "that of `denoise_ext`: above 1, this package is faster. GFLOP/s are *effective*: "
     "multiplications and additions of the direct algorithm over the time, so that Winograd's, "
@@ -17,72 +19,25 @@ METHOD = (
 DRY = "**A dry run with tiny shapes: it shows that the benchmark works, and no time.**"
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """A target, and what was reached."""
-
-    subject: str
-    case: str
-    ours: str
-    rival: str
-    least: float
-    reached: float
-
-    @property
-    def name(self) -> str:
-        """The case, and which of our contenders where it is not the ordinary one."""
-        way = self.ours.removeprefix(OURS).strip()
-        return f"{self.subject}: {self.case}" + (f" ({way})" if way else "")
-
-    @property
-    def met(self) -> bool:
-        return self.reached >= self.least
+def in_ms(seconds: float) -> str:
+    return f"{1e3 * seconds:.3g}" if seconds < 1 else f"{1e3 * seconds:.0f}"
 
 
-def timed(case: dict) -> dict[str, dict]:
-    """The contenders that have a time."""
-    return {name: one for name, one in case["contenders"].items() if "median" in one}
+UNITS = Units("ms", in_ms, "GFLOP/s", "{:.0f}".format, "FMA peak")
+
+
+def suites_of(summary: dict) -> Suites:
+    return {name: result["cases"] for name, result in summary["subjects"].items()}
 
 
 def verdicts(summary: dict) -> list[Verdict]:
-    found = []
-    for subject, result in summary["subjects"].items():
-        for case in result["cases"]:
-            times = {name: one["median"] for name, one in timed(case).items()}
-            for target in case["targets"]:
-                rivals = [name for name in target["rivals"] if name in times]
-                ours = target["ours"]
-                if rivals and ours in times:
-                    best = min(rivals, key=times.__getitem__)
-                    ratio = times[best] / times[ours]
-                    found.append(Verdict(subject, case["case"], ours, best, target["least"], ratio))
-    return found
-
-
-def losses(summary: dict) -> list[tuple[str, str, str, float]]:
-    """(subject, case, rival, its time over ours) of every rival that was faster."""
-    found = []
-    for subject, result in summary["subjects"].items():
-        for case in result["cases"]:
-            times = {name: one["median"] for name, one in timed(case).items()}
-            found += [
-                (subject, case["case"], name, seconds / times[OURS])
-                for name, seconds in times.items()
-                if OURS in times and not name.startswith(OURS) and seconds < times[OURS]
-            ]
-    return sorted(found, key=lambda loss: loss[3])
+    tops = {name: result.get("ceilings") for name, result in summary["subjects"].items()}
+    return report.verdicts(suites_of(summary), tops)
 
 
 def problems(result: dict) -> list[str]:
     """What went wrong; that something is not installed is none."""
-    found = [result["problem"]] if result["problem"] else []
-    for case in result["cases"]:
-        if case["status"] == "failed":
-            found.append(f"{case['case']}: {case['note']}")
-        for name, one in case["contenders"].items():
-            if "failed" in one:
-                found.append(f"{case['case']}: {name}: {one['failed']}")
-    return found
+    return [*filter(None, [result["problem"]]), *report.problems(result["cases"])]
 
 
 def is_complete(result: dict | None, commit: str) -> bool:
@@ -92,9 +47,9 @@ def is_complete(result: dict | None, commit: str) -> bool:
     return result["commit"] == commit
 
 
-def outcome(subject: str, result: dict) -> str:
-    """One line about a subject, and one for each thing to know."""
-    lines = [f"{subject}: {len(result['cases'])} cases in {result['seconds']:.0f} s"]
+def outcome(suite: str, result: dict) -> str:
+    """One line about a suite, and one for each thing to know."""
+    lines = [f"{suite}: {len(result['cases'])} cases in {result['seconds']:.0f} s"]
     lines += [f"  PROBLEM {problem}" for problem in problems(result)]
     absent = {
         f"{name}: {one['absent']}"
@@ -120,9 +75,9 @@ def markdown(summary: dict, pictures: dict[str, str]) -> str:
     lines += [*provenance(summary), "", METHOD, ""]
     for what, file in pictures.items():
         lines += [f"![{what}]({file})", ""]
-    lines += target_table(summary) + loss_list(summary)
-    for subject, result in summary["subjects"].items():
-        lines += subject_tables(subject, result)
+    lines += report.target_table(verdicts(summary)) + report.loss_table(suites_of(summary))
+    for suite, result in summary["subjects"].items():
+        lines += suite_tables(suite, result)
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -147,20 +102,6 @@ def provenance(summary: dict) -> list[str]:
     return lines
 
 
-def target_table(summary: dict) -> list[str]:
-    found = verdicts(summary)
-    if not found:
-        return []
-    met = sum(verdict.met for verdict in found)
-    lines = [f"## Targets: {met} of {len(found)} met", ""]
-    lines += ["| | against | at least | reached | |", "|---|---|---:|---:|---|"]
-    for v in found:
-        word = "met" if v.met else "**missed**"
-        cells = v.name, v.rival, f"{v.least:.1f}x", f"{v.reached:.2f}x", word
-        lines.append(f"| {' | '.join(cells)} |")
-    return [*lines, ""]
-
-
 def quality_table(result: dict) -> list[str]:
     """PSNR beside its largest change on an image."""
     lines = []
@@ -173,22 +114,11 @@ def quality_table(result: dict) -> list[str]:
                 kept = one["largest_change"] <= one["allowed"]
                 word = f"at most {one['allowed']:g}: {'met' if kept else '**missed**'}"
             cells = f"{one['psnr']:.3f}", f"{one['largest_change']:.5f}", word
-            lines.append(f"| {name} | {' | '.join(cells)} |")
+            lines.append(line((name, *cells)))
     return [*lines, ""]
 
 
-def loss_list(summary: dict) -> list[str]:
-    found = losses(summary)
-    lines = ["## Where this package is slower", ""]
-    if not found:
-        any_time = any(timed(c) for r in summary["subjects"].values() for c in r["cases"])
-        return [*lines, "Nowhere in these cases.", ""] if any_time else []
-    lines += ["| | faster | its time is ours times |", "|---|---|---:|"]
-    lines += [f"| {subject}: {case} | {name} | {x:.2f} |" for subject, case, name, x in found]
-    return [*lines, ""]
-
-
-def subject_tables(subject: str, result: dict) -> list[str]:
+def suite_tables(suite: str, result: dict) -> list[str]:
     lines = [f"## {result['title']}", ""]
     if result["problem"]:
         lines += [f"**{result['problem']}**", ""]
@@ -201,47 +131,6 @@ def subject_tables(subject: str, result: dict) -> list[str]:
             f" ({top['gflop_measured_by']}), copying {top['copy_gb_per_s']:.0f} GB/s.",
             "",
         ]
-    if subject == "quality":
+    if suite == "quality":
         return lines + quality_table(result)
-    lines += [
-        "| | ms | p10 - p90 | times ours | GFLOP/s | of FMA peak | GB/s | of copying | |",
-        "|---|---:|---|---:|---:|---:|---:|---:|---|",
-    ]
-    for case in result["cases"]:
-        lines += case_rows(case, top)
-    return [*lines, ""]
-
-
-def in_ms(seconds: float) -> str:
-    return f"{1e3 * seconds:.3g}" if seconds < 1 else f"{1e3 * seconds:.0f}"
-
-
-def case_rows(case: dict, top: dict | None) -> list[str]:
-    loud = " ~" if case.get("quiet") is False else ""
-    note = case.get("note", "")
-    if loud:
-        load = case["other_load"]
-        note = "other load unknown" if load is None else f"others: {load:.2f} cores"
-    rows = [f"| **{case['case']}**{loud} | | | | | | | | {note} |"]
-    own = case["contenders"].get(OURS, {}).get("median")
-    for name, one in case["contenders"].items():
-        seconds = one.get("median")
-        remark = one.get("failed") or one.get("absent") or ""
-        if seconds is None:
-            rows.append(f"| {name} | - | | | | | | | {remark} |")
-            continue
-        flops = one.get("operations", case["operations"]) / seconds / 1e9
-        rate = one.get("moved_bytes", case["moved_bytes"]) / seconds / 1e9
-        cells = (
-            name,
-            in_ms(seconds),
-            f"{in_ms(one['low'])} - {in_ms(one['high'])}",
-            f"{seconds / own:.2f}" if own else "-",
-            f"{flops:.0f}",
-            f"{100 * flops / top['gflop_per_s']:.0f} %" if top else "-",
-            f"{rate:.1f}",
-            f"{100 * rate / top['copy_gb_per_s']:.0f} %" if top else "-",
-            f"{one['rounds']} rounds",
-        )
-        rows.append(f"| {' | '.join(cells)} |")
-    return rows
+    return lines + report.case_table(result["cases"], top, UNITS)

@@ -1,12 +1,15 @@
-"""What is timed: a table of calls, each beside what one would use without this package."""
+"""What a row of the tables of kernels is: a call of ours, and what one would use instead."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
+
+from harness.cases import OURS, Call, Contender, Target, Work, channels_last, uniform
 
 Tensors = dict[str, Tensor]
 Shape = tuple[int, int, int, int]
@@ -28,30 +31,18 @@ TF32_TOLERANCE = 2.0**-9
 
 
 @dataclass(frozen=True)
-class Contender:
-    """One way to compute a case's result."""
+class Way:
+    """One way to compute a case's result from its tensors."""
 
     run: Callable[[Tensors], Tensor]
     # Done once, before the clock: a layout, a weight that could be kept.
     prepare: Callable[[Tensors], Tensors] = lambda tensors: tensors
     compiled: bool = False  # by torch.compile
-    # What a dry run gets instead of a result, where there is no such operator on the CPU.
-    dry_error: type[Exception] | None = None
 
 
 @dataclass(frozen=True)
-class Targets:
-    """What our operator should reach on an H200."""
-
-    microseconds: float | None = None
-    # (contender, its time is at least so many times ours)
-    ratio: tuple[str, float] | None = None
-    copy_fraction: float | None = None  # of the measured bandwidth of copying
-
-
-@dataclass(frozen=True)
-class Case:
-    """One call of one of our operators and everything it is held against."""
+class KernelCase:
+    """One call of one of our operators and everything it is compared with."""
 
     name: str
     group: str
@@ -62,17 +53,26 @@ class Case:
     dtype: torch.dtype
     make: Callable[[tuple[int, int, int, int], torch.device, int], Tensors]
     ours: Callable[[Tensors], Tensor]
-    others: dict[str, Contender]
+    others: dict[str, Way]
     moved_bytes: Callable[[tuple[int, int, int, int]], int]  # each tensor once
     operations: Callable[[tuple[int, int, int, int]], int]  # multiply and add count as two
     # For ops.explain: the operator and its arguments; None for a whole network.
     explained: Callable[[Tensors], tuple[Callable, tuple, dict]] | None = None
-    targets: Targets = Targets()
-    tf32: bool = False  # factors may be rounded to tf32, by everyone
+    targets: tuple[Target, ...] = ()  # on an H200
+    tf32: bool = False  # factors may be rounded to tf32, by every contender
 
-    @property
-    def contenders(self) -> dict[str, Contender]:
-        return {"denoise_ext": Contender(self.ours), **self.others}
+    def work(
+        self, shape: Shape, sets: list[Tensors], compile: Callable[[Callable], Callable]
+    ) -> Work:
+        """Every contender makes a call for each set of tensors; `compile`: torch.compile."""
+
+        def make(way: Way) -> list[Call]:
+            run = compile(way.run) if way.compiled else way.run
+            return [partial(run, way.prepare(tensors)) for tensors in sets]
+
+        ways = {OURS: Way(self.ours), **self.others}
+        contenders = [Contender(name, partial(make, way)) for name, way in ways.items()]
+        return Work(contenders, self.operations(shape), self.moved_bytes(shape), self.tolerance)
 
     @property
     def tolerance(self) -> float:
@@ -85,12 +85,9 @@ class Case:
         return "tf32" if self.tf32 else "bf16" if half else "float32"
 
 
-def dtype_name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
-
-
-def channels_last(x: Tensor) -> Tensor:
-    return x.contiguous(memory_format=torch.channels_last)
+def micros(most: float) -> Target:
+    """At most so many microseconds."""
+    return Target(1.0, seconds=1e-6 * most)
 
 
 def all_in(layout: torch.memory_format) -> Callable[[Tensors], Tensors]:
@@ -105,13 +102,11 @@ def all_in(layout: torch.memory_format) -> Callable[[Tensors], Tensors]:
     return convert
 
 
-def uniform(
-    shape: tuple[int, ...], device: torch.device, seed: int, low: float = 0.0, high: float = 1.0
-) -> Tensor:
-    if device.type == "meta":  # only shapes are asked for
-        return torch.empty(shape, device=device)
-    generator = torch.Generator(device).manual_seed(seed)
-    return low + (high - low) * torch.rand(shape, device=device, generator=generator)
+def both_layouts(run: Callable[[Tensors], Tensor]) -> dict[str, Way]:
+    return {
+        "torch eager NCHW": Way(run, all_in(torch.contiguous_format)),
+        "torch eager channels_last": Way(run, all_in(torch.channels_last)),
+    }
 
 
 def random_weight(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -10,19 +10,18 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from denoise_ext import ops
+from harness.cases import Absent, Target, channels_last, dtype_name, uniform
 from on_gpu.cases import (
     DRY,
     HD,
-    Case,
-    Contender,
+    KernelCase,
     Shape,
-    Targets,
     Tensors,
+    Way,
     all_in,
-    channels_last,
-    dtype_name,
+    both_layouts,
+    micros,
     random_weight,
-    uniform,
 )
 
 
@@ -55,8 +54,8 @@ def conv(
     residual: bool = False,
     tf32: bool = False,
     compiled: bool = False,
-    targets: Targets = Targets(),  # noqa: B008 (frozen)
-) -> Case:
+    targets: tuple[Target, ...] = (),
+) -> KernelCase:
     channels = shape[1]
     padding = kernel // 2
     arguments = (stride, padding, 1, groups)
@@ -88,21 +87,18 @@ def conv(
         return _relu_(y.add_(t["r"]) if residual else y, activation)
 
     def cudnn(t: Tensors) -> Tensor:
+        if not t["x"].is_cuda:
+            raise Absent("cuDNN runs on GPUs only")
         pairs = ([stride] * 2, [padding] * 2, [1, 1], groups)
         if residual:
             return torch.cudnn_convolution_add_relu(t["x"], t["w"], t["r"], 1.0, t["b"], *pairs)
         return torch.cudnn_convolution_relu(t["x"], t["w"], t["b"], *pairs)
 
-    others = {
-        "torch eager NCHW": Contender(eager, all_in(torch.contiguous_format)),
-        "torch eager channels_last": Contender(eager, all_in(torch.channels_last)),
-    }
+    others = both_layouts(eager)
     if activation == "relu":
-        others["cuDNN fused"] = Contender(
-            cudnn, all_in(torch.channels_last), dry_error=NotImplementedError
-        )
+        others["cuDNN fused"] = Way(cudnn, all_in(torch.channels_last))
     if compiled:
-        others["torch.compile"] = Contender(eager, all_in(torch.channels_last), compiled=True)
+        others["torch.compile"] = Way(eager, all_in(torch.channels_last), compiled=True)
     if tf32:
         others = {name: replace(one, run=with_tf32(one.run)) for name, one in others.items()}
     element = torch.empty((), dtype=dtype).element_size()
@@ -117,7 +113,7 @@ def conv(
         n, k, rows, cols = output_shape(s)
         return 2 * n * k * rows * cols * (channels // groups) * kernel * kernel
 
-    return Case(
+    return KernelCase(
         f"{name}, {'tf32' if tf32 else dtype_name(dtype)}", "convolution", "conv2d", shape,
         (shape[0] if shape[0] < 3 else 3, channels, *DRY), dtype, make, ours, others, moved,
         operations,
@@ -136,8 +132,8 @@ def transposed(
     filters: int,
     *,
     compiled: bool = False,
-    targets: Targets = Targets(),  # noqa: B008
-) -> Case:
+    targets: tuple[Target, ...] = (),
+) -> KernelCase:
     """To 1080p, stride 2."""
     padding, extra = {2: (0, 0), 3: (1, 1), 4: (1, 0)}[kernel]
     shape = (1, channels, HD[0] // 2, HD[1] // 2)
@@ -158,18 +154,15 @@ def transposed(
     def eager(t: Tensors) -> Tensor:
         return F.conv_transpose2d(t["x"], t["w"], t["b"], 2, padding, extra).relu_()
 
-    others = {
-        "torch eager NCHW": Contender(eager, all_in(torch.contiguous_format)),
-        "torch eager channels_last": Contender(eager, all_in(torch.channels_last)),
-    }
+    others = both_layouts(eager)
     if compiled:
-        others["torch.compile"] = Contender(eager, all_in(torch.channels_last), compiled=True)
+        others["torch.compile"] = Way(eager, all_in(torch.channels_last), compiled=True)
 
     def moved(s: Shape) -> int:
         pixels = s[0] * s[2] * s[3]
         return 2 * (pixels * channels + 4 * pixels * filters + channels * filters * kernel**2)
 
-    return Case(
+    return KernelCase(
         f"transposed {channels}->{filters} {kernel}x{kernel} stride 2 to 1080p, float16",
         "convolution", "conv_transpose2d", shape, (1, channels, *DRY), dtype, make, ours, others,
         moved, lambda s: 2 * s[0] * s[2] * s[3] * channels * filters * kernel**2,
@@ -182,19 +175,19 @@ def transposed(
     )  # fmt: skip
 
 
-def conv_cases() -> list[Case]:
+def conv_cases() -> list[KernelCase]:
     """The most wanted first: a short run still has them."""
-    fused = ("cuDNN fused", 1.2)
+    fused = Target(1.2, ("cuDNN fused",))
     hd64: Shape = (1, 64, *HD)
     small: Shape = (1, 64, 512, 512)
     batch: Shape = (16, 64, 512, 512)
     f32, bf16 = torch.float32, torch.bfloat16
     contiguous = torch.contiguous_format
     return [
-        conv("64->64 3x3 1080p", 64, hd64, compiled=True, targets=Targets(360, fused)),
-        conv("3->64 3x3 1080p", 64, (1, 3, *HD), compiled=True, targets=Targets(85)),
-        conv("64->3 3x3 1080p", 3, hd64, activation="none", compiled=True, targets=Targets(85)),
-        transposed(4, 64, 32, compiled=True, targets=Targets(65)),
+        conv("64->64 3x3 1080p", 64, hd64, compiled=True, targets=(micros(360), fused)),
+        conv("3->64 3x3 1080p", 64, (1, 3, *HD), compiled=True, targets=(micros(85),)),
+        conv("64->3 3x3 1080p", 3, hd64, activation="none", compiled=True, targets=(micros(85),)),
+        transposed(4, 64, 32, compiled=True, targets=(micros(65),)),
         conv("64->64 3x3 1080p + residual", 64, hd64, residual=True),
         conv("64->64 3x3 1080p", 64, hd64, dtype=bf16),
         conv("64->64 3x3 1080p", 64, hd64, dtype=f32, tf32=True),

@@ -9,17 +9,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from denoise_ext import ops
+from harness.cases import Target, channels_last, dtype_name, uniform
 from on_gpu import plain
-from on_gpu.cases import (
-    Case,
-    Contender,
-    Shape,
-    Targets,
-    Tensors,
-    channels_last,
-    dtype_name,
-    uniform,
-)
+from on_gpu.cases import KernelCase, Shape, Tensors, Way, micros
 
 Number = float | Tensor
 Pair = tuple[float, float] | Tensor
@@ -106,8 +98,8 @@ def gaussian(
     *,
     layout: torch.memory_format = torch.contiguous_format,
     compiled: bool = False,
-    targets: Targets = Targets(),  # noqa: B008 (frozen)
-) -> Case:
+    targets: tuple[Target, ...] = (),
+) -> KernelCase:
     size = 2 * round(3 * sigma) + 1
 
     def make(s: Shape, device: torch.device, seed: int) -> Tensors:
@@ -115,25 +107,23 @@ def gaussian(
         return {"x": x, "taps": gaussian_taps(size, sigma, device)}
 
     others = {
-        "separable depthwise (Kornia's formula)": Contender(
+        "separable depthwise (Kornia's formula)": Way(
             lambda t: separable_gaussian(t["x"], t["taps"], t["taps"])
         )
     }
     if size < 40:  # beyond, its time says nothing new
-        others["dense depthwise (torchvision's formula)"] = Contender(
+        others["dense depthwise (torchvision's formula)"] = Way(
             lambda t: dense_gaussian(t["x"], t["taps"])
         )
     if compiled:
-        others["torch.compile (separable)"] = Contender(
+        others["torch.compile (separable)"] = Way(
             lambda t: separable_gaussian(t["x"], t["taps"], t["taps"]), compiled=True
         )
     if (channels, dtype, layout) == (3, torch.float32, torch.channels_last):
-        others["plain CUDA (CV-CUDA's form)"] = Contender(
-            lambda t: plain.gaussian(t["x"], t["taps"])
-        )
+        others["plain CUDA (CV-CUDA's form)"] = Way(lambda t: plain.gaussian(t["x"], t["taps"]))
     order = "channels_last" if layout == torch.channels_last else "NCHW"
     radius = size // 2
-    return Case(
+    return KernelCase(
         f"Gaussian sigma {sigma:g}, {channels} x 4K, {dtype_name(dtype)}, {order}",
         "filter", "gaussian_blur2d", (1, channels, *UHD),
         (1, channels, max(DRY[0], radius + 2), max(DRY[1], radius + 3)), dtype, make,
@@ -145,7 +135,7 @@ def gaussian(
     )  # fmt: skip
 
 
-def gaussian_gradient(sigma: float, channels: int) -> Case:
+def gaussian_gradient(sigma: float, channels: int) -> KernelCase:
     size = 2 * round(3 * sigma) + 1
 
     def make(s: Shape, device: torch.device, seed: int) -> Tensors:
@@ -161,12 +151,12 @@ def gaussian_gradient(sigma: float, channels: int) -> Case:
             t["g"], t["x"], [size, size], t["sigma"], "reflect", [True, False]
         )[0]
 
-    return Case(
+    return KernelCase(
         f"Gaussian sigma {sigma:g} input gradient, {channels} x 4K, float32, NCHW",
         "gradient", "gaussian_blur2d_backward", (1, channels, *UHD), (1, channels, *DRY),
         torch.float32, make, ours,
         {
-            "separable depthwise (Kornia's formula)": Contender(
+            "separable depthwise (Kornia's formula)": Way(
                 lambda t: separable_adjoint(t["g"], t["taps"])
             )
         },
@@ -180,7 +170,7 @@ def gaussian_gradient(sigma: float, channels: int) -> Case:
     )  # fmt: skip
 
 
-def gaussian_sigma_gradient(sigma: float, channels: int) -> Case:
+def gaussian_sigma_gradient(sigma: float, channels: int) -> KernelCase:
     size = 2 * round(3 * sigma) + 1
 
     def make(s: Shape, device: torch.device, seed: int) -> Tensors:
@@ -197,12 +187,12 @@ def gaussian_sigma_gradient(sigma: float, channels: int) -> Case:
             taps = [gaussian_taps(size, one, x.device) for one in sigmas[0]]
             return torch.autograd.grad(separable_gaussian(x, *taps), sigmas, t["g"].clone())[0]
 
-    return Case(
+    return KernelCase(
         f"Gaussian sigma {sigma:g} sigma gradient, {channels} x 4K, float32, NCHW",
         "gradient", "gaussian_blur2d_backward", (1, channels, *UHD), (1, channels, *DRY),
         torch.float32, make,
         lambda t: native.gaussian_blur2d_backward(*arguments(t))[1],
-        {"Kornia's formula by autograd, forward included": Contender(kornia)},
+        {"Kornia's formula by autograd, forward included": Way(kornia)},
         lambda s: _bytes(s, torch.float32, 2),
         lambda s: 2 * 4 * size * s[0] * s[1] * s[2] * s[3],  # each direction's taps, and slopes
         lambda t: (native.gaussian_blur2d_backward, arguments(t), {}),
@@ -231,8 +221,8 @@ def bilateral(
     *,
     rows_cols: tuple[int, int] = UHD,
     compiled: bool = False,
-    targets: Targets = Targets(),  # noqa: B008 (frozen)
-) -> Case:
+    targets: tuple[Target, ...] = (),
+) -> KernelCase:
     scale = 255 if dtype == torch.uint8 else 1
     sigma_color, sigma_space = 0.1 * scale, size / 4
     arguments = (size, sigma_color, (sigma_space, sigma_space))
@@ -246,14 +236,14 @@ def bilateral(
 
     others = {}
     if window == "square":
-        others["unfolded (Kornia's formula)"] = Contender(kornia)
+        others["unfolded (Kornia's formula)"] = Way(kornia)
     if compiled:
-        others["torch.compile (unfolded)"] = Contender(kornia, compiled=True)
+        others["torch.compile (unfolded)"] = Way(kornia, compiled=True)
     if window == "circle" and channels == 3 and dtype == torch.float32:
-        others["plain CUDA (OpenCV's form)"] = Contender(
+        others["plain CUDA (OpenCV's form)"] = Way(
             lambda t: plain.bilateral(t["x"], size // 2, sigma_color, sigma_space)
         )
-    return Case(
+    return KernelCase(
         f"bilateral radius {size // 2}, {window}, {channels} x {rows_cols[1]}x{rows_cols[0]}, "
         f"{dtype_name(dtype)}",
         "filter", "bilateral_blur", (1, channels, *rows_cols), (1, channels, *DRY), dtype, make,
@@ -266,14 +256,14 @@ def bilateral(
 
 def joint_bilateral(
     size: int, channels: int, guides: int, rows_cols: tuple[int, int] = UHD
-) -> Case:
+) -> KernelCase:
     arguments = (size, 0.1, (size / 4, size / 4))
 
     def make(s: Shape, device: torch.device, seed: int) -> Tensors:
         guide = uniform((s[0], guides, *s[2:]), device, seed + 1)
         return {"x": channels_last(uniform(s, device, seed)), "guide": guide}
 
-    return Case(
+    return KernelCase(
         f"joint bilateral radius {size // 2}, circle, {channels} by {guides} x "
         f"{rows_cols[1]}x{rows_cols[0]}, float32",
         "filter", "joint_bilateral_blur", (1, channels, *rows_cols), (1, channels, *DRY),
@@ -287,7 +277,7 @@ def joint_bilateral(
     )  # fmt: skip
 
 
-def bilateral_gradient(size: int, channels: int, rows_cols: tuple[int, int]) -> Case:
+def bilateral_gradient(size: int, channels: int, rows_cols: tuple[int, int]) -> KernelCase:
     """Both gradients of the image (as input and as guidance), without the sigmas'."""
     sigma_color, sigma_space = 0.3, size / 4
 
@@ -314,20 +304,20 @@ def bilateral_gradient(size: int, channels: int, rows_cols: tuple[int, int]) -> 
             y = unfolded_bilateral(x, size, sigma_color, (sigma_space, sigma_space))
             return torch.autograd.grad(y, x, t["g"].clone())[0]
 
-    return Case(
+    return KernelCase(
         f"bilateral radius {size // 2} image gradient, {channels} x {rows_cols[1]}x{rows_cols[0]}, "
         "float32",
         "gradient", "joint_bilateral_blur_backward", (1, channels, *rows_cols),
         (1, channels, 9, 11),
         torch.float32, make, ours,
-        {"Kornia's formula by autograd, forward included": Contender(kornia)},
+        {"Kornia's formula by autograd, forward included": Way(kornia)},
         lambda s: _bytes(s, torch.float32, 4),
         lambda s: 3 * _bilateral_operations(size, "square", channels)(s),
         lambda t: (native.joint_bilateral_blur_backward, arguments(t), {}),
     )  # fmt: skip
 
 
-def bilateral_sigma_gradient(size: int, channels: int, rows_cols: tuple[int, int]) -> Case:
+def bilateral_sigma_gradient(size: int, channels: int, rows_cols: tuple[int, int]) -> KernelCase:
     """Of the three sigmas, the color's and the two directions'."""
 
     def make(s: Shape, device: torch.device, seed: int) -> Tensors:
@@ -353,25 +343,25 @@ def bilateral_sigma_gradient(size: int, channels: int, rows_cols: tuple[int, int
             color, space = torch.autograd.grad(y, [color, space], t["g"].clone())
             return torch.cat([color, space[0]])
 
-    return Case(
+    return KernelCase(
         f"bilateral radius {size // 2} sigma gradients, {channels} x "
         f"{rows_cols[1]}x{rows_cols[0]}, float32",
         "gradient", "joint_bilateral_blur_backward", (1, channels, *rows_cols),
         (1, channels, 9, 11), torch.float32, make, ours,
-        {"Kornia's formula by autograd, forward included": Contender(kornia)},
+        {"Kornia's formula by autograd, forward included": Way(kornia)},
         lambda s: _bytes(s, torch.float32, 3),
         lambda s: 2 * _bilateral_operations(size, "square", channels)(s),
         lambda t: (native.joint_bilateral_blur_backward, arguments(t), {}),
     )  # fmt: skip
 
 
-def filter_cases() -> list[Case]:
+def filter_cases() -> list[KernelCase]:
     """The most wanted first."""
     f32, f16, u8, last = torch.float32, torch.float16, torch.uint8, torch.channels_last
     return [
-        gaussian(2, 3, f32, compiled=True, targets=Targets(copy_fraction=0.85)),
-        bilateral(11, 3, f32, "circle", targets=Targets(330)),
-        gaussian(2, 1, f32, targets=Targets(copy_fraction=0.85)),
+        gaussian(2, 3, f32, compiled=True, targets=(Target(0.85, copying=True),)),
+        bilateral(11, 3, f32, "circle", targets=(micros(330),)),
+        gaussian(2, 1, f32, targets=(Target(0.85, copying=True),)),
         gaussian(2, 3, u8),
         gaussian(2, 3, f32, layout=last),
         bilateral(11, 3, u8, "circle"),

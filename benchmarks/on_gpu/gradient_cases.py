@@ -5,25 +5,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from harness.cases import channels_last, dtype_name, uniform
 from on_gpu.cases import (
     DRY,
     HD,
-    Case,
-    Contender,
+    KernelCase,
     Shape,
     Tensors,
-    all_in,
-    channels_last,
-    dtype_name,
+    both_layouts,
     random_weight,
-    uniform,
 )
 
 aten = torch.ops.aten
 native = torch.ops.denoise_ext
 INPUT, WEIGHT, BIAS, PRELU = range(4)
-BOTH_LAYOUTS = {"torch eager NCHW": torch.contiguous_format,
-                "torch eager channels_last": torch.channels_last}  # fmt: skip
 
 
 def _only(index: int, count: int) -> list[bool]:
@@ -39,7 +34,7 @@ def gradient(
     activation: str = "none",
     groups: int = 1,
     dtype: torch.dtype = torch.float16,
-) -> Case:
+) -> KernelCase:
     """Of a 3x3 convolution of stride 1, with respect to its input, weight, bias or PReLU slopes."""
     channels = shape[1]
     pairs = ([1, 1], [1, 1], [1, 1])  # stride, padding, dilation
@@ -87,17 +82,17 @@ def gradient(
         each = 18 * channels // groups if convolves else 1 if wanted == BIAS else 2
         return s[0] * s[2] * s[3] * filters * each
 
-    return Case(
+    return KernelCase(
         f"{name}, {dtype_name(dtype)}", "gradient", "conv2d_backward", shape,
         (1, channels, *DRY), dtype, make,
         lambda t: native.conv2d_backward(*arguments(t))[wanted],
-        {layout: Contender(theirs, all_in(BOTH_LAYOUTS[layout])) for layout in BOTH_LAYOUTS},
+        both_layouts(theirs),
         moved, operations,
         lambda t: (native.conv2d_backward, arguments(t), {}),
     )  # fmt: skip
 
 
-def transposed_gradient(name: str, wanted: int, channels: int, filters: int) -> Case:
+def transposed_gradient(name: str, wanted: int, channels: int, filters: int) -> KernelCase:
     """Of a transposed 4x4 convolution of stride 2 to 1080p."""
     shape = (1, channels, HD[0] // 2, HD[1] // 2)
     dtype = torch.float16
@@ -120,18 +115,18 @@ def transposed_gradient(name: str, wanted: int, channels: int, filters: int) -> 
             t["g"], t["x"], t["w"], None, stride, padding, [1, 1], True, none, 1, _only(wanted, 3)
         )[wanted]
 
-    return Case(
+    return KernelCase(
         f"{name}, {dtype_name(dtype)}", "gradient", "conv_transpose2d_backward", shape,
         (1, channels, *DRY), dtype, make,
         lambda t: native.conv_transpose2d_backward(*arguments(t))[wanted],
-        {layout: Contender(theirs, all_in(BOTH_LAYOUTS[layout])) for layout in BOTH_LAYOUTS},
+        both_layouts(theirs),
         lambda s: 2 * s[0] * s[2] * s[3] * (channels + 4 * filters),
         lambda s: 2 * s[0] * s[2] * s[3] * channels * filters * 16,
         lambda t: (native.conv_transpose2d_backward, arguments(t), {}),
     )  # fmt: skip
 
 
-def gradient_cases() -> list[Case]:
+def gradient_cases() -> list[KernelCase]:
     """The most wanted first."""
     hd64, small = (1, 64, *HD), (1, 64, 512, 512)
     f32 = torch.float32

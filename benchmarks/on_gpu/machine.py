@@ -6,26 +6,16 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from statistics import median, quantiles
+from functools import partial
 
 import torch
 
-Call = Callable[[], object]
+from denoise_ext._timing import Timing, interleaved, timing
+from harness.cases import Call
+
 SHORTEST_REPLAY_MS = 0.3  # an event's clock has steps of half a microsecond
-L2_MULTIPLE = 4  # inputs and outputs in turn are this many times the cache: none is still in it
+L2_MULTIPLE = 4  # all sets of tensors are this many times the cache: none is still in it
 MOST_CALLS = 64  # of one replay
-
-
-@dataclass(frozen=True)
-class Timing:
-    """Microseconds per call over the rounds; NaN in a dry run."""
-
-    median: float
-    quartile_low: float
-    quartile_high: float
-    rounds: int
-    calls_per_replay: int
-    by_graph: bool  # CUDA graph replays, or calls from Python where it could not be recorded
 
 
 @contextmanager
@@ -54,8 +44,8 @@ class Gpu:
     def __init__(self) -> None:
         self.properties = torch.cuda.get_device_properties(torch.cuda.current_device())
         self.cache_bytes = self.properties.L2_cache_size
-        torch.backends.cudnn.benchmark = True  # cuDNN's fastest algorithm, as a user would ask for
-        torch.backends.cudnn.allow_tf32 = False  # float32 means float32, for everyone
+        torch.backends.cudnn.benchmark = True  # cuDNN takes its fastest algorithm
+        torch.backends.cudnn.allow_tf32 = False  # float32 means float32, for every contender
         torch.backends.cuda.matmul.allow_tf32 = False
 
     def operators(self):
@@ -75,8 +65,8 @@ class Gpu:
         }
 
     def compile(self, function: Callable[..., object]) -> Callable[..., object]:
-        # "max-autotune" with the same CUDA graphs as everyone here; its own would add copies of
-        # the inputs to every call.
+        # "max-autotune" with the CUDA graphs that every contender has here. Its own graphs would
+        # copy the inputs in every call.
         return torch.compile(function, mode="max-autotune-no-cudagraphs", fullgraph=True)
 
     def set_count(self, bytes_per_call: int) -> int:
@@ -188,33 +178,16 @@ def prepare(machine: Machine, calls: list[Call]) -> Recorded:
 
 
 def compare(machine: Machine, recorded: dict[str, Recorded], rounds: int) -> dict[str, Timing]:
-    """Time everyone ``rounds`` times, by turns, in an order that rotates."""
-    names = list(recorded)
-    micros: dict[str, list[float]] = {name: [] for name in names}
-    for contender in recorded.values():  # once untimed: clocks and caches
-        contender.replay()
-    for turn in range(rounds):
-        first = turn % len(names)
-        for name in names[first:] + names[:first]:
-            contender = recorded[name]
-            took = machine.milliseconds(contender.replay)
-            micros[name].append(1e3 * took / contender.calls)
-    timings = {}
-    for name, values in micros.items():
-        low, _, high = quantiles(values, n=4, method="inclusive")
-        one = recorded[name]
-        timings[name] = Timing(median(values), low, high, rounds, one.calls, one.by_graph)
-    return timings
+    """Interleaved timing, in seconds per call; NaN in a dry run."""
+    for one in recorded.values():  # once untimed: clocks and caches
+        one.replay()
 
+    def turn(one: Recorded) -> float:
+        return machine.milliseconds(one.replay) / 1e3 / one.calls
 
-@dataclass(frozen=True)
-class Ceilings:
-    """What this GPU does at best, measured in the same run."""
-
-    copy_gb_per_s: float
-    bf16_tflop_per_s: float
-    tf32_tflop_per_s: float
-    float32_tflop_per_s: float
+    turns = {name: partial(turn, one) for name, one in recorded.items()}
+    samples = interleaved(turns, (rounds, rounds))
+    return {name: timing(samples[name], one.calls) for name, one in recorded.items()}
 
 
 @contextmanager
@@ -229,29 +202,32 @@ def tf32_products() -> Iterator[None]:
         matmul.allow_tf32 = before
 
 
-def measure_ceilings(machine: Machine, rounds: int) -> Ceilings:
-    """Copying, and square matrix products of random values (zeros run faster)."""
+def measure_ceilings(machine: Machine, rounds: int) -> dict[str, object]:
+    """What this GPU does at best: copying, and square matrix products of random values.
+
+    (Zeros run faster.)
+    """
     elements, size = (2**8, 32) if machine.dry else (2**28, 8192)
     source = torch.rand(elements, device=machine.device)
     target = torch.empty_like(source)
 
-    def product(dtype: torch.dtype, n: int) -> Call:
+    def product_rate(dtype: torch.dtype, n: int) -> float:
         a = torch.rand(n, n, device=machine.device).to(dtype)
         b = torch.rand(n, n, device=machine.device).to(dtype)
         out = torch.empty_like(a)
-        return lambda: torch.mm(a, b, out=out)
+        return 2 * n**3 / seconds(lambda: torch.mm(a, b, out=out)) / 1e9
 
-    def micros(call: Call) -> float:
+    def seconds(call: Call) -> float:
         return compare(machine, {"": prepare(machine, [call])}, rounds)[""].median
 
-    half = size // 2
-    moved = 2 * source.nbytes
-    copied = micros(lambda: target.copy_(source))
+    copied = seconds(lambda: target.copy_(source))
     with tf32_products():
-        in_tf32 = micros(product(torch.float32, size))
-    return Ceilings(
-        moved / copied / 1e3,
-        2 * size**3 / micros(product(torch.bfloat16, size)) / 1e6,
-        2 * size**3 / in_tf32 / 1e6,
-        2 * half**3 / micros(product(torch.float32, half)) / 1e6,
-    )
+        in_tf32 = product_rate(torch.float32, size)
+    return {
+        "copy_gb_per_s": 2 * source.nbytes / copied / 1e9,
+        "gflop_per_s": {
+            "bf16": product_rate(torch.bfloat16, size),
+            "tf32": in_tf32,
+            "float32": product_rate(torch.float32, size // 2),
+        },
+    }

@@ -6,7 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from denoise_ext import nn as dn
-from on_gpu.cases import Case, Contender, Tensors, channels_last, uniform
+from harness.cases import channels_last, uniform
+from harness.networks import randomise
+from on_gpu.cases import KernelCase, Tensors, Way
 
 DEPTH, WIDTH = 17, 64
 
@@ -16,16 +18,11 @@ def _dncnn(device: torch.device) -> nn.Sequential:
     layers = [dn.Conv2d(1, WIDTH, 3, padding=1, activation="relu")]
     layers += [dn.Conv2d(WIDTH, WIDTH, 3, padding=1, activation="relu") for _ in range(DEPTH - 2)]
     layers += [dn.Conv2d(WIDTH, 1, 3, padding=1)]
-    network = nn.Sequential(*layers).requires_grad_(False)
-    generator = torch.Generator().manual_seed(5)
-    for parameter in network.parameters():  # the same for everyone, without vanishing signals
-        fan_in = max(parameter[0].numel(), 1)
-        noise = torch.rand(parameter.shape, generator=generator)
-        parameter.copy_((2 * noise - 1) * (6.0 / fan_in) ** 0.5 * (parameter.dim() > 1))
+    network = randomise(nn.Sequential(*layers)).requires_grad_(False)
     return network.to(device, torch.float16).to(memory_format=torch.channels_last)
 
 
-def network_cases() -> list[Case]:
+def network_cases() -> list[KernelCase]:
     networks: dict[str, nn.Module] = {}
 
     def make(s: tuple[int, int, int, int], device: torch.device, seed: int) -> Tensors:
@@ -41,13 +38,13 @@ def network_cases() -> list[Case]:
     # Between layers every value is written once and read once.
     values = 2 + (DEPTH - 1) * WIDTH * 2
     return [
-        Case(
+        KernelCase(
             f"DnCNN-{DEPTH} gray 1080p, float16, channels_last", "network", "conv2d",
             (1, 1, 1080, 1920), (1, 1, 5, 7), torch.float16, make,
             lambda t: networks["ours"](t["x"]),
             {
-                "torch eager channels_last": Contender(theirs),
-                "torch.compile": Contender(theirs, compiled=True),
+                "torch eager channels_last": Way(theirs),
+                "torch.compile": Way(theirs, compiled=True),
             },
             lambda s: 2 * s[2] * s[3] * values,
             lambda s: 2 * s[2] * s[3] * weights,

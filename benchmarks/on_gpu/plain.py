@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from on_gpu.cases import channels_last
+from harness.cases import channels_last
 
 SOURCE = Path(__file__).with_name("plain.cu")
 ROOT = SOURCE.parents[2]

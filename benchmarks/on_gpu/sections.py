@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -14,6 +13,9 @@ import xml.etree.ElementTree as ElementTree
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from harness import processes, records
+from harness.processes import Finished
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKER = Path(__file__).with_name("worker.py")
@@ -38,30 +40,9 @@ class Section:
     details: list[str] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
-class Finished:
-    """A process that ended, or was ended when its time was up."""
-
-    status: int | None  # None: it was ended
-    output: str
-    seconds: float
-
-
-def run(command: list[str], seconds: float, **environment: str) -> Finished:
-    """Run a command for so long at most, and everything it starts."""
-    start = time.monotonic()
-    process = subprocess.Popen(
-        command, cwd=ROOT, env=os.environ | environment, text=True, errors="replace",
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
-    )  # fmt: skip
-    try:
-        output, _ = process.communicate(timeout=max(seconds, 1))
-        status = process.returncode
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, 9)
-        output, _ = process.communicate()
-        status = None
-    return Finished(status, output, time.monotonic() - start)
+def run(command: list[str], seconds: float, **settings: str) -> Finished:
+    """Run a command for so long at most, with `settings` in its environment."""
+    return processes.run(command, max(seconds, 1), os.environ | settings)
 
 
 def last_lines(text: str) -> list[str]:
@@ -247,19 +228,18 @@ def timing(dry: bool, seconds: float, lines: Path) -> Section:
         command = [sys.executable, str(WORKER), f"--output={lines}", f"--seconds={left - 8:.0f}"]
         command += ["--dry-run"] if dry else []
         ended = run([*command, "--skip", *done_cases], left)
-        records = [json.loads(line) for line in lines.read_text().splitlines()]
-        begun = [record["started"] for record in records if "started" in record]
-        told = {record["case"] for record in records if "case" in record}
-        lost = [name for name in begun if name not in told]
+        found = records.read(lines)
+        begun = [record["started"] for record in found if "started" in record]
+        finished = {record["case"] for record in found if "case" in record}
         stopped = ended.status is None
         status = "skipped" if stopped else "failed"
         why = (
             "stopped when the time was up" if stopped else f"its process ended with {ended.status}"
         )
         with open(lines, "a", encoding="utf-8") as file:
-            for name in lost:
-                record = {"case": name, "group": "", "status": status, "note": why}
-                file.write(json.dumps(record) + "\n")
+            for name in begun:
+                if name not in finished:
+                    records.write(file, records.unfinished(name, why, status))
         if ended.status == 0:
             break
         if stopped and not dry:
@@ -270,5 +250,5 @@ def timing(dry: bool, seconds: float, lines: Path) -> Section:
             return Section("timing", "failed", "the worker failed",
                            time.monotonic() - start, details)  # fmt: skip
         done_cases = begun
-    status = "passed" if told else "skipped"
+    status = "passed" if finished else "skipped"
     return Section("timing", status, "", time.monotonic() - start, details)

@@ -41,9 +41,9 @@ COMMANDS = {
         "denoise-ext video night.mp4 clean.mkv --sigma 15",
     ),
     "evaluate": (
-        "measure PSNR and SSIM of a model on clean images with synthetic noise",
-        "denoise-ext evaluate CBSD68/ --sigma 15 25 50 --json cbsd68.json\n"
-        "  denoise-ext evaluate --table data/ --out quality",
+        "measure PSNR and SSIM of a model on your own images",
+        "denoise-ext evaluate photos/ --sigma 15 25 50 --json photos.json\n"
+        "  denoise-ext evaluate photos/ --sigma 25 --model my_net.safetensors",
     ),
     "train": (
         "train a model from a configuration file",

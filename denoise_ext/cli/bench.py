@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def measure(case: BenchCase, seconds: float) -> dict[str, Any]:
-    """Check that everyone computes the same, then let them take turns."""
+    """Check that all contenders compute the same, then time them interleaved."""
     from dataclasses import asdict
 
     from denoise_ext._timing import compare
@@ -103,6 +103,6 @@ def _print_table(console: Any, rows: list[dict[str, Any]]) -> None:
             table.add_row(f"  {name}", f"{1e3 * timing['median']:.2f}", spread, words)
     console.print(table)
     console.print(
-        "\nMedians; contenders take turns, after their results were compared. Below 1x, this"
-        " package is slower."
+        "\nMedians of interleaved rounds. Results were compared first. Below 1x, this package is"
+        " slower."
     )

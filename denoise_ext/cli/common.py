@@ -13,7 +13,7 @@ import re
 import sys
 from collections.abc import Iterator
 from decimal import Decimal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from denoise_ext.cli._progress import ProgressLines
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
 
-    from denoise_ext.models import Network
+    from denoise_ext.tasks import Denoiser
 
 EXIT_FAILED, EXIT_USAGE, EXIT_SOME_FAILED, EXIT_INTERRUPTED = 1, 2, 3, 130
 
@@ -234,41 +234,16 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-class Models:
-    """The network for an image: the one asked for, or the shipped one for its channels."""
-
-    def __init__(self, model: str | None, device: str, backend: str) -> None:
-        from denoise_ext.engine import accelerate, plan
+def make_denoiser(model: str | None, device: str, backend: str, **options: Any) -> Denoiser:
+    """A `Denoiser` for all images. A wrong model is one error, not one for each image."""
+    with importing_torch():
         from denoise_ext.runtime import choose_device, load_model
         from denoise_ext.runtime.families import is_family
-        from denoise_ext.runtime.session import is_own
+        from denoise_ext.tasks import Denoiser
 
-        def load(name: str) -> Network:
-            network = load_model(name, self.device, backend)
-            if backend != "native" or self.device.type != "cpu":
-                return network
-            # Packed weights and memory that is kept from image to image.
-            return plan(network) if is_own(network) else accelerate(network)
-
-        self._load = load
-        self.device = choose_device(device, backend)
-        self._loaded: dict[str, Network] = {}
-        self.name = model
-        if not is_family(model):  # a mistake shows before the first image
-            self.for_channels(1)
-
-    def for_channels(self, channels: int) -> Network:
-        """The network for images of 1 or 3 channels."""
-        name = self.name_for(channels)
-        if name not in self._loaded:
-            self._loaded[name] = self._load(name)
-        return self._loaded[name]
-
-    def name_for(self, channels: int) -> str:
-        """Its name, or the checkpoint file as given."""
-        from denoise_ext.runtime.families import member
-
-        return member(self.name, channels)
+    chosen = choose_device(device, backend)
+    network = model if is_family(model) else load_model(model, chosen, backend)
+    return Denoiser(network, device=chosen, backend=backend, **options)
 
 
 def colour_channels(pixels: np.ndarray) -> int:

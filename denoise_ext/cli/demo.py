@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -189,6 +187,7 @@ def _print_times(model: Network, noisy: np.ndarray, args: argparse.Namespace) ->
     """The network as it runs here against the same weights in plain PyTorch."""
     import torch
 
+    from denoise_ext._timing import compare
     from denoise_ext.nn import to_torch
 
     console = output_console()
@@ -198,43 +197,23 @@ def _print_times(model: Network, noisy: np.ndarray, args: argparse.Namespace) ->
     device = next(model.parameters()).device
     x = _unit_batch(noisy).to(device)
     sigma = SIGMA if model.needs_sigma else None
-    plain = to_torch(model)
-    names = ("denoise_ext", "plain PyTorch")
+
+    def run(network: torch.nn.Module) -> None:
+        network(x, sigma)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    networks = {"denoise_ext": model, "plain PyTorch": to_torch(model)}
+    calls = {name: partial(run, network) for name, network in networks.items()}
     with torch.inference_mode():
-        own, theirs = time_interleaved(
-            [lambda: model(x, sigma), lambda: plain(x, sigma)], args.repeats, device
-        )
+        times = compare(calls, 0.0, rounds=(args.repeats, args.repeats)).timings
     console.print(
         f"\ntime of the network for this image ({device.type}, {torch.get_num_threads()} threads,"
-        f" float32, channels_last; median of {args.repeats} interleaved runs, lowest to highest):"
+        f" float32, channels_last; median of {args.repeats} interleaved runs, 10th to 90th"
+        " percentile):"
     )
-    for name, times in zip(names, (own, theirs), strict=True):
-        median, low, high = (1e3 * t for t in (statistics.median(times), min(times), max(times)))
+    for name, one in times.items():
+        median, low, high = (1e3 * seconds for seconds in (one.median, one.low, one.high))
         console.print(f"  {name:<14}{median:8.1f} ms   ({low:.1f} to {high:.1f})")
-    ratio = statistics.median(theirs) / statistics.median(own)
+    ratio = times["plain PyTorch"].median / times["denoise_ext"].median
     console.print(f"  plain PyTorch takes {ratio:.2f} times as long as denoise_ext here")
-
-
-def time_interleaved(
-    functions: list[Callable[[], object]], repeats: int, device: torch.device
-) -> list[list[float]]:
-    """Seconds of every run. A warm run of each first, then turn by turn, so that a change in the
-    machine's load falls on all of them."""
-    import torch
-
-    def once(function: Callable[[], object]) -> float:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        start = time.perf_counter()
-        function()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        return time.perf_counter() - start
-
-    times: list[list[float]] = [[] for _ in functions]
-    for function in functions:
-        once(function)
-    for _ in range(repeats):
-        for record, function in zip(times, functions, strict=True):
-            record.append(once(function))
-    return times

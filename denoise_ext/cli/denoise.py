@@ -22,6 +22,7 @@ from denoise_ext.cli.common import (
     add_precision_argument,
     importing_torch,
     in_options,
+    make_denoiser,
     max_pixels,
     sigma_type,
     strength_type,
@@ -145,7 +146,7 @@ def run(args: argparse.Namespace) -> int:
     if "-" in (*args.inputs, args.output):
         from denoise_ext.cli._denoise_stream import run_stream
 
-        return run_stream(args, make_denoiser(args))
+        return run_stream(args, make_denoiser(args.model, args.device, **_options(args)))
     with importing_torch():
         if args.sigma:  # once, and not for each file
             from denoise_ext.tasks.doubts import warn_of_sigma
@@ -168,19 +169,6 @@ def run(args: argparse.Namespace) -> int:
     return EXIT_SOME_FAILED if report.failures else 0
 
 
-def make_denoiser(args: argparse.Namespace) -> Denoiser:
-    """The network and its options; a wrong one is one error, not one for each file."""
-    with importing_torch():
-        from denoise_ext.runtime import choose_device, load_model
-        from denoise_ext.runtime.families import is_family
-        from denoise_ext.tasks import Denoiser
-
-    device, model = choose_device(args.device, args.backend), args.model
-    if not is_family(model):
-        model = load_model(model, device, args.backend)
-    return Denoiser(model, device=device, **_options(args))
-
-
 def making(args: argparse.Namespace) -> dict[str, Any]:
     """All that a result depends on besides its input."""
     from denoise_ext.jobs.manifest import making_of
@@ -198,7 +186,7 @@ def _here(plan: Plan, args: argparse.Namespace) -> Iterator[Outcome]:
     """The jobs in this process. What is wrong with the options is raised at once."""
     from denoise_ext.jobs.manifest import Manifest
 
-    denoiser = make_denoiser(args)
+    denoiser = make_denoiser(args.model, args.device, **_options(args))
     if not (plan.is_folder and plan.jobs):
         return _run_here(plan.jobs, denoiser, None, args)
     manifest = Manifest(plan.output, args.shard, siblings=args.resume)

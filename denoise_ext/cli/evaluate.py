@@ -1,4 +1,4 @@
-"""``denoise-ext evaluate INPUT... --sigma S``; with --table: `_quality_table`."""
+"""``denoise-ext evaluate INPUT... --sigma S``."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from denoise_ext.cli._quality_table import run_table
 from denoise_ext.cli.common import (
     EXIT_SOME_FAILED,
     CliError,
-    Models,
     add_max_pixels_argument,
     add_model_arguments,
     colour_channels,
+    make_denoiser,
     max_pixels,
     one_line,
     output_console,
@@ -26,7 +25,7 @@ from denoise_ext.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from denoise_ext.tasks import Protocol, Scores
+    from denoise_ext.tasks import Denoiser, Protocol, Scores
 
 Rows = list[tuple[Path, float | None, "Scores"]]  # file, sigma (None: estimated), figures
 
@@ -35,13 +34,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the command."""
     parser.add_argument(
         "inputs",
-        nargs="*",
+        nargs="+",
         metavar="INPUT",
         help="clean images: files, folders, glob patterns (with --pairs: one folder)",
     )
     parser.add_argument(
         "--sigma", type=sigma_type, nargs="+", metavar="S",
-        help="noise levels to add, on the 0-255 scale (with --pairs: what the model is told;"
+        help="noise levels to add, on the 0-255 scale (with --pairs: the level that the model gets;"
         " estimated for every image if not given)",
     )  # fmt: skip
     parser.add_argument(
@@ -73,45 +72,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", metavar="FILE", help="write the figures of every image here")
     parser.add_argument("--overwrite", action="store_true", help="replace existing results")
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
-    table = parser.add_argument_group(
-        "the table of everything",
-        "every shipped network, published checkpoint and filter on Set12, BSD68, CBSD68 and\n"
-        "Kodak24 (what is there of them in INPUT/test; INPUT: $DENOISE_EXT_DATA if not given), at\n"
-        "sigma 15, 25 and 50 unless --sigma says otherwise; the output is not rounded",
-    )
-    table.add_argument("--table", action="store_true", help="measure all, with times")
-    table.add_argument(
-        "--out", metavar="NAME", help="write NAME.md, NAME.json and the picture NAME.png"
-    )
-    table.add_argument(
-        "--checkpoints", metavar="FOLDER",
-        help="checkpoint files of others (default: INPUT/published_weights)",
-    )  # fmt: skip
-    table.add_argument(
-        "--resume", action="store_true",
-        help="keep what NAME.json has of the same weights, images and protocol; times are new",
-    )  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> int:
     """Carry the command out; returns the exit code."""
-    if args.table:
-        return run_table(args)
-    for name in ("out", "checkpoints", "resume"):
-        if getattr(args, name):
-            raise CliError(f"--{name} is for --table")
-    if not (args.inputs and (args.sigma or args.pairs)):
-        raise CliError(
-            "clean images INPUT and --sigma are required (but for --table, and --pairs"
-            " needs no --sigma)"
-        )
-    return _run(args)
-
-
-def _run(args: argparse.Namespace) -> int:
     from denoise_ext.io import check_target, list_images
+    from denoise_ext.runtime.families import member
     from denoise_ext.tasks import Protocol
 
+    if not (args.sigma or args.pairs):
+        raise CliError("--sigma is required without --pairs: the noise levels to add")
     partners = _partners(args)
     files = list(partners) or list_images(args.inputs, args.recursive)
     if args.json is not None:
@@ -119,7 +89,7 @@ def _run(args: argparse.Namespace) -> int:
     protocol = Protocol(
         args.seed, args.clip, not args.no_round, args.crop, args.gray, bool(partners)
     )
-    models = Models(args.model, args.device, args.backend)
+    denoiser = make_denoiser(args.model, args.device, args.backend)
     sigmas = list(dict.fromkeys(args.sigma or [None]))
     rows: Rows = []
     failures: list[tuple[str, str]] = []
@@ -131,15 +101,16 @@ def _run(args: argparse.Namespace) -> int:
             progress.update(task, description=file.name)
             try:
                 pair = file, partners.get(file)
-                scores = _evaluate_file(*pair, models, sigmas, protocol, used, limit)
+                scores, channels = _scores(*pair, denoiser, sigmas, protocol, limit)
                 rows += [(file, sigma, score) for sigma, score in scores]
+                used.add(member(args.model, channels))
             except (CliError, ValueError, RuntimeError, OSError, MemoryError) as error:
                 failures.append((str(file), one_line(error)))
             progress.advance(task)
     if rows:
-        _print(rows, sigmas, protocol, sorted(used), models, args)
+        _print(rows, sigmas, protocol, sorted(used), args)
         if args.json is not None:
-            _write_json(args, rows, sigmas, protocol, sorted(used), models, failures)
+            _write_json(args, rows, sigmas, protocol, sorted(used), failures)
     if failures:
         report_failures(failures, len(files))
         return EXIT_SOME_FAILED
@@ -168,28 +139,25 @@ def _partners(args: argparse.Namespace) -> dict[Path, Path]:
     return dict(pairs)
 
 
-def _evaluate_file(
+def _scores(
     file: Path,
     partner: Path | None,
-    models: Models,
+    denoiser: Denoiser,
     sigmas: list[float | None],
     protocol: Protocol,
-    used: set[str],
     limit: int,
-) -> list[tuple[float | None, Scores]]:
+) -> tuple[list[tuple[float | None, Scores]], int]:
+    """(sigma with its figures, channels of the image without alpha)."""
     from denoise_ext.io import read_image
     from denoise_ext.tasks import clean_pixels, evaluate_image, evaluate_pair
 
     pixels = clean_pixels(read_image(file, max_pixels=limit), protocol)
-    channels = colour_channels(pixels)
-    network = models.for_channels(channels)
     if partner is None:
-        scores = [(sigma, evaluate_image(network, pixels, sigma, protocol)) for sigma in sigmas]
+        scores = [(s, evaluate_image(denoiser, pixels, s, protocol)) for s in sigmas]
     else:
         clean = clean_pixels(read_image(partner, max_pixels=limit), protocol)
-        scores = [(s, evaluate_pair(network, pixels, clean, s, protocol)) for s in sigmas]
-    used.add(models.name_for(channels))
-    return scores
+        scores = [(s, evaluate_pair(denoiser, pixels, clean, s, protocol)) for s in sigmas]
+    return scores, colour_channels(pixels)
 
 
 def _averages(rows: Rows, sigma: float | None) -> dict[str, float]:
@@ -202,13 +170,15 @@ def _print(
     sigmas: list[float | None],
     protocol: Protocol,
     used: list[str],
-    models: Models,
     args: argparse.Namespace,
 ) -> None:
     from rich.table import Table
 
+    from denoise_ext.runtime import choose_device
+
+    device = choose_device(args.device, args.backend)
     console = output_console()
-    console.print(f"model:  {', '.join(used)} on {models.device}, {args.backend} backend")
+    console.print(f"model:  {', '.join(used)} on {device}, {args.backend} backend")
     for line in protocol.describe():
         console.print(f"  {line}")
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -237,7 +207,6 @@ def _write_json(
     sigmas: list[float | None],
     protocol: Protocol,
     used: list[str],
-    models: Models,
     failures: list[tuple[str, str]],
 ) -> None:
     import dataclasses
@@ -246,12 +215,13 @@ def _write_json(
 
     from denoise_ext import __version__
     from denoise_ext.io import write_atomically
+    from denoise_ext.runtime import choose_device
 
     document = {
         "denoise_ext": __version__,
         "torch": torch.__version__,
         "model": used,
-        "device": str(models.device),
+        "device": str(choose_device(args.device, args.backend)),
         "backend": args.backend,
         "protocol": dataclasses.asdict(protocol) | {"in_words": protocol.describe()},
         "averages": [{"sigma": s} | _json_numbers(_averages(rows, s)) for s in sigmas],

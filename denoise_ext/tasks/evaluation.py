@@ -1,4 +1,4 @@
-"""PSNR and SSIM of a network on a clean image with synthetic noise, under a stated protocol."""
+"""PSNR and SSIM of a denoising method on one image, under a stated protocol."""
 
 from __future__ import annotations
 
@@ -13,12 +13,10 @@ from torch import Tensor
 from denoise_ext.data.noise import add_gaussian_noise
 from denoise_ext.metrics import psnr, ssim
 from denoise_ext.metrics.ssim import WINDOW
-from denoise_ext.models import Network
-from denoise_ext.tasks.denoise import denoise
 from denoise_ext.tasks.value_range import from_unit, to_unit
 
-# noisy image, sigma on the 0-255 scale -> denoised image
-Method = Callable[[Tensor, float], Tensor]
+# noisy image (1, C, H, W), sigma on the 0-255 scale or None -> denoised image of the same shape
+Method = Callable[[Tensor, float | None], Tensor]
 
 
 @dataclass(frozen=True)
@@ -42,8 +40,8 @@ class Protocol:
         """The protocol in words, one fact per line."""
         if self.pairs:
             noise = [
-                "noise: that of the files; sigma is what the network is told (auto, null in JSON:"
-                " what is estimated for the image)"
+                "noise: that of the files; sigma is the level that the network gets (auto, null in"
+                " JSON: estimated for each image)"
             ]
         else:
             noise = [
@@ -93,41 +91,21 @@ def clean_pixels(pixels: np.ndarray, protocol: Protocol) -> np.ndarray:
 
 
 def evaluate_image(
-    network: Network, pixels: np.ndarray, sigma: float, protocol: Protocol = Protocol()
+    method: Method, pixels: np.ndarray, sigma: float, protocol: Protocol = Protocol()
 ) -> Scores:
     """Add noise to a clean image, denoise it, measure.
 
     Args:
-        network: as `load_model` returns it.
+        method: what denoises: a `Denoiser`, or any function of a noisy image and sigma. The image
+            is (1, C, H, W), float32, channels_last, in [0, 1] but for the noise. The result has its
+            shape. Make a `Denoiser` once for all images and noise levels.
         pixels: (H, W) or (H, W, C), uint8 or uint16; prepared with `clean_pixels`.
-        sigma: standard deviation of the noise on the 0-255 scale; also told to the network.
+        sigma: standard deviation of the noise on the 0-255 scale; `method` gets it too.
         protocol: how.
 
     Raises:
-        ValueError: the network does not fit the image, or the image (less the border) is too
+        ValueError: the method does not fit the image, or the image (less the border) is too
             small for SSIM's 11 x 11 window.
-    """
-
-    def run(noisy: Tensor, sigma: float) -> Tensor:
-        # "torch": as it is; whoever measures it has chosen how it runs
-        return denoise(noisy, network, sigma, backend="torch")
-
-    return _scores(*noisy_and_denoised(run, pixels, sigma, protocol))
-
-
-def noisy_and_denoised(
-    method: Method, pixels: np.ndarray, sigma: float, protocol: Protocol = Protocol()
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Add noise to a clean image and denoise it with any method.
-
-    Args:
-        method: called with the noisy image (1, C, H, W), float32, channels_last, in [0, 1] but for
-            the noise, and with sigma; returns an image of the same shape.
-        pixels, sigma, protocol: as for `evaluate_image`.
-
-    Returns:
-        (clean, noisy, denoised), each (1, C, H, W) in [0, 1], less the protocol's border: what
-        the metrics compare.
     """
     stored = _as_batch(pixels)
     clean = to_unit(stored)  # (1, C, H, W)
@@ -136,16 +114,11 @@ def noisy_and_denoised(
     noisy = add_gaussian_noise(clean.contiguous(), sigma, generator)
     if protocol.clip_noisy:
         noisy = noisy.clamp(0, 1)
-    noisy = noisy.contiguous(memory_format=torch.channels_last)
-    output = method(noisy, sigma).clamp(0, 1)
-    if protocol.round_output:
-        output = to_unit(from_unit(output, stored.dtype))
-    clean, noisy, output = (_inside(x, protocol.crop) for x in (clean, noisy, output))
-    return clean, noisy, output
+    return _scores(method, noisy, clean, sigma, protocol, stored.dtype)
 
 
 def evaluate_pair(
-    network: Network,
+    method: Method,
     noisy: np.ndarray,
     clean: np.ndarray,
     sigma: float | None,
@@ -154,11 +127,11 @@ def evaluate_pair(
     """Denoise a noisy image whose clean partner is known, measure.
 
     Args:
-        network: as `load_model` returns it.
+        method: as for `evaluate_image`.
         noisy, clean: (H, W) or (H, W, C), uint8 or uint16, of one shape and dtype; prepared with
             `clean_pixels`.
-        sigma: what the network is told, on the 0-255 scale, or None: what `estimate_sigma` finds.
-            No noise is added.
+        sigma: the noise level that `method` gets, on the 0-255 scale. None: a `Denoiser` estimates
+            the level. No noise is added.
         protocol: its border and its rounding; the rest is about synthetic noise.
 
     Raises:
@@ -170,11 +143,7 @@ def evaluate_pair(
             f"{clean.shape} {clean.dtype}"
         )
     stored, reference = (_as_batch(pixels) for pixels in (noisy, clean))
-    given = to_unit(stored).contiguous(memory_format=torch.channels_last)
-    output = denoise(given, network, sigma, backend="torch").clamp(0, 1)
-    if protocol.round_output:
-        output = to_unit(from_unit(output, stored.dtype))
-    return _scores(*(_inside(x, protocol.crop) for x in (to_unit(reference), given, output)))
+    return _scores(method, to_unit(stored), to_unit(reference), sigma, protocol, stored.dtype)
 
 
 def _as_batch(pixels: np.ndarray) -> Tensor:
@@ -183,7 +152,21 @@ def _as_batch(pixels: np.ndarray) -> Tensor:
     return stored[None, None] if pixels.ndim == 2 else stored.permute(2, 0, 1)[None]
 
 
-def _scores(clean: Tensor, noisy: Tensor, output: Tensor) -> Scores:
+def _scores(
+    method: Method,
+    noisy: Tensor,
+    clean: Tensor,
+    sigma: float | None,
+    protocol: Protocol,
+    stored: torch.dtype,
+) -> Scores:
+    """Denoise `noisy` and measure both; `stored`: the type that outputs are rounded to."""
+    noisy = noisy.contiguous(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        output = method(noisy, sigma).clamp(0, 1)
+    if protocol.round_output:
+        output = to_unit(from_unit(output, stored))
+    clean, noisy, output = (_inside(x, protocol.crop) for x in (clean, noisy, output))
     height, width = clean.shape[-2:]
     if min(height, width) < WINDOW:
         raise ValueError(

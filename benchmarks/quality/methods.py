@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from denoise_ext import models
-from denoise_ext.engine import plan
-from denoise_ext.runtime.loading import load_model
+from denoise_ext.runtime import load_model
+from denoise_ext.tasks import Denoiser
 from denoise_ext.tasks.evaluation import Method as Call
 
 NETWORK, CHECKPOINT, FILTER, NOTHING = "network", "published checkpoint", "filter", "nothing"
@@ -83,22 +82,18 @@ def published_checkpoints(folder: Path) -> tuple[list[Method], list[Skipped]]:
 
 
 def _network(name: str, kind: str, model: str, file: Path, level: float | None) -> Method:
-    """A network as ``denoise-ext denoise`` runs it on the CPU: planned, precision "default"."""
+    """A network as ``denoise-ext evaluate --device cpu`` runs it: by one `Denoiser`."""
     network = load_model(model, "cpu")
     if network.in_channels not in (1, 3):
         raise ValueError(f"{file}: the network takes {network.in_channels} channels, not 1 or 3")
-    planned = plan(network)
-    with torch.inference_mode():
-        example = torch.full((1, network.in_channels, 32, 32), 0.5)
-        if not torch.isfinite(planned(example, 25.0)).all():
-            raise ValueError(f"{file}: the network's output is not finite")
-
-    def call(noisy: Tensor, sigma: float) -> Tensor:
-        return planned(noisy, sigma) if network.needs_sigma else planned(noisy)
-
+    denoiser = Denoiser(network)
+    try:
+        denoiser(torch.full((1, network.in_channels, 32, 32), 0.5), 25.0)
+    except RuntimeError as error:  # its output is not finite
+        raise ValueError(f"{file}: {error}") from error
     data = file.read_bytes()
     return Method(
-        name, kind, network.in_channels, call, hashlib.sha256(data).hexdigest(),
+        name, kind, network.in_channels, denoiser, hashlib.sha256(data).hexdigest(),
         sum(p.numel() for p in network.parameters()), len(data),
         None if network.needs_sigma else level,
     )  # fmt: skip

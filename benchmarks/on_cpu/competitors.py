@@ -16,8 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from on_cpu.cases import ONNX_RUNTIME, OPENVINO, Absent, Call, Contender, channels_last
+from harness.cases import OURS, Absent, Call, Contender, channels_last
 
+CHANNELS_LAST, NCHW = "torch channels_last", "torch NCHW"
+COMPILED = "torch.compile, frozen"
+ONNX_RUNTIME, OPENVINO = "ONNX Runtime", "OpenVINO"
+FAST, PACKED = f"{OURS} precision=fast", f"{OURS} packed, out="  # ours in other ways
 RUNTIMES = {  # distribution -> module; their versions are kept with the results
     "openvino": "openvino",
     "onnxruntime": "onnxruntime",

@@ -1,75 +1,109 @@
-"""``denoise-ext evaluate --table``."""
+"""The command ``python benchmarks/quality.py``."""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
+import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from denoise_ext.cli.common import CliError, progress_bar
+import torch
 
-if TYPE_CHECKING:
-    from denoise_ext.quality.filters import Chosen
-    from denoise_ext.quality.methods import Method, Skipped
-    from denoise_ext.quality.test_sets import TestSet
-    from denoise_ext.tasks import Protocol
+from denoise_ext import info
+from denoise_ext._loader import native_error
+from denoise_ext._timing import QUIET_LOAD
+from denoise_ext.cli.common import one_line, progress_bar, sigma_type, whole_number
+from denoise_ext.io import check_target, write_atomically
+from denoise_ext.tasks import Protocol
+from quality import filters, measure, methods, plot
+from quality.filters import Chosen
+from quality.methods import Method, Skipped
+from quality.table import markdown, middle_sigma
+from quality.test_sets import TestSet, find_test_sets, training_crops
 
-_SIGMAS = (15.0, 25.0, 50.0)
-# What the command has for single models and folders.
-_NOT_FOR_TABLES = (
-    "model", "pairs", "recursive", "clip", "no_round", "crop", "gray", "per_image", "json",
-)  # fmt: skip
+SIGMAS = (15.0, 25.0, 50.0)
+EXAMPLE = """\
+example:
+  python benchmarks/quality.py data --out quality            writes quality.md, .json and .png
+  python benchmarks/quality.py data --out quality --resume   measures what is new, and all times"""
 
 
-def run_table(args: argparse.Namespace) -> int:
-    """Measure everything, write the three files; returns the exit code."""
-    from denoise_ext._loader import native_error
-    from denoise_ext.quality.test_sets import find_test_sets
-    from denoise_ext.tasks import Protocol
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="quality.py",
+        description="Measure PSNR, SSIM, time and size of every shipped network, published"
+        " checkpoint and filter on Set12, BSD68, CBSD68 and Kodak24, on the CPU.",
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "data", nargs="?", metavar="DATA",
+        help="folder with test/Set12, test/BSD68, ... (default: $DENOISE_EXT_DATA)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--out", required=True, metavar="NAME", help="write NAME.md, NAME.json and NAME.png"
+    )
+    parser.add_argument(
+        "--checkpoints", metavar="FOLDER",
+        help="checkpoint files of others (default: DATA/published_weights)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--sigma", type=sigma_type, nargs="+", default=SIGMAS, metavar="S",
+        help="noise levels to add, on the 0-255 scale (default: 15 25 50)",
+    )  # fmt: skip
+    parser.add_argument("--seed", type=whole_number(0), default=0, help="of the noise (default: 0)")
+    existing = parser.add_mutually_exclusive_group()
+    existing.add_argument(
+        "--resume", action="store_true",
+        help="keep what NAME.json has of the same weights, images and protocol; times are new",
+    )  # fmt: skip
+    existing.add_argument("--overwrite", action="store_true", help="replace existing results")
+    parser.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
+    return parser.parse_args(argv)
 
-    data = _check(args)
-    if native_error() is not None:
-        raise CliError(f"--table measures this package's kernels: {native_error()}")
-    earlier = _earlier(args)
-    protocol = Protocol(args.seed, round_output=False)
-    sigmas = sorted(set(args.sigma or _SIGMAS))
-    sets = find_test_sets(data)
-    document = _facts(protocol, sigmas, sets)
-    methods, chosen, skipped = _methods(args, data, sets, sigmas, protocol)
-    document["filters"] = [one.as_dict() for one in chosen]
-    document["skipped"] = [{"name": one.name, "reason": one.reason} for one in skipped]
-    _measure(args, document, methods, sets, protocol, earlier)
-    _time(document, methods, args.quiet)
-    _write(args, document)
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure everything and write the three files; returns the exit code."""
+    args = parse(argv)
+    try:
+        run(args)
+    except (ValueError, OSError) as error:
+        print(f"quality.py: error: {one_line(error)}", file=sys.stderr)
+        return 2
     return 0
 
 
-def _check(args: argparse.Namespace) -> Path:
-    """The data folder, if the arguments fit each other."""
-    for name in _NOT_FOR_TABLES:
-        if getattr(args, name):
-            raise CliError(f"--{name.replace('_', '-')} is not for --table")
-    if tuple(args.part) != (0.0, 1.0):
-        raise CliError("--part is for --pairs")
-    if args.device not in ("auto", "cpu") or args.backend != "native":
-        raise CliError("--table measures this package's kernels on the CPU: no --device, --backend")
-    if args.out is None:
-        raise CliError("--table needs --out NAME: it writes NAME.md, NAME.json and NAME.png")
-    if args.resume and args.overwrite:
-        raise CliError("--resume and --overwrite exclude each other")
-    if 0 in (args.sigma or ()):
-        raise CliError("--sigma must be > 0 with --table: there is nothing to remove at 0")
-    if len(args.inputs) > 1:
-        raise CliError(f"--table takes one folder (with test/BSD68, ...), got {len(args.inputs)}")
-    given = args.inputs[0] if args.inputs else os.environ.get("DENOISE_EXT_DATA")
+def run(args: argparse.Namespace) -> None:
+    data = _data_folder(args)
+    if native_error() is not None:
+        raise ValueError(f"this benchmark measures the native kernels: {native_error()}")
+    earlier = _earlier(args)
+    protocol = Protocol(args.seed, round_output=False)
+    sigmas = sorted(set(args.sigma))
+    sets = find_test_sets(data)
+    document = _facts(protocol, sigmas, sets)
+    found, chosen, skipped = _methods(args, data, sets, sigmas, protocol)
+    document["filters"] = [one.as_dict() for one in chosen]
+    document["skipped"] = [{"name": one.name, "reason": one.reason} for one in skipped]
+    _measure(args, document, found, sets, protocol, earlier)
+    _time(document, found, args.quiet)
+    _write(args, document)
+
+
+def _data_folder(args: argparse.Namespace) -> Path:
+    if 0 in args.sigma:
+        raise ValueError("--sigma must be > 0: there is nothing to remove at 0")
+    given = args.data or os.environ.get("DENOISE_EXT_DATA")
     if given is None:
-        raise CliError("--table needs a folder with test/BSD68, ...: INPUT or $DENOISE_EXT_DATA")
+        raise ValueError("DATA or $DENOISE_EXT_DATA is required: a folder with test/BSD68, ...")
     if not Path(given).is_dir():
-        raise CliError(f"{given}: no such folder")
+        raise ValueError(f"{given}: no such folder")
     return Path(given)
 
 
@@ -79,8 +113,6 @@ def _targets(out: str) -> dict[str, Path]:
 
 def _earlier(args: argparse.Namespace) -> dict[str, Any]:
     """What --resume goes on from; {} for nothing. Raises where a file cannot be written."""
-    from denoise_ext.io import check_target
-
     targets = _targets(args.out)
     for target in targets.values():
         check_target(target, args.overwrite or args.resume)
@@ -90,16 +122,10 @@ def _earlier(args: argparse.Namespace) -> dict[str, Any]:
         document = json.loads(targets["json"].read_text("utf-8"))
         return {key: document[key] for key in ("protocol", "sets", "methods")}
     except (ValueError, TypeError, KeyError) as error:
-        raise CliError(f"{targets['json']}: not written by --table ({error!r})") from None
+        raise ValueError(f"{targets['json']}: not written by quality.py ({error!r})") from None
 
 
 def _facts(protocol: Protocol, sigmas: list[float], sets: list[TestSet]) -> dict[str, Any]:
-    import dataclasses
-
-    import torch
-
-    from denoise_ext import info
-
     facts = info()
     return {
         "denoise_ext": facts["versions"]["denoise_ext"],
@@ -130,17 +156,14 @@ def _methods(
     protocol: Protocol,
 ) -> tuple[list[Method], list[Chosen], list[Skipped]]:
     """What fits the images there are; the filters' parameters; what is missing."""
-    from denoise_ext.quality import methods as known
-    from denoise_ext.quality.filters import method
-
     kinds = {one.channels for one in sets}
     folder = Path(args.checkpoints) if args.checkpoints else data / "published_weights"
-    checkpoints, skipped = known.published_checkpoints(folder)
+    checkpoints, skipped = methods.published_checkpoints(folder)
     chosen, absent = _choose_filters(data, sorted(kinds), sigmas, protocol, args.quiet)
     found = [
-        *(known.noisy_image(channels) for channels in sorted(kinds)),
-        *map(method, chosen),
-        *known.shipped_networks(),
+        *(methods.noisy_image(channels) for channels in sorted(kinds)),
+        *map(filters.method, chosen),
+        *methods.shipped_networks(),
         *checkpoints,
     ]
     return [one for one in found if one.channels in kinds], chosen, [*skipped, *absent]
@@ -149,10 +172,6 @@ def _methods(
 def _choose_filters(
     data: Path, kinds: list[int], sigmas: list[float], protocol: Protocol, quiet: bool
 ) -> tuple[list[Chosen], list[Skipped]]:
-    from denoise_ext.quality import filters
-    from denoise_ext.quality.methods import Skipped
-    from denoise_ext.quality.test_sets import training_crops
-
     wanted, absent = [], []
     for one in (filters.GAUSSIAN, filters.BILATERAL, filters.non_local_means()):
         (absent if isinstance(one, Skipped) else wanted).append(one)
@@ -175,33 +194,31 @@ def _choose_filters(
 def _measure(
     args: argparse.Namespace,
     document: dict[str, Any],
-    methods: list[Method],
+    found: list[Method],
     sets: list[TestSet],
     protocol: Protocol,
     earlier: dict[str, Any],
 ) -> None:
     """Fill in the figures; the JSON file is written after every method, for --resume."""
-    from denoise_ext.quality.measure import figures, measured_sigmas
-
     sigmas = document["sigmas"]
     kinds = {images.channels: [] for images in sets}
     for images in sets:
         kinds[images.channels].append(images)
 
     def steps(one: Method, images: TestSet) -> int:
-        return len(images.images) * len(measured_sigmas(one, sigmas))
+        return len(images.images) * len(measure.measured_sigmas(one, sigmas))
 
-    total = sum(steps(one, images) for one in methods for images in kinds[one.channels])
+    total = sum(steps(one, images) for one in found for images in kinds[one.channels])
     with progress_bar(args.quiet) as progress:
         task = progress.add_task("measuring", total=total)
-        for one in methods:
+        for one in found:
             row = _row(one)
             for images in kinds[one.channels]:
                 progress.update(task, description=f"{one.name}, {images.name}")
-                known = _known(earlier, document, row, images.name)
+                known = known_figures(earlier, document, row, images.name)
                 if known is None:
                     tick = partial(progress.advance, task)
-                    known = figures(one, images, sigmas, protocol, tick)
+                    known = measure.figures(one, images, sigmas, protocol, tick)
                 else:
                     progress.advance(task, steps(one, images))
                 row["figures"][images.name] = known
@@ -219,11 +236,11 @@ def _row(one: Method) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _known(
+def known_figures(
     earlier: dict[str, Any], document: dict[str, Any], row: dict[str, Any], set_name: str
 ) -> list[dict[str, float]] | None:
     """The figures that an earlier run has of the same weights, images and protocol."""
-    if earlier.get("protocol") != document["protocol"]:
+    if _settings(earlier) != _settings(document):
         return None
     if earlier["sets"].get(set_name) != document["sets"][set_name]:
         return None
@@ -236,49 +253,44 @@ def _known(
     return None
 
 
-def _time(document: dict[str, Any], methods: list[Method], quiet: bool) -> None:
-    """Times of this run: those of an earlier one would be of another machine's mood."""
-    from denoise_ext._timing import QUIET_LOAD
-    from denoise_ext.quality import measure
-    from denoise_ext.quality.table import middle_sigma
+def _settings(document: dict[str, Any]) -> dict[str, Any]:
+    """The protocol without its description, whose wording may change."""
+    return {key: x for key, x in document.get("protocol", {}).items() if key != "in_words"}
 
+
+def _time(document: dict[str, Any], found: list[Method], quiet: bool) -> None:
+    """Times of this run: times of different runs are not comparable."""
     sigma = middle_sigma(document)
     document["timing"] = {
         "how": f"one image of {measure.SIDE}x{measure.SIDE}, noise of sigma {sigma:g}; networks as"
-        " `denoise-ext denoise` runs them (planned, float32, weights packed before), filters by"
-        " one call; all methods by turns in one process, after a warm-up",
+        " `denoise-ext denoise` runs them (by `Denoiser`: planned, float32, weights packed before),"
+        " filters by one call; all methods interleaved in one process, after a warm-up",
         "quiet_below": QUIET_LOAD,
         "other_load": {},
     }
-    kinds = sorted({one.channels for one in methods})
+    kinds = sorted({one.channels for one in found})
     with progress_bar(quiet) as progress:
         for channels in progress.track(kinds, description="taking times"):
-            group = [one for one in methods if one.channels == channels]
-            found, load = measure.times(group, sigma, measure.SECONDS)
+            group = [one for one in found if one.channels == channels]
+            times, load = measure.times(group, sigma, measure.SECONDS)
             document["timing"]["other_load"][str(channels)] = load
             for row in document["methods"]:
                 if row["channels"] == channels:
-                    row["seconds_per_megapixel"] = found.get(row["name"])
+                    row["seconds_per_megapixel"] = times.get(row["name"])
 
 
 def _write_json(args: argparse.Namespace, document: dict[str, Any]) -> None:
-    from denoise_ext.io import write_atomically
-
     text = json.dumps(document, indent=1) + "\n"
     target = _targets(args.out)["json"]
     write_atomically(target, lambda s: s.write(text.encode()), args.overwrite or args.resume)
 
 
 def _write(args: argparse.Namespace, document: dict[str, Any]) -> None:
-    from denoise_ext.io import write_atomically
-    from denoise_ext.quality import picture
-    from denoise_ext.quality.table import markdown
-
     targets, drawn = _targets(args.out), None
     try:
-        drawn = picture.draw(document)
+        drawn = plot.draw(document)
     except ImportError:
-        print("no picture: matplotlib is not installed: pip install denoise-ext[quality]")
+        print("no picture: matplotlib is not installed: pip install matplotlib")
     if drawn is not None:
         write_atomically(targets["png"], lambda stream: stream.write(drawn), overwrite=True)
     text = markdown(document, targets["png"].name if drawn is not None else None)

@@ -1,4 +1,4 @@
-"""PSNR and SSIM of a method on a test set; its time beside the others'."""
+"""PSNR and SSIM of a method on a test set, and interleaved timing of all methods."""
 
 from __future__ import annotations
 
@@ -14,14 +14,12 @@ from torch import Tensor
 from denoise_ext._timing import compare
 from denoise_ext.data import add_gaussian_noise
 from denoise_ext.io import read_image
-from denoise_ext.metrics import psnr, ssim
-from denoise_ext.quality.methods import NOTHING, Method
-from denoise_ext.quality.test_sets import TestSet
-from denoise_ext.tasks import Protocol, to_unit
-from denoise_ext.tasks.evaluation import noisy_and_denoised
+from denoise_ext.tasks import Protocol, evaluate_image, to_unit
+from quality.methods import NOTHING, Method
+from quality.test_sets import TestSet
 
 SIDE = 512  # pixels of the image that is timed
-SECONDS = 5.0  # of turns, for each method
+SECONDS = 5.0  # of timing, for each method
 
 
 def measured_sigmas(method: Method, sigmas: Sequence[float]) -> list[float]:
@@ -39,14 +37,13 @@ def figures(
     """sigma, psnr (dB) and ssim, means over the images; `tick` is called after each image."""
     found = []
     for sigma in measured_sigmas(method, sigmas):
-        scores = []
+        total = dict.fromkeys(("psnr", "ssim"), 0.0)
         for pixels in images.images:
-            with torch.inference_mode():
-                clean, _, output = noisy_and_denoised(method.call, pixels, sigma, protocol)
-            scores.append((float(psnr(output, clean)[0]), float(ssim(output, clean)[0])))
+            scores = evaluate_image(method.call, pixels, sigma, protocol)
+            total = {name: value + getattr(scores, name) for name, value in total.items()}
             tick()
-        means = (sum(values) / len(scores) for values in zip(*scores, strict=True))
-        found.append(dict(zip(("sigma", "psnr", "ssim"), (sigma, *means), strict=True)))
+        means = {name: value / len(images.images) for name, value in total.items()}
+        found.append({"sigma": sigma, **means})
     return found
 
 
@@ -64,16 +61,16 @@ def photograph(channels: int, sigma: float) -> Tensor:
 def times(
     methods: Sequence[Method], sigma: float, seconds: float
 ) -> tuple[dict[str, dict[str, Any]], float | None]:
-    """Seconds per megapixel by turns on one image: median, low, high (10th and 90th percentile).
+    """Interleaved seconds per megapixel on one image: median, 10th and 90th percentile.
 
     Args:
         methods: for images of one channel count.
-        sigma: noise of the image, and what the methods are told.
+        sigma: noise level of the image; the methods get it too.
         seconds: for each method.
 
     Returns:
         Name -> {"median", "low", "high", "rounds"}; cores that other processes kept busy, None
-        where the system does not tell.
+        where the system does not count them.
     """
     timed = [method for method in methods if method.kind != NOTHING]
     if not timed:

@@ -1,21 +1,16 @@
-"""What a case is: one piece of work, and everyone who can do it."""
+"""What a case is: one piece of work, and every contender that can do it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 Call = Callable[[], object]
 OURS = "denoise_ext"  # the contender that ratios and targets are about
-FAST, PACKED = f"{OURS} precision=fast", f"{OURS} packed, out="
-CHANNELS_LAST = "torch channels_last"
-NCHW = "torch NCHW"
-COMPILED = "torch.compile, frozen"
-ONNX_RUNTIME = "ONNX Runtime"
-OPENVINO = "OpenVINO"
 
 
 class Absent(Exception):
@@ -27,17 +22,14 @@ class Contender:
     """One way to do a case's work."""
 
     name: str
-    # Everything that is done once comes before the clock: weights, compilation, buffers.
-    make: Callable[[], Call]
+    # Everything that is done once comes before the clock: weights, compilation, buffers. On a GPU
+    # the result is a list of calls, one for each set of tensors.
+    make: Callable[[], Any]
     # The result as a tensor of the case's shape, to be compared; None: another function (a network
     # with weights of its own) of the same size.
     result: Callable[[object], Tensor] | None = torch.as_tensor
     # {"operations", "moved_bytes"} where they are not the case's: a network of another size.
     rates: dict[str, float] | None = None
-
-    @property
-    def ours(self) -> bool:
-        return self.name.startswith(OURS)
 
 
 @dataclass(frozen=True)
@@ -52,11 +44,13 @@ class Work:
 
 @dataclass(frozen=True)
 class Target:
-    """``ours`` is ``least`` times faster than the fastest of ``rivals``."""
+    """``ours`` is ``least`` times as fast as the fastest of ``rivals``, as a time or as copying."""
 
     least: float
-    rivals: tuple[str, ...]
+    rivals: tuple[str, ...] = ()
     ours: str = OURS
+    seconds: float | None = None
+    copying: bool = False  # of the bytes that the case moves, at the measured bandwidth
 
 
 @dataclass(frozen=True)
@@ -66,12 +60,20 @@ class Case:
     name: str
     build: Callable[[bool], Work]
     targets: tuple[Target, ...] = ()
-    weight: float = 1.0  # share of its subject's time
+    weight: float = 1.0  # share of its suite's time
 
 
-def uniform(*shape: int, seed: int = 0, low: float = 0.0, high: float = 1.0) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return low + (high - low) * torch.rand(shape, generator=generator)
+def uniform(
+    shape: tuple[int, ...],
+    device: torch.device | str = "cpu",
+    seed: int = 0,
+    low: float = 0.0,
+    high: float = 1.0,
+) -> Tensor:
+    if torch.device(device).type == "meta":  # a shape without values
+        return torch.empty(shape, device=device)
+    generator = torch.Generator(device).manual_seed(seed)
+    return low + (high - low) * torch.rand(shape, device=device, generator=generator)
 
 
 def channels_last(x: Tensor) -> Tensor:
@@ -84,3 +86,7 @@ def channels_last_module(module: nn.Module) -> nn.Module:
 
 def bytes_of(*tensors: Tensor) -> int:
     return sum(x.numel() * x.element_size() for x in tensors)
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -5,11 +5,11 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Sequence
 from functools import cache
-from importlib import resources
+from pathlib import Path
 from typing import Any
 
-from denoise_ext.quality.methods import NOTHING
-from denoise_ext.quality.test_sets import TRAINING_IMAGES, TRAINING_LIST, TRAINING_SIDE
+from quality.methods import NOTHING
+from quality.test_sets import TRAINING_IMAGES, TRAINING_LIST, TRAINING_SIDE
 
 Row = dict[str, Any]  # a method of the document
 # What must be known to read the figures of a set.
@@ -26,9 +26,7 @@ MAIN_SETS = {1: ("BSD68", "Set12"), 3: ("CBSD68", "Kodak24")}
 @cache
 def published() -> dict[str, Any]:
     """published.toml: sigmas, sources, sets."""
-    return tomllib.loads(
-        (resources.files("denoise_ext") / "quality" / "published.toml").read_text("utf-8")
-    )
+    return tomllib.loads(Path(__file__).with_name("published.toml").read_text("utf-8"))
 
 
 def middle_sigma(document: dict[str, Any]) -> float:
@@ -60,8 +58,8 @@ def rows_of(document: dict[str, Any], channels: int) -> list[Row]:
     return sorted(rows, key=lambda row: figure(row, judged, sigma, "psnr") or 0.0)
 
 
-def frontier(points: dict[str, tuple[float, float]]) -> list[str]:
-    """Those that nothing is both as quick as and better than: name -> (seconds, dB), by time."""
+def pareto_front(points: dict[str, tuple[float, float]]) -> list[str]:
+    """Names of the Pareto front of name -> (seconds, dB), the fastest first."""
     best: list[str] = []
     for name, (_, decibels) in sorted(points.items(), key=lambda item: (item[1][0], -item[1][1])):
         if not best or decibels > points[best[-1]][1]:
@@ -97,8 +95,8 @@ def _provenance(document: dict[str, Any]) -> list[str]:
     machine, timing = document["machine"], document["timing"]
     load = [x for x in timing["other_load"].values() if x is None or x > timing["quiet_below"]]
     lines = [
-        "Measured here, by `denoise-ext evaluate --table`: mean PSNR in dB over the images of a"
-        " set (and mean SSIM).",
+        "Measured here, by `python benchmarks/quality.py`: mean PSNR in dB over the images of a set"
+        " (and mean SSIM).",
         "",
         *(f"- {fact}" for fact in document["protocol"]["in_words"]),
         f"- seconds per megapixel: {timing['how']}; median",
@@ -113,7 +111,7 @@ def _provenance(document: dict[str, Any]) -> list[str]:
 def _measured(document: dict[str, Any], channels: int, sets: Sequence[str]) -> list[str]:
     rows, sigmas = rows_of(document, channels), document["sigmas"]
     levels = " / ".join(f"{sigma:g}" for sigma in sigmas)
-    best = frontier(points_of(document, channels))
+    best = pareto_front(points_of(document, channels))
     head = ["", "", "parameters", "file", "s/MP", *(f"{name} {levels}" for name in sets)]
     lines = [_line(head), _line(["---", "---", *["---:"] * (len(head) - 2)])]
     for row in rows:
@@ -124,8 +122,8 @@ def _measured(document: dict[str, Any], channels: int, sets: Sequence[str]) -> l
     judged = main_set(document, channels)
     lines += [
         "",
-        f"Bold: on {judged} at sigma {middle_sigma(document):g}, nothing measured here is better"
-        " in as little time. –: a blind network trained for another noise level.",
+        f"Bold: the Pareto front of time and PSNR on {judged} at sigma"
+        f" {middle_sigma(document):g}. –: a blind network trained for another noise level.",
         *(NOTES[name] for name in sets if name in NOTES),
         "",
         _line(["SSIM", *(f"{name} {levels}" for name in sets)]),

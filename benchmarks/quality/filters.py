@@ -14,10 +14,8 @@ import torch
 from torch import Tensor
 
 from denoise_ext import ops
-from denoise_ext.metrics import psnr
-from denoise_ext.quality.methods import FILTER, Method, Skipped
-from denoise_ext.tasks import Protocol
-from denoise_ext.tasks.evaluation import noisy_and_denoised
+from denoise_ext.tasks import Protocol, evaluate_image
+from quality.methods import FILTER, Method, Skipped
 
 Parameters = dict[str, float]
 
@@ -68,7 +66,7 @@ def non_local_means() -> Filter | Skipped:
         import skimage
         from skimage.restoration import denoise_nl_means
     except ImportError:
-        reason = "scikit-image is not installed: pip install denoise-ext[quality]"
+        reason = "scikit-image is not installed: pip install scikit-image"
         return Skipped("non-local means", reason)
 
     def apply(noisy: Tensor, sigma: float, chosen: Parameters) -> Tensor:
@@ -116,8 +114,7 @@ def choose(
 
     def quality(sigma: float, parameters: Parameters) -> float:
         run = partial(_run, wanted, {sigma: parameters})
-        scored = [noisy_and_denoised(run, crop, sigma, protocol) for crop in crops]
-        return sum(float(psnr(output, clean)[0]) for clean, _, output in scored)
+        return sum(evaluate_image(run, crop, sigma, protocol).psnr for crop in crops)
 
     grid = [
         dict(zip(wanted.grid, values, strict=True))

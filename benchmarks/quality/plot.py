@@ -5,12 +5,12 @@ from __future__ import annotations
 import io
 from typing import Any
 
-from denoise_ext.quality.methods import CHECKPOINT, FILTER, NETWORK
-from denoise_ext.quality.table import (
+from quality.methods import CHECKPOINT, FILTER, NETWORK
+from quality.table import (
     KINDS,
-    frontier,
     main_set,
     middle_sigma,
+    pareto_front,
     points_of,
     published,
     rows_of,
@@ -64,10 +64,10 @@ def _panel(axes: Any, document: dict[str, Any], channels: int) -> None:
         shown = [points[name] for name in points if kind_of[name] == kind]
         if shown:
             axes.scatter(*zip(*shown, strict=True), color=colour, label=_LEGEND[kind], zorder=3)
-    best = [points[name] for name in frontier(points)]
+    best = [points[name] for name in pareto_front(points)]
     axes.step(
         *zip(*best, strict=True), where="post", color=_INK, linewidth=1, alpha=0.6, zorder=2,
-        label="frontier: nothing measured is better in as little time",
+        label="Pareto front of what was measured",
     )  # fmt: skip
     _published_lines(axes, document, channels)
     axes.margins(x=0.16, y=0.1)
@@ -130,7 +130,7 @@ def _name_points(axes: Any, points: dict[str, tuple[float, float]]) -> None:
 _PLACES = [
     ((dx, dy), "left" if dx > 0 else "right" if dx < 0 else "center")
     for dx, dy in (
-        # the frontier leaves a point to the right and comes from below
+        # the Pareto front leaves a point to the right and comes from below
         (-7, 0), (0, 10), (-7, 9), (7, 0), (7, -9), (7, 9), (0, -10), (-7, -9), (0, 20), (0, -20),
         (-9, 17), (9, -17), (9, 17), (-9, -17), (0, 30), (0, -30),
     )
