@@ -270,13 +270,15 @@ def _time(document: dict[str, Any], found: list[Method], quiet: bool) -> None:
     }
     kinds = sorted({one.channels for one in found})
     with progress_bar(quiet) as progress:
-        for channels in progress.track(kinds, description="taking times"):
+        task = progress.add_task("taking times", total=len(kinds))
+        for channels in kinds:
             group = [one for one in found if one.channels == channels]
             times, load = measure.times(group, sigma, measure.SECONDS)
             document["timing"]["other_load"][str(channels)] = load
             for row in document["methods"]:
                 if row["channels"] == channels:
                     row["seconds_per_megapixel"] = times.get(row["name"])
+            progress.advance(task)
 
 
 def _write_json(args: argparse.Namespace, document: dict[str, Any]) -> None:
