@@ -48,9 +48,9 @@ class ProgressLines:
         self._values |= fields
         return 0
 
-    def advance(self, task: int) -> None:
-        """One step more."""
-        self.update(task, advance=1)
+    def advance(self, task: int, advance: int = 1) -> None:
+        """Steps more."""
+        self.update(task, advance=advance)
 
     def update(self, task: int, *, advance: int = 0, description: str = "", **fields: str) -> None:
         """Steps more, or other fields. `description`, the name of a file, is for a bar."""
