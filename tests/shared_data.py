@@ -27,4 +27,6 @@ def needs(name: str) -> Path:
 
 def image_folder(name: str) -> list[Path]:
     """The images of a folder of the data folder, in order of their names."""
-    return sorted(path for path in needs(name).iterdir() if path.suffix in {".png", ".jpg", ".tif"})
+    return sorted(
+        path for path in needs(name).iterdir() if path.suffix in {".bmp", ".jpg", ".png", ".tif"}
+    )

@@ -30,7 +30,7 @@ from denoise_ext.data import list_training_files
 from denoise_ext.training import load_config
 
 RECIPES = sorted((Path(__file__).resolve().parents[1] / "recipes").glob("*.toml"))
-TEST_SETS = ("BSD68", "Kodak24", "Set12")  # CBSD68: the images of BSD68, see below
+TEST_SETS = ("BSD68", "Kodak24", "Set12", "Set5", "Set14")  # CBSD68: the images of BSD68, see below
 MORE_TEST_SETS = ("McMaster", "Urban100")  # where they are there
 
 CELL, CELLS, STEP = 16, 6, 8  # pixels; cells on a side; pixels between windows of a training image

@@ -59,9 +59,14 @@ class ImageCache(Sequence[np.ndarray]):
         self.channels = channels
         self.groups = [tuple(map(Path, f)) if isinstance(f, tuple) else (Path(f),) for f in files]
 
+        treated: dict[tuple[Path, ...], np.ndarray] = {}  # all in memory, but treated once
+
         def decoded(group: tuple[Path, ...]) -> np.ndarray:
-            image = _decode_group(group, channels, normalise)
-            return image if treat is None else treat(image)
+            if treat is None:
+                return _decode_group(group, channels, normalise)
+            if group not in treated:
+                treated[group] = treat(_decode_group(group, channels, normalise))
+            return treated[group]
 
         images = (_scaled(decoded(group), scale) for scale in scales for group in self.groups)
         if folder is None:
