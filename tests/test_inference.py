@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from denoise_ext import metrics, tasks
+from denoise_ext import metrics, runtime, tasks
 from denoise_ext._loader import native_error
 from denoise_ext.models import create_model, save_model
 from denoise_ext.nn import to_torch
@@ -157,10 +157,10 @@ def test_checkpoint_file_and_path(tmp_path, backend):
 
 
 def test_default_model():
-    assert tasks.default_model(1) == "dxnet_s_gray"
-    assert tasks.default_model(3) == "dxnet_s_color"
+    assert runtime.default_model(1) == "dxnet_s_gray"
+    assert runtime.default_model(3) == "dxnet_s_color"
     with pytest.raises(ValueError, match="channels"):
-        tasks.default_model(2)
+        runtime.default_model(2)
 
 
 BAD_CALLS = [
@@ -200,9 +200,9 @@ def test_bad_arguments_are_named(change, error, message):
 
 def test_cuda_that_is_not_there_is_explained(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert tasks.choose_device("auto").type == "cpu"
+    assert runtime.choose_device("auto").type == "cpu"
     with pytest.raises(RuntimeError, match="'cuda' cannot be used: "):
-        tasks.choose_device("cuda")
+        runtime.choose_device("cuda")
 
 
 def test_integers_survive_the_way_there_and_back():
@@ -259,7 +259,7 @@ def test_clean_pixels_gray_is_pillows_luma():
 
 
 def test_a_family_stands_for_two_networks():
-    from denoise_ext.runtime.families import is_family, member
+    from denoise_ext.runtime.model_names import is_family, member
 
     assert is_family("dxnet_s") and is_family(None)
     assert not is_family("dxnet_s_gray") and not is_family("dxnet") and not is_family(tiny(1))

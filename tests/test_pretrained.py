@@ -18,7 +18,7 @@ from denoise_ext.models import (
     pretrained_info,
     read_metadata,
 )
-from denoise_ext.runtime.loading import load_model
+from denoise_ext.runtime.model_names import load_model
 from denoise_ext.tasks import denoise
 from denoise_ext.tasks.evaluation import Protocol, clean_pixels, evaluate_image
 from denoise_ext.training import load_config

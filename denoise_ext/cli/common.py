@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
+from denoise_ext._precision import PRECISIONS
 from denoise_ext.cli._progress import ProgressLines
 
 if TYPE_CHECKING:
@@ -195,7 +196,7 @@ def add_precision_argument(parser: argparse.ArgumentParser) -> None:
     """--precision."""
     parser.add_argument(
         "--precision", default="default",
-        choices=("strict", "default", "fast", "bfloat16", "float16"),
+        choices=tuple(PRECISIONS),
         help="of the convolutions: strict sums directly, fast is a little less exact than default;"
         " bfloat16 and float16 need half the memory (what float16 cannot hold is computed again in"
         " float32) (default: default)",
@@ -238,19 +239,10 @@ class Models:
     """The network for an image: the one asked for, or the shipped one for its channels."""
 
     def __init__(self, model: str | None, device: str, backend: str) -> None:
-        from denoise_ext.engine import accelerate, plan
-        from denoise_ext.runtime import choose_device, load_model
-        from denoise_ext.runtime.families import is_family
-        from denoise_ext.runtime.session import is_own
+        from denoise_ext.runtime import choose_device
+        from denoise_ext.runtime.model_names import is_family
 
-        def load(name: str) -> Network:
-            network = load_model(name, self.device, backend)
-            if backend != "native" or self.device.type != "cpu":
-                return network
-            # Packed weights and memory that is kept from image to image.
-            return plan(network) if is_own(network) else accelerate(network)
-
-        self._load = load
+        self._backend = backend
         self.device = choose_device(device, backend)
         self._loaded: dict[str, Network] = {}
         self.name = model
@@ -259,14 +251,18 @@ class Models:
 
     def for_channels(self, channels: int) -> Network:
         """The network for images of 1 or 3 channels."""
+        from denoise_ext.runtime import open_network
+
         name = self.name_for(channels)
-        if name not in self._loaded:
-            self._loaded[name] = self._load(name)
+        if name not in self._loaded:  # planned: memory is kept from image to image
+            self._loaded[name] = open_network(
+                name, self.device, "default", self._backend, channels=channels
+            )
         return self._loaded[name]
 
     def name_for(self, channels: int) -> str:
         """Its name, or the checkpoint file as given."""
-        from denoise_ext.runtime.families import member
+        from denoise_ext.runtime.model_names import member
 
         return member(self.name, channels)
 

@@ -172,7 +172,7 @@ def make_denoiser(args: argparse.Namespace) -> Denoiser:
     """The network and its options; a wrong one is one error, not one for each file."""
     with importing_torch():
         from denoise_ext.runtime import choose_device, load_model
-        from denoise_ext.runtime.families import is_family
+        from denoise_ext.runtime.model_names import is_family
         from denoise_ext.tasks import Denoiser
 
     device, model = choose_device(args.device, args.backend), args.model

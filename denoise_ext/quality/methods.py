@@ -12,7 +12,7 @@ from torch import Tensor
 
 from denoise_ext import models
 from denoise_ext.engine import plan
-from denoise_ext.runtime.loading import load_model
+from denoise_ext.runtime.model_names import load_model
 from denoise_ext.tasks.evaluation import Method as Call
 
 NETWORK, CHECKPOINT, FILTER, NOTHING = "network", "published checkpoint", "filter", "nothing"
