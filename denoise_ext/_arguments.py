@@ -13,12 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from denoise_ext._choices import check_choice
+from denoise_ext._precision import ALGORITHMS
+
 ACTIVATIONS = ("none", "relu", "leaky_relu", "prelu", "sigmoid", "tanh")
 BORDERS = ("reflect", "replicate", "constant", "circular")
 COLOR_DISTANCES = ("l1", "l2")
 WINDOWS = ("square", "circle")
 RESIDUAL_POSITIONS = ("before", "after")
-PRECISIONS = ("strict", "default", "fast")
 
 # The largest arguments, as in csrc/params/limits.h. Extents are strides, paddings, dilations, and
 # the rows and columns of images (padded or not) and of kernels with their dilation.
@@ -36,15 +38,9 @@ _LEAST_SIDE = 24  # in pixels: of fewer, many channels are as likely as a pictur
 Sigma = float | Sequence[float] | Tensor
 
 
-def _choice(value: str, name: str, allowed: tuple[str, ...]) -> str:
-    if value not in allowed:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
-    return value
-
-
 def check_activation(activation: str, negative_slope: float = 0.01) -> str:
     """Check the name of an activation and the slope that ``leaky_relu`` would use."""
-    _choice(activation, "activation", ACTIVATIONS)
+    check_choice("activation", activation, ACTIVATIONS)
     # The backward of leaky_relu reads the sign of the input from the output: slopes below zero
     # would fold the two halves onto each other.
     if activation == "leaky_relu" and not 0.0 <= negative_slope < math.inf:
@@ -54,17 +50,17 @@ def check_activation(activation: str, negative_slope: float = 0.01) -> str:
 
 def check_border(border_type: str) -> str:
     """Check the name of a border rule."""
-    return _choice(border_type, "border_type", BORDERS)
+    return check_choice("border_type", border_type, BORDERS)
 
 
 def check_color_distance(color_distance_type: str) -> str:
     """Check the name of a colour distance."""
-    return _choice(color_distance_type, "color_distance_type", COLOR_DISTANCES)
+    return check_choice("color_distance_type", color_distance_type, COLOR_DISTANCES)
 
 
 def check_window(window: str, kernel_size: tuple[int, int]) -> str:
     """Check the name of a bilateral window; a circle has one radius, hence one kernel size."""
-    _choice(window, "window", WINDOWS)
+    check_choice("window", window, WINDOWS)
     if window == "circle" and kernel_size[0] != kernel_size[1]:
         raise ValueError(
             f"kernel_size must be the same in both directions for window='circle', "
@@ -75,12 +71,12 @@ def check_window(window: str, kernel_size: tuple[int, int]) -> str:
 
 def check_residual_position(residual_position: str) -> str:
     """Check where the residual is added."""
-    return _choice(residual_position, "residual_position", RESIDUAL_POSITIONS)
+    return check_choice("residual_position", residual_position, RESIDUAL_POSITIONS)
 
 
 def check_precision(precision: str) -> str:
     """Check the name of a precision of convolutions."""
-    return _choice(precision, "precision", PRECISIONS)
+    return check_choice("precision", precision, ALGORITHMS)
 
 
 # Non-strict export passes sizes as SymInt; NumPy's integers count as ints in torch too.

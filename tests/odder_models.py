@@ -7,6 +7,7 @@ import functools
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
 from types import SimpleNamespace
 from typing import ClassVar
 
@@ -112,6 +113,11 @@ def writes_to_a_set(m, x):
     return m.a(x) * len(m.stats)
 
 
+def writes_to_a_frozen_dict(m, x):
+    m.stats.gains["a"] += 1
+    return m.a(x) * m.stats.gains["a"]
+
+
 def with_attribute(run, value) -> Callable[[], nn.Module]:
     def build() -> nn.Module:
         module = Body(run)
@@ -125,6 +131,12 @@ def with_attribute(run, value) -> Callable[[], nn.Module]:
 class Both:
     a: Tensor
     b: Tensor
+
+
+@dataclass(frozen=True)
+class Frozen:
+    scale: Fraction
+    gains: dict[str, float]
 
 
 class Output(OrderedDict):
@@ -198,6 +210,16 @@ ODDER: dict[str, Odd] = {
             (functools.partial(F.leaky_relu, negative_slope=0.3), torch.Size([2]), {1}),
         ),
         "all",
+    ),
+    "a frozen dataclass with a dict": Odd(
+        with_attribute(
+            lambda m, x: m.a(x) * (m.stats.gains["a"] * m.stats.scale.numerator),
+            Frozen(Fraction(3, 2), {"a": 2.0}),
+        ),
+        "all",
+    ),
+    "writes to a frozen dataclass's dict": Odd(
+        with_attribute(writes_to_a_frozen_dict, Frozen(Fraction(1), {"a": 2.0})), "parts"
     ),
     "gradient step": body(gradient_step, "parts"),
     "pure gradient": body(pure_gradient, "nothing"),

@@ -7,6 +7,7 @@ import dataclasses
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
+from fractions import Fraction
 from types import SimpleNamespace
 
 import numpy as np
@@ -24,6 +25,7 @@ from odd_models import (
 )
 from odder_models import (
     ODDER,
+    Frozen,
     Plugin,
     Registered,
     autocast_inside,
@@ -214,9 +216,10 @@ def test_a_number_that_varies_makes_few_plans(ours_is_faster):
         ({"single": 1}, lambda v: v.update(double=v.pop("single")), lambda v: 1 + ("double" in v)),
         ({1}, lambda v: v.add(2), len),
         (np.ones(3), lambda v: v.fill(2), lambda v: float(v[0])),
+        (Frozen(Fraction(1), {"a": 1.0}), lambda v: v.gains.update(a=5.0), lambda v: v.gains["a"]),
         ([{"n": [1]}], lambda v: v[0]["n"].append(1), lambda v: len(v[0]["n"])),
     ],
-    ids=["object", "dict", "set", "array", "nest"],
+    ids=["object", "dict", "set", "array", "frozen", "nest"],
 )
 def test_changed_attributes_are_noticed(ours_is_faster, value, change, read):
     model, x = Body(lambda m, x: m.a(x) * read(m.value)).eval(), torch.randn(1, 3, 8, 8)

@@ -260,7 +260,7 @@ def test_clean_pixels_gray_is_pillows_luma():
 
 
 def test_a_family_stands_for_two_networks():
-    from denoise_ext.runtime.families import is_family, member
+    from denoise_ext.runtime.model_names import is_family, member
 
     assert is_family("dxnet_s") and is_family(None)
     assert not is_family("dxnet_s_gray") and not is_family("dxnet") and not is_family(tiny(1))

@@ -153,11 +153,13 @@ def test_product_code_asks_for_the_emulator_in_two_places():
 
 # --- Python ----------------------------------------------------------------------------------
 
-COMMON = {"__version__", "_arguments", "_suggestions"}
+COMMON = {"__version__", "_arguments", "_choices", "_precision", "_suggestions"}
 LEAVES = {
     "_arguments",
     "_cache",
+    "_choices",
     "_loader",
+    "_precision",
     "_suggestions",
     "_timing",
     "io",

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
+from denoise_ext._precision import PRECISIONS
 from denoise_ext.cli._progress import ProgressLines
 
 if TYPE_CHECKING:
@@ -195,7 +196,7 @@ def add_precision_argument(parser: argparse.ArgumentParser) -> None:
     """--precision."""
     parser.add_argument(
         "--precision", default="default",
-        choices=("strict", "default", "fast", "bfloat16", "float16"),
+        choices=tuple(PRECISIONS),
         help="of the convolutions: strict sums directly, fast is a little less exact than default;"
         " bfloat16 and float16 need half the memory (what float16 cannot hold is computed again in"
         " float32) (default: default)",
@@ -238,7 +239,7 @@ def make_denoiser(model: str | None, device: str, backend: str, **options: Any) 
     """A `Denoiser` for all images. A wrong model is one error, not one for each image."""
     with importing_torch():
         from denoise_ext.runtime import choose_device, load_model
-        from denoise_ext.runtime.families import is_family
+        from denoise_ext.runtime.model_names import is_family
         from denoise_ext.tasks import Denoiser
 
     chosen = choose_device(device, backend)

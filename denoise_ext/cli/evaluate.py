@@ -77,7 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Carry the command out; returns the exit code."""
     from denoise_ext.io import check_target, list_images
-    from denoise_ext.runtime.families import member
+    from denoise_ext.runtime.model_names import member
     from denoise_ext.tasks import Protocol
 
     if not (args.sigma or args.pairs):

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from denoise_ext.io import read_image, write_atomically
+from denoise_ext.io.channels import to_gray, without_alpha
 
 File = str | Path
 _FORMAT = b"denoise_ext images 1"  # at both ends of a cache file
@@ -152,7 +153,7 @@ def _key(groups: list[tuple[Path, ...]], *settings: object) -> str:
 
 def _decode_group(group: tuple[Path, ...], channels: int, normalise: str) -> np.ndarray:
     """Files of one scene, their channels behind one another: (H, W, len(group) * channels)."""
-    arrays = [_without_alpha(read_image(path)) for path in group]
+    arrays = [without_alpha(read_image(path)) for path in group]
     if normalise == "stretch":
         low, high = np.percentile(arrays[0], (0.1, 99.9))
         gain = 255.0 / max(float(high - low), 1e-9)
@@ -165,19 +166,12 @@ def _decode_group(group: tuple[Path, ...], channels: int, normalise: str) -> np.
     return images[0] if len(images) == 1 else np.concatenate(images, axis=2)
 
 
-def _without_alpha(array: np.ndarray) -> np.ndarray:
-    if array.ndim == 3 and array.shape[2] in (2, 4):
-        array = array[..., :-1]
-    return array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array
-
-
 def _as_channels(array: np.ndarray, channels: int) -> np.ndarray:
-    """8 bits, (H, W, channels). Colour -> gray is Pillow's "L" conversion."""
+    """8 bits, (H, W, channels)."""
     if array.dtype == np.uint16:
         array = np.round(array / 257.0).astype(np.uint8)  # 65535 / 255 = 257
     if channels == 1 and array.ndim == 3:
-        # ITU-R 601 luma, L = (299 R + 587 G + 114 B) / 1000, as Pillow rounds it.
-        array = np.asarray(Image.fromarray(np.ascontiguousarray(array)).convert("L"))
+        array = to_gray(array)
     if channels == 3 and array.ndim == 2:
         array = np.repeat(array[..., None], 3, axis=2)
     return array[..., None] if array.ndim == 2 else array

@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from denoise_ext._choices import check_choice
 from denoise_ext._loader import native
+from denoise_ext._precision import ALGORITHMS
 from denoise_ext.engine.capture.instrumented_copy import Wrapper
 from denoise_ext.engine.capture.signature import is_ordinary, tensors_in
 from denoise_ext.engine.fuse import verify
@@ -18,7 +20,6 @@ from denoise_ext.engine.run.output_tree import compare
 from denoise_ext.engine.run.reference_run import Twin
 from denoise_ext.engine.run.region import Settings
 
-PRECISIONS = ("strict", "default", "fast")
 _OWN = frozenset({"training", "_original", "_options", "_settings", "_shadow", "_decided"})
 
 
@@ -99,8 +100,7 @@ def accelerate(
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    check_choice("precision", precision, ALGORITHMS)
     if dtype not in (None, torch.bfloat16, torch.float16):
         raise ValueError(f"dtype must be torch.bfloat16, torch.float16 or None, got {dtype!r}")
     native()

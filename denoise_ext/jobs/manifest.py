@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from denoise_ext.models import list_models, pretrained_info
-from denoise_ext.runtime.families import is_family, member
+from denoise_ext.runtime.model_names import is_family, member
 
 FOLDER = ".denoise-ext"
 """Name of the folder, inside the output folder, that holds the manifests."""

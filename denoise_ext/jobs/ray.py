@@ -198,7 +198,7 @@ def _make_worker(
     how: dict[str, Any],
 ) -> Worker:
     if checkpoint is not None:
-        from denoise_ext.runtime.loading import load_model
+        from denoise_ext.runtime.model_names import load_model
 
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / checkpoint[0]

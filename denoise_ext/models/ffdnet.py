@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from denoise_ext._choices import check_choice
 from denoise_ext.models.image_denoiser import (
     MAX_LAYERS,
     ImageDenoiser,
-    check_choice,
     check_positive_int,
     unshuffle_with_noise_map,
 )

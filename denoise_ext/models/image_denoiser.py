@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -33,8 +33,8 @@ class ImageDenoiser(Network):
     Returns the denoised image, same shape and dtype as ``x``, not clipped.
 
     As a :class:`Network` it takes ``image`` and, with ``needs_sigma``, ``noise_map`` (sigma / 255),
-    and gives ``image``; it has no state.  Subclasses implement :meth:`denoise` and :attr:`config`
-    (docs/models.md).
+    and gives ``image``; it has no state.  ``model({"image": x, ...})`` calls it so.  Subclasses
+    implement :meth:`denoise` and :attr:`config` (docs/models.md).
     """
 
     exported_names: ClassVar[Mapping[str, str]] = {"image": "denoised"}
@@ -59,19 +59,21 @@ class ImageDenoiser(Network):
         """See :meth:`Network.compute`."""
         return {"image": self.denoise(inputs["image"], inputs.get("noise_map"))}, state
 
-    def forward(self, x: Tensor, sigma: Sigma = None) -> Tensor:
-        """Denoise ``x``; see the class."""
-        self._check_image(x)
-        noise_map = self._noise_map(x, sigma)
+    def forward(self, x: Tensor | Tensors, sigma: Sigma | Tensors = None) -> Any:
+        """Denoise ``x``; or, for inputs by name, as :class:`Network`: see the class."""
+        if isinstance(x, Mapping):
+            return super().forward(x, sigma)
+        inputs = self.inputs_for(x, sigma)
         if x.numel() == 0:  # empty batch: there is nothing to compute
             return torch.empty_like(x)
-        return self.denoise_any_size(x, noise_map)
-
-    def denoise_any_size(self, x: Tensor, noise_map: Tensor | None) -> Tensor:
-        """:meth:`denoise` for any H, W >= 1."""
-        inputs = {"image": x} if noise_map is None else {"image": x, "noise_map": noise_map}
-        outputs, _ = self.compute_any_size(inputs, {})
+        outputs, _ = self.run_checked(inputs, {})
         return outputs["image"]
+
+    def inputs_for(self, x: Tensor, sigma: Sigma) -> Tensors:
+        """The network's inputs for an image and a noise level as in a call, both checked."""
+        self._check_image(x)
+        noise_map = self._noise_map(x, sigma)
+        return {"image": x} if noise_map is None else {"image": x, "noise_map": noise_map}
 
     def _check_image(self, x: Tensor) -> None:
         if not isinstance(x, Tensor):
@@ -175,10 +177,3 @@ def check_bool(name: str, value: object) -> bool:
     if not isinstance(value, bool):
         raise TypeError(f"{name} must be true or false, got {value!r}")
     return value
-
-
-def check_choice(name: str, value: object, allowed: tuple[str, ...]) -> str:
-    """``value`` if it is one of ``allowed``, or a ValueError naming the argument."""
-    if value not in allowed:
-        raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
-    return str(value)

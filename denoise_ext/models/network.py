@@ -176,6 +176,10 @@ class Network(nn.Module):
         self._check(state, "state", self.signature.state)
         rows, columns = self.padded(height), self.padded(width)
         self._check_sizes(state, "state", self.signature.state, rows, columns)
+        return self.run_checked(inputs, state)
+
+    def run_checked(self, inputs: Tensors, state: Tensors) -> tuple[Tensors, Tensors]:
+        """What :meth:`forward` does after its checks: :meth:`compute_any_size`."""
         return self.compute_any_size(inputs, state)
 
     def padded(self, length: int) -> int:

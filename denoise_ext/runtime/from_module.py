@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from denoise_ext.analysis.geometry import Geometry, GeometryError, analyse, without_data
+from denoise_ext.engine.accelerate import Accelerated, accelerated_like
 from denoise_ext.models.image_denoiser import (
     ImageDenoiser,
     Sigma,
@@ -15,6 +17,8 @@ from denoise_ext.models.image_denoiser import (
     check_positive_int,
     checked_sigma,
 )
+from denoise_ext.models.network import Network, Tensors
+from denoise_ext.nn import JointBilateralBlur
 
 # Of the images on which a module is analysed. What it does may depend on the size.
 _SIDES = (64, 1024)
@@ -47,6 +51,30 @@ def from_module(
             or ``radius`` that the analysis contradicts.
     """
     return FromModule(module, channels, needs_sigma, stride, radius)
+
+
+def adopted(model: Any, channels: int | None, needs_sigma: bool | None) -> Any:
+    """`model`, a plain module as a network (`from_module`); all others as they are.
+
+    Raises:
+        TypeError, ValueError: `channels` is missing for a module, or given for anything else.
+    """
+    plain = model.original if isinstance(model, Accelerated) else model
+    if not isinstance(plain, nn.Module) or isinstance(plain, (Network, JointBilateralBlur)):
+        for name, value in (("channels", channels), ("needs_sigma", needs_sigma)):
+            if value is not None:
+                kind = repr(model) if isinstance(model, str) else type(model).__name__
+                raise ValueError(
+                    f"{name} is for a plain torch.nn.Module, but model is {kind}, got {value!r}"
+                )
+        return model
+    if channels is None:
+        raise ValueError(
+            f"channels is required with a plain torch.nn.Module ({type(model).__name__}): 1 for a"
+            " gray model, 3 for RGB; needs_sigma=True where it is called as model(x, sigma)"
+        )
+    network = from_module(plain, channels, False if needs_sigma is None else needs_sigma)
+    return network if plain is model else accelerated_like(model, network)
 
 
 class FromModule(ImageDenoiser):
@@ -83,7 +111,9 @@ class FromModule(ImageDenoiser):
             self.geometry = replace(found, stride=max(found.stride, self.stride))
         else:
             self.stride = given or 1
-            self.geometry = found
+            self.geometry = (
+                f"{found}; runtime.from_module(model, radius=...) states how far a pixel sees"
+            )
             if radius is not None:
                 self.geometry = Geometry(2 * radius + self.stride, radius, self.stride, ())
 
@@ -91,15 +121,13 @@ class FromModule(ImageDenoiser):
         """What it was given."""
         return f"channels={self.in_channels}, needs_sigma={self.needs_sigma}, stride={self.stride}"
 
-    def forward(self, x: Tensor, sigma: Sigma = None) -> Tensor:
-        """As :class:`ImageDenoiser`; ValueError for what the module raises, or returns wrongly."""
-        self._check_image(x)
-        sigma = self._noise_map(x, sigma)
-        if x.numel() == 0:
-            return torch.empty_like(x)
+    def run_checked(self, inputs: Tensors, state: Tensors) -> tuple[Tensors, Tensors]:
+        """As :class:`Network`; ValueError for what the module raises, or returns wrongly."""
+        x = inputs["image"]
         try:
-            # A copy: the module may change its arguments in place, and x may be the caller's.
-            return self.denoise_any_size(x.clone(), sigma)
+            # Copies: the module may change its arguments in place, and they may be the caller's.
+            inputs = {name: tensor.clone() for name, tensor in inputs.items()}
+            return self.compute_any_size(inputs, state)
         except (_UnfitError, MemoryError, torch.OutOfMemoryError):
             raise
         except Exception as error:  # a foreign forward may raise anything
@@ -116,7 +144,7 @@ class FromModule(ImageDenoiser):
         if super()._noise_map(x, sigma) is None:
             return None
         shaped = checked_sigma(x, sigma).to(x.dtype)
-        return shaped.expand(len(x), -1, -1, -1).clone()
+        return shaped.expand(len(x), -1, -1, -1)
 
     def denoise(self, x: Tensor, noise_map: Tensor | None) -> Tensor:
         """What the module returns, checked; ``noise_map`` is sigma on the 0-255 scale."""

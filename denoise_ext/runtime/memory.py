@@ -24,17 +24,17 @@ ENOUGH = 1 << 30
 """Bytes to compute in where nothing else is asked for: more makes tiles larger, not faster, and the
 same everywhere means the same tiles everywhere."""
 
-# What surrounds the network, per pixel and channel: the window in float32, the network's copy of
-# it, its result, the blend and the result in the image's type; float64 for some of them.
-_AROUND = 32
+# What surrounds the network, for each number of an image or state that it takes or gives: the
+# window in float32, the network's copy of it; the result in float32 and in the image's type.
+_AROUND = 16
 _CGROUPS = (
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
     ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
 )
 
 
-def bytes_per_pixel(network: Network, dtype: torch.dtype, channels: int) -> float:
-    """Memory that denoising an image of `channels` channels takes for each pixel.
+def bytes_per_pixel(network: Network, dtype: torch.dtype) -> float:
+    """Memory that an image takes for each pixel of the reference grid, that of all ports included.
 
     Counted in a run on tensors without data: the most bytes that are alive at one time. The plans
     of `denoise_ext.accelerate` place the same tensors, or fewer, in one block. A network that looks
@@ -52,8 +52,11 @@ def bytes_per_pixel(network: Network, dtype: torch.dtype, channels: int) -> floa
             f"{error}; this was a run that counts memory: tile=None computes images as a whole,"
             " uncounted"
         ) from error
-    images = channels if network.in_channels == 1 else 1  # a gray network takes each by itself
-    return images * most + _AROUND * max(channels, network.in_channels)
+    signature = network.signature
+    states = tuple(signature.state.values())  # taken and given
+    ports = (*signature.inputs.values(), *signature.outputs.values(), *states, *states)
+    numbers = sum(port.channels * port.scale**2 for port in ports if port.kind == "image")
+    return most + _AROUND * float(numbers)
 
 
 def _most_per_pixel(network: Network) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from denoise_ext.runtime.memory import ENOUGH, available
-from denoise_ext.runtime.session import Runner
+from denoise_ext.runtime.session import Session
 from denoise_ext.runtime.tiling import Grid, Rule, grid, window_for
 
 Tile = str | int | None
@@ -35,44 +35,50 @@ def check_max_memory(max_memory: object) -> int | None:
 
 
 def cut(
-    runner: Runner, shape: tuple[int, ...], tile: Tile, max_memory: int | None, share: int = 1
+    session: Session,
+    shape: tuple[int, int, int],
+    tile: Tile,
+    max_memory: int | None,
+    share: int = 1,
+    batch: int = 1,
 ) -> tuple[Grid, int]:
-    """Tiles for images of `shape` (N, C, H, W), and how many images to compute at a time.
+    """Tiles for images of `shape` (N, H, W), and how many images to compute at a time.
 
     Args:
         tile, max_memory: as in `Denoiser`.
         share: of how many images that are computed at the same time this is one.
+        batch: how many images of the network's one of these makes.
 
     Raises:
         ValueError: a tile or memory that is too small for the network; an image that needs more
             memory than there is with a network that cannot be tiled. The message says why.
     """
-    images, channels, height, width = shape
+    images, height, width = shape
     if tile is None:
         return _whole(height, width), images
     if isinstance(tile, int):
         if tile >= max(height, width):
             return _whole(height, width), images
-        return grid(height, width, (tile, tile), _rule(runner, height, width)), 1
-    each = runner.bytes_per_pixel(channels)
+        return grid(height, width, (tile, tile), _rule(session, height, width)), 1
+    each = batch * session.bytes_per_pixel
     at_hand = max_memory
     if at_hand is None:
-        free = available(runner.device)
+        free = available(session.device)
         at_hand = ENOUGH * share if free is None else free // 2
     most = at_hand // share
     limit = _limit(at_hand, share, max_memory is not None)
     wanted = most if max_memory is not None else min(most, ENOUGH)
     if height * width * each <= wanted:
         return _whole(height, width), max(1, min(images, int(wanted / (height * width * each))))
-    if runner.untileable:
+    if session.untileable:
         if height * width * each <= most:
             return _whole(height, width), 1
         raise ValueError(
             f"image of {width} x {height} pixels takes about {_size(height * width * each)} with"
             f" this model, more than {limit}, and cannot be computed in tiles:"
-            f" {runner.untileable}; allow more memory, or {_ANOTHER}"
+            f" {session.untileable}; allow more memory, or {_ANOTHER}"
         )
-    tiles = _rule(runner, height, width)
+    tiles = _rule(session, height, width)
     pixels = wanted / each
     if max_memory is None:
         pixels = max(pixels, min(most / each, _for_overlap(tiles)), tiles.smallest**2)
@@ -86,13 +92,13 @@ def cut(
     return grid(height, width, window, tiles), 1
 
 
-def _rule(runner: Runner, height: int, width: int) -> Rule:
-    if runner.untileable:
+def _rule(session: Session, height: int, width: int) -> Rule:
+    if session.untileable:
         raise ValueError(
             f"tile: an image of {width} x {height} pixels cannot be computed in tiles by this"
-            f" model: {runner.untileable}; leave tile out, or {_ANOTHER}"
+            f" model: {session.untileable}; leave tile out, or {_ANOTHER}"
         )
-    return runner.tile_rule
+    return session.tile_rule
 
 
 def _for_overlap(tiles: Rule) -> float:

@@ -14,14 +14,11 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
+import torch
 from torch import Tensor
 
+from denoise_ext._precision import PRECISIONS
 from denoise_ext.models.network import Network, Port, Tensors
-
-# Winograd's F(m x m, 3x3) computes blocks of m x m outputs: to be the same blocks in the tile and
-# in the whole image, they must begin at the same pixels.
-# "strict" has none; "fast" 4 and 6.
-_BLOCKS = {"strict": 1, "default": 4, "fast": 12, "bfloat16": 4, "float16": 4}
 
 
 @dataclass(frozen=True)
@@ -40,26 +37,6 @@ class Tile:
 
     rows: Span
     columns: Span
-
-    @property
-    def window(self) -> tuple[slice, slice]:
-        """What is read of the image."""
-        rows, columns = self.rows, self.columns
-        return slice(rows.start, rows.stop), slice(columns.start, columns.stop)
-
-    @property
-    def kept(self) -> tuple[slice, slice]:
-        """What is written of the image."""
-        rows, columns = self.rows, self.columns
-        return slice(rows.first, rows.last), slice(columns.first, columns.last)
-
-    @property
-    def inside(self) -> tuple[slice, slice]:
-        """Where `kept` lies in the window."""
-        return tuple(
-            slice(span.first - span.start, span.last - span.start)
-            for span in (self.rows, self.columns)
-        )  # type: ignore[return-value]
 
 
 @dataclass(frozen=True)
@@ -103,7 +80,7 @@ def rule(radius: int, stride: int, precision: str, seam: int = 1) -> Rule:
 
     ``seam``: the alignment of its ports, `Signature.alignment`.
     """
-    return Rule(radius, stride * _BLOCKS[precision], seam)
+    return Rule(radius, stride * PRECISIONS[precision].block, seam)
 
 
 def grid(height: int, width: int, window: tuple[int, int], tiles: Rule) -> Grid:
@@ -159,70 +136,82 @@ def window_for(height: int, width: int, pixels: float) -> tuple[int, int]:
     return max(rows, 1), min(width, max(int(pixels) // max(rows, 1), 1))
 
 
-Compute = Callable[[Tensors, Tensors], tuple[Tensors, Tensors]]
+Places = dict[str, tuple[slice, slice]]
+"""Rows and columns of each port."""
+Read = Callable[[Places], Tensors]
+"""Gives the inputs at these places."""
+Write = Callable[[Places, Tensors], None]
+"""Takes the outputs that belong at these places."""
+Compute = Callable[[Tensors, Tensors | None], tuple[Tensors, Tensors]]
 
 
 def run_tiles(
-    network: Network, compute: Compute, tiles: Grid, inputs: Tensors, state: Tensors
-) -> tuple[Tensors, Tensors]:
-    """Compute outputs and next state tile by tile.
+    network: Network,
+    compute: Compute,
+    tiles: Grid,
+    read: Read,
+    write: Write,
+    state: Tensors | None = None,
+) -> Tensors:
+    """Compute outputs and next state tile by tile; returns the next state.
 
-    The state is kept for whole images: what a tile's kept part says of the next state is what the
-    tiles of the next call read, so that seams cannot drift apart in time.
+    Inputs and outputs are read and written part by part. The state is kept for whole images: what
+    a tile keeps of the next state is what the tiles of the next call read, so that seams cannot
+    drift apart in time.
 
     Args:
         network: whose signature the tensors have.
-        compute: its `compute_any_size`, or a plan of it.
+        compute: what gives its outputs and next state: `Network.compute_any_size`, a plan of it.
         tiles: from a `rule` with the network's geometry, for the size of its reference input.
-        inputs, state: whole.  Neither is changed.
+        state: whole, not changed; None: the network's `initial_state`.
     """
     signature = network.signature
-    height, width = inputs[signature.reference].shape[-2:]
-    outputs: Tensors = {}
     after: Tensors = {}
+    size = (tiles.rows[-1].last, tiles.columns[-1].last)
+    full = (network.padded(size[0]), network.padded(size[1]))
     for tile in tiles:
         spans = (tile.rows, tile.columns)
-        results, next_state = compute(
-            {name: _window(inputs[name], port, spans) for name, port in signature.inputs.items()},
-            {
-                name: _window(state[name], port, [_padded(span, network) for span in spans])
+        inputs = read({name: _window(port, spans) for name, port in signature.inputs.items()})
+        before = state
+        if state:
+            padded = [replace(s, stop=s.start + network.padded(s.stop - s.start)) for s in spans]
+            before = {
+                name: state[name][(..., *_window(port, padded))]
                 for name, port in signature.state.items()
-            },
-        )
+            }
+        results, next_state = compute(inputs, before)
+        places, parts = {}, {}
         for name, port in signature.outputs.items():
-            _keep(outputs, name, results[name], port, spans, (height, width))
-        full = (network.padded(height), network.padded(width))
+            places[name], parts[name] = _kept(port, spans, results[name])
+        write(places, parts)
+        # What the padding of the whole image makes of the state is kept too.
         spans = tuple(
-            replace(span, last=most) if span.last == size else span
-            for span, size, most in zip(spans, (height, width), full, strict=True)
+            replace(span, last=most) if span.last == end else span
+            for span, end, most in zip(spans, size, full, strict=True)
         )
         for name, port in signature.state.items():
-            _keep(after, name, next_state[name], port, spans, full)
-    return outputs, after
+            place, part = _kept(port, spans, next_state[name])
+            _put(after, name, part, place, (port.size(full[0]), port.size(full[1])))
+    return after
 
 
-def _padded(span: Span, network: Network) -> Span:
-    """The window as the network pads it: a state is that large."""
-    return replace(span, stop=span.start + network.padded(span.stop - span.start))
+def _window(port: Port, spans: Iterable[Span]) -> tuple[slice, slice]:
+    return tuple(slice(port.size(s.start), port.size(s.stop)) for s in spans)  # type: ignore[return-value]
 
 
-def _window(x: Tensor, port: Port, spans: Iterable[Span]) -> Tensor:
-    if port.kind == "condition" and x.shape[-2:] == (1, 1):
-        return x
-    return x[(..., *(slice(port.size(s.start), port.size(s.stop)) for s in spans))]
+def _kept(port: Port, spans: Iterable[Span], x: Tensor) -> tuple[tuple[slice, slice], Tensor]:
+    """Where what a tile keeps of a port belongs, and that part of its tensor."""
+    place = tuple(slice(port.size(s.first), port.size(s.last)) for s in spans)
+    starts = (port.size(s.start) for s in spans)
+    inside = (slice(p.start - at, p.stop - at) for p, at in zip(place, starts, strict=True))
+    return place, x[(..., *inside)]  # type: ignore[return-value]
 
 
-def _keep(
-    whole: Tensors, name: str, part: Tensor, port: Port, spans: tuple[Span, ...],
-    size: tuple[int, int],
-) -> None:  # fmt: skip
-    """Write what a tile keeps of a port where it belongs."""
+def _put(
+    whole: Tensors, name: str, part: Tensor, place: tuple[slice, slice], size: tuple[int, int]
+) -> None:
+    """Write a part of a state; one of a wider type, computed again, makes all of it wider."""
     if name not in whole:
-        rows, columns = (port.size(length) for length in size)
-        whole[name] = part.new_empty(*part.shape[:2], rows, columns)
-    target = tuple(slice(port.size(s.first), port.size(s.last)) for s in spans)
-    inside = tuple(
-        slice(t.start - port.size(s.start), t.stop - port.size(s.start))
-        for t, s in zip(target, spans, strict=True)
-    )
-    whole[name][(..., *target)] = part[(..., *inside)]
+        whole[name] = part.new_empty(*part.shape[:2], *size)
+    whole[name] = whole[name].to(torch.promote_types(whole[name].dtype, part.dtype))
+    whole[name][(..., *place)] = part

@@ -10,39 +10,38 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from fractions import Fraction
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from denoise_ext._choices import check_choice
+from denoise_ext._precision import PRECISIONS
 from denoise_ext.io import Picture
-from denoise_ext.runtime import tiling
+from denoise_ext.io.channels import colour_channels
+from denoise_ext.models.network import Tensors
 from denoise_ext.runtime.device import check_backend, choose_device
-from denoise_ext.runtime.families import is_family
-from denoise_ext.runtime.loading import check_name
-from denoise_ext.runtime.session import (
-    PRECISIONS,
-    Model,
-    Runner,
-    Sigma,
-    adopted,
-    check_sigma,
-    find_network,
-    sigma_argument,
-)
+from denoise_ext.runtime.from_module import adopted
+from denoise_ext.runtime.model_names import Model, check_name, is_family, open_network
+from denoise_ext.runtime.session import Session
 from denoise_ext.runtime.tile_planner import Tile, check_max_memory, check_tile, cut
+from denoise_ext.runtime.tiling import Places
 from denoise_ext.tasks.axes import check_axes, parts_of
 from denoise_ext.tasks.doubts import warn_of_range, warn_of_sigma
 from denoise_ext.tasks.guided_filter import (
     JOINT_BILATERAL,
     Guide,
-    GuidedFilter,
-    guided_runner,
+    GuidedPorts,
+    guided_session,
     is_guided,
 )
-from denoise_ext.tasks.images import Opened, open_image
+from denoise_ext.tasks.image_ports import ImagePorts
+from denoise_ext.tasks.images import Opened, Target, open_image
 from denoise_ext.tasks.noise_level import sample_of, sigma_of_batch
+from denoise_ext.tasks.sigma import Sigma, check_sigma, part_of_sigma, sigma_argument
 from denoise_ext.tasks.value_range import Range, check_range, from_unit, to_unit
 
 logger = logging.getLogger("denoise_ext.tasks")
@@ -141,8 +140,8 @@ class Denoiser:
         alpha: str = "keep",
     ) -> None:
         check_backend(backend)
-        _check_choice("precision", precision, PRECISIONS)
-        _check_choice("alpha", alpha, ALPHA)
+        check_choice("precision", precision, PRECISIONS)
+        check_choice("alpha", alpha, ALPHA)
         number = isinstance(strength, (int, float)) and not isinstance(strength, bool)
         if not (number and 0 <= strength <= 1):
             raise ValueError(f"strength must be a number from 0 to 1, got {strength!r}")
@@ -157,12 +156,12 @@ class Denoiser:
         self._device, self._precision, self._backend = device, precision, backend
         self._alpha = alpha
         self._tile, self._max_memory = check_tile(tile), check_max_memory(max_memory)
-        self._runners: dict[int, Runner | GuidedFilter] = {}
+        self._sessions: dict[tuple[int, int], Session] = {}
         self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but plans and memory, which a copy makes anew."""
-        return {**self.__dict__, "_runners": {}, "_lock": None}
+        return {**self.__dict__, "_sessions": {}, "_lock": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _lock=threading.Lock())
@@ -236,27 +235,28 @@ class Denoiser:
         checked = check_range(value_range, opened.source.dtype)
         value_range = None if value_range is None else checked
         if self._strength == 0 or opened.source.numel() == 0:
-            opened.target.copy_(opened.source)
-            return Result(opened.result(), None, False, time.perf_counter() - start, 0, 0)
+            target = opened.target(Fraction(1))
+            target.pixels.copy_(opened.source)
+            return Result(target.result(), None, False, time.perf_counter() - start, 0, 0)
         sigma = sigma if sigma is not None else self._sigma
         _warn_of_doubts(opened, sigma, value_range)
         work = _Work(self, opened, sigma, guide, value_range, share)
         channels = opened.source.shape[1]
-        colour = channels - (channels in (2, 4))
+        colour = colour_channels(channels)
         work.denoise(slice(0, colour))
         facts = work.facts
         alpha = opened.source[:, colour:]
         # one that is the same everywhere, as of an opaque picture, has no noise
         if self._alpha == "denoise" and bool((alpha != alpha[:, :, :1, :1]).any()):
             work.denoise(slice(colour, channels))
-        else:
-            opened.target[:, colour:] = alpha
+        elif colour < channels:
+            work.target.pixels[:, colour:] = alpha
         seconds = time.perf_counter() - start
         logger.debug(
             "image %s: sigma %s, %d tiles (%d again in float32), %.3f s",
             tuple(opened.source.shape), facts[0], work.tiles, work.recomputed, seconds,
         )  # fmt: skip
-        return Result(opened.result(), *facts, seconds, work.tiles, work.recomputed)
+        return Result(work.target.result(), *facts, seconds, work.tiles, work.recomputed)
 
     def _run_parts(
         self, picture: Picture, parts: list[Picture], sigma: Sigma, how: dict[str, Any]
@@ -311,16 +311,20 @@ class Denoiser:
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
-    def _runner(self, channels: int) -> Runner | GuidedFilter:
+    def _session(self, channels: int, guide: Guide | None) -> Session:
         """The network for images of so many channels, loaded and planned once."""
-        key = channels if is_family(self._model) else 0
+        key = (
+            (channels, guide.channels) if guide else (channels if is_family(self._model) else 0, 0)
+        )
         with self._lock:
-            if key not in self._runners and is_guided(self._model):
-                self._runners[key] = guided_runner(self._model, self._device, self._backend)
-            if key not in self._runners:
-                network = find_network(self._model, channels, self._device, self._backend)
-                self._runners[key] = Runner(network, self._precision, self._backend == "native")
-            return self._runners[key]
+            if key not in self._sessions and guide:
+                self._sessions[key] = guided_session(self._model, *key, self._device, self._backend)
+            if key not in self._sessions:
+                network = open_network(
+                    self._model, self._device, None, self._backend, channels=channels
+                )
+                self._sessions[key] = Session(network, self._precision, self._backend == "native")
+            return self._sessions[key]
 
 
 class _Work:
@@ -336,73 +340,66 @@ class _Work:
         share: int,
     ) -> None:
         self._denoiser, self._opened = denoiser, opened
+        if is_guided(denoiser._model) and guide is None:
+            raise ValueError("guide is required by this model: an image of the same size")
+        if guide is not None and not is_guided(denoiser._model):
+            raise ValueError(
+                f'guide: this model takes none; model="{JOINT_BILATERAL}" and'
+                " denoise_ext.nn.JointBilateralBlur do"
+            )
         self._guide = None if guide is None else Guide(guide, opened.source)
         self._sigma, self._range, self._share = sigma, value_range, share
+        self.target: Target | None = None
         self.tiles = self.recomputed = 0
         self.facts: tuple[Any, bool] = (None, False)  # sigma, whether it was estimated
 
     def denoise(self, channels: slice) -> None:
         """Fill these channels of the target."""
-        source, target = self._opened.source[:, channels], self._opened.target[:, channels]
-        runner = self._denoiser._runner(source.shape[1])
-        runner.check(source.shape[1])
-        if runner.takes_guide and self._guide is None:
-            raise ValueError("guide is required by this model: an image of the same size")
-        if self._guide is not None and not runner.takes_guide:
-            raise ValueError(
-                f'guide: this model takes none; model="{JOINT_BILATERAL}" and'
-                " denoise_ext.nn.JointBilateralBlur do"
-            )
+        d, source, guide = self._denoiser, self._opened.source[:, channels], self._guide
+        session = d._session(source.shape[1], guide)
+        network = session.original
+        ports = GuidedPorts() if guide else ImagePorts(network, source.shape[1])
+        if self.target is None:
+            self.target = self._opened.target(network.signature.outputs["image"].scale)
         sigma = sigma_argument(self._sigma, source)
-        estimated = sigma is None and runner.needs_sigma
+        estimated = sigma is None and "noise_map" in network.signature.inputs
         if estimated:
             sigma = sigma_of_batch(source, self._range)
             sigma = sigma if self._opened.batched else float(sigma)
         self.facts = (sigma if estimated else self._sigma), estimated
-        d = self._denoiser
-        grid, at_once = cut(runner, tuple(source.shape), d._tile, d._max_memory, self._share)
+        count, _, height, width = source.shape
+        grid, at_once = cut(
+            session, (count, height, width), d._tile, d._max_memory, self._share, ports.images
+        )
+        target = self.target.pixels[:, channels]
+
+        def unit(images: slice, place: tuple[slice, slice]) -> Tensor:
+            part = source[(images, slice(None), *place)].to(session.device)
+            return to_unit(part, session.dtype, self._range)
+
+        def read(images: slice, places: Places) -> Tensors:
+            place = places["image"]
+            if guide:
+                condition = guide.part(images, place, session.device)
+            else:
+                condition = part_of_sigma(sigma, count, images, place)
+                if isinstance(condition, Tensor):
+                    condition = condition.to(session.device)
+            return ports.inputs(unit(images, place), condition)
+
+        def write(images: slice, places: Places, outputs: Tensors) -> None:
+            y = ports.image(outputs)
+            if d._strength < 1:
+                y = torch.lerp(unit(images, places["image"]).to(y.dtype), y, d._strength)
+            numbers = from_unit(y, target.dtype, self._range).to(target.device)
+            target[(images, slice(None), *places["image"])] = numbers
+            self.tiles += 1
+
         with torch.inference_mode():
-            for first in range(0, len(source), at_once):
+            for first in range(0, count, at_once):
                 images = slice(first, first + at_once)
-                for tile in grid:
-                    part = _of_part(sigma, len(source), images, tile)
-                    guide = self._guide and self._guide.part(images, tile.window, runner.device)
-                    self._compute(runner, source[images], target[images], part, guide, tile)
-
-    def _compute(
-        self,
-        runner: Runner | GuidedFilter,
-        source: Tensor,
-        target: Tensor,
-        sigma: float | Tensor | None,
-        guide: Tensor | None,
-        tile: tiling.Tile,
-    ) -> None:
-        """Fill what `tile` keeps of the target."""
-        window = source[(..., *tile.window)].to(runner.device)
-        x = to_unit(window, runner.dtype, self._range)
-        sigma = sigma.to(runner.device) if isinstance(sigma, Tensor) else sigma
-        y, again = runner(x, sigma, guide)
-        x, y = x[(..., *tile.inside)], y[(..., *tile.inside)]
-        strength = self._denoiser._strength
-        if strength < 1:
-            y = torch.lerp(x.to(y.dtype), y, strength)
-        target[(..., *tile.kept)] = from_unit(y, target.dtype, self._range).to(target.device)
-        self.tiles += 1
-        self.recomputed += again
-
-
-def _of_part(
-    sigma: float | Tensor | None, count: int, images: slice, tile: tiling.Tile
-) -> float | Tensor | None:
-    """What of sigma belongs to some of `count` images, and to a tile of them."""
-    if not isinstance(sigma, Tensor) or sigma.dim() == 0:
-        return sigma
-    if sigma.shape[0] == count:
-        sigma = sigma[images]
-    if sigma.dim() == 4 and sigma.shape[-2:] != (1, 1):
-        sigma = sigma[(..., *tile.window)]
-    return sigma
+                _, again = session.run_tiles(grid, partial(read, images), partial(write, images))
+                self.recomputed += again
 
 
 def _warn_of_doubts(opened: Opened, sigma: Sigma, value_range: Range | None) -> None:
@@ -412,11 +409,6 @@ def _warn_of_doubts(opened: Opened, sigma: Sigma, value_range: Range | None) -> 
         warn_of_range(sample_of(source[0, 0]))
     if plain or source.dtype == torch.uint8:
         warn_of_sigma(sigma)
-
-
-def _check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
 
 
 __all__ = ["Denoiser", "Result"]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from denoise_ext.io.channels import colour_channels
+from denoise_ext.models.network import Geometry, Network, Port, Signature, Tensors
 from denoise_ext.nn import JointBilateralBlur
 from denoise_ext.runtime.device import choose_device
-from denoise_ext.runtime.tiling import Rule
+from denoise_ext.runtime.session import Session
 from denoise_ext.tasks.images import open_image
 from denoise_ext.tasks.value_range import to_unit
 
@@ -19,42 +21,31 @@ def default_filter() -> JointBilateralBlur:
     return JointBilateralBlur(13, sigma_color=0.1, sigma_space=3.0, color_distance_type="l2")
 
 
-class GuidedFilter:
-    """A joint bilateral filter, called as `Runner` is: it takes a guide and no noise level.
+class GuidedFilter(Network):
+    """A joint bilateral filter as a network: `image` and `guide` in, `image` out, in [0, 1].
 
     Args:
         layer: the filter; its ``sigma_color`` is in units of the guide's range.
-        device, backend: as in `choose_device`.
+        channels, guide_channels: of image and guide.
     """
 
-    needs_sigma = False
-    takes_guide = True
-    dtype = torch.float32
+    family = JOINT_BILATERAL
 
-    def __init__(
-        self, layer: JointBilateralBlur, device: str | torch.device | None, backend: str
-    ) -> None:
-        if backend != "native":
-            raise ValueError(f'backend {backend!r}: guided filters run with "native" alone')
-        tensors = [*layer.parameters(), *layer.buffers()]
-        self.device = tensors[0].device if tensors else choose_device(device)
-        self._layer = layer
-        # A circular border shows the opposite side of the image, which a tile does not have.
-        self.untileable = "its border is circular" if layer.border_type == "circular" else ""
-        self.tile_rule = Rule(max(layer.kernel_size) // 2, 1)
+    def __init__(self, layer: JointBilateralBlur, channels: int, guide_channels: int) -> None:
+        super().__init__()
+        image = Port(channels)
+        self.signature = Signature(
+            {"image": image, "guide": Port(guide_channels)}, {"image": image}
+        )
+        self.layer = layer
+        radius = max(layer.kernel_size) // 2
+        self.geometry = Geometry(2 * radius + 1, radius, 1, ())
+        if layer.border_type == "circular":  # the opposite side of the image, which tiles lack
+            self.geometry = "its border is circular"
 
-    def check(self, channels: int) -> None:
-        """Any number of channels will do."""
-
-    def bytes_per_pixel(self, channels: int) -> float:
-        """Image, guide of at most four channels, result, and copies of them, in float32."""
-        return 2 * 4 * (2 * channels + 4)
-
-    def __call__(
-        self, x: Tensor, sigma: float | Tensor | None, guide: Tensor | None
-    ) -> tuple[Tensor, bool]:
-        """Filter `x` (N, C, H, W) by `guide` (N, C_guide, H, W), both float32 in [0, 1]."""
-        return self._layer(x, guide.to(x.dtype)), False
+    def compute(self, inputs: Tensors, state: Tensors) -> tuple[Tensors, Tensors]:
+        """See :meth:`Network.compute`."""
+        return {"image": self.layer(inputs["image"], inputs["guide"])}, state
 
 
 def is_guided(model: object) -> bool:
@@ -62,12 +53,39 @@ def is_guided(model: object) -> bool:
     return isinstance(model, JointBilateralBlur) or model == JOINT_BILATERAL
 
 
-def guided_runner(
-    model: nn.Module | str, device: str | torch.device | None, backend: str
-) -> GuidedFilter:
-    """The filter that `model`, which `is_guided`, stands for."""
+def guided_session(
+    model: JointBilateralBlur | str,
+    channels: int,
+    guide_channels: int,
+    device: str | torch.device | None,
+    backend: str,
+) -> Session:
+    """The filter that `model`, which `is_guided`, stands for.
+
+    `device` and `backend` are as in `choose_device`; a layer with numbers of its own stays where it
+    is.
+    """
+    if backend != "native":
+        raise ValueError(f'backend {backend!r}: guided filters run with "native" alone')
     layer = model if isinstance(model, JointBilateralBlur) else default_filter()
-    return GuidedFilter(layer, device, backend)
+    tensors = [*layer.parameters(), *layer.buffers()]
+    where = tensors[0].device if tensors else choose_device(device)
+    network = GuidedFilter(layer, channels, guide_channels)
+    return Session(network, "strict", run_planned=False, place=(where, torch.float32))
+
+
+class GuidedPorts:
+    """As `ImagePorts`, for a filter that takes a part of the guide in place of sigma."""
+
+    images = 1
+
+    def inputs(self, x: Tensor, guide: Tensor) -> Tensors:
+        """The filter's inputs."""
+        return {"image": x, "guide": guide}
+
+    def image(self, outputs: Tensors) -> Tensor:
+        """The image that these outputs are."""
+        return outputs["image"]
 
 
 class Guide:
@@ -88,15 +106,13 @@ class Guide:
         except (TypeError, ValueError) as error:
             raise type(error)(f"guide: {error}") from None
         source, self._range = opened.source, opened.value_range
-        channels = source.shape[1]
         if source.shape[-2:] != image.shape[-2:] or source.shape[0] not in (1, image.shape[0]):
             raise ValueError(
                 f"guide must have the image's size {tuple(image.shape[-2:])} (and number), got"
                 f" {tuple(source.shape[-2:])} (N = {source.shape[0]})"
             )
-        self._pixels = source[:, : channels - (channels in (2, 4))].expand(
-            image.shape[0], -1, -1, -1
-        )
+        self.channels = colour_channels(source.shape[1])
+        self._pixels = source[:, : self.channels].expand(image.shape[0], -1, -1, -1)
 
     def part(self, images: slice, window: tuple[slice, slice], device: torch.device) -> Tensor:
         """Its pixels for a part of the images, black 0 and white 1, in float32."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -25,15 +26,23 @@ _DTYPES = "uint8, uint16 or floating point in [0, 1] (other integers with value_
 
 
 @dataclass(frozen=True)
+class Target:
+    """Memory for a result, of the kind of an image that was opened."""
+
+    pixels: Tensor
+    """(N, C, scale * H, scale * W), of the image's dtype, not yet filled."""
+    result: Callable[[], Any]
+    """Gives what was written to `pixels`, as the kind of image that was opened."""
+
+
+@dataclass(frozen=True)
 class Opened:
-    """An image to be read, and memory of its kind for the result."""
+    """An image to be read, and how to make memory of its kind for a result."""
 
     source: Tensor
     """(N, C, H, W): a view of the image's memory."""
-    target: Tensor
-    """(N, C, H, W), of the same dtype, not yet filled: a view of the result's memory."""
-    result: Callable[[], Any]
-    """Gives what was written to `target`, as the kind of image that was opened."""
+    target: Callable[[Fraction], Target]
+    """Makes room for a result of scale times the image's rows and columns."""
     batched: bool
     """Whether it is a batch (N, C, H, W), not one image."""
     value_range: Range | None = None
@@ -43,7 +52,7 @@ class Opened:
 
 
 def open_image(image: Any, axes: str | None = None) -> Opened:
-    """See an image of any kind as a tensor, and make room for one like it.
+    """See an image of any kind as a tensor.
 
     Args:
         image: NumPy array (H, W) or (H, W, C); tensor (H, W), (C, H, W) or (N, C, H, W); Pillow
@@ -109,9 +118,19 @@ def _open_picture(picture: Picture, axes: str | None) -> Opened:
     [frame] = picture.frames
     if frame.dtype == np.bool_:  # two-level: denoised as 0 and 255, and cut at the middle
         opened = replace(_open_array(frame * np.uint8(255)), from_file=True)
-        return replace(opened, result=lambda: picture.with_frames([opened.result() >= 128]))
+        return _finished(opened, lambda result: picture.with_frames([result >= 128]))
     opened = _open_frame(frame, picture.value_range)
-    return replace(opened, result=lambda: picture.with_frames([opened.result()]))
+    return _finished(opened, lambda result: picture.with_frames([result]))
+
+
+def _finished(opened: Opened, finish: Callable[[Any], Any]) -> Opened:
+    """`opened` with something more done to its results."""
+
+    def target(scale: Fraction) -> Target:
+        made = opened.target(scale)
+        return replace(made, result=lambda: finish(made.result()))
+
+    return replace(opened, target=target)
 
 
 def _open_pages(picture: Picture, axes: str) -> Opened:
@@ -123,11 +142,11 @@ def _open_pages(picture: Picture, axes: str) -> Opened:
     else:
         opened = _open_frame(array, picture.value_range, axes)
 
-    def result() -> Picture:
-        image = opened.result() >= 128 if two_level else opened.result()
+    def finish(image: np.ndarray) -> Picture:
+        image = image >= 128 if two_level else image
         return picture.with_frames(image.reshape(len(picture.frames), *picture.frames[0].shape))
 
-    return replace(opened, result=result, from_file=True)
+    return replace(_finished(opened, finish), from_file=True)
 
 
 def _open_frame(frame: np.ndarray, value_range: Range, axes: str | None = None) -> Opened:
@@ -138,12 +157,17 @@ def _open_frame(frame: np.ndarray, value_range: Range, axes: str | None = None) 
         return replace(_open_array(frame, axes), value_range=own, from_file=True)
     opened = _open_array(np.where(missing, frame.dtype.type(value_range[0]), frame), axes)
 
-    def result() -> np.ndarray:
-        image = opened.result()
-        image[missing] = frame[missing]
-        return image
+    def finish(image: np.ndarray) -> np.ndarray:
+        if image.shape == frame.shape:
+            image[missing] = frame[missing]
+            return image
+        # Each number of an image of another size is at the place of one of these.
+        nearest = np.ix_(
+            *(np.arange(n) * old // n for n, old in zip(image.shape, frame.shape, strict=True))
+        )
+        return np.where(missing[nearest], frame[nearest], image)
 
-    return replace(opened, result=result, value_range=own, from_file=True)
+    return replace(_finished(opened, finish), value_range=own, from_file=True)
 
 
 def _unless_own(value_range: Range, dtype: np.dtype) -> Range | None:
@@ -161,32 +185,62 @@ def _open_tensor(image: Tensor, axes: str | None) -> Opened:
         )
     if image.is_complex() or image.dtype == torch.bool:
         raise TypeError(f"image must be {_DTYPES}, got {image.dtype}")
-    result = torch.empty_like(image, requires_grad=False)
+    image = image.detach()
     if axes is not None:
-        return _by_axes(image.detach(), result, axes, lambda: result)
+        return _by_axes(image, axes, lambda shape: _like(image, shape))
 
     def batch(x: Tensor) -> Tensor:
         x = x[None] if x.dim() == 2 else x
         return x if x.dim() == 4 else x[None]
 
-    source = _checked(batch(image.detach()), tuple(image.shape))
-    return Opened(source, batch(result), lambda: result, image.dim() == 4)
+    def target(scale: Fraction) -> Target:
+        result = _like(image, _scaled(image.shape, range(image.dim() - 2, image.dim()), scale))
+        return Target(batch(result), lambda: result)
+
+    return Opened(_checked(batch(image), tuple(image.shape)), target, image.dim() == 4)
 
 
-def _by_axes(image: Tensor, result: Tensor, axes: str, finished: Callable[[], Any]) -> Opened:
-    """A tensor with named axes; `finished` gives the result as the kind that was opened."""
+def _scaled(shape: Sequence[int], places: Iterable[int], scale: Fraction) -> tuple[int, ...]:
+    """A shape with other rows and columns, which are at these two places."""
+    places = set(places)
+    return tuple(
+        -(-n * scale.numerator // scale.denominator) if i in places else n
+        for i, n in enumerate(shape)
+    )
+
+
+def _like(image: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Memory for a tensor of this shape, with the axes in the order that `image` has in memory."""
+    if shape == tuple(image.shape):
+        return torch.empty_like(image)
+    order = sorted(range(image.dim()), key=lambda dim: -image.stride(dim))
+    return torch.empty_permuted(shape, order, dtype=image.dtype, device=image.device)
+
+
+def _by_axes(
+    image: Tensor,
+    axes: str,
+    memory: Callable[[tuple[int, ...]], Tensor],
+    finish: Callable[[Tensor], Any] = lambda result: result,
+) -> Opened:
+    """A tensor with named axes; `finish` gives a result as the kind that was opened."""
     check_count(axes, tuple(image.shape))
     source = _checked(batch_of(image, axes), tuple(image.shape))
-    target = batch_of(result, axes)
-    own_memory = target.untyped_storage().data_ptr() != result.untyped_storage().data_ptr()
 
-    def fill() -> Any:
-        if own_memory:
-            into = by_pictures(result, axes)
-            into.copy_(target.reshape(into.shape))
-        return finished()
+    def target(scale: Fraction) -> Target:
+        result = memory(_scaled(image.shape, (axes.index("Y"), axes.index("X")), scale))
+        pixels = batch_of(result, axes)
+        own_memory = pixels.untyped_storage().data_ptr() != result.untyped_storage().data_ptr()
 
-    return Opened(source, target, fill, bool(set(axes) - set("SYX")))
+        def fill() -> Any:
+            if own_memory:
+                into = by_pictures(result, axes)
+                into.copy_(pixels.reshape(into.shape))
+            return finish(result)
+
+        return Target(pixels, fill)
+
+    return Opened(source, target, bool(set(axes) - set("SYX")))
 
 
 def _open_array(image: np.ndarray, axes: str | None = None) -> Opened:
@@ -200,20 +254,24 @@ def _open_array(image: np.ndarray, axes: str | None = None) -> Opened:
     native = image.astype(image.dtype.newbyteorder("="), order="K", copy=False)
     if not native.flags.writeable or min(native.strides, default=0) < 0:
         native = native.copy(order="K")
-    result = np.empty_like(native, subok=False)
 
-    def finished() -> np.ndarray:
-        return result.astype(image.dtype, copy=False)
+    def memory(shape: tuple[int, ...]) -> Tensor:
+        return torch.from_numpy(np.empty_like(native, shape=shape, subok=False))
+
+    def finish(result: Tensor) -> np.ndarray:
+        return result.numpy().astype(image.dtype, copy=False)
 
     if axes is not None:
-        return _by_axes(torch.from_numpy(native), torch.from_numpy(result), axes, finished)
+        return _by_axes(torch.from_numpy(native), axes, memory, finish)
 
-    def batch(x: np.ndarray) -> Tensor:
-        tensor = torch.from_numpy(x)
-        return tensor[None, None] if x.ndim == 2 else tensor.permute(2, 0, 1)[None]
+    def batch(x: Tensor) -> Tensor:
+        return x[None, None] if x.dim() == 2 else x.permute(2, 0, 1)[None]
 
-    source = _checked(batch(native), image.shape)
-    return Opened(source, batch(result), finished, False)
+    def target(scale: Fraction) -> Target:
+        result = memory(_scaled(image.shape, (0, 1), scale))
+        return Target(batch(result), lambda: finish(result))
+
+    return Opened(_checked(batch(torch.from_numpy(native)), image.shape), target, False)
 
 
 def _open_pillow(image: Image.Image) -> Opened:
@@ -222,14 +280,13 @@ def _open_pillow(image: Image.Image) -> Opened:
             f"image: a Pillow image must be of mode {', '.join(_PIL_MODES)}, got {image.mode};"
             ' convert it, say with image.convert("RGB")'
         )
-    opened = _open_array(np.array(image))
 
-    def result() -> Image.Image:
-        made = Image.fromarray(opened.result())
+    def finish(result: np.ndarray) -> Image.Image:
+        made = Image.fromarray(result)
         made.info.update(image.info)  # ICC profile, EXIF, resolution
         return made
 
-    return Opened(opened.source, opened.target, result, False)
+    return _finished(_open_array(np.array(image)), finish)
 
 
 def _checked(batch: Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from denoise_ext.io.channels import colour_channels
 from denoise_ext.tasks.doubts import warn_of_range
 from denoise_ext.tasks.images import open_image
 from denoise_ext.tasks.value_range import Range, check_range, to_unit
@@ -65,8 +66,8 @@ def estimate_sigma(
         value_range = check_range(value_range, opened.source.dtype)
     elif opened.source.is_floating_point() and not opened.from_file:
         warn_of_range(sample_of(opened.source[0, 0]))
-    channels = opened.source.shape[1]
-    levels = sigma_of_batch(opened.source[:, : channels - (channels in (2, 4))], value_range)
+    channels = colour_channels(opened.source.shape[1])
+    levels = sigma_of_batch(opened.source[:, :channels], value_range)
     return float(levels if len(levels) == 1 else levels.square().mean().sqrt())
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from denoise_ext._choices import check_choice
 from denoise_ext.data.noise._draw import Generators, Strength, checked_image, normal, per_image
 
 DIRECTIONS = ("rows", "columns")
@@ -23,8 +24,7 @@ def add_banding_noise(
         generator: one, or one per image.
     """
     image = checked_image(x)
-    if direction not in DIRECTIONS:
-        raise ValueError(f"direction must be one of {', '.join(DIRECTIONS)}, got {direction!r}")
+    check_choice("direction", direction, DIRECTIONS)
     n, _, h, w = image.shape
     shape = (n, 1, h, 1) if direction == "rows" else (n, 1, 1, w)
     offsets = normal(image, generator, shape) * (per_image("sigma", sigma, image) / 255.0)

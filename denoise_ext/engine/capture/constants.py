@@ -6,6 +6,7 @@ import dataclasses
 import enum
 import functools
 import types
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ _TYPES = frozenset(
     {
         bool, int, float, complex, str, bytes, type(None), type(...), range,
         types.FunctionType, types.BuiltinFunctionType, torch.dtype, torch.device, torch.layout,
-        torch.memory_format, torch._ops.OpOverload, torch._ops.OpOverloadPacket,
+        torch.memory_format, Fraction, torch._ops.OpOverload, torch._ops.OpOverloadPacket,
     }
 )  # fmt: skip
 _OPERATORS = [
@@ -42,9 +43,14 @@ def is_fixed(value: Any) -> bool:
         return all(map(is_fixed, (value.func, value.args, *value.keywords.values())))
     if isinstance(value, types.MethodType):
         return is_fixed(value.__self__)
-    if dataclasses.is_dataclass(value) and type(value).__dataclass_params__.frozen:
+    if is_frozen(value):
         return all(is_fixed(getattr(value, field.name)) for field in dataclasses.fields(value))
     return False
+
+
+def is_frozen(value: Any) -> bool:
+    """Whether it is a frozen dataclass: what its fields hold may change, the fields do not."""
+    return dataclasses.is_dataclass(type(value)) and type(value).__dataclass_params__.frozen
 
 
 class Unwatched:

@@ -6,6 +6,7 @@ copy, so that whatever a forward writes lands in the copy, where :meth:`Clone.ch
 
 from __future__ import annotations
 
+import dataclasses
 import types
 from collections import OrderedDict
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from denoise_ext.engine.capture.constants import NotPlannedError, Unwatched, is_fixed
+from denoise_ext.engine.capture.constants import NotPlannedError, Unwatched, is_fixed, is_frozen
 
 _DICTS = (dict, OrderedDict)
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
@@ -168,6 +169,8 @@ class Clone:
             return types.MethodType(value.__func__, self._copy(value.__self__, name))
         if is_fixed(value):
             return value
+        if is_frozen(value):
+            return self._copy_frozen(value, name)
         return Unwatched(f"{name} is a {type(value).__name__}", self.refused)
 
     def _copy_module(self, module: nn.Module, name: str) -> nn.Module:
@@ -203,6 +206,15 @@ class Clone:
         for key, item in items:
             self._put(copy, key, item, _join(name, key))
         self._copies.append((name, copy))
+        return copy
+
+    def _copy_frozen(self, value: Any, name: str) -> Any:
+        """A frozen dataclass whose fields are watched, such as dicts. Tensors are refused."""
+        copy = object.__new__(type(value))
+        self._memo[id(value)] = copy
+        for field in dataclasses.fields(value):
+            item = self._copy(getattr(value, field.name), _join(name, field.name))
+            object.__setattr__(copy, field.name, item)
         return copy
 
     def _copy_set(self, value: set, name: str) -> set:

@@ -1,0 +1,171 @@
+"""From a model's name, a checkpoint file or a network to a network ready to run.
+
+Some names stand for two networks: "dxnet_s" for dxnet_s_gray and dxnet_s_color.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from denoise_ext._suggestions import did_you_mean
+from denoise_ext.engine import Accelerated
+from denoise_ext.models import (
+    Network,
+    create_model,
+    list_models,
+    load_checkpoint,
+    pretrained_info,
+)
+from denoise_ext.models.registry import IMPORT_HINT, has_model
+from denoise_ext.nn import to_torch
+from denoise_ext.runtime.device import check_backend, choose_device
+from denoise_ext.runtime.session import place_of, planned
+
+logger = logging.getLogger("denoise_ext.tasks")
+
+Model = Network | Accelerated | nn.Module | str | os.PathLike[str] | None
+
+_DEFAULT = "dxnet_s"
+_SUFFIXES = {1: "gray", 3: "color"}
+
+
+def is_family(model: Any) -> bool:
+    """Whether `model` is the name of a family, or None, which stands for the default."""
+    return model is None or (
+        isinstance(model, str)
+        and not has_model(model)
+        and all(has_model(f"{model}_{suffix}") for suffix in _SUFFIXES.values())
+    )
+
+
+def member(model: Any, channels: int) -> Any:
+    """What `model` stands for with images of `channels` channels (alpha not counted): 1 or 3.
+
+    Anything but a family is returned as it is.
+    """
+    if not is_family(model):
+        return model
+    if channels not in _SUFFIXES:
+        raise ValueError(f"channels must be 1 (gray) or 3 (RGB), got {channels!r}")
+    return f"{model or _DEFAULT}_{_SUFFIXES[channels]}"
+
+
+def default_model(channels: int) -> str:
+    """The shipped model for images of `channels` channels (alpha not counted): 1 or 3."""
+    return member(None, channels)
+
+
+def check_name(model: str | os.PathLike[str] | None) -> None:
+    """Raise ValueError unless a model or family with weights, or a file, has this name.
+
+    None, which stands for the shipped models, is one of them.
+    """
+    if model is None:
+        return
+    name = os.fspath(model)
+    known = has_model(name) or is_family(name)
+    names = [name] if has_model(name) else [member(name, 1), member(name, 3)]
+    if known and all(pretrained_info(one) is not None for one in names):
+        return
+    if not known and Path(name).exists():
+        return
+    trained = list_models(pretrained=True)
+    pairs = {one.rpartition("_")[0] for one in trained}
+    families = sorted(pair for pair in pairs if is_family(pair))
+    what = (
+        "ships without weights"
+        if known
+        else "is neither a model's name nor an existing checkpoint file"
+    )
+    raise ValueError(
+        f"model {name!r} {what}{did_you_mean(name, [*trained, *families])}; models with trained"
+        f" weights: {', '.join(trained) or 'none'}. {IMPORT_HINT}"
+    )
+
+
+def load_model(
+    model: str | os.PathLike[str],
+    device: str | torch.device | None = "auto",
+    backend: str = "native",
+) -> Network:
+    """A trained network, in eval mode, on `device`, weights in channels-last order.
+
+    Args:
+        model: a name of `denoise_ext.models.list_models(pretrained=True)`, or a checkpoint file
+            (anything `load_checkpoint` reads). A registered name goes before a file of that name.
+        device, backend: see `choose_device`.
+
+    Raises:
+        ValueError: neither a known name nor a file; a model without trained weights; a file that
+            is not a readable checkpoint.
+        RuntimeError: the device cannot be used, or shipped weights are damaged.
+    """
+    check_backend(backend)
+    target = choose_device(device, backend)
+    name = os.fspath(model)
+    check_name(name)
+    if is_family(name):
+        raise ValueError(
+            f"model {name!r} is a family: name {member(name, 1)} (gray) or {member(name, 3)} (RGB)"
+        )
+    if has_model(name):
+        network = create_model(name, pretrained=True)
+    else:
+        network = load_checkpoint(name)
+    if backend == "torch":
+        network = to_torch(network)
+    logger.info("loaded %s: %s on %s, %s layers", name, network.family, target, backend)
+    return network.to(target, memory_format=torch.channels_last).eval()
+
+
+def open_network(
+    model: Network | Accelerated | str | os.PathLike[str] | None = None,
+    device: str | torch.device | None = "auto",
+    precision: str | None = None,
+    backend: str = "native",
+    *,
+    channels: int,
+) -> Network | Accelerated:
+    """The network that `model` stands for, in eval mode: the one way from an argument to a network.
+
+    Args:
+        model: a network (also accelerated), or what `load_model` takes, or the name of a family of
+            two ("dxnet_s"), or None: the shipped one for images of `channels` channels.
+        device, backend: see `choose_device`; a network that is passed in stays where it is, and
+            `device` must be "auto", None or that device.
+        precision: one of `PRECISIONS`, to be planned where that is possible; None: as it is.
+        channels: of the images, 1 or 3; it decides between the members of a family alone.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: an argument that does not fit, or cannot be used.
+    """
+    check_backend(backend)
+    model = member(model, channels)
+    if isinstance(model, (str, os.PathLike)):
+        model = load_model(model, device, backend)
+    else:
+        _check_network(model, device)
+    if precision is None or backend != "native":
+        return model
+    return planned(model, precision)
+
+
+def _check_network(model: object, device: str | torch.device | None) -> None:
+    network = model.original if isinstance(model, Accelerated) else model
+    if not isinstance(network, Network):
+        raise TypeError(
+            "model must be a denoise_ext model, a torch.nn.Module, a name or a path, got"
+            f" {type(model).__name__}"
+        )
+    if network.training:
+        raise ValueError("model is in training mode; call model.eval() first")
+    if device not in (None, "auto"):
+        place, wanted = place_of(network)[0], choose_device(device, "torch")
+        if wanted.type != place.type or wanted.index not in (None, place.index):
+            raise ValueError(f"model is on {place}, but device is {str(device)!r}")
