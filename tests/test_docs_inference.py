@@ -30,7 +30,7 @@ def test_snippets(tmp_path, monkeypatch, capsys):
     io.write_picture(tmp_path / "stack.tif", io.Picture((pages,) * 3, (0, 65535), "gray", "TIFF"))
     monkeypatch.chdir(tmp_path)
     snippets = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.S)
-    assert len(snippets) == 13
+    assert len(snippets) == 12
     names: dict = {}
     for snippet in snippets:
         exec(compile(snippet, str(PAGE), "exec"), names)
