@@ -61,9 +61,9 @@ def gaussian_blur2d(
     Raises:
         TypeError: wrong type or dtype.
         ValueError: wrong shape, device or value.
-        RuntimeError: a tensor sigma on the CPU holding a value that is not finite and > 0 (on a GPU
-            it is not looked at, which would make the CPU wait: the result is then undefined), or
-            the native library is missing (the message says which).
+        RuntimeError: a tensor sigma on the CPU holding a value that is not finite and > 0 (not
+            checked on a GPU, where the result is then undefined: a check would make the CPU wait), or
+            the native library is missing (the message names it).
     """
     check_image(input, "input", FILTER_DTYPES)
     kernel_size = odd_kernel_size(kernel_size, LARGEST_GAUSSIAN)
