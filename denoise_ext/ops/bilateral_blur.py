@@ -77,9 +77,9 @@ def bilateral_blur(
     Raises:
         TypeError: wrong type or dtype.
         ValueError: wrong shape, device or value.
-        RuntimeError: a tensor sigma on the CPU holding a value that is not finite and > 0 (not
-            checked on a GPU, where the result is then undefined: a check would make the CPU wait), or
-            the native library is missing (the message names it).
+        RuntimeError: the native library is missing (the message has the reason), or a tensor sigma
+            on the CPU is not finite and > 0.  A GPU does not check it, because the CPU would have
+            to wait; the result is then undefined.
     """
     kernel_size = _check(input, kernel_size, border_type, color_distance_type, window)
     if input.device.type not in _devices:
