@@ -1,4 +1,4 @@
-"""A network as inference uses it: planned, told sigma, fed images of any channel count."""
+"""Run a network for inference: planning, noise conditioning, channel handling."""
 
 from __future__ import annotations
 
