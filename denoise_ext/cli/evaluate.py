@@ -41,12 +41,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--sigma", type=sigma_type, nargs="+", metavar="S",
-        help="noise levels to add, on the 0-255 scale; with --pairs: the level that the model"
-        " assumes (default: estimated for every image)",
+        help="noise levels to add, on the 0-255 scale (with --pairs: what the model is told;"
+        " estimated for every image if not given)",
     )  # fmt: skip
     parser.add_argument(
         "--pairs", nargs=2, metavar=("NOISY", "CLEAN"),
-        help="measure on noisy files and their clean partners, without adding noise; two patterns"
+        help="measure on noisy files and their clean partners, and add no noise: two patterns"
         " below the folder INPUT, e.g. '*_real.JPG' '*_mean.JPG'",
     )  # fmt: skip
     parser.add_argument(
@@ -54,14 +54,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="only this part of the sorted pairs, e.g. 0.5 1 for the second half",
     )  # fmt: skip
     add_model_arguments(parser)
-    parser.add_argument("--recursive", action="store_true", help="include sub-folders")
+    parser.add_argument("--recursive", action="store_true", help="take in sub-folders")
     add_max_pixels_argument(parser)
-    parser.add_argument(
-        "--seed", type=whole_number(0), default=0, help="seed of the noise (default: 0)"
-    )
+    parser.add_argument("--seed", type=whole_number(0), default=0, help="of the noise (default: 0)")
     parser.add_argument(
         "--clip", action="store_true",
-        help="clip the noisy images to the image range (default: no, as in published tables)",
+        help="clip the noisy images to the image range (default: not, as in published tables)",
     )  # fmt: skip
     parser.add_argument(
         "--no-round", action="store_true", help="measure the output before it is rounded to 8 bits"
@@ -70,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--crop", type=whole_number(0), default=0, metavar="N",
         help="leave out a border of N pixels (default: 0)",
     )  # fmt: skip
-    parser.add_argument("--gray", action="store_true", help="convert colour images to gray first")
+    parser.add_argument("--gray", action="store_true", help="turn colour images into gray first")
     parser.add_argument("--per-image", action="store_true", help="also list every image")
     parser.add_argument("--json", metavar="FILE", help="write the figures of every image here")
     parser.add_argument("--overwrite", action="store_true", help="replace existing results")
