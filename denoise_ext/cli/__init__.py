@@ -54,26 +54,32 @@ COMMANDS = {
         "denoise-ext export ffdnet_color_small -o ffdnet.onnx",
     ),
     "finetune": (
-        "go on training a model with your own images, from its weights",
+        "fine-tune a trained model on your own images",
         "denoise-ext finetune recipe.toml --start ffdnet_color_small --freeze 'body.0.*'",
     ),
     "models": ("list the models and their trained weights", "denoise-ext models --trained"),
-    "demo": ("denoise the bundled photograph and show what it does", "denoise-ext demo -o demo/"),
+    "demo": (
+        "denoise the bundled photograph, print PSNR and times, write pictures",
+        "denoise-ext demo -o demo/",
+    ),
     "bench": (
-        "measure this package on your machine, beside what else is installed",
+        "compare the speed of this package with PyTorch and OpenCV on your machine",
         "denoise-ext bench nets --quick",
     ),
-    "info": ("versions, instruction sets, GPU: what is used and why", "denoise-ext info --json"),
+    "info": (
+        "print versions, instruction sets and GPU: what is used, and why",
+        "denoise-ext info --json",
+    ),
 }
 
 _EXIT_CODES = """\
 exit codes:
   0  everything worked
-  1  something is wrong with the machine or the installation
+  1  a problem of the machine or the installation
   2  wrong usage or input
-  3  some of the files failed (they are listed)
+  3  some files failed (they are listed)
 
-DENOISE_EXT_DEBUG=1 in the environment shows the traceback of an error."""
+Set DENOISE_EXT_DEBUG=1 to print the traceback of an error."""
 _EXAMPLE = "example:\n  denoise-ext denoise photo.png -o clean.png --sigma 25"
 
 

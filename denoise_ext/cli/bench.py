@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--threads", type=whole_number(1), metavar="N",
-        help="threads for everyone (default: as many as PyTorch takes)",
+        help="threads for all libraries (default: PyTorch's number)",
     )  # fmt: skip
     parser.add_argument("--json", metavar="FILE", help="write the figures to this file too")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing FILE")

@@ -156,8 +156,8 @@ def add_import_argument(parser: argparse.ArgumentParser) -> None:
     """--import, which `denoise_ext.cli.main` carries out before the command runs."""
     parser.add_argument(
         "--import", action="append", default=[], metavar="MODULE", dest="imports",
-        help="import a Python module first, which registers models of your own; found as python -m"
-        " finds it, last in the current folder (repeatable)",
+        help="import a Python module that registers models of your own; searched like python -m,"
+        " the current folder last (repeatable)",
     )  # fmt: skip
 
 
@@ -181,7 +181,7 @@ def add_max_pixels_argument(parser: argparse.ArgumentParser) -> None:
     """--max-pixels."""
     parser.add_argument(
         "--max-pixels", type=whole_number(1), metavar="N",
-        help="refuse images of more pixels before decoding them (default: 200 million)",
+        help="refuse larger images before decoding (default: 200 million)",
     )  # fmt: skip
 
 
@@ -197,23 +197,23 @@ def add_precision_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--precision", default="default",
         choices=tuple(PRECISIONS),
-        help="of the convolutions: strict sums directly, fast is a little less exact than default;"
-        " bfloat16 and float16 need half the memory (what float16 cannot hold is computed again in"
-        " float32) (default: default)",
+        help="arithmetic of the convolutions; strict: direct sums; fast: slightly less exact than"
+        " default; bfloat16, float16: half the memory, with float32 on overflow of float16"
+        " (default: default)",
     )  # fmt: skip
 
 
 def add_memory_arguments(parser: argparse.ArgumentParser, sharing: str = "") -> None:
-    """--tile, --max-memory. `sharing`: for what the memory is, where not for one image."""
+    """--tile, --max-memory. `sharing`: who shares the memory, if more than one image."""
     parser.add_argument(
         "--tile", type=tile_type, default="auto", metavar="N|auto|none",
-        help="compute in tiles of at most N x N pixels, overlap included; they meet without seams;"
-        " auto: as the memory allows, none: images as a whole (default: auto)",
+        help="tiles of at most N x N pixels, overlap included, without seams; auto: by the memory;"
+        " none: whole images (default: auto)",
     )  # fmt: skip
     parser.add_argument(
         "--max-memory", type=size_type, metavar="SIZE",
-        help=f"to compute in{sharing}, beside images and weights, as 1.5GB or 512MiB"
-        " (default: 1GiB, more for networks that see far, at most half of what is free)",
+        help=f"working memory{sharing} besides images and weights, such as 1.5GB or 512MiB"
+        " (default: 1GiB, more for large receptive fields, at most half of the free memory)",
     )  # fmt: skip
 
 
@@ -227,7 +227,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     add_import_argument(parser)
     parser.add_argument(
         "--device", default="auto", metavar="auto|cpu|cuda",
-        help="where to compute; auto takes a GPU where one can be used (default: auto)",
+        help="where to compute; auto uses a GPU if one is available (default: auto)",
     )  # fmt: skip
     parser.add_argument(
         "--backend", default="native", choices=("native", "torch"),

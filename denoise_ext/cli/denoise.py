@@ -35,9 +35,9 @@ if TYPE_CHECKING:
     from denoise_ext.tasks import Denoiser
 
 DESCRIPTION = """\
-Files are read, denoised and written at the same time. One that fails stops no other; it is listed
-at the end, and the exit code is 3. What is done is recorded in OUT/.denoise-ext, so that the same
-command with --resume goes on where a run was interrupted, killed or found the disk full."""
+Reading, denoising and writing overlap. A bad file does not stop the others: it is listed at the
+end, and the exit code is 3. OUT/.denoise-ext records what is done. To continue a run that was
+interrupted, killed or found the disk full, repeat the command with --resume."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,12 +46,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "inputs", nargs="+", metavar="INPUT",
         help="image files, folders (their images), quoted glob patterns, @FILE (a list of these,"
-        " one a line) or - (an image from standard input)",
+        " one per line) or - (standard input)",
     )  # fmt: skip
     parser.add_argument(
         "-o", "--output", required=True, metavar="OUT",
-        help="a file (for one input file), - (standard output) or a folder, which is made where"
-        " missing; files in it keep their names, and their sub-folders with --recursive",
+        help="a folder, a file (for one input file) or - (standard output); in a folder, which is"
+        " created, files keep their names, and with --recursive their sub-folders",
     )  # fmt: skip
     _add_denoising_arguments(parser)
     _add_file_arguments(parser)
@@ -62,79 +62,79 @@ def _add_denoising_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--sigma", type=sigma_type, metavar="S",
         help="standard deviation of the noise on the 0-255 scale (also for 16-bit images);"
-        " default: estimated for each image, for models that are told it",
+        " default: estimated for each image; blind models ignore it",
     )  # fmt: skip
     parser.add_argument(
         "--value-range", type=_number, nargs=2, metavar=("BLACK", "WHITE"),
-        help="the numbers in the files that mean black and white, as 0 4095 for 12 bits in 16, or"
-        " -1024 3071; 255 of --sigma are from one to the other (default: as each file says; what"
-        " says nothing, as DICOM and NIfTI: its smallest and largest number)",
+        help="numbers in the files that mean black and white, such as 0 4095 for 12 bits in 16;"
+        " a --sigma of 255 is the distance between them (default: by the file's type; DICOM, NIfTI"
+        " and others without a range: smallest and largest number)",
     )  # fmt: skip
     parser.add_argument(
         "--axes", type=_axes, metavar="AXES",
-        help="letters for the axes of each file's array or pages, as ZYX, CYX, YXC, TZCYX: Y and X"
-        " the picture's, S its samples (RGB), each step of T, Z, C or N a gray picture of its own"
-        " (default: as each file says; an NPY or NPZ array must be plain: YX, ZYX, YXS, ZYXS)",
+        help="a letter for each axis of the file's array or pages, such as ZYX, CYX, YXC, TZCYX; Y"
+        " and X: rows and columns; S: samples (RGB); T, Z, C, N: each step is a gray picture"
+        " (default: by the file; NPY and NPZ: YX, ZYX, YXS or ZYXS)",
     )  # fmt: skip
     parser.add_argument(
         "--strength", type=strength_type, default=1.0, metavar="X",
-        help="0: the image as it is, 1: denoised, between: a blend (default: 1)",
+        help="blend of input and result; 0: the input, 1: the result (default: 1)",
     )  # fmt: skip
     add_model_arguments(parser)
     add_precision_argument(parser)
     parser.add_argument(
         "--alpha", default="keep", choices=("keep", "denoise"),
-        help="transparency: as it is, or denoised as a gray image (default: keep)",
+        help="transparency: keep it, or denoise it as a gray image (default: keep)",
     )  # fmt: skip
-    add_memory_arguments(parser, " (all --workers together; with ray each actor)")
+    add_memory_arguments(parser, " (all --workers together; with ray: per actor)")
 
 
 def _add_file_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--format", metavar="SUFFIX", type=_suffix,
-        help="write tif, png, ... (default: as OUT's suffix says, in a folder as the input's)",
+        help="write tif, png, ... (default: OUT's suffix; in a folder the input's)",
     )  # fmt: skip
     parser.add_argument("--overwrite", action="store_true", help="replace existing files")
-    parser.add_argument("--recursive", action="store_true", help="take in sub-folders")
+    parser.add_argument("--recursive", action="store_true", help="include sub-folders")
     add_max_pixels_argument(parser)
 
 
 def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resume", action="store_true",
-        help="leave out what an earlier run with the same options has done: input, model and"
-        " options have the recorded hash, and so has the output",
+        help="skip what an earlier run has done: outputs whose input, model, options and content"
+        " have the recorded hashes",
     )  # fmt: skip
     parser.add_argument(
         "--shard", type=_shard, default=(1, 1), metavar="I/N",
-        help="do the I-th of N parts (1/N to N/N, the same files in every run)",
+        help="process shard I of N (1/N to N/N, the same files in every run)",
     )  # fmt: skip
     parser.add_argument(
         "--workers", type=whole_number(1), default=1, metavar="N",
-        help="images computed at a time, sharing the cores (default: 1)",
+        help="images at a time, sharing the cores (default: 1)",
     )  # fmt: skip
     parser.add_argument(
         "--engine", choices=("local", "ray"), default="local",
-        help="ray: on the cluster RAY_ADDRESS names, or as many processes here; inputs and OUT may"
-        " then be URLs (s3://, gs://, ...), and OUT is a folder (default: local)",
+        help="ray: run on the cluster at RAY_ADDRESS, or in processes of this machine; inputs and"
+        " OUT may be URLs (s3://, gs://, ...), OUT is a folder (default: local)",
     )  # fmt: skip
     parser.add_argument(
         "--actors", type=whole_number(1), metavar="N",
-        help="with ray: networks at work at a time (default: as many as there is room for)",
+        help="with ray: number of actors (default: as many as the cluster has room for)",
     )  # fmt: skip
     parser.add_argument(
         "--cpus-per-actor", type=whole_number(1), default=1, metavar="N",
-        help="with ray: cores, and so threads, of each (default: 1)",
+        help="with ray: cores and threads per actor (default: 1)",
     )  # fmt: skip
     parser.add_argument(
         "--gpus-per-actor", type=_share, default=0.0, metavar="X",
-        help="with ray: GPUs of each; 0.5 lets two share one (default: 0)",
+        help="with ray: GPUs per actor; with 0.5 two share one (default: 0)",
     )  # fmt: skip
     parser.add_argument(
-        "--dry-run", action="store_true", help="say what would be done, and do nothing"
+        "--dry-run", action="store_true", help="list what would be done, and do nothing"
     )
     parser.add_argument(
-        "--json", action="store_true", help="a JSON line for each file and for the summary"
+        "--json", action="store_true", help="print a JSON line for each file and for the summary"
     )
     parser.add_argument("-q", "--quiet", action="store_true", help="print errors only")
 

@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--no-check", action="store_true",
-        help="do not run the file in ONNX Runtime to compare it with PyTorch",
+        help="skip the comparison with PyTorch in ONNX Runtime",
     )  # fmt: skip
     parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
 

@@ -12,13 +12,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     train.add_arguments(parser)
     parser.add_argument(
         "--start", metavar="NAME|CHECKPOINT",
-        help="whose weights to start from: a model with shipped weights or a checkpoint file,"
-        " instead of the configuration's model.start",
+        help="start from these weights: a model with shipped weights or a checkpoint file; instead"
+        " of the configuration's model.start",
     )  # fmt: skip
     parser.add_argument(
         "--freeze", action="append", default=[], metavar="PATTERN",
-        help="parameters that stay as they are, e.g. 'body.0.*' (repeatable); instead of"
-        " model.freeze",
+        help="parameters that stay fixed, e.g. 'body.0.*' (repeatable); instead of model.freeze",
     )  # fmt: skip
 
 

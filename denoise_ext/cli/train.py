@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_import_argument(parser)
     parser.add_argument(
         "--accept-changes", action="store_true",
-        help="continue a run although its configuration was changed; the result records it",
+        help="continue a run with a changed configuration; the result records the change",
     )  # fmt: skip
 
 

@@ -37,12 +37,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--sigma", type=sigma_type, metavar="S",
-        help="standard deviation of the noise on the 0-255 scale, the same for all frames; default:"
+        help="standard deviation of the noise on the 0-255 scale, for all frames; default:"
         " estimated from the first frame",
     )  # fmt: skip
     parser.add_argument(
         "--strength", type=strength_type, default=1.0, metavar="0..1",
-        help="how much of the noise is taken away; 0 leaves every frame as it is (default: 1)",
+        help="blend of input and result; 0: the input, 1: the result (default: 1)",
     )  # fmt: skip
     parser.add_argument(
         "--codec",
@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--quality", type=whole_number(0), metavar="CRF",
-        help="constant rate factor of a lossy codec: 0 is the best; libx264 goes to 51",
+        help="constant rate factor of a lossy codec; 0: best; libx264: up to 51",
     )  # fmt: skip
     add_model_arguments(parser)
     add_precision_argument(parser)

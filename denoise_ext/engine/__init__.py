@@ -1,12 +1,15 @@
 """The whole-network engine: a traced model as a list of native calls over planned memory.
 
-``trace`` records a call (``clone``: on a stand-in of the module, ``fixed``: whose attributes cannot
-change unnoticed; ``shapes``: without data) as a ``graph``; ``match`` and ``match_conv`` find sites
-in it; ``verify`` holds what would replace them against the original, ``decisions`` keeps what it
-found for the next process; ``schedule`` orders the steps
-and places their results in ``memory``; ``plan`` runs them.  ``region`` keeps the plans of one
-module (``calls``: which of them serves a call; ``twin``: what the original returns; ``results``:
-how far that is off), ``shadow`` puts regions into a model, ``accelerate`` is the public function.
+* ``capture/`` records a call as a graph: ``trace`` on an ``instrumented_copy`` of the module,
+  ``constants`` guards its attributes, ``shapes`` runs without data, ``signature`` is the key of a
+  call.
+* ``fuse/`` finds sites in the graph (``match``, ``match_conv``) and their replacements (``conv``,
+  ``resampled``).  ``verify`` compares them with the original, ``decisions`` keeps the result on
+  disk.
+* ``run/`` orders the steps (``schedule``), places their results in ``memory`` and runs the
+  ``plan``.  ``region`` keeps the plans of one module, ``reference_run`` runs the original,
+  ``output_tree`` compares both, ``dispatch`` puts regions into a model.
+* ``accelerate`` is the public function, ``report`` its table.
 """
 
 from denoise_ext.engine.accelerate import Accelerated, accelerate, plan

@@ -1,4 +1,4 @@
-"""``accelerate``: any module, with what this package computes faster put in its place."""
+"""``accelerate``: replace parts of any module by faster operators of this package."""
 
 from __future__ import annotations
 
@@ -30,73 +30,27 @@ def accelerate(
     precision: str = "default",
     dtype: torch.dtype | None = None,
 ) -> Accelerated:
-    """Make ``model`` faster without changing what it computes.
+    """Make ``model`` faster at inference without changing what it computes.
 
-    Looks into ``model``, whoever wrote it, for convolutions with what surrounds them (padding,
-    batch normalisation, activation, skip connection) and transposed convolutions, and puts this
-    package's operators in their place: batch normalisations folded into weights, weights packed
-    once, channels_last throughout.  Intermediate tensors lie in one block of memory that is kept
-    from call to call, those of PyTorch's own pooling, upsampling and pointwise operators too;
-    concatenations are written in place.  On the CPU, Winograd convolutions read what lies before a
-    nearest upsampling by 2 and a concatenation, and pool their own result by 2x2.  Everything else
-    runs as it is.
+    Each replacement is compared with the original on ``example_input``.  It is used only if it is
+    faster and its error is within its bound; ``result.report()`` lists every site.  The result
+    shares parameters and attributes with ``model``.  docs/accelerate.md is the manual.
 
-    Each replacement is held against the original on the example: it is used only if it is faster
-    and its error is within the bound of its arithmetic; the same is then asked of the whole.
-    ``result.report()`` tells what became of every place, with errors, bounds, times and reasons.
-
-    ===============  =============================================================================
-    argument         constraint
-    ===============  =============================================================================
-    model            any :class:`torch.nn.Module`, in eval mode to have an effect; not changed
-    example_input    what ``model`` is called with: a tensor, a tuple of positional arguments or a
-                     dict of keyword arguments; best of the size it will be used for.  None: the
-                     first call serves as the example, and takes that much longer.  Not run while
-                     a part is in training mode: then the first call in eval mode decides
-    precision        "strict": convolutions are summed directly in the tensors' own precision;
-                     "default": on the CPU also by Winograd's algorithm F(4x4, 3x3);
-                     "fast": on the CPU also by F(6x6, 3x3).  CUDA: all three are "strict"
-    dtype            torch.bfloat16 or torch.float16: weights and intermediate tensors are stored
-                     so, sums stay float32, results have the model's dtype.  None: as the model
-    ===============  =============================================================================
-
-    What the result does:
-
-    * **Sizes.** A plan is made for each shape, layout, dtype and device of the arguments (tens of
-      milliseconds), held against a copy of the original, which runs once for that, and kept: at
-      most 8 of them and at most 1 GiB besides the one in use.  What was decided on the example
-      holds for other sizes.  Numbers among the arguments count like sizes; of a position that
-      takes more than 4 values the rest run the original: make it a tensor.
-    * **Gradients.** In eval mode results have none: parameters count as constants.  If an argument
-      requires grad (in grad mode), and in training mode, the original runs, gradients included; so
-      do parts of it where its own forward turns on gradients or autocast.  It also runs under
-      autocast, function transforms, ``torch.compile`` and for tensor subclasses.
-    * **Parameters** are the original's, and so are ``state_dict()``, ``parameters()``, ``to()`` and
-      attributes.  Plans notice new and changed parameters, buffers and attributes, in-place changes
-      included, and are made anew; a write through ``tensor.data`` or to inference tensors they
-      cannot notice: call ``refresh()`` after it.
-    * **Hooks** on the result run.  A submodule with hooks is left alone and so fires them.
-    * **Modules that cannot be planned** (control flow that depends on the numbers in a tensor,
-      writes to attributes, arguments changed in place, random numbers, submodules in training
-      mode, tensors kept outside of the module) run their own forward, and their submodules are
-      planned one by one.  Planning runs the forward once more on tensors without data; what that
-      leaves in a list or cache outside of the module stays there.  A forward that reads anything
-      but its arguments and its module's attributes (the clock, a global variable) is seen only
-      once per plan.  A model that ``copy.deepcopy`` refuses is left as it is.
-    * **Threads** may call it at the same time; each gets memory of its own.
-    * **Copies and pickles** hold the original and the options; plans are made anew.
-
-    On CUDA the same plan calls this package's CUDA operators, recorded as a CUDA graph when a
-    size is first used on a stream, or by one more thread; that waits for the GPU and empties
-    PyTorch's cache.  Where it cannot be done the report tells why.  Each graph keeps memory of its
-    own besides the limit above (not yet run on a GPU).
+    Args:
+        model: any :class:`torch.nn.Module`; in training mode the original runs.  Not changed.
+        example_input: a tensor, a tuple of positional or a dict of keyword arguments, best of the
+            size in use.  None: the first call is the example, and takes longer.
+        precision: "strict" sums convolutions directly; "default" also uses Winograd's algorithm
+            F(4x4, 3x3) on the CPU; "fast" also F(6x6, 3x3).  On CUDA all three are "strict".
+        dtype: torch.bfloat16 or torch.float16 for weights and intermediate tensors; sums stay
+            float32, results keep the model's dtype.  None: the model's dtype.
 
     Returns:
-        A module to be called as ``model`` is.
+        A module that is called like ``model``.
 
     Raises:
-        TypeError, ValueError: an argument that does not fit.
-        RuntimeError: the native library is missing (the message says why).
+        TypeError, ValueError: an argument of a wrong type or value.
+        RuntimeError: the native library is missing; the message has the reason.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
@@ -116,7 +70,7 @@ def accelerate(
 
 
 class Accelerated(Wrapper):
-    """What :func:`accelerate` returns."""
+    """A module whose plans replace the original at inference; see :func:`accelerate`."""
 
     def __init__(
         self, original: nn.Module, precision: str, dtype: torch.dtype | None, examine: bool = True
@@ -133,11 +87,11 @@ class Accelerated(Wrapper):
 
     @property
     def original(self) -> nn.Module:
-        """The module as it was given."""
+        """The unmodified module."""
         return self.__dict__["_original"]
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """What the original returns for these arguments."""
+        """Return what the original returns for these arguments."""
         if self._must_run_original(args, kwargs):
             return self._original(*args, **kwargs)
         with torch.no_grad():
@@ -148,11 +102,11 @@ class Accelerated(Wrapper):
             return self._shadow(*args, **kwargs)
 
     def report(self) -> Report:
-        """What was done where, and why the rest was left; print it."""
+        """List every site with its replacement, or the reason why it was left; print it."""
         return Report(list(self._settings.report.rows))
 
     def refresh(self) -> None:
-        """Forget all plans and decisions; the next call is the example."""
+        """Drop all plans and decisions; the next call is the example."""
         own = self.__dict__
         own["_settings"] = Settings(*self._options)
         own["_shadow"] = shadow(self._original, "", self._settings)
@@ -194,9 +148,9 @@ class Accelerated(Wrapper):
         self.__dict__["_shadow"] = None
 
     def _parts_hold(self, result: Any, expected: Any) -> bool:
-        """Hold a model of which only parts are planned against the original, as a whole.
+        """Compare the whole with the original if only parts are planned.
 
-        Its parts have been timed.  The whole is not run again for that: it may remember its calls.
+        Its parts have been timed.  The whole is not run again: it may keep a record of its calls.
         """
         rows = self._settings.report.rows
         bound = verify.whole_bound([row.bound for row in rows if row.variant == "plan"])
@@ -223,7 +177,7 @@ class Accelerated(Wrapper):
         delattr(self._original, name)
 
     def train(self, mode: bool = True) -> Accelerated:
-        """Training mode: the original runs; ``eval()`` brings the plans back."""
+        """Set the mode; in training mode the original runs, after ``eval()`` the plans."""
         self._original.train(mode)
         self.__dict__["training"] = mode
         return self
@@ -233,7 +187,7 @@ class Accelerated(Wrapper):
         return self._original.state_dict(*args, **kwargs)
 
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """Into the original; plans are made anew."""
+        """Load into the original; plans are made anew."""
         return self._original.load_state_dict(*args, **kwargs)
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
@@ -259,17 +213,17 @@ class Accelerated(Wrapper):
 def plan(
     model: nn.Module, precision: str = "default", dtype: torch.dtype | None = None
 ) -> Accelerated:
-    """:func:`accelerate` without examination: the best guess everywhere, at no cost.
+    """Plan ``model`` by rule, without comparing or timing.
 
-    For trusted modules, this package's own: nothing is held against the original, neither at first
-    nor at a new size, and the forward runs on tensors without data before any real one.
+    For trusted modules, this package's own.  The forward runs on tensors without data before any
+    real one.
     """
     native()
     return Accelerated(model, precision, dtype, examine=False)
 
 
 def accelerated_like(model: Accelerated, other: nn.Module) -> Accelerated:
-    """``other`` with the options that ``model`` was accelerated with."""
+    """Accelerate ``other`` with the options of ``model``."""
     return Accelerated(other, *model._options)
 
 

@@ -1,4 +1,4 @@
-"""What the engine did to a model and why: a table."""
+"""The report of ``accelerate``: a table of sites."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ class Row:
     Attributes:
         module: its name in the model; "" is the model itself.
         site: what is computed there.
-        variant: how; "original" where it was left to PyTorch.
+        variant: the algorithm; "original" if PyTorch runs it.
         error: root mean square difference from the original on the example, relative to the root
-            mean square of the original's result; or, where it is more, the largest difference
-            relative to 1.5 times the largest value.  None where it was not measured.
-        bound: what ``error`` may be.
-        original_ms, ours_ms: shortest of a few runs; None where it was not measured.
-        reason: why it was left, or a remark.
+            mean square of the original's result; or, if larger, the largest difference relative
+            to 1.5 times the largest value.  None if not measured.
+        bound: limit of ``error``.
+        original_ms, ours_ms: shortest of a few runs; None if not measured.
+        reason: why PyTorch runs it, or a remark.
         decided: "timed" on the example; "cached": timed by an earlier process; "known": by rule,
-            for this package's own networks. "" where there was nothing to choose.
+            for this package's own networks; "" if there was no choice.
     """
 
     module: str
@@ -35,13 +35,13 @@ class Row:
 
     @property
     def speedup(self) -> float | None:
-        """Original time over ours."""
+        """Divide the original's time by ours."""
         if self.original_ms is None or not self.ours_ms:
             return None
         return self.original_ms / self.ours_ms
 
     def cells(self) -> list[str]:
-        """The row as text."""
+        """Format the row as text."""
         return [
             self.module or "(model)", self.site, self.variant, _number(self.error, ".1e"),
             _number(self.bound, ".0e"), _number(self.original_ms, ".3g"),
@@ -57,7 +57,7 @@ _TITLES = [
 
 @dataclass
 class Report:
-    """The rows, in the order they were decided; printing it gives the table."""
+    """The rows, in the order of the decisions; print it for the table."""
 
     rows: list[Row]
 

@@ -1,8 +1,8 @@
 """Convolution layers: constructors and ``state_dict`` keys of :mod:`torch.nn`, plus an activation.
 
-A model that uses ``torch.nn.Conv2d`` or ``torch.nn.ConvTranspose2d`` runs on this package's kernels
-after changing the class; its checkpoints load unchanged.  ``activation=`` folds the non-linearity
-that follows into the same kernel, so the result is written to memory once.
+Replace ``torch.nn.Conv2d`` and ``torch.nn.ConvTranspose2d`` by these classes to use this package's
+kernels.  Checkpoints load unchanged.  ``activation=`` fuses the following non-linearity into the
+convolution, so the result is written to memory once.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ class Conv2d(nn.Conv2d):
 
 
 class ConvReLU2d(Conv2d):
-    """:class:`Conv2d` whose activation is ReLU unless another one is asked for."""
+    """:class:`Conv2d` with ReLU as the default activation."""
 
     def __init__(self, *args: Any, activation: str = "relu", **kwargs: Any) -> None:
         super().__init__(*args, activation=activation, **kwargs)
@@ -132,8 +132,8 @@ class ConvReLU2d(Conv2d):
 class ConvTranspose2d(nn.ConvTranspose2d):
     """:class:`torch.nn.ConvTranspose2d` followed by an activation, in one kernel.
 
-    The arguments up to ``dtype`` are those of :class:`torch.nn.ConvTranspose2d`, which knows
-    ``padding_mode="zeros"`` alone; ``activation``, ``negative_slope``, ``prelu_parameters`` and
+    The arguments up to ``dtype`` are those of :class:`torch.nn.ConvTranspose2d`, which allows only
+    ``padding_mode="zeros"``.  ``activation``, ``negative_slope``, ``prelu_parameters`` and
     ``precision`` are those of :class:`Conv2d`.
 
     Shape:
@@ -171,7 +171,7 @@ class ConvTranspose2d(nn.ConvTranspose2d):
         self.precision = check_precision(precision)
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
-        """Return ``act(conv_transpose(input) + bias)``, of ``output_size`` where that is given."""
+        """Return ``act(conv_transpose(input) + bias)``, of ``output_size`` if given."""
         output_padding = self.output_padding
         if output_size is not None:
             output_padding = self._output_padding(
@@ -190,7 +190,7 @@ class ConvTranspose2d(nn.ConvTranspose2d):
 
 
 class ConvTransposeReLU2d(ConvTranspose2d):
-    """:class:`ConvTranspose2d` whose activation is ReLU unless another one is asked for."""
+    """:class:`ConvTranspose2d` with ReLU as the default activation."""
 
     def __init__(self, *args: Any, activation: str = "relu", **kwargs: Any) -> None:
         super().__init__(*args, activation=activation, **kwargs)

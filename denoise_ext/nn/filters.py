@@ -1,4 +1,4 @@
-"""Gaussian and bilateral filters as layers, with sigmas that can be trained."""
+"""Gaussian and bilateral filters as layers, with trainable sigmas."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ class GaussianBlur2d(_SigmaModule):
 
 
 class _BilateralBase(_SigmaModule):
-    """What the bilateral layer and the joint bilateral layer share."""
+    """Base of the bilateral and the joint bilateral layer."""
 
     def __init__(
         self,

@@ -2,7 +2,7 @@
 
 Each works under autograd, ``torch.compile``, ``torch.export`` and ``torch.inference_mode``; the raw
 operators are ``torch.ops.denoise_ext.*``.  :mod:`denoise_ext.reference` has the same functions in
-plain PyTorch.  :func:`explain` says which kernel a call takes, and why not another.
+plain PyTorch.  :func:`explain` names the kernel of a call, and the reason against each other one.
 """
 
 from denoise_ext.ops import _conv2d_out as _conv2d_out  # fake kernels of the raw operators

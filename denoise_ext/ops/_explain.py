@@ -49,11 +49,10 @@ def explain(
     backward: bool = False,
     **kwargs: Any,
 ) -> str:
-    """Say which kernel ``op(*args, **kwargs)`` would run on ``device``.
+    """Name the kernel that ``op(*args, **kwargs)`` would run on ``device``.
 
-    The operator itself answers, with the code that would run the kernel.  Nothing is computed: only
-    shapes, strides and dtypes of the tensors are looked at, so they may be anywhere and the device
-    need not exist.
+    The operator's own code chooses.  Nothing is computed: only shapes, strides and dtypes of the
+    tensors matter, so tensors may be on any device, and ``device`` need not exist.
 
     Args:
         op: an operator of :mod:`denoise_ext.ops`, for example ``ops.conv2d``; or a filter's
@@ -61,8 +60,8 @@ def explain(
             ``joint_bilateral_blur_backward``.
         args: its arguments.
         device: ``"cpu"``, ``"cuda"`` (the current GPU) or an architecture such as ``"sm_90"``.
-        backward: ask about the gradients instead, of the tensors that require one (of all
-            arguments, where none does).
+        backward: explain the gradients instead, of the tensors that require one, or of all
+            arguments if none does.
         kwargs: its keyword arguments.
 
     Returns:

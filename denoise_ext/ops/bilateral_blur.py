@@ -43,13 +43,13 @@ def bilateral_blur(
     color_distance_type: str = "l1",
     window: str = "square",
 ) -> Tensor:
-    """Average each pixel with those of its window that are near and look alike.
+    """Average each pixel with the pixels of its window that are near in place and colour.
 
-    The weight of a neighbour is ``g(dy, dx) exp(-(d / sigma_color)^2 / 2)``: ``g`` is the Gaussian
+    The weight of a neighbour is ``g(dy, dx) exp(-(d / sigma_color)^2 / 2)``.  ``g`` is the Gaussian
     of ``sigma_space``, ``d`` the distance of the two colours: the sum of the channels' absolute
     differences (``"l1"``) or the root of the sum of their squares (``"l2"``).  Tomasi and Manduchi,
-    ICCV 1998; Kornia's signature and results.  Sums are kept in float32 (float64 for float64); on
-    the CPU a weight is off by up to 3e-6 of itself, for uint8 by 8e-5, for float64 by rounding.
+    ICCV 1998; Kornia's signature and results.  Sums are in float32 (float64 for float64).  On the
+    CPU the relative error of a weight is at most 3e-6, for uint8 8e-5, for float64 rounding.
     Differentiable once in input (not uint8) and in tensor sigmas.
 
     ===================  =========================================================================
@@ -77,9 +77,9 @@ def bilateral_blur(
     Raises:
         TypeError: wrong type or dtype.
         ValueError: wrong shape, device or value.
-        RuntimeError: a tensor sigma on the CPU holding a value that is not finite and > 0 (on a GPU
-            it is not looked at, which would make the CPU wait: the result is then undefined), or
-            the native library is missing (the message says which).
+        RuntimeError: the native library is missing (the message has the reason), or a tensor sigma
+            on the CPU is not finite and > 0.  A GPU does not check it, because the CPU would have
+            to wait; the result is then undefined.
     """
     kernel_size = _check(input, kernel_size, border_type, color_distance_type, window)
     if input.device.type not in _devices:

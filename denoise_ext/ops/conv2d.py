@@ -48,7 +48,7 @@ def conv2d(
     residual_position: str = "before",
     precision: str = "default",
 ) -> Tensor:
-    """Convolution, bias, activation and an optional skip connection in one kernel.
+    """Compute convolution, bias, activation and an optional skip connection in one kernel.
 
     With ``conv`` as in :func:`torch.nn.functional.conv2d`, the result is ``act(conv + bias)``,
     ``act(conv + bias + residual)`` (``residual_position="before"``) or
@@ -59,7 +59,7 @@ def conv2d(
     argument             constraint
     ===================  =========================================================================
     input                (N, C_in, H, W) or (C_in, H, W); float32, float64, bfloat16, float16;
-                         contiguous or channels_last give the fast paths; any strides work;
+                         any strides; contiguous and channels_last are fastest;
                          N may be 0
     weight               (C_out, C_in / groups, kH, kW); at most 2**31 elements and 2**24 taps
     bias                 (C_out,) or None
@@ -75,18 +75,20 @@ def conv2d(
     precision            ``"strict"``, ``"default"`` or ``"fast"``, see below
     ===================  =========================================================================
 
-    ``precision`` says how far the arithmetic for float32, bfloat16 and float16 may leave that of
-    PyTorch: ``"strict"`` multiplies and adds directly in float32; ``"default"`` also takes
-    algorithms that round more, in float32; ``"fast"`` also factors rounded to tf32 (10-bit
-    mantissas) on a GPU.  The gradients are computed with the same.
+    ``precision`` sets which arithmetic is allowed for float32, bfloat16 and float16.  Gradients use
+    the same.
 
-    On the CPU a 3x3 convolution of stride 1 takes Winograd's algorithm (Lavin & Gray 2016,
-    arXiv:1509.09308) where that is faster, which :func:`denoise_ext.ops.explain` tells: F(4x4, 3x3)
-    by default, whose rms error is 2 times that of direct float32 sums (1e-6 of the output's rms at
-    64 channels, at most about 1e-5 anywhere); F(6x6, 3x3) too with ``"fast"``, 8 times (4e-6, at
-    most about 8e-5).  A tile is computed from all of its 6x6 or 8x8 inputs, so infinities and NaNs
-    reach outputs that direct sums would keep finite.  Results do not depend on the number of
-    threads.
+    * ``"strict"``: direct products and sums in float32.
+    * ``"default"``: also float32 algorithms with larger rounding errors.
+    * ``"fast"``: also factors rounded to tf32 (10-bit mantissas) on a GPU.
+
+    On the CPU, 3x3 convolutions of stride 1 use Winograd's algorithm (Lavin & Gray 2016,
+    arXiv:1509.09308) if it is faster (:func:`denoise_ext.ops.explain`).  The default is
+    F(4x4, 3x3).  Its rms error is 2 times that of direct float32 sums: 1e-6 of the output's rms at
+    64 channels, at most about 1e-5 anywhere.  ``"fast"`` also allows F(6x6, 3x3), with 8 times:
+    4e-6, at most about 8e-5.  A tile is computed from all of its 6x6 or 8x8 inputs.  Infinities and
+    NaNs therefore reach outputs that direct sums would keep finite.  Results do not depend on the
+    number of threads.
 
     All tensors have one dtype and device.  Under autocast they are cast as autocast casts those of
     ``torch.nn.functional.conv2d``.  Rows and columns are at most 2**30, of the padded input and of
@@ -100,7 +102,7 @@ def conv2d(
     Raises:
         TypeError: wrong type or dtype.
         ValueError: wrong shape, device or value, or a kernel larger than the padded input.
-        RuntimeError: the native library is missing (the message says why).
+        RuntimeError: the native library is missing (the message has the reason).
     """
     dtype = autocast_dtype(input.device.type) if isinstance(input, Tensor) else None
     if dtype is not None:

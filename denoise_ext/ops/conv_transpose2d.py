@@ -45,12 +45,12 @@ def conv_transpose2d(
     prelu_weight: Tensor | None = None,
     precision: str = "default",
 ) -> Tensor:
-    """Transposed convolution, bias and activation in one kernel.
+    """Compute transposed convolution, bias and activation in one kernel.
 
     ``act(conv_transpose + bias)`` with ``conv_transpose`` as in
-    :func:`torch.nn.functional.conv_transpose2d` (mind its argument order: ``groups`` before
-    ``dilation``).  Every output pixel is a sum over the taps of its phase, kept in float32 (float64
-    for float64) until the one rounding at the end.  Differentiable once in every tensor argument.
+    :func:`torch.nn.functional.conv_transpose2d`: ``groups`` comes before ``dilation``.  Every
+    output pixel is a sum over the taps of its phase, kept in float32 (float64 for float64) until
+    the one rounding at the end.  Differentiable once in every tensor argument.
 
     ===================  =========================================================================
     argument             constraint
@@ -81,7 +81,7 @@ def conv_transpose2d(
     Raises:
         TypeError: wrong type or dtype.
         ValueError: wrong shape, device or value, or an output without pixels.
-        RuntimeError: the native library is missing (the message says why).
+        RuntimeError: the native library is missing (the message has the reason).
     """
     dtype = autocast_dtype(input.device.type) if isinstance(input, Tensor) else None
     if dtype is not None:

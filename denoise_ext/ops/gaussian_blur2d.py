@@ -61,9 +61,9 @@ def gaussian_blur2d(
     Raises:
         TypeError: wrong type or dtype.
         ValueError: wrong shape, device or value.
-        RuntimeError: a tensor sigma on the CPU holding a value that is not finite and > 0 (on a GPU
-            it is not looked at, which would make the CPU wait: the result is then undefined), or
-            the native library is missing (the message says which).
+        RuntimeError: the native library is missing (the message has the reason), or a tensor sigma
+            on the CPU is not finite and > 0.  A GPU does not check it, because the CPU would have
+            to wait; the result is then undefined.
     """
     check_image(input, "input", FILTER_DTYPES)
     kernel_size = odd_kernel_size(kernel_size, LARGEST_GAUSSIAN)

@@ -44,7 +44,7 @@ def from_module(
         stride: pad H and W to a multiple of it, and crop. None: the module's own, where it is found
             and the module takes no other size; else 1.
         radius: how far from itself a pixel of the result reads, at most. It is the overlap of
-            tiles. None: it is found by analysis (`models.geometry`), or there are no tiles.
+            tiles. None: it is found by analysis (`analysis.geometry`), or there are no tiles.
 
     Raises:
         TypeError, ValueError: an argument that does not fit; a module in training mode; ``stride``

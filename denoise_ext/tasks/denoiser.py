@@ -50,78 +50,79 @@ ALPHA = ("keep", "denoise")
 
 @dataclass(frozen=True)
 class Result:
-    """A denoised image, and how it came about."""
+    """A denoised image, with noise level, time and tiles."""
 
     image: Any
-    """Of the kind of the image that was given."""
+    """The result, of the same kind as the given image."""
     sigma: Any
-    """The noise level the network was told, on the 0-255 scale: as it was given, or as it was
-    estimated (a float; for a batch a tensor (N,); for a picture of several frames their mean).
-    None where the network needs none."""
+    """The noise level that the network was conditioned on, on the 0-255 scale, given or estimated.
+    A float; for a batch a tensor (N,); for a picture of several frames their mean.  None if the
+    network needs none."""
     sigma_estimated: bool
     seconds: float
     tiles: int
-    """Parts in which the image was computed; 0 where there was nothing to compute."""
+    """Number of tiles; 0 if there was nothing to compute."""
     recomputed: int
-    """Of these, how many left the range of a 16-bit type and were computed again in float32."""
+    """Number of tiles that were recomputed in float32 after an overflow of a 16-bit type."""
 
 
 class Denoiser:
-    """A denoising network kept ready: plan and memory stay from image to image.
+    """Keep a denoising network ready: plan and memory stay from image to image.
 
     Args:
-        model: a network (`denoise_ext.models.Network`, also from `denoise_ext.accelerate`), the
-            name of one with trained weights or of a family of two ("dxnet_s": the gray or the
-            colour one, as each image is), or a checkpoint file. None: the shipped ones. A gray
-            network on a colour image denoises each channel by itself (about 2 dB worse than a
-            colour network at sigma 25). A colour network on a gray image gets three copies and
-            sqrt(3) sigma, and the outputs are averaged (about 0.2 dB worse than a gray network):
-            copied noise is sqrt(3) times as strong in the mean of the channels as the independent
-            noise the network was trained on. A blind colour network, which cannot be told so, is
-            refused for gray images. Guided: "joint_bilateral", or a
-            `denoise_ext.nn.JointBilateralBlur` of your own, whose ``sigma_color`` is then in units
-            of the guide's range; they use no sigma. Or any other `torch.nn.Module` in eval mode, as
-            `denoise_ext.runtime.from_module` describes; it is planned only where that is found to
-            compute the same, faster.
-        channels: of a plain module's images: 1 (gray) or 3 (RGB). For plain modules alone.
-        needs_sigma: whether a plain module is called as ``model(x, sigma)``; None, False: as
+        model: None: the shipped networks.  Or one of:
+
+            * a network (`denoise_ext.models.Network`, also from `denoise_ext.accelerate`);
+            * the name of a network with trained weights, or of a family ("dxnet_s": the gray or
+              the colour network, as each image needs);
+            * a checkpoint file;
+            * "joint_bilateral", or a `denoise_ext.nn.JointBilateralBlur`, whose ``sigma_color`` is
+              in units of the guide's range.  Both need a guide and use no sigma;
+            * any other `torch.nn.Module` in eval mode, see `denoise_ext.runtime.from_module`.  It
+              is planned only if the plan computes the same, faster.
+
+            A gray network denoises each channel of a colour image by itself (about 2 dB worse than
+            a colour network at sigma 25).  A colour network on a gray image gets three copies and
+            sqrt(3) sigma, and the outputs are averaged (about 0.2 dB worse than a gray network).
+            The factor is there because copied noise is sqrt(3) times as strong in the mean of the
+            channels as independent noise.  Blind colour networks are refused for gray images.
+        channels: channels of a plain module's images: 1 (gray) or 3 (RGB).  Only for plain modules.
+        needs_sigma: True: a plain module is called as ``model(x, sigma)``; None, False: as
             ``model(x)``.
         sigma: standard deviation of the noise **on the 0-255 scale** (255: from black to white),
-            whatever the image's dtype; see `__call__`. None: estimated for each image
-            (`estimate_sigma`) where the network is told the noise level; blind ones check a given
-            one and do not use it.
-        strength: from 0, which gives the image back bit for bit, to 1, the network's result; in
-            between ``(1 - strength) * image + strength * result``, computed before rounding.
-        device: "auto", "cpu", "cuda", "cuda:N" (see `choose_device`). A network that is passed in
-            runs where its weights are; `device` must then be "auto", None or that device.
+            for every dtype; see `__call__`.  None: estimated for each image (`estimate_sigma`).
+            Blind networks check a given sigma and ignore it.
+        strength: 1: the network's result; 0: the image, bit for bit; between:
+            ``(1 - strength) * image + strength * result``, computed before rounding.
+        device: "auto", "cpu", "cuda", "cuda:N" (see `choose_device`).  A given network runs where
+            its weights are; `device` must then be "auto", None or that device.
         precision: "strict", "default" or "fast" as in `denoise_ext.accelerate`; "bfloat16" or
-            "float16": weights and intermediate tensors are stored so. What leaves the range of
-            float16 is computed again in float32 (`Result.recomputed`), never returned as it is.
-        backend: "native": the network runs as a plan of this package's kernels; "torch": one that
-            is named is loaded in plain PyTorch, one that is passed in runs as it is.
-        tile: "auto": images that take more memory than there is, or than is of use, are computed in
-            tiles; a number: in tiles of at most so many pixels on a side, overlap included; None:
-            always as a whole. Tiles overlap by exactly what a pixel of the result depends on
-            (`denoise_ext.analysis.geometry`), so that there are no seams: with precision "strict"
-            the result is that of the whole image bit for bit; with the others up to how Winograd's
-            algorithm rounds, which is less than what it is off itself.
-        max_memory: bytes to compute in, for all images of `denoise_many` together, beside image,
-            result and weights. None: 1 GiB, or more for networks whose overlap would be half of
-            the work; at most half of what is free.
-        alpha: "keep": an alpha channel is passed through; "denoise": it is denoised as a gray image
-            of its own, unless it is the same everywhere.
+            "float16" store weights and intermediate tensors.  On overflow of float16 the tile is
+            recomputed in float32 (`Result.recomputed`).
+        backend: "native": the network runs as a plan of this package's kernels.  "torch": a named
+            network is loaded in plain PyTorch, a given one runs unmodified.
+        tile: "auto": tiles if the image needs more memory than the limit; a number: tiles of at
+            most so many pixels on a side, overlap included; None: the whole image.  Tiles overlap
+            by exactly what a pixel of the result depends on (`denoise_ext.analysis.geometry`), so
+            there are no seams.  With precision "strict" the result equals that of the whole image
+            bit for bit.  Otherwise the difference is below the rounding error.
+        max_memory: bytes of working memory, for all images of `denoise_many` together, besides
+            image, result and weights.  None: 1 GiB, or more for networks whose overlap would be
+            half of the work; at most half of the free memory.
+        alpha: "keep": pass an alpha channel through; "denoise": denoise it as a gray image, unless
+            it is the same everywhere.
 
-    Threads may use one `Denoiser` at the same time; each gets memory of its own. Copies and pickles
-    hold model and options; they make plans anew.
+    Threads may use one `Denoiser` at the same time; each gets its own memory.  Copies and pickles
+    contain model and options; they make their own plans.
 
     Raises:
-        TypeError, ValueError: an argument that does not fit; the message names it.
-        RuntimeError: the device or the native library cannot be used. (Networks are loaded when
-            the first image needs them: a damaged checkpoint is found then.)
+        TypeError, ValueError: a wrong argument; the message names it.
+        RuntimeError: the device or the native library cannot be used.  Networks are loaded with
+            the first image: a damaged checkpoint is found then.
 
     Warns:
         UserWarning: a plain floating-point array far outside of [0, 1] without `value_range`; a
-            sigma between 0 and 1 for 8-bit or such images. Once for each line that calls.
+            sigma between 0 and 1 for 8-bit or such images.  Once for each line that calls.
     """
 
     def __init__(
@@ -175,7 +176,7 @@ class Denoiser:
         value_range: Range | None = None,
         axes: str | None = None,
     ) -> Any:
-        """Denoise one image (or a batch of equal ones).
+        """Denoise one image, or a batch of images of one size.
 
         Args:
             image: NumPy array (H, W) or (H, W, C); tensor (H, W), (C, H, W) or (N, C, H, W);
@@ -184,14 +185,14 @@ class Denoiser:
                 for the array of its pixels, upright and in the file's dtype. C = 1 gray, 2 gray +
                 alpha, 3 RGB, 4 RGB + alpha. uint8, uint16, or floating point in [0, 1] (noise may
                 leave that range); with `value_range` also other integers, of 8 to 64 bits. Pictures
-                and files (DICOM, NIfTI, ...) know their range, and may hold numbers that are not
-                finite, which stay as they are.
-            sigma: in place of the one `Denoiser` was made with: a number, a map (H, W), for a batch
-                one value per image (N,), or (N, 1, H, W).
-            guide: for guided models, and for them alone: an image of the same size, aligned with
-                `image`, that shows the edges better, of any of these kinds (one frame).
-            value_range: the numbers that mean black and white, where they are not the type's own:
-                (0, 4095) for 12 bits in uint16, (0.0, 100.0) for floats on a scale of their own.
+                and files (DICOM, NIfTI, ...) have a range of their own.  They may contain numbers
+                that are not finite, which are kept.
+            sigma: replaces the `Denoiser`'s sigma: a number, a map (H, W), for a batch one value
+                per image (N,), or (N, 1, H, W).
+            guide: only for guided models: an image of the same size with clearer edges, aligned
+                with `image`, of any of these kinds (one frame).
+            value_range: the numbers that mean black and white.  Default: those of the type.
+                (0, 4095) for 12 bits in uint16, (0.0, 100.0) for floats on another scale.
             axes: letters for the axes of an array, tensor, file or picture of any number of them,
                 as "ZYX", "CYX", "YXC", "TZCYX". Y and X are the picture's; S its 1 to 4 samples
                 (gray, gray + alpha, RGB, RGB + alpha); each step of T, Z, C or N is a gray picture
@@ -221,9 +222,9 @@ class Denoiser:
         axes: str | None = None,
         share: int = 1,
     ) -> Result:
-        """As a call, with the facts: noise level, time, tiles.
+        """Denoise as a call does; return the image with noise level, time and tiles.
 
-        `share`: how many images are computed at the same time, which share the memory there is.
+        `share`: number of images that are computed at the same time and share the memory.
         """
         start = time.perf_counter()
         axes = check_axes(axes)

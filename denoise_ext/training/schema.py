@@ -64,12 +64,12 @@ class Data(_Section):
     )
     part: list[Part] = Field(
         default_factory=lambda: [0.0, 1.0],
-        description="From where to where in the sorted list of files to train on.",
+        description="Part of the sorted list of files to train on, as fractions.",
     )
     sigma: NonNegativeFloat = Field(
         0.0,
-        description="Noise level of noisy files on the 0-255 scale: what a network that asks for "
-        "one is told, and what SURE goes by.",
+        description="Noise level of noisy files on the 0-255 scale, for networks that are "
+        "conditioned on it and for SURE.",
     )
     match_means: bool = Field(
         False,

@@ -263,8 +263,8 @@ def add_noise_chain(
         first: index of ``x[0]`` within the whole batch of this step.
 
     Returns:
-        The noisy images, and (N,) the root mean square of what was added, on the 0-255 scale: the
-        noise level a network that needs one is told.
+        The noisy images, and (N,) the root mean square of the added noise, on the 0-255 scale: the
+        noise level for networks that are conditioned on it.
     """
     clean = x
     for place, kind in enumerate(steps):
