@@ -76,6 +76,7 @@ def test_crops_reach_every_corner():
 @pytest.mark.parametrize("match", [True, False])
 def test_targets_take_their_crops_brightness(match, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DENOISE_EXT_DATA", raising=False)
     clean = np.random.default_rng(0).integers(40, 200, (24, 24, 3), dtype=np.uint8)
     Image.fromarray(clean).save("a_mean.png")
     Image.fromarray(clean + np.array([3, 0, 9], np.uint8)).save("a_real.png")

@@ -16,6 +16,7 @@ from denoise_ext.data import (
     list_training_files,
     without,
 )
+from denoise_ext.data.cache import white_of
 from denoise_ext.data.noise import add_noise_chain
 from denoise_ext.data.random import NOISE, step_generator, step_seed
 from denoise_ext.models import Network, create_model, pretrained_info
@@ -116,7 +117,7 @@ class ImagePool:
     """The images of a ``[data]`` section, decoded.
 
     Attributes:
-        images: to take crops from, every one at each of its sizes, (H, W, C) uint8.
+        images: to take crops from, every one at each of its sizes, (H, W, C), uint8 or uint16.
         probabilities: of them, for `PatchSampler`.
         held_out: images that are not trained on, evenly spread over all files.
         files: what identifies the files; see `fingerprint`.
@@ -174,7 +175,7 @@ class ImagePool:
 
 
 class Cleaner:
-    """Takes white noise of a level out of images (H, W, C), uint8, by a shipped network.
+    """Takes white noise of a level out of images (H, W, C) by a shipped network.
 
     ``name`` says which network, by its weights, and which level.
     """
@@ -192,9 +193,10 @@ class Cleaner:
         """The image without that noise."""
         if self._network is None:
             self._network = self._build().to(memory_format=torch.channels_last)
-        x = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float() / 255.0
-        clean = (self._network(x, self.level).clamp(0, 1) * 255.0).round().to(torch.uint8)
-        return clean[0].permute(1, 2, 0).numpy()
+        x = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float()
+        white = float(white_of(image))
+        clean = (self._network(x / white, self.level).clamp(0, 1) * white).round()
+        return clean[0].permute(1, 2, 0).numpy().astype(image.dtype)
 
 
 def split_pair(images: Tensor, paired: bool) -> tuple[Tensor, Tensor]:

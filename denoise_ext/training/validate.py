@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from denoise_ext.data import add_gaussian_noise, step_seed
+from denoise_ext.data.cache import white_of
 from denoise_ext.data.noise import add_noise_chain
 from denoise_ext.data.random import VALIDATION
 from denoise_ext.metrics import psnr
@@ -44,11 +45,11 @@ def split_held_out(count: int, held_out: int) -> tuple[list[int], list[int]]:
 
 
 def centre_crop(image: np.ndarray, size: int) -> Tensor:
-    """(H, W, C) uint8 -> (1, C, h, w) float32 in [0, 1], h and w at most ``size``."""
+    """(H, W, C) uint8 or uint16 -> (1, C, h, w) float32 in [0, 1], h and w at most ``size``."""
     h, w = (min(size, side) for side in image.shape[:2])
     y, x = (image.shape[0] - h) // 2, (image.shape[1] - w) // 2
     cut = image[y : y + h, x : x + w].copy()
-    return torch.from_numpy(cut).permute(2, 0, 1)[None].to(torch.float32) / 255.0
+    return torch.from_numpy(cut).permute(2, 0, 1)[None].to(torch.float32) / white_of(image)
 
 
 def labels(config: TrainConfig) -> list[Label]:
