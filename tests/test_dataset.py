@@ -99,8 +99,8 @@ def test_targets_take_their_crops_brightness(match, tmp_path, monkeypatch):
         batch_size = 4
     """)
     config = load_config("config.toml", [f"data.match_means={str(match).lower()}"])
-    batch = Batches(config, Processes(), torch.device("cpu")).make(0)
-    difference = (batch.noisy - batch.target).mean((0, 2, 3)) * 255
+    batch = Batches(config, Processes(), torch.device("cpu")).batch(0)
+    difference = (batch["inputs.image"] - batch["targets.image"]).mean((0, 2, 3)) * 255
     expected = [0, 0, 0] if match else [3, 0, 9]
     torch.testing.assert_close(difference, torch.tensor(expected).float(), rtol=0, atol=1e-3)
     with pytest.raises(ConfigError, match=r"match_means is for data\.pairs"):
