@@ -9,16 +9,21 @@ from __future__ import annotations
 import csv
 import importlib
 import json
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from contract_networks import KINDS, Recurrent, TwoOutputs, Upscaler, build
 from test_training_processes import free_port, largest_difference
 from training_tools import assert_same, environment
 
+from denoise_ext.cli import main
+from denoise_ext.io import write_image
 from denoise_ext.metrics import psnr
 from denoise_ext.metrics.protocol import as_sample, inputs_of, means, measure, targets_of
 from denoise_ext.models import create_model, load_checkpoint, read_metadata, registry
@@ -27,6 +32,8 @@ from denoise_ext.nn import to_torch
 from denoise_ext.training import ConfigError, load_config, register_task, task, train
 from denoise_ext.training.checkpoint import load_state
 from denoise_ext.training.validate import validate
+
+PAGE = Path(__file__).resolve().parent.parent / "docs/training.md"
 
 CONFIG = """
 [model]
@@ -77,7 +84,7 @@ def config(name: str, *overrides: str):
     return load_config("config.toml", list(overrides))
 
 
-def rows(run: str) -> list[dict[str, str]]:
+def rows_of(run: str) -> list[dict[str, str]]:
     with open(Path(run, "log.csv"), newline="") as file:
         kept = list(csv.DictReader(file))
     for row in kept:
@@ -101,7 +108,7 @@ def test_twenty_steps_and_exact_resume(place, tasks, name):
     for key in ("model", "mean"):
         assert_same(one[key], other[key])
     assert_same(one["optimiser"]["state"], other["optimiser"]["state"])
-    assert rows("run") == rows("again")
+    assert rows_of("run") == rows_of("again")
 
     # it has learnt, and what is kept is what was validated last
     torch.manual_seed(5)
@@ -122,7 +129,7 @@ def test_the_best_weights_are_those_of_the_lowest_error(place, tasks):
     train(config(Upscaler.family, "validation.every=2", "schedule.peak=5e-2"))
     found = {
         int(row["step"]): (float(row["mae_first"]) + float(row["mae_second"])) / 2
-        for row in rows("run")
+        for row in rows_of("run")
         if row["mae_first"]
     }
     best = load_state(Path("run/checkpoint.pt"))["best"]
@@ -135,7 +142,7 @@ def test_the_best_weights_are_those_of_the_lowest_error(place, tasks):
 
 def test_all_parts_of_the_loss_are_logged(place):
     train(config(TwoOutputs.family))
-    logged = rows("run")
+    logged = rows_of("run")
     assert [int(row["step"]) for row in logged] == [5, 7, 10, 14, 15, 20]
     for row in logged:
         image, mask = float(row["loss_image"]), float(row["loss_mask"])
@@ -263,3 +270,35 @@ def test_a_run_goes_on_with_its_own_data_alone(place, tasks, monkeypatch):
     monkeypatch.setattr(tasks.Waves, "__init__", elsewhere)
     with pytest.raises(ConfigError, match="was 1 files, is 2"):
         train(config(Upscaler.family))
+
+
+@pytest.mark.skipif(not PAGE.is_file(), reason="needs the source tree")
+def test_the_documented_task_trains(place, monkeypatch):
+    """docs/training.md's network, by its command."""
+    section = PAGE.read_text().split("\n## A task of your own\n")[1]
+    program, configuration, command = (
+        re.search(rf"```{language}\n(.*?)```", section, re.S)[1]
+        for language in ("python", "toml", "bash")
+    )
+    Path("my_task.py").write_text(program)
+    Path("upscaling.toml").write_text(configuration)
+    Path("images").mkdir()
+    rng = np.random.default_rng(0)
+    for index in range(3):
+        rows, columns = np.mgrid[:48, :56]
+        waves = 120 + 60 * np.sin(rows / 3 + index) * np.cos(columns / 4)
+        picture = np.stack([waves, 255 - waves, waves + 20], 2) + rng.normal(0, 2, (48, 56, 3))
+        write_image(f"images/{index}.png", picture.astype(np.uint8))
+    monkeypatch.delenv("DENOISE_EXT_DATA", raising=False)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delitem(sys.modules, "my_task", raising=False)
+    assert main([*shlex.split(command)[1:], "--set", "run.log_every=10"]) == 0
+    sys.modules.pop("my_task")
+    logged = rows_of("upscaling")
+    assert float(logged[-1]["loss"]) < 0.5 * float(logged[0]["loss"])
+    assert float(logged[-1]["psnr_x2"]) > 20
+    with torch.inference_mode():
+        outputs, _ = load_checkpoint("upscaling/model.safetensors")(
+            {"image": torch.rand(1, 3, 5, 7)}
+        )
+    assert outputs["image"].shape == (1, 3, 10, 14)
