@@ -8,12 +8,14 @@ from training_tools import workplace  # noqa: F401
 from zoo import tiny
 
 from denoise_ext import accelerate
+from denoise_ext.metrics.protocol import Sample, inputs_of, targets_of
 from denoise_ext.models import create_model, load_checkpoint, save_model
 from denoise_ext.ops import bilateral_blur
 from denoise_ext.training import ConfigError, load_config, train
+from denoise_ext.training.batches import denoising_sample
 from denoise_ext.training.build import build_network
 from denoise_ext.training.losses import criterion
-from denoise_ext.training.objectives import Batch, Blind
+from denoise_ext.training.objectives import Blind
 
 NAME = "dxnet_s_photo"
 SMALL = "model.options={widths=[4, 6], blocks=[1, 1], estimator_width=4}"
@@ -101,33 +103,36 @@ def test_the_first_answer_has_the_size_of_the_noise():
 # ---- the objective
 
 
-def batch() -> Batch:
+def batch(first: int = 0) -> Sample:
     clean = image(8, 3, 16, 16)
     noisy = clean + 0.1 * torch.randn(clean.shape, generator=torch.Generator().manual_seed(2))
     level = (noisy - clean).square().flatten(1).mean(1).sqrt() * 255
-    return Batch(noisy, clean, level, 0)
+    return denoising_sample(noisy[first:], clean[first:], level[first:], first)
 
 
 def test_the_level_is_a_second_task():
     objective, given = Blind(criterion("mse", 0), 0.5, 0.0, seed=1), batch()
-    estimate = (given.sigma / 255).reshape(-1, 1, 1, 1).expand(-1, 1, 8, 8)
+    estimate = (given["sigma"] / 255).reshape(-1, 1, 1, 1).expand(-1, 1, 8, 8)
     for factor in (1.0, 2.0):
-        outputs = {"image": given.target, "noise_level": factor * estimate}
-        loss = objective(lambda x, sigma, outputs=outputs: outputs, given, 0)
-        level = given.sigma / 255 + 1e-3
+        outputs = {**targets_of(given), "noise_level": factor * estimate}
+        loss, parts = objective(lambda inputs, outputs=outputs: outputs, given, 0)
+        level = given["sigma"] / 255 + 1e-3
         expected = 0.5 * ((factor * (level - 1e-3) + 1e-3) / level).log().square().mean()
         torch.testing.assert_close(loss, expected)
+        assert set(parts) == set(objective.parts)
+        torch.testing.assert_close(parts["loss_image"] + 0.5 * parts["loss_noise_level"], loss)
 
 
 def test_the_dials_targets_are_monotone():
     objective, given = Blind(criterion("mse", 0), 0.0, 1.0, seed=1), batch()
     ones = torch.ones(8)
     target = lambda k: objective._target(given, k * ones)  # noqa: E731
-    torch.testing.assert_close(target(0.0), given.noisy)
-    torch.testing.assert_close(target(1.0), given.target)
-    torch.testing.assert_close(target(0.25), given.target + 0.75 * (given.noisy - given.target))
-    first = given.sigma[0].item() / 255 * 0.6
-    blurred = bilateral_blur(given.target[:1], 5, first, (1.5, 1.5))
+    noisy, clean = inputs_of(given)["image"], targets_of(given)["image"]
+    torch.testing.assert_close(target(0.0), noisy)
+    torch.testing.assert_close(target(1.0), clean)
+    torch.testing.assert_close(target(0.25), clean + 0.75 * (noisy - clean))
+    first = given["sigma"][0].item() / 255 * 0.6
+    blurred = bilateral_blur(clean[:1], 5, first, (1.5, 1.5))
     torch.testing.assert_close(target(1.6)[:1], blurred)
     variances = [target(k).var().item() for k in (0.0, 0.3, 0.7, 1.0, 1.2, 1.6, 2.0)]
     assert variances == sorted(variances, reverse=True)
@@ -137,8 +142,7 @@ def test_the_dial_is_drawn_by_seed_and_step():
     objective, given = Blind(criterion("mse", 0), 0.0, 0.5, seed=1), batch()
     draws = torch.stack([objective._scales(given, step) for step in range(100)])
     assert torch.equal(objective._scales(given, 3), draws[3])
-    other = Batch(given.noisy[4:], given.target[4:], given.sigma[4:], 4)
-    assert torch.equal(objective._scales(other, 3), draws[3, 4:])
+    assert torch.equal(objective._scales(batch(4), 3), draws[3, 4:])
     assert draws.min() >= 0 and draws.max() <= 2
     assert abs((draws == 1).float().mean().item() - 0.5) < 5 * (0.25 / draws.numel()) ** 0.5
 

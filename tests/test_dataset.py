@@ -76,6 +76,7 @@ def test_crops_reach_every_corner():
 @pytest.mark.parametrize("match", [True, False])
 def test_targets_take_their_crops_brightness(match, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DENOISE_EXT_DATA", raising=False)
     clean = np.random.default_rng(0).integers(40, 200, (24, 24, 3), dtype=np.uint8)
     Image.fromarray(clean).save("a_mean.png")
     Image.fromarray(clean + np.array([3, 0, 9], np.uint8)).save("a_real.png")
@@ -98,8 +99,8 @@ def test_targets_take_their_crops_brightness(match, tmp_path, monkeypatch):
         batch_size = 4
     """)
     config = load_config("config.toml", [f"data.match_means={str(match).lower()}"])
-    batch = Batches(config, Processes(), torch.device("cpu")).make(0)
-    difference = (batch.noisy - batch.target).mean((0, 2, 3)) * 255
+    batch = Batches(config, Processes(), torch.device("cpu")).batch(0)
+    difference = (batch["inputs.image"] - batch["targets.image"]).mean((0, 2, 3)) * 255
     expected = [0, 0, 0] if match else [3, 0, 9]
     torch.testing.assert_close(difference, torch.tensor(expected).float(), rtol=0, atol=1e-3)
     with pytest.raises(ConfigError, match=r"match_means is for data\.pairs"):

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from denoise_ext.data import ImageCache, PatchSampler, Prefetcher, list_training_files
-from denoise_ext.io import ImageError, find_pairs
+from denoise_ext.io import ImageError, find_pairs, write_image
 
 
 @pytest.fixture
@@ -88,6 +90,81 @@ def test_scales_and_stretching(files):
     )
     stretched = ImageCache(files[:1], 1, normalise="stretch")[0]
     assert (stretched.min(), stretched.max()) == (0, 255)
+
+
+def gradient(height: int = 20, width: int = 30) -> np.ndarray:
+    """(H, W) uint16: neighbours differ by less than 8 bits resolve."""
+    return (1000 + 7 * np.arange(height * width)).astype(np.uint16).reshape(height, width)
+
+
+@pytest.mark.parametrize("mapped", [True, False])
+def test_16_bit_images_keep_their_bits(files, tmp_path, mapped):
+    """Beside others of 8 bits and of odd sizes, which end anywhere."""
+    pixels, small = gradient(), np.arange(15, dtype=np.uint8).reshape(5, 3)
+    write_image(tmp_path / "deep.png", pixels)
+    write_image(tmp_path / "small.png", small)
+    order = [tmp_path / "small.png", tmp_path / "deep.png", tmp_path / "small.png"]
+    for _ in range(2):  # made, and read back
+        cache = ImageCache(order, 1, folder=tmp_path / "cache" if mapped else None)
+        assert [image.dtype for image in cache] == [np.uint8, np.uint16, np.uint8]
+        assert np.array_equal(cache[1][..., 0], pixels)
+        assert np.array_equal(cache[0][..., 0], small) and np.array_equal(cache[2], cache[0])
+
+
+def test_16_bit_images_in_gray_in_other_sizes_and_stretched(tmp_path):
+    colour = np.stack([gradient(), 2 * gradient(), 60000 - gradient()], axis=2)
+    write_image(tmp_path / "deep.tiff", colour)
+    gray, half = ImageCache([tmp_path / "deep.tiff"], 1, scales=(1.0, 0.5))
+    luma = colour @ np.array([0.299, 0.587, 0.114])
+    assert np.abs(gray[..., 0] - luma).max() <= 0.5 + 1e-6
+    assert half.dtype == np.uint16 and half.shape == (10, 15, 1)
+    # of a plane, inside, Lanczos takes the mean of each 2 x 2 pixels
+    means = luma.reshape(10, 2, 15, 2).mean(axis=(1, 3))[3:-3, 3:-3]
+    assert np.abs(half[3:-3, 3:-3, 0] - means).max() <= 1
+    write_image(tmp_path / "dark.png", gradient())
+    (stretched,) = ImageCache([tmp_path / "dark.png"], 1, normalise="stretch")
+    assert stretched.dtype == np.uint16
+    assert (stretched.min(), stretched.max()) == (0, 65535)
+    assert len(np.unique(stretched)) > 590  # of 600 values
+
+
+def test_a_cache_of_an_earlier_version_is_not_read(files, tmp_path):
+    """Its name is another one; under the new name it is made again."""
+    whole = ImageCache(files, 1, folder=tmp_path / "cache")
+    (kept,) = (tmp_path / "cache").iterdir()
+    before = b"denoise_ext images 1"
+    shapes = json.dumps([image.shape for image in whole]).encode()
+    pixels = b"".join(bytes(image) for image in whole)
+    old = before + pixels + shapes + len(shapes).to_bytes(8, "little") + before
+    kept.write_bytes(old)
+    assert same(ImageCache(files, 1, folder=tmp_path / "cache"), whole)
+    assert kept.read_bytes() != old
+
+
+def test_crops_of_16_bit_images():
+    """Of all bits; those of 8-bit images among them are what they are without."""
+    deep, shallow = gradient()[..., None], np.random.default_rng(0).integers(0, 256, (9, 9, 1))
+    shallow = shallow.astype(np.uint8)
+    options = {"crop": 9, "batch_size": 20, "seed": 1, "augment": False}
+    found = PatchSampler([deep, shallow], **options).batch(0)
+    plain = PatchSampler([shallow], **options).batch(0)[0]
+    assert found.dtype == torch.float32
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    kinds = [torch.equal(patch, plain) for patch in found]
+    assert 0 < sum(kinds) < 20
+    for patch, is_shallow in zip(found, kinds, strict=True):
+        if not is_shallow:  # neighbours are 7 of 65535 apart
+            steps = (patch[0, :, 1:] - patch[0, :, :-1]) * 65535
+            torch.testing.assert_close(steps, torch.full_like(steps, 7.0), rtol=0, atol=0.02)
+
+
+def test_pairs_of_different_depth(tmp_path):
+    shallow = np.random.default_rng(0).integers(0, 256, (12, 12), dtype=np.uint8)
+    write_image(tmp_path / "noisy.png", shallow)
+    write_image(tmp_path / "clean.png", shallow.astype(np.uint16) * 257)
+    (image,) = ImageCache([(tmp_path / "noisy.png", tmp_path / "clean.png")], 1)
+    assert image.dtype == np.uint16
+    assert np.array_equal(image[..., 0], image[..., 1])
 
 
 def test_files_that_are_not_there(files, tmp_path):

@@ -11,12 +11,14 @@ from PIL import Image
 from torch import nn
 
 from denoise_ext.metrics import psnr
+from denoise_ext.metrics.protocol import Sample
 from denoise_ext.models import load_checkpoint
 from denoise_ext.training import ConfigError, load_config, train
+from denoise_ext.training.batches import denoising_sample
 from denoise_ext.training.build import build_optimiser
 from denoise_ext.training.ema import RunningMean
 from denoise_ext.training.losses import criterion
-from denoise_ext.training.objectives import Batch, BlindSpot, Noise2Noise, Sure
+from denoise_ext.training.objectives import BlindSpot, Noise2Noise, Sure
 
 # ---- distances
 
@@ -99,20 +101,21 @@ def test_running_mean():
 # ---- objectives
 
 
-def batch(noisy: torch.Tensor, target: torch.Tensor | None = None, first: int = 0) -> Batch:
-    return Batch(noisy, noisy if target is None else target, torch.full((len(noisy),), 25.0), first)
+def batch(noisy: torch.Tensor, target: torch.Tensor | None = None, first: int = 0) -> Sample:
+    level = torch.full((len(noisy),), 25.0)
+    return denoising_sample(noisy, noisy if target is None else target, level, first)
 
 
 def test_blind_spot_hides_what_it_asks_for():
     noisy = torch.rand(3, 2, 19, 16, generator=torch.Generator().manual_seed(0))
     seen: list[torch.Tensor] = []
 
-    def forward(x: torch.Tensor, sigma: torch.Tensor) -> dict[str, torch.Tensor]:
-        seen.append(x)
-        return {"image": x}
+    def network(inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        seen.append(inputs["image"])
+        return inputs
 
     objective = BlindSpot(criterion("mse", 0), seed=1)
-    loss = objective(forward, batch(noisy), 5)
+    loss, _ = objective(network, batch(noisy), 5)
     hidden = (seen[0] != noisy).any(dim=1)  # (N, H, W)
     assert hidden.flatten(1).sum(dim=1).tolist() == [4, 4, 4]  # one of every whole 8 x 8 cell
     assert hidden[:, :8, :8].sum() == 3
@@ -121,7 +124,9 @@ def test_blind_spot_hides_what_it_asks_for():
     for i, y, x in hidden.nonzero().tolist():  # the stand-in is a neighbour
         window = noisy[i, :, max(0, y - 2) : y + 3, max(0, x - 2) : x + 3].flatten(1).T
         assert (window == seen[0][i, :, y, x]).all(dim=1).any()
-    again = objective(forward, batch(noisy[1:], first=1), 5)  # a function of seed, step and index
+    again, _ = objective(
+        network, batch(noisy[1:], first=1), 5
+    )  # a function of seed, step and index
     assert torch.equal(seen[1], seen[0][1:])
     assert again != loss
 
@@ -130,11 +135,11 @@ def test_noise2noise_swaps_the_takes():
     a, b = torch.zeros(64, 1, 2, 2), torch.ones(64, 1, 2, 2)
     seen: list[torch.Tensor] = []
 
-    def forward(x: torch.Tensor, sigma: torch.Tensor) -> dict[str, torch.Tensor]:
-        seen.append(x)
-        return {"image": x}
+    def network(inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        seen.append(inputs["image"])
+        return inputs
 
-    loss = Noise2Noise(criterion("mse", 0), seed=0)(forward, batch(a, b), 0)
+    loss, _ = Noise2Noise(criterion("mse", 0), seed=0)(network, batch(a, b), 0)
     assert loss.item() == 1.0  # output one take, target the other
     assert 16 < seen[0].mean(dim=(1, 2, 3)).sum() < 48  # of 64 coins: four standard deviations
 
@@ -147,7 +152,8 @@ def test_sure_estimates_the_error_it_cannot_see():
     noisy = clean + s * torch.randn(clean.shape, generator=generator)
     n = clean.numel()
     for w in (0.0, 0.6, 1.0):
-        estimate = Sure(seed=0)(lambda x, sigma, w=w: {"image": w * x}, batch(noisy), 0).item()
+        loss, _ = Sure(seed=0)(lambda x, w=w: {"image": w * x["image"]}, batch(noisy), 0)
+        estimate = loss.item()
         error = (w - 1) ** 2 * clean.square().mean().item() + w**2 * s**2
         # deviations of the terms of (w - 1)^2 mean(y^2) - s^2 + 2 s^2 w mean(b^2): noise and probe
         spread = (w - 1) ** 2 * (4 * s**2 / 3 + 2 * s**4) ** 0.5 + 2 * s**2 * w * 2**0.5

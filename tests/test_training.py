@@ -15,8 +15,9 @@ from denoise_ext.cli.train import main
 from denoise_ext.data import list_image_files
 from denoise_ext.models import create_model, load_checkpoint, read_metadata
 from denoise_ext.training import ConfigError, load_config, train
-from denoise_ext.training.build import build_network, build_optimiser, check_fit, freeze
+from denoise_ext.training.build import build_network, build_optimiser, freeze
 from denoise_ext.training.checkpoint import load_state
+from denoise_ext.training.image_denoising import check_fit
 from denoise_ext.training.schedule import learning_rate
 from denoise_ext.training.validate import split_held_out
 

@@ -45,7 +45,7 @@ def train_from(args: argparse.Namespace, more: list[str], start_required: bool =
     # Imported here so that the other commands and --help do not pay for it.
     from denoise_ext.training import ConfigError, load_config, train
     from denoise_ext.training.config import override
-    from denoise_ext.training.validate import label_text
+    from denoise_ext.training.task import label_text
 
     overrides = [*args.overrides, *more]
     try:
@@ -67,12 +67,13 @@ def train_from(args: argparse.Namespace, more: list[str], start_required: bool =
         steps = f"step {result.steps} of {config.run.steps}"
         print(f"{result.model_path.parent}: {steps}; the same command continues it")
     elif result.is_main:
-        before = {k: f"{db:.2f} -> " for k, db in result.psnr_before.items()}
+        kind, unit = (".2f", " dB") if result.unit == "dB" else (".4g", f" {result.unit}".rstrip())
+        before = {k: f"{figure:{kind}} -> " for k, figure in result.before.items()}
         quality = ", ".join(
-            f"{before.get(k, '')}{db:.2f} dB at {label_text(k)}"
-            for k, db in result.validation_psnr.items()
+            f"{before.get(k, '')}{figure:{kind}}{unit} at {label_text(k)}"
+            for k, figure in result.validation.items()
         )
-        ending = f", PSNR {quality}" if quality else ""
+        ending = f", {result.metric.upper()} {quality}" if quality else ""
         print(f"{result.model_path}: {result.steps} steps{ending}")
     return 0
 

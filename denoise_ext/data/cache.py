@@ -16,23 +16,25 @@ from denoise_ext.io import read_image, write_atomically
 from denoise_ext.io.channels import to_gray, without_alpha
 
 File = str | Path
-_FORMAT = b"denoise_ext images 1"  # at both ends of a cache file
+_FORMAT = b"denoise_ext images 2"  # at both ends of a cache file; of an even length
+_ALIGNMENT = 2  # bytes: where images begin
+_DTYPES = {dtype.name: dtype for dtype in (np.dtype(np.uint8), np.dtype(np.uint16))}
 
 
 class ImageCache(Sequence[np.ndarray]):
-    """All images decoded to 8 bits; ``cache[i]`` is a view (H, W, C), uint8.
+    """All images decoded; ``cache[i]`` is a view (H, W, C), uint8 or uint16 as the file is.
 
     Args:
         files: image files; or tuples of files of one size (noisy file, target), whose channels are
-            put behind one another: C = 2 * channels.
+            put behind one another: C = 2 * channels. Where one has 16 bits, both get 16.
         channels: 1 (colour images are converted to gray as Pillow's mode "L" does: ITU-R 601
             luma) or 3 (gray images are repeated).
         scales: every image is there at each of these sizes (Lanczos): image i at ``scales[k]`` is
             ``cache[k * len(files) + i]``.
         normalise: "range" (the file's full range) or "stretch" (0.1 and 99.9 percentiles of the
-            image become 0 and 255; of a tuple, those of its first file).
-        treat: called with every decoded group of files, (H, W, C) uint8, before it is scaled;
-            returns an image of the same shape. ``treatment`` names it, all that it does, for the
+            image become black and white; of a tuple, those of its first file).
+        treat: called with every decoded group of files, (H, W, C), before it is scaled; returns an
+            image of the same shape and dtype. ``treatment`` names it, all that it does, for the
             cache.
         folder: keep the decoded images there, in a file named by the arguments and by path, size
             and modification time of every image file, and map it; it is written once, whole or not
@@ -86,13 +88,21 @@ class ImageCache(Sequence[np.ndarray]):
                 raise ValueError(f"{path}: the cache just written cannot be read back")
 
     def _keep_in_memory(self, images: list[np.ndarray]) -> None:
-        self._set_shapes([image.shape for image in images])
-        self._pixels = np.concatenate([np.empty(0, np.uint8), *(i.reshape(-1) for i in images)])
+        self._set_table([_entry(image) for image in images])
+        self._bytes = np.empty(self._offsets[-1], np.uint8)
+        for start, image in zip(self._offsets, images):
+            self._bytes[start : start + image.nbytes] = _as_bytes(image)
 
-    def _set_shapes(self, shapes: Sequence[Sequence[int]]) -> None:
-        self._shapes = [tuple(shape) for shape in shapes]
-        sizes = [int(np.prod(shape, dtype=np.int64)) for shape in self._shapes]
-        self._offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+    def _set_table(self, entries: Sequence[tuple[str, Sequence[int]]]) -> None:
+        """Raises KeyError, TypeError or ValueError where it is none."""
+        self._dtypes = [_DTYPES[name] for name, _ in entries]
+        self._shapes = [tuple(shape) for _, shape in entries]
+        self._sizes = [
+            int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+            for shape, dtype in zip(self._shapes, self._dtypes, strict=True)
+        ]
+        aligned = [size + _padding(size) for size in self._sizes]
+        self._offsets = np.concatenate([[0], np.cumsum(aligned)]).astype(np.int64)
 
     def _map(self, path: Path) -> bool:
         """Map a cache file; False where there is none, or one that is not whole."""
@@ -105,13 +115,13 @@ class ImageCache(Sequence[np.ndarray]):
                 if file.read() != _FORMAT or end < len(_FORMAT):
                     return False
                 file.seek(end)
-                self._set_shapes(json.loads(file.read(length)))
-        except (OSError, ValueError, TypeError):
+                self._set_table(json.loads(file.read(length)))
+        except (OSError, ValueError, TypeError, KeyError):
             return False
         if int(self._offsets[-1]) != end - len(_FORMAT):
             return False
         whole = np.memmap(path, dtype=np.uint8, mode="r")
-        self._pixels = whole[len(_FORMAT) : end]
+        self._bytes = whole[len(_FORMAT) : end]
         return True
 
     def __len__(self) -> int:
@@ -120,23 +130,40 @@ class ImageCache(Sequence[np.ndarray]):
     def __getitem__(self, index: int) -> np.ndarray:  # type: ignore[override]
         if not 0 <= index < len(self):
             raise IndexError(f"image index {index} out of range for {len(self)} images")
-        start, stop = self._offsets[index], self._offsets[index + 1]
-        return self._pixels[start:stop].reshape(self._shapes[index])
+        start = self._offsets[index]
+        stored = self._bytes[start : start + self._sizes[index]]
+        return stored.view(self._dtypes[index]).reshape(self._shapes[index])
 
     def __iter__(self) -> Iterator[np.ndarray]:
         return (self[index] for index in range(len(self)))
 
 
 def _write(stream: IO[bytes], images: Iterator[np.ndarray]) -> None:
-    """Format, pixels of all images, their shapes as JSON, its length, format. One image at a time
-    is in memory."""
-    shapes = []
+    """Format, pixels of all images, their dtypes and shapes as JSON, its length, format.
+
+    One image at a time is in memory.
+    """
+    entries = []
     stream.write(_FORMAT)
     for image in images:
-        shapes.append(image.shape)
-        stream.write(np.ascontiguousarray(image).data)
-    table = json.dumps(shapes).encode()
+        entries.append(_entry(image))
+        stream.write(_as_bytes(image).data)
+        stream.write(bytes(_padding(image.nbytes)))
+    table = json.dumps(entries).encode()
     stream.write(table + len(table).to_bytes(8, "little") + _FORMAT)
+
+
+def _entry(image: np.ndarray) -> tuple[str, tuple[int, ...]]:
+    return image.dtype.name, image.shape
+
+
+def _as_bytes(image: np.ndarray) -> np.ndarray:
+    """(bytes,) uint8."""
+    return np.ascontiguousarray(image).reshape(-1).view(np.uint8)
+
+
+def _padding(size: int) -> int:
+    return -size % _ALIGNMENT
 
 
 def _key(groups: list[tuple[Path, ...]], *settings: object) -> str:
@@ -154,10 +181,13 @@ def _key(groups: list[tuple[Path, ...]], *settings: object) -> str:
 def _decode_group(group: tuple[Path, ...], channels: int, normalise: str) -> np.ndarray:
     """Files of one scene, their channels behind one another: (H, W, len(group) * channels)."""
     arrays = [without_alpha(read_image(path)) for path in group]
+    if any(array.dtype == np.uint16 for array in arrays):
+        arrays = [as_16_bit(array) for array in arrays]
     if normalise == "stretch":
         low, high = np.percentile(arrays[0], (0.1, 99.9))
-        gain = 255.0 / max(float(high - low), 1e-9)
-        arrays = [np.clip((a - low) * gain, 0, 255).round().astype(np.uint8) for a in arrays]
+        white = white_of(arrays[0])
+        gain = white / max(float(high - low), 1e-9)
+        arrays = [np.clip((a - low) * gain, 0, white).round().astype(a.dtype) for a in arrays]
     images = [_as_channels(array, channels) for array in arrays]
     for path, image in zip(group, images):
         if image.shape != images[0].shape:
@@ -167,9 +197,7 @@ def _decode_group(group: tuple[Path, ...], channels: int, normalise: str) -> np.
 
 
 def _as_channels(array: np.ndarray, channels: int) -> np.ndarray:
-    """8 bits, (H, W, channels)."""
-    if array.dtype == np.uint16:
-        array = np.round(array / 257.0).astype(np.uint8)  # 65535 / 255 = 257
+    """(H, W, channels)."""
     if channels == 1 and array.ndim == 3:
         array = to_gray(array)
     if channels == 3 and array.ndim == 2:
@@ -181,5 +209,23 @@ def _scaled(image: np.ndarray, scale: float) -> np.ndarray:
     if scale == 1.0:
         return image
     size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
-    planes = [Image.fromarray(np.ascontiguousarray(image[..., c])) for c in range(image.shape[2])]
-    return np.stack([np.asarray(p.resize(size, Image.Resampling.LANCZOS)) for p in planes], axis=2)
+    # Pillow resamples 8-bit planes and float32 ones, which hold 16 bits exactly.
+    kind = np.uint8 if image.dtype == np.uint8 else np.float32
+    planes = [
+        Image.fromarray(np.ascontiguousarray(image[..., c], kind)) for c in range(image.shape[2])
+    ]
+    resized = [np.asarray(p.resize(size, Image.Resampling.LANCZOS)) for p in planes]
+    stacked = np.stack(resized, axis=2)
+    if image.dtype == np.uint8:
+        return stacked
+    return stacked.round().clip(0, white_of(image)).astype(image.dtype)
+
+
+def white_of(image: np.ndarray) -> int:
+    """The value of white: 255 or 65535."""
+    return int(np.iinfo(image.dtype).max)
+
+
+def as_16_bit(image: np.ndarray) -> np.ndarray:
+    """uint8 as uint16, the full range as the full range; uint16 as it is."""
+    return image if image.dtype == np.uint16 else image * np.uint16(257)  # 65535 / 255

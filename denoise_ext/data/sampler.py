@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from denoise_ext.data.cache import as_16_bit, white_of
 from denoise_ext.data.random import CROPS, step_generator
 
 
@@ -17,7 +18,7 @@ class PatchSampler:
     An image is drawn, then a position, then one of the eight flips and 90-degree rotations.
 
     Args:
-        images: (H, W, C) uint8 arrays, each at least ``crop`` x ``crop``.
+        images: (H, W, C) arrays, uint8 or uint16, each at least ``crop`` x ``crop``.
         crop: side of the crops in pixels.
         batch_size: crops per batch.
         seed: of the whole run.
@@ -49,6 +50,8 @@ class PatchSampler:
             shape = images[small[0]].shape[:2]
             raise ValueError(f"{len(small)} images are smaller than the crop {crop}: e.g. {shape}")
         self.images, self.crop, self.batch_size = images, crop, batch_size
+        deep = any(image.dtype == np.uint16 for image in images)
+        self.dtype = np.dtype(np.uint16 if deep else np.uint8)  # of a batch before it is scaled
         self.seed, self.augment, self.share = seed, augment, share
         self.permute_channels = permute_channels
         self.bounds = None if probabilities is None else np.cumsum(probabilities)[:-1]
@@ -59,7 +62,7 @@ class PatchSampler:
         """(batch_size, C, crop, crop) float32 in [0, 1], channels_last."""
         rng = step_generator(self.seed, step, CROPS)
         crop, channels = self.crop, self.images[0].shape[2]
-        patches = np.empty((self.batch_size, crop, crop, channels), np.uint8)
+        patches = np.empty((self.batch_size, crop, crop, channels), self.dtype)
         rank, count = self.share
         whole = count * self.batch_size  # every process draws for all of them, and takes its own
         if self.bounds is None:
@@ -81,9 +84,11 @@ class PatchSampler:
             y = int(v * (image.shape[0] - crop + 1))
             x = int(u * (image.shape[1] - crop + 1))
             cut = image[y : y + crop, x : x + crop]
+            if self.dtype == np.uint16:
+                cut = as_16_bit(cut)
             patch[...] = (dihedral(cut, int(turn)) if self.augment else cut)[..., order]
         # NHWC memory seen as NCHW is channels_last
-        return torch.from_numpy(patches).permute(0, 3, 1, 2).to(torch.float32) / 255.0
+        return torch.from_numpy(patches).permute(0, 3, 1, 2).to(torch.float32) / white_of(patches)
 
 
 def dihedral(image: np.ndarray, turn: int) -> np.ndarray:

@@ -24,5 +24,8 @@ def without_alpha(pixels: np.ndarray) -> np.ndarray:
 
 
 def to_gray(pixels: np.ndarray) -> np.ndarray:
-    """(H, W, 3) uint8 as (H, W): ITU-R 601 luma, which Pillow computes and rounds."""
+    """(H, W, 3) as (H, W): ITU-R 601 luma, (299 R + 587 G + 114 B) / 1000; uint8 or uint16."""
+    if pixels.dtype == np.uint16:  # Pillow has no such colour images
+        weighted = pixels.astype(np.uint32) @ np.array([299, 587, 114], np.uint32)
+        return ((weighted + 500) // 1000).astype(np.uint16)
     return np.asarray(Image.fromarray(np.ascontiguousarray(pixels)).convert("L"))

@@ -1,7 +1,21 @@
-"""Training of denoising networks from a TOML configuration."""
+"""Training of networks from a TOML configuration."""
 
 from denoise_ext.training.config import ConfigError, load_config
 from denoise_ext.training.loop import TrainResult, train
+from denoise_ext.training.objectives import Supervised, build_objective
 from denoise_ext.training.schema import TrainConfig
+from denoise_ext.training.task import Sampler, Task, Validator, register_task
 
-__all__ = ["ConfigError", "TrainConfig", "TrainResult", "load_config", "train"]
+__all__ = [
+    "ConfigError",
+    "Sampler",
+    "Supervised",
+    "Task",
+    "TrainConfig",
+    "TrainResult",
+    "Validator",
+    "build_objective",
+    "load_config",
+    "register_task",
+    "train",
+]

@@ -1,4 +1,4 @@
-"""From a configuration's data and noise to the batch of a step."""
+"""From a configuration's data and noise to the sample of a step."""
 
 from __future__ import annotations
 
@@ -9,34 +9,43 @@ from torch import Tensor
 from denoise_ext.data import (
     ImageCache,
     PatchSampler,
-    Prefetcher,
     add_gaussian_noise,
     default_cache_folder,
     fingerprint,
     list_training_files,
     without,
 )
+from denoise_ext.data.cache import white_of
 from denoise_ext.data.noise import add_noise_chain
 from denoise_ext.data.random import NOISE, step_generator, step_seed
+from denoise_ext.metrics.protocol import Sample, as_sample, targets_of
 from denoise_ext.models import Network, create_model, pretrained_info
 from denoise_ext.training.config import data_path, user_path
 from denoise_ext.training.distributed import Processes
-from denoise_ext.training.objectives import Batch
 from denoise_ext.training.schema import Data, TrainConfig
+from denoise_ext.training.task import INDEX, Sampler
 from denoise_ext.training.validate import centre_crop, split_held_out
 
 
-class Batches:
+class Batches(Sampler):
     """The crops of every step with their noise, and the held-out images.
 
-    ``make(step)`` is a function of the configuration, the step and the process alone; ``files``
-    tells whether the images are those of an earlier start.
+    A sample has the input ``image``, with ``takes_level`` the input ``noise_map`` (N, 1, 1, 1), the
+    target ``image``, ``sigma`` (N,) on the 0-255 scale and `task.INDEX`. It is a function of the
+    configuration, the step and the process alone.
 
     Raises ValueError where the data does not fit the configuration.
     """
 
-    def __init__(self, config: TrainConfig, processes: Processes, device: torch.device) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        processes: Processes,
+        device: torch.device,
+        takes_level: bool = False,
+    ) -> None:
         self.config, self.processes, self.device = config, processes, device
+        self.takes_level = takes_level
         data = config.data
         pool = ImagePool(data, config.validation.images)
         self.files = pool.files
@@ -53,26 +62,9 @@ class Batches:
         # (1, C, h, w) each; (1, 2 C, h, w) for pairs
         self.held_out = [centre_crop(image, config.validation.crop) for image in pool.held_out]
 
-    def prefetch(self) -> Prefetcher[Batch]:
-        """Batches by step, prepared ahead by ``data.workers`` threads."""
-        return Prefetcher(self._prepared, self.config.run.steps, self.config.data.workers)
-
-    def make(self, step: int) -> Batch:
-        """The batch of a step, on the device."""
-        return self.finish(self._prepared(step), step)
-
-    def finish(self, batch: Batch, step: int) -> Batch:
-        """Onto the device; noise is drawn there where it is a GPU."""
-        if self.device.type == "cpu":
-            return batch
-        moved = [t.to(self.device, non_blocking=True) for t in (batch.noisy, batch.target)]
-        batch = Batch(*moved, batch.sigma.to(self.device), batch.first)
-        return batch if self.config.files_are_noisy else self._add_noise(batch.target, step)
-
-    def _prepared(self, step: int) -> Batch:
+    def batch(self, step: int) -> Sample:
         """What can be done in another thread: crops, and on the CPU their noise."""
         crops = self.sampler.batch(step)
-        first = self.processes.rank * len(crops)
         if self.config.files_are_noisy:
             sigma = torch.full((len(crops),), self.config.data.sigma)
             noisy, target = split_pair(crops, bool(self.config.data.pairs))
@@ -80,24 +72,32 @@ class Batches:
                 target = target + (noisy - target).mean((2, 3), keepdim=True)
             if self.config.loss.target in ("blind_spot", "sure"):
                 target = noisy  # the clean half of a pair is for validation alone
-            batch = Batch(noisy, target, sigma, first)
+            sample = self._sample(noisy, target, sigma)
         elif self.device.type == "cpu":
-            return self._add_noise(crops, step)
+            sample = self._add_noise(crops, step)
         else:
-            batch = Batch(crops, crops, torch.zeros(len(crops)), first)
+            sample = as_sample({}, {"image": crops})
         if self.device.type != "cpu":
-            target = batch.target.pin_memory()
-            noisy = target if batch.noisy is batch.target else batch.noisy.pin_memory()
-            batch = Batch(noisy, target, batch.sigma, first)
-        return batch
+            sample = {name: x if name == INDEX else x.pin_memory() for name, x in sample.items()}
+        return sample
 
-    def _add_noise(self, clean: Tensor, step: int) -> Batch:
+    def finish(self, sample: Sample, step: int) -> Sample:
+        """Noise is drawn on the GPU where there is one."""
+        if self.device.type == "cpu" or self.config.files_are_noisy:
+            return sample
+        return self._add_noise(targets_of(sample)["image"], step)
+
+    def _sample(self, noisy: Tensor, target: Tensor, sigma: Tensor) -> Sample:
+        first = self.processes.rank * len(noisy)
+        return denoising_sample(noisy, target, sigma, first, self.takes_level)
+
+    def _add_noise(self, clean: Tensor, step: int) -> Sample:
         """Noise on this process's crops: a function of (seed, step), and of its place among all."""
         noise, seed = self.config.noise, self.config.run.seed
         first = self.processes.rank * len(clean)
         if noise.chain:
             noisy, sigma = add_noise_chain(clean, noise.chain, seed, step, first)
-            return Batch(noisy, clean, sigma, first)
+            return self._sample(noisy, clean, sigma)
         # Drawn for the crops of all processes: what a crop gets does not depend on their number.
         whole = self.processes.count * len(clean)
         mine = slice(first, first + len(clean))
@@ -106,17 +106,31 @@ class Batches:
         sigma = sigma.to(clean.device, torch.float32)
         generator = torch.Generator(clean.device).manual_seed(step_seed(seed, step, NOISE))
         if whole == len(clean):
-            return Batch(add_gaussian_noise(clean, sigma, generator), clean, sigma, first)
+            return self._sample(add_gaussian_noise(clean, sigma, generator), clean, sigma)
         nothing = torch.zeros((whole, *clean.shape[1:]), device=clean.device)
         added = add_gaussian_noise(nothing, sigma, generator)[mine]
-        return Batch(clean + added, clean, sigma[mine], first)
+        return self._sample(clean + added, clean, sigma[mine])
+
+
+def denoising_sample(
+    noisy: Tensor, target: Tensor, sigma: Tensor, first: int = 0, takes_level: bool = False
+) -> Sample:
+    """Noisy images (N, C, H, W), what they should become, and their noise level, 0-255 scale.
+
+    ``first`` is the index of the first of them; ``takes_level``: the network takes the level, too.
+    """
+    inputs = {"image": noisy}
+    if takes_level:
+        inputs["noise_map"] = (sigma / 255.0).reshape(-1, 1, 1, 1)
+    index = torch.arange(first, first + len(noisy))
+    return as_sample(inputs, {"image": target}, **{"sigma": sigma, INDEX: index})
 
 
 class ImagePool:
     """The images of a ``[data]`` section, decoded.
 
     Attributes:
-        images: to take crops from, every one at each of its sizes, (H, W, C) uint8.
+        images: to take crops from, every one at each of its sizes, (H, W, C), uint8 or uint16.
         probabilities: of them, for `PatchSampler`.
         held_out: images that are not trained on, evenly spread over all files.
         files: what identifies the files; see `fingerprint`.
@@ -174,7 +188,7 @@ class ImagePool:
 
 
 class Cleaner:
-    """Takes white noise of a level out of images (H, W, C), uint8, by a shipped network.
+    """Takes white noise of a level out of images (H, W, C) by a shipped network.
 
     ``name`` says which network, by its weights, and which level.
     """
@@ -192,9 +206,10 @@ class Cleaner:
         """The image without that noise."""
         if self._network is None:
             self._network = self._build().to(memory_format=torch.channels_last)
-        x = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float() / 255.0
-        clean = (self._network(x, self.level).clamp(0, 1) * 255.0).round().to(torch.uint8)
-        return clean[0].permute(1, 2, 0).numpy()
+        x = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float()
+        white = float(white_of(image))
+        clean = (self._network(x / white, self.level).clamp(0, 1) * white).round()
+        return clean[0].permute(1, 2, 0).numpy().astype(image.dtype)
 
 
 def split_pair(images: Tensor, paired: bool) -> tuple[Tensor, Tensor]:

@@ -31,7 +31,7 @@ _BYTES_PER_PARAMETER = 16  # the weight, its gradient, two running means of Adam
 def build_network(config: TrainConfig) -> tuple[Network, dict[str, Any] | None]:
     """The network with the weights training starts from, and how those were trained.
 
-    Raises ValueError where model, data and start do not fit together.
+    Raises ValueError where model and start do not fit together.
     """
     start: dict[str, Any] | None = None
     if config.model.new:
@@ -41,7 +41,6 @@ def build_network(config: TrainConfig) -> tuple[Network, dict[str, Any] | None]:
     else:
         _check_options(config.model.name, config.model.options)
         model = create_model(config.model.name, **config.model.options)
-    check_fit(model, config)
     if not config.model.start:
         model.initialise(_weights_generator(config))
     if config.run.layers == "torch":
@@ -125,23 +124,6 @@ def _check_options(name: str, options: dict[str, Any]) -> None:
         raise ValueError(
             f"model.options: {count / 1e9:.1f} * 10^9 parameters of {options} need "
             f"{needed / 1e9:.0f} GB to be trained, and this machine has {memory / 1e9:.0f} GB"
-        )
-
-
-def check_fit(model: Network, config: TrainConfig) -> None:
-    """ValueError where the network cannot take what the configuration would give it."""
-    named = config.model.name or config.model.start
-    if model.in_channels != config.data.channels:
-        raise ValueError(
-            f"data.channels is {config.data.channels}, but model.name {named!r} "
-            f"has {model.in_channels} channels"
-        )
-    for key in ("noise_level", "noise_scale"):
-        if getattr(config.loss, key) and "noise_level" not in model.signature.outputs:
-            raise ValueError(f"loss.{key}: model.name {named!r} does not estimate the noise level")
-    if config.data.crop % model.stride:
-        raise ValueError(
-            f"data.crop must be a multiple of {model.stride} for this model, got {config.data.crop}"
         )
 
 

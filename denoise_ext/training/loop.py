@@ -13,8 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from denoise_ext.data import Prefetcher
+from denoise_ext.metrics.protocol import Sample
 from denoise_ext.models import Network, build_model, load_checkpoint, save_model
-from denoise_ext.training.batches import Batches
+from denoise_ext.models.frames import compute_frames
+from denoise_ext.models.network import Tensors
+from denoise_ext.training import image_denoising  # noqa: F401  (it registers)
 from denoise_ext.training.build import build_network, build_optimiser
 from denoise_ext.training.checkpoint import config_differences, load_state, save_state
 from denoise_ext.training.config import ConfigError, user_path
@@ -25,13 +28,13 @@ from denoise_ext.training.distributed import (
     training_device,
 )
 from denoise_ext.training.ema import RunningMean
-from denoise_ext.training.objectives import Batch, build_objective
 from denoise_ext.training.plots import log_row, tensorboard_log, write_curves, write_samples
 from denoise_ext.training.progress import Progress
 from denoise_ext.training.run_dir import RunDir, provenance
 from denoise_ext.training.schedule import learning_rate
 from denoise_ext.training.schema import TrainConfig
-from denoise_ext.training.validate import Label, label_text, labels, validate
+from denoise_ext.training.task import INDEX, Label, build_task, label_text
+from denoise_ext.training.validate import validate
 
 
 @dataclass
@@ -40,10 +43,22 @@ class TrainResult:
 
     model_path: Path
     steps: int
-    validation_psnr: dict[Label, float]  # sigma (0-255 scale), "chain" or "pairs" -> dB
-    psnr_before: dict[Label, float]  # of the weights of model.start
+    validation: dict[Label, float]  # sigma (0-255 scale), "chain", "pairs" ... -> figure
+    before: dict[Label, float]  # of the weights of model.start
     finished: bool  # False: run.minutes are over, and there is no model_path yet
     is_main: bool = True  # whether this process is the one that wrote it
+    metric: str = "psnr"  # what the figures are
+    unit: str = "dB"
+
+    @property
+    def validation_psnr(self) -> dict[Label, float]:
+        """The figures of a run that is validated by PSNR; none of another."""
+        return self.validation if self.metric == "psnr" else {}
+
+    @property
+    def psnr_before(self) -> dict[Label, float]:
+        """The PSNR of the weights of model.start, likewise."""
+        return self.before if self.metric == "psnr" else {}
 
 
 def train(config: TrainConfig, accept_changes: bool = False) -> TrainResult:
@@ -81,23 +96,16 @@ def train(config: TrainConfig, accept_changes: bool = False) -> TrainResult:
             return _Trainer(config, accept_changes, processes, device, directory).run()
 
 
-class _ByName(nn.Module):
+class _Frames(nn.Module):
     """A network whose forward returns its outputs by name: what processes share is forward."""
 
     def __init__(self, network: Network) -> None:
         super().__init__()
         self.network = network
 
-    def forward(
-        self, x: Tensor, sigma: Tensor, noise_scale: Tensor | None = None
-    ) -> dict[str, Tensor]:
-        """``x`` (N, C, H, W), H and W multiples of the stride; ``sigma`` (N,), 0-255 scale."""
-        inputs = {"image": x}
-        if self.network.needs_sigma:
-            inputs["noise_map"] = (sigma / 255.0).reshape(-1, 1, 1, 1)
-        if noise_scale is not None:
-            inputs["noise_scale"] = noise_scale.reshape(-1, 1, 1, 1)
-        return self.network.compute(inputs, {})[0]
+    def forward(self, inputs: Tensors) -> Tensors:
+        """See `task.Trained`."""
+        return compute_frames(self.network, inputs)[0]
 
 
 class _Trainer:
@@ -120,15 +128,21 @@ class _Trainer:
             torch.set_num_threads(config.run.threads)
         torch.manual_seed(config.run.seed)
         self.step = 0
-        self.last_psnr: dict[Label, float] = {}
-        self.psnr_before: dict[Label, float] = {}
+        self.figures: dict[Label, float] = {}  # of the last validation
+        self.figures_before: dict[Label, float] = {}
         self.next_drawing = 0.0  # of the curves, in time.monotonic()'s seconds
-        # best mean PSNR, its step, validations since; whether training was ended by them
-        self.best: dict[str, Any] = {"psnr": -math.inf, "step": 0, "since": 0, "ended": False}
         try:
             self.model, self.start = build_network(config)
             self.model = self.model.to(device)
-            self.batches = Batches(config, processes, device)
+            self.task = build_task(config, self.model, processes, device)
+            self.validator = self.task.validator
+            self.metric = "psnr" if self.validator is None else self.validator.metric
+            # best score, its step, validations since; whether training was ended by them
+            self.best: dict[str, Any] = {
+                self.metric: -math.inf, "step": 0, "since": 0, "ended": False
+            }  # fmt: skip
+            if config.validation.patience and self.validator is None:
+                raise ValueError("validation.patience needs a task that validates")
             self.optimiser = build_optimiser(self.model, config)
             self.mean = (
                 RunningMean(self.model, config.optimiser.ema) if config.optimiser.ema else None
@@ -141,12 +155,12 @@ class _Trainer:
             )
         except ValueError as error:
             raise ConfigError(str(error)) from None
-        self.objective = build_objective(config)
         self.columns = ["step", "loss", "learning_rate", "gradient_norm", "seconds", "waited"]
-        self.columns += [f"psnr_{label_text(label)}" for label in labels(config)]
+        self.columns += self.task.objective.parts
+        self.columns += {} if self.validator is None else self.validator.columns
         if processes.is_main:
             self.dir.trim_log(self.columns, self.step)
-        self.parallel = processes.parallel(_ByName(self.model))
+        self.parallel = processes.parallel(_Frames(self.model))
 
     @property
     def judged(self) -> Network:
@@ -172,7 +186,7 @@ class _Trainer:
         torch.set_rng_state(state["torch_rng"])
         self.step = state["step"]
         self.best.update(state.get("best", {}))
-        self.psnr_before = state.get("psnr_before", {})
+        self.figures_before = state.get(f"{self.metric}_before", {})
 
     def _compare(self, state: dict[str, Any]) -> None:
         """Refuse, or record, what changed in configuration and data since ``state`` was saved."""
@@ -181,9 +195,10 @@ class _Trainer:
         before = state.get("processes", 1)
         if before != self.processes.count:
             different.append(f"processes: was {before}, is {self.processes.count}")
-        files = state.get("files", self.batches.files)  # older states do not tell
-        if files != self.batches.files:
-            had, has = files["files"], self.batches.files["files"]
+        known = dict(self.task.sampler.files)
+        files = state.get("files", known)  # older states do not tell
+        if files != known:
+            had, has = files.get("files", 0), known.get("files", 0)
             text = f"data.train: was {had} files, is {has}"
             if had == has:
                 text = f"data.train: names or sizes among its {has} files are others"
@@ -216,8 +231,8 @@ class _Trainer:
             "changes": self.changes,
             "processes": self.processes.count,
             "best": self.best,
-            "psnr_before": self.psnr_before,
-            "files": self.batches.files,
+            f"{self.metric}_before": self.figures_before,
+            "files": dict(self.task.sampler.files),
         }
         save_state(self.dir.checkpoint, state)
 
@@ -229,12 +244,12 @@ class _Trainer:
         is_main, out_of_time = self.processes.is_main, False
         with (
             Progress(run.steps, self.step, shown=is_main) as progress,
-            self.batches.prefetch() as ahead,
+            Prefetcher(self.task.sampler.batch, run.steps, self.config.data.workers) as ahead,
         ):
-            if self.start is not None and self.step == 0 and self.batches.held_out:
+            if self.start is not None and self.step == 0 and self.validator is not None:
                 self._validate_start(progress)
             while not (self._is_finished() or out_of_time):
-                loss, norm, rate = self._train_step(ahead)
+                loss, parts, norm, rate = self._train_step(ahead)
                 self.step += 1
                 progress.advance(self.step)
                 last, due = self.step == run.steps, self._validation_due()
@@ -252,6 +267,8 @@ class _Trainer:
                         "seconds": f"{time.monotonic() - began:.1f}",
                         "waited": f"{ahead.waited:.2f}",
                     }
+                    for name in self.task.objective.parts:
+                        row[name] = f"{float(self.processes.mean(parts[name])):.6e}"
                     if due:
                         row |= self._validate()
                     if is_main:
@@ -279,8 +296,8 @@ class _Trainer:
                 "schedule.peak or set optimiser.clip_norm"
             )
 
-    def _train_step(self, ahead: Prefetcher[Batch]) -> tuple[Tensor, Tensor, float]:
-        """One step; returns loss, gradient norm (before clipping), learning rate."""
+    def _train_step(self, ahead: Prefetcher[Sample]) -> tuple[Tensor, Tensors, Tensor, float]:
+        """One step; returns loss, its parts, gradient norm (before clipping), learning rate."""
         config = self.config
         rate = learning_rate(
             self.step,
@@ -291,8 +308,8 @@ class _Trainer:
         )
         for group in self.optimiser.param_groups:
             group["lr"] = rate
-        batch = self.batches.finish(ahead.get(self.step), self.step)
-        loss = self.objective(self._forward, batch, self.step)
+        sample = self.task.sampler.finish(self._moved(ahead.get(self.step)), self.step)
+        loss, parts = self.task.objective(self._forward, sample, self.step)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         limit = config.optimiser.clip_norm or math.inf
@@ -300,64 +317,77 @@ class _Trainer:
         self.optimiser.step()
         if self.mean is not None:
             self.mean.update(self.model, self.step)
-        return loss.detach(), norm, rate
+        return loss.detach(), {k: part.detach() for k, part in parts.items()}, norm, rate
 
-    def _forward(self, noisy: Tensor, sigma: Tensor, *dials: Tensor) -> dict[str, Tensor]:
+    def _moved(self, sample: Sample) -> Sample:
+        """The sample on the device."""
+        if self.device.type == "cpu":
+            return sample
+        return {
+            name: x if name == INDEX else x.to(self.device, non_blocking=True)
+            for name, x in sample.items()
+        }
+
+    def _forward(self, inputs: Tensors) -> Tensors:
         half = self.config.run.precision == "bf16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
-            outputs = self.parallel(noisy, sigma, *dials)
+            outputs = self.parallel(inputs)
         return {name: output.float() for name, output in outputs.items()}
 
     # ---- what is watched
 
     def _validation_due(self) -> bool:
         every, last = self.config.validation.every, self.step == self.config.run.steps
-        return bool(self.batches.held_out) and (last or self.step % every == 0)
+        return self.validator is not None and (last or self.step % every == 0)
 
     def _validate_start(self, progress: Progress) -> None:
-        """The PSNR of the weights that training starts from, as step 0 of the log."""
+        """The quality of the weights that training starts from, as step 0 of the log."""
         row = {"step": 0} | self._validate()
-        self.psnr_before = self.last_psnr
+        self.figures_before = self.figures
         if self.processes.is_main:
             self._log(row, progress)
 
     def _validate(self) -> dict[str, str]:
-        """PSNR on the held-out images, as columns of the log; keeps samples and the best weights.
+        """The validator's figures, as columns of the log; keeps samples and the best weights.
 
         The main process does it; the others learn whether training ends here.
         """
-        validation = self.config.validation
+        validation, validator = self.config.validation, self.validator
+        assert validator is not None
         if self.processes.is_main:
-            self.last_psnr, shown = validate(
-                self.judged, self.config, self.batches.held_out, validation.samples
-            )
-            if shown:
-                write_samples(self.dir.samples / f"step_{self.step:07d}.png", shown)
-            mean = sum(self.last_psnr.values()) / len(self.last_psnr)
-            if mean > self.best["psnr"]:
-                self.best.update(psnr=mean, step=self.step, since=0)
+            self.figures, pictures = validate(self.judged, validator, validation.samples)
+            if pictures:
+                write_samples(self.dir.samples / f"step_{self.step:07d}.png", pictures)
+            score = validator.score(self.figures)
+            if score > self.best[self.metric]:
+                self.best |= {self.metric: score, "step": self.step, "since": 0}
                 save_model(self._plain(), self.dir.best, torch.float32, self._facts())
             else:
                 self.best["since"] += 1
         if validation.patience:
             out = self.best["since"] >= validation.patience
             self.best["ended"] = self.processes.agreed(out, self.device)
-        return {f"psnr_{label_text(k)}": f"{db:.3f}" for k, db in self.last_psnr.items()}
+        return {
+            column: f"{figure:.{validator.digits}f}"
+            for column, figure in zip(validator.columns, self.figures.values())
+        }
 
     def _log(self, row: dict[str, Any], progress: Progress, first: int = 0) -> None:
         """``first`` is the step that the row's seconds are counted from."""
         self.dir.append_log(self.columns, row)
         if self.events is not None:
-            log_row(self.events, row)
+            log_row(self.events, row, self.validator)
         done = self.step - first
-        progress.report(row, float(row["seconds"]) / done if done else None)
-        if time.monotonic() >= self.next_drawing and any(key.startswith("psnr_") for key in row):
+        columns = {} if self.validator is None else self.validator.columns
+        judged = {column: f"{self.metric.upper()}@{text}" for column, text in columns.items()}
+        progress.report(row, judged, float(row["seconds"]) / done if done else None)
+        if time.monotonic() >= self.next_drawing and judged.keys() & row.keys():
             self._draw()
 
     def _draw(self) -> None:
         """The curves so far; the next time when this time is 5 % of what has passed."""
         began = time.monotonic()
-        write_curves(self.dir.curves, self.dir.read_log())
+        write_curves(self.dir.curves, self.dir.read_log(), self.validator)
         self.next_drawing = began + 20.0 * (time.monotonic() - began)
 
     # ---- the result
@@ -376,8 +406,8 @@ class _Trainer:
             "provenance": provenance(),
             "processes": self.processes.count,
             "steps": self.step,
-            "validation_psnr": {label_text(k): db for k, db in self.last_psnr.items()},
-            "psnr_before": {label_text(k): db for k, db in self.psnr_before.items()},
+            f"validation_{self.metric}": {label_text(k): x for k, x in self.figures.items()},
+            f"{self.metric}_before": {label_text(k): x for k, x in self.figures_before.items()},
         }
 
     def _finish(self) -> TrainResult:
@@ -389,13 +419,14 @@ class _Trainer:
                 self.events.close()
             self._draw()
         return TrainResult(
-            self.dir.result, self.step, self.last_psnr, self.psnr_before, finished,
-            self.processes.is_main,
+            self.dir.result, self.step, self.figures, self.figures_before, finished,
+            self.processes.is_main, self.metric,
+            "" if self.validator is None else self.validator.unit,
         )  # fmt: skip
 
     def _write_result(self) -> None:
-        if not self.last_psnr and self.batches.held_out:  # continued after its last step
-            self.last_psnr, _ = validate(self.judged, self.config, self.batches.held_out)
+        if not self.figures and self.validator is not None:  # continued after its last step
+            self.figures, _ = validate(self.judged, self.validator)
         network, facts = self._plain(), self._facts()
         if self.best["ended"]:  # early stop: the weights that were best
             network = load_checkpoint(self.dir.best)

@@ -1,37 +1,26 @@
 """What one step minimises, with clean targets and without.
 
-An objective is called as ``objective(forward, batch, step)`` and returns the loss. ``forward(noisy,
-sigma)`` is the network and returns its outputs by name; ``forward(noisy, sigma, noise_scale)`` is
-one with that dial. Random choices are functions of (seed, step, index of the image).
+See `task.Objective`. Inputs and outputs are those of a network of images: "image", and where the
+network has it "noise_map". Random choices are functions of (seed, step, index of the image).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import operator
+from functools import reduce
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from denoise_ext.data.random import MASKS, PROBES, ROLES, SCALES, image_generator
+from denoise_ext.metrics.protocol import Sample, inputs_of, targets_of
 from denoise_ext.ops import bilateral_blur
 from denoise_ext.training.losses import Criterion, criterion
 from denoise_ext.training.schema import TrainConfig
+from denoise_ext.training.task import INDEX, Objective, Trained
 
-
-@dataclass(frozen=True)
-class Batch:
-    """What a step learns from."""
-
-    noisy: Tensor  # (N, C, H, W), in [0, 1] up to the noise
-    target: Tensor  # (N, C, H, W): clean, another noisy take, or noisy itself
-    sigma: Tensor  # (N,), 0-255 scale
-    first: int  # index of the first image within the step's batches of all processes
-
-
-Forward = Callable[..., dict[str, Tensor]]
-Objective = Callable[[Forward, Batch, int], Tensor]
+Loss = tuple[Tensor, dict[str, Tensor]]
 
 
 def build_objective(config: TrainConfig) -> Objective:
@@ -49,14 +38,30 @@ def build_objective(config: TrainConfig) -> Objective:
 
 
 class Supervised:
-    """The distance of the output to the target."""
+    """The distance of the outputs to their targets, summed over the outputs.
 
-    def __init__(self, distance: Criterion) -> None:
-        self.distance = distance
+    Args:
+        distance: of one output to its target; frames are images of a batch.
+        outputs: which outputs have targets. Of several, each distance is logged, too.
+    """
 
-    def __call__(self, forward: Forward, batch: Batch, step: int) -> Tensor:
+    def __init__(self, distance: Criterion, outputs: tuple[str, ...] = ("image",)) -> None:
+        self.distance, self.outputs = distance, outputs
+        self.parts = tuple(f"loss_{name}" for name in outputs) if len(outputs) > 1 else ()
+
+    def __call__(self, network: Trained, sample: Sample, step: int) -> Loss:
         """The loss of a step."""
-        return self.distance(forward(batch.noisy, batch.sigma)["image"], batch.target)
+        made, targets = network(inputs_of(sample)), targets_of(sample)
+        losses = [
+            self.distance(_as_images(made[name]), _as_images(targets[name]))
+            for name in self.outputs
+        ]
+        return reduce(operator.add, losses), dict(zip(self.parts, losses))
+
+
+def _as_images(x: Tensor) -> Tensor:
+    """Frames (N, T, C, H, W) as images (N * T, C, H, W); images as they are."""
+    return x.flatten(0, 1) if x.dim() == 5 else x
 
 
 class Blind:
@@ -77,26 +82,29 @@ class Blind:
 
     def __init__(self, distance: Criterion, weight: float, scaled: float, seed: int) -> None:
         self.distance, self.weight, self.scaled, self.seed = distance, weight, scaled, seed
+        self.parts = ("loss_image", "loss_noise_level")
 
-    def __call__(self, forward: Forward, batch: Batch, step: int) -> Tensor:
+    def __call__(self, network: Trained, sample: Sample, step: int) -> Loss:
         """The loss of a step."""
+        inputs, target = inputs_of(sample), targets_of(sample)["image"]
         if self.scaled:
-            scale = self._scales(batch, step)
-            outputs = forward(batch.noisy, batch.sigma, scale)
-            loss = self.distance(outputs["image"], self._target(batch, scale))
-        else:
-            outputs = forward(batch.noisy, batch.sigma)
-            loss = self.distance(outputs["image"], batch.target)
+            scale = self._scales(sample, step)
+            inputs["noise_scale"] = scale.reshape(-1, 1, 1, 1)
+            target = self._target(sample, scale)
+        outputs = network(inputs)
+        loss = self.distance(outputs["image"], target)
         estimate = outputs["noise_level"].flatten(1).mean(dim=1)  # (N,), in units of white
-        ratio = ((estimate + self.FLOOR) / (batch.sigma / 255.0 + self.FLOOR)).log()
-        return loss + self.weight * ratio.square().mean()
+        ratio = ((estimate + self.FLOOR) / (sample["sigma"] / 255.0 + self.FLOOR)).log()
+        error = ratio.square().mean()
+        parts = dict(zip(self.parts, (loss, error)))
+        return loss + self.weight * error, parts
 
-    def _target(self, batch: Batch, scale: Tensor) -> Tensor:
+    def _target(self, sample: Sample, scale: Tensor) -> Tensor:
         """What the dial asks for, for each of its values (N,)."""
-        clean = batch.target
+        noisy, clean = inputs_of(sample)["image"], targets_of(sample)["image"]
         kept = (1.0 - scale).clamp(min=0.0).reshape(-1, 1, 1, 1)
-        target = clean + kept * (batch.noisy - clean)
-        reach = (scale - 1.0) * batch.sigma / 255.0
+        target = clean + kept * (noisy - clean)
+        reach = (scale - 1.0) * sample["sigma"] / 255.0
         for i in (reach > self.LEAST).nonzero()[:, 0].tolist():
             space = (self.SPACE, self.SPACE)
             target[i : i + 1] = bilateral_blur(
@@ -104,14 +112,14 @@ class Blind:
             )
         return target
 
-    def _scales(self, batch: Batch, step: int) -> Tensor:
+    def _scales(self, sample: Sample, step: int) -> Tensor:
         """(N,), noise_scale of every image."""
         draws = np.array([
-            image_generator(self.seed, step, SCALES, batch.first + i).random(2)
-            for i in range(len(batch.noisy))
+            image_generator(self.seed, step, SCALES, index).random(2)
+            for index in sample[INDEX].tolist()
         ])  # fmt: skip
         scales = np.where(draws[:, 0] < self.scaled, 2.0 * draws[:, 1], 1.0)
-        return torch.from_numpy(scales).to(batch.noisy)
+        return torch.from_numpy(scales).to(inputs_of(sample)["image"])
 
 
 class Noise2Noise:
@@ -124,17 +132,20 @@ class Noise2Noise:
 
     def __init__(self, distance: Criterion, seed: int) -> None:
         self.distance, self.seed = distance, seed
+        self.parts: tuple[str, ...] = ()
 
-    def __call__(self, forward: Forward, batch: Batch, step: int) -> Tensor:
+    def __call__(self, network: Trained, sample: Sample, step: int) -> Loss:
         """The loss of a step."""
+        inputs, second = inputs_of(sample), targets_of(sample)["image"]
+        first = inputs["image"]
         draws = [
-            image_generator(self.seed, step, ROLES, batch.first + i).random() < 0.5
-            for i in range(len(batch.noisy))
+            image_generator(self.seed, step, ROLES, index).random() < 0.5
+            for index in sample[INDEX].tolist()
         ]
-        swap = torch.tensor(draws, device=batch.noisy.device).reshape(-1, 1, 1, 1)
-        noisy = torch.where(swap, batch.target, batch.noisy)
-        target = torch.where(swap, batch.noisy, batch.target)
-        return self.distance(forward(noisy, batch.sigma)["image"], target)
+        swap = torch.tensor(draws, device=first.device).reshape(-1, 1, 1, 1)
+        inputs["image"] = torch.where(swap, second, first)
+        target = torch.where(swap, first, second)
+        return self.distance(network(inputs)["image"], target), {}
 
 
 class BlindSpot:
@@ -149,23 +160,25 @@ class BlindSpot:
 
     def __init__(self, distance: Criterion, seed: int) -> None:
         self.distance, self.seed = distance, seed
+        self.parts: tuple[str, ...] = ()
 
-    def __call__(self, forward: Forward, batch: Batch, step: int) -> Tensor:
+    def __call__(self, network: Trained, sample: Sample, step: int) -> Loss:
         """The loss of a step."""
-        noisy = batch.noisy
+        inputs = inputs_of(sample)
+        noisy = inputs["image"]
         places = [
-            self._places(image_generator(self.seed, step, MASKS, batch.first + i), noisy.shape)
-            for i in range(len(noisy))
+            self._places(image_generator(self.seed, step, MASKS, index), noisy.shape)
+            for index in sample[INDEX].tolist()
         ]
         # (N, M) each: row and column of the pixels, and of what stands in for them
         y, x, from_y, from_x = torch.from_numpy(np.stack(places, axis=1)).to(noisy.device)
         image = torch.arange(len(noisy), device=noisy.device)[:, None]
         masked = noisy.clone()
         masked[image, :, y, x] = noisy[image, :, from_y, from_x]
-        output = forward(masked, batch.sigma)["image"]
+        output = network({**inputs, "image": masked})["image"]
         # (N, M, C) -> (N, C, M, 1), as the distances want images
         told, was = (t[image, :, y, x].transpose(1, 2)[..., None] for t in (output, noisy))
-        return self.distance(told, was)
+        return self.distance(told, was), {}
 
     def _places(self, rng: np.random.Generator, shape: torch.Size) -> np.ndarray:
         """(4, M): rows, columns, and the rows and columns of their stand-ins."""
@@ -195,20 +208,23 @@ class Sure:
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
+        self.parts: tuple[str, ...] = ()
 
-    def __call__(self, forward: Forward, batch: Batch, step: int) -> Tensor:
+    def __call__(self, network: Trained, sample: Sample, step: int) -> Loss:
         """The loss of a step."""
-        noisy = batch.noisy
+        inputs = inputs_of(sample)
+        noisy = inputs["image"]
         probe = torch.stack([
-            torch.randn(noisy.shape[1:], generator=self._generator(step, batch.first + i))
-            for i in range(len(noisy))
+            torch.randn(noisy.shape[1:], generator=self._generator(step, index))
+            for index in sample[INDEX].tolist()
         ]).to(noisy)  # fmt: skip
-        both = forward(torch.cat([noisy, noisy + self.EPS * probe]), torch.cat([batch.sigma] * 2))
-        output, moved = both["image"].chunk(2)
-        variance = (batch.sigma / 255.0).square()  # (N,)
+        twice = {name: torch.cat([x, x]) for name, x in inputs.items()}
+        twice["image"] = torch.cat([noisy, noisy + self.EPS * probe])
+        output, moved = network(twice)["image"].chunk(2)
+        variance = (sample["sigma"] / 255.0).square()  # (N,)
         divergence = (probe * (moved - output)).flatten(1).mean(dim=1) / self.EPS
         residual = (output - noisy).square().flatten(1).mean(dim=1)
-        return (residual - variance + 2.0 * variance * divergence).mean()
+        return (residual - variance + 2.0 * variance * divergence).mean(), {}
 
     def _generator(self, step: int, index: int) -> torch.Generator:
         source = image_generator(self.seed, step, PROBES, index)

@@ -14,14 +14,14 @@ from PIL import Image
 from torch import Tensor
 
 from denoise_ext.models.checkpoints import write_atomically
-from denoise_ext.training.validate import Case
+from denoise_ext.training.task import Validator
 
 _MISSING = "is not installed; pip install denoise-ext[train]"
 
 
-def write_samples(path: Path, shown: Sequence[tuple[Case, Tensor]]) -> None:
-    """A PNG with one row per image: noisy (clipped), denoised, clean."""
-    rows = [torch.cat([case.noisy, output, case.clean], dim=3)[0] for case, output in shown]
+def write_samples(path: Path, pictures: Sequence[Tensor]) -> None:
+    """A PNG with one row for each picture (1, C, h, w), clipped to [0, 1]."""
+    rows = [picture[0] for picture in pictures]
     width = max(row.shape[2] for row in rows)
     padded = [torch.nn.functional.pad(row, (0, width - row.shape[2])) for row in rows]
     pixels = (torch.cat(padded, dim=1).clamp(0, 1) * 255.0).round().to(torch.uint8)
@@ -33,8 +33,8 @@ def write_samples(path: Path, shown: Sequence[tuple[Case, Tensor]]) -> None:
     write_atomically(path, buffer.getvalue())
 
 
-def write_curves(path: Path, rows: Sequence[dict[str, str]]) -> bool:
-    """Loss and PSNR of a log over its steps, as a PNG; False where matplotlib is missing."""
+def write_curves(path: Path, rows: Sequence[dict[str, str]], validator: Validator | None) -> bool:
+    """Loss and quality of a log over its steps, as a PNG; False where matplotlib is missing."""
     figures = _matplotlib()
     if figures is None or not rows:
         return False
@@ -45,12 +45,13 @@ def write_curves(path: Path, rows: Sequence[dict[str, str]]) -> bool:
     if all(value > 0 for value in losses):  # that of PSNR is negative
         loss.set_yscale("log")
     loss.set_ylabel("loss of one batch")
-    for column in rows[0]:
-        if column.startswith("psnr_"):
-            quality.plot(*_curve(rows, column), marker=".", label=column.removeprefix("psnr_"))
-    if quality.lines:
-        quality.legend(title="noise")
-    quality.set(xlabel="step", ylabel="PSNR of held-out images, dB")
+    quality.set_xlabel("step")
+    if validator is not None:
+        for column, label in validator.columns.items():
+            quality.plot(*_curve(rows, column), marker=".", label=label)
+        quality.legend()
+        unit = f", {validator.unit}" if validator.unit else ""
+        quality.set_ylabel(f"{validator.metric.upper()} of held-out samples{unit}")
     for axes in (loss, quality):
         axes.grid(alpha=0.3)
     buffer = io.BytesIO()
@@ -99,9 +100,12 @@ def tensorboard_log(folder: Path, wanted: str, step: int) -> EventLog | None:
     return SummaryWriter(str(folder), purge_step=step + 1)
 
 
-def log_row(events: EventLog, row: dict[str, Any]) -> None:
+def log_row(events: EventLog, row: dict[str, Any], validator: Validator | None) -> None:
     """The numbers of a row of the log, as TensorBoard's curves."""
+    judged = {} if validator is None else validator.columns
     for column, value in row.items():
         if column not in ("step", "seconds", "waited"):
-            name = column.replace("psnr_", "psnr/") if column.startswith("psnr_") else column
+            name = column
+            if validator is not None and column in judged:
+                name = f"{validator.metric}/{judged[column]}"
             events.add_scalar(name, float(value), int(row["step"]))

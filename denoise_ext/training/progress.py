@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
@@ -54,13 +55,14 @@ class Progress:
         if self.bar is not None:
             self.bar.update(self.task, completed=step)
 
-    def report(self, row: dict[str, Any], seconds_per_step: float | None) -> None:
-        """Show a row of the log; no time per step before the first one."""
-        quality = "  ".join(
-            f"{key.replace('psnr_', 'PSNR@')} {value}"
-            for key, value in row.items()
-            if key.startswith("psnr_")
-        )
+    def report(
+        self, row: dict[str, Any], judged: Mapping[str, str], seconds_per_step: float | None
+    ) -> None:
+        """Show a row of the log; no time per step before the first one.
+
+        ``judged`` names the columns of the validation and how they are shown.
+        """
+        quality = "  ".join(f"{judged[key]} {value}" for key, value in row.items() if key in judged)
         loss = f"loss {row['loss']}  " if "loss" in row else ""
         state = f"{loss}{quality}".rstrip()
         if self.bar is not None:

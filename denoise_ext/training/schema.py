@@ -16,11 +16,23 @@ Probability = Annotated[float, Field(ge=0, lt=1)]
 Part = Annotated[float, Field(ge=0, le=1)]
 Scale = Annotated[float, Field(gt=0, le=1)]
 
+IMAGE_DENOISING = "image_denoising"
 _PEAK_AFTER_START = 1e-4
 
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Task(_Section):
+    """What the network learns; see ``register_task`` in ``task.py``."""
+
+    name: str = Field(
+        IMAGE_DENOISING, description="image_denoising, or a registered task of your own."
+    )
+    options: dict[str, bool | int | float | str | list[int]] = Field(
+        default_factory=dict, description="Of a task of your own."
+    )
 
 
 class Source(_Section):
@@ -117,7 +129,7 @@ class Data(_Section):
             raise ValueError("match_means is for data.pairs, and there are none")
         if self.scales[0] != 1.0:
             raise ValueError(f"scales must begin with 1.0, got {self.scales}")
-        if bool(self.train) == bool(self.sources):
+        if self.train and self.sources:
             raise ValueError("either train or sources is required, and not both")
         if self.sources and (self.pairs or self.scales != [1.0] or self.part != [0.0, 1.0]):
             raise ValueError("pairs, scales and part are for data.train, not for data.sources")
@@ -314,7 +326,7 @@ class Run(_Section):
 class TrainConfig(_Section):
     """A whole training configuration."""
 
-    data: Data
+    data: Data = Field(default_factory=Data)
     noise: Noise = Field(default_factory=Noise)
     model: Model
     loss: Loss = Field(default_factory=Loss)
@@ -322,6 +334,7 @@ class TrainConfig(_Section):
     schedule: Schedule = Field(default_factory=Schedule)
     validation: Validation = Field(default_factory=Validation)
     run: Run
+    task: Task = Field(default_factory=Task)
 
     @property
     def files_are_noisy(self) -> bool:
@@ -341,11 +354,23 @@ class TrainConfig(_Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainConfig:
+        if self.task.name == IMAGE_DENOISING and not (self.data.train or self.data.sources):
+            raise ValueError("data: either train or sources is required, and not both")
         if self.schedule.warmup_steps >= self.run.steps:
             raise ValueError(
                 f"schedule.warmup_steps must be below run.steps ({self.run.steps}), "
                 f"got {self.schedule.warmup_steps}"
             )
+        if self.task.name == IMAGE_DENOISING:
+            self._images_consistent()
+        if self.validation.patience and not self.validation.images:
+            raise ValueError("validation.images must be >= 1 where validation.patience is given")
+        return self
+
+    def _images_consistent(self) -> None:
+        """What the images, their noise and the loss ask of one another."""
+        if self.task.options:
+            raise ValueError(f"task.options are for tasks of your own, got {self.task.options}")
         target, pairs = self.loss.target, self.data.pairs
         if self.files_are_noisy and self.noise != Noise():
             raise ValueError(
@@ -384,6 +409,3 @@ class TrainConfig(_Section):
             raise ValueError(f"noise kind 'photo' needs data.channels 3, got {self.data.channels}")
         if self.loss.name == "ssim" and self.data.crop < 11:
             raise ValueError(f"data.crop must be >= 11 for the ssim loss, got {self.data.crop}")
-        if self.validation.patience and not self.validation.images:
-            raise ValueError("validation.images must be >= 1 where validation.patience is given")
-        return self

@@ -1,0 +1,97 @@
+"""The task of image denoisers: crops of images with noise, PSNR of held-out images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from denoise_ext.data import add_gaussian_noise, step_seed
+from denoise_ext.data.noise import add_noise_chain
+from denoise_ext.data.random import VALIDATION
+from denoise_ext.metrics import psnr
+from denoise_ext.metrics.protocol import Sample, inputs_of, targets_of
+from denoise_ext.models import ImageDenoiser, Network
+from denoise_ext.training.batches import Batches, denoising_sample
+from denoise_ext.training.distributed import Processes
+from denoise_ext.training.objectives import build_objective
+from denoise_ext.training.schema import IMAGE_DENOISING, TrainConfig
+from denoise_ext.training.task import Label, Task, Validator, register_task
+
+_CHAIN_STEP = 2**47  # steps from here on are validation's: no training gets there
+
+
+@register_task(IMAGE_DENOISING)
+def image_denoising(
+    config: TrainConfig, network: Network, processes: Processes, device: torch.device
+) -> Task:
+    """See `task.register_task`."""
+    check_fit(network, config)
+    batches = Batches(config, processes, device, network.needs_sigma)
+    validator = HeldOut(config, batches.held_out, network.needs_sigma)
+    return Task(batches, build_objective(config), validator if batches.held_out else None)
+
+
+def check_fit(model: Network, config: TrainConfig) -> None:
+    """ValueError where the network cannot take what the configuration would give it."""
+    named = config.model.name or config.model.start
+    if not isinstance(model, ImageDenoiser):
+        raise ValueError(
+            f"task.name is {config.task.name!r}, but model.name {named!r} denoises no image"
+        )
+    if model.in_channels != config.data.channels:
+        raise ValueError(
+            f"data.channels is {config.data.channels}, but model.name {named!r} "
+            f"has {model.in_channels} channels"
+        )
+    for key in ("noise_level", "noise_scale"):
+        if getattr(config.loss, key) and "noise_level" not in model.signature.outputs:
+            raise ValueError(f"loss.{key}: model.name {named!r} does not estimate the noise level")
+    if config.data.crop % model.stride:
+        raise ValueError(
+            f"data.crop must be a multiple of {model.stride} for this model, got {config.data.crop}"
+        )
+
+
+class HeldOut(Validator):
+    """PSNR in dB of held-out images under each kind of noise, output clipped.
+
+    Args:
+        config: says which kinds of noise.
+        images: (1, C, h, w) each; (1, 2 C, h, w) for pairs.
+        takes_level: whether the network takes the noise level.
+    """
+
+    def __init__(self, config: TrainConfig, images: Sequence[Tensor], takes_level: bool) -> None:
+        self.config, self.images, self.takes_level = config, images, takes_level
+        self.labels = ("pairs",) if config.data.pairs else tuple(config.validation.sigmas)
+        if config.noise.chain:
+            self.labels = ("chain",)
+
+    def samples(self, label: Label) -> Iterator[Sample]:
+        """Every held-out image; the same noise every time, not clipped."""
+        seed, kind = self.config.run.seed, self.labels.index(label)
+        for i, image in enumerate(self.images):
+            clean, sigma = image, torch.full((1,), self.config.data.sigma)
+            if label == "pairs":
+                noisy, clean = image.chunk(2, dim=1)
+            elif label == "chain":
+                chain = self.config.noise.chain
+                noisy, sigma = add_noise_chain(image, chain, seed, _CHAIN_STEP + i)
+            else:
+                generator = torch.Generator()
+                generator.manual_seed(step_seed(seed, kind * 2**16 + i, VALIDATION))
+                noisy = add_gaussian_noise(image, label, generator)
+                sigma = torch.full((1,), float(label))
+            yield denoising_sample(noisy, clean, sigma, takes_level=self.takes_level)
+
+    def figures(self, outputs: Mapping[str, Tensor], sample: Sample) -> dict[str, float]:
+        """See `Validator`."""
+        clean = targets_of(sample)["image"]
+        return {"psnr": psnr(outputs["image"].clamp(0.0, 1.0), clean).mean().item()}
+
+    def picture(self, outputs: Mapping[str, Tensor], sample: Sample) -> Tensor:
+        """Noisy, denoised, clean beside one another."""
+        noisy, clean = inputs_of(sample)["image"], targets_of(sample)["image"]
+        return torch.cat([noisy, outputs["image"].clamp(0.0, 1.0), clean], dim=3)

@@ -1,0 +1,160 @@
+"""What a task brings to the training loop: samples, an objective, a validation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from denoise_ext.metrics.protocol import Method, Sample, measure
+from denoise_ext.models import Network
+from denoise_ext.models.network import Tensors
+from denoise_ext.models.registry import IMPORT_HINT
+from denoise_ext.training.distributed import Processes
+from denoise_ext.training.schema import TrainConfig
+
+Label = float | str  # sigma of white Gaussian noise on the 0-255 scale; "chain"; "pairs"; ...
+INDEX = "index"
+"""Key of a sample's tensor (N,) of whole numbers: the place of each image among those that all
+processes have in this step.  It stays on the CPU, as random choices are drawn from it."""
+
+Trained = Callable[[Tensors], Tensors]
+"""The network in training: from inputs to float32 outputs, (N, C, H, W) or frames (N, T, C, H, W),
+the state carried from frame to frame; `models.frames.compute_frames`."""
+
+
+def label_text(label: Label) -> str:
+    """As in the log's columns and the result's metadata."""
+    return label if isinstance(label, str) else f"{label:g}"
+
+
+class Sampler:
+    """Base of what makes the samples of every step."""
+
+    files: Mapping[str, int | str] = {}
+    """What identifies the data.  A run continues only with the data that it began with."""
+
+    def batch(self, step: int) -> Sample:
+        """The sample of a step, on the CPU; a function of the seed and the step alone.
+
+        It runs in other threads, ahead of the step and in any order.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no batch")
+
+    def finish(self, sample: Sample, step: int) -> Sample:
+        """What is left to do on the device; by default nothing."""
+        return sample
+
+
+class Objective(Protocol):
+    """What a step minimises.  Random choices are functions of (seed, step, index of the image)."""
+
+    parts: tuple[str, ...]
+    """Names of the scalars beside the loss, which become columns of log.csv."""
+
+    def __call__(
+        self, network: Trained, sample: Sample, step: int
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss, and a scalar for each of ``parts``."""
+
+
+class Validator:
+    """Base of what judges a network on samples that it is not trained on."""
+
+    metric = "psnr"
+    """The figure that decides which weights are best."""
+    unit = "dB"
+    digits = 3
+    """Decimals of the figures in log.csv."""
+    higher_is_better = True
+    labels: tuple[Label, ...] = ()
+    """Each has its own samples and its own column in log.csv, "METRIC_LABEL"."""
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """Columns of log.csv and the label of each as a text."""
+        return {f"{self.metric}_{text}": text for text in map(label_text, self.labels)}
+
+    def samples(self, label: Label) -> Iterable[Sample]:
+        """What is measured for a label, on the CPU; the same every time."""
+        raise NotImplementedError(f"{type(self).__name__} has no samples")
+
+    def figures(self, outputs: Mapping[str, Tensor], sample: Sample) -> dict[str, float]:
+        """The figures of a sample, ``metric`` among them; the outputs are on the CPU."""
+        raise NotImplementedError(f"{type(self).__name__} has no figures")
+
+    def picture(self, outputs: Mapping[str, Tensor], sample: Sample) -> Tensor | None:
+        """(1, C, H, W) in [0, 1] to be looked at; None: there is none."""
+        return None
+
+    def __call__(self, method: Method, keep: int = 0) -> tuple[dict[Label, float], list[Tensor]]:
+        """The mean figure of each label, and up to ``keep`` pictures of the middle label."""
+        values: dict[Label, float] = {}
+        pictures: list[Tensor] = []
+        for label in self.labels:
+            found = []
+            for measured in measure(method, self.samples(label), self.figures):
+                found.append(measured.figures[self.metric])
+                if label == self.labels[len(self.labels) // 2] and len(pictures) < keep:
+                    picture = self.picture(measured.outputs, measured.sample)
+                    pictures += [] if picture is None else [picture]
+            values[label] = sum(found) / len(found)
+        return values, pictures
+
+    def score(self, values: Mapping[Label, float]) -> float:
+        """How good these values are; the weights of the highest score are the best ones."""
+        mean = sum(values.values()) / len(values)
+        return mean if self.higher_is_better else -mean
+
+
+@dataclass(frozen=True)
+class Task:
+    """What the loop trains by.  Without a validator the last weights are the result."""
+
+    sampler: Sampler
+    objective: Objective
+    validator: Validator | None = None
+
+
+Builder = Callable[[TrainConfig, Network, Processes, torch.device], Task]
+_builders: dict[str, Builder] = {}
+
+
+def register_task(name: str) -> Callable[[Builder], Builder]:
+    """Decorator: ``task.name = name`` in a configuration trains by what the function builds.
+
+    The function gets the configuration, the network, this process among all and the device.  It
+    raises ValueError where these do not fit together.  A function that is defined again takes the
+    place of the first.
+
+    Raises ValueError for a name that is empty or that another function has.
+    """
+    if not isinstance(name, str) or not name:
+        raise ValueError(f"name must be a text that is not empty, got {name!r}")
+
+    def register(build: Builder) -> Builder:
+        known = _builders.get(name, build)
+        places = [f"{item.__module__}.{item.__qualname__}" for item in (known, build)]
+        if places[0] != places[1]:
+            raise ValueError(f"task {name!r} is already registered, by {places[0]}")
+        _builders[name] = build
+        return build
+
+    return register
+
+
+def build_task(
+    config: TrainConfig, network: Network, processes: Processes, device: torch.device
+) -> Task:
+    """The task that a configuration names.
+
+    Raises ValueError for a name that is not registered, or as the task's function does.
+    """
+    name = config.task.name
+    if name not in _builders:
+        known = ", ".join(sorted(_builders))
+        raise ValueError(f"task.name: unknown task {name!r}; known: {known}. {IMPORT_HINT}")
+    return _builders[name](config, network, processes, device)
