@@ -135,9 +135,9 @@ def test_odd_sizes_have_no_pattern():
 def test_blur_is_a_convolution_with_reflected_borders():
     noise, sigma = random_image(2, 3, 17, 20), torch.tensor([0.6, 2.1], dtype=torch.float64)
     found = in_camera.blur(noise, sigma)
-    reach = math.ceil(2.5 * 2.1)
-    places = torch.arange(-reach, reach + 1, dtype=torch.float64)
     for image, result, s in zip(noise, found, sigma, strict=True):
+        reach = math.ceil(2.5 * s)  # of this image, whatever the others have
+        places = torch.arange(-reach, reach + 1, dtype=torch.float64)
         taps = torch.exp(-places.square() / (2 * s * s))
         taps = taps / taps.sum()
         kernel = torch.outer(taps, taps)[None, None]
