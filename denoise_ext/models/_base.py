@@ -39,7 +39,7 @@ class Denoiser(nn.Module):
     family: ClassVar[str]
     stride: int = 1
     pad_mode: ClassVar[str] = "reflect"
-    # What `outputs` returns: networks that tell more than the image have more names.
+    # What `outputs` returns: networks that estimate more than the image have more names.
     output_names: ClassVar[tuple[str, ...]] = ("image",)
     # What denoise_ext.accelerate plans instead of forward, whose checks look at sigma's numbers.
     accelerated_methods: ClassVar[tuple[str, ...]] = ("denoise_any_size",)
@@ -62,7 +62,7 @@ class Denoiser(nn.Module):
         raise NotImplementedError
 
     def outputs(self, x: Tensor, noise_map: Tensor | None = None) -> dict[str, Tensor]:
-        """Everything the network finds out, by name (``output_names``); for training.
+        """All results of the network by name (``output_names``); for training.
 
         Arguments as of :meth:`denoise`, whose result is ``"image"``.
         """

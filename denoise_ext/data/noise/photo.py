@@ -2,7 +2,7 @@
 
 The order is a camera's: light, sensor, mosaic, white balance and colours, tone curve, noise
 reduction, sharpening, enlarging, JPEG. Only the noise goes through what smooths and interpolates,
-so the clean image stays the target as it is, blur and demosaicing errors are not taught.
+so the clean image stays the target: blur and demosaicing errors are not learnt.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def add_photo_noise(
     )
     noisy = torch.where(_shaped(is_white), white, camera)
     stored = add_jpeg_artefacts(noisy, *jpeg_settings(draws))
-    # of white noise rather less: what the network is asked for there is mostly not a JPEG
+    # White noise less often: it is mostly measured without JPEG.
     is_stored = draws.chance(options.jpeg) & ~(is_white & draws.chance(0.6))
     noisy = torch.where(_shaped(is_stored), stored, noisy)
     return torch.where(_shaped(is_clean), image, noisy).to(x.dtype)
