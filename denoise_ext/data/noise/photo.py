@@ -30,6 +30,8 @@ class PhotoNoise:
 
     Attributes:
         shot_min, shot_max: variance of the sensor's noise at white, log-uniform.
+        black: a black level that is too high by up to so many deviations of the read noise, in half
+            of the pictures: shadows with noise come out too dark.
         smoothed: share of the pictures whose noise a camera has smoothed throughout; its luma is
             then set to a value between luma_min and luma_max, log-uniform.
         jpeg: share of the camera pictures that are stored as JPEG.
@@ -39,6 +41,7 @@ class PhotoNoise:
 
     shot_min: float = 1.5e-5
     shot_max: float = 0.012
+    black: float = 0.0
     smoothed: float = 0.5
     luma_min: float = 1.0
     luma_max: float = 10.0
@@ -130,6 +133,7 @@ def sensor_noise(image: Tensor, draws: Draws, options: PhotoNoise) -> Tensor:
     scatter = normal(image, draws.generators, (len(image), 1))[:, 0] * _READ_SCATTER
     read = (_READ_SLOPE * shot.log() + _READ_OFFSET + scatter).exp()
     noise = demosaiced_noise(raw, shot, read, draws)
+    noise = noise - _shaped(draws.some(0.5, 0.0, options.black) * read.sqrt())
 
     def finished(sensor: Tensor) -> Tensor:
         linear = tone.mix_channels(sensor * gains, torch.linalg.inv(to_sensor)).clamp(0, 1)
