@@ -135,9 +135,9 @@ def test_odd_sizes_have_no_pattern():
 def test_blur_is_a_convolution_with_reflected_borders():
     noise, sigma = random_image(2, 3, 17, 20), torch.tensor([0.6, 2.1], dtype=torch.float64)
     found = in_camera.blur(noise, sigma)
-    reach = math.ceil(2.5 * 2.1)
-    places = torch.arange(-reach, reach + 1, dtype=torch.float64)
     for image, result, s in zip(noise, found, sigma, strict=True):
+        reach = math.ceil(2.5 * s)  # of this image, whatever the others have
+        places = torch.arange(-reach, reach + 1, dtype=torch.float64)
         taps = torch.exp(-places.square() / (2 * s * s))
         taps = taps / taps.sum()
         kernel = torch.outer(taps, taps)[None, None]
@@ -215,6 +215,25 @@ def test_what_is_clipped_stays_clipped():
     noise = photo.sensor_noise(white, photo.Draws(white, seeded()), PhotoNoise(shot_min=0.01))
     assert noise.max() <= 1e-4  # nothing above white
     assert noise.min() < -0.05
+
+
+def test_a_black_level_that_is_too_high_darkens_the_shadows():
+    """By that part of the read noise in half of the pictures, in light; and nowhere else."""
+    dark = torch.full((200, 3, 16, 16), 0.2, dtype=torch.float64)
+    found = []
+    for black in (0.0, 2.0):
+        options = PhotoNoise(shot_min=1e-6, shot_max=1e-6, black=black)
+        found.append(photo.sensor_noise(dark, photo.Draws(dark, seeded()), options))
+    difference = (found[1] - found[0]).mean(dim=(1, 2, 3))
+    assert abs((difference < 0).sum().item() - 100) < 5 * math.sqrt(200 * 0.25)
+    assert (difference <= 1e-12).all()
+    # read noise exp((2.18 log 1e-6 + 1.2) / 2), twice that, times gains up to 2.4 * 1.3, times
+    # the slope of sRGB, 1.055 / 2.4 * light^(1 / 2.4 - 1) at 0.2, and of the tone curve, 1.5
+    deviation = math.exp((2.18 * math.log(1e-6) + 1.2) / 2)
+    light = ((0.2 + 0.055) / 1.055) ** 2.4
+    slope = 1.055 / 2.4 * light ** (1 / 2.4 - 1)
+    most = 2 * deviation * math.exp(3 * 0.26 / 2) * 2.4 * 1.3 * slope * 1.5
+    assert -most < difference.min() < -0.1 * most
 
 
 def test_camera_pictures_are_stored_in_8_bits():

@@ -87,6 +87,14 @@ def test_reduced_images_that_are_too_small_are_left_out(folder):
     np.testing.assert_allclose(found.probabilities[:5] / found.probabilities.sum(), 0.05)
 
 
+def test_a_source_that_has_nothing_left_is_named(folder):
+    with pytest.raises(ValueError, match="dark: no image is left to take crops of 16 pixels from"):
+        pool(dark="scales = [0.1]")
+    Path("out.txt").write_text("".join(f"{i}.png\n" for i in range(6)))
+    with pytest.raises(ValueError, match=r"bright\.txt: no image is left"):
+        pool(bright='leave_out = "out.txt"')
+
+
 def test_images_are_held_out_from_all_sources(folder):
     found = pool(2)
     assert gray_levels(found.held_out) == [12, 203]

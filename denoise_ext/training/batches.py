@@ -178,6 +178,11 @@ class ImagePool:
             sized = sized[:reduced] + [
                 image for image in sized[reduced:] if min(image.shape[:2]) >= data.crop
             ]
+            if not sized:
+                raise ValueError(
+                    f"{data_path(source.train)}: no image is left to take crops of {data.crop} "
+                    "pixels from"
+                )
             areas = np.array([image.shape[0] * image.shape[1] for image in sized], float)
             share = areas if data.sampling == "area" else np.ones(len(sized))
             shares.append(source.weight * share / share.sum())

@@ -48,7 +48,7 @@ class Source(_Section):
     denoise: NonNegativeFloat = Field(
         0.0,
         description="Noise level, 0-255 scale, that dxnet_s takes out of the images first: what "
-        "grain they have is not taught then. 0: they stay as they are.",
+        "grain they have is not learnt then. 0: they stay as they are.",
     )
     leave_out: str = Field(
         "",

@@ -44,10 +44,11 @@ def _blur_matrix(sigma: Tensor, size: int) -> Tensor:
 
     With a deviation of its own for every image this is some ten times as fast as convolution.
     """
-    reach = min(math.ceil(_REACH * float(sigma.max())), size - 1)
-    steps = torch.arange(-reach, reach + 1, device=sigma.device)
+    reach = (_REACH * sigma).ceil().clamp(max=size - 1)  # (N,)
+    steps = torch.arange(-int(reach.max()), int(reach.max()) + 1, device=sigma.device)
     taps = torch.exp(-steps.square() / (2.0 * sigma[:, None].square()))
-    taps = taps / taps.sum(dim=1, keepdim=True)  # (N, 2 reach + 1)
+    taps = taps * (steps.abs() <= reach[:, None])
+    taps = taps / taps.sum(dim=1, keepdim=True)  # (N, 2 * largest reach + 1)
     source = (torch.arange(size, device=sigma.device)[:, None] + steps).abs()
     source = torch.where(source >= size, 2 * (size - 1) - source, source)  # (size, taps)
     matrix = sigma.new_zeros(len(sigma), size, size)

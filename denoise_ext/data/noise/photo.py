@@ -2,7 +2,7 @@
 
 The order is a camera's: light, sensor, mosaic, white balance and colours, tone curve, noise
 reduction, sharpening, enlarging, JPEG. Only the noise goes through what smooths and interpolates,
-so the clean image stays the target as it is, blur and demosaicing errors are not taught.
+so the clean image stays the target: blur and demosaicing errors are not learnt.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ class PhotoNoise:
 
     Attributes:
         shot_min, shot_max: variance of the sensor's noise at white, log-uniform.
+        black: a black level that is too high by up to so many deviations of the read noise, in half
+            of the pictures: shadows with noise come out too dark.
         smoothed: share of the pictures whose noise a camera has smoothed throughout; its luma is
             then set to a value between luma_min and luma_max, log-uniform.
         jpeg: share of the camera pictures that are stored as JPEG.
@@ -39,6 +41,7 @@ class PhotoNoise:
 
     shot_min: float = 1.5e-5
     shot_max: float = 0.012
+    black: float = 0.0
     smoothed: float = 0.5
     luma_min: float = 1.0
     luma_max: float = 10.0
@@ -103,7 +106,7 @@ def add_photo_noise(
     )
     noisy = torch.where(_shaped(is_white), white, camera)
     stored = add_jpeg_artefacts(noisy, *jpeg_settings(draws))
-    # of white noise rather less: what the network is asked for there is mostly not a JPEG
+    # White noise less often: it is mostly measured without JPEG.
     is_stored = draws.chance(options.jpeg) & ~(is_white & draws.chance(0.6))
     noisy = torch.where(_shaped(is_stored), stored, noisy)
     return torch.where(_shaped(is_clean), image, noisy).to(x.dtype)
@@ -130,6 +133,7 @@ def sensor_noise(image: Tensor, draws: Draws, options: PhotoNoise) -> Tensor:
     scatter = normal(image, draws.generators, (len(image), 1))[:, 0] * _READ_SCATTER
     read = (_READ_SLOPE * shot.log() + _READ_OFFSET + scatter).exp()
     noise = demosaiced_noise(raw, shot, read, draws)
+    noise = noise - _shaped(draws.some(0.5, 0.0, options.black) * read.sqrt())
 
     def finished(sensor: Tensor) -> Tensor:
         linear = tone.mix_channels(sensor * gains, torch.linalg.inv(to_sensor)).clamp(0, 1)

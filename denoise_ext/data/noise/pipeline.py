@@ -214,6 +214,9 @@ class PhotoStep(_Step):
     kind: Literal["photo"]
     shot_min: float = Field(1.5e-5, ge=1e-8, le=1, description="Variance of the sensor at white.")
     shot_max: float = Field(0.012, ge=1e-8, le=1, description="Variance of the sensor at white.")
+    black: float = Field(
+        0.0, ge=0, le=10, description="Error of the black level, in deviations of the read noise."
+    )
     smoothed: Share = Field(0.5, description="Of the pictures: noise smoothed by the camera.")
     luma_min: float = Field(1.0, gt=0, le=255, description="Of smoothed noise, 0-255 scale.")
     luma_max: float = Field(10.0, gt=0, le=255, description="Of smoothed noise, 0-255 scale.")
