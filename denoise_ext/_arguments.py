@@ -86,6 +86,15 @@ _INTS = (int, _SymInt, np.integer)
 
 def int_pair(value: int | Sequence[int], name: str, minimum: int) -> tuple[int, int]:
     """Return ``value`` (an int, or two of them) as a pair, each ``minimum`` to LARGEST_EXTENT."""
+    # What nearly every call passes, at once; a SymInt is none of these classes.
+    if value.__class__ is int and minimum <= value <= LARGEST_EXTENT:
+        return value, value
+    if value.__class__ is tuple and len(value) == 2:
+        first, second = value
+        if first.__class__ is int is second.__class__ and (
+            minimum <= first <= LARGEST_EXTENT and minimum <= second <= LARGEST_EXTENT
+        ):
+            return value
     if isinstance(value, _INTS):
         pair = (value, value)
     elif isinstance(value, (tuple, list)) and 1 <= len(value) <= 2:
@@ -123,15 +132,21 @@ def conv_output_size(
     dilation: tuple[int, int],
 ) -> tuple[int, int]:
     """Check the extents of a convolution; return the rows and columns of its output."""
-    (h, w), (kh, kw) = input.shape[-2:], weight.shape[-2:]
+    image, (_, _, kh, kw) = input.shape, weight.shape
+    h, w = image[-2], image[-1]
     reach_y, reach_x = dilation[0] * (kh - 1) + 1, dilation[1] * (kw - 1) + 1
     padded_y, padded_x = h + 2 * padding[0], w + 2 * padding[1]
-    for extent, reach, padded in ((h, reach_y, padded_y), (w, reach_x, padded_x)):
-        if padded.__class__ is _SymInt or (padded <= LARGEST_EXTENT and reach <= LARGEST_EXTENT):
-            continue
-        _at_most(extent, LARGEST_EXTENT, "input's extent")
-        _at_most(reach, LARGEST_EXTENT, "dilation times weight's extent")
-        _at_most(padded, LARGEST_EXTENT, "padding and input's extent together")
+    if not (
+        padded_y.__class__ is padded_x.__class__ is reach_y.__class__ is reach_x.__class__ is int
+        and padded_y <= LARGEST_EXTENT
+        and padded_x <= LARGEST_EXTENT
+        and reach_y <= LARGEST_EXTENT
+        and reach_x <= LARGEST_EXTENT
+    ):
+        for extent, reach, padded in ((h, reach_y, padded_y), (w, reach_x, padded_x)):
+            _at_most(extent, LARGEST_EXTENT, "input's extent")
+            _at_most(reach, LARGEST_EXTENT, "dilation times weight's extent")
+            _at_most(padded, LARGEST_EXTENT, "padding and input's extent together")
     return (padded_y - reach_y) // stride[0] + 1, (padded_x - reach_x) // stride[1] + 1
 
 
@@ -144,31 +159,42 @@ def conv_transpose_output_size(
     dilation: tuple[int, int],
 ) -> tuple[int, int]:
     """Check the extents of a transposed convolution; return the rows and columns of its output."""
-    size = []
-    for axis, (extent, kernel) in enumerate(zip(input.shape[-2:], weight.shape[-2:], strict=True)):
-        reach = dilation[axis] * (kernel - 1) + 1
-        output = (extent - 1) * stride[axis] - 2 * padding[axis] + reach + output_padding[axis]
-        size.append(output)
-        if output.__class__ is _SymInt or (
-            output <= LARGEST_EXTENT and reach <= LARGEST_EXTENT and extent <= LARGEST_EXTENT
-        ):
-            continue
-        _at_most(extent, LARGEST_EXTENT, "input's extent")
-        _at_most(reach, LARGEST_EXTENT, "dilation times weight's extent")
-        _at_most(output, LARGEST_EXTENT, "stride times input's extent, the output's extent,")
-    return size[0], size[1]
+    image, (_, _, kh, kw) = input.shape, weight.shape
+    h, w = image[-2], image[-1]
+    reach_y, reach_x = dilation[0] * (kh - 1) + 1, dilation[1] * (kw - 1) + 1
+    rows = (h - 1) * stride[0] - 2 * padding[0] + reach_y + output_padding[0]
+    columns = (w - 1) * stride[1] - 2 * padding[1] + reach_x + output_padding[1]
+    if not (
+        rows.__class__ is columns.__class__ is reach_y.__class__ is reach_x.__class__ is int
+        and h <= LARGEST_EXTENT
+        and w <= LARGEST_EXTENT
+        and rows <= LARGEST_EXTENT
+        and columns <= LARGEST_EXTENT
+        and reach_y <= LARGEST_EXTENT
+        and reach_x <= LARGEST_EXTENT
+    ):
+        for extent, reach, output in ((h, reach_y, rows), (w, reach_x, columns)):
+            _at_most(extent, LARGEST_EXTENT, "input's extent")
+            _at_most(reach, LARGEST_EXTENT, "dilation times weight's extent")
+            _at_most(output, LARGEST_EXTENT, "stride times input's extent, the output's extent,")
+    return rows, columns
 
 
 def check_output_size(shape: tuple[int, ...]) -> None:
     """Check the number of elements of a convolution's output."""
-    _at_most(math.prod(shape), MOST_OUTPUTS, "output's elements")
+    elements = math.prod(shape)
+    if elements.__class__ is not int or elements > MOST_OUTPUTS:
+        _at_most(elements, MOST_OUTPUTS, "output's elements")
 
 
 def check_weight_size(weight: Tensor) -> None:
     """Check the number of elements and taps of a convolution's weight."""
+    elements = weight.numel()
+    if elements.__class__ is int and 0 < elements <= MOST_TAPS:  # so few are the taps too
+        return
     _, _, rows, columns = weight.shape
     _at_most(rows * columns, MOST_TAPS, "weight's rows times columns")
-    _at_most(weight.numel(), MOST_WEIGHTS, "weight's number of elements")
+    _at_most(elements, MOST_WEIGHTS, "weight's number of elements")
 
 
 def odd_kernel_size(kernel_size: int | Sequence[int], largest: int) -> tuple[int, int]:
@@ -268,7 +294,7 @@ def check_image(input: Tensor, name: str, dtypes: tuple[torch.dtype, ...]) -> No
     if input.dtype not in dtypes:
         allowed = ", ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
         raise TypeError(f"{name} must be one of {allowed}, got {input.dtype}")
-    if input.dtype == torch.uint8:
+    if input.dtype is torch.uint8:
         _check_channels_first(input, name)
 
 

@@ -180,7 +180,8 @@ def test_starting_with_the_weights_of_a_smaller_network(colour):
     network, start = build_network(load_config("config.toml", options))
     weights = network.state_dict()
     assert all(torch.equal(weights[name], value) for name, value in small.state_dict().items())
-    assert set(weights) - set(small.state_dict()) == {f"estimator.{i}.weight" for i in range(6)}
+    new = {f"estimator.{i}.weight" for i in range(network.estimator_depth)}
+    assert set(weights) - set(small.state_dict()) == new
     assert start is not None
     other, _ = build_network(load_config("config.toml", [*options, "run.seed=4"]))
     assert not torch.equal(other.state_dict()["estimator.1.weight"], weights["estimator.1.weight"])

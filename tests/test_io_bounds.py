@@ -20,8 +20,24 @@ from denoise_ext import io
 from denoise_ext.io.codecs import tiff_tags
 
 MIB = 1 << 20
-IMPORT = "from denoise_ext import io"
+PLAIN = written(io.picture_of(np.zeros((4, 5), np.uint8)), format="PNG")
+WARM = f"from denoise_ext import io; import zipfile, pydicom, nibabel; io.read_picture({PLAIN!r})"
 PILLOWS_LIMIT = 2 * 89_478_485  # pixels above which Pillow refuses an image by itself
+
+
+def test_the_measure_counts_every_statement_anew():
+    for _ in range(2):
+        error, growth = error_and_growth(f"data = b'1' * {100 * MIB}; del data", WARM)
+        assert error is None and 98 * MIB <= growth < 110 * MIB
+        # in small parts, which malloc keeps for the next
+        code = f"data = [bytes(600) for n in range({100 * MIB} // 640)]; del data"
+        error, growth = error_and_growth(code, WARM)
+        assert error is None and 90 * MIB <= growth < 130 * MIB
+        error, growth = error_and_growth("raise ValueError('small')", WARM)
+        assert error == "small" and growth < MIB
+    with pytest.raises(AssertionError, match="ended with 7"):
+        error_and_growth("import os; os._exit(7)", WARM)
+    assert error_and_growth("pass", WARM)[0] is None
 
 
 def large_tiff(width: int, height: int) -> bytes:
@@ -49,11 +65,11 @@ def test_max_pixels_is_the_only_limit(tmp_path):
     path.write_bytes(large_tiff(width, height))
     assert path.stat().st_size < MIB
     read = f"assert io.read_picture({str(path)!r}).frames[0].shape == {(height, width)}"
-    error, growth = error_and_growth(read, IMPORT)
+    error, growth = error_and_growth(read, WARM)
     assert error is None
     # Pillow's image, its bytes, the array and a copy of a channel
     assert growth < 4 * width * height + 64 * MIB
-    error, growth = error_and_growth(read.replace("')", "', max_pixels=180_000_000)"), IMPORT)
+    error, growth = error_and_growth(read.replace("')", "', max_pixels=180_000_000)"), WARM)
     assert "180633600 pixels, more than the limit of 180000000 (max_pixels)" in error
     assert growth < 64 * MIB
 
@@ -142,13 +158,12 @@ def webp_header(width: int, height: int) -> bytes:
 
 def png_with_text(chunks: int) -> bytes:
     """Compressed texts of 16 MiB each, and an ICC profile of 128."""
-    plain = written(io.picture_of(np.zeros((4, 5), np.uint8)), format="PNG")
     text = zlib.compress(bytes(16 * MIB), 9)
     icc = zlib.compress(bytes(128 * MIB), 9)
     extra = [(b"zTXt", b"a\0\0" + text)] * chunks + [(b"iCCP", b"a\0\0" + icc)]
     extra = [struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
              for name, body in extra]  # fmt: skip
-    return plain[:33] + b"".join(extra) + plain[33:]
+    return PLAIN[:33] + b"".join(extra) + PLAIN[33:]
 
 
 # name -> (content, part of the message or None: it is read, bytes it may take beside its own)
@@ -177,10 +192,7 @@ def test_a_small_file_takes_little_memory(tmp_path, case):
     path.write_bytes(make())
     size = path.stat().st_size
     assert size < 4 * MIB
-    warm = str(tmp_path / "warm.png")
-    optional = f"{IMPORT}; import zipfile, pydicom, nibabel; io.read_picture({warm!r})"
-    io.write_picture(tmp_path / "warm.png", io.picture_of(np.zeros((4, 5), np.uint8)))
-    error, growth = error_and_growth(f"io.read_picture({str(path)!r})", before=optional)
+    error, growth = error_and_growth(f"io.read_picture({str(path)!r})", WARM)
     if message is None:
         assert error is None
     else:

@@ -32,7 +32,7 @@ def check_like_input(x: Tensor, name: str, input: Tensor) -> None:
     """Check that ``x`` is a tensor with the input's dtype and device."""
     if not isinstance(x, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {type(x).__name__}")
-    if x.dtype != input.dtype:
+    if x.dtype is not input.dtype:
         raise TypeError(f"{name} must have input's dtype ({input.dtype}), got {x.dtype}")
     if x.device != input.device:
         raise ValueError(f"{name} must be on input's device ({input.device}), got {x.device}")
@@ -63,12 +63,14 @@ def check_conv(
         raise ValueError(f"groups must divide weight.shape[0] ({w0}), got {groups}")
     check_weight_size(weight)
     in_channels, out_channels = (w0, w1 * groups) if transposed else (w1 * groups, w0)
-    if input.shape[-3] != in_channels:
+    shape = input.shape
+    channels = shape[-3]
+    if channels != in_channels:
         raise ValueError(
             f"input must have {in_channels} channels (weight: {tuple(weight.shape)}, "
-            f"groups: {groups}), got {input.shape[-3]} (shape {tuple(input.shape)})"
+            f"groups: {groups}), got {channels} (shape {tuple(input.shape)})"
         )
-    if input.shape[-2] == 0 or input.shape[-1] == 0:
+    if shape[-2] == 0 or shape[-1] == 0:
         raise ValueError(f"input must have at least 1x1 pixels, got shape {tuple(input.shape)}")
     if bias is not None:
         check_like_input(bias, "bias", input)

@@ -104,12 +104,13 @@ def conv2d(
         ValueError: wrong shape, device or value, or a kernel larger than the padded input.
         RuntimeError: the native library is missing (the message has the reason).
     """
-    dtype = autocast_dtype(input.device.type) if isinstance(input, Tensor) else None
+    device_type = input.device.type if isinstance(input, Tensor) else "meta"
+    dtype = autocast_dtype(device_type)
     if dtype is not None:
         input, weight, bias = cast(input, dtype), cast(weight, dtype), cast(bias, dtype)
         prelu_weight, residual = cast(prelu_weight, dtype), cast(residual, dtype)
     check_conv(input, weight, bias, groups, False, activation, negative_slope, prelu_weight)
-    if input.device.type not in _devices:
+    if device_type not in _devices:
         raise_no_kernel("conv2d", input, _devices)
     check_precision(precision)
     stride = int_pair(stride, "stride", 1)

@@ -83,12 +83,13 @@ def conv_transpose2d(
         ValueError: wrong shape, device or value, or an output without pixels.
         RuntimeError: the native library is missing (the message has the reason).
     """
-    dtype = autocast_dtype(input.device.type) if isinstance(input, Tensor) else None
+    device_type = input.device.type if isinstance(input, Tensor) else "meta"
+    dtype = autocast_dtype(device_type)
     if dtype is not None:
         input, weight, bias = cast(input, dtype), cast(weight, dtype), cast(bias, dtype)
         prelu_weight = cast(prelu_weight, dtype)
     check_conv(input, weight, bias, groups, True, activation, negative_slope, prelu_weight)
-    if input.device.type not in _devices:
+    if device_type not in _devices:
         raise_no_kernel("conv_transpose2d", input, _devices)
     check_precision(precision)
     stride = int_pair(stride, "stride", 1)
