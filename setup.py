@@ -23,8 +23,9 @@ from torch.utils.cpp_extension import include_paths, library_paths
 
 TORCH_MINIMUM = "2.11"
 TORCH_TARGET_VERSION = "0x020b000000000000"  # 2.11 as torch/headeronly/version.h encodes it
-WHEEL_ARCHS = ("7.5", "8.0", "8.6", "8.9", "9.0", "10.0", "12.0")
-EDITABLE_ARCHS = ("8.0",)  # its PTX runs on every later GPU
+# The PTX of 8.0 is for GPUs above it that no machine code of the others serves, such as 11.0.
+WHEEL_ARCHS = ("7.5", "8.0+PTX", "8.6", "8.9", "9.0", "10.0", "12.0")
+EDITABLE_ARCHS = ("8.0+PTX",)  # PTX runs on every later GPU
 # What takes longest to compile, longest first: ninja starts in this order.
 SLOWEST = (
     "cuda/conv_rowring.cu",
@@ -91,8 +92,8 @@ def arch_list(nvcc: str, editable: bool) -> list[str]:
     if here and all(arch.replace(".", "") in known for arch in here):
         return here
     wanted = EDITABLE_ARCHS if editable else WHEEL_ARCHS
-    archs = [arch for arch in wanted if arch.replace(".", "") in known]
-    return [*archs[:-1], archs[-1] + "+PTX"]
+    archs = [a for a in wanted if a.removesuffix("+PTX").replace(".", "") in known]
+    return [*archs[:-1], archs[-1].removesuffix("+PTX") + "+PTX"]
 
 
 def gencode_flags(archs: list[str]) -> list[str]:

@@ -10,6 +10,7 @@
 #include "cpu/weight_cache.h"
 #include "ops/explain.h"
 #include "params/device_list.h"
+#include "params/driver.h"
 #include "params/launch.h"
 
 namespace py = pybind11;
@@ -38,14 +39,26 @@ py::dict build_info() {
   return info;
 }
 
-// {"devices": [{"name", "capability"}], "error": why there is none, or None}
+#ifdef DENOISE_EXT_WITH_CUDA
+std::string version_text(int version) {
+  return std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10);
+}
+#endif
+
+// {"devices": [{"name", "capability"}], "error": why there is none, or None,
+//  "driver_version": the newest CUDA that the driver serves, or None without a driver}
 py::dict cuda_status() {
   py::list devices;
   py::object error = py::none();
+  py::object driver_version = py::none();
 #ifdef DENOISE_EXT_WITH_CUDA
+  const denoise_ext::cuda::Versions versions = denoise_ext::cuda::versions();
+  if (versions.driver != 0) driver_version = py::str(version_text(versions.driver));
   const char* text = nullptr;
   const int count = denoise_ext::cuda::device_count(&text);
   if (count < 0) error = py::str(text);
+  char reason[256];
+  if (denoise_ext::cuda::driver_is_too_old(versions, reason, sizeof reason)) error = py::str(reason);
   if (count == 0) error = py::str("no CUDA device is present");
   for (int i = 0; i < count; ++i) {
     char name[256];
@@ -67,6 +80,7 @@ py::dict cuda_status() {
   py::dict status;
   status["devices"] = devices;
   status["error"] = error;
+  status["driver_version"] = driver_version;
   return status;
 }
 

@@ -28,7 +28,8 @@ def info() -> dict[str, Any]:
             torch_built_with, torch_minimum.
         cpu: processor, isa_in_use, isa_available (best first), isa_forced_by (environment
             variable, or None), threads, error.
-        cuda: in_build (bool), driver (bool: NVIDIA's is installed), version, architectures,
+        cuda: in_build (bool), driver (bool: NVIDIA's is installed), driver_version (the newest
+            CUDA that it serves, or None), version (CUDA of the build), architectures,
             architectures_of ("a wheel", "an editable build", which has fewer, or
             "TORCH_CUDA_ARCH_LIST"), torch (the CUDA version of PyTorch or None), devices (name,
             capability), operators (those with a CUDA kernel), usable (bool: the operators run on a
@@ -113,6 +114,7 @@ def _cuda(
     return {
         "in_build": bool(build.get("cuda")),
         "driver": _has_driver(),
+        "driver_version": status.get("driver_version"),
         "version": build.get("cuda_version"),
         "architectures": build.get("cuda_archs"),
         "architectures_of": build.get("cuda_archs_of"),

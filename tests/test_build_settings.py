@@ -85,10 +85,10 @@ def test_unknown_cuda_setting_is_refused(no_cuda, monkeypatch):
 
 def test_default_architectures_are_those_nvcc_knows(no_cuda, monkeypatch):
     install_nvcc(no_cuda, "50 75 80 86 87 89 90")
-    assert archs_of(load_setup(monkeypatch)) == ["7.5", "8.0", "8.6", "8.9", "9.0+PTX"]
+    assert archs_of(load_setup(monkeypatch)) == ["7.5", "8.0+PTX", "8.6", "8.9", "9.0+PTX"]
     install_nvcc(no_cuda, "75 80 86 89 90 100 120 121")
     names = load_setup(monkeypatch)
-    assert archs_of(names) == ["7.5", "8.0", "8.6", "8.9", "9.0", "10.0", "12.0+PTX"]
+    assert archs_of(names) == ["7.5", "8.0+PTX", "8.6", "8.9", "9.0", "10.0", "12.0+PTX"]
     assert dict(names["macros"])["DENOISE_EXT_CUDA_VERSION"] == "13.0"
 
 
@@ -140,6 +140,7 @@ def test_minor_versions_share_their_ptx(no_cuda, monkeypatch):
         "arch=compute_90,code=sm_90",
         "arch=compute_100,code=sm_100",
         "arch=compute_120,code=sm_120",
+        "arch=compute_80,code=compute_80",
         "arch=compute_120,code=compute_120",
     ]
     assert names["gencode_flags"](["8.9", "8.6", "9.0a"])[1::2] == [

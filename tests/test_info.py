@@ -95,7 +95,8 @@ class _Native:
     __file__ = "_native.so"
 
     def __init__(self, devices, error=None, cuda=True):
-        self._cuda, self._status = cuda, {"devices": devices, "error": error}
+        self._cuda = cuda
+        self._status = {"devices": devices, "error": error, "driver_version": "13.1"}
 
     def build_info(self):
         archs = "7.5 9.0+PTX" if self._cuda else None
@@ -136,6 +137,7 @@ def test_why_a_gpu_is_not_used(monkeypatch, native, kernels, torch_cuda, availab
     assert reason is None or reason in cuda["error"]
     shown = format_info(denoise_ext.info())
     assert f"GPU usable {'yes' if reason is None else 'no'}" in " ".join(shown.split())
+    assert "for CUDA 13.1" in shown
 
 
 @pytest.mark.parametrize("cuda", [True, False])

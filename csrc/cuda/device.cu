@@ -3,12 +3,20 @@
 #include <cstring>
 
 #include "../params/device_list.h"
+#include "../params/driver.h"
 #include "../params/launch.h"
 
 namespace denoise_ext::cuda {
 
 const char* error_text(int code) {
   return cudaGetErrorString(static_cast<cudaError_t>(code));
+}
+
+Versions versions() {
+  Versions found{};  // a query that fails leaves its 0
+  cudaDriverGetVersion(&found.driver);
+  cudaRuntimeGetVersion(&found.runtime);
+  return found;
 }
 
 int device_count(const char** error) {

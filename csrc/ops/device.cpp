@@ -1,5 +1,7 @@
 #include "device.h"
 
+#include "../params/driver.h"
+
 #if defined(DENOISE_EXT_WITH_CUDA)
 
 namespace denoise_ext::ops {
@@ -15,7 +17,10 @@ Tensor CudaCall::allocate(int64_t bytes) {
 }
 
 void CudaCall::check(int code) const {
-  STD_TORCH_CHECK(code == 0, op_, ": CUDA error ", code, ": ", cuda::error_text(code));
+  if (code == 0) return;
+  char reason[256];
+  const bool too_old = cuda::driver_is_too_old(cuda::versions(), reason, sizeof reason);
+  STD_TORCH_CHECK(false, op_, ": CUDA error ", code, ": ", too_old ? reason : cuda::error_text(code));
 }
 
 }  // namespace denoise_ext::ops

@@ -75,6 +75,8 @@ def _cuda_lines(cuda: dict[str, Any]) -> list[tuple[str, str]]:
     else:
         lines = [("CUDA build", "no")]
         lines += [] if cuda["driver"] else [("GPU", "no NVIDIA driver found")]
+    if cuda["driver_version"]:
+        lines.append(("GPU driver", f"for CUDA {cuda['driver_version']}"))
     for device in cuda["devices"]:
         lines.append(("GPU", f"{device['name']}, compute capability {device['capability']}"))
     usable = "yes" if cuda["usable"] else f"no: {cuda['error']}"

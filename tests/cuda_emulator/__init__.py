@@ -47,6 +47,7 @@ class Emulator:
         compute_capability: int = 90,
         multiprocessors: int = 2,
         variant: str = "",
+        driver: int = 13000,
     ) -> None:
         """How launches run from now on.
 
@@ -54,11 +55,12 @@ class Emulator:
         ``preempt``: shadow build: switch threads at one in so many checked accesses; 0: only
         where a thread waits.  ``compute_capability`` and ``multiprocessors`` describe the device
         that operators see.  ``variant``: the kernel to take wherever it can run, whatever the
-        estimated costs say.
+        estimated costs say.  ``driver``: the newest CUDA that the driver serves, 1000 * major +
+        10 * minor; the runtime is 13.0.
         """
         order = (ctypes.c_uint32(seed), ctypes.c_uint32(preempt))
         self._library.cuda_emulator_configure(
-            *order, compute_capability, multiprocessors, variant.encode()
+            *order, compute_capability, multiprocessors, variant.encode(), driver
         )
 
     def variants(self) -> list[str]:

@@ -7,12 +7,14 @@
 
 #include "../../../csrc/cuda/variants.h"
 #include "../../../csrc/ops/device.h"
+#include "../../../csrc/params/driver.h"
 #include "../../../csrc/params/launch.h"
 
 namespace {
 
 int compute_capability = 90;
 int multiprocessors = 2;
+denoise_ext::cuda::Versions cuda_versions{13000, 13000};
 std::string preferred_variant;
 std::string possible_variants;  // names, each with a space behind it
 
@@ -51,9 +53,15 @@ CudaCall::~CudaCall() = default;
 namespace cuda {
 
 int device_limits(int, DeviceLimits* limits) {
+  constexpr int kInsufficientDriver = 35;  // cudaErrorInsufficientDriver
+  if (cuda_versions.driver / 1000 < cuda_versions.runtime / 1000) return kInsufficientDriver;
   *limits = typical_limits(compute_capability);
   limits->multiprocessors = multiprocessors;
   return 0;
+}
+
+Versions versions() {
+  return cuda_versions;
 }
 
 // A table has been asked for the variant to run, and this one can: the preferred one comes first.
@@ -73,13 +81,14 @@ extern "C" {
 
 __attribute__((visibility("default"))) void cuda_emulator_configure(uint32_t seed, uint32_t preempt,
                                                                     int capability, int processors,
-                                                                    const char* variant) {
+                                                                    const char* variant, int driver) {
   cuda_emulator::Options& options = cuda_emulator::options();
   options.seed = seed;
   options.preempt = preempt;
   options.shared_limit = static_cast<size_t>(denoise_ext::cuda::typical_limits(capability).shared_bytes);
   compute_capability = capability;
   multiprocessors = processors;
+  cuda_versions.driver = driver;
   preferred_variant = variant;
   possible_variants.clear();
 }
