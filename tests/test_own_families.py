@@ -187,7 +187,7 @@ def test_entry_points_register_families_and_broken_ones_are_named(tmp_path):
     assert "broken-nets" in line and "a_module_that_is_missing" in line
     # What ships is found without a look at them.
     code = (
-        "import sys; from denoise_ext.tasks import load_model; load_model('dxnet_s_gray',"
+        "import sys; from denoise_ext.runtime import load_model; load_model('dxnet_s_gray',"
         " backend='torch'); from denoise_ext.models import create_model;"
         " assert 'their_nets' not in sys.modules; create_model('my_net_gray')"
     )
@@ -230,7 +230,7 @@ def test_a_definition_may_be_repeated_but_no_name_taken(names):
 
 
 def test_wrong_registrations(names):
-    with pytest.raises(TypeError, match=r"'plain'.*ImageDenoiser"):
+    with pytest.raises(TypeError, match=r"'plain'.*Network"):
         register_architecture("plain")(dict)
     with pytest.raises(ValueError, match="name"):
         register_architecture("")

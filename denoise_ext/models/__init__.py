@@ -31,7 +31,6 @@ from denoise_ext.models.registry import (
 __all__ = [
     "CheckpointError",
     "EntryPointWarning",
-    "Geometry",
     "ImageDenoiser",
     "Network",
     "Port",

@@ -30,11 +30,11 @@ _OTHERS = [
 
 
 class NotPlannedError(Exception):
-    """Why a call is left to PyTorch, in words for the report."""
+    """The reason why a call is left to PyTorch, for the report."""
 
 
 def is_fixed(value: Any) -> bool:
-    """Whether ``value`` stays as it is for as long as it is the same object."""
+    """Whether ``value`` is immutable."""
     if type(value) in _TYPES or isinstance(value, (type, enum.Enum, np.generic)):
         return True
     if isinstance(value, (tuple, frozenset)):
@@ -54,7 +54,7 @@ def is_frozen(value: Any) -> bool:
 
 
 class Unwatched:
-    """Stands in for an attribute that might change unnoticed; whoever looks into it is refused."""
+    """A placeholder for an attribute that can change unnoticed; any access raises."""
 
     def __init__(self, reason: str, refused: list[str]) -> None:
         object.__setattr__(self, "_reason", reason)

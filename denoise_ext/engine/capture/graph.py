@@ -17,7 +17,7 @@ from torch.utils import _pytree as pytree
 
 @dataclass(eq=False)
 class Value:
-    """A tensor of the graph: what is known of it before any number is computed."""
+    """A tensor of the graph: its properties before any number is computed."""
 
     shape: tuple[int, ...]
     stride: tuple[int, ...]

@@ -36,12 +36,12 @@ class Wrapper(nn.Module):
 
     @property
     def original(self) -> nn.Module:
-        """The module as it was given."""
+        """The unmodified module."""
         raise NotImplementedError
 
 
 class Guard:
-    """Tells whether a module is still what it was when it was traced.
+    """Check whether a module changed since it was traced.
 
     Compared: the attributes of every submodule, the elements of lists, dicts and sets among them,
     and its tensors by identity; in-place changes of tensors by their version counters, new memory
@@ -58,7 +58,7 @@ class Guard:
         self.tensors = TensorGuard()
 
     def watch(self, container: dict | list | set) -> None:
-        """Take note of what ``container`` holds now."""
+        """Record the current content of ``container``."""
         if not container:
             self._empty.append(container)
             return
@@ -85,7 +85,7 @@ class Guard:
 
 
 class TensorGuard:
-    """Tells whether tensors have been written to; inference tensors keep no record of that."""
+    """Check whether tensors were written to; inference tensors keep no record of writes."""
 
     def __init__(self) -> None:
         self._all: list[Tensor] = []
@@ -95,7 +95,7 @@ class TensorGuard:
         self._versions: list[int] = []
 
     def watch(self, tensor: Tensor) -> None:
-        """Take note of the state of ``tensor``."""
+        """Record the state of ``tensor``."""
         self._all.append(tensor)
         self._memory.append(tensor.detach())
         self._addresses.append(tensor.data_ptr())
@@ -137,7 +137,7 @@ class Clone:
         self._before = [_items(copy) for _, copy in self._copies]
 
     def changed(self) -> str | None:
-        """The name of something that ran since :meth:`install` has written to, or None."""
+        """The name of something that was written to since :meth:`install`, or None."""
         for (name, copy), before in zip(self._copies, self._before, strict=True):
             after = _items(copy)
             missing = object()

@@ -30,7 +30,7 @@ _PADS = {aten.reflection_pad2d.default, aten.replication_pad2d.default}
 
 
 def result_of(func: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
-    """What ``func`` returns on tensors without data: its shape, dtype and strides are right."""
+    """Run ``func`` on tensors without data; shape, dtype and strides of the result are right."""
     if func in POINTWISE and _all_alike(args, kwargs):
         stride = _pointwise_strides([x for x in args if isinstance(x, Tensor)])
         if stride is not None:
@@ -66,7 +66,7 @@ def result_of(func: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
 
 
 def _padded(input: Tensor, padding: list[int], reflects: bool) -> tuple[int, ...] | None:
-    """The shape with a border; None where PyTorch had better say."""
+    """The shape with a border; None if PyTorch must compute it."""
     n, c, h, w = input.shape
     left, right, above, below = padding
     fits = not reflects or (max(left, right) < w and max(above, below) < h)
@@ -79,7 +79,7 @@ def _pooled(
     input: Tensor, kernel_size: list[int], stride: list[int] = (), padding: list[int] = (0,),
     ceil_mode: bool = False, *_: Any,
 ) -> tuple[int, ...] | None:  # fmt: skip
-    """The shape after average pooling; None where PyTorch had better say."""
+    """The shape after average pooling; None if PyTorch must compute it."""
     n, c, *size = input.shape
     kernel, stride, padding = (
         [*v] * 2 if len(v) == 1 else [*v] for v in (kernel_size, stride or kernel_size, padding)
@@ -118,7 +118,7 @@ def _all_alike(args: tuple, kwargs: dict[str, Any]) -> bool:
 
 
 def _pointwise_strides(tensors: list[Tensor]) -> tuple[int, ...] | None:
-    """What c10's TensorIterator gives the result; None in cases that no rule here covers."""
+    """The result's strides by c10's TensorIterator; None in cases without a rule here."""
     first = tensors[0]
     if all(x.is_contiguous() for x in tensors):
         return _contiguous_stride(tuple(first.shape))

@@ -40,14 +40,14 @@ def tensors_in(args: tuple, kwargs: dict[str, Any]) -> list[Tensor]:
 
 
 def without_numbers(key: tuple) -> tuple:
-    """A call's key, the values of its ints and floats left out."""
+    """A call's key without the values of its ints and floats."""
     return tuple(
         part[0] if type(part) is tuple and part[:1] in ((int,), (float,)) else part for part in key
     )
 
 
 def call_key(args: tuple, kwargs: dict[str, Any]) -> tuple[Any, list[Tensor]]:
-    """What decides which plan serves a call, and its tensors; None for what no plan can serve."""
+    """The key that selects a call's plan, and its tensors; None if no plan is possible."""
     if not kwargs and all(a is None or type(a) is Tensor for a in args):  # no nest to take apart
         leaves, parts = args, [len(args)]
     else:

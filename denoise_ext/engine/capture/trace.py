@@ -55,7 +55,7 @@ class _NoMemory(TorchFunctionMode):
 
 
 class _Recorder(TorchDispatchMode):
-    """Writes down every operator below autograd and functionalisation."""
+    """Record every operator below autograd and functionalisation."""
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -206,7 +206,7 @@ def _record(
 
 
 def _run(call: Callable, recorder: _Recorder) -> list[Any]:
-    """Run under the recorder; whatever is raised becomes the reason not to plan."""
+    """Run under the recorder; an exception becomes the reason not to plan."""
     states = _random_states()
     try:
         with torch.no_grad(), torch.device("meta"), _NoMemory(recorder.device), recorder:

@@ -22,9 +22,9 @@ from denoise_ext.engine.fuse.ir import OUT, Constants, Site, Step, rms
 # of sum over p of (A[i,p] G[p,u] |B[p,:]|)^2, which for both dimensions together is 19.4 for
 # F(4x4,3x3) with points 0, +-3/4, +-3/2 and 114.2 for F(6x6,3x3) with 0, +-1, +-2, +-1/2.
 _AMPLIFICATION = {"direct": 1.0, "winograd4": 19.4, "winograd6": 114.2}
-# An error of the sum is a walk of as many steps as the sum has terms (Higham and Mary 2019, A new
-# approach to probabilistic rounding error analysis): root of the length, not the length; 4 covers
-# that the steps are not quite independent, and the activation's own rounding.
+# Rounding errors of a sum grow like a random walk, with the square root of its length (Higham and
+# Mary 2019, A new approach to probabilistic rounding error analysis).  The factor 4 covers that the
+# steps are not quite independent, and the activation's own rounding.
 _WALK = 4.0
 _FEW_CHANNELS = 16  # transforms cost more than they save below
 _ALGORITHMS = {
@@ -107,7 +107,7 @@ class ConvSite(Site):
         return per_group.expand(-1, rows, -1).reshape(self.weight.shape[0], -1, 1, 1)
 
     def _key(self) -> Any:
-        """What names the folded weight among the module's tensors, or None if nothing does."""
+        """The key of the folded weight among the module's tensors, or None."""
         parts: list[Any] = []
         for value in (self.weight, self.bias):
             if value is not None and value.source is None:

@@ -1,9 +1,9 @@
-"""Decisions of an examination, kept on disk for the next process that would decide the same.
+"""Decisions of an examination, kept on disk for the next process with the same network.
 
 An entry holds, for each site, its name, the variant that won and the figures of the report.  Its
-key is a hash of all that the decision depends on.  An entry chooses among variants that the sites
-offer by themselves, and the plan is held against the original once more: a wrong one can make a
-plan slower, not wrong.
+key is a hash of all that the decision depends on.  An entry can only choose among variants that the
+sites offer, and the plan is compared with the original once more.  A wrong entry can make a plan
+slower, not wrong.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _FIGURES = ("error", "bound", "original_ms", "ours_ms")
 def key_of(
     graph: Graph, constants: Constants, precision: str, dtype: torch.dtype | None
 ) -> str | None:
-    """What names the decisions for this graph here; None where they are not kept."""
+    """The key of this graph's decisions on this machine; None if they are not kept."""
     device = (graph.inputs + graph.sources)[0].device
     complex_ = any(tensor.is_complex() for tensor in constants.tensors)
     if device.type != "cpu" or complex_ or _cache.folder() is None:
@@ -49,7 +49,7 @@ def key_of(
 
 @dataclass
 class Entry:
-    """What an earlier process decided for a graph."""
+    """The decisions of an earlier process for a graph."""
 
     rows: list[dict[str, Any]]
     apart: set[tuple[str, str]]
@@ -58,7 +58,7 @@ class Entry:
 
     @classmethod
     def read(cls, key: str | None) -> Entry | None:
-        """The entry of ``key``; None where there is none of this form."""
+        """Read the entry of ``key``; None if there is none of this form."""
         found = None if key is None else _cache.read(key)
         if not isinstance(found, dict):
             return None
@@ -75,7 +75,7 @@ class Entry:
         return len(self.rows) == len(sites) and all(map(_fits, self.rows, sites))
 
     def examination(self, sites: list[Site], constants: Constants) -> Examination:
-        """What :func:`verify.examine` found when the entry was written."""
+        """The result of :func:`verify.examine` when the entry was written."""
         found = Examination()
         for row, site in zip(self.rows, sites, strict=True):
             given = {name: row[name] for name in ("variant", "reason", *_FIGURES)}
@@ -160,7 +160,7 @@ def _hash_tensor(digest: Any, tensor: Tensor) -> None:
 
 @cache
 def _code() -> str:
-    """The package's own code: what another version decided holds for that version alone."""
+    """A hash of the package's code: decisions hold for one version."""
     digest = hashlib.sha256(Path(native().__file__).read_bytes())
     for path in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(path.read_bytes())

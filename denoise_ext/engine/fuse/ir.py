@@ -14,7 +14,7 @@ from denoise_ext.engine.capture.graph import Graph, Node, Value, substitute, val
 
 @dataclass(frozen=True)
 class Out:
-    """Stands in a step's arguments where the memory for one of its results goes."""
+    """A placeholder in a step's arguments for the memory of one of its results."""
 
     position: int = 0
 
@@ -42,7 +42,7 @@ class Step:
 
     @property
     def writes(self) -> bool:
-        """Whether it fills memory that it is given."""
+        """Whether it writes into given memory."""
         return any(isinstance(a, Out) for a in (*self.args, *self.kwargs.values()))
 
     def filled(self, results: list[Any]) -> Step:
@@ -88,15 +88,15 @@ class Site:
         raise NotImplementedError
 
     def variants(self) -> list[str]:
-        """The ways to compute it; the best guess first."""
+        """List the algorithms that can compute it, the best guess first."""
         raise NotImplementedError
 
     def step(self, variant: str, constants: Constants) -> Step:
-        """The call that computes it so."""
+        """Make the call that computes it with ``variant``."""
         raise NotImplementedError
 
     def error_bound(self, variant: str, env: Callable[[Value], Tensor]) -> float | None:
-        """How far ``variant`` may be from the original, root mean square; None: not at all.
+        """Allowed RMS error of ``variant``, or None if it must be bit-identical.
 
         ``env`` gives the numbers that the site has read.
         """
@@ -139,12 +139,12 @@ class Constants:
 
 
 def call_step(step: Step, env: Callable[[Value], Tensor]) -> Any:
-    """Call the step's function on the tensors that ``env`` gives; whatever it returns."""
+    """Call the step's function on the tensors of ``env``; return its result."""
     return step.function(*substitute(step.args, env), **substitute(step.kwargs, env))
 
 
 def run(step: Step, env: Callable[[Value], Tensor]) -> list[Any]:
-    """Carry ``step`` out on the tensors that ``env`` gives; its results are laid out as traced."""
+    """Run ``step`` on the tensors of ``env``; its results have the traced layout."""
     result = call_step(step, env)
     results = [result] if step.single else list(result)
     for i, value in enumerate(step.results):
@@ -160,7 +160,7 @@ def rms(x: Tensor) -> float:
 
 
 def as_traced(tensor: Tensor, value: Value) -> Tensor:
-    """``tensor`` with the strides of ``value``: itself where they mean the same, else a copy."""
+    """``tensor`` with the strides of ``value``: itself if they are equivalent, else a copy."""
     if tuple(tensor.shape) != value.shape:
         raise RuntimeError(f"an operator returned {tuple(tensor.shape)}, traced: {value.shape}")
     # Strides of dimensions of one element never matter.

@@ -60,7 +60,7 @@ class PlannedSite(Site):
 
 @dataclass(eq=False)
 class ConcatSite(Site):
-    """Channels put side by side; what can be is written there in the first place."""
+    """A concatenation of channels; its inputs are written in place if possible."""
 
     replaces = False
 

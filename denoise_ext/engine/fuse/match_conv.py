@@ -27,7 +27,7 @@ _PADS = {
 
 
 def find_convolutions(graph: Graph, constants: Constants, precision: str) -> list[ConvSite]:
-    """All convolutions with constant weights, each with all that one call can take over.
+    """Find convolutions with constant weights, each with everything that one call can fuse.
 
     From last to first: of two convolutions that are added up, the later one finds the other's
     result ready and takes the sum.
@@ -177,7 +177,7 @@ def _absorb_sum(site: ConvSite, node: Node) -> bool:
 
 
 def _absorb_padding(site: ConvSite) -> None:
-    """Let the convolution itself mirror or repeat its input's border."""
+    """Fuse a mirrored or repeated border into the convolution."""
     node = site.input.producer
     if node is None or node.op not in _PADS or site.transposed:
         return

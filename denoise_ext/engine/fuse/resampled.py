@@ -30,7 +30,7 @@ _POOLED = 2.0
 
 @dataclass(eq=False)
 class ResampledSite(ConvSite):
-    """A :class:`ConvSite` that reads ``coarse`` and ``fine`` where ``input`` would be made of them.
+    """A :class:`ConvSite` that reads ``coarse`` and ``fine`` instead of their concatenation.
 
     With ``pooling``, ``output`` is the pooled image; ``also`` has the full one if others read it.
     """
@@ -84,7 +84,7 @@ class ResampledSite(ConvSite):
 def take_in_resampling(
     graph: Graph, constants: Constants, sites: list[ConvSite], apart: set[tuple[str, str]]
 ) -> list[ConvSite]:
-    """``sites``, with those that can read an upsampled image or pool their result doing so.
+    """Fuse upsampling and pooling into ``sites`` that allow it.
 
     ``apart`` names, by module and label, those that had better not.
     """

@@ -29,14 +29,14 @@ _LONG = 0.5  # seconds: what is longer is timed once
 
 @dataclass
 class Examination:
-    """What was found: the step to use for each site (None: the original), a row for each."""
+    """The result: a step for each site (None: the original), and a row for each."""
 
     chosen: dict[Site, Step | None] = field(default_factory=dict)
     rows: list[Row] = field(default_factory=list)
     bounds: list[float] = field(default_factory=list)  # relative, of the sites replaced
 
     def refused_resampling(self) -> set[tuple[str, str]]:
-        """The module and label of convolutions that lost together with what they took in."""
+        """Module and label of convolutions that lost together with their fused neighbours."""
         return {
             (site.module, site.label)
             for site, step in self.chosen.items()
@@ -80,7 +80,7 @@ def examine(
 
 
 def _mark_left_out(found: Examination) -> None:
-    """Say of sites whose work a replacement after them does that they are not carried out."""
+    """Mark sites that were fused into a later replacement."""
     taken_in = {
         node for site, step in found.chosen.items() if step is not None for node in site.before
     }  # fmt: skip
@@ -213,7 +213,7 @@ def _times(
 
 
 def whole_bound(bounds: list[float]) -> float:
-    """What a model's relative error may be: sites' errors are independent, so their squares add.
+    """Bound a model's relative error: sites' errors are independent, so their squares add.
 
     Twice the root of it, for sites that amplify an error more than the signal, but never above 5 %:
     a plan wired wrongly is off by more than that.
@@ -240,7 +240,7 @@ def _seconds(call: Callable[[], Any], repeats: int) -> float:
 
 
 def relative_error(actual: Tensor, expected: Tensor) -> float:
-    """How far ``actual`` is off, as one number to hold against a bound.
+    """The error of ``actual`` as one number, to compare with a bound.
 
     The root mean square of the difference over that of ``expected``; or, where this is more, the
     largest difference over 1.5 times the largest value: one wrong pixel among many must not hide.

@@ -27,7 +27,7 @@ def obstacle(graph: Graph, device: torch.device) -> str | None:
 
 
 class Recorder:
-    """Records at its first call what ``launch`` enqueues, and replays it from then on.
+    """Record what ``launch`` enqueues at the first call; replay it afterwards.
 
     A graph's kernels read and write the addresses they were recorded with; so inputs are copied in
     and results out (PyTorch, CUDA semantics, "CUDA Graphs").
@@ -54,7 +54,7 @@ class Recorder:
         return self._graph is not None
 
     def __call__(self, inputs: list[Tensor]) -> list[Any]:
-        """``launch(inputs)``, by one way or the other."""
+        """Run ``launch(inputs)``, recorded or not."""
         if torch.cuda.is_current_stream_capturing():  # the caller records: these steps among others
             return self._launch(inputs)
         if not self._tried:

@@ -22,7 +22,7 @@ from denoise_ext.engine.run.region import Region, Settings
 
 
 class State:
-    """What a shadow knows beyond its module's ``__dict__``."""
+    """The state of a shadow besides its module's ``__dict__``."""
 
     def __init__(self, module: nn.Module, path: str, settings: Settings) -> None:
         self.module, self.path, self.settings = module, path, settings
@@ -32,7 +32,7 @@ class State:
         self._children: dict[int, tuple[nn.Module, nn.Module]] = {}
 
     def child(self, name: str, module: nn.Module | None) -> nn.Module | None:
-        """The shadow of a submodule; the module itself where it must be left alone."""
+        """The shadow of a submodule; the module itself if it must not be replaced."""
         if module is None:
             return None
         known = self._children.get(id(module))
@@ -43,14 +43,14 @@ class State:
         return known[1]
 
     def forget(self) -> None:
-        """Drop everything that was decided."""
+        """Drop all decisions."""
         for region in self.regions.values():
             region.forget()
         self._children.clear()
 
 
 def shadow(module: nn.Module, path: str, settings: Settings) -> nn.Module:
-    """The shadow of ``module``, or ``module`` itself where its calls may not be replaced."""
+    """The shadow of ``module``, or ``module`` itself if its calls must not be replaced."""
     reason = _left_alone(module)
     if reason is None:
         try:
@@ -70,7 +70,7 @@ def state_of(module: nn.Module) -> State:
 
 
 def has_hooks(module: nn.Module) -> bool:
-    """Whether calls of this very module must go through its own ``__call__``."""
+    """Whether calls of this module must go through its own ``__call__``."""
     return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
@@ -87,7 +87,7 @@ def _left_alone(module: nn.Module) -> str | None:
 
 
 def _methods(cls: type[nn.Module]) -> tuple[str, ...]:
-    """What is planned: forward, or the methods that the class names instead."""
+    """The planned methods: forward, or those that the class names instead."""
     return getattr(cls, "accelerated_methods", ("forward",))
 
 

@@ -38,7 +38,7 @@ class Buffer:
 
 
 def place(buffers: list[Buffer]) -> int:
-    """Give every buffer an offset; returns the size of the whole.
+    """Give every buffer an offset; return the total size.
 
     The largest first, each into the smallest gap that fits between the buffers alive at the same
     time ("greedy by size", Pisarchyk and Lee 2020, Efficient memory management for deep neural net

@@ -18,7 +18,7 @@ Strides = tuple[int, ...]
 
 
 class Finish:
-    """Gives a plan's results the dtype and the strides that the original's have.
+    """Give a plan's results the dtype and the strides of the original's.
 
     Args:
         tensors: the call's. dtype: what the plan stores, or None.

@@ -1,4 +1,4 @@
-"""A copy of a model to run beside it, as if it had been called instead."""
+"""A private copy of a model that runs as the reference, without side effects."""
 
 from __future__ import annotations
 
