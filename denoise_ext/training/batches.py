@@ -18,7 +18,7 @@ from denoise_ext.data import (
 from denoise_ext.data.cache import white_of
 from denoise_ext.data.noise import add_noise_chain
 from denoise_ext.data.random import NOISE, step_generator, step_seed
-from denoise_ext.metrics.protocol import Sample, as_sample, targets_of
+from denoise_ext.metrics.protocol import Sample, as_sample, inputs_of, targets_of
 from denoise_ext.models import Network, create_model, pretrained_info
 from denoise_ext.training.config import data_path, user_path
 from denoise_ext.training.distributed import Processes
@@ -78,14 +78,18 @@ class Batches(Sampler):
         else:
             sample = as_sample({}, {"image": crops})
         if self.device.type != "cpu":
-            sample = {name: x if name == INDEX else x.pin_memory() for name, x in sample.items()}
+            pinned = {id(x): x.pin_memory() for x in sample.values()}  # a target may be the input
+            sample = {name: pinned[id(x)] for name, x in sample.items()}
         return sample
 
     def finish(self, sample: Sample, step: int) -> Sample:
-        """Noise is drawn on the GPU where there is one."""
-        if self.device.type == "cpu" or self.config.files_are_noisy:
+        """Noise is drawn on the GPU where there is one, and its level is scaled there."""
+        if self.device.type == "cpu":
             return sample
-        return self._add_noise(targets_of(sample)["image"], step)
+        target = targets_of(sample)["image"]
+        if self.config.files_are_noisy:
+            return self._sample(inputs_of(sample)["image"], target, sample["sigma"])
+        return self._add_noise(target, step)
 
     def _sample(self, noisy: Tensor, target: Tensor, sigma: Tensor) -> Sample:
         first = self.processes.rank * len(noisy)
