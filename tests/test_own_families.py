@@ -230,7 +230,7 @@ def test_a_definition_may_be_repeated_but_no_name_taken(names):
 
 
 def test_wrong_registrations(names):
-    with pytest.raises(TypeError, match=r"'plain'.*ImageDenoiser"):
+    with pytest.raises(TypeError, match=r"'plain'.*Network"):
         register_architecture("plain")(dict)
     with pytest.raises(ValueError, match="name"):
         register_architecture("")
