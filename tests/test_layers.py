@@ -179,7 +179,7 @@ MAY_IMPORT = {
     "runtime": {"engine", "analysis", "models", "nn", "ops"},
     "tasks": {"runtime", "models", "nn", "data"},
     "training": {"models", "nn", "ops", "data"},
-    "jobs": {"tasks", "runtime", "models"},
+    "jobs": {"tasks", "runtime"},  # ray.py alone: a cluster loads the network in its actors
     "quality": {"engine", "runtime", "tasks", "models", "ops", "data"},
     "_info": {"ops"},
     "cli": {
