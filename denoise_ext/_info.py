@@ -16,7 +16,7 @@ import torch
 from denoise_ext import __version__, _cache
 from denoise_ext._loader import native, native_error
 from denoise_ext.ops import __all__ as _OPERATORS
-from denoise_ext.ops._library import kernel_devices
+from denoise_ext.ops import kernel_devices
 
 
 def info() -> dict[str, Any]:

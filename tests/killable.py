@@ -14,11 +14,12 @@ import torch
 
 from denoise_ext.engine import Accelerated, plan
 from denoise_ext.io import Picture
-from denoise_ext.jobs.batch import Denoised, Job, Outcome, Worker, known_jobs, run_batch
+from denoise_ext.jobs.batch import Job, Outcome, Worker, known_jobs, run_batch
 from denoise_ext.jobs.manifest import Manifest
 from denoise_ext.jobs.storage import LocalStorage
 from denoise_ext.models import create_model
 from denoise_ext.tasks import denoise
+from denoise_ext.tasks.pictures import Denoised
 
 SIGMA = 20.0
 

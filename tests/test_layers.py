@@ -179,7 +179,7 @@ MAY_IMPORT = {
     "runtime": {"engine", "analysis", "models", "nn", "ops"},
     "tasks": {"runtime", "models", "nn", "data"},
     "training": {"models", "nn", "ops", "data"},
-    "jobs": {"tasks", "runtime", "models"},
+    "jobs": {"tasks", "runtime"},  # ray.py alone: a cluster loads the network in its actors
     "_info": {"ops"},
     "cli": {
         "ops", "reference", "nn", "models", "data", "engine", "analysis", "export", "runtime",
@@ -223,6 +223,49 @@ def test_python_files_import_only_lower_layers():
             top, *rest = name.split(".")
             if top == "denoise_ext" and rest[0] not in allowed:
                 problems.append(f"{name_of(path)}:{number}: {own} must not import {rest[0]}")
+    assert problems == []
+
+
+def module_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def circles(graph: dict[str, set[str]]) -> list[str]:
+    """The modules that are left when those that import nothing but what is gone are gone."""
+    left = {module: set(used) for module, used in graph.items()}
+    while free := [module for module, used in left.items() if not used & left.keys()]:
+        for module in free:
+            del left[module]
+    # Of these, what no other one imports is not in a circle but above it.
+    while top := left.keys() - set().union(*left.values()):
+        for module in top:
+            del left[module]
+    return sorted(left)
+
+
+def test_no_circle_between_modules():
+    """Imports within functions and for type checkers count, too."""
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"b", "d"}, "d": set()}) == ["b", "c"]
+    modules = {module_of(path) for path in PYTHON_FILES}
+    graph = {}
+    for path in PYTHON_FILES:
+        own = module_of(path)
+        found = {name if name in modules else name.rpartition(".")[0] for _, name in imports(path)}
+        graph[own] = found & modules - {own}
+    assert circles(graph) == []
+
+
+def test_no_package_imports_the_private_names_of_another():
+    problems = []
+    for path in PYTHON_FILES:
+        for number, name in imports(path):
+            top, *rest = name.split(".")
+            if top != "denoise_ext" or rest[0] == part(path):
+                continue
+            # The leaves directly in the package are everybody's.
+            private = [x for x in rest[1:] if x.startswith("_") and not x.startswith("__")]
+            if private:
+                problems.append(f"{name_of(path)}:{number}: {name}")
     assert problems == []
 
 

@@ -14,10 +14,11 @@ from denoise_ext import io
 from denoise_ext._loader import native_error
 from denoise_ext.io import ImageError
 from denoise_ext.jobs.batch import Worker
-from denoise_ext.jobs.manifest import Manifest, Record, making_of
+from denoise_ext.jobs.manifest import Manifest, Record
 from denoise_ext.jobs.storage import Job
 from denoise_ext.jobs.urls import UrlStorage, find_files
 from denoise_ext.models import create_model, save_model
+from denoise_ext.tasks.fingerprint import fingerprint_of
 
 ray = pytest.importorskip("ray")
 ray_data = pytest.importorskip("ray.data")
@@ -192,7 +193,7 @@ def test_an_actor_that_dies_loses_nothing(cluster, source, checkpoint, tmp_path)
 
 
 def test_what_a_result_depends_on(checkpoint):
-    made = making_of(checkpoint, sigma=20.0)
-    assert made == making_of(checkpoint, sigma=20.0, strength=1.0, device="cuda")
-    assert made != making_of(checkpoint, sigma=21.0)
-    assert made != making_of(None, sigma=20.0)
+    made = fingerprint_of(checkpoint, sigma=20.0)
+    assert made == fingerprint_of(checkpoint, sigma=20.0, strength=1.0, device="cuda")
+    assert made != fingerprint_of(checkpoint, sigma=21.0)
+    assert made != fingerprint_of(None, sigma=20.0)

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
-
-if TYPE_CHECKING:
-    from denoise_ext.cli.demo import Result
 
 # All in pixels. A detail of the photograph at its own size, above it a label, below it a part of
 # the detail magnified; both rows are equally wide.
@@ -17,6 +14,16 @@ CLOSE_UP = (300, 66, 400, 146)
 MAGNIFICATION = 4
 MARGIN, GAP, LABEL = 20, 12, 62
 BACKGROUND, TEXT, QUIET, MARK = (250, 250, 248), (24, 24, 24), (105, 105, 105), (255, 214, 10)
+
+
+@dataclass(frozen=True)
+class Result:
+    """One image of the comparison with its figures against the clean one."""
+
+    title: str
+    pixels: np.ndarray  # (H, W, 3) uint8
+    psnr: float
+    ssim: float
 
 
 def compose(results: list[Result], clean: np.ndarray) -> np.ndarray:

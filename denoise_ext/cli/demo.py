@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
 from functools import partial
 from importlib import resources
 from pathlib import Path
@@ -15,6 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
+    from denoise_ext.cli._demo_picture import Result
     from denoise_ext.models import Network
 
 PHOTOGRAPH = "kodim21.png"
@@ -26,16 +26,6 @@ SIGMA, SEED = 25.0, 0
 BILATERAL = {"kernel_size": 9, "sigma_color": 0.4, "sigma_space": (1.7, 1.7)}
 
 OUTPUTS = ("noisy.png", "bilateral.png", "denoised.png", "before_after.png")
-
-
-@dataclass(frozen=True)
-class Result:
-    """One image of the comparison with its figures against the clean one."""
-
-    title: str
-    pixels: np.ndarray  # (H, W, 3) uint8
-    psnr: float
-    ssim: float
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -114,10 +104,11 @@ def add_noise(clean: np.ndarray) -> np.ndarray:
 
 
 def _model(args: argparse.Namespace) -> tuple[str, Network]:
-    from denoise_ext.runtime import default_model, load_model
+    from denoise_ext.runtime import open_network
+    from denoise_ext.runtime.model_names import member
 
-    name = default_model(3) if args.model is None else args.model
-    return Path(name).name, load_model(name, args.device, args.backend)
+    name = member(args.model, 3)
+    return Path(name).name, open_network(name, args.device, None, args.backend, channels=3)
 
 
 def _denoise(noisy: np.ndarray, model: Network) -> np.ndarray:
@@ -149,6 +140,7 @@ def _unit_batch(pixels: np.ndarray) -> torch.Tensor:
 
 
 def _result(title: str, pixels: np.ndarray, clean: np.ndarray) -> Result:
+    from denoise_ext.cli._demo_picture import Result
     from denoise_ext.metrics import psnr, ssim
 
     a, b = _unit_batch(pixels), _unit_batch(clean)

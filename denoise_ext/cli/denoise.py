@@ -169,12 +169,12 @@ def run(args: argparse.Namespace) -> int:
     return EXIT_SOME_FAILED if report.failures else 0
 
 
-def making(args: argparse.Namespace) -> dict[str, Any]:
+def fingerprint(args: argparse.Namespace) -> dict[str, Any]:
     """All that a result depends on besides its input."""
-    from denoise_ext.jobs.manifest import making_of
+    from denoise_ext.tasks.fingerprint import fingerprint_of
 
     how = {"value_range": args.value_range, "axes": args.axes}
-    return making_of(args.model, **how, **_options(args))
+    return fingerprint_of(args.model, **how, **_options(args))
 
 
 def _options(args: argparse.Namespace) -> dict[str, Any]:
@@ -210,7 +210,7 @@ def _run_here(
             value_range=args.value_range,
             axes=args.axes,
         ),
-        making(args) if manifest else None,
+        fingerprint(args) if manifest else None,
         storage=LocalStorage(manifest, make_folders=manifest is not None),
         overwrite=args.overwrite,
         max_pixels=max_pixels(args),
@@ -272,7 +272,7 @@ def _statuses(plan: Plan, args: argparse.Namespace) -> Iterator[tuple[Job, str]]
 
         folder, storage = manifest_folder(plan.output), UrlStorage()
     records = recorded(folder) if args.resume else {}
-    made_by = making(args) if args.resume else None
+    made_by = fingerprint(args) if args.resume else None
     worker = Worker(None, made_by, storage=storage, overwrite=args.overwrite)
     for job in plan.jobs:
         yield job, worker.status(replace(job, known=records.get(os.fsencode(job.name))))

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 
@@ -24,9 +24,17 @@ from denoise_ext.io.codecs import suffix_of
 from denoise_ext.jobs.manifest import Manifest, Record, key_of
 from denoise_ext.jobs.pipeline import Final, Finished, Stage, run_stages
 from denoise_ext.jobs.storage import DiskFullError, Job, LocalStorage, Storage
-from denoise_ext.tasks.pictures import Denoised
 
 Status = Literal["written", "skipped", "failed"]
+
+
+class Processed(Protocol):
+    """What a worker's `denoise` returns."""
+
+    picture: Picture
+    sigma: float | None
+    """The noise level it was denoised for, on the 0-255 scale."""
+    estimated: bool
 
 
 @dataclass(frozen=True)
@@ -67,8 +75,8 @@ class Worker:
 
     Args:
         denoise: what computes.
-        making: all that the result depends on besides the input (hash of the weights, options), as
-            JSON can hold it; None: jobs have no keys (nothing is recorded).
+        fingerprint: all that the result depends on besides the input (hash of the weights,
+            options), as JSON can hold it; None: jobs have no keys (nothing is recorded).
         storage: where the files lie.
         overwrite: replace outputs that are there already.
         max_pixels: refuse larger inputs, all frames together, before they are decoded.
@@ -76,14 +84,14 @@ class Worker:
 
     def __init__(
         self,
-        denoise: Callable[[Picture], Denoised],
-        making: dict[str, Any] | None = None,
+        denoise: Callable[[Picture], Processed],
+        fingerprint: dict[str, Any] | None = None,
         *,
         storage: Storage | None = None,
         overwrite: bool = False,
         max_pixels: int = DEFAULT_MAX_PIXELS,
     ) -> None:
-        self._denoise, self._making = denoise, making
+        self._denoise, self._fingerprint = denoise, fingerprint
         self._storage = storage or LocalStorage()
         self._overwrite, self._max_pixels = overwrite, max_pixels
         self._full = ""
@@ -94,7 +102,7 @@ class Worker:
         with _timed(work, "read"):
             if self._full:
                 raise Final(Outcome(job, "failed", f"not started: {self._full}"))
-            if self._making is not None:
+            if self._fingerprint is not None:
                 work.key = self._key(job)
             work.replaces = self._check_target(job, work.key)
             work.picture = self._storage.read(job.source, self._max_pixels)
@@ -141,7 +149,7 @@ class Worker:
     def status(self, job: Job) -> str:
         """What `process` would do: "to do", "done", or why it would fail."""
         try:
-            self._check_target(job, self._key(job) if self._making is not None else None)
+            self._check_target(job, self._key(job) if self._fingerprint is not None else None)
         except Final:
             return "done"
         except ImageError as error:
@@ -150,7 +158,7 @@ class Worker:
 
     def _key(self, job: Job) -> str | None:
         content = self._storage.sha256(job.source)
-        return content and key_of(content, {**self._making, "format": _format(job)})
+        return content and key_of(content, {**self._fingerprint, "format": _format(job)})
 
     def _check_target(self, job: Job, key: str | None) -> bool:
         """Whether what is there may be replaced. Final: it is done. ImageError: in the way."""

@@ -28,10 +28,11 @@ import torch
 
 from denoise_ext.io import DEFAULT_MAX_PIXELS, ImageError
 from denoise_ext.jobs.batch import Outcome, Worker, failed, run_batch
-from denoise_ext.jobs.manifest import Manifest, Record, making_of
+from denoise_ext.jobs.manifest import Manifest, Record
 from denoise_ext.jobs.storage import Job
 from denoise_ext.jobs.urls import UrlStorage, find_files, is_url, local_path
 from denoise_ext.tasks.denoiser import Denoiser
+from denoise_ext.tasks.fingerprint import fingerprint_of
 from denoise_ext.tasks.pictures import denoise_picture
 from denoise_ext.tasks.value_range import Range
 
@@ -136,8 +137,8 @@ def actor_setup(
     if model is not None and Path(model).is_file():
         checkpoint = (Path(model).name, Path(model).read_bytes())
     how = {"value_range": value_range, "axes": axes}
-    making = making_of(**how, **options)
-    return partial(_make_worker, options, checkpoint, making, overwrite, max_pixels, how)
+    fingerprint = fingerprint_of(**how, **options)
+    return partial(_make_worker, options, checkpoint, fingerprint, overwrite, max_pixels, how)
 
 
 def manifest_folder(output: str | os.PathLike[str]) -> Path:
@@ -192,7 +193,7 @@ def _claimed(
 def _make_worker(
     options: dict[str, Any],
     checkpoint: tuple[str, bytes] | None,
-    making: dict[str, Any],
+    fingerprint: dict[str, Any],
     overwrite: bool,
     max_pixels: int,
     how: dict[str, Any],
@@ -207,7 +208,9 @@ def _make_worker(
             options = {**options, "model": load_model(path, **places)}
     denoiser = Denoiser(**options)
     denoise = partial(denoise_picture, denoiser, **how)
-    return Worker(denoise, making, storage=UrlStorage(), overwrite=overwrite, max_pixels=max_pixels)
+    return Worker(
+        denoise, fingerprint, storage=UrlStorage(), overwrite=overwrite, max_pixels=max_pixels
+    )
 
 
 def _room(ray: Any, cpus: int, gpus: float) -> int:

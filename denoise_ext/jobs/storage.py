@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Protocol
 
 from denoise_ext.io import ImageError, Picture, check_can_write, read_picture, write_atomically
-from denoise_ext.jobs.manifest import Manifest, ManifestError, Record, file_sha256
+from denoise_ext.io.digest import file_sha256
+from denoise_ext.jobs.manifest import Manifest, ManifestError, Record
 
 
 @dataclass(frozen=True)

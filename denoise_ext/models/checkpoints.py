@@ -18,8 +18,6 @@ from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
 from denoise_ext.models.archive import check_file
-from denoise_ext.models.dncnn import DnCNN
-from denoise_ext.models.folding import fold_batchnorm
 from denoise_ext.models.network import Network
 from denoise_ext.models.recognise import (
     CheckpointError,
@@ -27,7 +25,7 @@ from denoise_ext.models.recognise import (
     check_dense,
     recognise,
 )
-from denoise_ext.models.registry import build_model, check_config, create_model, has_family
+from denoise_ext.models.registry import build_model, build_named, check_config, has_family
 
 FORMAT = "denoise_ext"
 TRAINING_FORMAT = "denoise_ext training state 1"
@@ -132,7 +130,7 @@ def _load_safetensors(path: Path) -> Network:
         raise
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise CheckpointError(f"its metadata describes no model ({error})") from None
-    return _for_inference(model)
+    return model.for_inference()
 
 
 def _check_family(config: dict[str, Any]) -> None:
@@ -156,12 +154,10 @@ def _from_training_state(state: dict[str, Any]) -> Network:
         else:  # written before runs could start from a checkpoint of any network
             chosen = state["config"]["model"]
             _check_layers(chosen["options"], weights)
-            model = build_fitting(
-                lambda: create_model(chosen["name"], **chosen["options"]), weights
-            )
+            model = build_fitting(lambda: build_named(chosen["name"], **chosen["options"]), weights)
     except (KeyError, TypeError) as error:
         raise CheckpointError(f"damaged training state ({error})") from None
-    return _for_inference(model)
+    return model.for_inference()
 
 
 def _check_layers(config: dict[str, Any], state: dict[str, Tensor]) -> None:
@@ -177,10 +173,6 @@ def _check_layers(config: dict[str, Any], state: dict[str, Tensor]) -> None:
             f"its metadata describes no model of its {len(state)} tensors: {layers} layers in"
             f" {levels} levels"
         )
-
-
-def _for_inference(model: Network) -> Network:
-    return fold_batchnorm(model) if isinstance(model, DnCNN) else model.eval()
 
 
 def load_plain_data(path: Path, *, records: bool = False) -> object:

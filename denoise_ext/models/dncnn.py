@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from denoise_ext._choices import check_choice
+from denoise_ext.models.folding import BatchNorm, fold_into
 from denoise_ext.models.image_denoiser import (
     MAX_LAYERS,
     ImageDenoiser,
@@ -88,10 +89,47 @@ class DnCNN(ImageDenoiser):
         """See :func:`~denoise_ext.models.initialise.initialise_stack`."""
         initialise_stack(self, generator)
 
+    def for_inference(self) -> DnCNN:
+        """Without batch normalisation, which is folded into the convolutions; in eval mode."""
+        return fold_batchnorm(self) if self.batch_norm else self.eval()
+
     def denoise(self, x: Tensor, noise_map: Tensor | None) -> Tensor:
         """See :meth:`ImageDenoiser.denoise`."""
         output = self.body(append_noise_map(x, noise_map))
         return x - output if self.predicts == "noise" else output
+
+
+@torch.no_grad()
+def fold_batchnorm(model: DnCNN) -> DnCNN:
+    """A copy of ``model`` for inference, its batch normalisation folded into the convolutions.
+
+    Returns a model without batch normalisation, in eval mode; its output is that of
+    ``model.eval()`` up to rounding. A model that has none is copied as it is.
+
+    Raises TypeError when ``model`` is not a DnCNN.
+    """
+    if not isinstance(model, DnCNN):
+        raise TypeError(f"model must be a DnCNN, got {type(model).__name__}")
+    options = {key: value for key, value in model.config.items() if key != "family"}
+    folded = DnCNN(**{**options, "batch_norm": False})
+    reference = next(model.parameters())
+    folded = folded.to(device=reference.device, dtype=reference.dtype)
+    targets = iter(folded.body)
+    layers = list(model.body)
+    for layer, following in zip(layers, [*layers[1:], None]):
+        if not isinstance(layer, nn.Conv2d):
+            continue
+        weight, bias = layer.weight, layer.bias
+        if isinstance(following, nn.BatchNorm2d):
+            weight, bias = fold_into(weight, bias, _read(following))
+        target = next(targets)
+        target.weight.copy_(weight)
+        target.bias.copy_(bias)
+    return folded.eval()
+
+
+def _read(norm: nn.BatchNorm2d) -> BatchNorm:
+    return BatchNorm(norm.weight, norm.bias, norm.running_mean, norm.running_var, norm.eps)
 
 
 @register_model

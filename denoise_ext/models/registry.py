@@ -6,9 +6,7 @@ import fnmatch
 import hashlib
 import json
 from collections.abc import Callable, Iterable
-from contextlib import nullcontext
 from dataclasses import dataclass, field
-from os import PathLike
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -174,36 +172,16 @@ def pretrained_info(name: str) -> Pretrained | None:
     return _pretrained.get(name)
 
 
-def create_model(
-    name: str,
-    pretrained: bool = False,
-    checkpoint_path: str | PathLike[str] | None = None,
-    **kwargs: Any,
-) -> Network:
-    """Build a model by name.
+def build_named(name: str, **kwargs: Any) -> Network:
+    """The untrained network of that name; ``kwargs`` are changes to its default configuration.
 
-    Args:
-        name: one of :func:`list_models`.
-        pretrained: load the shipped weights (checked against their SHA-256); eval mode.
-        checkpoint_path: load these weights instead (see ``load_checkpoint``); they must fit the
-            named model and ``kwargs``; eval mode.
-        **kwargs: changes to the model's default configuration, e.g. ``channels=3, depth=20``.
-
-    Raises:
-        ValueError: unknown name (with the closest known ones) or option, no shipped weights,
-            weights that do not fit.
-        TypeError: the registered function returned no :class:`Network`.
-        RuntimeError: the shipped file is missing or damaged.
+    Raises ValueError for an unknown name or option, TypeError where the registered function
+    returns no :class:`Network`.
     """
     if not has_model(name):
         raise ValueError(unknown_name("model", name, _models))
-    if pretrained and checkpoint_path is not None:
-        raise ValueError("pretrained=True and checkpoint_path exclude each other")
-    loads = pretrained or checkpoint_path is not None
     try:
-        # What weights are loaded for is built for its configuration alone.
-        with torch.device("meta") if loads else nullcontext():
-            model = _models[name](**kwargs)
+        model = _models[name](**kwargs)
     except TypeError as error:
         if "unexpected keyword" not in str(error):
             raise
@@ -212,10 +190,6 @@ def create_model(
     if not isinstance(model, Network):
         kind = type(model).__name__
         raise TypeError(f"model {name!r}: its function returned {kind}, no models.Network")
-    if pretrained:
-        return _load_pretrained(name, model)
-    if checkpoint_path is not None:
-        return _load_into(model, checkpoint_path, f"model {name!r}")
     return model
 
 
@@ -241,27 +215,3 @@ def check_config(model: Network) -> None:
     )
     if type(built) is not type(model) or ours != theirs:
         raise ValueError(f"{kind}.config does not describe the network: {config}")
-
-
-def _load_pretrained(name: str, model: Network) -> Network:
-    entry = _pretrained.get(name)
-    if entry is None:
-        have = ", ".join(sorted(_pretrained)) or "none"
-        raise ValueError(f"model {name!r} ships without weights; with weights: {have}")
-    entry.verify()
-    return _load_into(model, entry.path, f"model {name!r}")
-
-
-def _load_into(model: Network, path: str | PathLike[str], what: str) -> Network:
-    from denoise_ext.models.checkpoints import load_checkpoint  # imports this module
-
-    loaded = load_checkpoint(path)
-    wanted = {**model.config, "batch_norm": False} if "batch_norm" in model.config else model.config
-    different = [
-        f"{key} is {loaded.config.get(key)!r}, wanted {value!r}"
-        for key, value in wanted.items()
-        if loaded.config.get(key) != value
-    ]
-    if different:
-        raise ValueError(f"checkpoint {path} does not fit {what}: {'; '.join(different)}")
-    return loaded

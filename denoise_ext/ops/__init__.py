@@ -7,6 +7,8 @@ plain PyTorch.  :func:`explain` names the kernel of a call, and the reason again
 
 from denoise_ext.ops import _conv2d_out as _conv2d_out  # fake kernels of the raw operators
 from denoise_ext.ops._explain import explain as explain
+from denoise_ext.ops._layout import is_channels_last as is_channels_last
+from denoise_ext.ops._library import kernel_devices as kernel_devices
 from denoise_ext.ops.bilateral_blur import bilateral_blur, joint_bilateral_blur
 from denoise_ext.ops.conv2d import conv2d
 from denoise_ext.ops.conv_transpose2d import conv_transpose2d

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from denoise_ext._loader import native_error
-from denoise_ext.ops._library import kernel_devices
+from denoise_ext.ops import kernel_devices
 
 BACKENDS = ("native", "torch")
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from denoise_ext.engine.capture.graph import channels_last_stride
-from denoise_ext.ops._layout import is_channels_last
+from denoise_ext.ops import is_channels_last
 
 aten = torch.ops.aten
 

@@ -7,12 +7,10 @@ it would decide by the numbers in a tensor raises, and the call is left to PyTor
 from __future__ import annotations
 
 import gc
-import random
 import weakref
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
@@ -21,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from denoise_ext.engine.capture.graph import Graph, Node, Value, channels_last_stride
 from denoise_ext.engine.capture.instrumented_copy import Clone, Guard, NotPlannedError
+from denoise_ext.engine.capture.random_state import random_states, same_on_cpu
 from denoise_ext.engine.capture.shapes import result_of
 from denoise_ext.engine.capture.signature import PLAIN
 
@@ -207,7 +206,7 @@ def _record(
 
 def _run(call: Callable, recorder: _Recorder) -> list[Any]:
     """Run under the recorder; an exception becomes the reason not to plan."""
-    states = _random_states()
+    states = random_states()
     try:
         with torch.no_grad(), torch.device("meta"), _NoMemory(recorder.device), recorder:
             result = call()
@@ -218,23 +217,9 @@ def _run(call: Callable, recorder: _Recorder) -> list[Any]:
         raise NotPlannedError(
             f"it cannot be traced: {type(error).__name__}: {text[0] if text else ''}"
         ) from error
-    if not _same(states, _random_states()):
+    if not same_on_cpu(states, random_states()):
         raise NotPlannedError("it draws random numbers outside of PyTorch")
     return result
-
-
-def _random_states() -> tuple:
-    return random.getstate(), np.random.get_state(), torch.get_rng_state()
-
-
-def _same(before: tuple, after: tuple) -> bool:
-    numpy_before, numpy_after = before[1], after[1]
-    return (
-        before[0] == after[0]
-        and np.array_equal(numpy_before[1], numpy_after[1])
-        and numpy_before[2:] == numpy_after[2:]
-        and torch.equal(before[2], after[2])
-    )
 
 
 def _only_device(tensors: list[Tensor]) -> torch.device:
