@@ -121,9 +121,11 @@ def _at_most(value: int, most: int, what: str) -> None:
         raise ValueError(f"{what} must be at most {most}, got {value}")
 
 
-def check_fake_conv(weight: Tensor, **pairs: Sequence[int]) -> None:
+def check_fake_conv(weight: Tensor, groups: int = 1, **pairs: Sequence[int]) -> None:
     """Check for a fake kernel what the operator does, and its Python function did before."""
     check_weight_size(weight)
+    if groups < 1 or weight.shape[0] % groups:
+        raise ValueError(f"groups must divide weight.shape[0] ({weight.shape[0]}), got {groups}")
     for name, pair in pairs.items():
         int_pair(pair, name, 0 if "padding" in name else 1)
 

@@ -75,7 +75,17 @@ def repeat(rng: random.Random, data: bytes) -> bytes:
 
 def insert_run(rng: random.Random, data: bytes) -> bytes:
     """A run of one byte, seldom a very long one."""
-    length = rng.choice([1, 4, 100, 10_000] if rng.random() < 0.97 else [1 << 20, _LONGEST_RUN])
+    return _with_run(
+        rng, data, rng.choice([1, 4, 100, 10_000] if rng.random() < 0.97 else [1 << 20])
+    )
+
+
+def insert_long_run(rng: random.Random, data: bytes) -> bytes:
+    """For what is compressed afterwards."""
+    return _with_run(rng, data, _LONGEST_RUN) if rng.random() < 0.01 else insert_run(rng, data)
+
+
+def _with_run(rng: random.Random, data: bytes, length: int) -> bytes:
     at = _place(rng, data)
     return data[:at] + bytes([rng.choice([0, 0, 255, ord("["), ord("9")])]) * length + data[at:]
 
@@ -95,6 +105,11 @@ def mutated(rng: random.Random, data: bytes, others: Sequence[bytes] = ()) -> by
     return data
 
 
+def mutated_inside(rng: random.Random, data: bytes) -> bytes:
+    """`mutated` for what is compressed afterwards: a few megabytes more are a small file."""
+    return insert_long_run(rng, data) if rng.random() < 0.1 else mutated(rng, data)
+
+
 def zip_mutated(rng: random.Random, data: bytes) -> bytes:
     """A ZIP file with a member damaged, and all checksums right."""
     out = io.BytesIO()
@@ -110,7 +125,7 @@ def zip_mutated(rng: random.Random, data: bytes) -> bytes:
             if number == victim and kind < 0.2:
                 name = rng.choice(["../x", "/x", name + "/x", "x" * 300, name.upper()])
             elif number == victim:
-                content = mutated(rng, content)
+                content = mutated_inside(rng, content)
             packing = rng.choice([zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
             new.writestr(name, content, packing, compresslevel=1)
     return out.getvalue()
