@@ -118,9 +118,9 @@ def test_refused(name, arguments, argument):
 
 @pytest.mark.parametrize("groups", [-HUGE - 1, -1, 0, 3, HUGE])
 @pytest.mark.parametrize("name", ["conv2d", "conv_transpose2d"])
-@pytest.mark.parametrize("device", ["cpu", "meta"])
-def test_groups_of_raw_operators(name, groups, device):
-    x, weight = torch.zeros(1, 2, 8, 8, device=device), torch.zeros(2, 2, 2, 2, device=device)
+@pytest.mark.parametrize("place", ["cpu", "meta"])
+def test_groups_of_raw_operators(name, groups, place):
+    x, weight = torch.zeros(1, 2, 8, 8, device=place), torch.zeros(2, 2, 2, 2, device=place)
     output_padding = [[0, 0]] if name == "conv_transpose2d" else []
     numbers = [[1, 1], [0, 0], *output_padding]
     numbers += [groups, [1, 1]] if output_padding else [[1, 1], groups]

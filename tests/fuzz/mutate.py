@@ -80,11 +80,6 @@ def insert_run(rng: random.Random, data: bytes) -> bytes:
     )
 
 
-def insert_long_run(rng: random.Random, data: bytes) -> bytes:
-    """For what is compressed afterwards."""
-    return _with_run(rng, data, _LONGEST_RUN) if rng.random() < 0.01 else insert_run(rng, data)
-
-
 def _with_run(rng: random.Random, data: bytes, length: int) -> bytes:
     at = _place(rng, data)
     return data[:at] + bytes([rng.choice([0, 0, 255, ord("["), ord("9")])]) * length + data[at:]
@@ -106,8 +101,10 @@ def mutated(rng: random.Random, data: bytes, others: Sequence[bytes] = ()) -> by
 
 
 def mutated_inside(rng: random.Random, data: bytes) -> bytes:
-    """`mutated` for what is compressed afterwards: a few megabytes more are a small file."""
-    return insert_long_run(rng, data) if rng.random() < 0.1 else mutated(rng, data)
+    """`mutated` for what is compressed afterwards: a very long run is small there."""
+    if rng.random() < 0.002:
+        return _with_run(rng, data, _LONGEST_RUN)
+    return mutated(rng, data)
 
 
 def zip_mutated(rng: random.Random, data: bytes) -> bytes:
