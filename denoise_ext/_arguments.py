@@ -117,9 +117,11 @@ def _at_most(value: int, most: int, what: str) -> None:
         raise ValueError(f"{what} must be at most {most}, got {value}")
 
 
-def check_fake_conv(weight: Tensor, **pairs: Sequence[int]) -> None:
+def check_fake_conv(weight: Tensor, groups: int = 1, **pairs: Sequence[int]) -> None:
     """Check for a fake kernel what the operator does, and its Python function did before."""
     check_weight_size(weight)
+    if groups < 1 or weight.shape[0] % groups:
+        raise ValueError(f"groups must divide weight.shape[0] ({weight.shape[0]}), got {groups}")
     for name, pair in pairs.items():
         int_pair(pair, name, 0 if "padding" in name else 1)
 
@@ -137,7 +139,10 @@ def conv_output_size(
     reach_y, reach_x = dilation[0] * (kh - 1) + 1, dilation[1] * (kw - 1) + 1
     padded_y, padded_x = h + 2 * padding[0], w + 2 * padding[1]
     if not (
-        padded_y.__class__ is padded_x.__class__ is reach_y.__class__ is reach_x.__class__ is int
+        padded_y.__class__ is not _SymInt
+        and padded_x.__class__ is not _SymInt
+        and reach_y.__class__ is not _SymInt
+        and reach_x.__class__ is not _SymInt
         and padded_y <= LARGEST_EXTENT
         and padded_x <= LARGEST_EXTENT
         and reach_y <= LARGEST_EXTENT
@@ -165,7 +170,10 @@ def conv_transpose_output_size(
     rows = (h - 1) * stride[0] - 2 * padding[0] + reach_y + output_padding[0]
     columns = (w - 1) * stride[1] - 2 * padding[1] + reach_x + output_padding[1]
     if not (
-        rows.__class__ is columns.__class__ is reach_y.__class__ is reach_x.__class__ is int
+        rows.__class__ is not _SymInt
+        and columns.__class__ is not _SymInt
+        and reach_y.__class__ is not _SymInt
+        and reach_x.__class__ is not _SymInt
         and h <= LARGEST_EXTENT
         and w <= LARGEST_EXTENT
         and rows <= LARGEST_EXTENT
@@ -183,14 +191,14 @@ def conv_transpose_output_size(
 def check_output_size(shape: tuple[int, ...]) -> None:
     """Check the number of elements of a convolution's output."""
     elements = math.prod(shape)
-    if elements.__class__ is not int or elements > MOST_OUTPUTS:
+    if elements.__class__ is _SymInt or elements > MOST_OUTPUTS:
         _at_most(elements, MOST_OUTPUTS, "output's elements")
 
 
 def check_weight_size(weight: Tensor) -> None:
     """Check the number of elements and taps of a convolution's weight."""
     elements = weight.numel()
-    if elements.__class__ is int and 0 < elements <= MOST_TAPS:  # so few are the taps too
+    if elements.__class__ is not _SymInt and 0 < elements <= MOST_TAPS:  # so few are the taps too
         return
     _, _, rows, columns = weight.shape
     _at_most(rows * columns, MOST_TAPS, "weight's rows times columns")

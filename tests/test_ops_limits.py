@@ -116,6 +116,19 @@ def test_refused(name, arguments, argument):
             ops.explain(getattr(ops, name), **arguments, device=device)
 
 
+@pytest.mark.parametrize("groups", [-HUGE - 1, -1, 0, 3, HUGE])
+@pytest.mark.parametrize("name", ["conv2d", "conv_transpose2d"])
+@pytest.mark.parametrize("place", ["cpu", "meta"])
+def test_groups_of_raw_operators(name, groups, place):
+    x, weight = torch.zeros(1, 2, 8, 8, device=place), torch.zeros(2, 2, 2, 2, device=place)
+    output_padding = [[0, 0]] if name == "conv_transpose2d" else []
+    numbers = [[1, 1], [0, 0], *output_padding]
+    numbers += [groups, [1, 1]] if output_padding else [[1, 1], groups]
+    extra = [] if output_padding else [None, "before"]
+    with pytest.raises((ValueError, RuntimeError), match="groups"):
+        getattr(OPS, name)(x, weight, None, *numbers, "none", 0.0, None, *extra, "default")
+
+
 needs_emulator = pytest.mark.skipif(
     cuda_emulator.missing() is not None, reason=str(cuda_emulator.missing())
 )

@@ -198,7 +198,7 @@ def _fake(
     input, weight, bias, stride, padding, dilation, groups, activation, negative_slope,
     prelu_weight, residual, residual_position, precision="default",
 ):  # fmt: skip
-    check_fake_conv(weight, stride=stride, padding=padding, dilation=dilation)
+    check_fake_conv(weight, groups, stride=stride, padding=padding, dilation=dilation)
     shape = _output_shape(input, weight, stride, padding, dilation)
     return empty_as(input, shape, output_format(input, weight))
 
@@ -207,7 +207,7 @@ def _backward_fake(
     grad_output, input, weight, saved, prelu_weight, stride, padding, dilation, groups, activation,
     negative_slope, output_mask, precision="default",
 ):  # fmt: skip
-    check_fake_conv(weight, stride=stride, padding=padding, dilation=dilation)
+    check_fake_conv(weight, groups, stride=stride, padding=padding, dilation=dilation)
     _output_shape(input, weight, stride, padding, dilation)  # checks
     # Without an activation the last gradient is a copy of the output's; with one it is laid out as
     # what the activation's gradient is computed from.

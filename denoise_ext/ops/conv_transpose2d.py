@@ -138,7 +138,12 @@ def _fake(
     negative_slope, prelu_weight, precision="default",
 ):  # fmt: skip
     check_fake_conv(
-        weight, stride=stride, padding=padding, output_padding=output_padding, dilation=dilation
+        weight,
+        groups,
+        stride=stride,
+        padding=padding,
+        output_padding=output_padding,
+        dilation=dilation,
     )
     shape = _output_shape(input, weight, stride, padding, output_padding, groups, dilation)
     return empty_as(input, shape, output_format(input, weight))
@@ -149,7 +154,12 @@ def _backward_fake(
     dilation, activation, negative_slope, output_mask, precision="default",
 ):  # fmt: skip
     check_fake_conv(
-        weight, stride=stride, padding=padding, output_padding=output_padding, dilation=dilation
+        weight,
+        groups,
+        stride=stride,
+        padding=padding,
+        output_padding=output_padding,
+        dilation=dilation,
     )
     _output_shape(input, weight, stride, padding, output_padding, groups, dilation)  # checks
     return conv_backward_fake(input, weight, prelu_weight, weight.shape[1] * groups, output_mask)

@@ -129,6 +129,9 @@ def functional_case(rng: random.Random) -> str:
         return RESULT
 
 
+MOST = 2**22  # elements of a gradient or a result that is made here: of float64 32 MiB
+
+
 def backward_case(rng: random.Random) -> str:
     """One call of a gradient: of the right sizes and finite, or an exception."""
     case = rng.choice(list(CASES.values()))
@@ -145,8 +148,8 @@ def backward_case(rng: random.Random) -> str:
         shape = tuple(x.shape)
     if max(shape, default=0) > 5000 or min(shape, default=0) < 0:
         return REFUSED  # an image without memory, or no image: there is no gradient to give
-    if math.prod(shape) > 2**26:
-        return REFUSED  # a gradient of gigabytes is not made here
+    if math.prod(shape) > MOST:
+        return REFUSED
     grads = {"grad": torch.rand(shape).to(x.dtype), "saved": torch.rand(shape).to(x.dtype)}
     grads = {name: odd_view(rng, g) for name, g in grads.items()}
     if rng.random() < 0.15:
@@ -215,7 +218,7 @@ def out_case(rng: random.Random) -> str:
     shape = [t["input"].shape[0], filters, *size]
     if rng.random() < 0.05:
         shape[rng.randrange(4)] += rng.choice([-1, 1])
-    if min(shape) < 0 or max(shape) > 100_000:
+    if min(shape) < 0 or max(shape) > 100_000 or math.prod(shape) > MOST:
         shape = [1, max(1, min(filters, 100)), 1, 1]  # refused, or a defect
     out, buffer = guarded(rng, torch.empty(shape, dtype=t["input"].dtype))
     border = rng.choice(BORDERS) if not transposed and rng.random() < 0.5 else "constant"
