@@ -7,6 +7,7 @@ import json
 import pickle
 import struct
 import zipfile
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -67,12 +68,24 @@ def with_pickle(body: bytes) -> bytes:
     return rezipped(lambda name, data: body if name.endswith("data.pkl") else data)
 
 
-def copying() -> bytes:
-    """A list of 100 000 numbers, made a dict a hundred thousand times: 10^10 items."""
-    numbers = b"(" + b"K\1" * 100_000 + b"tq\1"
-    return with_pickle(
-        b"\x80\2]" + numbers + b"0ctorch\nSize\nq\0" + b"0(" + b"h\0h\1\x85R" * 100_000 + b"le."
-    )
+def called(function: bytes, argument: bytes, calls: int) -> bytes:
+    """A list of results: the function, of the one memoised tuple of arguments, again and again."""
+    return b"\x80\2](" + argument + b"q\1" + function + b"q\0" + b"h\0h\1R" * calls + b"e."
+
+
+NUMBERS = b"(" + b"K\1" * 100_000 + b"t"
+NONES = b"(" + b"N" * 500_000 + b"t"
+COPYING = {
+    # a Size of 100 000 numbers a hundred thousand times: 10^10 items
+    "copying": called(b"ctorch\nSize\n", NUMBERS + b"\x85", 100_000),
+    "many arguments": called(b"ctorch\ndevice\n", NONES, 100_000),
+    "many arguments of arguments": called(
+        b"ctorch._tensor\n_rebuild_from_type_v2\n",
+        b"(ctorch._utils\n_rebuild_tensor_v2\nctorch\nTensor\n(" + NUMBERS + b"tNt", 100_000),
+    "many attributes": b"\x80\2](}(" + b"".join(
+        b"J" + struct.pack("<i", number) + b"N" for number in range(100_000)) + b"uq\1"
+        + b"ccollections\nOrderedDict\nq\0" + b"h\0)Rh\1b" * 100_000 + b"e.",
+}  # fmt: skip
 
 
 def nested_keys() -> bytes:
@@ -85,7 +98,13 @@ PICKLES = {
                    + b"\x85R."),
     "far memo": b"\x80\2Nr\xff\xff\xff\x7f.",
     "doubling": b"\x80\2c_codecs\nencode\nU\1aU\3hex\x86R.",
-    "a class": b"\x80\2cbuiltins\ncomplex\nK\1\x85R.",
+    "a class": b"\x80\2cbuiltins\nslice\nK\1\x85R.",
+    "a tensor of a size": b"\x80\2ctorch\nTensor\n\x8a\6" + (1 << 32).to_bytes(6, "little")
+                          + b"\x85R.",
+    "a rebuilt bytearray": b"\x80\2ctorch._tensor\n_rebuild_from_type_v2\n(cbuiltins\nbytearray\n"
+                           b"ctorch\nTensor\n\x8a\6" + (1 << 32).to_bytes(6, "little")
+                           + b"\x85NtR.",
+    "long references": b"\x80\2](" + NONES + b"q\1" + b"h\1Q" * 100_000 + b"e.",
 }  # fmt: skip
 
 
@@ -102,7 +121,9 @@ def legacy_lie() -> bytes:
 FILES = {
     "inflating": (inflating, "is compressed"),
     "overlapping": (overlapping, "more than the file's"),
-    "copying": (copying, "would copy more than"),
+    **{name: (lambda body=body: with_pickle(body), "would copy more than")
+       for name, body in COPYING.items()},
+    "stated bytes": (lambda: b"\x80\5\x96" + struct.pack("<Q", 1 << 30) + b".", "opcode 150"),
     "nested keys": (nested_keys, "neither text nor a number"),
     "long pickle": (lambda: with_pickle(b"\x80\2" + b"}" * MAX_PICKLE + b"."),
                     f"at most {MAX_PICKLE} are read"),
@@ -111,6 +132,41 @@ FILES = {
     "legacy lie": (legacy_lie, "truncated or damaged"),
     **{name: (lambda body=body: with_pickle(body), "") for name, body in PICKLES.items()},
 }  # fmt: skip
+
+
+def one_of_each() -> dict:
+    """All kinds of objects that `torch.load(weights_only=True)` reads by itself."""
+    weight = torch.nn.Parameter(torch.zeros(2, 3))
+    scheduler = torch.optim.lr_scheduler.MultiStepLR(torch.optim.Adam([weight]), [10, 20, 20])
+    noted, named = torch.zeros(2), torch.nn.Parameter(torch.zeros(2))
+    noted.note, named.note = "attribute of a tensor", "attribute of a parameter"
+    return {
+        "scheduler": scheduler.state_dict(), "set": {1, "a", None}, "complex": 1 - 2j,
+        "bytes": b"a\xff", "bytearray": bytearray(b"a\xff"), "size": torch.Size((1, 2)),
+        "ordered": OrderedDict(a=1), "dtypes": [torch.float32, torch.uint16, torch.float8_e5m2],
+        "devices": [torch.device("cpu"), torch.device("cuda", 1)], "layout": torch.strided,
+        "parameter": weight, "attributes": [noted, named], "sparse": torch.eye(3).to_sparse(),
+        "new dtypes": [torch.zeros(2, dtype=torch.uint16), torch.zeros(2).to(torch.float8_e5m2)],
+        "complex numbers": torch.zeros(2, dtype=torch.complex64), "scheme": torch.per_tensor_affine,
+        "number": 3 << 70, "storage": torch.zeros(2).untyped_storage(),
+    }  # fmt: skip
+
+
+OBJECTS = one_of_each()
+
+
+UNTYPED = ("new dtypes", "storage")  # torch.load does not read them from the older format
+KINDS = [(name, older) for name in OBJECTS for older in (False, True)
+         if not (older and name in UNTYPED)]  # fmt: skip
+
+
+@pytest.mark.parametrize("name, older", KINDS)
+def test_what_pytorch_reads_beside_the_weights_is_read(tmp_path, name, older):
+    path = tmp_path / "net.pth"
+    content = {"state_dict": keys_under("model", published_chain(1, 1)), name: OBJECTS[name]}
+    torch.save(content, path, _use_new_zipfile_serialization=not older)
+    torch.load(path, weights_only=True)
+    load_checkpoint(path)
 
 
 @pytest.mark.parametrize("case", FILES)
@@ -123,7 +179,7 @@ def test_a_small_file_takes_little_memory(tmp_path, case):
     error, growth = error_and_growth(f"models.load_checkpoint({str(path)!r})", IMPORT)
     assert error is not None and error.startswith(f"{path}: ") and message in error
     assert growth < 2 * size + 32 * MIB + (
-        PICKLED if case in ("long legacy pickle", "nested keys") else 0
+        PICKLED if case in ("long legacy pickle", "nested keys", *COPYING, "long references") else 0
     )
 
 

@@ -1,8 +1,8 @@
 """What a PyTorch file holds, found out before PyTorch reads it: whole, plain, and no larger.
 
-`torch.load(weights_only=True)` runs no code of the file, but believes its sizes: a record that
-inflates a thousandfold, a pickle that copies a list again and again, a cut that reads as anything.
-Here the pickles are walked with stand-ins for tensors first.
+`torch.load(weights_only=True)` runs no code of the file, but does not bound what it takes: a record
+that inflates a thousandfold, a pickle that copies a list again and again, a cut file. Here the
+pickles are walked with stand-ins for tensors first.
 
 Layouts: PyTorch's `torch/serialization.py`; PKWARE's APPNOTE.TXT 6.3, section 4.3, for ZIP.
 """
@@ -14,10 +14,11 @@ import io
 import pickle
 import struct
 import zipfile
-from collections import OrderedDict
+from collections import Counter, OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, NoReturn
+from typing import Any, ClassVar
 
 import torch
 
@@ -25,7 +26,7 @@ from denoise_ext.models.recognise import CheckpointError
 
 MAX_PICKLE = 1 << 22
 """Most bytes of a file's pickles: 4 MiB, some 20 000 tensors. An object of them takes up to 72."""
-_MAX_COPIED = 1 << 20  # items that calls in a pickle may copy in all
+_MAX_COPIED = 1 << 20  # calls in a pickle, and items that they copy, in all
 _ZIP, _END = b"PK\3\4", b"PK\5\6"  # of the first record; of the end of the central directory
 _END_SIZE = 22
 _MARK = b"sha256:"
@@ -95,7 +96,7 @@ def _check_records(archive: zipfile.ZipFile, size: int) -> None:
     entries = {entry.filename: entry for entry in archive.infolist()}
     names = {name.lower() for name in entries}
     if len(names) < len(archive.infolist()) or min(e.header_offset for e in entries.values()):
-        raise CheckpointError("damaged: an archive in which one name stands for two records")
+        raise CheckpointError("damaged: an archive with two records of one name")
     for entry in entries.values():
         if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size:
             raise CheckpointError(
@@ -148,10 +149,25 @@ class _Tensor:
     """Stands for a tensor."""
 
 
-class _Walk(pickle._Unpickler):  # the one in C trusts the memo's numbers, and takes room for them
-    """Follows a pickle of plain data and tensors without making the tensors."""
+class _Walk(pickle._Unpickler):  # the one in C takes as much memory as the memo's numbers state
+    """Follows a pickle of plain data and tensors without making the tensors.
 
-    dispatch: ClassVar = dict(pickle._Unpickler.dispatch)
+    Opcodes are those that `torch/_weights_only_unpickler.py` reads, but for NEWOBJ, which makes
+    objects of classes. Each of them takes time and memory in proportion to its own bytes.
+    """
+
+    dispatch: ClassVar = {
+        code[0]: pickle._Unpickler.dispatch[code[0]]
+        for code in (
+            pickle.PROTO, pickle.STOP, pickle.MARK, pickle.GLOBAL, pickle.BINPERSID,
+            pickle.NONE, pickle.NEWFALSE, pickle.NEWTRUE, pickle.BININT, pickle.BININT1,
+            pickle.BININT2, pickle.LONG1, pickle.BINFLOAT, pickle.BINUNICODE,
+            pickle.SHORT_BINSTRING, pickle.EMPTY_TUPLE, pickle.EMPTY_LIST, pickle.EMPTY_DICT,
+            pickle.EMPTY_SET, pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3,
+            pickle.APPEND, pickle.APPENDS, pickle.BINPUT, pickle.LONG_BINPUT, pickle.BINGET,
+            pickle.LONG_BINGET,
+        )
+    }  # fmt: skip
 
     def __init__(self, stream: io.BytesIO) -> None:
         super().__init__(stream, encoding="latin1")
@@ -167,29 +183,41 @@ class _Walk(pickle._Unpickler):  # the one in C trusts the memo's numbers, and t
         except CheckpointError:
             raise
         except Exception as error:  # damaged pickles raise nearly anything
+            if isinstance(error, KeyError):
+                error = ValueError(f"opcode {error} of its pickle is not read")
             if cut and self._stream.read(1) == b"":
                 raise _too_long(self._stream.tell()) from None
             reason = str(error).split("\n")[0] or type(error).__name__
             raise CheckpointError(f"not a readable PyTorch file ({reason})") from None
 
     def find_class(self, module: str, name: str) -> object:
+        module = "builtins" if module == "__builtin__" else module
         full = f"{module}.{name}"
-        if module == "torch" and name in _ITEM_SIZES:
+        if module in ("torch", "torch.cuda", "torch.storage") and name in _ITEM_SIZES:
             return _Storage(_ITEM_SIZES[name])
-        if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
+        if module == "torch" and isinstance(vars(torch).get(name), (torch.dtype, torch.qscheme)):
             return getattr(torch, name)
-        if full not in _CALLS:
+        if full not in _CALLS and full != _TENSOR:
             raise CheckpointError(
                 "not a checkpoint of plain tensors; nothing in it was executed"
                 f" (it asks for {full})"
             )
-        return _Call(self, full)
+        return _Global(full)
 
     def persistent_load(self, pid: Any) -> _Tensor:
-        kind, storage, key, _device, count, *_view = pid
-        if kind != "storage" or not isinstance(storage, _Storage) or not 0 <= count < 1 << 60:
+        if type(pid) is not tuple or len(pid) not in (5, 6):  # with a view in files before 1.6
             raise ValueError("a reference to something that is no tensor")
-        self.storages[str(key)] = count * storage.item_size
+        kind, storage, key, _device, count = pid[:5]
+        if not (
+            kind == "storage"
+            and isinstance(storage, _Storage)
+            and isinstance(key, (str, int))
+            and isinstance(count, int)
+            and 0 <= count < 1 << 60
+        ):
+            raise ValueError("a reference to something that is no tensor")
+        size = count * storage.item_size
+        self.storages[str(key)] = max(size, self.storages.get(str(key), 0))
         return _Tensor()
 
     def copying(self, count: int) -> None:
@@ -198,33 +226,47 @@ class _Walk(pickle._Unpickler):  # the one in C trusts the memo's numbers, and t
         if self._copied > _MAX_COPIED:
             raise CheckpointError(f"it would copy more than {_MAX_COPIED} items")
 
-    def _refuse(self) -> NoReturn:
-        raise ValueError("it makes objects of other classes")
+    def _reduce(self) -> None:
+        arguments = self.stack.pop()
+        function = self.stack[-1]
+        if not isinstance(function, _Global) or not isinstance(arguments, tuple):
+            raise ValueError("a call of something that is no function")
+        self.copying(1)
+        for level in (arguments, *(a for a in arguments if isinstance(a, tuple))):
+            self.copying(len(level))
+            self.copying(sum(len(item) for item in level if hasattr(item, "__len__")))
+        self.stack[-1] = function(*arguments)
 
     def _build(self) -> None:
         state = self.stack.pop()  # attributes of a state_dict: the versions of its layers
         if not isinstance(self.stack[-1], OrderedDict) or not isinstance(state, dict):
-            self._refuse()
+            raise ValueError("it makes objects of other classes")
+        self.copying(1 + len(state))
 
     def _set_item(self) -> None:
-        self._check_keys(self.stack[-2:-1])
+        self._check_target(self.stack[-3], self.stack[-2:-1])
         pickle._Unpickler.load_setitem(self)
 
     def _set_items(self) -> None:
-        self._check_keys(self.stack[::2])
+        self._check_target(self.metastack[-1][-1], self.stack[::2])
         pickle._Unpickler.load_setitems(self)
 
-    def _check_keys(self, keys: list[object]) -> None:
-        # to hash tuples within tuples takes the stack of the process
-        if not all(isinstance(key, (str, int, float, bytes, type(None))) for key in keys):
-            raise ValueError("a key that is neither text nor a number")
+    @staticmethod
+    def _check_target(target: object, keys: list[object]) -> None:
+        if not isinstance(target, dict):
+            raise ValueError("a key of something that is no dict")
+        _check_keys(keys)
 
+    dispatch[pickle.REDUCE[0]] = _reduce
     dispatch[pickle.BUILD[0]] = _build
     dispatch[pickle.SETITEM[0]] = _set_item
     dispatch[pickle.SETITEMS[0]] = _set_items
-    for _code in (pickle.NEWOBJ, pickle.NEWOBJ_EX, pickle.OBJ, pickle.INST,
-                  pickle.FROZENSET, pickle.ADDITEMS, pickle.DICT):  # fmt: skip
-        dispatch[_code[0]] = _refuse
+
+
+def _check_keys(keys: Iterable[object]) -> None:
+    # to hash tuples within tuples takes the stack of the process
+    if not all(isinstance(key, (str, int, float, bytes, type(None))) for key in keys):
+        raise ValueError("a key that is neither text nor a number")
 
 
 @dataclass(frozen=True)
@@ -234,25 +276,46 @@ class _Storage:
     item_size: int
 
 
-class _Call:
-    """Stands for a function that a pickle of plain data may call."""
+@dataclass(frozen=True)
+class _Global:
+    """Stands for a function that a pickle of plain data may call, or for a class that it names."""
 
-    def __init__(self, walk: _Walk, name: str) -> None:
-        self._walk, self._name = walk, name
+    name: str
 
     def __call__(self, *arguments: Any) -> object:
-        self._walk.copying(sum(len(a) for a in arguments if hasattr(a, "__len__")))
-        return _CALLS[self._name](*arguments)
+        if self.name not in _CALLS:
+            raise ValueError(f"it calls {self.name}")
+        return _CALLS[self.name](*arguments)
 
 
 def _ordered(pairs: object = ()) -> OrderedDict:
-    if len(pairs):
-        raise ValueError("a dict made of a list")
-    return OrderedDict()
+    if not isinstance(pairs, (list, tuple)):
+        raise ValueError("an OrderedDict that is not made of pairs")
+    _check_keys(key for key, _ in pairs)
+    return OrderedDict(pairs)
+
+
+def _counter(counts: object = None) -> Counter:
+    if not isinstance(counts, (dict, type(None))):
+        raise ValueError("a Counter that is not made of a dict")
+    return Counter(counts)
+
+
+def _set(items: object = ()) -> set:
+    if not isinstance(items, (list, tuple)):
+        raise ValueError("a set that is not made of a list")
+    _check_keys(items)
+    return set(items)
+
+
+def _complex(real: object = 0.0, imag: object = 0.0) -> complex:
+    if not (isinstance(real, (int, float)) and isinstance(imag, (int, float))):
+        raise ValueError("a complex number that is not made of two numbers")
+    return complex(real, imag)
 
 
 def _bytes(text: object = "", encoding: str = "latin1") -> bytes:
-    if not isinstance(text, (str, bytes)) or encoding != "latin1":
+    if not isinstance(text, (str, bytes)) or encoding not in ("latin1", "latin-1"):
         raise ValueError("bytes that are not made of text")
     return text.encode("latin1") if isinstance(text, str) else text
 
@@ -261,23 +324,37 @@ def _stand_in(*_: object) -> _Tensor:
     return _Tensor()
 
 
+def _of_type(rebuild: object, kind: object, *arguments: object) -> _Tensor:
+    if not isinstance(rebuild, _Global) or "._rebuild_tensor" not in rebuild.name:
+        raise ValueError("a tensor made by something that makes no tensors")
+    if kind not in (_Global(_TENSOR), _Global(_PARAMETER)):
+        raise ValueError("a tensor of a class of its own")
+    return _stand_in(*arguments)
+
+
+_TENSOR, _PARAMETER = "torch.Tensor", "torch.nn.parameter.Parameter"
 _ITEM_SIZES = {
     "ByteStorage": 1, "CharStorage": 1, "BoolStorage": 1, "UntypedStorage": 1, "ShortStorage": 2,
     "HalfStorage": 2, "BFloat16Storage": 2, "IntStorage": 4, "FloatStorage": 4, "LongStorage": 8,
     "DoubleStorage": 8, "ComplexFloatStorage": 8, "ComplexDoubleStorage": 16, "QInt8Storage": 1,
-    "QUInt8Storage": 1, "QInt32Storage": 4,
+    "QUInt8Storage": 1, "QInt32Storage": 4, "QUInt4x2Storage": 1, "QUInt2x4Storage": 1,
 }  # fmt: skip
+# without torch's functions that make numbers of their own: copies to a device, nested tensors
 _CALLS = {
     "collections.OrderedDict": _ordered,
-    "_codecs.encode": _bytes,
-    "__builtin__.bytearray": _bytes,
+    "collections.Counter": _counter,
+    "builtins.set": _set,
+    "builtins.complex": _complex,
     "builtins.bytearray": _bytes,
+    "_codecs.encode": _bytes,
     "torch.Size": tuple,
     "torch.device": _stand_in,
     "torch.serialization._get_layout": _stand_in,
-    "torch.nn.parameter.Parameter": _stand_in,
+    _PARAMETER: _stand_in,
+    "torch._tensor._rebuild_from_type_v2": _of_type,
     "torch._utils._rebuild_tensor": _stand_in,
     "torch._utils._rebuild_tensor_v2": _stand_in,
+    "torch._utils._rebuild_tensor_v3": _stand_in,
     "torch._utils._rebuild_parameter": _stand_in,
     "torch._utils._rebuild_parameter_with_state": _stand_in,
     "torch._utils._rebuild_qtensor": _stand_in,

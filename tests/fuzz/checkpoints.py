@@ -6,7 +6,9 @@ import functools
 import io
 import random
 import re
+import struct
 import tempfile
+from collections import Counter
 from pathlib import Path
 
 import torch
@@ -42,12 +44,14 @@ def _network() -> ImageDenoiser:
 
 @functools.cache
 def published() -> list[bytes]:
-    """What others write: ZIP files, the older format, wrapped."""
+    """What others write: ZIP files, the older format, wrapped; and a pickle that states a GiB."""
     chain = keys_under("model", published_chain(1, 1, norm=True))
     plain = keys_under("model", published_chain(3, 3))
     old = {"_use_new_zipfile_serialization": False}
     older = [_without_addresses(_saved(content, **old)) for content in (chain, plain)]
-    return [_saved(chain), _saved({"state_dict": plain}), *older]
+    wrapped = {"state_dict": plain, "milestones": Counter([10, 20]), "names": {"a", "b"}}
+    stated = b"\x80\5\x96" + struct.pack("<Q", 1 << 30) + b"."
+    return [_saved(chain), _saved(wrapped), *older, stated]
 
 
 def _without_addresses(data: bytes) -> bytes:
