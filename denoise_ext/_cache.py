@@ -12,6 +12,8 @@ import logging
 import os
 import re
 import secrets
+import stat
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,10 @@ MOST_ENTRIES = 512
 MOST_BYTES = 1 << 20  # of one entry
 _log = logging.getLogger("denoise_ext")
 _NAME = re.compile(r"[0-9a-f]{64}\.json")
+_PART = re.compile(r"\.[0-9a-f]{16}\.part")
+_ABANDONED = 3600  # seconds: a process that was killed while it wrote left an older part
+# Without O_NONBLOCK, a pipe in an entry's place would wait for a writer.
+_OPEN = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def default_folder() -> Path:
@@ -45,8 +51,10 @@ def read(key: str) -> Any:
         return None
     path = place / f"{key}.json"
     try:
-        with open(path, "rb") as file:
+        with open(os.open(path, _OPEN), "rb") as file:
             facts = os.fstat(file.fileno())
+            if not stat.S_ISREG(facts.st_mode):
+                raise ValueError("it is not a regular file")
             if facts.st_uid != os.geteuid():
                 raise ValueError("it belongs to another user")
             if facts.st_size > MOST_BYTES:
@@ -88,23 +96,25 @@ def write(key: str, value: Any) -> None:
 def size() -> tuple[int, int]:
     """How many entries there are, and their bytes."""
     place = folder()
-    found = [] if place is None else _entries(place)
+    found = [] if place is None else _files(place, _NAME)
     return len(found), sum(size for _, size, _ in found)
 
 
 def _evict(place: Path) -> None:
-    found = sorted(_entries(place), key=lambda entry: entry[0])
-    for _, _, path in found[: max(0, len(found) - MOST_ENTRIES)]:
+    found = sorted(_files(place, _NAME), key=lambda entry: entry[0])
+    oldest = time.time_ns() - _ABANDONED * 10**9
+    parts = [part for part in _files(place, _PART) if part[0] < oldest]
+    for _, _, path in (*found[: max(0, len(found) - MOST_ENTRIES)], *parts):
         with contextlib.suppress(OSError):  # another process was there first
             path.unlink()
 
 
-def _entries(place: Path) -> list[tuple[int, int, Path]]:
+def _files(place: Path, name: re.Pattern[str]) -> list[tuple[int, int, Path]]:
     """Time of last use, size, path."""
     found = []
     with contextlib.suppress(OSError), os.scandir(place) as files:
         for file in files:
-            if _NAME.fullmatch(file.name):
+            if name.fullmatch(file.name):
                 with contextlib.suppress(OSError):
                     facts = file.stat(follow_symlinks=False)
                     found.append((facts.st_mtime_ns, facts.st_size, Path(file.path)))

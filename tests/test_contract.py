@@ -6,11 +6,13 @@ package has heard of: geometry, tiles, plans, memory, ONNX files.
 
 from __future__ import annotations
 
+import json
 from fractions import Fraction
 from functools import partial
 
 import pytest
 import torch
+from command_line import run
 from contract_networks import KINDS, Recurrent, TwoInputs, Upscaler, build, random_inputs
 from engine_tools import ours_is_faster as ours_is_faster
 
@@ -19,9 +21,17 @@ from denoise_ext._loader import native_error
 from denoise_ext.analysis import gflop_per_megapixel
 from denoise_ext.analysis.geometry import describe
 from denoise_ext.export import export_onnx
-from denoise_ext.models import Network, Port, Signature
+from denoise_ext.models import (
+    Network,
+    Port,
+    Signature,
+    register_architecture,
+    register_model,
+    registry,
+    save_model,
+)
 from denoise_ext.nn import to_torch
-from denoise_ext.runtime import Session
+from denoise_ext.runtime import Session, from_module
 from denoise_ext.runtime.tiling import grid, rule, run_tiles
 
 SIZE = (45, 38)  # no multiple of any stride
@@ -279,6 +289,45 @@ def test_exported_files_compute_the_same(name, tmp_path):
     assert {port.name for port in session.get_inputs()} == given | set(signature.state)
     made = {port.name for port in session.get_outputs()}
     assert {f"next_{key}" for key in signature.state} <= made
+
+
+@needs_native
+@pytest.mark.parametrize("name", KINDS)
+def test_what_denoises_no_image_is_refused_at_once(name):
+    network = build(name)
+    inputs = {key: x.float() for key, x in random_inputs(network, *SIZE).items()}
+    example = (inputs, network.initial_state(inputs))
+    kind = type(network).__name__
+    for model in (network, denoise_ext.accelerate(network, example)):
+        with pytest.raises(TypeError, match=rf"model must .*ImageDenoiser.*{kind}"):
+            denoise_ext.Denoiser(model)
+    with pytest.raises(TypeError, match=rf"module must .*{kind}"):
+        from_module(network, 3)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_commands_take_every_network(name, monkeypatch, tmp_path, capsys):
+    for table in ("_architectures", "_models", "_pretrained"):  # put back afterwards
+        monkeypatch.setattr(registry, table, dict(getattr(registry, table)))
+    register_architecture(name)(KINDS[name])
+
+    def make() -> Network:
+        return build(name)
+
+    make.__name__ = name
+    register_model(make)
+    code, out, err = run(capsys, "models", name, "--json")
+    assert (code, err) == (0, "")
+    [facts] = json.loads(out)
+    assert facts["channels"] == KINDS[name].signature.inputs["image"].channels
+    assert facts["needs_sigma"] == ("noise_map" in KINDS[name].signature.inputs)
+    save_model(build(name), tmp_path / "net.safetensors")
+    target = str(tmp_path / "net.onnx")
+    code, out, err = run(capsys, "export", str(tmp_path / "net.safetensors"), "-o", target)
+    assert (code, err) == (0, "")
+    signature = KINDS[name].signature
+    assert out.count("input: ") == len(signature.inputs) + len(signature.state)
+    assert out.count("output: ") == len(signature.outputs) + len(signature.state)
 
 
 @pytest.mark.parametrize("name", KINDS)

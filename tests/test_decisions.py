@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import threading
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,7 +16,8 @@ from zoo import FAMILIES, tiny
 
 import denoise_ext
 from denoise_ext import _cache, engine
-from denoise_ext.engine.fuse import verify
+from denoise_ext._loader import native
+from denoise_ext.engine.fuse import decisions, verify
 from denoise_ext.engine.run.output_tree import compare
 
 
@@ -101,17 +104,53 @@ def test_whatever_a_decision_depends_on_is_in_its_key(folder, clock, change):
     assert clock and "cached" not in decided(fast) and _cache.size()[0] == 2
 
 
-def test_the_instruction_set_is_in_the_key(folder, clock, isa):
+@pytest.mark.skipif(len(native().isa_available()) < 2, reason="one instruction set here")
+def test_the_instruction_set_is_in_the_key(folder, clock):
+    before = native().isa_in_use()
+    other = next(isa for isa in native().isa_available() if isa != before)
     denoise_ext.accelerate(net(), X)
-    facts = [json.loads(path.read_text())["key"] for path in folder.iterdir()]
-    assert len(facts) == 1  # a folder for each
+    clock.clear()
+    try:
+        native().force_isa(other)
+        assert decided(denoise_ext.accelerate(net(), X)) == {"timed"} and clock
+    finally:
+        native().force_isa(before)
     clock.clear()
     assert decided(denoise_ext.accelerate(net(), X)) == {"cached"} and not clock
+    assert _cache.size()[0] == 2
+
+
+def test_the_code_is_in_the_key(folder, clock, tmp_path, monkeypatch):
+    """Of everything that makes a plan, or runs one."""
+    package, copied = Path(denoise_ext.__file__).parent, tmp_path / "package"
+    for folder_name in ("engine", "ops"):
+        shutil.copytree(package / folder_name, copied / folder_name)
+    shutil.copy(package / "_precision.py", copied)
+    monkeypatch.setattr(decisions, "_PACKAGE", copied)
+    decisions._code.cache_clear()
+    try:
+        denoise_ext.accelerate(net(), X)
+        parts = ("capture/shapes", "fuse/conv", "fuse/verify", "run/plan", "accelerate")
+        for name in (*(f"engine/{part}" for part in parts), "ops/_layout", "_precision"):
+            decisions._code.cache_clear()
+            clock.clear()
+            assert decided(denoise_ext.accelerate(net(), X)) == {"cached"} and not clock
+            with open(copied / f"{name}.py", "a") as file:
+                file.write("# changed")
+            decisions._code.cache_clear()
+            assert decided(denoise_ext.accelerate(net(), X)) == {"timed"} and clock, name
+    finally:
+        decisions._code.cache_clear()
 
 
 def _edited(entry: dict, **row: object) -> bytes:
     for one in entry["value"]["rows"]:
         one.update(row)
+    return json.dumps(entry).encode()
+
+
+def _whole(entry: dict, **facts: object) -> bytes:
+    entry["value"].update(facts)
     return json.dumps(entry).encode()
 
 
@@ -130,6 +169,12 @@ DAMAGE = {
     "not finite": lambda entry: _edited(entry, bound=float("nan")),
     "negative": lambda entry: _edited(entry, error=-1),
     "text as time": lambda entry: _edited(entry, ours_ms="fast"),
+    "an integer beyond floats": lambda entry: _edited(entry, bound=10**400),
+    "a time beyond floats": lambda entry: _whole(entry, times=[10**400, 1]),
+    "unknown name": lambda entry: _edited(entry, variant="\x1b[31mfast"),
+    "control characters": lambda entry: _edited(entry, reason="\x1b[31mfast"),
+    "a long reason": lambda entry: _edited(entry, reason="slow " * 10_000),
+    "control characters of the whole": lambda entry: _whole(entry, slower="\x1b[31mslow"),
 }
 
 
@@ -181,6 +226,64 @@ def test_a_kept_plan_is_held_against_the_original(folder, clock, monkeypatch):
         with torch.no_grad():
             assert torch.equal(fast(X), model(X))
     assert "cached" not in decided(fast)
+
+
+def test_an_entry_does_not_loosen_the_check(folder, clock, monkeypatch):
+    """A plan that is off by 1 %: far more than rounding, less than any plan may be at most."""
+    denoise_ext.accelerate(net(), X)
+    path = next(folder.iterdir())
+    path.write_bytes(_edited(json.loads(path.read_text()), bound=1.0))
+    from denoise_ext.engine.fuse.conv import ConvSite
+
+    right = ConvSite.folded
+    model = net()
+    with monkeypatch.context() as patch:
+        patch.setattr(ConvSite, "folded", lambda *args: tuple(1.01 * x for x in right(*args)))
+        fast = denoise_ext.accelerate(model, X)
+    with torch.no_grad():
+        assert torch.equal(fast(X), model(X))
+    assert "cached" not in decided(fast)
+
+
+def test_bounds_of_a_cached_plan_are_those_of_the_timed_one(folder, clock):
+    first, second = (denoise_ext.accelerate(net(), X).report().rows for _ in range(2))
+    assert [row.bound for row in first] == [row.bound for row in second]
+    assert {row.decided for row in second} == {"cached"} and all(row.bound for row in second)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "link", "endless"])
+def test_what_is_no_regular_file_is_no_entry(folder, caplog, kind):
+    key = "a" * 64
+    folder.mkdir(parents=True)
+    path = folder / f"{key}.json"
+    if kind == "pipe":
+        os.mkfifo(path)
+    if kind == "folder":
+        path.mkdir()
+    if kind == "link":
+        (folder / "else").write_text(json.dumps({"key": key, "value": 1}))
+        path.symlink_to("else")
+    if kind == "endless":
+        path.symlink_to("/dev/zero")
+    found: list[object] = []
+    reader = threading.Thread(target=lambda: found.append(_cache.read(key)), daemon=True)
+    reader.start()
+    reader.join(20)
+    assert found == [None] and str(path) in caplog.text
+    _cache.write(key, 2)
+    assert _cache.read(key) == (None if kind == "folder" else 2)
+
+
+def test_what_a_killed_process_left_is_removed(folder):
+    _cache.write("a" * 64, 1)
+    old, new, other = (folder / f".{c * 16}.part" for c in "0af")
+    other = other.with_suffix(".else")
+    for path in (old, new, other):
+        path.write_text("{")
+        os.utime(path, (0, 0))
+    os.utime(new)
+    _cache.write("b" * 64, 2)
+    assert not old.exists() and new.exists() and other.exists()
 
 
 def test_without_a_folder_nothing_is_kept(tmp_path, clock, monkeypatch):

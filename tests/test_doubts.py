@@ -69,6 +69,24 @@ def test_once_for_each_line(network):
     assert [w.filename for w in found] == [__file__]
 
 
+def test_threads_name_the_line_that_called(network):
+    image = (CLEAN * 2 - 1).astype(np.float32)
+    denoiser = Denoiser(network, sigma=10)
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("default")
+        for _ in range(3):
+            list(denoiser.denoise_many([image, image]))
+    assert [w.filename for w in found] == [__file__]
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("default")
+        many = denoiser.denoise_many([image, image])
+        next(many)
+        denoiser(image)  # another line, while the threads run
+        list(many)
+    assert len({w.lineno for w in found}) == len(found) == 2
+    assert {w.filename for w in found} == {__file__}
+
+
 def test_sigma_of_the_scale_from_0_to_1(network):
     eight = np.uint8(CLEAN * 255)
     [text] = caught(lambda: denoise_ext.denoise(eight, network, 0.1))

@@ -80,6 +80,24 @@ def test_shuffles_and_pools(shape, layout):
         assert strides_that_matter(got) == strides_that_matter(real), func
 
 
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+@pytest.mark.parametrize("func", [aten.reflection_pad2d.default, aten.replication_pad2d.default])
+def test_pads_add_and_take_away(func, layout):
+    for shape in ((1, 4, 6, 8), (2, 3, 5, 1), (1, 1, 4, 7)):
+        x = tensor(shape, layout)
+        for padding in itertools.product([-2, -1, 0, 1], repeat=4):
+            try:
+                real = func(x, padding)
+            except RuntimeError:
+                with pytest.raises(RuntimeError):
+                    result_of(func, (as_meta(x), padding), {})
+                continue
+            got = result_of(func, (as_meta(x), padding), {})
+            assert got.shape == real.shape and got.dtype == real.dtype
+            if real.numel():
+                assert strides_that_matter(got) == strides_that_matter(real), padding
+
+
 def test_layer_norm():
     for x in (tensor((2, 4, 6, 8), layout) for layout in LAYOUTS):
         weight = torch.rand(8)

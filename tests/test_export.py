@@ -14,7 +14,7 @@ from zoo import FAMILIES, tiny
 
 from denoise_ext.export import ExportError, export_onnx
 from denoise_ext.export import onnx as export
-from denoise_ext.models.network import extend
+from denoise_ext.models.network import Network, Port, Signature, extend
 from denoise_ext.nn import to_torch
 
 onnx = pytest.importorskip("onnx")
@@ -64,8 +64,40 @@ def test_padding_by_number_is_padding(size, mode):
     model = tiny("dncnn_gray")
     model.stride, model.pad_mode = 16, mode
     x = torch.rand(1, 1, size, 3)
-    picked = x.index_select(2, export._AnySize(model)._places(size))
+    picked = x.index_select(2, export._Flat(model)._places(size))
     assert torch.equal(picked, extend(x, -size % 16, 0, mode))
+
+
+class Crossed(Network):
+    """Its ports have the names of the file's other facts."""
+
+    family = "crossed"
+    signature = Signature(
+        {"config": Port(2), "sigma": Port(1, kind="condition")},
+        {"sizes": Port(2), "mean": Port(1, scale=2)},
+    )
+
+    @property
+    def config(self) -> dict[str, str]:
+        return {"family": self.family}
+
+    def compute(self, inputs, state):
+        x = inputs["config"] * inputs["sigma"]
+        mean = x.mean(1, keepdim=True).repeat_interleave(2, 2).repeat_interleave(2, 3)
+        return {"sizes": x, "mean": mean}, state
+
+
+def test_no_port_replaces_another_fact(tmp_path):
+    export_onnx(Crossed(), tmp_path / "net.onnx", check=False)
+    facts = {p.key: p.value for p in onnx.load(tmp_path / "net.onnx").metadata_props}
+    assert json.loads(facts.pop("config")) == {"family": "crossed"}
+    assert "multiples of 1" in facts.pop("sizes")
+    assert facts == {
+        "shape.config": "(batch, 2, height, width)",
+        "shape.sigma": "(batch, 1, height, width)",
+        "shape.sizes": "(batch, 2, height, width)",
+        "shape.mean": "(batch, 1, 2 * height, 2 * width)",
+    }
 
 
 def test_half_precision_and_batch_normalisation(tmp_path):
@@ -77,7 +109,7 @@ def test_half_precision_and_batch_normalisation(tmp_path):
 
 def test_a_file_that_computes_something_else_is_not_written(tmp_path, monkeypatch):
     model = tiny("ffdnet_gray")
-    monkeypatch.setattr(export._AnySize, "_places", lambda self, size: torch.zeros(
+    monkeypatch.setattr(export._Flat, "_places", lambda self, size: torch.zeros(
         (size + 1) // 2 * 2, dtype=torch.int64))  # fmt: skip
     with pytest.raises(ExportError, match=r"the exported ffdnet is off by .* allowed 1e-03"):
         export_onnx(model, tmp_path / "net.onnx")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,34 @@ def test_another_file_is_another_cache(files, tmp_path):
     ImageCache(files, 1, scales=(1.0, 0.5), folder=folder)
     ImageCache(files, 1, normalise="stretch", folder=folder)
     assert len(list(folder.iterdir())) == 6
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_an_image_is_treated_once_and_all_its_sizes_kept(files, tmp_path, kept):
+    alive, most, calls = set(), [], []
+
+    def inverted(image):
+        result = 255 - image
+        calls.append(result.shape)
+        alive.add(len(calls))
+        weakref.finalize(result, alive.discard, len(calls))
+        most.append(len(alive))
+        return result
+
+    options = {"folder": tmp_path / "cache"} if kept else {}
+    scales = (1.0, 0.5, 0.25)
+    cache = ImageCache(files, 3, scales=scales, treat=inverted, treatment="inverted", **options)
+    assert len(calls) == len(files) and len(cache) == 9
+    for i, path in enumerate(files):
+        assert np.array_equal(cache[i], 255 - np.asarray(Image.open(path)))
+        for k in (1, 2):
+            height, width = (round(side * scales[k]) for side in cache[i].shape[:2])
+            assert cache[3 * k + i].shape == (height, width, 3)
+    if kept:  # the one before goes when the next has come
+        assert max(most) <= 2
+        assert same(ImageCache(files, 3, scales=scales, treat=inverted, treatment="inverted",
+                               **options), cache)  # fmt: skip
+        assert len(calls) == len(files)
 
 
 @pytest.mark.parametrize("damage", [lambda b: b[:-1], lambda b: b"", lambda b: b[:9] + b[20:]])

@@ -30,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Carry the command out; returns the exit code."""
     from denoise_ext.export import export_onnx
+    from denoise_ext.export.onnx import tensors_of
     from denoise_ext.io import check_target
     from denoise_ext.runtime import load_model
 
@@ -40,10 +41,9 @@ def run(args: argparse.Namespace) -> int:
     )
     size = Path(args.output).stat().st_size / 2**20
     print(f"{args.output}: {size:.2f} MiB, ONNX opset {args.opset}")
-    inputs = f"image (batch, {model.in_channels}, height, width) in [0, 1]"
-    if model.needs_sigma:
-        inputs += ", sigma (batch,) on the 0-255 scale"
-    print(f"inputs: {inputs}; output: denoised, as image")
+    for what, tensors in zip(("input", "output"), tensors_of(model), strict=True):
+        for name, text in tensors.items():
+            print(f"{what}: {name} {text}")
     if difference is None:
         print("not checked in ONNX Runtime")
     else:

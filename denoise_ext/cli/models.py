@@ -74,8 +74,8 @@ def describe(name: str) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "name": name,
         "family": model.family,
-        "channels": model.in_channels,
-        "needs_sigma": model.needs_sigma,
+        "channels": model.signature.inputs[model.signature.reference].channels,
+        "needs_sigma": "noise_map" in model.signature.inputs,
         "parameters": sum(p.numel() for p in model.parameters()),
         "gflop_per_megapixel": round(gflop_per_megapixel(model), 3),
         "receptive_field": geometry.receptive_field,

@@ -16,7 +16,7 @@ from denoise_ext.io import read_image, write_atomically
 from denoise_ext.io.channels import to_gray, without_alpha
 
 File = str | Path
-_FORMAT = b"denoise_ext images 2"  # at both ends of a cache file; of an even length
+_FORMAT = b"denoise_ext images 3"  # at both ends of a cache file; of an even length
 _ALIGNMENT = 2  # bytes: where images begin
 _DTYPES = {dtype.name: dtype for dtype in (np.dtype(np.uint8), np.dtype(np.uint16))}
 
@@ -61,17 +61,14 @@ class ImageCache(Sequence[np.ndarray]):
             raise ValueError(f"normalise must be 'range' or 'stretch', got {normalise!r}")
         self.channels = channels
         self.groups = [tuple(map(Path, f)) if isinstance(f, tuple) else (Path(f),) for f in files]
-
-        treated: dict[tuple[Path, ...], np.ndarray] = {}  # all in memory, but treated once
+        self._scales = len(scales)
 
         def decoded(group: tuple[Path, ...]) -> np.ndarray:
-            if treat is None:
-                return _decode_group(group, channels, normalise)
-            if group not in treated:
-                treated[group] = treat(_decode_group(group, channels, normalise))
-            return treated[group]
+            image = _decode_group(group, channels, normalise)
+            return image if treat is None else treat(image)
 
-        images = (_scaled(decoded(group), scale) for scale in scales for group in self.groups)
+        # All sizes of an image, then the next: one is in memory, and decoded once.
+        images = (_scaled(image, scale) for image in map(decoded, self.groups) for scale in scales)
         if folder is None:
             self._keep_in_memory(list(images))
             return
@@ -130,9 +127,11 @@ class ImageCache(Sequence[np.ndarray]):
     def __getitem__(self, index: int) -> np.ndarray:  # type: ignore[override]
         if not 0 <= index < len(self):
             raise IndexError(f"image index {index} out of range for {len(self)} images")
-        start = self._offsets[index]
-        stored = self._bytes[start : start + self._sizes[index]]
-        return stored.view(self._dtypes[index]).reshape(self._shapes[index])
+        scale, group = divmod(index, len(self.groups))
+        place = group * self._scales + scale
+        start = self._offsets[place]
+        stored = self._bytes[start : start + self._sizes[place]]
+        return stored.view(self._dtypes[place]).reshape(self._shapes[place])
 
     def __iter__(self) -> Iterator[np.ndarray]:
         return (self[index] for index in range(len(self)))
@@ -141,7 +140,7 @@ class ImageCache(Sequence[np.ndarray]):
 def _write(stream: IO[bytes], images: Iterator[np.ndarray]) -> None:
     """Format, pixels of all images, their dtypes and shapes as JSON, its length, format.
 
-    One image at a time is in memory.
+    One file's image at a time is in memory, and one of its sizes.
     """
     entries = []
     stream.write(_FORMAT)

@@ -46,7 +46,8 @@ def export_onnx(
     nominally in [0, 1], and give ``denoised``, not clipped. Padding to the network's stride is part
     of the graph. Networks with a state or with ports of several scales take multiples of the
     stride alone; the state of the next call is ``next_NAME``. An output whose name is an input's
-    is called ``NAME_out``. The file's metadata hold the network's configuration and all shapes.
+    is called ``NAME_out``. The file's metadata hold the network's configuration (``config``), the
+    shape of each input and output (``shape.NAME``) and the sizes that it takes (``sizes``).
 
     Args:
         model: the network; its weights are stored in float32, whatever they are.
@@ -215,23 +216,36 @@ def _onnx_bytes(network: Network, opset: int) -> bytes:
     proto = program.model_proto
     proto.producer_name, proto.producer_version = "denoise_ext", __version__
     del proto.metadata_props[:]
-    for key, value in _facts(network, given, made).items():
+    for key, value in _facts(network).items():
         proto.metadata_props.add(key=key, value=value)
     _drop_traces(proto.graph)
     return proto.SerializeToString()
 
 
-def _facts(network: Network, given: list[str], made: list[str]) -> dict[str, str]:
-    """What the file's metadata hold: the configuration, and each tensor in words."""
-    signature = network.signature
-    facts = {"config": json.dumps(network.config, sort_keys=True)}
-    ports = (*signature.inputs.values(), *signature.state.values())
+def tensors_of(network: Network) -> tuple[dict[str, str], dict[str, str]]:
+    """Inputs and outputs of the file by name: the shape of each, in words."""
+    signature, (given, made) = network.signature, _names(network)
+    ports = (*signature.inputs.items(), *signature.state.items())
     results = (*signature.outputs.values(), *signature.state.values())
-    for name, port in (*zip(given, ports, strict=True), *zip(made, results, strict=True)):
-        times = "" if port.scale == 1 else f"{port.scale} * "
-        facts[name] = f"(batch, {port.channels}, {times}height, {times}width)"
-    if "sigma" in given:
-        facts["sigma"] = "(batch,), standard deviation of the noise on the 0-255 scale"
+    inputs = {
+        name: "(batch,), standard deviation of the noise on the 0-255 scale"
+        if _is_level(own, port)
+        else _shape(port)
+        for name, (own, port) in zip(given, ports, strict=True)
+    }
+    return inputs, dict(zip(made, map(_shape, results), strict=True))
+
+
+def _shape(port: Port) -> str:
+    times = "" if port.scale == 1 else f"{port.scale} * "
+    return f"(batch, {port.channels}, {times}height, {times}width)"
+
+
+def _facts(network: Network) -> dict[str, str]:
+    """What the file's metadata hold: the configuration, and each tensor in words."""
+    facts = {"config": json.dumps(network.config, sort_keys=True)}
+    for tensors in tensors_of(network):
+        facts |= {f"shape.{name}": text for name, text in tensors.items()}
     if not _any_size(network):
         facts["sizes"] = f"height and width are multiples of {network.stride}"
     return facts

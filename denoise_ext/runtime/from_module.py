@@ -90,7 +90,7 @@ class FromModule(ImageDenoiser):
         stride: int | None = None,
         radius: int | None = None,
     ) -> None:
-        if not isinstance(module, nn.Module) or isinstance(module, ImageDenoiser):
+        if not isinstance(module, nn.Module) or isinstance(module, Network):
             kind = type(module).__name__
             raise TypeError(f"module must be a torch.nn.Module that is no network, got {kind}")
         for name, part in module.named_modules():

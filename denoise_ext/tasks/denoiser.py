@@ -30,7 +30,7 @@ from denoise_ext.runtime.session import Session
 from denoise_ext.runtime.tile_planner import Tile, check_max_memory, check_tile, cut
 from denoise_ext.runtime.tiling import Places
 from denoise_ext.tasks.axes import check_axes, parts_of
-from denoise_ext.tasks.doubts import warn_of_range, warn_of_sigma
+from denoise_ext.tasks.doubts import called_from, caller, warn_of_range, warn_of_sigma
 from denoise_ext.tasks.guided_filter import (
     JOINT_BILATERAL,
     Guide,
@@ -38,7 +38,7 @@ from denoise_ext.tasks.guided_filter import (
     guided_session,
     is_guided,
 )
-from denoise_ext.tasks.image_ports import ImagePorts
+from denoise_ext.tasks.image_ports import ImagePorts, check_network
 from denoise_ext.tasks.images import Opened, Target, open_image
 from denoise_ext.tasks.noise_level import sample_of, sigma_of_batch
 from denoise_ext.tasks.sigma import Sigma, check_sigma, part_of_sigma, sigma_argument
@@ -72,7 +72,9 @@ class Denoiser:
     Args:
         model: None: the shipped networks.  Or one of:
 
-            * a network (`denoise_ext.models.Network`, also from `denoise_ext.accelerate`);
+            * a network that denoises images (`denoise_ext.models.ImageDenoiser`, also from
+              `denoise_ext.accelerate`); `denoise_ext.runtime.Session` runs every other
+              `denoise_ext.models.Network`;
             * the name of a network with trained weights, or of a family ("dxnet_s": the gray or
               the colour network, as each image needs);
             * a checkpoint file;
@@ -153,6 +155,7 @@ class Denoiser:
             choose_device(device, backend if named else "torch")
         check_sigma(sigma)
         self._model = adopted(model, channels, needs_sigma)
+        check_network(self._model)
         self._sigma, self._strength = sigma, float(strength)
         self._device, self._precision, self._backend = device, precision, backend
         self._alpha = alpha
@@ -297,14 +300,20 @@ class Denoiser:
         if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
             raise ValueError(f"workers must be an integer >= 1, got {workers!r}")
         how = {"value_range": value_range, "axes": axes, "share": workers}
-        return self._in_order(iter(images), workers, how)
+        return self._in_order(iter(images), workers, how, caller())
 
-    def _in_order(self, images: Iterator[Any], workers: int, how: dict[str, Any]) -> Iterator[Any]:
+    def _in_order(
+        self, images: Iterator[Any], workers: int, how: dict[str, Any], place: dict[str, Any]
+    ) -> Iterator[Any]:
+        def run(image: Any) -> Result:
+            with called_from(place):
+                return self.run(image, **how)
+
         waiting: deque[Future] = deque()
         pool = ThreadPoolExecutor(workers, thread_name_prefix="denoise")
         try:
             for image in images:
-                waiting.append(pool.submit(self.run, image, **how))
+                waiting.append(pool.submit(run, image))
                 if len(waiting) >= 2 * workers:
                     yield waiting.popleft().result().image
             while waiting:

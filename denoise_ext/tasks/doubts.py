@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_PACKAGE = str(Path(__file__).parents[1])
+_PACKAGE = str(Path(__file__).parents[1]) + os.sep
+_caller: ContextVar[dict[str, Any] | None] = ContextVar("_caller", default=None)
 _BLOCK = 8  # side in pixels: the mean of a block has an eighth of the noise
 _LOW, _HIGH = -0.25, 2.0  # a block's mean in a noisy image in [0, 1] comes nowhere near
 _SHARE = 0.01  # of the blocks
@@ -47,8 +53,28 @@ def _block_means(part: Tensor) -> Tensor:
 
 
 def _warn(text: str) -> None:
-    """At the line outside of this package that made the call: Python shows it once for each."""
-    frame, level = sys._getframe(1), 2
+    warnings.warn_explicit(text, UserWarning, **(_caller.get() or caller()))
+
+
+def caller() -> dict[str, Any]:
+    """The line outside of this package that made the call: Python warns once for each."""
+    frame = sys._getframe(1)
     while frame is not None and frame.f_code.co_filename.startswith(_PACKAGE):
-        frame, level = frame.f_back, level + 1
-    warnings.warn(text, UserWarning, stacklevel=level)
+        frame = frame.f_back
+    if frame is None:  # the package itself is what runs
+        return {"filename": "sys", "lineno": 1}
+    return {
+        "filename": frame.f_code.co_filename, "lineno": frame.f_lineno,
+        "module": frame.f_globals.get("__name__", "<unknown>"),
+        "registry": frame.f_globals.setdefault("__warningregistry__", {}),
+    }  # fmt: skip
+
+
+@contextmanager
+def called_from(place: dict[str, Any]) -> Iterator[None]:
+    """Within, warnings name this `caller`: in threads of the package there is none to find."""
+    token = _caller.set(place)
+    try:
+        yield
+    finally:
+        _caller.reset(token)

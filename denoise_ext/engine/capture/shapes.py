@@ -69,10 +69,11 @@ def _padded(input: Tensor, padding: list[int], reflects: bool) -> tuple[int, ...
     """The shape with a border; None if PyTorch must compute it."""
     n, c, h, w = input.shape
     left, right, above, below = padding
+    rows, columns = h + above + below, w + left + right  # less than there were, where negative
     fits = not reflects or (max(left, right) < w and max(above, below) < h)
-    if min(padding) < 0 or not fits or not input.numel():
+    if min(rows, columns) < 1 or not fits or not input.numel():
         return None
-    return (n, c, h + above + below, w + left + right)
+    return (n, c, rows, columns)
 
 
 def _pooled(

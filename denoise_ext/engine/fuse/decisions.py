@@ -2,15 +2,15 @@
 
 An entry holds, for each site, its name, the variant that won and the figures of the report.  Its
 key is a hash of all that the decision depends on.  An entry can only choose among variants that the
-sites offer, and the plan is compared with the original once more.  A wrong entry can make a plan
-slower, not wrong.
+sites offer.  The plan is compared with the original once more, within bounds that are computed
+anew.  A wrong entry can make a plan slower, not wrong.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
+import sys
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -23,10 +23,14 @@ from denoise_ext import _cache
 from denoise_ext._loader import native
 from denoise_ext.engine.capture.graph import Graph, Value
 from denoise_ext.engine.fuse.ir import Constants, Site
-from denoise_ext.engine.fuse.verify import Examination
+from denoise_ext.engine.fuse.verify import Examination, bounds_of
 from denoise_ext.engine.report import Row
 
 _FIGURES = ("error", "bound", "original_ms", "ours_ms")
+_OUTCOMES = ("original", "in place", "left out")  # what a row says where no variant won
+_LONGEST = 2000  # characters of a reason
+_PACKAGE = Path(__file__).parents[2]
+_SOURCES = ("engine/**/*.py", "ops/**/*.py", "_precision.py")
 
 
 def key_of(
@@ -66,7 +70,7 @@ class Entry:
         if not all(isinstance(x, list) for x in (rows, apart, times)) or len(times) != 2:
             return None
         pairs = all(isinstance(p, list) and list(map(type, p)) == [str, str] for p in apart)
-        if not pairs or not isinstance(slower, (str, type(None))) or not all(map(_figure, times)):
+        if not pairs or not (slower is None or _text(slower)) or not all(map(_figure, times)):
             return None
         return cls(rows, {(module, label) for module, label in apart}, slower, times)
 
@@ -74,18 +78,27 @@ class Entry:
         """Whether it names these sites, and variants that they have."""
         return len(self.rows) == len(sites) and all(map(_fits, self.rows, sites))
 
-    def examination(self, sites: list[Site], constants: Constants) -> Examination:
-        """The result of :func:`verify.examine` when the entry was written."""
+    def examination(
+        self, graph: Graph, constants: Constants, sites: list[Site], tensors: list[Tensor]
+    ) -> Examination:
+        """The result of :func:`verify.examine` when the entry was written, with new bounds."""
         found = Examination()
+        replaced = {
+            site: row["step"]
+            for row, site in zip(self.rows, sites, strict=True)
+            if row["step"] is not None and site.replaces
+        }
+        planned = replaced if self.slower is None else {}
+        bounds = bounds_of(graph, constants, planned, tensors)
+        found.bounds += bounds.values()
         for row, site in zip(self.rows, sites, strict=True):
             given = {name: row[name] for name in ("variant", "reason", *_FIGURES)}
             timed = row["original_ms"] is not None
             decided = "cached" if timed else ""
+            given["bound"] = bounds.get(site, row["bound"])
             found.rows.append(Row(site.module, site.label, **given, decided=decided))
             step = None if row["step"] is None else site.step(row["step"], constants)
             found.chosen[site] = step
-            if step is not None and site.replaces and row["bound"] is not None:
-                found.bounds.append(row["bound"])
         return found
 
 
@@ -120,7 +133,7 @@ def _fits(row: Any, site: Site) -> bool:
     step = row.get("step")
     if step is not None and step not in site.variants():
         return False
-    if not all(isinstance(row.get(name), str) for name in ("variant", "reason")):
+    if row.get("variant") not in (*site.variants(), *_OUTCOMES) or not _text(row.get("reason")):
         return False
     return all(name in row and _figure(row[name]) for name in _FIGURES)
 
@@ -129,7 +142,12 @@ def _figure(value: Any) -> bool:
     if value is None:
         return True
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return number and math.isfinite(value) and value >= 0
+    return number and 0 <= value <= sys.float_info.max  # integers of JSON may be beyond it
+
+
+def _text(value: Any) -> bool:
+    """Whether a terminal can show it: no control characters, not too long."""
+    return isinstance(value, str) and len(value) <= _LONGEST and value.isprintable()
 
 
 def _hash_graph(digest: Any, graph: Graph) -> None:
@@ -160,10 +178,11 @@ def _hash_tensor(digest: Any, tensor: Tensor) -> None:
 
 @cache
 def _code() -> str:
-    """A hash of the package's code: decisions hold for one version."""
+    """A hash of all code that makes and runs plans: decisions hold for one version."""
     digest = hashlib.sha256(Path(native().__file__).read_bytes())
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(path.read_bytes())
+    for path in sorted(path for pattern in _SOURCES for path in _PACKAGE.glob(pattern)):
+        data = path.read_bytes()
+        digest.update(f"{path.relative_to(_PACKAGE)} {len(data)};".encode() + data)
     return digest.hexdigest()
 
 

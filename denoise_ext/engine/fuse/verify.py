@@ -50,6 +50,34 @@ def examine(
     """Run the original operator by operator and try every site's variants on what it reads."""
     found = Examination()
     known: dict[str, Row] = {}  # what was timed for a site of the same kind and sizes
+
+    def visit(site: Site, look_up: Callable[[Value], Tensor]) -> None:
+        _try(site, constants, look_up, found, known)
+
+    _run_original(graph, constants, sites, tensors, visit)
+    _mark_left_out(found)
+    return found
+
+
+def bounds_of(
+    graph: Graph, constants: Constants, variants: dict[Site, str], tensors: list[Tensor]
+) -> dict[Site, float]:
+    """The relative error that each site's variant may have on what it reads."""
+    bounds: dict[Site, float] = {}
+
+    def visit(site: Site, look_up: Callable[[Value], Tensor]) -> None:
+        bounds[site] = _relative_bound(site, variants[site], look_up)
+
+    if variants:
+        _run_original(graph, constants, [*variants], tensors, visit)
+    return bounds
+
+
+def _run_original(
+    graph: Graph, constants: Constants, sites: list[Site], tensors: list[Tensor],
+    visit: Callable[[Site, Callable[[Value], Tensor]], None],
+) -> None:  # fmt: skip
+    """Operator by operator; visits each site when all that it reads and makes is there."""
     env = dict(zip(graph.inputs, tensors, strict=True))
     at_node = {site.nodes[-1]: site for site in sites}
     last_use = {value: node for node in graph.nodes for value in node.inputs()}
@@ -71,12 +99,14 @@ def examine(
         results = run(Step.of(node), look_up)
         env.update((v, r) for v, r in zip(node.results, results, strict=True) if v is not None)
         if node in at_node:
-            _try(at_node[node], constants, look_up, found, known)
+            visit(at_node[node], look_up)
         for value in [v for v in env if last_use.get(v) is node]:
             if value not in graph.inputs:
                 del env[value]
-    _mark_left_out(found)
-    return found
+
+
+def _relative_bound(site: Site, variant: str, look_up: Callable[[Value], Tensor]) -> float:
+    return site.error_bound(variant, look_up) / max(rms(look_up(site.output)), _TINY)
 
 
 def _mark_left_out(found: Examination) -> None:
@@ -103,11 +133,10 @@ def _try(
     if site.error_bound(best, look_up) is None:  # the same operator, other memory
         _check_same(site, best, constants, look_up, found, row)
         return
-    size = rms(look_up(site.output))
     reasons, planned = [], _as_planned(site, look_up, found)
     for variant in site.variants():
         step = site.step(variant, constants)
-        bound = site.error_bound(variant, look_up) / max(size, _TINY)
+        bound = _relative_bound(site, variant, look_up)
         error = _error(step, site, look_up, planned)
         if not error <= bound:
             reasons.append(f"{variant} is off by {error:.1e}, allowed {bound:.0e}")

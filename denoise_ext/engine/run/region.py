@@ -195,14 +195,14 @@ class Region:
     ) -> tuple[list[Site], verify.Examination, decisions.Entry | None]:  # fmt: skip
         """The sites to replace, what is known of them, and the entry that it was read from."""
         precision = self.settings.precision
+        traced = zip(tensors, graph.inputs, strict=True)
+        inputs = [as_traced(x.to(v.dtype), v) for x, v in traced]
         kept = decisions.Entry.read(key) if self._trusts_cache else None
         if kept is not None:
             same = sites if not kept.apart else find_sites(graph, constants, precision, kept.apart)
             if kept.fits(same):
                 self._apart |= kept.apart
-                return same, kept.examination(same, constants), kept
-        traced = zip(tensors, graph.inputs, strict=True)
-        inputs = [as_traced(x.to(v.dtype), v) for x, v in traced]
+                return same, kept.examination(graph, constants, same, inputs), kept
         found = verify.examine(graph, constants, sites, inputs)
         if refused := found.refused_resampling():
             # Better without what they took in, which then is sites of its own.
