@@ -157,7 +157,7 @@ def open_network(
 
 
 def _check_network(model: object, device: str | torch.device | None) -> None:
-    network = model.original if isinstance(model, Accelerated) else model
+    network = original_of(model)
     if not isinstance(network, Network):
         raise TypeError(
             "model must be a denoise_ext model, a torch.nn.Module, a name or a path, got"
@@ -169,3 +169,8 @@ def _check_network(model: object, device: str | torch.device | None) -> None:
         place, wanted = place_of(network)[0], choose_device(device, "torch")
         if wanted.type != place.type or wanted.index not in (None, place.index):
             raise ValueError(f"model is on {place}, but device is {str(device)!r}")
+
+
+def original_of(model: object) -> object:
+    """The network that an accelerated one was made from; anything else as it is."""
+    return model.original if isinstance(model, Accelerated) else model

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from denoise_ext.data.noise import add_gaussian_noise
 from denoise_ext.metrics import psnr, ssim
+from denoise_ext.metrics.protocol import Sample, as_sample, inputs_of, measure, targets_of
 from denoise_ext.metrics.ssim import WINDOW
 from denoise_ext.tasks.value_range import from_unit, to_unit
 
@@ -108,13 +109,9 @@ def evaluate_image(
             small for SSIM's 11 x 11 window.
     """
     stored = _as_batch(pixels)
-    clean = to_unit(stored)  # (1, C, H, W)
-    generator = torch.Generator().manual_seed(protocol.seed)
-    # drawn for contiguous memory: the noise must not depend on the layout
-    noisy = add_gaussian_noise(clean.contiguous(), sigma, generator)
-    if protocol.clip_noisy:
-        noisy = noisy.clamp(0, 1)
-    return _scores(method, noisy, clean, sigma, protocol, stored.dtype)
+    sample = as_sample({}, {"image": to_unit(stored)})
+    noise = _WhiteNoise(protocol, sigma)
+    return _scores(method, sample, sigma, protocol, stored.dtype, noise)
 
 
 def evaluate_pair(
@@ -143,7 +140,8 @@ def evaluate_pair(
             f"{clean.shape} {clean.dtype}"
         )
     stored, reference = (_as_batch(pixels) for pixels in (noisy, clean))
-    return _scores(method, to_unit(stored), to_unit(reference), sigma, protocol, stored.dtype)
+    sample = _sample(to_unit(stored), to_unit(reference))
+    return _scores(method, sample, sigma, protocol, stored.dtype)
 
 
 def _as_batch(pixels: np.ndarray) -> Tensor:
@@ -152,30 +150,63 @@ def _as_batch(pixels: np.ndarray) -> Tensor:
     return stored[None, None] if pixels.ndim == 2 else stored.permute(2, 0, 1)[None]
 
 
+def _sample(noisy: Tensor, clean: Tensor) -> Sample:
+    """The layout that `evaluate_image` states."""
+    layout = torch.channels_last
+    return as_sample({"image": noisy.contiguous(memory_format=layout)}, {"image": clean})
+
+
+@dataclass(frozen=True)
+class _WhiteNoise:
+    """The degradation of clean images; see `metrics.protocol`."""
+
+    protocol: Protocol
+    sigma: float
+
+    def degrade(self, sample: Sample) -> Sample:
+        """The image of the targets with noise as the input."""
+        clean = targets_of(sample)["image"]
+        generator = torch.Generator().manual_seed(self.protocol.seed)
+        # drawn for contiguous memory: the noise must not depend on the layout
+        noisy = add_gaussian_noise(clean.contiguous(), self.sigma, generator)
+        if self.protocol.clip_noisy:
+            noisy = noisy.clamp(0, 1)
+        return _sample(noisy, clean)
+
+
 def _scores(
     method: Method,
-    noisy: Tensor,
-    clean: Tensor,
+    sample: Sample,
     sigma: float | None,
     protocol: Protocol,
     stored: torch.dtype,
+    noise: _WhiteNoise | None = None,
 ) -> Scores:
-    """Denoise `noisy` and measure both; `stored`: the type that outputs are rounded to."""
-    noisy = noisy.contiguous(memory_format=torch.channels_last)
-    with torch.inference_mode():
-        output = method(noisy, sigma).clamp(0, 1)
-    if protocol.round_output:
-        output = to_unit(from_unit(output, stored))
-    clean, noisy, output = (_inside(x, protocol.crop) for x in (clean, noisy, output))
-    height, width = clean.shape[-2:]
-    if min(height, width) < WINDOW:
-        raise ValueError(
-            f"{width} x {height} pixels are left to measure; SSIM needs {WINDOW} x {WINDOW}"
-        )
-    values = [
-        float(metric(image, clean)[0]) for image in (noisy, output) for metric in (psnr, ssim)
-    ]
-    return Scores(*values)
+    """Denoise the image and measure both; `stored`: the type that outputs are rounded to."""
+
+    def denoised(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {"image": method(inputs["image"], sigma)}
+
+    def figures(outputs: Mapping[str, Tensor], sample: Sample) -> dict[str, float]:
+        output = outputs["image"].clamp(0, 1)
+        if protocol.round_output:
+            output = to_unit(from_unit(output, stored))
+        images = (inputs_of(sample)["image"], output, targets_of(sample)["image"])
+        noisy, output, clean = (_inside(x, protocol.crop) for x in images)
+        height, width = clean.shape[-2:]
+        if min(height, width) < WINDOW:
+            raise ValueError(
+                f"{width} x {height} pixels are left to measure; SSIM needs {WINDOW} x {WINDOW}"
+            )
+        return {
+            "noisy_psnr": float(psnr(noisy, clean)[0]),
+            "noisy_ssim": float(ssim(noisy, clean)[0]),
+            "psnr": float(psnr(output, clean)[0]),
+            "ssim": float(ssim(output, clean)[0]),
+        }
+
+    (measured,) = measure(denoised, [sample], figures, noise)
+    return Scores(**measured.figures)
 
 
 def _inside(x: Tensor, crop: int) -> Tensor:

@@ -7,15 +7,14 @@ from typing import Any
 
 from torch import Tensor
 
-from denoise_ext.engine import Accelerated
 from denoise_ext.models.image_denoiser import ImageDenoiser
 from denoise_ext.models.network import Network, Tensors
-from denoise_ext.runtime.model_names import default_model
+from denoise_ext.runtime.model_names import default_model, original_of
 
 
 def check_network(model: Any) -> None:
     """TypeError for a network that is no image denoiser; all else passes."""
-    network = model.original if isinstance(model, Accelerated) else model
+    network = original_of(model)
     if isinstance(network, Network) and not isinstance(network, ImageDenoiser):
         inputs, outputs = network.signature.inputs, network.signature.outputs
         raise TypeError(
