@@ -158,6 +158,26 @@ def test_smoothing_takes_luma_and_colour_apart():
     torch.testing.assert_close(after[:, 1:], in_camera.blur(before[:, 1:], narrow))
 
 
+def test_colour_noise_fades():
+    noise = torch.randn(2, 3, 16, 16, generator=seeded(), dtype=torch.float64)
+    before = in_camera.to_luma_chroma(noise)
+    after = in_camera.to_luma_chroma(in_camera.fade_chroma(noise, torch.tensor([1.0, 0.25])))
+    torch.testing.assert_close(after[:, 0], before[:, 0])
+    torch.testing.assert_close(after[1, 1:], 0.75 * before[1, 1:])
+    assert after[0, 1:].abs().max() < 1e-12
+
+
+def test_some_pictures_have_luma_noise_alone():
+    image = torch.full((300, 3, 16, 16), 0.5)
+    draws = photo.Draws(image, seeded())
+    noise = photo.camera_processing(
+        torch.randn(image.shape, generator=seeded(1)) * 0.05, draws, PhotoNoise(smoothed=0.0)
+    )
+    chroma = in_camera.rms(in_camera.to_luma_chroma(noise)[:, 1:])
+    alone = (chroma < 1e-6).sum().item()
+    assert abs(alone - 300 / 8) < 5 * math.sqrt(300 / 8 * 7 / 8)
+
+
 def test_luma_is_that_of_jpeg():
     white, red = torch.ones(1, 3, 1, 1), torch.tensor([1.0, 0.0, 0.0]).reshape(1, 3, 1, 1)
     assert in_camera.to_luma_chroma(white).flatten().tolist() == pytest.approx([1, 0, 0], abs=1e-6)

@@ -78,6 +78,12 @@ def smooth(
     return from_luma_chroma(torch.cat(mixed, dim=1))
 
 
+def fade_chroma(noise: Tensor, share: Tensor) -> Tensor:
+    """Noise less this part (N,) of its colour differences; 1 leaves luma noise alone."""
+    parts = to_luma_chroma(noise)
+    return from_luma_chroma(torch.cat([parts[:, :1], parts[:, 1:] * (1.0 - _shaped(share))], dim=1))
+
+
 def sharpen(noise: Tensor, amount: Tensor) -> Tensor:
     """An unsharp mask of one pixel: ``noise + amount * (noise - blurred noise)``."""
     blurred = blur(noise, torch.ones(len(noise)))

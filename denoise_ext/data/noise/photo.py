@@ -167,6 +167,8 @@ def camera_processing(noise: Tensor, draws: Draws, options: PhotoNoise) -> Tenso
         draws.between(0.4, 1.2), draws.between(0.5, 2.2),
         draws.some(0.6, 0.0, 1.0), draws.some(0.8, 0.0, 1.0),
     )  # fmt: skip
+    gray = torch.where(draws.chance(0.5), 1.0, draws.between(0.0, 1.0))  # cameras, film grain
+    light = in_camera.fade_chroma(light, torch.where(draws.chance(0.25), gray, 0.0))
     # twice, narrow and wide: what is left of it has a long tail in its correlation
     strong = in_camera.smooth(
         in_camera.smooth(
