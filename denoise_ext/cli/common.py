@@ -196,7 +196,8 @@ def add_precision_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--precision", default="default",
         choices=("strict", "default", "fast", "bfloat16", "float16"),
-        help="of the convolutions: strict sums directly, fast is a little less exact than default;"
+        help="of the convolutions: strict sums directly, fast is a little less exact than default"
+        " (on a GPU: tf32 never, as PyTorch's setting allows, always);"
         " bfloat16 and float16 need half the memory (what float16 cannot hold is computed again in"
         " float32) (default: default)",
     )  # fmt: skip

@@ -54,7 +54,9 @@ def accelerate(
                      a part is in training mode: then the first call in eval mode decides
     precision        "strict": convolutions are summed directly in the tensors' own precision;
                      "default": on the CPU also by Winograd's algorithm F(4x4, 3x3);
-                     "fast": on the CPU also by F(6x6, 3x3).  CUDA: all three are "strict"
+                     "fast": on the CPU also by F(6x6, 3x3).  CUDA: float32 factors are rounded to
+                     tf32 never, where PyTorch's own setting allows it, always
+                     (:func:`denoise_ext.ops.conv2d`); plans are made anew when that changes
     dtype            torch.bfloat16 or torch.float16: weights and intermediate tensors are stored
                      so, sums stay float32, results have the model's dtype.  None: as the model
     ===============  =============================================================================

@@ -75,10 +75,21 @@ def conv2d(
     precision            ``"strict"``, ``"default"`` or ``"fast"``, see below
     ===================  =========================================================================
 
-    ``precision`` says how far the arithmetic for float32, bfloat16 and float16 may leave that of
-    PyTorch: ``"strict"`` multiplies and adds directly in float32; ``"default"`` also takes
-    algorithms that round more, in float32; ``"fast"`` also factors rounded to tf32 (10-bit
-    mantissas) on a GPU.  The gradients are computed with the same.
+    ``precision`` says how far the arithmetic for float32, bfloat16 and float16 may leave direct
+    sums in float32.  The gradients are computed with the same.
+
+    ===============  ============================  =============================================
+    precision        CPU                           GPU, float32
+    ===============  ============================  =============================================
+    ``"strict"``     direct sums                   factors are never rounded
+    ``"default"``    also Winograd F(4x4, 3x3)     factors are rounded to tf32 (10-bit mantissas)
+                                                   where PyTorch allows it for its own
+                                                   convolutions at the time of the call:
+                                                   ``torch.backends.cudnn.conv.fp32_precision``
+    ``"fast"``       also F(6x6, 3x3)              tf32 whatever PyTorch's setting
+    ===============  ============================  =============================================
+
+    tf32 needs compute capability 8.0.  PyTorch allows it unless the program forbids it.
 
     On the CPU a 3x3 convolution of stride 1 takes Winograd's algorithm (Lavin & Gray 2016,
     arXiv:1509.09308) where that is faster, which :func:`denoise_ext.ops.explain` tells: F(4x4, 3x3)

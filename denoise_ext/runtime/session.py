@@ -16,7 +16,7 @@ from denoise_ext.analysis.geometry import Geometry, GeometryError, describe
 from denoise_ext.engine import Accelerated, accelerate, plan
 from denoise_ext.engine.accelerate import accelerated_like
 from denoise_ext.models import Network
-from denoise_ext.nn import JointBilateralBlur
+from denoise_ext.nn import Conv2d, ConvTranspose2d, JointBilateralBlur
 from denoise_ext.runtime.device import check_backend, choose_device
 from denoise_ext.runtime.families import default_model, member
 from denoise_ext.runtime.from_module import FromModule, from_module
@@ -62,6 +62,8 @@ class Runner:
                 network, self.dtype = copy.deepcopy(network).to(half), half
             if planned and self.device.type == "cpu":  # another's: held against the original
                 network = accelerate(network, precision="default" if half else precision)
+            elif planned and precision in ("strict", "fast"):
+                network = _with_precision(network, precision)
         self._network = network
         # One that is accelerated already may have been so with any precision.
         self._precision = "fast" if accelerated else precision
@@ -274,6 +276,16 @@ def sigma_argument(sigma: Sigma, x: Tensor) -> float | Tensor | None:
 
 def _is_accelerated(model: object) -> bool:
     return isinstance(model, Accelerated) and isinstance(model.original, Network)
+
+
+def _with_precision(network: Network, precision: str) -> Network:
+    """A copy whose convolutions of this package have that precision; it shares the parameters."""
+    shared = {id(x): x for x in (*network.parameters(), *network.buffers())}
+    network = copy.deepcopy(network, shared)
+    for part in network.modules():
+        if isinstance(part, (Conv2d, ConvTranspose2d)):
+            part.precision = precision
+    return network
 
 
 def _finite(x: Tensor) -> bool:

@@ -95,7 +95,8 @@ class Denoiser:
             between ``(1 - strength) * image + strength * result``, computed before rounding.
         device: "auto", "cpu", "cuda", "cuda:N" (see `choose_device`). A network that is passed in
             runs where its weights are; `device` must then be "auto", None or that device.
-        precision: "strict", "default" or "fast" as in `denoise_ext.accelerate`; "bfloat16" or
+        precision: "strict", "default" or "fast" as in `denoise_ext.accelerate` (on a GPU "default"
+            leaves to each layer the precision that it has); "bfloat16" or
             "float16": weights and intermediate tensors are stored so. What leaves the range of
             float16 is computed again in float32 (`Result.recomputed`), never returned as it is.
         backend: "native": the network runs as a plan of this package's kernels; "torch": one that
