@@ -9,6 +9,7 @@
 #include "cpu/isa.h"
 #include "cpu/weight_cache.h"
 #include "ops/explain.h"
+#include "ops/tf32.h"
 #include "params/device_list.h"
 #include "params/driver.h"
 #include "params/launch.h"
@@ -96,6 +97,18 @@ std::string explain(const py::function& call, int compute_capability) {
   return explanation.text();
 }
 
+// Kept for ever: operators may run until the process ends.
+py::function* tf32_query = nullptr;
+
+void set_tf32_query(const py::function& query) {
+  if (tf32_query == nullptr) tf32_query = new py::function;
+  *tf32_query = query;
+  denoise_ext::ops::set_tf32_query([] {
+    const py::gil_scoped_acquire gil;
+    return py::cast<bool>((*tf32_query)());
+  });
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_native, m) {
@@ -113,6 +126,8 @@ PYBIND11_MODULE(_native, m) {
   m.def("kept_weight_bytes", &denoise_ext::cpu::kept_weight_bytes,
         "Bytes of transformed convolution weights that are kept for later calls (64 MiB at most).");
   m.def("forget_kept_weights", &denoise_ext::cpu::forget_kept_weights, "Release them.");
+  m.def("set_tf32_query", &set_tf32_query, py::arg("query"),
+        "Ask this function whether float32 convolutions on a GPU may round factors to tf32 by default.");
   m.def("explain", &explain, py::arg("call"), py::arg("compute_capability"),
         "Which kernels the operators take that call() calls, in place of running them.");
 }

@@ -11,6 +11,8 @@ from types import ModuleType
 
 import torch  # its shared libraries must be loaded before ours
 
+from denoise_ext._tf32 import tf32_allowed
+
 _MINIMUM_TORCH = (2, 11)
 
 
@@ -22,7 +24,7 @@ def _load() -> tuple[ModuleType | None, str | None]:
             f"{'.'.join(map(str, _MINIMUM_TORCH))} (its operators use that release's stable ABI)"
         )
     try:
-        return importlib.import_module("denoise_ext._native"), None
+        module = importlib.import_module("denoise_ext._native")
     except ModuleNotFoundError as error:
         if error.name != "denoise_ext._native":
             raise
@@ -32,6 +34,8 @@ def _load() -> tuple[ModuleType | None, str | None]:
         )
     except ImportError as error:
         return None, f"the compiled library denoise_ext._native does not load: {error}"
+    module.set_tf32_query(tf32_allowed)
+    return module, None
 
 
 _module, _error = _load()

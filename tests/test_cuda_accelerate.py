@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,7 +17,7 @@ from torch.nn import functional as F
 import denoise_ext
 from denoise_ext import models
 from denoise_ext.engine.capture.graph import Graph, Value
-from denoise_ext.engine.run import cuda_graph
+from denoise_ext.engine.run import cuda_graph, region
 
 pytestmark = pytest.mark.usefixtures("ours_is_faster")
 on_gpu = pytest.mark.skipif(missing() is not None, reason=str(missing()))
@@ -61,6 +63,36 @@ def test_replays_compute_what_the_model_does(size):
     assert all(close(y, net(x)) for x, y in zip(inputs, results, strict=True))
     assert plan.workspaces == 1 and plan.unrecorded is None
     assert plan.free_workspaces()[0].recorded
+
+
+def test_a_plan_is_made_anew_when_pytorch_changes_its_tf32_setting(monkeypatch):
+    """Its kernels were chosen under the setting of the time; without a GPU, up to that decision."""
+    part = region.Region(nn.Identity(), "forward", "", region.Settings("default", None))
+    made, allowed = [], [False]
+    on_gpu = SimpleNamespace(is_cuda=True)
+    monkeypatch.setattr(region, "call_key", lambda *_: (("key",), [on_gpu]))
+    monkeypatch.setattr(region, "tf32_allowed", lambda: allowed[0])
+    prepare = lambda key, *_: made.append(allowed[0]) or part._keep(key, region._Entry(None))  # noqa: E731
+    monkeypatch.setattr(part, "_prepare", prepare)
+    for value in (False, False, True, True, False):
+        allowed[0] = value
+        part.call((), {})
+    assert made == [False, True, False]
+
+
+@on_gpu
+@torch.no_grad()
+@pytest.mark.parametrize("precision", ["strict", "default", "fast"])
+def test_the_tf32_setting_is_followed(precision):
+    net, x = Net().eval().cuda(), torch.randn(1, 3, 64, 64, device="cuda")
+    exact = copy.deepcopy(net).double()(x.double())
+    fast = denoise_ext.accelerate(net, x, precision=precision)
+    for allowed in (False, True, False):
+        torch.backends.cudnn.allow_tf32 = allowed
+        error = (fast(x).double() - exact).norm() / exact.norm()
+        if precision == "strict" or (precision == "default" and not allowed):
+            assert error < 1e-5
+    torch.backends.cudnn.allow_tf32 = False
 
 
 @on_gpu

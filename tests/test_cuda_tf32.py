@@ -1,4 +1,6 @@
-"""float32 convolutions on tensor cores, which ``precision="fast"`` allows: tf32 factors.
+"""float32 convolutions on tensor cores: tf32 factors.
+
+``precision="fast"`` allows them, and by default PyTorch's setting for its own convolutions does.
 
 tf32 keeps 10 bits of the fraction, rounded to nearest: each factor is off by at most 2^-11 of
 itself, a product by ``2 * 2^-11 + 2^-22``, and sums are in float32 as ever.
@@ -6,11 +8,15 @@ itself, a product by ``2 * 2^-11 + 2^-22``, and sums are in float32 as ever.
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import bounds
 import cuda_emulator
 import pytest
 import torch
 from cases import CASES, Call, make_tensors, to_float64
+from torch.backends import cudnn
 
 from denoise_ext import ops, reference
 
@@ -63,6 +69,87 @@ def test_within_the_rounding_of_the_factors(call, layout, capability):
     limit = bounds.conv2d(call, exact, torch.float32) + tf32_bound(call, exact)
     limit = limit + bounds.output_rounding(expected, torch.float32)
     assert ((got.double() - expected).abs() <= limit).all()
+
+
+# Each form of PyTorch's setting: module, attribute, value, and whether it allows tf32.
+SETTINGS = {
+    "allow_tf32": (cudnn, "allow_tf32", True, True),
+    "allow_tf32_not": (cudnn, "allow_tf32", False, False),
+    "conv": (cudnn.conv, "fp32_precision", "tf32", True),
+    "conv_not": (cudnn.conv, "fp32_precision", "ieee", False),
+    "cudnn": (cudnn, "fp32_precision", "tf32", True),
+    "everything": (torch.backends, "fp32_precision", "tf32", True),
+    "everything_not": (torch.backends, "fp32_precision", "ieee", False),
+}
+
+
+@pytest.fixture
+def setting(request):
+    """Makes the setting, yields whether it allows tf32, and gives back what conftest.py set."""
+    place, name, value, allows = SETTINGS[request.param]
+    setattr(place, name, value)
+    yield allows
+    torch.backends.fp32_precision = cudnn.fp32_precision = cudnn.conv.fp32_precision = "none"
+    cudnn.allow_tf32 = False
+
+
+def _results(precision: str) -> dict[str, torch.Tensor]:
+    """What every operator of convolution gives, on sm_80, wherever it can on tensor cores."""
+    tensors = make_tensors(CALLS["no_padding"], torch.float32, layout="channels_last")
+    x, w, bias = tensors["input"], tensors["weight"], tensors["bias"]
+    grad = torch.linspace(-1, 1, x.numel()).view(x.shape)
+    pairs, raw = ([1, 1], [1, 1], [1, 1]), torch.ops.denoise_ext
+    outs = {name: torch.empty_like(x) for name in ("conv2d_out", "conv_transpose2d_out")}
+    with cuda_emulator.emulated_cuda(compute_capability=80, variant="conv_rowring"):
+        leaves = [t.clone().requires_grad_() for t in (x, w)]
+        transposed = [t.clone().requires_grad_() for t in (x, w)]
+        results = {
+            "conv2d": ops.conv2d(*leaves, bias, padding=1, precision=precision),
+            "conv_transpose2d": ops.conv_transpose2d(*transposed, padding=1, precision=precision),
+        }
+        results["gradient"] = torch.autograd.grad(results["conv2d"], leaves[0], grad)[0]
+        results["transposed gradient"] = torch.autograd.grad(
+            results["conv_transpose2d"], transposed[0], grad
+        )[0]
+        raw.conv2d_out(
+            x, w, None, bias, *pairs, 1, "constant", "none", 0.0, None, None, "before", "auto",
+            outs["conv2d_out"], precision,
+        )  # fmt: skip
+        raw.conv_transpose2d_out(
+            x, w, None, [1, 1], [1, 1], [0, 0], 1, [1, 1], "none", 0.0, None, None, "before",
+            precision, outs["conv_transpose2d_out"],
+        )  # fmt: skip
+    return results | outs
+
+
+@pytest.mark.parametrize("setting", SETTINGS, indirect=True)
+def test_the_default_is_pytorchs_at_each_call(setting):
+    default, strict, fast = (_results(precision) for precision in ("default", "strict", "fast"))
+    for name, result in default.items():
+        assert torch.equal(result, (fast if setting else strict)[name]), name
+        assert not torch.equal(fast[name], strict[name]), name
+
+
+@pytest.mark.parametrize("setting", SETTINGS, indirect=True)
+def test_explain_has_the_setting_too(setting):
+    x, w = torch.empty(1, 64, 32, 32), torch.empty(64, 64, 3, 3)
+    first = ops.explain(ops.conv2d, x, w, padding=1, device="sm_90").splitlines()[0]
+    assert first.startswith("conv_rowring") == setting
+    strict = ops.explain(ops.conv2d, x, w, padding=1, precision="strict", device="sm_90")
+    assert "fp32_precision" in strict and not strict.startswith("conv_rowring")
+
+
+def test_pytorchs_own_default():
+    """In a process that has set nothing."""
+    script = "import torch; from denoise_ext import ops; " \
+        "print(torch.backends.cudnn.conv.fp32_precision); " \
+        "print(ops.explain(ops.conv2d, torch.empty(1, 64, 99, 99), torch.empty(64, 64, 3, 3), " \
+        "device='sm_80'))"  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", script], text=True, capture_output=True, check=True
+    )
+    torchs, kernel, *_ = done.stdout.splitlines()
+    assert kernel.startswith("conv_rowring") == (torchs == "tf32")
 
 
 @pytest.mark.parametrize("precision", ("strict", "default"))

@@ -92,8 +92,12 @@ def test_cpp_files_include_only_what_their_layer_may():
                     problems.append(f"{place}: csrc/{layer(path)} must not include <{included}>")
             elif not target.is_file():
                 problems.append(f"{place}: {included} is not there")
-            elif layer(path) == "module" and layer(target) == "ops" and target.name != "explain.h":
-                problems.append(f"{place}: only ops/explain.h knows no torch")
+            elif (
+                layer(path) == "module"
+                and layer(target) == "ops"
+                and target.name not in ("explain.h", "tf32.h")
+            ):
+                problems.append(f"{place}: only ops/explain.h and ops/tf32.h know no torch")
             elif layer(target) not in layers:
                 problems.append(f"{place}: csrc/{layer(path)} must not use csrc/{layer(target)}")
     assert problems == []
@@ -153,7 +157,7 @@ def test_product_code_asks_for_the_emulator_in_two_places():
 
 # --- Python ----------------------------------------------------------------------------------
 
-COMMON = {"__version__", "_arguments", "_choices", "_precision", "_suggestions"}
+COMMON = {"__version__", "_arguments", "_choices", "_precision", "_suggestions", "_tf32"}
 LEAVES = {
     "_arguments",
     "_cache",
@@ -161,6 +165,7 @@ LEAVES = {
     "_loader",
     "_precision",
     "_suggestions",
+    "_tf32",
     "_timing",
     "io",
     "metrics",

@@ -5,6 +5,7 @@
 #include "conv_depthwise.h"
 #include "conv_first.h"
 #include "conv_last.h"
+#include "conv_parts.h"
 #include "conv_rowring_plan.h"
 #include "conv_transpose_phases.h"
 #include "variants.h"
@@ -35,8 +36,27 @@ const Variant<ConvParams> kConvVariants[] = {
     {"conv_transpose_phases", conv_transpose_phases_cannot_run, conv_transpose_phases_cost,
      conv_transpose_phases_workspace, conv_transpose_phases_launch},
     {"conv_rowring", row_ring_cannot_run, row_ring_cost, row_ring_workspace_bytes, conv_rowring_launch},
+    {"conv_parts", conv_parts_cannot_run, conv_parts_cost, conv_parts_workspace, conv_parts_launch},
     {"conv_direct", always<ConvParams>, direct_cost, nullptr, conv_direct_launch},
 };
+
+// A depthwise conv_transpose2d of stride 1, such as the gradient of a depthwise conv2d's input, is a
+// depthwise conv2d with the taps in reverse order.
+ConvParams as_conv2d(ConvParams p) {
+  const bool depthwise = p.groups > 1 && p.groups == p.input.size[1] && p.groups == p.output.size[1];
+  if (!p.transposed || !depthwise || p.stride[0] != 1 || p.stride[1] != 1) return p;
+  ConvParams flipped = p;
+  flipped.transposed = false;
+  for (int axis = 0; axis < 2; ++axis) {
+    const int64_t last = p.weight.size[2 + axis] - 1;
+    flipped.padding[axis] = p.dilation[axis] * last - p.padding[axis];
+    if (flipped.padding[axis] < 0) return p;
+    flipped.weight.data = static_cast<char*>(flipped.weight.data) +
+                          last * p.weight.stride[2 + axis] * element_bytes(p.weight.dtype);
+    flipped.weight.stride[2 + axis] = -p.weight.stride[2 + axis];
+  }
+  return flipped;
+}
 
 // A mask on the input has no say: it is there only if what would run without it can apply it.
 ConvParams unmasked(ConvParams params) {
@@ -50,17 +70,19 @@ const Variant<ConvParams>& chosen(const ConvParams& params, const DeviceLimits& 
 
 }  // namespace
 
-int run(const ConvParams& params, const LaunchContext& context) {
+int run(const ConvParams& given, const LaunchContext& context) {
+  const ConvParams params = as_conv2d(given);
   return chosen(params, context.limits).launch(params, context);
 }
 
-int64_t workspace_bytes(const ConvParams& params, const DeviceLimits& limits) {
+int64_t workspace_bytes(const ConvParams& given, const DeviceLimits& limits) {
+  const ConvParams params = as_conv2d(given);
   const Variant<ConvParams>& variant = chosen(params, limits);
   return variant.workspace_bytes == nullptr ? 0 : variant.workspace_bytes(params, limits);
 }
 
 bool conv_masks_input(const ConvParams& params, const DeviceLimits& limits) {
-  return chosen(params, limits).launch == conv_rowring_launch;
+  return chosen(as_conv2d(params), limits).launch == conv_rowring_launch;
 }
 
 void explain(const ActivationGradParams& params, const DeviceLimits&, char* text, int bytes) {
@@ -68,7 +90,7 @@ void explain(const ActivationGradParams& params, const DeviceLimits&, char* text
 }
 
 void explain(const ConvParams& params, const DeviceLimits& limits, char* text, int bytes) {
-  explain(kConvVariants, unmasked(params), limits, text, bytes);
+  explain(kConvVariants, unmasked(as_conv2d(params)), limits, text, bytes);
 }
 
 }  // namespace denoise_ext::cuda

@@ -12,6 +12,9 @@ int conv_direct_launch(const ConvParams& params, const LaunchContext& context);
 // Stride 1, 1x1, 3x3 and 5x5 kernels, float16 and bfloat16: on the tensor cores.
 int conv_rowring_launch(const ConvParams& params, const LaunchContext& context);
 
+// Groups, dilation, transposed convolution of any stride: as several calls of the one before.
+int conv_parts_launch(const ConvParams& params, const LaunchContext& context);
+
 // Depthwise conv2d with channels innermost, and plane by plane.
 int conv_depthwise_rows_launch(const ConvParams& params, const LaunchContext& context);
 int conv_depthwise_planes_launch(const ConvParams& params, const LaunchContext& context);

@@ -56,12 +56,13 @@ int64_t workspace_of(const Variant<Params> (&table)[kCount], const Params& param
   return variant.workspace_bytes == nullptr ? 0 : variant.workspace_bytes(params, limits);
 }
 
-// One line per variant: the chosen one, the others that could run, and why the rest cannot.
+// One line per variant: the chosen one with its cost, the others that could run, and why the rest cannot.
 template <class Params, int kCount>
 void explain(const Variant<Params> (&table)[kCount], const Params& params, const DeviceLimits& limits,
              char* text, int bytes) {
   const Variant<Params>& best = choose(table, params, limits);
-  int used = std::snprintf(text, static_cast<size_t>(bytes), "%s: chosen", best.name);
+  int used = std::snprintf(text, static_cast<size_t>(bytes), "%s: chosen, estimated at %.1f us", best.name,
+                           best.cost(params, limits));
   for (const Variant<Params>& variant : table) {
     if (&variant == &best || used >= bytes) continue;
     const char* reason = variant.cannot_run(params, limits);

@@ -16,8 +16,8 @@ Tensor conv2d(const Tensor& input, const Tensor& weight, const std::optional<Ten
               double negative_slope, const std::optional<Tensor>& prelu_weight,
               const std::optional<Tensor>& residual, const StringArgument& residual_position,
               const StringArgument& precision) {
-  const ConvArguments arguments{kOp, stride, padding, dilation,
-                                {},  groups, false,   parse_precision(precision, kOp)};
+  const Precision allowed = Device::precision(parse_precision(precision, kOp), input);
+  const ConvArguments arguments{kOp, stride, padding, dilation, {}, groups, false, allowed};
   check_conv_arguments(arguments, input, weight);
   const auto sizes = conv_output_sizes(arguments, input, weight);
   Tensor output = empty4(input, sizes, is_channels_last(input) || is_channels_last(weight));

@@ -38,9 +38,11 @@ void conv2d_out(const Tensor& input, const Tensor& weight, const std::optional<T
                 const std::vector<int64_t>& padding, const std::vector<int64_t>& dilation, int64_t groups,
                 const StringArgument& border, const StringArgument& activation, double negative_slope,
                 const std::optional<Tensor>& prelu_weight, const std::optional<Tensor>& residual,
-                const StringArgument& residual_position, const StringArgument& algorithm, const Tensor& out) {
+                const StringArgument& residual_position, const StringArgument& algorithm, const Tensor& out,
+                const StringArgument& precision) {
   constexpr const char* kOp = "conv2d_out";
-  const ConvArguments arguments{kOp, stride, padding, dilation, {}, groups, false, Precision::kDefault};
+  const Precision allowed = Device::precision(parse_precision(precision, kOp), input);
+  const ConvArguments arguments{kOp, stride, padding, dilation, {}, groups, false, allowed};
   check_conv_arguments(arguments, input, weight);
   const auto sizes = conv_output_sizes(arguments, input, weight);
   check_same_dtype(out, input, kOp, "out");
@@ -78,7 +80,8 @@ DENOISE_EXT_SCHEMAS(m) {
   m.def(
       "conv2d_out(Tensor input, Tensor weight, Tensor? packed_weight, Tensor? bias, int[2] stride, "
       "int[2] padding, int[2] dilation, int groups, str border, str activation, float negative_slope, "
-      "Tensor? prelu_weight, Tensor? residual, str residual_position, str algorithm, Tensor(a!) out) -> ()");
+      "Tensor? prelu_weight, Tensor? residual, str residual_position, str algorithm, Tensor(a!) out, "
+      "str precision='default') -> ()");
 }
 
 DENOISE_EXT_REGISTER(conv2d_out)

@@ -231,8 +231,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> conv2d_backward(
     const StringArgument& activation, double negative_slope, const std::vector<bool>& output_mask,
     const StringArgument& precision) {
   const char* op = "conv2d_backward";
-  const ConvArguments arguments{op, stride, padding, dilation,
-                                {}, groups, false,   parse_precision(precision, op)};
+  const Precision allowed = Device::precision(parse_precision(precision, op), input);
+  const ConvArguments arguments{op, stride, padding, dilation, {}, groups, false, allowed};
   STD_TORCH_CHECK(output_mask.size() == 5, "conv2d_backward: output_mask must hold 5 booleans");
   ConvGradients g = conv_gradients<Device>(arguments, grad_output, input, weight, saved, prelu_weight,
                                            activation, negative_slope, output_mask);
@@ -247,8 +247,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> conv_transpose2d_backward(
     const std::vector<int64_t>& dilation, const StringArgument& activation, double negative_slope,
     const std::vector<bool>& output_mask, const StringArgument& precision) {
   const char* op = "conv_transpose2d_backward";
-  const ConvArguments arguments{
-      op, stride, padding, dilation, output_padding, groups, true, parse_precision(precision, op)};
+  const Precision allowed = Device::precision(parse_precision(precision, op), input);
+  const ConvArguments arguments{op, stride, padding, dilation, output_padding, groups, true, allowed};
   STD_TORCH_CHECK(output_mask.size() == 4, "conv_transpose2d_backward: output_mask must hold 4 booleans");
   ConvGradients g = conv_gradients<Device>(arguments, grad_output, input, weight, saved, prelu_weight,
                                            activation, negative_slope, output_mask);

@@ -17,8 +17,8 @@ Tensor conv_transpose2d(const Tensor& input, const Tensor& weight, const std::op
                         double negative_slope, const std::optional<Tensor>& prelu_weight,
                         const StringArgument& precision) {
   constexpr const char* kOp = "conv_transpose2d";
-  const ConvArguments arguments{
-      kOp, stride, padding, dilation, output_padding, groups, true, parse_precision(precision, kOp)};
+  const Precision allowed = Device::precision(parse_precision(precision, kOp), input);
+  const ConvArguments arguments{kOp, stride, padding, dilation, output_padding, groups, true, allowed};
   check_conv_arguments(arguments, input, weight);
   const auto sizes = conv_output_sizes(arguments, input, weight);
   Tensor output = empty4(input, sizes, is_channels_last(input) || is_channels_last(weight));
@@ -37,8 +37,8 @@ void conv_transpose2d_out(const Tensor& input, const Tensor& weight, const std::
                           const std::optional<Tensor>& residual, const StringArgument& residual_position,
                           const StringArgument& precision, const Tensor& out) {
   constexpr const char* kOp = "conv_transpose2d_out";
-  const ConvArguments arguments{
-      kOp, stride, padding, dilation, output_padding, groups, true, parse_precision(precision, kOp)};
+  const Precision allowed = Device::precision(parse_precision(precision, kOp), input);
+  const ConvArguments arguments{kOp, stride, padding, dilation, output_padding, groups, true, allowed};
   check_conv_arguments(arguments, input, weight);
   const auto sizes = conv_output_sizes(arguments, input, weight);
   check_same_dtype(out, input, kOp, "out");

@@ -11,6 +11,7 @@
 #include "../params/launch.h"
 #include "common.h"
 #include "explain.h"
+#include "tf32.h"
 
 namespace denoise_ext::ops {
 
@@ -18,6 +19,8 @@ struct Cpu {
   static constexpr bool kCuda = false;
   using ConvParams = cpu::ConvParams;
   using ConvWeightGradParams = denoise_ext::ConvWeightGradParams;
+
+  static Precision precision(Precision wanted, const Tensor&) { return wanted; }
 
   template <class Params>
   static void compute(const Params& params, const Tensor&, const char*) {
@@ -59,6 +62,12 @@ struct Cuda {
   static constexpr bool kCuda = true;
   using ConvParams = cuda::ConvParams;
   using ConvWeightGradParams = cuda::ConvWeightGradParams;
+
+  // What "default" is for PyTorch's own convolutions at this moment.
+  static Precision precision(Precision wanted, const Tensor& input) {
+    const bool follows = wanted == Precision::kDefault && input.scalar_type() == ScalarType::Float;
+    return follows && tf32_allowed() ? Precision::kFast : wanted;
+  }
 
   // Of the device of `like`, or of the architecture that an explanation is about.
   static cuda::DeviceLimits limits(const Tensor& like, const char* op) {

@@ -19,6 +19,7 @@ enum class Pooling : int32_t { kMaximum, kAverage };
 
 // How far a kernel may leave direct float32 arithmetic: kStrict never; kDefault: algorithms in float32
 // with more rounding (Winograd); kFast: also reduced factors (tf32 on tensor cores), bigger transforms.
+// CUDA kernels get kFast for "default" too where PyTorch's own convolutions may take tf32.
 enum class Precision : int32_t { kStrict, kDefault, kFast };
 
 // A four-dimensional tensor; sizes and strides (in elements) are in the order N, C, H, W whatever

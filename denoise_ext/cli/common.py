@@ -198,7 +198,8 @@ def add_precision_argument(parser: argparse.ArgumentParser) -> None:
         "--precision", default="default",
         choices=tuple(PRECISIONS),
         help="arithmetic of the convolutions; strict: direct sums; fast: slightly less exact than"
-        " default; bfloat16, float16: half the memory, with float32 on overflow of float16"
+        " default (on a GPU: tf32 never with strict, by PyTorch's setting with default, always"
+        " with fast); bfloat16, float16: half the memory, with float32 on overflow of float16"
         " (default: default)",
     )  # fmt: skip
 

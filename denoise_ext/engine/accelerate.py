@@ -41,7 +41,8 @@ def accelerate(
         example_input: a tensor, a tuple of positional or a dict of keyword arguments, best of the
             size in use.  None: the first call is the example, and takes longer.
         precision: "strict" sums convolutions directly; "default" also uses Winograd's algorithm
-            F(4x4, 3x3) on the CPU; "fast" also F(6x6, 3x3).  On CUDA all three are "strict".
+            F(4x4, 3x3) on the CPU; "fast" also F(6x6, 3x3).  On CUDA they set the use of tf32, as
+            in :func:`denoise_ext.ops.conv2d`; plans are made anew when PyTorch's setting changes.
         dtype: torch.bfloat16 or torch.float16 for weights and intermediate tensors; sums stay
             float32, results keep the model's dtype.  None: the model's dtype.
 

@@ -65,7 +65,8 @@ def explain(
         kwargs: its keyword arguments.
 
     Returns:
-        A line per kernel, the chosen one first: its name, and for the others the reason. Gradients
+        A line per kernel, the chosen one first: its name, on a GPU with the estimated time by which
+        kernels are compared (not a measurement), and for the others the reason. Gradients
         that kernels of their own compute have a paragraph each, headed by the gradient's name.
 
     Raises:

@@ -78,9 +78,18 @@ def conv2d(
     ``precision`` sets which arithmetic is allowed for float32, bfloat16 and float16.  Gradients use
     the same.
 
-    * ``"strict"``: direct products and sums in float32.
-    * ``"default"``: also float32 algorithms with larger rounding errors.
-    * ``"fast"``: also factors rounded to tf32 (10-bit mantissas) on a GPU.
+    ===============  ============================  =============================================
+    precision        CPU                           GPU, float32
+    ===============  ============================  =============================================
+    ``"strict"``     direct sums                   factors are never rounded
+    ``"default"``    also Winograd F(4x4, 3x3)     factors are rounded to tf32 (10-bit mantissas)
+                                                   if PyTorch allows it for its own convolutions
+                                                   at the time of the call:
+                                                   ``torch.backends.cudnn.conv.fp32_precision``
+    ``"fast"``       also F(6x6, 3x3)              tf32 with any setting of PyTorch
+    ===============  ============================  =============================================
+
+    tf32 needs compute capability 8.0.  PyTorch allows tf32 by default.
 
     On the CPU, 3x3 convolutions of stride 1 use Winograd's algorithm (Lavin & Gray 2016,
     arXiv:1509.09308) if it is faster (:func:`denoise_ext.ops.explain`).  The default is

@@ -14,6 +14,7 @@ from denoise_ext._precision import PRECISIONS
 from denoise_ext.analysis.geometry import Geometry, GeometryError, describe
 from denoise_ext.engine import Accelerated, accelerate, plan
 from denoise_ext.models.network import Network, Tensors
+from denoise_ext.nn import Conv2d, ConvTranspose2d
 from denoise_ext.runtime import tiling
 from denoise_ext.runtime.from_module import FromModule
 from denoise_ext.runtime.memory import bytes_per_pixel
@@ -57,10 +58,14 @@ class Session:
         # What the network is fed: a plan takes inputs of the weights' own type.
         self._fed = self.dtype
         if not accelerated:
+            native = run_planned
             run_planned = run_planned and self.device.type == "cpu"
             if half and not (run_planned and is_own(network)):
                 network, self._fed = copy.deepcopy(network).to(half), half
-            network = planned(network, precision) if run_planned else network
+            if run_planned:
+                network = planned(network, precision)
+            elif native and precision in ("strict", "fast"):
+                network = _with_precision(network, precision)
         self._network = network
         # One that is accelerated already may have been so with any precision.
         self._precision = "fast" if accelerated else precision
@@ -187,6 +192,16 @@ def place_of(network: nn.Module) -> tuple[torch.device, torch.dtype]:
 
 def _in(dtype: torch.dtype, tensors: Tensors) -> Tensors:
     return {name: x.to(dtype) for name, x in tensors.items()}
+
+
+def _with_precision(network: Network, precision: str) -> Network:
+    """A copy whose convolutions of this package have that precision; it shares the parameters."""
+    shared = {id(x): x for x in (*network.parameters(), *network.buffers())}
+    network = copy.deepcopy(network, shared)
+    for part in network.modules():
+        if isinstance(part, (Conv2d, ConvTranspose2d)):
+            part.precision = precision
+    return network
 
 
 def _finite(tensors: Tensors) -> bool:

@@ -98,8 +98,8 @@ class Denoiser:
             ``(1 - strength) * image + strength * result``, computed before rounding.
         device: "auto", "cpu", "cuda", "cuda:N" (see `choose_device`).  A given network runs where
             its weights are; `device` must then be "auto", None or that device.
-        precision: "strict", "default" or "fast" as in `denoise_ext.accelerate`; "bfloat16" or
-            "float16" store weights and intermediate tensors.  On overflow of float16 the tile is
+        precision: "strict", "default" or "fast" as in `denoise_ext.accelerate` (on a GPU "default"
+            keeps the precision of each layer); "bfloat16" or "float16" store weights and intermediate tensors.  On overflow of float16 the tile is
             recomputed in float32 (`Result.recomputed`).
         backend: "native": the network runs as a plan of this package's kernels.  "torch": a named
             network is loaded in plain PyTorch, a given one runs unmodified.

@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 from cuda_emulator.build import MODES, build_operators, compiler_library, cuda_include
+from denoise_ext._tf32 import tf32_allowed
 
 NAMESPACE = "denoise_ext_emulated"
 STATISTICS = (
@@ -38,6 +39,8 @@ class Emulator:
         torch.ops.load_library(str(path))
         self._library = ctypes.CDLL(str(path))
         self._library.cuda_emulator_variants.restype = ctypes.c_char_p
+        self._tf32_query = ctypes.CFUNCTYPE(ctypes.c_bool)(tf32_allowed)  # the library has no other
+        self._library.cuda_emulator_set_tf32_query(self._tf32_query)
         self.configure()
 
     def configure(

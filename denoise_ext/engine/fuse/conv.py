@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from denoise_ext._tf32 import tf32_allowed
 from denoise_ext.engine.capture.graph import Value
 from denoise_ext.engine.fuse.ir import OUT, Constants, Site, Step, rms
 
@@ -161,7 +162,7 @@ class ConvSite(Site):
         args = (
             self.input, weight, packed, bias, self.stride, self.padding, self.dilation,
             self.groups, self.border, *epilogue, self.residual, self.residual_position, algorithm,
-            OUT,
+            OUT, self.precision,
         )  # fmt: skip
         return Step(
             torch.ops.denoise_ext.conv2d_out.default, args, {}, [self.output], any_layout=True
@@ -190,6 +191,10 @@ class ConvSite(Site):
         if amplification > 1:  # products of transformed tiles are summed over channels alone
             terms = self.input.shape[1]
         walk = _WALK * amplification * eps * (terms + 16) ** 0.5
+        if x.is_cuda and x.dtype == torch.float32 and (self.precision == "fast" or tf32_allowed()):
+            # Two factors in tf32: rounded here, each by up to 2^-11 of itself; the original's may
+            # be cut off, by up to 2^-10.
+            walk += 2 * (2.0**-11 + 2.0**-10)
         # Original and replacement each round what they store, the original after every operator.
         storage = 0.0
         if x.dtype not in (torch.float32, torch.float64):

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from denoise_ext._tf32 import tf32_allowed
 from denoise_ext.engine.capture.graph import Graph
 from denoise_ext.engine.capture.instrumented_copy import Clone, Guard, NotPlannedError
 from denoise_ext.engine.capture.signature import call_key, without_numbers
@@ -63,6 +64,7 @@ class Region:
         self._numbers: dict[tuple, list[tuple]] = {}
         self._bounds: list[float] = []  # on sites' relative errors, from the example
         self._trusts_cache = True  # until a plan made of a kept decision was off
+        self._tf32: bool | None = None  # PyTorch's setting, which plans for CUDA are made under
         self._noted = 0  # rows of sites in the report
         self._apart: set[tuple[str, str]] = set()  # sites that take in no upsampling or pooling
         self._packed: tuple[list[Tensor], Guard, dict] = ([], Guard(), {})
@@ -72,6 +74,10 @@ class Region:
         key, tensors = call_key(args, kwargs)
         if key is None:
             return False, False
+        if any(x.is_cuda for x in tensors) and self._tf32 != tf32_allowed():
+            with self.settings.lock:
+                self.forget()
+                self._tf32 = tf32_allowed()
         entry = self._entries.get(key)
         if entry is None or (entry.guard is not None and not entry.guard.holds()):
             with self.settings.lock:

@@ -100,6 +100,25 @@ def depthwise_f32() -> float:
     return _conv(x, weight, padding=1, groups=2)
 
 
+def dilated_f16() -> float:
+    options = {"padding": (2, 3), "dilation": (2, 3)}
+    return _conv(_image((1, 16, 9, 22), F16), _image((8, 16, 3, 3), F16), **options)
+
+
+def grouped_f16() -> float:
+    x, weight, bias = (
+        _image((1, 16, 5, 17), F16),
+        _image((24, 8, 3, 3), F16),
+        _image((24, 1, 1, 1), F16),
+    )
+    return _compare(ops.conv2d, reference.conv2d, x, weight, bias.flatten(), padding=1, groups=2)
+
+
+def transposed_planes_f16() -> float:
+    x, weight = _image((1, 16, 5, 18), F16, False), _image((16, 8, 2, 2), F16, False)
+    return _compare(ops.conv_transpose2d, reference.conv_transpose2d, x, weight, stride=2)
+
+
 def transposed_f16() -> float:
     x, weight = _image((1, 64, 5, 20), F16), _image((64, 32, 4, 4), F16)
     options = {"stride": 2, "padding": 1}
@@ -153,6 +172,7 @@ CALLS = {
         bias_gradient, masked_gradients_f16,
         weight_gradient_f16, weight_gradient_f16_odd, weight_gradient_f32,
         first_layer_f16, last_layer_f16, row_ring_f16, depthwise_f16, depthwise_f32,
+        dilated_f16, grouped_f16, transposed_planes_f16,
         transposed_f16, gaussian, gaussian_channels_last, bilateral, bilateral_gradient,
     )
 }  # fmt: skip

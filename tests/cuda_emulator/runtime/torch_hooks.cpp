@@ -93,6 +93,10 @@ __attribute__((visibility("default"))) void cuda_emulator_configure(uint32_t see
   possible_variants.clear();
 }
 
+__attribute__((visibility("default"))) void cuda_emulator_set_tf32_query(bool (*query)()) {
+  denoise_ext::ops::set_tf32_query(query);
+}
+
 // The kernels that could have run since then, chosen or not; valid until the next operator.
 __attribute__((visibility("default"))) const char* cuda_emulator_variants() {
   return possible_variants.c_str();
