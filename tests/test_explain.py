@@ -19,6 +19,16 @@ def test_cpu_names_kernel_and_instruction_set():
     assert depthwise.startswith("conv_depthwise: chosen")
 
 
+def test_an_explanation_within_another_leaves_it_in_force():
+    x, w = torch.empty(1, 8, 16, 16), torch.empty(4, 8, 3, 3)
+
+    def call() -> None:
+        assert native().explain(lambda: None, 0) == ""
+        ops.conv2d(x, w)
+
+    assert ": chosen" in native().explain(call, 0)
+
+
 @pytest.mark.skipif(not WITH_CUDA, reason="the build has no CUDA kernels")
 @pytest.mark.parametrize("architecture", ["sm_75", "sm_80", "sm_90", "sm_120"])
 def test_cuda_accounts_for_every_kernel(architecture):
