@@ -77,7 +77,11 @@ def test_a_lifetime_too_short_is_found(monkeypatch):
             torch.manual_seed(seed)
             net = RandomNet(seed, 3).eval()
             x = torch.randn(1, 3, 16, 24)
-            wrong += not close(plan_of(net, x).run([x]), net(x))
+            try:
+                wrong += not close(plan_of(net, x).run([x]), net(x))
+            except RuntimeError as error:  # the operator refuses to write what it reads
+                assert "overlap" in str(error)
+                wrong += 1
     assert wrong > 20
 
 

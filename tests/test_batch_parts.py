@@ -163,6 +163,43 @@ def test_a_manifest_without_a_version_is_used(tmp_path):
         assert database.execute("PRAGMA user_version").fetchone() == (1,)
 
 
+def kept_files(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("tables", [
+    "", "CREATE TABLE outputs (target BLOB PRIMARY KEY, key TEXT, size INTEGER, sha256 TEXT)"
+        " WITHOUT ROWID; INSERT INTO outputs VALUES (x'61', 'key', 3, 'abc')",
+])  # fmt: skip
+def test_the_manifest_of_another_shard_stays_as_it_is(tmp_path, tables):
+    with Manifest(tmp_path, (1, 2)) as manifest:
+        manifest.record(Path("b"), Record("key", 3, "abc"))
+    older = manifest.path.with_name("manifest-2-of-2.sqlite")
+    with contextlib.closing(sqlite3.connect(older)) as database:
+        database.executescript(tables)
+    before = kept_files(tmp_path)
+    expected = {b"a", b"b"} if tables else {b"b"}
+    assert recorded(tmp_path) == dict.fromkeys(expected, Record("key", 3, "abc"))
+    assert kept_files(tmp_path) == before
+
+
+@pytest.mark.parametrize("row", [
+    ("a", "key", 3, "abc"), (b"a", b"key", 3, "abc"), (b"a", "key", "three", "abc"),
+    (b"a", "key", 3, b"abc"), (b"a", "key", None, None),
+])  # fmt: skip
+def test_a_row_of_other_types_is_refused(tmp_path, row):
+    with Manifest(tmp_path) as manifest:
+        manifest.record(Path("b"), Record("key"))
+    with contextlib.closing(sqlite3.connect(manifest.path)) as database, database:
+        database.execute("INSERT INTO outputs VALUES (?, ?, ?, ?)", row)
+    with pytest.raises(ManifestError) as error:
+        recorded(tmp_path)
+    assert str(manifest.path) in str(error.value) and repr(row) in str(error.value)
+    if row[0] == b"a":
+        with Manifest(tmp_path) as manifest, pytest.raises(ManifestError, match="outputs"):
+            manifest.get(Path("a"))
+
+
 def test_a_manifest_survives_an_error_while_it_is_used(tmp_path):
     """Not one that a run found, nor one whose content cannot be read at the end."""
     with Manifest(tmp_path) as manifest:

@@ -238,3 +238,41 @@ def test_the_process_ends_with_the_commands_code_and_words(tmp_path):
     assert done.returncode == 0 and "1 image denoised" in done.stdout
     again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert again.returncode == 3 and "exists" in again.stderr
+
+
+def test_an_idle_executor_of_an_imported_module_does_not_keep_the_process(tmp_path):
+    io.write_image(tmp_path / "a.png", GRAY)
+    (tmp_path / "my_pool.py").write_text(
+        "from concurrent.futures import ThreadPoolExecutor\n"
+        "POOL = ThreadPoolExecutor(1)\nPOOL.submit(int).result()\n"
+    )
+    command = [sys.executable, "-m", "denoise_ext.cli", "denoise", "a.png", "-o", "b.png",
+               "--import", "my_pool", *BACKEND]  # fmt: skip
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+
+
+def without(stream: int, *arguments: str, cwd) -> subprocess.CompletedProcess:
+    """The command with stdin, stdout or stderr closed, as 2>&- in a shell."""
+    script = f"import os, sys; os.close({stream}); os.execv(sys.executable, sys.argv[1:])"
+    command = [sys.executable, "-m", "denoise_ext.cli", *arguments]
+    return subprocess.run([sys.executable, "-c", script, *command], cwd=cwd, capture_output=True)
+
+
+def test_a_process_without_stdout_or_stderr(tmp_path):
+    io.write_image(tmp_path / "a.png", GRAY)
+    for stream in (1, 2):
+        out = f"{stream}.png"
+        done = without(stream, "denoise", "a.png", "-o", out, *BACKEND, cwd=tmp_path)
+        assert (done.returncode, done.stderr) == (0, b""), done
+        assert io.read_image(tmp_path / out).shape == GRAY.shape
+    done = without(2, "denoise", "a.png", "-o", "-", *BACKEND, cwd=tmp_path)
+    assert done.returncode == 0
+    assert done.stdout == (tmp_path / "1.png").read_bytes()  # no word of stderr in the image
+    done = without(2, "denoise", "none.png", "-o", "b.png", *BACKEND, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, b"")
+    done = without(1, "denoise", "a.png", "-o", "-", *BACKEND, cwd=tmp_path)
+    assert done.returncode == 2 and b"standard output" in done.stderr
+    done = without(0, "denoise", "-", "-o", "c.png", *BACKEND, cwd=tmp_path)
+    assert done.returncode == 2 and b"standard input" in done.stderr
+    assert without(1, "models", cwd=tmp_path).returncode == 0

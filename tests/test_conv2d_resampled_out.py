@@ -236,6 +236,7 @@ def test_errors_name_the_argument():
     for changed, message in [
         ({"coarse": None, "fine": None}, "coarse or fine must be given"),
         ({"coarse": values(1, 16, 5, 4)}, "coarse must have half as many rows"),
+        ({"fine": None, "coarse": torch.empty(0, 32, 2**29 + 1, 1)}, "coarse must have at most"),
         ({"weight": weights(16, 30)}, r"weight must be \(K, 32, 3, 3\)"),
         ({"fine": fine.double()}, "fine"),
         ({"packed_weight": OPS.conv2d_pack(weight, "direct")}, "packed for 'winograd4'"),

@@ -108,8 +108,8 @@ class Net(ImageDenoiser):
 
     family = "test"
 
-    def __init__(self, body: nn.Module, stride: int = 1) -> None:
-        super().__init__(1, needs_sigma=False)
+    def __init__(self, body: nn.Module, stride: int = 1, needs_sigma: bool = False) -> None:
+        super().__init__(1, needs_sigma)
         self.body, self.stride = body, stride
 
     def denoise(self, x, noise_map):
@@ -241,8 +241,7 @@ def test_the_noise_map_counts():
         def denoise(self, x, noise_map):
             return x - F.avg_pool2d(noise_map, 9, 1, 4)
 
-    model = Map(nn.Identity())
-    model.needs_sigma = True
+    model = Map(nn.Identity(), needs_sigma=True)
     assert describe(model) == Geometry(9, 4, 1, ())
 
 

@@ -316,6 +316,8 @@ def test_pnm_keeps_maximum_and_comments():
     np.testing.assert_array_equal(png.frames[0], [[0, 32800, 65535]])  # 512 * 65535 / 1023
     text = io.read_picture(b"P3 # c\n2 1 255\n1 2 3 # d\n4 5 6")
     np.testing.assert_array_equal(text.frames[0], [[[1, 2, 3], [4, 5, 6]]])
+    behind = io.read_picture(b"P2 2 1 255\n1 2\n" + b"x" * 40)
+    np.testing.assert_array_equal(behind.frames[0], [[1, 2]])
     bits = io.read_picture(b"P1\n3 2\n101010")
     np.testing.assert_array_equal(bits.frames[0], [[False, True, False], [True, False, True]])
 

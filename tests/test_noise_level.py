@@ -1,4 +1,4 @@
-"""inference.estimate_sigma against noise of known level, and against scikit-image's estimator."""
+"""estimate_sigma against noise of known level, and against scikit-image's estimator."""
 
 from __future__ import annotations
 

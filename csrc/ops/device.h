@@ -1,6 +1,6 @@
 // Where an operator runs: each operator is written once, over a device that starts the kernels.
 //
-// A device knows no operator. compute() finds by the type of the parameters what their own headers declare:
+// A device names no operator. compute() finds by the type of the parameters what their own headers declare:
 //   cpu::run(params, threads), cpu::explain(params, kernels)                                in cpu/x.h
 //   cuda::run(params, context), cuda::workspace_bytes(params, limits), cuda::explain(...)   in params/x.h
 #pragma once

@@ -6,7 +6,7 @@
 namespace denoise_ext::ops {
 
 // While one exists, the operators that this thread calls choose their kernels and write down which, in
-// place of running them. Their tensors may be torch's meta tensors, which have no memory.
+// place of running them. The last one made counts. Their tensors may be torch's meta tensors, which have no memory.
 class Explanation {
  public:
   explicit Explanation(int compute_capability);  // 10 * major + minor of a GPU, or 0 for the CPU
@@ -24,10 +24,11 @@ class Explanation {
  private:
   static thread_local Explanation* current_;
   int compute_capability_;
+  Explanation* previous_;
   std::string text_;
 };
 
-// Says what is about to be computed, where a call takes several kernels.
+// Writes down what is about to be computed, where a call takes several kernels.
 inline void explain_step(const char* step) {
   if (Explanation* explanation = Explanation::current()) explanation->add(std::string(step) + ":");
 }

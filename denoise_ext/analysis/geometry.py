@@ -2,7 +2,7 @@
 
 The network's ``compute`` is run once on tensors without data, and every operator that PyTorch
 executes is followed: it maps the input pixels that its inputs depend on to those of its result
-(``_extent_rules.py``).
+(``extent_rules.py``).
 """
 
 from __future__ import annotations

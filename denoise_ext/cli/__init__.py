@@ -86,6 +86,9 @@ _EXAMPLE = "example:\n  denoise-ext denoise photo.png -o clean.png --sigma 25"
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code (and never shows a traceback for a user's error)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if sys.stderr is None:  # print() would write to stdout instead, into an image
+        with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
+            return main(arguments)
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _note

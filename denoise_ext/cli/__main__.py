@@ -25,16 +25,17 @@ def _end_at_once(code: int) -> None:
     Taking PyTorch's modules apart object by object takes as long as denoising a photograph.  All
     files are written and closed by now.
     """
-    for thread in threading.enumerate():
-        if thread is not threading.current_thread() and not thread.daemon:
-            thread.join()
+    threading._shutdown()  # ends idle workers of executors too, which joining them does not
     atexit._run_exitfuncs()
-    try:
-        sys.stdout.flush()
-        sys.stderr.flush()
-    except (OSError, ValueError):  # nobody reads them any more: the interpreter reports that
-        return
-    os._exit(code)
+    flushed = True
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:  # as it is where the process began without one
+                stream.flush()
+        except (OSError, ValueError):  # nobody reads it any more: the interpreter reports that
+            flushed = False
+    if flushed:
+        os._exit(code)
 
 
 if __name__ == "__main__":

@@ -24,9 +24,14 @@ def run_stream(args: argparse.Namespace, denoiser: Denoiser) -> int:
     for name in ("resume", "dry_run", "json"):
         if getattr(args, name):
             raise CliError(f"--{name.replace('_', '-')} is for files and folders, not for -")
-    if args.output != "-":
+    if args.output == "-":
+        if sys.stdout is None:
+            raise CliError("-o - writes to the standard output, which is closed")
+    else:
         check_can_write(args.output, args.overwrite)
     [source] = args.inputs
+    if source == "-" and sys.stdin is None:
+        raise CliError("- reads the standard input, which is closed")
     picture = read_picture(
         sys.stdin.buffer if source == "-" else source, max_pixels=max_pixels(args)
     )

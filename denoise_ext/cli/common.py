@@ -271,7 +271,7 @@ def output_console() -> Console:
     """For tables on stdout; as wide as needed where that is a file or a pipe."""
     from rich.console import Console
 
-    width = None if sys.stdout.isatty() else 160
+    width = None if sys.stdout is not None and sys.stdout.isatty() else 160
     return Console(file=sys.stdout, width=width, highlight=False, markup=False)
 
 

@@ -124,7 +124,7 @@ class Manifest:
         with self._lock:
             query = "SELECT key, size, sha256 FROM outputs WHERE target = ?"
             row = next(_selected(self._database, self.path, query, name), None)
-        return Record(*row) if row else self._others.get(name)
+        return _record(self.path, name, *row) if row else self._others.get(name)
 
     def record(self, target: Path, record: Record) -> None:
         """Commit a record to disk; call it before the output gets its name."""
@@ -199,8 +199,12 @@ def key_of(content: str, fingerprint: dict[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _open(path: Path) -> sqlite3.Connection:
-    """The file, made where there is none; nothing is changed in a file that cannot be used."""
+def _open(path: Path, *, change: bool = True) -> sqlite3.Connection:
+    """The file, made where there is none; nothing is changed in a file that cannot be used.
+
+    Without `change` it must be there, and nothing is written to it.  SQLite's mode=ro would leave
+    files of its own beside it.
+    """
     # not by opening it: to close it again would give up the locks this process has on it
     effective = os.access in os.supports_effective_ids
     if path.exists() and not os.access(path, os.R_OK | os.W_OK, effective_ids=effective):
@@ -208,12 +212,18 @@ def _open(path: Path) -> sqlite3.Connection:
             f"{str(path)!r} cannot be read and written by this user: permission denied"
         )
     try:
-        database = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
+        database = sqlite3.connect(
+            f"{path.absolute().as_uri()}?mode={'rwc' if change else 'rw'}",
+            uri=True, timeout=0, isolation_level=None, check_same_thread=False,
+        )  # fmt: skip
     except sqlite3.Error as error:
         raise ManifestError(f"cannot open {str(path)!r}: {error}") from error
     try:
         database.execute("PRAGMA locking_mode = EXCLUSIVE")
         _check_layout(database, path)
+        if not change:
+            database.execute("PRAGMA query_only = ON")
+            return database
         database.execute("PRAGMA journal_mode = WAL")
         # every commit is on disk before the output appears under its name
         database.execute("PRAGMA synchronous = FULL")
@@ -272,13 +282,31 @@ def recorded(output: str | os.PathLike[str], but: Path | None = None) -> dict[by
         if path == but:
             continue
         try:
-            database = _open(path)
-        except ManifestError:  # in use, or not ours to judge
+            database = _open(path, change=False)
+        except ManifestError:  # in use, or of another layout
             continue
         with contextlib.closing(database):
-            rows = _selected(database, path, "SELECT target, key, size, sha256 FROM outputs")
-            records.update((target, Record(*rest)) for target, *rest in rows)
+            if "outputs" not in _columns(database):  # killed at its first start
+                continue
+            query = "SELECT target, key, size, sha256 FROM outputs"
+            rows = list(_selected(database, path, query))
+            records.update((target, _record(path, target, *rest)) for target, *rest in rows)
     return records
+
+
+def _record(path: Path, target: object, key: object, size: object, sha256: object) -> Record:
+    """A row of the outputs; SQLite's columns hold values of any type."""
+    if (
+        isinstance(target, bytes)
+        and isinstance(key, (str, type(None)))
+        and isinstance(size, int)
+        and isinstance(sha256, str)
+    ):
+        return Record(key, size, sha256)
+    raise ManifestError(
+        f"cannot read {str(path)!r}: a row of table outputs is of other types:"
+        f" {(target, key, size, sha256)!r:.200}"
+    )
 
 
 def _selected(

@@ -13,6 +13,7 @@ import hashlib
 import io
 import pickle
 import struct
+import sys
 import zipfile
 from collections import Counter, OrderedDict
 from collections.abc import Iterable
@@ -145,6 +146,12 @@ def _too_long(size: int) -> CheckpointError:
     )
 
 
+def _not_plain(found: str) -> CheckpointError:
+    return CheckpointError(
+        f"not a checkpoint of plain tensors; nothing in it was executed (it asks for {found})"
+    )
+
+
 class _Tensor:
     """Stands for a tensor."""
 
@@ -184,7 +191,7 @@ class _Walk(pickle._Unpickler):  # the one in C takes as much memory as the memo
             raise
         except Exception as error:  # damaged pickles raise nearly anything
             if isinstance(error, KeyError):
-                error = ValueError(f"opcode {error} of its pickle is not read")
+                raise _not_plain(f"opcode {error}") from None
             if cut and self._stream.read(1) == b"":
                 raise _too_long(self._stream.tell()) from None
             reason = str(error).split("\n")[0] or type(error).__name__
@@ -198,10 +205,7 @@ class _Walk(pickle._Unpickler):  # the one in C takes as much memory as the memo
         if module == "torch" and isinstance(vars(torch).get(name), (torch.dtype, torch.qscheme)):
             return getattr(torch, name)
         if full not in _CALLS and full != _TENSOR:
-            raise CheckpointError(
-                "not a checkpoint of plain tensors; nothing in it was executed"
-                f" (it asks for {full})"
-            )
+            raise _not_plain(full)
         return _Global(full)
 
     def persistent_load(self, pid: Any) -> _Tensor:
@@ -264,9 +268,14 @@ class _Walk(pickle._Unpickler):  # the one in C takes as much memory as the memo
 
 
 def _check_keys(keys: Iterable[object]) -> None:
-    # to hash tuples within tuples takes the stack of the process
-    if not all(isinstance(key, (str, int, float, bytes, type(None))) for key in keys):
-        raise ValueError("a key that is neither text nor a number")
+    # to hash tuples within tuples takes the stack of the process; integers of one remainder share
+    # a hash, and to find each among all others takes hours
+    modulus = sys.hash_info.modulus
+    for key in keys:
+        if not isinstance(key, (str, int, float, bytes, type(None))):
+            raise ValueError("a key that is neither text nor a number")
+        if isinstance(key, int) and not -modulus < key < modulus:
+            raise ValueError(f"a key of {key.bit_length()} bits")
 
 
 @dataclass(frozen=True)

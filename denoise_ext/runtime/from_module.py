@@ -77,6 +77,18 @@ def adopted(model: Any, channels: int | None, needs_sigma: bool | None) -> Any:
     return network if plain is model else accelerated_like(model, network)
 
 
+def check_image_denoiser(model: Any) -> None:
+    """TypeError for a network that is no image denoiser; all else passes."""
+    network = model.original if isinstance(model, Accelerated) else model
+    if isinstance(network, Network) and not isinstance(network, ImageDenoiser):
+        inputs, outputs = network.signature.inputs, network.signature.outputs
+        raise TypeError(
+            "model must be an image denoiser (models.ImageDenoiser: an image and its noise level"
+            f" in, an image out), got {type(network).__name__} with inputs {', '.join(inputs)} and"
+            f" outputs {', '.join(outputs)}; runtime.Session runs it"
+        )
+
+
 class FromModule(ImageDenoiser):
     """What :func:`from_module` returns. It has no `config`: save the module itself."""
 

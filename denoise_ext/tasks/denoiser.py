@@ -24,7 +24,7 @@ from denoise_ext.io import Picture
 from denoise_ext.io.channels import colour_channels
 from denoise_ext.models.network import Tensors
 from denoise_ext.runtime.device import check_backend, choose_device
-from denoise_ext.runtime.from_module import adopted
+from denoise_ext.runtime.from_module import adopted, check_image_denoiser
 from denoise_ext.runtime.model_names import Model, check_name, is_family, open_network
 from denoise_ext.runtime.session import Session
 from denoise_ext.runtime.tile_planner import Tile, check_max_memory, check_tile, cut
@@ -38,7 +38,7 @@ from denoise_ext.tasks.guided_filter import (
     guided_session,
     is_guided,
 )
-from denoise_ext.tasks.image_ports import ImagePorts, check_network
+from denoise_ext.tasks.image_ports import ImagePorts
 from denoise_ext.tasks.images import Opened, Target, open_image
 from denoise_ext.tasks.noise_level import sample_of, sigma_of_batch
 from denoise_ext.tasks.sigma import Sigma, check_sigma, part_of_sigma, sigma_argument
@@ -99,7 +99,8 @@ class Denoiser:
         device: "auto", "cpu", "cuda", "cuda:N" (see `choose_device`).  A given network runs where
             its weights are; `device` must then be "auto", None or that device.
         precision: "strict", "default" or "fast" as in `denoise_ext.accelerate` (on a GPU "default"
-            keeps the precision of each layer); "bfloat16" or "float16" store weights and intermediate tensors.  On overflow of float16 the tile is
+            keeps the precision of each layer); "bfloat16" or "float16" store weights and
+            intermediate tensors.  On overflow of float16 the tile is
             recomputed in float32 (`Result.recomputed`).
         backend: "native": the network runs as a plan of this package's kernels.  "torch": a named
             network is loaded in plain PyTorch, a given one runs unmodified.
@@ -155,7 +156,7 @@ class Denoiser:
             choose_device(device, backend if named else "torch")
         check_sigma(sigma)
         self._model = adopted(model, channels, needs_sigma)
-        check_network(self._model)
+        check_image_denoiser(self._model)
         self._sigma, self._strength = sigma, float(strength)
         self._device, self._precision, self._backend = device, precision, backend
         self._alpha = alpha

@@ -58,7 +58,7 @@ def open_image(image: Any, axes: str | None = None) -> Opened:
         image: NumPy array (H, W) or (H, W, C); tensor (H, W), (C, H, W) or (N, C, H, W); Pillow
             image; `io.Picture` of one frame; or a file's name, which stands for the array of its
             one image, upright, in the file's own dtype.
-        axes: what the axes are (`inference.axes`), of any number: each picture becomes one of the
+        axes: what the axes are (`tasks.axes`), of any number: each picture becomes one of the
             batch. None: as above.
 
     Raises:

@@ -134,9 +134,10 @@ def _text_pixels(source: Source, kind: str, shape: tuple[int, int, int], maximum
         digits = np.frombuffer(text, np.uint8)
         numbers = digits[(digits == ord("0")) | (digits == ord("1"))][:count] == ord("0")
     else:
-        if re.search(rb"[^\s]{%d}" % _MAX_DIGITS, text):
+        long = re.search(rb"[^\s]{%d}" % _MAX_DIGITS, text)  # behind the pixels is anything
+        numbers = np.fromstring(text[: long.start()] if long else text, np.int64, count, sep=" ")
+        if long and len(numbers) < count:
             raise ValueError(f"a number of {_MAX_DIGITS} digits or more")
-        numbers = np.fromstring(text, np.int64, count, sep=" ")
         if len(numbers) and not 0 <= numbers.min() <= numbers.max() <= maximum:
             raise ValueError(f"a number is outside 0..{maximum}")
         numbers = numbers.astype(np.uint8 if maximum < 256 else np.uint16)
