@@ -6,7 +6,8 @@
 namespace denoise_ext::ops {
 
 // While one exists, the operators that this thread calls choose their kernels and write down which, in
-// place of running them. The last one made counts. Their tensors may be torch's meta tensors, which have no memory.
+// place of running them. The last one made counts. Their tensors may be torch's meta tensors, which have no
+// memory.
 class Explanation {
  public:
   explicit Explanation(int compute_capability);  // 10 * major + minor of a GPU, or 0 for the CPU

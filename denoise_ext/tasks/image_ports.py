@@ -3,25 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 from torch import Tensor
 
-from denoise_ext.models.image_denoiser import ImageDenoiser
 from denoise_ext.models.network import Network, Tensors
-from denoise_ext.runtime.model_names import default_model, original_of
-
-
-def check_network(model: Any) -> None:
-    """TypeError for a network that is no image denoiser; all else passes."""
-    network = original_of(model)
-    if isinstance(network, Network) and not isinstance(network, ImageDenoiser):
-        inputs, outputs = network.signature.inputs, network.signature.outputs
-        raise TypeError(
-            "model must be an image denoiser (models.ImageDenoiser: an image and its noise level"
-            f" in, an image out), got {type(network).__name__} with inputs {', '.join(inputs)} and"
-            f" outputs {', '.join(outputs)}; runtime.Session runs it"
-        )
+from denoise_ext.runtime.from_module import check_image_denoiser
+from denoise_ext.runtime.model_names import default_model
 
 
 class ImagePorts:
@@ -36,7 +23,7 @@ class ImagePorts:
     """
 
     def __init__(self, network: Network, channels: int) -> None:
-        check_network(network)
+        check_image_denoiser(network)
         own = network.in_channels
         if channels == 1 and own != 1 and not network.needs_sigma:
             raise ValueError(

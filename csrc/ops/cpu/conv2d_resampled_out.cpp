@@ -33,9 +33,8 @@ std::array<int64_t, 4> resampled_sizes(const std::optional<Tensor>& coarse, cons
     check_same_dtype(*coarse, weight, op, "coarse", "weight");
     const std::array<int64_t, 4> read{coarse->size(0), sizes[1] + coarse->size(1), 2 * coarse->size(2),
                                       2 * coarse->size(3)};
-    STD_TORCH_CHECK(read[2] <= kLargestExtent && read[3] <= kLargestExtent, op,
-                    ": coarse must have at most ", kLargestExtent / 2, " rows and columns, got ",
-                    sizes_text(*coarse));
+    STD_TORCH_CHECK(read[2] <= kLargestExtent && read[3] <= kLargestExtent, op, ": coarse must have at most ",
+                    kLargestExtent / 2, " rows and columns, got ", sizes_text(*coarse));
     const bool halves = read[0] == sizes[0] && read[2] == sizes[2] && read[3] == sizes[3];
     STD_TORCH_CHECK(!fine.has_value() || halves, op,
                     ": coarse must have half as many rows and columns as fine, got ", sizes_text(*coarse));
