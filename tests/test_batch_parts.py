@@ -170,7 +170,7 @@ def kept_files(folder: Path) -> dict[Path, bytes]:
 @pytest.mark.parametrize("tables", [
     "", "CREATE TABLE outputs (target BLOB PRIMARY KEY, key TEXT, size INTEGER, sha256 TEXT)"
         " WITHOUT ROWID; INSERT INTO outputs VALUES (x'61', 'key', 3, 'abc')",
-])  # fmt: skip
+], ids=["no tables", "no version"])  # fmt: skip
 def test_the_manifest_of_another_shard_stays_as_it_is(tmp_path, tables):
     with Manifest(tmp_path, (1, 2)) as manifest:
         manifest.record(Path("b"), Record("key", 3, "abc"))

@@ -318,6 +318,9 @@ def test_pnm_keeps_maximum_and_comments():
     np.testing.assert_array_equal(text.frames[0], [[[1, 2, 3], [4, 5, 6]]])
     behind = io.read_picture(b"P2 2 1 255\n1 2\n" + b"x" * 40)
     np.testing.assert_array_equal(behind.frames[0], [[1, 2]])
+    for short in (b"1 2\n", b"1 2  \n", b"1 2 x", b"1 2x 3"):
+        with pytest.raises(ValueError, match=r"truncated|digits"):
+            io.read_picture(b"P2 3 1 255\n" + short)
     bits = io.read_picture(b"P1\n3 2\n101010")
     np.testing.assert_array_equal(bits.frames[0], [[False, True, False], [True, False, True]])
 

@@ -235,9 +235,8 @@ class _Walk(pickle._Unpickler):  # the one in C takes as much memory as the memo
         function = self.stack[-1]
         if not isinstance(function, _Global) or not isinstance(arguments, tuple):
             raise ValueError("a call of something that is no function")
-        self.copying(1)
+        self.copying(1 + len(arguments))
         for level in (arguments, *(a for a in arguments if isinstance(a, tuple))):
-            self.copying(len(level))
             self.copying(sum(len(item) for item in level if hasattr(item, "__len__")))
         self.stack[-1] = function(*arguments)
 

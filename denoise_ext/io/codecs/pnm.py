@@ -134,10 +134,16 @@ def _text_pixels(source: Source, kind: str, shape: tuple[int, int, int], maximum
         digits = np.frombuffer(text, np.uint8)
         numbers = digits[(digits == ord("0")) | (digits == ord("1"))][:count] == ord("0")
     else:
-        long = re.search(rb"[^\s]{%d}" % _MAX_DIGITS, text)  # behind the pixels is anything
-        numbers = np.fromstring(text[: long.start()] if long else text, np.int64, count, sep=" ")
-        if long and len(numbers) < count:
+        space = np.isin(np.frombuffer(b" " + text, np.uint8), list(b" \t\n\v\f\r"))
+        starts = np.flatnonzero(space[:-1] & ~space[1:])  # of the words
+        if len(starts) < count:  # np.fromstring would make up the rest
+            raise source.error("is truncated: it has fewer pixels than its header states")
+        text = text[: starts[count]] if len(starts) > count else text
+        if re.search(rb"[^\s]{%d}" % _MAX_DIGITS, text):
             raise ValueError(f"a number of {_MAX_DIGITS} digits or more")
+        if odd := re.search(rb"[^0-9\s]", text):
+            raise ValueError(f"a pixel is not a number of digits: it has {odd[0]!r}")
+        numbers = np.fromstring(text, np.int64, count, sep=" ")
         if len(numbers) and not 0 <= numbers.min() <= numbers.max() <= maximum:
             raise ValueError(f"a number is outside 0..{maximum}")
         numbers = numbers.astype(np.uint8 if maximum < 256 else np.uint16)
