@@ -17,7 +17,7 @@ import denoise_ext
 from denoise_ext import io, tasks
 from denoise_ext._loader import native_error
 from denoise_ext.models import create_model
-from denoise_ext.runtime.session import Runner
+from denoise_ext.runtime import Session
 from denoise_ext.tasks import Denoiser
 
 pytestmark = pytest.mark.skipif(native_error() is not None, reason="native library missing")
@@ -238,15 +238,15 @@ def test_damaged_weights_are_an_error():
 def test_where_nothing_is_planned_the_layers_get_the_precision(precision):
     """As on a GPU; the meta device is another such place."""
     network = tiny(3).to("meta")
-    runner = Runner(network, precision, planned=True)
+    session = Session(network, precision, run_planned=True)
     precisions = {
-        part.precision for part in runner._network.modules() if hasattr(part, "precision")
+        part.precision for part in session._network.modules() if hasattr(part, "precision")
     }
     assert precisions == {precision}
     assert {part.precision for part in network.modules() if hasattr(part, "precision")} == {
         "default"
     }
-    ours, theirs = runner._network.parameters(), network.parameters()
+    ours, theirs = session._network.parameters(), network.parameters()
     assert all(a is b for a, b in zip(ours, theirs, strict=True))  # no second copy of the weights
 
 

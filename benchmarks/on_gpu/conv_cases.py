@@ -192,6 +192,7 @@ def conv_cases() -> list[KernelCase]:
         conv("64->64 3x3 1080p", 64, hd64, dtype=bf16),
         conv("64->64 3x3 1080p", 64, hd64, dtype=f32, tf32=True),
         conv("64->64 3x3 16x512x512", 64, batch),
+        conv("64->64 3x3 1080p, 4 groups", 64, hd64, groups=4),
         conv("96->96 3x3 1080p", 96, (1, 96, *HD)),
         conv("depthwise 64 3x3 1080p", 64, hd64, groups=64),
         conv("depthwise 64 3x3 1080p NCHW", 64, hd64, groups=64, dtype=f32, layout=contiguous),
