@@ -142,7 +142,7 @@ def compare(case: OpCase, call: Call, tensors: dict[str, Tensor], result: Tensor
     wanted, allowed = outcome
     assert result.shape == wanted.shape, f"{result.shape}, not {wanted.shape}, for {call}"
     if not are_moderate(tensors):
-        return  # sums may overflow: by how much is not what is asked here
+        return  # sums may overflow, so values are not compared
     error = (result.double() - wanted).abs()
     worst = float((error / allowed).nan_to_num().max()) if error.numel() else 0.0
     assert bool((error <= allowed).all()), f"{worst:.3g} times the bound"
