@@ -133,19 +133,26 @@ def _output_shape(
     return shape
 
 
+def _fake_shape(
+    input: Tensor,
+    weight: Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    output_padding: Sequence[int],
+    groups: int,
+    dilation: Sequence[int],
+) -> tuple[int, int, int, int]:
+    """The output's shape; raises for the arguments that the operator refuses."""
+    geometry = {"stride": stride, "padding": padding, "output_padding": output_padding}
+    check_fake_conv(weight, groups, **geometry, dilation=dilation)
+    return _output_shape(input, weight, stride, padding, output_padding, groups, dilation)
+
+
 def _fake(
     input, weight, bias, stride, padding, output_padding, groups, dilation, activation,
     negative_slope, prelu_weight, precision="default",
 ):  # fmt: skip
-    check_fake_conv(
-        weight,
-        groups,
-        stride=stride,
-        padding=padding,
-        output_padding=output_padding,
-        dilation=dilation,
-    )
-    shape = _output_shape(input, weight, stride, padding, output_padding, groups, dilation)
+    shape = _fake_shape(input, weight, stride, padding, output_padding, groups, dilation)
     return empty_as(input, shape, output_format(input, weight))
 
 
@@ -153,15 +160,7 @@ def _backward_fake(
     grad_output, input, weight, saved, prelu_weight, stride, padding, output_padding, groups,
     dilation, activation, negative_slope, output_mask, precision="default",
 ):  # fmt: skip
-    check_fake_conv(
-        weight,
-        groups,
-        stride=stride,
-        padding=padding,
-        output_padding=output_padding,
-        dilation=dilation,
-    )
-    _output_shape(input, weight, stride, padding, output_padding, groups, dilation)  # checks
+    _fake_shape(input, weight, stride, padding, output_padding, groups, dilation)  # checks
     return conv_backward_fake(input, weight, prelu_weight, weight.shape[1] * groups, output_mask)
 
 
