@@ -27,10 +27,10 @@ if WORKERS > 1:
 
 
 # On a GPU float32 means float32, in PyTorch and by default in the operators under test;
-# tests/test_cuda_tf32.py has the setting in each of its forms.
+# tests/cuda/test_cuda_tf32.py has the setting in each of its forms.
 torch.backends.cudnn.allow_tf32 = False
 
-# What one test decided must not reach another; tests/test_decisions.py has folders of its own.
+# What one test decided must not reach another; test_decisions.py has folders of its own.
 os.environ["DENOISE_EXT_CACHE"] = "off"
 
 

@@ -15,7 +15,7 @@ from harness.cases import channels_last
 
 SOURCE = Path(__file__).with_name("plain.cu")
 ROOT = SOURCE.parents[2]
-sys.path.append(str(ROOT / "tests"))
+sys.path += [str(ROOT / "tests"), str(ROOT / "tests/support")]
 
 
 def compile_with_nvcc(capability: str, target: Path) -> None:

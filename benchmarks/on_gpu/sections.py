@@ -136,14 +136,14 @@ def _counts(report: Path) -> tuple[int, int, int]:
 def primitives(dry: bool, seconds: float) -> Section:
     """Does ldmatrix do what the kernels think it does?"""
     keyword = "emulated and test_mma" if dry else "not emulated"
-    return pytest("primitives", ["tests/test_cuda_primitives.py"], keyword, dry, seconds)
+    return pytest("primitives", ["tests/cuda/test_cuda_primitives.py"], keyword, dry, seconds)
 
 
 def operator_tests(dry: bool) -> list[str]:
     """The files with tests of the operators."""
     if dry:
-        return ["tests/test_ops_forward.py"]
-    files = [*ROOT.glob("tests/test_ops_*.py"), ROOT / "tests/test_large_offsets.py"]
+        return ["tests/ops/test_ops_forward.py"]
+    files = [*ROOT.glob("tests/ops/test_ops_*.py"), ROOT / "tests/ops/test_large_offsets.py"]
     return sorted(str(path.relative_to(ROOT)) for path in files)
 
 
@@ -162,7 +162,7 @@ def operators(dry: bool, seconds: float) -> list[Section]:
 
 def device(dry: bool, seconds: float) -> Section:
     """CUDA graphs, streams, threads, several devices."""
-    return pytest("tests: device", ["tests/test_cuda_device.py"], "test", dry, seconds)
+    return pytest("tests: device", ["tests/cuda/test_cuda_device.py"], "test", dry, seconds)
 
 
 # --- compute-sanitizer ---------------------------------------------------------------------------

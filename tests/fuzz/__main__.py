@@ -9,7 +9,8 @@ import random
 import sys
 from pathlib import Path
 
-sys.path[0] = str(Path(__file__).resolve().parent.parent)
+TESTS = Path(__file__).resolve().parent.parent
+sys.path[:1] = [str(TESTS / part) for part in ("", "support", "ops", "io")]
 
 print_now = functools.partial(print, flush=True)
 

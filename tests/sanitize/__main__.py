@@ -11,9 +11,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-sys.path[0] = str(Path(__file__).resolve().parent.parent)
-
-ROOT = Path(__file__).resolve().parent.parent.parent
+ROOT = Path(__file__).resolve().parents[2]
+PATH = [str(ROOT / "tests" / part) for part in ("", "support", "ops", "io")]
+sys.path[:1] = PATH
 
 TESTS = (
     "test_ops_forward", "test_ops_gradients", "test_ops_arguments", "test_conv2d_out",
@@ -38,7 +38,7 @@ def environment(library: Path) -> dict[str, str]:
     variables["UBSAN_OPTIONS"] = "print_stacktrace=1"
     variables["DENOISE_EXT_SANITIZED_LIBRARY"] = str(library)
     variables["DENOISE_EXT_CUDA_EMULATION"] = "off"
-    variables["PYTHONPATH"] = str(ROOT / "tests")
+    variables["PYTHONPATH"] = os.pathsep.join(PATH)
     return variables
 
 
@@ -61,7 +61,7 @@ def main() -> int:
     fuzz = [sys.executable, str(ROOT / "tests" / "fuzz")]
     if arguments.case:
         return subprocess.call([*fuzz, "--case", arguments.case], env=variables)
-    files = [f"tests/{name}.py" for name in TESTS]
+    files = [f"tests/ops/{name}.py" for name in TESTS]
     pytest = [sys.executable, "-m", "pytest", "-p", "sanitize.library", "-p", "no:cacheprovider"]
     workers = ["-n", str(arguments.jobs), "--benchmark-disable", "-k", CHOSEN]
     code = subprocess.call([*pytest, *workers, *files], cwd=ROOT, env=variables)

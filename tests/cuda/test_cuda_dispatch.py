@@ -1,0 +1,293 @@
+"""Which kernel each convolution of common networks takes on a GPU, forward and backward.
+
+No common call may land in a direct kernel, which has no reuse in registers or shared memory.  Those
+that still do are in ``SLOW``, each with its reason.  The list may only become shorter: a reason
+that no call needs any more fails, and so does a call that no reason covers.
+
+``python tests/cuda/test_cuda_dispatch.py sm_90`` prints every call with its estimated time beside
+the time that memory and arithmetic alone would take.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+
+import pytest
+import torch
+from torch import Tensor, nn
+from zoo import FAMILIES
+
+from denoise_ext import ops
+from denoise_ext._loader import native
+from denoise_ext.models import create_model
+
+ARCHITECTURES = ("sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+LAYOUTS = (torch.contiguous_format, torch.channels_last)
+STEPS = ("forward", "input gradient", "weight gradient")
+# A GPU in the middle: copies at 1 TB/s, float sums of 16-bit factors at 150 TFLOP/s.
+MICROSECONDS_PER_BYTE, MICROSECONDS_PER_FLOP = 1 / 1e6, 1 / 150e6
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A convolution and the size of its input."""
+
+    name: str
+    input: tuple[int, ...]
+    weight: tuple[int, ...]
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int] = (0, 0)
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
+    transposed: bool = False
+    output_padding: tuple[int, int] = (0, 0)
+
+    @property
+    def channels(self) -> tuple[int, int]:
+        """Input and output channels."""
+        if self.transposed:
+            return self.weight[0], self.weight[1] * self.groups
+        return self.weight[1] * self.groups, self.weight[0]
+
+    @property
+    def depthwise(self) -> bool:
+        return self.groups > 1 and self.channels == (self.groups, self.groups)
+
+    def call(self) -> tuple[Callable[..., Tensor], dict[str, object]]:
+        options = {"stride": self.stride, "padding": self.padding, "dilation": self.dilation,
+                   "groups": self.groups}  # fmt: skip
+        if not self.transposed:
+            return ops.conv2d, options
+        return ops.conv_transpose2d, options | {"output_padding": self.output_padding}
+
+
+@dataclass(frozen=True)
+class Row:
+    """The kernel of one step of a layer."""
+
+    layer: Layer
+    dtype: torch.dtype
+    channels_last: bool
+    architecture: str
+    step: str
+    kernel: str
+    estimate: float  # microseconds
+
+    @property
+    def tensor_cores(self) -> bool:
+        """Whether the GPU has matrix products for this dtype (float32: in tf32)."""
+        return self.architecture != "sm_75" or self.dtype == torch.float16
+
+
+def _of(name: str, size: tuple[int, int], module: nn.Conv2d | nn.ConvTranspose2d) -> Layer:
+    transposed = isinstance(module, nn.ConvTranspose2d)
+    return Layer(
+        name, (1, module.in_channels, *size), tuple(module.weight.shape), tuple(module.stride),
+        tuple(module.padding), tuple(module.dilation), module.groups, transposed,
+        tuple(module.output_padding) if transposed else (0, 0),
+    )  # fmt: skip
+
+
+def _of_the_zoo() -> Iterator[Layer]:
+    """Every convolution of every network, at the size that an image of 270 x 358 gives it."""
+    for name in FAMILIES:
+        with torch.device("meta"):
+            model = create_model(name).eval()
+            image = torch.empty(1, model.in_channels, 270, 358)
+        found: list[Layer] = []
+
+        def note(module: nn.Module, args: tuple, path: str, found: list[Layer] = found) -> None:
+            found.append(_of(path, tuple(args[0].shape[-2:]), module))
+
+        for path, module in model.named_modules():
+            if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
+                module.register_forward_pre_hook(
+                    lambda m, args, path=f"{name}.{path}", note=note: note(m, args, path)
+                )
+        with torch.no_grad():
+            model(image, 25.0 if model.needs_sigma else None)
+        yield from found
+
+
+def _conv(name: str, channels: int, outputs: int, kernel: int, size=(135, 181), **options) -> Layer:
+    with torch.device("meta"):
+        return _of(name, size, nn.Conv2d(channels, outputs, kernel, **options))
+
+
+def _up(name: str, channels: int, outputs: int, kernel: int, **options) -> Layer:
+    with torch.device("meta"):
+        return _of(name, (67, 91), nn.ConvTranspose2d(channels, outputs, kernel, **options))
+
+
+@cache
+def layers() -> tuple[Layer, ...]:
+    """Layers of the zoo and of networks that people write; each geometry once."""
+    common = [
+        _conv("resnet.stem", 3, 64, 7, stride=2, padding=3),
+        _conv("resnet.block", 64, 64, 3, padding=1),
+        _conv("resnet.down", 64, 128, 3, stride=2, padding=1),
+        _conv("resnet.shortcut", 64, 128, 1, stride=2),
+        _conv("resnet.reduce", 256, 64, 1),
+        _conv("resnext.grouped", 128, 128, 3, padding=1, groups=4),
+        _conv("unet.first", 1, 32, 3, padding=1),
+        _conv("unet.merge", 128, 64, 3, padding=1),
+        _conv("unet.down_k4", 64, 128, 4, stride=2, padding=1),
+        _up("unet.up_k2", 128, 64, 2, stride=2),
+        _up("unet.up_k3", 128, 64, 3, stride=2, padding=1, output_padding=1),
+        _up("unet.up_k4", 128, 64, 4, stride=2, padding=1),
+        _up("unet.up_to_rgb", 64, 3, 4, stride=2, padding=1),
+        _conv("unet.head", 64, 3, 1),
+        _conv("nafnet.expand", 64, 128, 1),
+        _conv("nafnet.depthwise", 128, 128, 3, padding=1, groups=128),
+        _conv("nafnet.down", 64, 128, 2, stride=2),
+        _conv("nafnet.up", 128, 256, 1),
+        _conv("srvgg.body", 64, 64, 3, padding=1),
+        _conv("srvgg.tail", 64, 48, 3, padding=1),
+        _conv("srcnn.head", 3, 64, 9, padding=4),
+        _conv("srcnn.tail", 32, 1, 5, padding=2),
+        _conv("compressai.analysis_1", 3, 128, 5, stride=2, padding=2),
+        _conv("compressai.analysis", 128, 128, 5, stride=2, padding=2),
+        _up("compressai.synthesis", 128, 128, 5, stride=2, padding=2, output_padding=1),
+        _up("compressai.synthesis_4", 128, 3, 5, stride=2, padding=2, output_padding=1),
+        *(_conv(f"ircnn.{d}", 64, 64, 3, padding=d, dilation=d) for d in (2, 3, 4)),
+        _conv("convnext.depthwise", 96, 96, 7, padding=3, groups=96),
+        _conv("mobilenet.depthwise", 96, 96, 3, stride=2, padding=1, groups=96),
+        _conv("inception.row", 64, 64, (1, 7), padding=(0, 3)),
+        _conv("rectangle", 64, 64, (3, 5), padding=(1, 2)),
+    ]
+    once: dict[tuple, Layer] = {}
+    for layer in (*common, *_of_the_zoo()):
+        geometry = (layer.weight, layer.stride, layer.padding, layer.dilation, layer.groups,
+                    layer.transposed, layer.output_padding)  # fmt: skip
+        once.setdefault(geometry, layer)
+    return tuple(once.values())
+
+
+def rows(architecture: str) -> Iterator[Row]:
+    """What ``ops.explain`` says of every layer, dtype, layout and step."""
+    for layer in layers():
+        for dtype in DTYPES:
+            for layout in LAYOUTS:
+                x, w = (
+                    torch.empty(shape, dtype=dtype, device="meta").to(memory_format=layout)
+                    for shape in (layer.input, layer.weight)
+                )
+                op, options = layer.call()
+                text = "forward:\n" + ops.explain(op, x, w, device=architecture, **options) + "\n"
+                text += ops.explain(op, x, w, device=architecture, backward=True, **options)
+                for step in STEPS:
+                    said = re.search(
+                        rf"^{step}:\n(\w+): chosen, estimated at ([\d.]+) us", text, re.M
+                    )
+                    assert said, f"{layer} {step}: {text}"
+                    channels_last = layout == torch.channels_last
+                    yield Row(layer, dtype, channels_last, architecture, step, said[1],
+                              float(said[2]))  # fmt: skip
+
+
+def _is_strided_conv(row: Row) -> bool:
+    """Forward of a strided conv2d, and the input gradient of a strided conv_transpose2d."""
+    strided = row.layer.stride != (1, 1)
+    return strided and row.layer.transposed == (row.step == "input gradient")
+
+
+def _is_strided_transposed(row: Row) -> bool:
+    """Forward of a strided conv_transpose2d, and the input gradient of a strided conv2d."""
+    strided = row.layer.stride != (1, 1)
+    return strided and row.layer.transposed == (row.step == "forward")
+
+
+def _square_odd(row: Row) -> bool:
+    return row.layer.weight[2:] in ((1, 1), (3, 3), (5, 5))
+
+
+# What still lands in a direct kernel, and why; the first reason that fits a row is its reason.
+SLOW: dict[str, Callable[[Row], bool]] = {
+    "weight gradients: the tiled kernel sums 64 x 64 channels whether they are there or not": (
+        lambda row: row.step == "weight gradient"
+    ),
+    "no tensor cores for this dtype on sm_75, and no tiled float32 kernel": (
+        lambda row: not row.tensor_cores
+    ),
+    "conv2d with a stride: not divided into residue classes of its input": _is_strided_conv,
+    "conv_transpose2d with a stride: a part's kernel is not 1x1, 3x3 or 5x5": (
+        _is_strided_transposed
+    ),
+    "an image of one pixel: there is nothing to reuse": (lambda row: row.layer.input[2:] == (1, 1)),
+    "up to 4 channels on one side, contiguous, float32 or an input gradient": (
+        lambda row: min(row.layer.channels) <= 4
+    ),
+    "depthwise on an image smaller than the tiles of conv_depthwise_planes": (
+        lambda row: row.layer.depthwise and max(row.layer.input[2:]) < 64
+    ),
+    "stride 1, a kernel that the row ring has no template for": (
+        lambda row: not _square_odd(row) and row.step != "weight gradient"
+    ),
+}
+
+
+def reason_of(row: Row) -> str | None:
+    """Why the row is in a direct kernel; None where there is no excuse."""
+    return next((reason for reason, fits in SLOW.items() if fits(row)), None)
+
+
+def is_excused(row: Row) -> bool:
+    """Fewer than 8 channels on both sides, or a kernel above 11 x 11."""
+    return max(row.layer.channels) < 8 or max(row.layer.weight[2:]) > 11
+
+
+@pytest.fixture
+def tf32():
+    """PyTorch's own default, which conftest.py has switched off."""
+    torch.backends.cudnn.allow_tf32 = True
+    yield
+    torch.backends.cudnn.allow_tf32 = False
+
+
+needs_cuda_build = pytest.mark.skipif(
+    not native().build_info()["cuda"], reason="the build has no CUDA kernels"
+)
+
+
+@needs_cuda_build
+@pytest.mark.usefixtures("tf32")
+def test_every_direct_kernel_has_a_reason_and_every_reason_a_call():
+    table = [row for architecture in ARCHITECTURES for row in rows(architecture)]
+    calls = {(row.layer, row.dtype, row.channels_last, row.step) for row in table}
+    assert len(calls) >= 200
+    assert {row.step for row in table} == set(STEPS)
+    slow = [row for row in table if row.kernel.endswith("_direct") and not is_excused(row)]
+    reasons = {row: reason_of(row) for row in slow}
+    assert [row for row, reason in reasons.items() if reason is None] == []
+    assert set(SLOW) - set(reasons.values()) == set(), "reasons that no call needs any more"
+
+
+def floor_of(row: Row) -> float:
+    """Microseconds that memory alone, or the products alone, take at the least."""
+    layer, op_options = row.layer, row.layer.call()
+    x = torch.empty(layer.input, device="meta")
+    y = op_options[0](x, torch.empty(layer.weight, device="meta"), **op_options[1])
+    bytes_moved = (x.numel() + y.numel()) * row.dtype.itemsize
+    pixels = x.shape[2] * x.shape[3] if layer.transposed else y.shape[2] * y.shape[3]
+    flops = 2 * pixels * torch.Size(layer.weight).numel()
+    share = 2 if row.dtype == torch.float32 else 1
+    return max(bytes_moved * MICROSECONDS_PER_BYTE, flops * share * MICROSECONDS_PER_FLOP)
+
+
+def main() -> None:
+    """Prints the table of the architectures that are named."""
+    for architecture in sys.argv[1:] or ["sm_90"]:
+        for row in rows(architecture):
+            layout = "channels_last" if row.channels_last else "contiguous"
+            where = f"{row.layer.name:40} {str(row.dtype)[6:]:9} {layout:14} {row.step:16}"
+            times = f"{row.estimate:12.1f} us, floor {floor_of(row):8.1f} us"
+            print(f"{architecture} {where} {row.kernel:25} {times}")
+
+
+if __name__ == "__main__":
+    main()

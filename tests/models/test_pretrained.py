@@ -1,0 +1,127 @@
+"""The trained weights that ship: what the registry says of them is true."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from shared_data import image_folder
+
+from denoise_ext.io import read_image
+from denoise_ext.models import (
+    create_model,
+    list_models,
+    load_checkpoint,
+    pretrained_info,
+    read_metadata,
+)
+from denoise_ext.tasks import Denoiser, Protocol, clean_pixels, denoise, evaluate_image
+from denoise_ext.training import load_config
+from denoise_ext.training.checkpoint import config_differences
+
+ROOT = Path(__file__).resolve().parents[2]
+NAMES = list_models(pretrained=True)
+MEBIBYTE = 2**20
+# Largest files, by the beginning of the name: float16 and what is said about it.
+LARGEST = {"dxnet_m": 9 * MEBIBYTE, "dxnet_l": 31 * MEBIBYTE, "": 2 * MEBIBYTE}
+
+
+def test_the_demo_models_ship():
+    assert {"ffdnet_gray_small", "ffdnet_color_small"} <= set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_entry(name):
+    entry = pretrained_info(name)
+    data = entry.path.read_bytes()
+    assert hashlib.sha256(data).hexdigest() == entry.sha256
+    assert len(data) <= next(size for start, size in LARGEST.items() if name.startswith(start))
+    assert load_checkpoint(entry.path).config == entry.config == create_model(name).config
+    for field in ("recipe", "training_data", "noise", "licence", "protocol"):
+        assert getattr(entry, field)
+    assert entry.psnr
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_file_says_how_it_was_trained(name):
+    entry = pretrained_info(name)
+    training = read_metadata(entry.path)["training"]
+    earlier = training.get("start") or {"steps": 0}  # a first stage
+    assert earlier["steps"] + training["steps"] == entry.steps
+    # but for what moves no weight: where it ran, and in how many stretches
+    recipe = load_config(ROOT / entry.recipe).model_dump(mode="json")
+    assert config_differences(training["config"], recipe) == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_was_changed_on_the_way_is_told(name):
+    """In the table of recipes/README.md, by recipe, with every value."""
+    training = read_metadata(pretrained_info(name).path)["training"]
+    earlier = training.get("start") or {}
+    stages = [training, earlier] if "steps" in earlier else [training]
+    table = (ROOT / "recipes" / "README.md").read_text().splitlines()
+    for stage in stages:
+        recipe = Path(stage["config"]["run"]["out"]).name
+        rows = [line for line in table if line.startswith(f"| `{recipe}.toml` |")]
+        numbers = re.findall(r"\d+", rows[0]) if rows else []
+        changes = stage["changes_on_the_way"]
+        assert bool(rows) == bool(changes)
+        for change in changes:
+            told = [str(change["after_step"]), *re.findall(r"\d+", "".join(change["changes"]))]
+            assert set(told) <= set(numbers)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_can_be_made_and_removes_noise(name):
+    model = create_model(name, pretrained=True)
+    assert not model.training
+    clean = torch.full((1, model.in_channels, 24, 24), 0.5)
+    noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0)) * 25 / 255
+    result = denoise(clean + noise, model, 25.0)
+    # a flat patch: nothing in it to be lost
+    assert (result - clean).std() < 0.25 * noise.std()
+
+
+def test_a_damaged_file_is_refused(tmp_path, monkeypatch):
+    from denoise_ext.models import registry as _registry
+
+    name = NAMES[0]
+    entry = pretrained_info(name)
+    data = bytearray(entry.path.read_bytes())
+    data[-1] ^= 1
+    (tmp_path / entry.file).write_bytes(data)
+    monkeypatch.setattr(_registry, "_WEIGHTS_DIR", tmp_path)
+    with pytest.raises(RuntimeError, match="is damaged: sha256"):
+        create_model(name, pretrained=True)
+    monkeypatch.setattr(_registry, "_WEIGHTS_DIR", tmp_path / "absent")
+    with pytest.raises(RuntimeError, match="is missing"):
+        create_model(name, pretrained=True)
+
+
+# The bounds: clearly above BM3D on BSD68 (28.57 dB) and CBM3D on CBSD68 (30.71 dB) at sigma 25
+# (cszn/FFDNet, figs/table1.png and table2.png).
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "folder", "bound"),
+    [
+        ("ffdnet_gray_small", "BSD68", 28.8),
+        ("ffdnet_color_small", "CBSD68", 30.9),
+        ("dxnet_s_gray", "BSD68", 28.95),
+        ("dxnet_s_color", "CBSD68", 30.95),
+    ],
+)
+def test_better_than_bm3d(name, folder, bound):
+    images = image_folder(f"test/{folder}")
+    denoiser = Denoiser(name, device="cpu", backend="torch")
+    protocol = Protocol()
+    values = [
+        evaluate_image(denoiser, clean_pixels(read_image(path), protocol), 25.0, protocol).psnr
+        for path in images
+    ]
+    mean = sum(values) / len(values)
+    assert mean >= bound
+    # what the registry publishes, to the digits it is printed with
+    assert mean == pytest.approx(pretrained_info(name).psnr[f"{folder} sigma 25"], abs=0.006)
