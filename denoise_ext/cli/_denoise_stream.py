@@ -45,7 +45,9 @@ def run_stream(args: argparse.Namespace, denoiser: Denoiser) -> int:
         write_picture(args.output, result.picture, overwrite=args.overwrite)
     for note in () if args.quiet else result.picture.notes:
         print(f"note: {note}", file=sys.stderr)
-    if not args.quiet and result.sigma is not None:
+    if not args.quiet and result.treatment:
+        print(result.treatment, file=sys.stderr)
+    elif not args.quiet and result.sigma is not None:
         how = "estimated" if result.estimated else "as given"
         print(f"noise level (sigma, 0-255 scale): {result.sigma:.1f}, {how}", file=sys.stderr)
     return 0

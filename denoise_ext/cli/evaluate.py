@@ -27,6 +27,7 @@ from denoise_ext.cli.common import (
 if TYPE_CHECKING:
     from denoise_ext.tasks import Denoiser, Protocol, Scores
 
+_BY_NOISE = "the one that suits each image's noise"
 Rows = list[tuple[Path, float | None, "Scores"]]  # file, sigma (None: estimated), figures
 
 
@@ -103,7 +104,8 @@ def run(args: argparse.Namespace) -> int:
                 pair = file, partners.get(file)
                 scores, channels = _scores(*pair, denoiser, sigmas, protocol, limit)
                 rows += [(file, sigma, score) for sigma, score in scores]
-                used.add(member(args.model, channels))
+                automatic = args.model is None and None in sigmas
+                used.add(_BY_NOISE if automatic else member(args.model, channels))
             except (CliError, ValueError, RuntimeError, OSError, MemoryError) as error:
                 failures.append((str(file), one_line(error)))
             progress.advance(task)

@@ -64,11 +64,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Carry the command out; returns the exit code."""
     from denoise_ext.io.video import check_can_write_video, read_video, write_video
+    from denoise_ext.runtime.model_names import DEFAULT
     from denoise_ext.tasks import Denoiser
 
     check_can_write_video(args.output, args.codec, args.overwrite)
     denoiser = Denoiser(
-        args.model, strength=args.strength, device=args.device, backend=args.backend,
+        # one network for all frames: another one from frame to frame would flicker
+        args.model or DEFAULT, strength=args.strength, device=args.device, backend=args.backend,
         precision=args.precision, tile=args.tile, max_memory=args.max_memory,
     )  # fmt: skip
     start = time.perf_counter()

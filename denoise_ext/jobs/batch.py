@@ -35,6 +35,13 @@ class Processed(Protocol):
     sigma: float | None
     """The noise level it was denoised for, on the 0-255 scale."""
     estimated: bool
+    kinds: tuple[str, ...]
+    """Kinds of noise that were found; none if the noise was not analysed."""
+    treatment: str
+    """What was found, and what was done, in one line."""
+
+
+_FOUND = ("sigma", "estimated", "kinds", "treatment")
 
 
 @dataclass(frozen=True)
@@ -47,6 +54,8 @@ class Outcome:
     """Why it failed, in one line."""
     sigma: float | None = None
     estimated: bool = False
+    kinds: tuple[str, ...] = ()
+    treatment: str = ""
     pixels: int = 0
     """Width x height x frames."""
     notes: tuple[str, ...] = ()
@@ -64,8 +73,8 @@ class _Work:
     job: Job
     key: str | None = None
     picture: Picture | None = None
-    sigma: float | None = None
-    estimated: bool = False
+    found: dict[str, Any] = field(default_factory=dict)
+    """What `Outcome` holds of a `Processed`."""
     replaces: bool = False
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -112,9 +121,8 @@ class Worker:
         """Denoise."""
         with _timed(work, "compute"):
             result = self._denoise(work.picture)
-            work.picture, work.sigma, work.estimated = (
-                result.picture, result.sigma, result.estimated,
-            )  # fmt: skip
+            work.picture = result.picture
+            work.found = {name: getattr(result, name) for name in _FOUND}
         return work
 
     def write(self, work: _Work) -> Outcome:
@@ -134,8 +142,8 @@ class Worker:
             except DiskFullError as error:
                 self._full = str(error)
                 raise
-        facts = (work.sigma, work.estimated, pixels, notes, record, work.seconds)
-        return Outcome(job, "written", "", *facts)
+        facts = {"pixels": pixels, "notes": notes, "record": record, "seconds": work.seconds}
+        return Outcome(job, "written", **work.found, **facts)
 
     def process(self, job: Job) -> Outcome:
         """All three, one after the other; an error becomes a failed outcome."""

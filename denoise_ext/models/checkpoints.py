@@ -36,6 +36,7 @@ MAX_CONFIG = 1 << 16
 # Options of a network that count layers; some of them are a list with a number for each level.
 _LAYERS = ("depth", "levels", "blocks", "encoder_blocks", "middle_blocks", "decoder_blocks")
 _LAYERS_WITHOUT_TENSORS = 256  # a family may use a tensor several times
+_HDF5 = b"\x89HDF\r\n\x1a\n"
 _WRAPPERS = ("state_dict", "params", "model_state_dict", "net", "model")
 
 
@@ -47,7 +48,8 @@ def load_checkpoint(path: str | PathLike[str]) -> Network:
     PyTorch files are read with ``weights_only=True``: nothing in them is executed. Without this
     package's metadata the network is recognised from the names and shapes of the tensors: KAIR's
     DnCNN (with or without BatchNorm), FDnCNN and FFDNet (``model.N.weight``), the DnCNN with
-    BatchNorm of SaoYan/DnCNN-PyTorch and cszn/DnCNN (``dncnn.N.weight``), KAIR's and DPIR's DRUNet
+    BatchNorm of SaoYan/DnCNN-PyTorch and cszn/DnCNN (``dncnn.N.weight``), IPOL's FFDNet with
+    BatchNorm (``intermediate_dncnn.itermediate_dncnn.N.weight``), KAIR's and DPIR's DRUNet
     (``m_head.weight``) and the authors' NAFNet (``intro.weight``). ``{"state_dict": ...}`` and
     ``{"params": ...}`` are unwrapped, ``module.`` prefixes dropped, BatchNorm is folded into the
     convolutions.
@@ -68,6 +70,7 @@ def load_checkpoint(path: str | PathLike[str]) -> Network:
             raise CheckpointError("the file is empty")
         if path.suffix == ".safetensors":
             return _load_safetensors(path)
+        _check_kind(path)
         loaded = load_plain_data(path)
         if isinstance(loaded, dict) and loaded.get("format") == TRAINING_FORMAT:
             return _from_training_state(loaded)
@@ -94,6 +97,25 @@ def read_metadata(path: str | PathLike[str]) -> dict[str, Any]:
         raise CheckpointError(f"{path}: {error}") from None
     except (SafetensorError, OSError, KeyError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: cannot read the metadata ({error})") from None
+
+
+def _check_kind(path: Path) -> None:
+    """Refuse files of MATLAB and NumPy by name: they hold weights, too, in layouts of their own."""
+    with path.open("rb") as file:
+        head = file.read(512)
+    record = head[30 : 30 + int.from_bytes(head[26:28], "little")]  # name of a ZIP's first
+    kind = ""
+    if head.startswith((b"MATLAB ", _HDF5)) or path.suffix.lower() == ".mat":
+        kind = "MATLAB (.mat)" if not head.startswith(_HDF5) else "MATLAB (.mat) or HDF5"
+    elif head.startswith(b"\x93NUMPY"):
+        kind = "NumPy (.npy)"
+    elif head.startswith(b"PK\3\4") and record.endswith(b".npy"):
+        kind = "NumPy (.npz)"
+    if kind:
+        raise CheckpointError(
+            f"a {kind} file; weights are read from PyTorch files (.pth, .pt) and .safetensors: save"
+            " them as a state_dict with torch.save"
+        )
 
 
 def _check_header(path: Path) -> None:

@@ -31,7 +31,7 @@ logger = logging.getLogger("denoise_ext.tasks")
 
 Model = Network | Accelerated | nn.Module | str | os.PathLike[str] | None
 
-_DEFAULT = "dxnet_s"
+DEFAULT = "dxnet_s"
 _SUFFIXES = {1: "gray", 3: "color"}
 
 
@@ -53,7 +53,7 @@ def member(model: Any, channels: int) -> Any:
         return model
     if channels not in _SUFFIXES:
         raise ValueError(f"channels must be 1 (gray) or 3 (RGB), got {channels!r}")
-    return f"{model or _DEFAULT}_{_SUFFIXES[channels]}"
+    return f"{model or DEFAULT}_{_SUFFIXES[channels]}"
 
 
 def default_model(channels: int) -> str:

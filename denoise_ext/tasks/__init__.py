@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from denoise_ext.tasks.denoise import denoise
 from denoise_ext.tasks.denoiser import Denoiser, Result
+from denoise_ext.tasks.noise_analysis import NoiseProfile, analyse_noise
 from denoise_ext.tasks.noise_level import estimate_sigma
 from denoise_ext.tasks.value_range import from_unit, to_unit
 
@@ -19,9 +20,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Denoiser",
+    "NoiseProfile",
     "Protocol",
     "Result",
     "Scores",
+    "analyse_noise",
     "clean_pixels",
     "denoise",
     "estimate_sigma",

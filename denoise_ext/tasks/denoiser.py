@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
 from typing import Any
@@ -22,7 +23,7 @@ from denoise_ext._choices import check_choice
 from denoise_ext._precision import PRECISIONS
 from denoise_ext.io import Picture
 from denoise_ext.io.channels import colour_channels
-from denoise_ext.models.network import Tensors
+from denoise_ext.models.network import Network, Tensors
 from denoise_ext.runtime.device import check_backend, choose_device
 from denoise_ext.runtime.from_module import adopted, check_image_denoiser
 from denoise_ext.runtime.model_names import Model, check_name, is_family, open_network
@@ -30,7 +31,13 @@ from denoise_ext.runtime.session import Session
 from denoise_ext.runtime.tile_planner import Tile, check_max_memory, check_tile, cut
 from denoise_ext.runtime.tiling import Places
 from denoise_ext.tasks.axes import check_axes, parts_of
-from denoise_ext.tasks.doubts import called_from, caller, warn_of_range, warn_of_sigma
+from denoise_ext.tasks.doubts import (
+    called_from,
+    caller,
+    warn_of_range,
+    warn_of_sigma,
+    warn_of_tile,
+)
 from denoise_ext.tasks.guided_filter import (
     JOINT_BILATERAL,
     Guide,
@@ -40,8 +47,11 @@ from denoise_ext.tasks.guided_filter import (
 )
 from denoise_ext.tasks.image_ports import ImagePorts
 from denoise_ext.tasks.images import Opened, Target, open_image
+from denoise_ext.tasks.impulses import without_impulses
+from denoise_ext.tasks.noise_analysis import NoiseProfile, margins_for
 from denoise_ext.tasks.noise_level import sample_of, sigma_of_batch
 from denoise_ext.tasks.sigma import Sigma, check_sigma, part_of_sigma, sigma_argument
+from denoise_ext.tasks.treatment import Treatment, sigma_map, treatments_of
 from denoise_ext.tasks.value_range import Range, check_range, from_unit, to_unit
 
 logger = logging.getLogger("denoise_ext.tasks")
@@ -57,13 +67,17 @@ class Result:
     sigma: Any
     """The noise level that the network was conditioned on, on the 0-255 scale, given or estimated.
     A float; for a batch a tensor (N,); for a picture of several frames their mean.  None if the
-    network needs none."""
+    network needs none; NaN in a batch with other networks."""
     sigma_estimated: bool
     seconds: float
     tiles: int
     """Number of tiles; 0 if there was nothing to compute."""
     recomputed: int
     """Number of tiles that were recomputed in float32 after an overflow of a 16-bit type."""
+    noise: tuple[NoiseProfile, ...] = ()
+    """What the analysis found, one for each image; none if a model or a sigma was given."""
+    treatment: str = ""
+    """What the analysis found, and what was done, in one line; "" without an analysis."""
 
 
 class Denoiser:
@@ -161,7 +175,7 @@ class Denoiser:
         self._device, self._precision, self._backend = device, precision, backend
         self._alpha = alpha
         self._tile, self._max_memory = check_tile(tile), check_max_memory(max_memory)
-        self._sessions: dict[tuple[int, int], Session] = {}
+        self._sessions: dict[tuple[str, int, int], Session] = {}
         self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -248,7 +262,11 @@ class Denoiser:
         work = _Work(self, opened, sigma, guide, value_range, share)
         channels = opened.source.shape[1]
         colour = colour_channels(channels)
-        work.denoise(slice(0, colour))
+        if self._model is None and sigma is None and guide is None:
+            noise, treatment = work.treat(slice(0, colour))
+        else:
+            noise, treatment = (), ""
+            work.denoise(slice(0, colour))
         facts = work.facts
         alpha = opened.source[:, colour:]
         # one that is the same everywhere, as of an opaque picture, has no noise
@@ -261,13 +279,15 @@ class Denoiser:
             "image %s: sigma %s, %d tiles (%d again in float32), %.3f s",
             tuple(opened.source.shape), facts[0], work.tiles, work.recomputed, seconds,
         )  # fmt: skip
-        return Result(work.target.result(), *facts, seconds, work.tiles, work.recomputed)
+        return Result(
+            work.target.result(), *facts, seconds, work.tiles, work.recomputed, noise, treatment
+        )
 
     def _run_parts(
         self, picture: Picture, parts: list[Picture], sigma: Sigma, how: dict[str, Any]
     ) -> Result:
         results = [self.run(part, sigma, **how) for part in parts]
-        levels = [float(np.mean(np.asarray(r.sigma))) for r in results if r.sigma is not None]
+        levels = [float(np.nanmean(np.asarray(r.sigma))) for r in results if r.sigma is not None]
         return Result(
             picture.with_frames([frame for r in results for frame in r.image.frames]),
             sum(levels) / len(levels) if levels else None,
@@ -275,6 +295,8 @@ class Denoiser:
             sum(r.seconds for r in results),
             sum(r.tiles for r in results),
             sum(r.recomputed for r in results),
+            tuple(profile for r in results for profile in r.noise),
+            "; ".join(dict.fromkeys(r.treatment for r in results if r.treatment)),
         )
 
     def denoise_many(
@@ -322,18 +344,15 @@ class Denoiser:
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
-    def _session(self, channels: int, guide: Guide | None) -> Session:
-        """The network for images of so many channels, loaded and planned once."""
-        key = (
-            (channels, guide.channels) if guide else (channels if is_family(self._model) else 0, 0)
-        )
+    def _session(self, model: Model, channels: int, guide: Guide | None) -> Session:
+        """The network of `model` for images of so many channels, loaded and planned once."""
+        name = model if isinstance(model, str) else ""
+        key = (name, channels if guide or is_family(model) else 0, guide.channels if guide else 0)
         with self._lock:
             if key not in self._sessions and guide:
-                self._sessions[key] = guided_session(self._model, *key, self._device, self._backend)
+                self._sessions[key] = guided_session(model, *key[1:], self._device, self._backend)
             if key not in self._sessions:
-                network = open_network(
-                    self._model, self._device, None, self._backend, channels=channels
-                )
+                network = open_network(model, self._device, None, self._backend, channels=channels)
                 self._sessions[key] = Session(network, self._precision, self._backend == "native")
             return self._sessions[key]
 
@@ -364,53 +383,109 @@ class _Work:
         self.tiles = self.recomputed = 0
         self.facts: tuple[Any, bool] = (None, False)  # sigma, whether it was estimated
 
-    def denoise(self, channels: slice) -> None:
-        """Fill these channels of the target."""
-        d, source, guide = self._denoiser, self._opened.source[:, channels], self._guide
-        session = d._session(source.shape[1], guide)
+    def treat(self, channels: slice) -> tuple[tuple[NoiseProfile, ...], str]:
+        """`denoise` by what the analysis finds; returns that, and what was done, in one line."""
+        source = self._opened.source[:, channels]
+        found = treatments_of(source, self._range)
+        profiles = tuple(profile for profile, _ in found if profile is not None)
+        treatments = [treatment for _, treatment in found]
+        text = "; ".join(dict.fromkeys(treatment.text for treatment in treatments))
+        logger.info("image %s: %s", tuple(source.shape), text)
+        levels = [treatment.sigma for treatment in treatments]
+        batched = self._opened.batched
+        alike = {replace(treatment, sigma=None, text="") for treatment in treatments}
+        if alike == {Treatment(treatments[0].model)}:  # one network for all, and no map
+            sigma = None if None in levels else torch.tensor(levels, dtype=torch.float64)
+            self.denoise(channels, replace(treatments[0], sigma=sigma if batched else levels[0]))
+            return profiles, text
+        for place, treatment in enumerate(treatments):
+            self.denoise(channels, treatment, slice(place, place + 1))
+        if batched:
+            levels = [math.nan if level is None else level for level in levels]
+            self.facts = torch.tensor(levels, dtype=torch.float64), True
+        return profiles, text
+
+    def denoise(
+        self,
+        channels: slice,
+        treatment: Treatment | None = None,
+        images: slice = slice(None),
+    ) -> None:
+        """Fill these channels of the target, of all or of some images."""
+        d, guide = self._denoiser, self._guide
+        if treatment is not None and treatment.gray:
+            channels = slice(0, 1)
+        given = source = self._opened.source[images, channels]
+        model = d._model if treatment is None else treatment.model
+        session = d._session(model, source.shape[1], guide)
         network = session.original
         ports = GuidedPorts() if guide else ImagePorts(network, source.shape[1])
         if self.target is None:
             self.target = self._opened.target(network.signature.outputs["image"].scale)
-        sigma = sigma_argument(self._sigma, source)
-        estimated = sigma is None and "noise_map" in network.signature.inputs
-        if estimated:
-            sigma = sigma_of_batch(source, self._range)
-            sigma = sigma if self._opened.batched else float(sigma)
-        self.facts = (sigma if estimated else self._sigma), estimated
+        if treatment is not None and treatment.impulses:
+            source = _repaired(source, self._range)
+        sigma = self._level(network, source, treatment)
+        variance = treatment and treatment.variance
         count, _, height, width = source.shape
         grid, at_once = cut(
             session, (count, height, width), d._tile, d._max_memory, self._share, ports.images
         )
-        target = self.target.pixels[:, channels]
+        if isinstance(d._tile, int):
+            warn_of_tile(d._tile, grid, height * width)
+        target = self.target.pixels[images, channels]
 
-        def unit(images: slice, place: tuple[slice, slice]) -> Tensor:
-            part = source[(images, slice(None), *place)].to(session.device)
+        def unit(x: Tensor, images: slice, place: tuple[slice, slice]) -> Tensor:
+            part = x[(images, slice(None), *place)].to(session.device)
             return to_unit(part, session.dtype, self._range)
 
         def read(images: slice, places: Places) -> Tensors:
             place = places["image"]
             if guide:
                 condition = guide.part(images, place, session.device)
+            elif variance is not None:
+                condition = sigma_map(source, place, variance, self._range)
             else:
                 condition = part_of_sigma(sigma, count, images, place)
-                if isinstance(condition, Tensor):
-                    condition = condition.to(session.device)
-            return ports.inputs(unit(images, place), condition)
+            if isinstance(condition, Tensor):
+                condition = condition.to(session.device)
+            return ports.inputs(unit(source, images, place), condition)
 
         def write(images: slice, places: Places, outputs: Tensors) -> None:
             y = ports.image(outputs)
             if d._strength < 1:
-                y = torch.lerp(unit(images, places["image"]).to(y.dtype), y, d._strength)
+                y = torch.lerp(unit(given, images, places["image"]).to(y.dtype), y, d._strength)
             numbers = from_unit(y, target.dtype, self._range).to(target.device)
             target[(images, slice(None), *places["image"])] = numbers
             self.tiles += 1
 
         with torch.inference_mode():
             for first in range(0, count, at_once):
-                images = slice(first, first + at_once)
-                _, again = session.run_tiles(grid, partial(read, images), partial(write, images))
+                part = slice(first, first + at_once)
+                _, again = session.run_tiles(grid, partial(read, part), partial(write, part))
                 self.recomputed += again
+        if treatment is not None and treatment.gray:
+            self.target.pixels[images, 1:3] = target
+
+    def _level(
+        self, network: Network, source: Tensor, treatment: Treatment | None
+    ) -> float | Tensor | None:
+        """sigma for the network, estimated if it needs one and none is given."""
+        given = self._sigma if treatment is None else treatment.sigma
+        sigma = sigma_argument(given, source)
+        estimated = sigma is None and "noise_map" in network.signature.inputs
+        if estimated:
+            sigma = sigma_of_batch(source, self._range)
+            sigma = sigma if self._opened.batched else float(sigma)
+        found = treatment is not None and sigma is not None
+        self.facts = (sigma if estimated or found else given), estimated or found
+        return sigma
+
+
+def _repaired(source: Tensor, value_range: Range | None) -> Tensor:
+    """A copy of (1, C, H, W) without impulses; all other pixels keep their bits."""
+    x = to_unit(source, torch.float32, value_range)
+    repaired = without_impulses(x, margins_for(source[0], value_range))
+    return torch.where(repaired != x, from_unit(repaired, source.dtype, value_range), source)
 
 
 def _warn_of_doubts(opened: Opened, sigma: Sigma, value_range: Range | None) -> None:

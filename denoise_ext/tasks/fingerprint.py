@@ -10,6 +10,7 @@ from denoise_ext import __version__
 from denoise_ext.io.digest import file_sha256
 from denoise_ext.models import list_models, pretrained_info
 from denoise_ext.runtime.model_names import is_family, member
+from denoise_ext.tasks.treatment import PHOTO
 
 # an option that is not given is the same as its default
 _DEFAULTS = {
@@ -34,11 +35,13 @@ def fingerprint_of(model: str | os.PathLike[str] | None = None, **options: Any) 
 
 
 def weights_sha256(model: str | os.PathLike[str] | None) -> str:
-    """What tells a model's weights from all others: the hash of their file (or of both files)."""
+    """What tells a model's weights from all others: the hash of their file (or of all files)."""
     if is_family(model):
-        shipped = [pretrained_info(member(model, channels)) for channels in (1, 3)]
-        both = "".join(entry.sha256 if entry else "-" for entry in shipped)
-        return hashlib.sha256(both.encode()).hexdigest()
+        names = [member(model, channels) for channels in (1, 3)]
+        names += [] if model else [PHOTO]  # the noise decides between these
+        shipped = [pretrained_info(name) for name in names]
+        all_of_them = "".join(entry.sha256 if entry else "-" for entry in shipped)
+        return hashlib.sha256(all_of_them.encode()).hexdigest()
     name = os.fspath(model)
     shipped = pretrained_info(name) if name in list_models(pretrained=True) else None
     return shipped.sha256 if shipped else file_sha256(name)

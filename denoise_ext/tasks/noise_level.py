@@ -89,6 +89,15 @@ def _variance(channel: Tensor, value_range: Range | None) -> float:
     low, high, noisy = (torch.cat(column) for column in zip(*parts, strict=True))
     if int(noisy.sum()) >= _FEWEST:
         low, high = low[noisy], high[noisy]
+    return quiet_variance(low, high)[0]
+
+
+def quiet_variance(low: Tensor, high: Tensor) -> tuple[float, Tensor]:
+    """Variance of the noise by the blocks with the weakest low frequencies, and which these are.
+
+    Args:
+        low, high: energy of each block (n,) in low and in high frequencies.
+    """
     order = low.argsort()
     low, high = low[order], high[order].cumsum(0, dtype=torch.float64)
     lows = _SPLIT * (_SPLIT + 1) // 2 - 1
@@ -98,27 +107,30 @@ def _variance(channel: Tensor, value_range: Range | None) -> float:
     for _ in range(2):  # widen: half of the blocks with noise alone have no more than its mean
         count = max(count, int(torch.searchsorted(low, lows * variance)))
         variance = float(high[count - 1]) / (count * highs)
-    return variance
+    return variance, order[:count]
 
 
 def sample_of(channel: Tensor) -> list[Tensor]:
     """(H, W), or of a large one tiles spread over it."""
-    height, width = channel.shape
-    if height * width <= _SAMPLE:
-        return [channel]
-    rows, columns = _starts(height, width)
-    return [channel[y : y + _TILE, x : x + _TILE] for y in rows for x in columns]
+    return [channel[place] for place in sample_places(*channel.shape)]
 
 
-def _starts(height: int, width: int) -> tuple[list[int], list[int]]:
-    """Where tiles begin: 32 of them if both sides have room, evenly from edge to edge."""
-    tiles = _SAMPLE // _TILE**2
-    rows = min(max(1, round(math.sqrt(tiles * height / width))), tiles, -(-height // _TILE))
-    columns = min(max(1, tiles // rows), -(-width // _TILE))
-    return tuple(
-        [i * (size - min(size, _TILE)) // max(count - 1, 1) for i in range(count)]
-        for size, count in ((height, rows), (width, columns))
-    )  # type: ignore[return-value]
+def sample_places(
+    height: int, width: int, most: int = _SAMPLE, side: int = _TILE
+) -> list[tuple[slice, slice]]:
+    """The whole image if it has at most so many pixels, else tiles spread over it."""
+    if height * width <= most:
+        return [(slice(None), slice(None))]
+    tiles = most // side**2
+    rows = min(max(1, round(math.sqrt(tiles * height / width))), tiles, -(-height // side))
+    columns = min(max(1, tiles // rows), -(-width // side))
+    ys, xs = _starts(height, rows, side), _starts(width, columns, side)
+    return [(slice(y, y + side), slice(x, x + side)) for y in ys for x in xs]
+
+
+def _starts(size: int, count: int, side: int) -> list[int]:
+    """Where so many tiles begin, evenly from edge to edge."""
+    return [i * (size - min(size, side)) // max(count - 1, 1) for i in range(count)]
 
 
 def _energies(tile: Tensor, value_range: Range | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -131,17 +143,17 @@ def _energies(tile: Tensor, value_range: Range | None) -> tuple[Tensor, Tensor, 
     low = coefficients[0, frequency < _SPLIT].sum(0).flatten()
     high = coefficients[0, frequency >= _SPLIT].sum(0).flatten()
     largest, smallest = (sign * F.max_pool2d(sign * x, _BLOCK, _STEP).flatten() for sign in (1, -1))
-    clipped = F.avg_pool2d(_at_limit(x, tile).float(), _BLOCK, _STEP).flatten()
+    clipped = F.avg_pool2d(at_limit(x, tile).float(), _BLOCK, _STEP).flatten()
     return low, high, (largest > smallest) & (clipped <= _CLIPPED / _BLOCK**2)
 
 
-def _at_limit(x: Tensor, tile: Tensor) -> Tensor:
+def at_limit(x: Tensor, tile: Tensor) -> Tensor:
     """Where pixels are black or white, or at the end of their type, and so may be clipped."""
-    at_limit = (x == 0) | (x == 1)
+    found = (x == 0) | (x == 1)
     if not tile.dtype.is_floating_point and tile.dtype.itemsize < 8:
         limits, pixels = torch.iinfo(tile.dtype), tile.to(torch.int64)
-        at_limit |= (pixels == limits.min) | (pixels == limits.max)
-    return at_limit
+        found |= (pixels == limits.min) | (pixels == limits.max)
+    return found
 
 
 def _frequencies() -> tuple[Tensor, Tensor]:
@@ -155,6 +167,11 @@ def _dct_filters() -> Tensor:
     basis = torch.cos(math.pi * (2 * i + 1) * k / (2 * _BLOCK)) * math.sqrt(2 / _BLOCK)
     basis[0] /= math.sqrt(2)
     return torch.einsum("ai,bj->abij", basis, basis).reshape(-1, 1, _BLOCK, _BLOCK)[1:]
+
+
+def dct_basis() -> tuple[Tensor, Tensor]:
+    """The same as rows (63, 64), and the frequency i + j of each."""
+    return _dct_filters().flatten(1), sum(_frequencies())[1:]
 
 
 __all__ = ["estimate_sigma", "sample_of", "sigma_of_batch"]

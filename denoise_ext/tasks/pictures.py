@@ -19,6 +19,10 @@ class Denoised:
     sigma: float | None = None
     """On the 0-255 scale, mean over the frames; None: the model finds it by itself."""
     estimated: bool = False
+    kinds: tuple[str, ...] = ()
+    """Kinds of noise that were found (`NoiseProfile.kind`), each once."""
+    treatment: str = ""
+    """What was found, and what was done, in one line."""
 
 
 def denoise_picture(
@@ -41,9 +45,13 @@ def denoise_picture(
     two_level = picture.frames[0].dtype == np.bool_
     value_range = None if two_level else value_range
     result = denoiser.run(picture, value_range=value_range, axes=axes, share=share)
-    sigma = None if result.sigma is None else float(np.mean(np.asarray(result.sigma)))
+    levels = np.asarray([] if result.sigma is None else result.sigma, dtype=np.float64)
+    levels = levels[np.isfinite(levels)]  # NaN: an image whose network needs none
+    sigma = float(levels.mean()) if levels.size else None
     notes = (*picture.notes, *_notes(picture))
-    return Denoised(replace(result.image, notes=notes), sigma, result.sigma_estimated)
+    kinds = tuple(dict.fromkeys(profile.kind for profile in result.noise))
+    image = replace(result.image, notes=notes)
+    return Denoised(image, sigma, result.sigma_estimated, kinds, result.treatment)
 
 
 def _notes(picture: Picture) -> list[str]:
