@@ -46,6 +46,16 @@ def test_cut_streams_state_a_size_or_none(format):
     assert set(found) == {None, (17, 300, 1)}
 
 
+@pytest.mark.parametrize("length", [0, 1, 7])
+def test_a_box_of_no_length(length):
+    """pydicom stays at a box of length 0 forever."""
+    data = bytearray(compressed(12, 9, "JPEG2000"))
+    data[12:16] = length.to_bytes(4, "big")
+    assert stated_size(bytes(data)) is None
+    with pytest.raises(io.ImageError, match="no size"):
+        io.read_picture(encapsulated(bytes(data), "JPEG2000Lossless", 12, 9))
+
+
 @pytest.mark.parametrize("data", [b"", b"\xff\xd8", b"\xff\xd8" + b"\xff" * 99, bytes(99)])
 def test_none(data):
     assert stated_size(data) is None
