@@ -11,10 +11,9 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+from medical_files import dicom
+from picture_files import KINDS, RNG, pixels, whole_file, written
 from PIL import Image
-from test_io_hostile import KINDS, whole_file
-from test_io_medical_exr import dicom
-from test_io_round_trip import RNG, pixels, written
 
 from denoise_ext import io
 from fuzz.mutate import mutated, mutated_inside, png_repaired, zip_mutated

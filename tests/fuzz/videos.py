@@ -33,7 +33,7 @@ KINDS = {
 def samples(suffix: str) -> list[bytes]:
     """Small films of every codec, with sound, titles and a chapter."""
     import av
-    from test_video import RNG, make_video
+    from video_files import RNG, make_video
 
     RNG.bit_generator.state = np.random.default_rng(0).bit_generator.state  # the same everywhere
     files = []
