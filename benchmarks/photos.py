@@ -30,9 +30,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from denoise_ext.cli._demo_picture import Result, compose
+from denoise_ext.cli.demo import read_photograph
 from denoise_ext.data.noise import add_gaussian_noise, add_jpeg_artefacts
 from denoise_ext.data.noise.mosaic import demosaic_malvar
-from denoise_ext.io import read_image
+from denoise_ext.data.noise.photo import PhotoNoise, add_photo_noise
+from denoise_ext.io import read_image, write_image
 from denoise_ext.metrics import psnr, ssim
 from denoise_ext.models import pretrained_info
 from denoise_ext.runtime import load_model
@@ -42,6 +45,7 @@ HERE = Path(__file__).resolve().parent
 SIDE = 240  # pixels: of the upper left corner of SIDD's pictures that is measured
 WHITE = (15.0, 25.0, 50.0)
 MADE_UP = 15.0  # sigma that the made-up kinds begin with
+SEED_OF_PICTURE = 4
 TOLD, PHOTO = "dxnet_s_color", "dxnet_s_photo"
 
 
@@ -258,6 +262,21 @@ def write(results: dict[str, dict], folder: Path) -> None:
     (folder / "photos.md").write_text(weights + HEADER + rows)
 
 
+def draw(file: Path) -> None:
+    """The bundled photograph with made-up noise of a camera, denoised without options."""
+    clean = read_photograph()
+    batch = torch.from_numpy(clean).permute(2, 0, 1)[None].float() / 255.0
+    noisy = add_photo_noise(batch, PhotoNoise(clean=0, white=0), generator(SEED_OF_PICTURE))
+    noisy = (noisy.clamp(0, 1) * 255.0).round().to(torch.uint8)[0].permute(1, 2, 0).numpy()
+    result = Denoiser(device="cpu").run(noisy)
+    print(result.treatment)
+    panels = []
+    for title, pixels in (("noise of a camera", noisy), ("denoise, no option", result.image)):
+        x, y = (torch.from_numpy(v).permute(2, 0, 1)[None] / 255.0 for v in (pixels, clean))
+        panels.append(Result(title, pixels, psnr(x, y).item(), ssim(x, y).item()))
+    write_image(file, compose(panels, clean), overwrite=True)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
@@ -268,7 +287,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--without", nargs="+", default=[], choices=["default", "told"])
     parser.add_argument("--every", type=int, default=1, metavar="N", help="every Nth image alone")
     parser.add_argument("--output", type=Path, default=HERE / "results", metavar="FOLDER")
+    parser.add_argument(
+        "--picture", type=Path, metavar="FILE", help="draw the picture of docs/photos.md alone"
+    )
     args = parser.parse_args(argv)
+    if args.picture:
+        draw(args.picture)
+        return 0
     if args.every < 1:
         parser.error(f"--every must be >= 1, got {args.every}")
     data = Path(os.environ.get("DENOISE_EXT_DATA", ""))

@@ -77,7 +77,7 @@ def treatments_of(
 
 def _found(profile: NoiseProfile) -> str:
     kind = {
-        "none": "no or faint noise",
+        "none": "no or smoothed noise",
         "white": "white noise",
         "signal-dependent": "noise that grows with brightness",
         "correlated": "correlated noise",
@@ -92,6 +92,8 @@ def _found(profile: NoiseProfile) -> str:
         where = "the same in all channels" if _equal_in_channels(profile) else ""
         where = where or f"at half the size {half:.1f}"
         level = f", sigma {profile.level:.1f}, {where}"
+    elif profile.kind == "none":
+        level = f", sigma {profile.level:.1f} in the finest detail"
     else:
         level = f", sigma {profile.level:.1f}"
     share = f", {100 * profile.impulses:.1f} % impulses" if "imp" in kind else ""
