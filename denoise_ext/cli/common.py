@@ -223,7 +223,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", metavar="NAME|CHECKPOINT",
         help="a model with trained weights (see `denoise-ext models --trained`) or a checkpoint"
-        " file; default: the shipped gray or colour model, as each image needs",
+        " file; default: the shipped one that suits each image and its noise",
     )  # fmt: skip
     add_import_argument(parser)
     parser.add_argument(

@@ -62,7 +62,7 @@ def _add_denoising_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--sigma", type=sigma_type, metavar="S",
         help="standard deviation of the noise on the 0-255 scale (also for 16-bit images);"
-        " default: estimated for each image; blind models ignore it",
+        " default: by the noise that each image has; blind models ignore it",
     )  # fmt: skip
     parser.add_argument(
         "--value-range", type=_number, nargs=2, metavar=("BLACK", "WHITE"),

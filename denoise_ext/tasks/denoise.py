@@ -37,7 +37,8 @@ def denoise(
 
     Arguments, result and errors are those of `Denoiser` and of its call: NumPy array, tensor,
     Pillow image, `io.Picture` or file name in (the last gives an array); uint8, uint16 or floating
-    point in [0, 1]; ``sigma`` on the 0-255 scale, estimated if None. Without ``axes`` an array is
+    point in [0, 1]; ``sigma`` on the 0-255 scale. Without ``model`` and ``sigma`` the noise of the
+    image decides what is done (`analyse_noise`). Without ``axes`` an array is
     (H, W) or (H, W, 1..4), a tensor (H, W), (1..4, H, W) or (N, 1..4, H, W), and any other shape is
     refused. For many images make a `Denoiser`, which keeps its network ready.
     """

@@ -84,7 +84,8 @@ class Denoiser:
     """Keep a denoising network ready: plan and memory stay from image to image.
 
     Args:
-        model: None: the shipped networks.  Or one of:
+        model: None: the shipped networks; without a `sigma`, the noise of each image decides what
+            is done (`analyse_noise`, `Result.treatment`).  Or one of:
 
             * a network that denoises images (`denoise_ext.models.ImageDenoiser`, also from
               `denoise_ext.accelerate`); `denoise_ext.runtime.Session` runs every other
@@ -106,7 +107,8 @@ class Denoiser:
         needs_sigma: True: a plain module is called as ``model(x, sigma)``; None, False: as
             ``model(x)``.
         sigma: standard deviation of the noise **on the 0-255 scale** (255: from black to white),
-            for every dtype; see `__call__`.  None: estimated for each image (`estimate_sigma`).
+            for every dtype; see `__call__`.  None: estimated for each image (`estimate_sigma`;
+            without a model by `analyse_noise`).
             Blind networks check a given sigma and ignore it.
         strength: 1: the network's result; 0: the image, bit for bit; between:
             ``(1 - strength) * image + strength * result``, computed before rounding.

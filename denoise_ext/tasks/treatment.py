@@ -15,7 +15,9 @@ from denoise_ext.tasks.sigma import Sigma
 from denoise_ext.tasks.value_range import Range, to_unit
 
 PHOTO = "dxnet_s_photo"
-_EQUAL = 0.9  # correlation of channels from which their noise counts as one
+# Correlation of channels from which their noise counts as one. Cameras that smooth colours leave
+# noise near 0.95, with neighbours in common; luma noise in textured pictures is measured near 0.9.
+_EQUAL, _EQUAL_AND_WHITE = 0.95, 0.9
 _WINDOW = 4  # pixels on each side whose mean is the brightness that a pixel's noise depends on
 
 
@@ -43,9 +45,9 @@ def treatment_for(profile: NoiseProfile, channels: int) -> Treatment:
     model = default_model(1 if gray else channels)
     sigma, variance = profile.level, None
     colour = model == default_model(3)
-    if colour and profile.correlated and _equal_in_channels(profile):
+    if colour and _equal_in_channels(profile):
         # In their mean it is so much stronger than the independent noise of training.
-        sigma *= math.sqrt(1 + 2 * profile.channel_correlation)
+        sigma *= math.sqrt(1 + 2 * profile.channel_correlation) * profile.scale_ratio
     elif colour and (profile.faint or profile.correlated):
         # Faint noise of cameras is like fine texture; this network leaves clean pictures alone.
         model, sigma = PHOTO, None
@@ -59,8 +61,9 @@ def treatment_for(profile: NoiseProfile, channels: int) -> Treatment:
 
 
 def _equal_in_channels(profile: NoiseProfile) -> bool:
-    """Whether the noise is white, but the same in all channels."""
-    return not profile.spatially_correlated and profile.channel_correlation > _EQUAL
+    """Whether the noise counts as the same in all channels."""
+    most = _EQUAL if profile.spatially_correlated else _EQUAL_AND_WHITE
+    return not profile.faint and profile.channel_correlation > most
 
 
 def treatments_of(
@@ -89,9 +92,8 @@ def _found(profile: NoiseProfile) -> str:
         low, high = profile.sigma_at(0.0), profile.sigma_at(1.0)
         level = f", sigma {low:.1f} (black) to {high:.1f} (white)"
     elif profile.kind == "correlated":
-        where = "the same in all channels" if _equal_in_channels(profile) else ""
-        where = where or f"at half the size {half:.1f}"
-        level = f", sigma {profile.level:.1f}, {where}"
+        same = ", the same in all channels" if _equal_in_channels(profile) else ""
+        level = f", sigma {profile.level:.1f}, at half the size {half:.1f}{same}"
     elif profile.kind == "none":
         level = f", sigma {profile.level:.1f} in the finest detail"
     else:
