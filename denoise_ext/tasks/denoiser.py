@@ -51,7 +51,7 @@ from denoise_ext.tasks.impulses import without_impulses
 from denoise_ext.tasks.noise_analysis import NoiseProfile, margins_for
 from denoise_ext.tasks.noise_level import sample_of, sigma_of_batch
 from denoise_ext.tasks.sigma import Sigma, check_sigma, part_of_sigma, sigma_argument
-from denoise_ext.tasks.treatment import Treatment, sigma_map, treatments_of
+from denoise_ext.tasks.treatment import Treatment, one_line, sigma_map, treatments_of
 from denoise_ext.tasks.value_range import Range, check_range, from_unit, to_unit
 
 logger = logging.getLogger("denoise_ext.tasks")
@@ -298,7 +298,7 @@ class Denoiser:
             sum(r.tiles for r in results),
             sum(r.recomputed for r in results),
             tuple(profile for r in results for profile in r.noise),
-            "; ".join(dict.fromkeys(r.treatment for r in results if r.treatment)),
+            one_line(r.treatment for r in results),
         )
 
     def denoise_many(
@@ -391,7 +391,7 @@ class _Work:
         found = treatments_of(source, self._range)
         profiles = tuple(profile for profile, _ in found if profile is not None)
         treatments = [treatment for _, treatment in found]
-        text = "; ".join(dict.fromkeys(treatment.text for treatment in treatments))
+        text = one_line(treatment.text for treatment in treatments)
         logger.info("image %s: %s", tuple(source.shape), text)
         levels = [treatment.sigma for treatment in treatments]
         batched = self._opened.batched

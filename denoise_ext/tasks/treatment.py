@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +19,7 @@ PHOTO = "dxnet_s_photo"
 # Correlation of channels from which their noise counts as one. Cameras that smooth colours leave
 # noise near 0.95, with neighbours in common; luma noise in textured pictures is measured near 0.9.
 _EQUAL, _EQUAL_AND_WHITE = 0.95, 0.9
+_SHOWN = 3  # texts of a batch
 _WINDOW = 4  # pixels on each side whose mean is the brightness that a pixel's noise depends on
 
 
@@ -76,6 +78,13 @@ def treatments_of(
         return [(None, Treatment(model, text=f"too small for an analysis: {model}"))] * count
     profiles = [profile_of(image, value_range) for image in batch]
     return [(profile, treatment_for(profile, channels)) for profile in profiles]
+
+
+def one_line(texts: Iterable[str]) -> str:
+    """Different texts of `Treatment`, the first three of them."""
+    different = [text for text in dict.fromkeys(texts) if text]
+    more = [f"and {len(different) - _SHOWN} more"] if len(different) > _SHOWN else []
+    return "; ".join([*different[:_SHOWN], *more])
 
 
 def _found(profile: NoiseProfile) -> str:
