@@ -16,6 +16,7 @@ from denoise_ext.nn.conv import (
     _activation_repr,
 )
 from denoise_ext.nn.filters import BilateralBlur, GaussianBlur2d, JointBilateralBlur
+from denoise_ext.nn.motion import BlockMatch, BlockWarp, RecurrentFuse
 from denoise_ext.reference.activation import apply_activation
 
 
@@ -72,6 +73,32 @@ class TorchJointBilateralBlur(JointBilateralBlur):
         return reference.joint_bilateral_blur(input, guidance, *args)
 
 
+class TorchBlockMatch(BlockMatch):
+    """:class:`BlockMatch` computed by :mod:`denoise_ext.reference`."""
+
+    def forward(self, input: Tensor, previous: Tensor, sigma: float | Tensor = 0.0) -> Tensor:
+        """See :class:`BlockMatch`."""
+        return reference.block_match(input, previous, sigma)
+
+
+class TorchBlockWarp(BlockWarp):
+    """:class:`BlockWarp` computed by :mod:`denoise_ext.reference`."""
+
+    def forward(self, input: Tensor, motion: Tensor) -> Tensor:
+        """See :class:`BlockWarp`."""
+        return reference.block_warp(input, motion)
+
+
+class TorchRecurrentFuse(RecurrentFuse):
+    """:class:`RecurrentFuse` computed by :mod:`denoise_ext.reference`."""
+
+    def forward(
+        self, input: Tensor, previous: Tensor, gate: Tensor, level: float | Tensor
+    ) -> Tensor:
+        """See :class:`RecurrentFuse`."""
+        return reference.recurrent_fuse(input, previous, gate, level)
+
+
 def _to_torch_conv(plain: type[nn.Module], fused: type[nn.Module]) -> Callable:
     def target(module: nn.Module) -> type[nn.Module]:
         return plain if module.activation == "none" else fused
@@ -88,6 +115,9 @@ _TO_TORCH: dict[type[nn.Module], Callable[[nn.Module], type[nn.Module]]] = {
     GaussianBlur2d: lambda module: TorchGaussianBlur2d,
     BilateralBlur: lambda module: TorchBilateralBlur,
     JointBilateralBlur: lambda module: TorchJointBilateralBlur,
+    BlockMatch: lambda module: TorchBlockMatch,
+    BlockWarp: lambda module: TorchBlockWarp,
+    RecurrentFuse: lambda module: TorchRecurrentFuse,
 }
 _FROM_TORCH: dict[type[nn.Module], Callable[[nn.Module], type[nn.Module]]] = {
     nn.Conv2d: lambda module: Conv2d,
@@ -97,6 +127,9 @@ _FROM_TORCH: dict[type[nn.Module], Callable[[nn.Module], type[nn.Module]]] = {
     TorchGaussianBlur2d: lambda module: GaussianBlur2d,
     TorchBilateralBlur: lambda module: BilateralBlur,
     TorchJointBilateralBlur: lambda module: JointBilateralBlur,
+    TorchBlockMatch: lambda module: BlockMatch,
+    TorchBlockWarp: lambda module: BlockWarp,
+    TorchRecurrentFuse: lambda module: RecurrentFuse,
 }
 _ACTIVATED = (Conv2d, ConvTranspose2d, TorchConv2d, TorchConvTranspose2d)
 
