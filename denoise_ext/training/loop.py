@@ -17,7 +17,7 @@ from denoise_ext.metrics.protocol import Sample
 from denoise_ext.models import Network, build_model, load_checkpoint, save_model
 from denoise_ext.models.frames import compute_frames
 from denoise_ext.models.network import Tensors
-from denoise_ext.training import image_denoising  # noqa: F401  (it registers)
+from denoise_ext.training import image_denoising, video_denoising  # noqa: F401  (they register)
 from denoise_ext.training.build import build_network, build_optimiser
 from denoise_ext.training.checkpoint import config_differences, load_state, save_state
 from denoise_ext.training.config import ConfigError, user_path
@@ -99,13 +99,13 @@ def train(config: TrainConfig, accept_changes: bool = False) -> TrainResult:
 class _Frames(nn.Module):
     """A network whose forward returns its outputs by name: what processes share is forward."""
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: Network, truncate: int) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.truncate = network, truncate
 
     def forward(self, inputs: Tensors) -> Tensors:
         """See `task.Trained`."""
-        return compute_frames(self.network, inputs)[0]
+        return compute_frames(self.network, inputs, truncate=self.truncate)[0]
 
 
 class _Trainer:
@@ -157,10 +157,11 @@ class _Trainer:
             raise ConfigError(str(error)) from None
         self.columns = ["step", "loss", "learning_rate", "gradient_norm", "seconds", "waited"]
         self.columns += self.task.objective.parts
-        self.columns += {} if self.validator is None else self.validator.columns
+        if self.validator is not None:
+            self.columns += [*self.validator.columns, *self.validator.other_columns]
         if processes.is_main:
             self.dir.trim_log(self.columns, self.step)
-        self.parallel = processes.parallel(_Frames(self.model))
+        self.parallel = processes.parallel(_Frames(self.model, config.loss.truncate))
 
     @property
     def judged(self) -> Network:
@@ -354,8 +355,10 @@ class _Trainer:
         """
         validation, validator = self.config.validation, self.validator
         assert validator is not None
+        figures: dict[Label, dict[str, float]] = {}
         if self.processes.is_main:
-            self.figures, pictures = validate(self.judged, validator, validation.samples)
+            figures, pictures = validate(self.judged, validator, validation.samples)
+            self.figures = {label: found[self.metric] for label, found in figures.items()}
             if pictures:
                 write_samples(self.dir.samples / f"step_{self.step:07d}.png", pictures)
             score = validator.score(self.figures)
@@ -367,10 +370,13 @@ class _Trainer:
         if validation.patience:
             out = self.best["since"] >= validation.patience
             self.best["ended"] = self.processes.agreed(out, self.device)
-        return {
-            column: f"{figure:.{validator.digits}f}"
-            for column, figure in zip(validator.columns, self.figures.values())
+        row = dict(zip(validator.columns, self.figures.values()))
+        row |= {
+            column: figures[label][name]
+            for column, (label, name) in validator.other_columns.items()
+            if label in figures
         }
+        return {column: f"{figure:.{validator.digits}f}" for column, figure in row.items()}
 
     def _log(self, row: dict[str, Any], progress: Progress, first: int = 0) -> None:
         """``first`` is the step that the row's seconds are counted from."""
@@ -426,7 +432,8 @@ class _Trainer:
 
     def _write_result(self) -> None:
         if not self.figures and self.validator is not None:  # continued after its last step
-            self.figures, _ = validate(self.judged, self.validator)
+            figures, _ = validate(self.judged, self.validator)
+            self.figures = {label: found[self.metric] for label, found in figures.items()}
         network, facts = self._plain(), self._facts()
         if self.best["ended"]:  # early stop: the weights that were best
             network = load_checkpoint(self.dir.best)
