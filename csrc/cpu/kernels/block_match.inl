@@ -10,9 +10,8 @@ DENOISE_EXT_INLINE uint8_t* pyramid_row(const BlockMatchPlan& plan, int64_t pyra
 // [0, 1] in steps of 1/256, exact in every type: a power of two rounds nothing. NaN counts as 0.
 template <class T>
 DENOISE_EXT_INLINE uint8_t step_of(T x) {
-  const T positive = x > T(0) ? x : T(0);
-  const int32_t step = static_cast<int32_t>((positive < T(1) ? positive : T(1)) * T(256));
-  return static_cast<uint8_t>(step < 255 ? step : 255);
+  const T steps = (x > T(0) ? x : T(0)) * T(256);
+  return static_cast<uint8_t>(static_cast<int32_t>(steps < T(255) ? steps : T(255)));
 }
 template <class Storage>
 DENOISE_EXT_INLINE uint8_t as_byte(Storage value) {
@@ -132,21 +131,31 @@ DENOISE_EXT_INLINE Bytes16 load_8_and_8(const uint8_t* lower, const uint8_t* upp
   return reinterpret_cast<Bytes16>(words);
 }
 
-// The sum of absolute differences of two windows, 8 x 8 or 16 x 16 bytes.
+// A window of 8 x 8 or 16 x 16 bytes, 16 at a time.
 template <int kSide>
-DENOISE_EXT_INLINE int32_t sad_of_windows(const uint8_t* a, const uint8_t* b, int64_t stride) {
-  Words16 sum{};
-  if constexpr (kSide == 16) {
-#pragma GCC unroll 16
-    for (int i = 0; i < 16; ++i) sum += sad_16(load_16(a + i * stride), load_16(b + i * stride));
-  } else {
-#pragma GCC unroll 4
-    for (int i = 0; i < 8; i += 2)
-      sum += sad_16(load_8_and_8(a + i * stride, a + (i + 1) * stride),
-                    load_8_and_8(b + i * stride, b + (i + 1) * stride));
+struct Window {
+  static constexpr int kParts = kSide * kSide / 16;
+
+  DENOISE_EXT_INLINE static Bytes16 part(const uint8_t* from, int64_t stride, int i) {
+    if constexpr (kSide == 16) return load_16(from + i * stride);
+    return load_8_and_8(from + 2 * i * stride, from + (2 * i + 1) * stride);
   }
-  return static_cast<int32_t>(sum[0] + sum[1]);
-}
+
+  DENOISE_EXT_INLINE Window(const uint8_t* from, int64_t stride) {
+#pragma GCC unroll 16
+    for (int i = 0; i < kParts; ++i) parts[i] = part(from, stride, i);
+  }
+
+  // The sum of absolute differences to another one.
+  DENOISE_EXT_INLINE int32_t sad(const uint8_t* other, int64_t stride) const {
+    Words16 sum{};
+#pragma GCC unroll 16
+    for (int i = 0; i < kParts; ++i) sum += sad_16(parts[i], part(other, stride, i));
+    return static_cast<int32_t>(sum[0] + sum[1]);
+  }
+
+  Bytes16 parts[kParts];
+};
 
 // A quarter of the resolution: 4 x 4 windows that overlap by half, every vector of the search. Vectors of
 // blocks: `best` and `index` of all blocks of the row.
@@ -191,12 +200,13 @@ template <int kSide>
 DENOISE_EXT_INLINE void refine(const uint8_t* here, const uint8_t* there, int64_t stride, int32_t penalty,
                                int64_t& dy, int64_t& dx) {
   constexpr int kOrder[3] = {0, -1, 1};
+  const Window<kSide> window(here, stride);
   const uint8_t* moved = there + dy * stride + dx;
-  int32_t best = sad_of_windows<kSide>(here, moved, stride);
+  int32_t best = window.sad(moved, stride);
   int64_t best_y = 0, best_x = 0;
   for (int step = 1; step < 9; ++step) {
     const int64_t y = kOrder[step / 3], x = kOrder[step % 3];
-    const int32_t cost = sad_of_windows<kSide>(here, moved + y * stride + x, stride) + penalty;
+    const int32_t cost = window.sad(moved + y * stride + x, stride) + penalty;
     if (cost < best) {
       best = cost;
       best_y = y;
