@@ -17,7 +17,8 @@ _SUBPACKAGES = (
 
 # What a user meets first, under the package's own name.
 _NAMES = {
-    "Denoiser": "tasks", "accelerate": "engine", "denoise": "tasks", "info": "_info",
+    "Denoiser": "tasks", "VideoDenoiser": "tasks", "accelerate": "engine", "denoise": "tasks",
+    "info": "_info",
 }  # fmt: skip
 
 __all__ = ["__version__", *_NAMES, *_SUBPACKAGES]

@@ -27,18 +27,15 @@ MatchPenalty penalty_of(double sigma) {
           rounded(kFullWindow * kStill) + rounded(kFullWindow * kFineSigma * level)};
 }
 
-std::vector<MatchPenalty> penalties_of(const Tensor4& sigma) {
-  std::vector<MatchPenalty> penalties;
-  penalties.reserve(static_cast<size_t>(sigma.size[0] * sigma.size[2] * sigma.size[3]));
+void set_penalties(const Tensor4& sigma, int64_t image, std::vector<MatchPenalty>& penalties) {
+  penalties.clear();
   with_storage(sigma.dtype, [&](auto storage) {
     const auto* data = static_cast<const decltype(storage)*>(sigma.data);
-    for (int64_t n = 0; n < sigma.size[0]; ++n)
-      for (int64_t y = 0; y < sigma.size[2]; ++y)
-        for (int64_t x = 0; x < sigma.size[3]; ++x)
-          penalties.push_back(penalty_of(
-              load_as<double>(data[n * sigma.stride[0] + y * sigma.stride[2] + x * sigma.stride[3]])));
+    data += image * sigma.stride[0];
+    for (int64_t y = 0; y < sigma.size[2]; ++y)
+      for (int64_t x = 0; x < sigma.size[3]; ++x)
+        penalties.push_back(penalty_of(load_as<double>(data[y * sigma.stride[2] + x * sigma.stride[3]])));
   });
-  return penalties;
 }
 
 BlockMatchPlan make_plan(const BlockMatchParams& params) {
@@ -47,7 +44,6 @@ BlockMatchPlan make_plan(const BlockMatchParams& params) {
   plan.frames[1] = params.previous;
   plan.rows = divide_up(params.input.size[2], kBlock);
   plan.columns = divide_up(params.input.size[3], kBlock);
-  plan.motion = params.motion;
   for (int i = 0; i < kLevels; ++i) {
     PyramidLevel& level = plan.level[i];
     level.width = plan.columns * kBlock >> i;
@@ -64,20 +60,21 @@ BlockMatchPlan make_plan(const BlockMatchParams& params) {
 
 void run(const BlockMatchParams& params, const Threads& threads) {
   BlockMatchPlan plan = make_plan(params);
-  const int64_t images = params.input.size[0];
-  const std::vector<MatchPenalty> penalties = penalties_of(params.sigma);
-  plan.penalties = penalties.data();
-  const std::unique_ptr<uint8_t[]> pyramids(
-      new uint8_t[static_cast<size_t>(2 * images * plan.pyramid_bytes)]);
+  const std::unique_ptr<uint8_t[]> pyramids(new uint8_t[static_cast<size_t>(2 * plan.pyramid_bytes)]);
   plan.pyramids = pyramids.get();
+  std::vector<MatchPenalty> penalties;
   const MotionKernels& table = *kernels().motion;
-  for_each_block(threads, 2 * images * plan.rows, [&](int64_t index, Scratch&) {
-    table.pyramid_rows(plan, index / plan.rows, index % plan.rows);
-  });
-  for_each_block(threads, images * plan.rows, [&](int64_t index, Scratch& scratch) {
-    void* lines = scratch.reserve(static_cast<size_t>(match_scratch_bytes(plan)));
-    table.match_row(plan, index / plan.rows, index % plan.rows, lines);
-  });
+  for (; plan.image < params.input.size[0]; ++plan.image) {
+    set_penalties(params.sigma, plan.image, penalties);
+    plan.penalties = penalties.data();
+    plan.motion = params.motion + 2 * plan.image * plan.rows * plan.columns;
+    for_each_block(threads, 2 * plan.rows, [&](int64_t index, Scratch&) {
+      table.pyramid_rows(plan, index / plan.rows, index % plan.rows);
+    });
+    for_each_block(threads, plan.rows, [&](int64_t row, Scratch& scratch) {
+      table.match_row(plan, row, scratch.reserve(static_cast<size_t>(match_scratch_bytes(plan))));
+    });
+  }
 }
 
 void run(const BlockWarpParams& params, const Threads& threads) {

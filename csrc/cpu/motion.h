@@ -30,13 +30,15 @@ struct MatchPenalty {
   int32_t coarse, half, full;
 };
 
+// Of one image of a batch: memory does not grow with their number.
 struct BlockMatchPlan {
   Tensor4 frames[2];  // input, previous
+  int64_t image;
   int64_t rows, columns;
   PyramidLevel level[kLevels];
   int64_t pyramid_bytes;
-  uint8_t* pyramids;              // 2 N of them: input and previous of an image are neighbours
-  const MatchPenalty* penalties;  // of all blocks
+  uint8_t* pyramids;              // of input, of previous
+  const MatchPenalty* penalties;  // of the blocks
   int16_t* motion;
 };
 

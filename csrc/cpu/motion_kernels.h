@@ -9,9 +9,9 @@ namespace denoise_ext::cpu {
 constexpr int64_t kFuseTile = 512;
 
 struct MotionKernels {
-  // Kernel calls are independent of one another, but matches need all pyramids.
-  void (*pyramid_rows)(const BlockMatchPlan& plan, int64_t pyramid, int64_t row);  // one row of blocks
-  void (*match_row)(const BlockMatchPlan& plan, int64_t image, int64_t row, void* scratch);
+  // One row of blocks each; matches need both pyramids.
+  void (*pyramid_rows)(const BlockMatchPlan& plan, int64_t pyramid, int64_t row);
+  void (*match_row)(const BlockMatchPlan& plan, int64_t row, void* scratch);
   void (*warp_row)(const BlockWarpParams& params, int64_t image, int64_t row);  // one row of blocks
   // All of a plane, whose pixels may all be added to one; scratch holds the plane in the type of its sums.
   void (*warp_plane_adjoint)(const BlockWarpParams& params, int64_t image, int64_t channel, void* scratch);

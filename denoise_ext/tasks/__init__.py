@@ -7,6 +7,7 @@ from denoise_ext.tasks.denoise import denoise
 from denoise_ext.tasks.denoiser import Denoiser, Result
 from denoise_ext.tasks.noise_level import estimate_sigma
 from denoise_ext.tasks.value_range import from_unit, to_unit
+from denoise_ext.tasks.video_denoiser import VideoDenoiser
 
 if TYPE_CHECKING:
     from denoise_ext.tasks.evaluation import (
@@ -22,6 +23,7 @@ __all__ = [
     "Protocol",
     "Result",
     "Scores",
+    "VideoDenoiser",
     "clean_pixels",
     "denoise",
     "estimate_sigma",

@@ -12,9 +12,16 @@ from denoise_ext import reference
 _SLACK = 8  # roundings of a term: a handful of sums and products
 
 
-def nothing(call, t: dict[str, Tensor], dtype: torch.dtype) -> Tensor:
-    """Values are copied."""
+def exact(call, t: dict[str, Tensor], dtype: torch.dtype) -> Tensor:
+    """Values are copied, or whole numbers."""
     return torch.zeros((), dtype=torch.float64)
+
+
+def no_gradients(
+    call, t: dict[str, Tensor], grad: Tensor, dtype: torch.dtype
+) -> dict[str, Tensor]:
+    """Of what has none."""
+    return {}
 
 
 def block_warp_gradients(

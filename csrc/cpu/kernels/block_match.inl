@@ -66,7 +66,7 @@ DENOISE_EXT_INLINE void repeat_edges(uint8_t* row, const PyramidLevel& level, in
 }
 
 void pyramid_rows(const BlockMatchPlan& plan, int64_t pyramid, int64_t block_row) {
-  const Tensor4& image = plan.frames[pyramid % 2];
+  const Tensor4& image = plan.frames[pyramid];
   for (int level = 0; level < kLevels; ++level) {
     const PyramidLevel& l = plan.level[level];
     const int64_t side = kBlock >> level, first = block_row * side;
@@ -74,7 +74,7 @@ void pyramid_rows(const BlockMatchPlan& plan, int64_t pyramid, int64_t block_row
       uint8_t* row = pyramid_row(plan, pyramid, level, y);
       if (level == 0) {
         const int64_t source = y < image.size[2] ? y : image.size[2] - 1;
-        quantise_image_row(image, pyramid / 2, source, row);
+        quantise_image_row(image, plan.image, source, row);
         repeat_edges(row, l, image.size[3]);
       } else {
         const uint8_t* finer = pyramid_row(plan, pyramid, level - 1, 2 * y);
@@ -159,13 +159,13 @@ struct Window {
 
 // A quarter of the resolution: 4 x 4 windows that overlap by half, every vector of the search. Vectors of
 // blocks: `best` and `index` of all blocks of the row.
-DENOISE_EXT_INLINE void search_coarse(const BlockMatchPlan& plan, int64_t image, int64_t row,
-                                      const int16_t* penalty, int16_t* pairs, int16_t* best, int16_t* index) {
+DENOISE_EXT_INLINE void search_coarse(const BlockMatchPlan& plan, int64_t row, const int16_t* penalty,
+                                      int16_t* pairs, int16_t* best, int16_t* index) {
   constexpr int kSearch = kCoarseSearch, kSide = 2 * kSearch + 1, kCentre = kSide * kSearch + kSearch;
   constexpr int16_t kLength = 5;  // what a pixel of the vector costs
   const int64_t stride = plan.level[2].stride, columns = plan.columns;
-  const uint8_t* here = pyramid_row(plan, 2 * image, 2, 2 * row - 1) - 1;
-  const uint8_t* there = pyramid_row(plan, 2 * image + 1, 2, 2 * row - 1) - 1;
+  const uint8_t* here = pyramid_row(plan, 0, 2, 2 * row - 1) - 1;
+  const uint8_t* there = pyramid_row(plan, 1, 2, 2 * row - 1) - 1;
   for (int step = 0; step < kSide * kSide; ++step) {
     // The zero vector first, which wins where others are no better.
     const int candidate = step == 0 ? kCentre : (step <= kCentre ? step - 1 : step);
@@ -217,27 +217,25 @@ DENOISE_EXT_INLINE void refine(const uint8_t* here, const uint8_t* there, int64_
   dx += best_x;
 }
 
-void match_row(const BlockMatchPlan& plan, int64_t image, int64_t row, void* scratch) {
+void match_row(const BlockMatchPlan& plan, int64_t row, void* scratch) {
   const int64_t columns = plan.columns, line = columns + 1 + kRowSlack;
   int16_t *penalty = static_cast<int16_t*>(scratch), *pairs = penalty + line, *best = pairs + line,
           *index = best + line;
-  const int64_t first = (image * plan.rows + row) * columns;
+  const int64_t first = row * columns;
   const MatchPenalty* penalties = plan.penalties + first;
   for (int64_t x = 0; x < columns; ++x) penalty[x] = static_cast<int16_t>(penalties[x].coarse);
-  search_coarse(plan, image, row, penalty, pairs, best, index);
+  search_coarse(plan, row, penalty, pairs, best, index);
   int16_t* motion = plan.motion + 2 * first;
   const int64_t half_stride = plan.level[1].stride, full_stride = plan.level[0].stride;
   for (int64_t x = 0; x < columns; ++x) {
     constexpr int64_t kSide = 2 * kCoarseSearch + 1;
     int64_t dy = 2 * (index[x] / kSide - kCoarseSearch), dx = 2 * (index[x] % kSide - kCoarseSearch);
-    refine<8>(pyramid_row(plan, 2 * image, 1, 4 * row - 2) + 4 * x - 2,
-              pyramid_row(plan, 2 * image + 1, 1, 4 * row - 2) + 4 * x - 2, half_stride, penalties[x].half,
-              dy, dx);
+    refine<8>(pyramid_row(plan, 0, 1, 4 * row - 2) + 4 * x - 2,
+              pyramid_row(plan, 1, 1, 4 * row - 2) + 4 * x - 2, half_stride, penalties[x].half, dy, dx);
     dy *= 2;
     dx *= 2;
-    refine<16>(pyramid_row(plan, 2 * image, 0, 8 * row - 4) + 8 * x - 4,
-               pyramid_row(plan, 2 * image + 1, 0, 8 * row - 4) + 8 * x - 4, full_stride, penalties[x].full,
-               dy, dx);
+    refine<16>(pyramid_row(plan, 0, 0, 8 * row - 4) + 8 * x - 4,
+               pyramid_row(plan, 1, 0, 8 * row - 4) + 8 * x - 4, full_stride, penalties[x].full, dy, dx);
     motion[2 * x] = static_cast<int16_t>(dy);
     motion[2 * x + 1] = static_cast<int16_t>(dx);
   }
