@@ -99,7 +99,7 @@ def _fuse(
     }
     levels = {"pixel": (batch, 1, height, width), "image": (batch, 1, 1, 1)}
     if level == "number":
-        return Call(shapes, {"level": 0.1})
+        return Call(shapes, {"level": 0.125})  # exact in every dtype
     return Call({**shapes, "level": levels[level]})
 
 
