@@ -430,7 +430,10 @@ def _expanded(
         return torch.full((1, 1, 1, 1), float(value), dtype=dtype, device=input.device).expand(
             shape
         )
-    if value.dim() != 4 or any(size not in (1, full) for size, full in zip(value.shape, shape)):
+    fits = value.dim() == 4 and all(
+        size == 1 or size == full for size, full in zip(value.shape, shape)
+    )
+    if not fits:
         raise ValueError(
             f"{name} must be a number or have shape (1 or N, 1, {places}), each place one value or "
             f"{shape}, got {tuple(value.shape)}"

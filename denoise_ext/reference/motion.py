@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from denoise_ext._arguments import (
     BLOCK,
@@ -130,7 +129,10 @@ def recurrent_fuse(input: Tensor, previous: Tensor, gate: Tensor, level: float |
     channels = input.shape[1]
     last, fused, previous_level = previous.split((channels, channels, 1), dim=1)
     factor = input.shape[-1] // gate.shape[-1] if gate.shape[-1] else 1
-    weight = F.pixel_shuffle(gate, factor)
+    n, _, rows, columns = gate.shape
+    # F.pixel_shuffle has no gradient for an empty batch
+    pixels = gate.reshape(n, factor, factor, rows, columns).permute(0, 3, 1, 4, 2)
+    weight = pixels.reshape(n, 1, rows * factor, columns * factor)
     known = previous_level != 0
     used = known & (level != 0)
     weight = torch.where(used, weight, 0.0)

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from zoo import TINY, tiny
+from zoo import TINY, image_denoisers, tiny
 
 from denoise_ext.models import (
     build_model,
@@ -127,7 +127,7 @@ def test_a_name_is_registered_once():
 # ---- calling convention
 
 
-@pytest.mark.parametrize("name", list_models())
+@pytest.mark.parametrize("name", image_denoisers())
 @pytest.mark.parametrize("size", [(1, 1), (1, 4), (5, 3), (8, 8)])
 def test_any_size_same_size_out(name, size):
     model = small(name)

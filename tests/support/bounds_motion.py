@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from bounds import accumulator_eps
 from torch import Tensor
-from torch.nn import functional as F
 
 from denoise_ext import reference
 
@@ -17,9 +16,7 @@ def exact(call, t: dict[str, Tensor], dtype: torch.dtype) -> Tensor:
     return torch.zeros((), dtype=torch.float64)
 
 
-def no_gradients(
-    call, t: dict[str, Tensor], grad: Tensor, dtype: torch.dtype
-) -> dict[str, Tensor]:
+def no_gradients(call, t: dict[str, Tensor], grad: Tensor, dtype: torch.dtype) -> dict[str, Tensor]:
     """Of what has none."""
     return {}
 
@@ -35,6 +32,20 @@ def block_warp_gradients(
     return {"input": (count + 1) * accumulator_eps(dtype) * size}
 
 
+def _shuffled(gate: Tensor, r: int) -> Tensor:
+    """(N, r r, H, W) as (N, 1, r H, r W); torch's pixel_shuffle keeps an empty batch's shape."""
+    n, _, rows, columns = gate.shape
+    pixels = gate.reshape(n, r, r, rows, columns).permute(0, 3, 1, 4, 2)
+    return pixels.reshape(n, 1, rows * r, columns * r)
+
+
+def _unshuffled(pixels: Tensor, r: int) -> Tensor:
+    """(N, 1, r H, r W) as (N, r r, H, W)."""
+    n, _, height, width = pixels.shape
+    parts = pixels.reshape(n, height // r, r, width // r, r).permute(0, 2, 4, 1, 3)
+    return parts.reshape(n, r * r, height // r, width // r)
+
+
 class _Fuse:
     """The parts of a fusion, and how large its terms are."""
 
@@ -43,7 +54,7 @@ class _Fuse:
         self.channels = self.x.shape[1]
         _, self.fused, self.before = previous.split((self.channels, self.channels, 1), dim=1)
         factor = self.x.shape[-1] // t["gate"].shape[-1]
-        self.factor, self.w = factor, F.pixel_shuffle(t["gate"], factor)
+        self.factor, self.w = factor, _shuffled(t["gate"], factor)
         level = t["level"] if "level" in t else torch.tensor(call.options["level"]).double()
         self.now = level.expand(self.w.shape)
         self.level = torch.hypot((1 - self.w) * self.now, self.w * self.before)
@@ -75,7 +86,7 @@ def recurrent_fuse_gradients(
     bounds = {
         "input": eps * (f.rest * fused + last),
         "previous": eps * torch.cat([last * 0, w * fused, slope * lost * w.square() * before], 1),
-        "gate": eps * F.pixel_unshuffle(weight, f.factor),
+        "gate": eps * _unshuffled(weight, f.factor),
     }
     if "level" in t:
         if t["level"].shape != now_bound.shape:

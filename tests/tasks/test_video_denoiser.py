@@ -198,7 +198,7 @@ def test_networks_that_do_not_fit_are_named():
     still = create_model("ffdnet_gray_small").eval()
     with pytest.raises(TypeError, match="recurrent"):
         VideoDenoiser(still).push(scene(1)[0])
-    with pytest.raises(ValueError, match="3 channels.*1"):
+    with pytest.raises(ValueError, match=r"3 channels.*1"):
         VideoDenoiser(network(3), sigma=SIGMA).push(scene(1)[0])
 
 
