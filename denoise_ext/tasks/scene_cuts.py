@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from denoise_ext import ops, reference
+from denoise_ext.nn import BlockMatch, BlockWarp, to_torch
 
 _REDUCTION = 4  # frames are compared at a quarter of their size: so is the noise in them
 _BLOCK = 8  # pixels there
@@ -13,7 +13,11 @@ _BLOCK = 8  # pixels there
 _NOISE = 0.4
 
 
-def changed_share(frame: Tensor, last: Tensor, sigma: float) -> float:
+_OWN = BlockMatch(), BlockWarp()
+_PLAIN = to_torch(_OWN[0]), to_torch(_OWN[1])
+
+
+def changed_share(frame: Tensor, last: Tensor, sigma: float, native: bool = True) -> float:
     """The share of blocks of a frame that are nowhere near their place in the last one.
 
     A block counts as changed where its best match (within +-64 pixels) differs from it by more
@@ -23,6 +27,7 @@ def changed_share(frame: Tensor, last: Tensor, sigma: float) -> float:
         frame: (1, 1, H, W) in [0, 1], noisy.
         last: like frame, denoised.
         sigma: standard deviation of the noise in frame, 0-255 scale.
+        native: with this package's kernels, which are for the CPU; else in plain PyTorch.
 
     Returns:
         0 to 1; 0 for frames of less than 32 x 32 pixels, which have no block.
@@ -30,9 +35,8 @@ def changed_share(frame: Tensor, last: Tensor, sigma: float) -> float:
     small, before = (F.avg_pool2d(x, _REDUCTION) for x in (frame.float(), last.float()))
     if min(small.shape[-2:]) < _BLOCK:
         return 0.0
-    here = ops if frame.device.type in ops.kernel_devices("block_match") else reference
-    motion = here.block_match(small, before, sigma / _REDUCTION)
-    difference = (small - here.block_warp(before, motion)).abs()
+    match, warp = _OWN if native else _PLAIN
+    difference = (small - warp(before, match(small, before, sigma / _REDUCTION))).abs()
     means = F.avg_pool2d(small, _BLOCK)
     spread = _blocks(small) - means.flatten(1)[:, :, None]  # (1, blocks, 64)
     own = spread.abs().mean(2)

@@ -214,7 +214,8 @@ class VideoDenoiser:
         if self._cut is None or self._last is None:
             return False
         assert self._level is not None
-        return changed_share(luma, self._last, self._level) >= self._cut
+        native = self._backend == "native" and luma.device.type == "cpu"
+        return changed_share(luma, self._last, self._level, native) >= self._cut
 
 
 def _updated(level: float | None, estimate: float) -> float:

@@ -141,6 +141,7 @@ def test_the_share_of_changed_blocks_tells_cuts_from_motion(sigma):
     still = changed_share(noisy[2:3], clean[2:3], sigma)
     cut = changed_share(other[:1], clean[2:3], sigma)
     assert still < 0.2 and moving < 0.35
+    assert changed_share(noisy[3:], clean[2:3], sigma, native=False) == moving
     assert cut > 0.6
     flat = torch.full((1, 1, 128, 160), 0.5)
     noise = sigma / 255 * torch.randn(flat.shape, generator=torch.Generator().manual_seed(1))
