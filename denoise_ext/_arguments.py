@@ -327,7 +327,8 @@ def bilateral_kernel_size(
 ) -> tuple[int, int]:
     """Return a bilateral window's size as a pair; check it and the channels that it compares."""
     name = "input" if guidance is input else "guidance"
-    _at_most(guidance.shape[-3], MOST_GUIDE_CHANNELS, f"{name}'s channels")
+    if guidance.dim() > 2:  # of another rank in a raw call, whose operator refuses it
+        _at_most(guidance.shape[-3], MOST_GUIDE_CHANNELS, f"{name}'s channels")
     return odd_kernel_size(kernel_size, LARGEST_BILATERAL)
 
 

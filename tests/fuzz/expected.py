@@ -103,8 +103,11 @@ def as_one_by_one(
     x = x if x.dim() == 4 else x.unsqueeze(0)
     g, groups = geometry(call), call.options.get("groups", 1)
     size = conv_size(call, x.shape[2:], weight.shape[2:], transposed)
+    # "same", as torch has it: the smaller half comes first
+    same = [g["dilation"][i] * (weight.shape[2 + i] - 1) // 2 for i in (0, 1)]
+    padding = g.get("padding", same)
     (rows, row_there), (columns, column_there) = (
-        _sources(size[i], x.shape[2 + i], weight.shape[2 + i], g["stride"][i], g["padding"][i],
+        _sources(size[i], x.shape[2 + i], weight.shape[2 + i], g["stride"][i], padding[i],
                  g["dilation"][i], transposed, border)
         for i in (0, 1)
     )  # fmt: skip
