@@ -106,7 +106,11 @@ def test_the_header_has_the_seed(pytester):
         result.stdout.fnmatch_lines([line])
 
 
-@pytest.mark.parametrize("arguments", [(), ("--rotation", "1"), ("-k", "test_numbers")], ids=str)
+@pytest.mark.parametrize(
+    "arguments",
+    [(), ("--rotation", "1"), ("-k", "test_numbers"), ("test_suite.py::test_numbers",)],
+    ids=str,
+)
 def test_the_processes_of_a_run_agree(run, pytester, monkeypatch, arguments):
     monkeypatch.setenv("PYTHONPATH", str(Path(rotation.__file__).parent))
     result = pytester.runpytest_subprocess("-p", "rotation", "-n", "2", *arguments)
