@@ -335,6 +335,7 @@ def test_the_default_place(monkeypatch, tmp_path):
 # --- this package's own networks --------------------------------------------------------------
 
 
+@pytest.mark.rotates(each=["name", "precision"])
 @pytest.mark.parametrize("precision", ["strict", "default"])
 @pytest.mark.parametrize("size", [(48, 64), (33, 21), (5, 130)], ids=str)
 @pytest.mark.parametrize("name", FAMILIES)

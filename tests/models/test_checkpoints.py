@@ -245,6 +245,7 @@ def mean_psnr(model: nn.Module, folder: str, sigma: float) -> float:
 # Published: DnCNN-S on Set12 30.436 (cszn/DnCNN, README), FFDNet on Set12 30.43 (cszn/DPIR,
 # figs/grayscale_psnr.png) and on CBSD68 31.21 (cszn/FFDNet, figs/table2.png). 0.03 dB covers one
 # draw of the noise.
+@pytest.mark.rotates()
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "folder", "published"),
