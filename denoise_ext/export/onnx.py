@@ -76,7 +76,7 @@ def export_onnx(
     network = to_torch(model).cpu().float().eval()
     data = _onnx_bytes(network, opset)
     difference = _difference(network, data) if check else None
-    write_atomically(path, lambda stream: stream.write(data), overwrite)
+    write_atomically(path, data, overwrite)
     return difference
 
 

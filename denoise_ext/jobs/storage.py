@@ -109,7 +109,7 @@ class LocalStorage:
                 self._manifest.use_folder(folder)
             if self._manifest is not None and record is not None:
                 self._manifest.record(job.name, record)
-            write_atomically(job.target, lambda stream: stream.write(data), overwrite, tag=tag)
+            write_atomically(job.target, data, overwrite, tag=tag)
         except ManifestError as error:
             raise (DiskFullError if error.full else ImageError)(str(error)) from error
         except ImageError as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import re
 import reprlib
@@ -237,6 +236,8 @@ def save_model(
         ValueError: a weight is not finite, or does not fit into ``dtype``; ``model.config`` does
             not describe the network, so that the file could not be read again.
     """
+    from denoise_ext.io.atomic import replace_file  # loads decoders: here only
+
     check_config(model)
     tensors: dict[str, Tensor] = {}
     for key, tensor in model.state_dict().items():
@@ -251,17 +252,4 @@ def save_model(
         "config": json.dumps(model.config, sort_keys=True),
         "training": json.dumps(metadata or {}, sort_keys=True),
     }
-    write_atomically(Path(path), safetensors_bytes(tensors, header))
-
-
-def write_atomically(path: Path, data: bytes | bytearray) -> None:
-    """Replace ``path`` by ``data``: after a crash it is the old file or the new, never a part."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    replace_file(path, safetensors_bytes(tensors, header))

@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 
+from denoise_ext.io.atomic import replace_file
 from denoise_ext.models import CheckpointError
 from denoise_ext.models.archive import with_checksum
-from denoise_ext.models.checkpoints import TRAINING_FORMAT, load_plain_data, write_atomically
+from denoise_ext.models.checkpoints import TRAINING_FORMAT, load_plain_data
 from denoise_ext.training.config import ConfigError, parse_config
 
 # Keys of the configuration that do not change the weights a run ends with.
@@ -31,7 +32,7 @@ def save_state(path: Path, state: dict[str, Any]) -> None:
     torch.save({"format": TRAINING_FORMAT, "torch_rng": torch.get_rng_state(), **state}, buffer)
     data = bytearray(buffer.getbuffer())
     with_checksum(data)
-    write_atomically(path, data)
+    replace_file(path, data)
 
 
 def load_state(path: Path) -> dict[str, Any]:
