@@ -16,7 +16,7 @@ from denoise_ext.engine.capture.signature import is_ordinary, tensors_in
 from denoise_ext.engine.fuse import verify
 from denoise_ext.engine.report import Report, Row
 from denoise_ext.engine.run.dispatch import shadow
-from denoise_ext.engine.run.output_tree import compare
+from denoise_ext.engine.run.output_tree import largest_error
 from denoise_ext.engine.run.reference_run import Twin
 from denoise_ext.engine.run.region import Settings
 
@@ -155,7 +155,7 @@ class Accelerated(Wrapper):
         """
         rows = self._settings.report.rows
         bound = verify.whole_bound([row.bound for row in rows if row.variant == "plan"])
-        error = compare(result, expected)
+        error = largest_error(result, expected)
         if not error <= bound:
             self._keep_original(f"its result is off by {error:.1e}, allowed {bound:.0e}")
             rows[-1].error, rows[-1].bound = error, bound

@@ -11,7 +11,7 @@ from torch import Tensor
 from denoise_ext.engine.capture.graph import Graph, Node, Value
 from denoise_ext.engine.fuse.ir import OUT, Constants, Out, Site, Step
 from denoise_ext.engine.fuse.match_conv import find_convolutions
-from denoise_ext.engine.fuse.resampled import take_in_resampling
+from denoise_ext.engine.fuse.resampled import fuse_resampling
 
 aten = torch.ops.aten
 
@@ -80,13 +80,13 @@ def find_sites(
 ) -> list[Site]:
     """The sites of ``graph``, none overlapping another.
 
-    ``apart``: convolutions, by module and label, that take in no upsampling and no pooling.
+    ``apart``: convolutions, by module and label, that are not fused with upsampling or pooling.
     """
     convolutions = find_convolutions(graph, constants, precision)
-    sites: list[Site] = [*take_in_resampling(graph, constants, convolutions, apart)]
-    taken = {node for site in sites for node in site.nodes}
+    sites: list[Site] = [*fuse_resampling(graph, constants, convolutions, apart)]
+    matched = {node for site in sites for node in site.nodes}
     for node in graph.nodes:
-        if node in taken or any(value in constants for value in node.results):
+        if node in matched or any(value in constants for value in node.results):
             continue
         site = _concat(node) or _planned(node, constants)
         if site is not None:

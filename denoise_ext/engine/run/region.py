@@ -21,7 +21,7 @@ from denoise_ext.engine.fuse import decisions, verify
 from denoise_ext.engine.fuse.ir import Constants, Site, Step, as_traced
 from denoise_ext.engine.fuse.match import find_sites
 from denoise_ext.engine.report import Report, Row
-from denoise_ext.engine.run.output_tree import Finish, compare, own_strides
+from denoise_ext.engine.run.output_tree import Finish, largest_error, own_strides
 from denoise_ext.engine.run.plan import Plan
 from denoise_ext.engine.run.reference_run import Twin
 from denoise_ext.engine.run.schedule import Scheduler
@@ -170,7 +170,9 @@ class Region:
         if first:
             self._bounds = found.bounds
         actual = finish(plan.run(tensors))
-        row = Row(self.path, self._name(), "plan", compare(actual, expected), self._allowed(graph))
+        row = Row(
+            self.path, self._name(), "plan", largest_error(actual, expected), self._allowed(graph)
+        )
         if first and kept is not None and not row.error <= row.bound:
             return self._make_anew(args, kwargs, tensors, expected)
         if not row.error <= row.bound:
