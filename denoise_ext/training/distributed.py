@@ -43,9 +43,9 @@ class Processes:
         """What the main process says; every one must call it."""
         if self.count == 1:
             return value
-        said = torch.tensor([value], dtype=torch.uint8, device=device)
-        dist.broadcast(said, src=0)
-        return bool(said.item())
+        decision = torch.tensor([value], dtype=torch.uint8, device=device)
+        dist.broadcast(decision, src=0)
+        return bool(decision.item())
 
 
 def process_from_environment() -> Processes:

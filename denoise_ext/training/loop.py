@@ -28,10 +28,10 @@ from denoise_ext.training.distributed import (
     training_device,
 )
 from denoise_ext.training.ema import RunningMean
+from denoise_ext.training.learning_rate import learning_rate
 from denoise_ext.training.plots import log_row, tensorboard_log, write_curves, write_samples
 from denoise_ext.training.progress import Progress
 from denoise_ext.training.run_dir import RunDir, provenance
-from denoise_ext.training.schedule import learning_rate
 from denoise_ext.training.schema import TrainConfig
 from denoise_ext.training.task import INDEX, Label, build_task, label_text
 from denoise_ext.training.validate import validate
@@ -49,16 +49,6 @@ class TrainResult:
     is_main: bool = True  # whether this process is the one that wrote it
     metric: str = "psnr"  # what the figures are
     unit: str = "dB"
-
-    @property
-    def validation_psnr(self) -> dict[Label, float]:
-        """The figures of a run that is validated by PSNR; none of another."""
-        return self.validation if self.metric == "psnr" else {}
-
-    @property
-    def psnr_before(self) -> dict[Label, float]:
-        """The PSNR of the weights of model.start, likewise."""
-        return self.before if self.metric == "psnr" else {}
 
 
 def train(config: TrainConfig, accept_changes: bool = False) -> TrainResult:

@@ -177,8 +177,8 @@ class BlindSpot:
         masked[image, :, y, x] = noisy[image, :, from_y, from_x]
         output = network({**inputs, "image": masked})["image"]
         # (N, M, C) -> (N, C, M, 1), as the distances want images
-        told, was = (t[image, :, y, x].transpose(1, 2)[..., None] for t in (output, noisy))
-        return self.distance(told, was), {}
+        restored, noise = (t[image, :, y, x].transpose(1, 2)[..., None] for t in (output, noisy))
+        return self.distance(restored, noise), {}
 
     def _places(self, rng: np.random.Generator, shape: torch.Size) -> np.ndarray:
         """(4, M): rows, columns, and the rows and columns of their stand-ins."""
