@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import gc
 import importlib
 import logging
@@ -13,17 +14,16 @@ import re
 import sys
 from collections.abc import Iterator
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from denoise_ext._precision import PRECISIONS
 from denoise_ext.cli._progress import ProgressLines
 
 if TYPE_CHECKING:
-    import numpy as np
     from rich.console import Console
     from rich.progress import Progress
 
-    from denoise_ext.tasks import Denoiser
+    from denoise_ext.runtime import RunOptions
 
 EXIT_FAILED, EXIT_USAGE, EXIT_SOME_FAILED, EXIT_INTERRUPTED = 1, 2, 3, 130
 
@@ -236,21 +236,13 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def make_denoiser(model: str | None, device: str, backend: str, **options: Any) -> Denoiser:
-    """A `Denoiser` for all images. A wrong model is one error, not one for each image."""
+def run_options(args: argparse.Namespace) -> RunOptions:
+    """The arguments of a command that are options of a run; defaults for those it lacks."""
     with importing_torch():
-        from denoise_ext.runtime import choose_device, load_model
-        from denoise_ext.runtime.model_names import is_family
-        from denoise_ext.tasks import Denoiser
+        from denoise_ext.runtime import RunOptions
 
-    chosen = choose_device(device, backend)
-    network = model if is_family(model) else load_model(model, chosen, backend)
-    return Denoiser(network, device=chosen, backend=backend, **options)
-
-
-def colour_channels(pixels: np.ndarray) -> int:
-    """1 for gray (with or without alpha), 3 for RGB."""
-    return 3 if pixels.ndim == 3 and pixels.shape[2] >= 3 else 1
+    names = [field.name for field in dataclasses.fields(RunOptions)]
+    return RunOptions(**{name: getattr(args, name) for name in names if hasattr(args, name)})
 
 
 @contextlib.contextmanager

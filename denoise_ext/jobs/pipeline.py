@@ -33,7 +33,7 @@ class Finished:
     """What a stage raised; the later ones have then not seen the item."""
 
 
-class Final(Exception):
+class Done(Exception):
     """Raised by a stage to end an item early, with a value and no error."""
 
     def __init__(self, value: Any) -> None:
@@ -128,8 +128,8 @@ class _Run:
                 continue
             try:
                 value = stage.function(value)
-            except Final as final:
-                self._queues[-1].put(Finished(item, final.value))
+            except Done as done:
+                self._queues[-1].put(Finished(item, done.value))
             except Exception as error:  # one bad item never ends the others
                 self._queues[-1].put(Finished(item, error=error))
             else:

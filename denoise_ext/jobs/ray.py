@@ -31,9 +31,9 @@ from denoise_ext.jobs.batch import Outcome, Worker, failed, run_batch
 from denoise_ext.jobs.manifest import Manifest, Record
 from denoise_ext.jobs.storage import Job
 from denoise_ext.jobs.urls import UrlStorage, find_files, is_url, local_path
-from denoise_ext.tasks.denoiser import Denoiser
-from denoise_ext.tasks.fingerprint import fingerprint_of
-from denoise_ext.tasks.pictures import denoise_picture
+from denoise_ext.runtime.model_names import load_model
+from denoise_ext.runtime.options import RunOptions
+from denoise_ext.tasks.processor import Processor
 from denoise_ext.tasks.value_range import Range
 
 _FILES_PER_TASK = 8  # what is done again when an actor dies; enough to overlap its stages
@@ -81,7 +81,11 @@ def denoise_files(
     found = [f for path in _listed(inputs) for f in find_files(path, recursive)]
     folder = os.fspath(output).rstrip("/")
     jobs = [Job(os.fspath(f.path), f"{folder}/{f.relative}", f.relative) for f in found]
-    setup = actor_setup(options, overwrite, max_pixels, value_range, axes)
+    given = {
+        f.name: options.pop(f.name) for f in dataclasses.fields(RunOptions) if f.name in options
+    }
+    processor = Processor(run=RunOptions(**given), value_range=value_range, axes=axes, **options)
+    setup = actor_setup(processor, overwrite, max_pixels)
     yield from run_jobs(
         jobs, output, setup, overwrite=overwrite, resume=resume, actors=actors,
         cpus_per_actor=cpus_per_actor, gpus_per_actor=gpus_per_actor,
@@ -125,20 +129,13 @@ def run_jobs(
             yield outcome
 
 
-def actor_setup(
-    options: dict[str, Any],
-    overwrite: bool,
-    max_pixels: int,
-    value_range: Range | None = None,
-    axes: str | None = None,
-) -> Callable[[], Worker]:
+def actor_setup(processor: Processor, overwrite: bool, max_pixels: int) -> Callable[[], Worker]:
     """A function that makes a worker in an actor; a checkpoint file travels inside it."""
-    model, checkpoint = options.get("model"), None
+    model, checkpoint = processor.model, None
     if model is not None and Path(model).is_file():
         checkpoint = (Path(model).name, Path(model).read_bytes())
-    how = {"value_range": value_range, "axes": axes}
-    fingerprint = fingerprint_of(**how, **options)
-    return partial(_make_worker, options, checkpoint, fingerprint, overwrite, max_pixels, how)
+    fingerprint = processor.fingerprint()
+    return partial(_make_worker, processor, checkpoint, fingerprint, overwrite, max_pixels)
 
 
 def manifest_folder(output: str | os.PathLike[str]) -> Path:
@@ -191,26 +188,22 @@ def _claimed(
 
 
 def _make_worker(
-    options: dict[str, Any],
+    processor: Processor,
     checkpoint: tuple[str, bytes] | None,
     fingerprint: dict[str, Any],
     overwrite: bool,
     max_pixels: int,
-    how: dict[str, Any],
 ) -> Worker:
+    network = None
     if checkpoint is not None:
-        from denoise_ext.runtime.model_names import load_model
-
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / checkpoint[0]
             path.write_bytes(checkpoint[1])
-            places = {k: options[k] for k in ("device", "backend") if k in options}
-            options = {**options, "model": load_model(path, **places)}
-    denoiser = Denoiser(**options)
-    denoise = partial(denoise_picture, denoiser, **how)
+            network = load_model(path, processor.run.device, processor.run.backend)
     return Worker(
-        denoise, fingerprint, storage=UrlStorage(), overwrite=overwrite, max_pixels=max_pixels
-    )
+        processor.load(network), fingerprint, storage=UrlStorage(), overwrite=overwrite,
+        max_pixels=max_pixels,
+    )  # fmt: skip
 
 
 def _room(ray: Any, cpus: int, gpus: float) -> int:

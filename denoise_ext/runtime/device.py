@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from denoise_ext._choices import check_choice
 from denoise_ext._loader import native_error
 from denoise_ext.ops import kernel_devices
 
@@ -65,5 +66,4 @@ def why_no_cuda(backend: str = "native") -> str | None:
 
 def check_backend(backend: str) -> None:
     """Raise ValueError unless `backend` is one of BACKENDS."""
-    if backend not in BACKENDS:
-        raise ValueError(f'backend must be "native" or "torch", got {backend!r}')
+    check_choice("backend", backend, BACKENDS)

@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from denoise_ext.data.noise import add_gaussian_noise
+from denoise_ext.io.channels import to_gray, without_alpha
 from denoise_ext.metrics import psnr, ssim
 from denoise_ext.metrics.protocol import Sample, as_sample, inputs_of, measure, targets_of
 from denoise_ext.metrics.ssim import WINDOW
@@ -33,7 +33,7 @@ class Protocol:
     crop: int = 0
     """Border in pixels left out of the measurement, on each side."""
     gray: bool = False
-    """Turn colour images into gray ones first (ITU-R 601 luma, rounded to 8 bits)."""
+    """Turn colour images into gray ones first: ITU-R 601 luma, rounded to the file's type."""
     pairs: bool = False
     """The noise is in the files: noisy images and their clean partners."""
 
@@ -58,7 +58,7 @@ class Protocol:
             f"border left out: {self.crop} pixels",
             "colour images: "
             + (
-                "turned into gray (ITU-R 601 luma, 8 bits)"
+                "turned into gray (ITU-R 601 luma)"
                 if self.gray
                 else "measured in RGB, PSNR over all channels together, SSIM as their mean"
             ),
@@ -82,12 +82,9 @@ class Scores:
 
 def clean_pixels(pixels: np.ndarray, protocol: Protocol) -> np.ndarray:
     """The pixels that are measured: without alpha, gray where the protocol says so."""
-    if pixels.ndim == 3 and pixels.shape[2] in (2, 4):
-        pixels = pixels[..., :-1]
-    if pixels.ndim == 3 and pixels.shape[2] == 1:
-        pixels = pixels[..., 0]
+    pixels = without_alpha(pixels)
     if protocol.gray and pixels.ndim == 3:
-        return np.asarray(Image.fromarray(np.ascontiguousarray(pixels)).convert("L"))
+        pixels = to_gray(pixels)
     return np.ascontiguousarray(pixels)
 
 

@@ -20,7 +20,7 @@ Failure = tuple[str, str]  # what, why
 
 
 @dataclass(frozen=True)
-class Plan:
+class JobList:
     """The jobs of one run."""
 
     jobs: list[Job]
@@ -33,14 +33,14 @@ class Plan:
     """What a user should know about the targets, one line each."""
 
 
-def make_plan(
+def list_jobs(
     inputs: list[str],
     output: str,
     recursive: bool,
     suffix: str,
     shard: tuple[int, int],
     cluster: bool = False,
-) -> Plan:
+) -> JobList:
     """Find the files and give each its target.
 
     In a folder, results keep the names of their sources. With `suffix` (``.tif``) they get it in
@@ -68,7 +68,7 @@ def make_plan(
     raw = 0 if suffix or not as_folder else sum(_read_only(Path(job.source)) for job in mine)
     files = "1 camera raw file is" if raw == 1 else f"{raw} camera raw files are"
     notes = (f"{files} written as TIFF; --format takes another",) if raw else ()
-    return Plan(mine, failures + clashes, output, as_folder, notes)
+    return JobList(mine, failures + clashes, output, as_folder, notes)
 
 
 def _listed(argument: str) -> list[str]:
