@@ -11,7 +11,7 @@ from denoise_ext.engine.capture.random_state import random_states, set_random_st
 from denoise_ext.engine.capture.signature import tensors_in
 
 
-class Twin:
+class ReferenceRun:
     """A module and the arguments of a call as they are now; ``missing`` says why there is none."""
 
     def __init__(self, module: nn.Module, method: str, args: tuple, kwargs: dict[str, Any]) -> None:

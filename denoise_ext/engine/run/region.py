@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 
 from denoise_ext._tf32 import tf32_allowed
 from denoise_ext.engine.capture.graph import Graph
-from denoise_ext.engine.capture.instrumented_copy import Clone, Guard, NotPlannedError
+from denoise_ext.engine.capture.instrumented_copy import Guard, InstrumentedCopy, NotPlannedError
 from denoise_ext.engine.capture.signature import call_key, without_numbers
 from denoise_ext.engine.capture.trace import trace
 from denoise_ext.engine.fuse import decisions, verify
@@ -23,7 +23,7 @@ from denoise_ext.engine.fuse.match import find_sites
 from denoise_ext.engine.report import Report, Row
 from denoise_ext.engine.run.output_tree import Finish, largest_error, own_strides
 from denoise_ext.engine.run.plan import Plan
-from denoise_ext.engine.run.reference_run import Twin
+from denoise_ext.engine.run.reference_run import ReferenceRun
 from denoise_ext.engine.run.schedule import Scheduler
 
 _MOST_PLANS = 8
@@ -126,11 +126,11 @@ class Region:
 
         Whatever the forward keeps outside of the module, in a cache, is made of real tensors then.
         """
-        Clone(self.module)  # says first whether it can be planned at all
-        twin = Twin(self.module, self.method, args, kwargs)
-        result = None if twin.missing else twin.run()
-        if twin.missing:
-            raise NotPlannedError(twin.missing)
+        InstrumentedCopy(self.module)  # raises first if it cannot be planned at all
+        reference = ReferenceRun(self.module, self.method, args, kwargs)
+        result = None if reference.missing else reference.run()
+        if reference.missing:
+            raise NotPlannedError(reference.missing)
         return result
 
     def _make(self, args: tuple, kwargs: dict, tensors: list[Tensor], expected: Any) -> _Entry:
