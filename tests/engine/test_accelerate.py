@@ -275,7 +275,7 @@ def test_where_the_original_runs():
 def test_many_sizes_keep_few_plans():
     net = small_net()
     fast = denoise_ext.accelerate(net, torch.randn(1, 3, 12, 12))
-    region = fast._shadow._engine_state.regions["forward"]
+    region = fast._shim._engine_state.regions["forward"]
     with torch.no_grad():
         for size in [*range(4, 30), 4, 5]:
             x = torch.randn(1, 3, size, 8)

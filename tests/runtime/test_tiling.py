@@ -176,7 +176,7 @@ def test_counted_memory_is_what_the_plan_takes(name):
     side = 64 * model.stride
     x = torch.rand(1, 1, side, side)
     session.run(model.inputs_for(x, 25.0 if model.needs_sigma else None))
-    (region,) = session._network._shadow._engine_state.regions.values()
+    (region,) = session._network._shim._engine_state.regions.values()
     (entry,) = region._entries.values()
     taken = entry.plan.schedule.size / side**2
     assert taken <= session.bytes_per_pixel <= 3 * taken + 64
