@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 
 def run_stream(args: argparse.Namespace, processor: Processor) -> int:
-    """Read, denoise, write; what is written is whole or nothing. Returns the exit code."""
+    """Read, denoise, write; a failure writes nothing. Returns the exit code."""
     from denoise_ext.io import check_can_write, read_picture, write_picture
 
     process = processor.load()
     if len(args.inputs) != 1:
-        raise CliError("- stands for one image: give no other input beside it")
+        raise CliError("- means one image: give no other input")
     for name in ("resume", "dry_run", "json"):
         if getattr(args, name):
             raise CliError(f"--{name.replace('_', '-')} is for files and folders, not for -")
@@ -52,7 +52,7 @@ def run_stream(args: argparse.Namespace, processor: Processor) -> int:
 
 
 def _format(suffix: str, picture: Picture) -> str:
-    """The format's name: as asked, else the input's, or TIFF where that is only read."""
+    """The format's name: that of `suffix`, else the input's, or TIFF if that is only read."""
     from denoise_ext.io.codecs import codec_named, suffix_of
 
     if suffix:

@@ -1,4 +1,4 @@
-"""What the commands share: errors and exit codes, arguments, models by name, tables."""
+"""Shared by the commands: errors and exit codes, arguments, options of a run, tables."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def sigma_type(text: str) -> float:
 
 
 def strength_type(text: str) -> float:
-    """argparse type of how much of the noise is taken away: 0 to 1."""
+    """argparse type of a strength: 0 to 1."""
     try:
         value = float(text)
     except ValueError:
@@ -237,7 +237,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run_options(args: argparse.Namespace) -> RunOptions:
-    """The arguments of a command that are options of a run; defaults for those it lacks."""
+    """Return the options of a run from a command's arguments; defaults for those it lacks."""
     with importing_torch():
         from denoise_ext.runtime import RunOptions
 
@@ -247,7 +247,7 @@ def run_options(args: argparse.Namespace) -> RunOptions:
 
 @contextlib.contextmanager
 def log_on_stderr(name: str) -> Iterator[None]:
-    """What a logger of the package records at INFO and above, as plain lines on stderr."""
+    """Print the records of a logger at INFO and above as plain lines on stderr."""
     logger, handler = logging.getLogger(name), logging.StreamHandler(sys.stderr)
     level = logger.level
     logger.addHandler(handler)

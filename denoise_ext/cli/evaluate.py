@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="only this part of the sorted pairs, e.g. 0.5 1 for the second half",
     )  # fmt: skip
     add_model_arguments(parser)
-    parser.add_argument("--recursive", action="store_true", help="take in sub-folders")
+    parser.add_argument("--recursive", action="store_true", help="include sub-folders")
     add_max_pixels_argument(parser)
     parser.add_argument("--seed", type=whole_number(0), default=0, help="of the noise (default: 0)")
     parser.add_argument(
@@ -120,7 +120,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _partners(args: argparse.Namespace) -> dict[Path, Path]:
-    """Noisy file -> clean file, for the part asked for; nothing without --pairs."""
+    """Noisy file -> clean file, for --part; nothing without --pairs."""
     from denoise_ext.io import find_pairs
 
     if args.pairs is None:

@@ -1,4 +1,4 @@
-"""Many image files: read, denoised and written at the same time, each once, none lost.
+"""Read, process and write many image files at the same time, each exactly once.
 
     jobs -> [read: hash, decode] -> [compute] -> [write: encode, record, rename] -> outcomes
 
@@ -39,7 +39,7 @@ class Processed(Protocol):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a job."""
+    """The end of a job."""
 
     job: Job
     status: Status
@@ -50,7 +50,7 @@ class Outcome:
     pixels: int = 0
     """Width x height x frames."""
     notes: tuple[str, ...] = ()
-    """What a user should know about how the file was read, one line each."""
+    """Remarks on how the file was read, one line each."""
     record: Record | None = field(default=None, repr=False)
     """What was written."""
     seconds: dict[str, float] = field(default_factory=dict)
@@ -97,7 +97,7 @@ class Worker:
         self._full = ""
 
     def read(self, job: Job) -> _JobState:
-        """Decide whether there is anything to do, and decode. Raises Done where there is not."""
+        """Decode the input. Raises Done if there is nothing to do."""
         work = _JobState(job)
         with _timed(work, "read"):
             if self._full:
@@ -160,7 +160,7 @@ class Worker:
         return content and key_of(content, {**self._fingerprint, "format": _format(job)})
 
     def _check_target(self, job: Job, key: str | None) -> bool:
-        """Whether what is there may be replaced. Done: it is done. ImageError: in the way."""
+        """Whether the target may be replaced. Done: finished before. ImageError: refused."""
         known = job.known
         if known is not None and known.key is None:
             return True  # begun by this run or one that died: ours
@@ -183,11 +183,10 @@ def run_batch(
     """Carry out jobs, several stages at a time; one outcome each, as they come to an end.
 
     Args:
-        jobs: taken as there is room for them; memory is bounded, however many they are.
-        worker: what is done to each.
-        workers: how many pictures are computed at a time. They share the processor's cores:
-            each gets its part of PyTorch's threads. 1 is best for large pictures; more hides the
-            unparallel parts of small ones.
+        jobs: read as there is room. Memory is bounded for any number of jobs.
+        worker: processes each job.
+        workers: pictures that are computed at a time. They share PyTorch's threads. 1 is best for
+            large pictures. More hide the serial parts of small ones.
         waiting: how many decoded, and how many computed pictures may wait for the next stage.
 
     At most ``2 + workers + 2 x waiting`` pictures are in memory.
@@ -207,7 +206,7 @@ def run_batch(
 
 
 def known_jobs(jobs: Iterable[Job], manifest: Manifest) -> Iterator[Job]:
-    """Jobs with what the manifest knows of them: those that are done will be skipped."""
+    """Yield jobs with their records in the manifest, so that finished ones are skipped."""
     for job in jobs:
         yield replace(job, known=manifest.get(job.name))
 

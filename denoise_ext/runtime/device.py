@@ -1,4 +1,4 @@
-"""Where to compute: "auto", "cpu" or "cuda", with the reason when that cannot be had."""
+"""Choose the device: "auto", "cpu" or "cuda"; give the reason if it cannot be used."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def choose_device(
 
     Raises:
         ValueError: unknown device or backend name.
-        RuntimeError: a device that is not usable; the message says why.
+        RuntimeError: a device that cannot be used; the message gives the reason.
     """
     check_backend(backend)
     if device is None or device == "auto":
@@ -47,7 +47,7 @@ def choose_device(
 
 
 def why_no_cuda(backend: str = "native") -> str | None:
-    """Why a CUDA GPU cannot be used, or None where it can."""
+    """Return the reason why no CUDA GPU can be used, or None."""
     if torch.version.cuda is None:
         return f"the installed PyTorch {torch.__version__} is built without CUDA"
     if not torch.cuda.is_available():
@@ -59,7 +59,7 @@ def why_no_cuda(backend: str = "native") -> str | None:
     if "cuda" not in kernel_devices("conv2d"):
         return (
             "this build of denoise_ext has no CUDA kernel for convolutions (`denoise-ext info`"
-            ' says more); the "torch" backend can use the GPU'
+            ' has the reason); the "torch" backend can use the GPU'
         )
     return None
 

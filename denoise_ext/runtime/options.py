@@ -15,10 +15,10 @@ Tile = str | int | None
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How networks run. No option changes more than the rounding of a result.
+    """Where and how a network runs; the same for `Denoiser`, the command line and clusters.
 
     Raises:
-        TypeError, ValueError: an option out of its range. The device is looked for later.
+        TypeError, ValueError: an option out of its range. The device is checked when it is used.
     """
 
     device: str | torch.device | None = "auto"

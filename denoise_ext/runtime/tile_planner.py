@@ -1,4 +1,4 @@
-"""Into which tiles an image is cut, for the memory that there is."""
+"""Choose the tiles of an image by the available memory."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from denoise_ext.runtime.tiling import Grid, Rule, grid, window_for
 
 # Beside tiles whose windows are 1.5 times what is kept of them, larger ones are worth memory.
 _LARGEST_OVERLAP = 1.5
-_ANOTHER = "take a model that sees a part of the image at a time (`denoise-ext models` says which)"
+_ANOTHER = "choose a model with a finite receptive field (listed by `denoise-ext models`)"
 
 
 def cut(
@@ -19,16 +19,16 @@ def cut(
     share: int = 1,
     batch: int = 1,
 ) -> tuple[Grid, int]:
-    """Tiles for images of `shape` (N, H, W), and how many images to compute at a time.
+    """Return the tiles for images of `shape` (N, H, W), and how many images to compute at a time.
 
     Args:
         options: tile and max_memory are used.
-        share: of how many images that are computed at the same time this is one.
-        batch: how many images of the network's one of these makes.
+        share: number of images that are computed at the same time and share the memory.
+        batch: number of network inputs that one image makes.
 
     Raises:
-        ValueError: a tile or memory that is too small for the network; an image that needs more
-            memory than there is with a network that cannot be tiled. The message says why.
+        ValueError: a tile or memory that is too small for the network, or an image that needs more
+            memory than there is and cannot be tiled. The message gives the reason.
     """
     images, height, width = shape
     tile, max_memory = options.tile, options.max_memory

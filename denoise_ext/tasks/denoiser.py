@@ -1,4 +1,4 @@
-"""`Denoiser`: a network kept ready, applied to images of any kind."""
+"""`Denoiser`: keep a network ready and apply it to images of any kind."""
 
 from __future__ import annotations
 
@@ -83,11 +83,11 @@ class Denoiser:
             * any other `torch.nn.Module` in eval mode, see `denoise_ext.runtime.from_module`.  It
               is planned only if the plan computes the same, faster.
 
-            A gray network denoises each channel of a colour image by itself (about 2 dB worse than
-            a colour network at sigma 25).  A colour network on a gray image gets three copies and
-            sqrt(3) sigma, and the outputs are averaged (about 0.2 dB worse than a gray network).
-            The factor is there because copied noise is sqrt(3) times as strong in the mean of the
-            channels as independent noise.  Blind colour networks are refused for gray images.
+            A gray network denoises each channel of a colour image separately (about 2 dB worse
+            than a colour network at sigma 25).  A colour network on a gray image gets three copies
+            and sqrt(3) sigma, and the outputs are averaged (about 0.2 dB worse than a gray
+            network).  In the mean of the channels, copied noise is sqrt(3) times as strong as
+            independent noise.  Blind colour networks are refused for gray images.
         channels: channels of a plain module's images: 1 (gray) or 3 (RGB).  Only for plain modules.
         needs_sigma: True: a plain module is called as ``model(x, sigma)``; None, False: as
             ``model(x)``.
@@ -181,9 +181,9 @@ class Denoiser:
 
         Args:
             image: NumPy array (H, W) or (H, W, C); tensor (H, W), (C, H, W) or (N, C, H, W);
-                Pillow image of mode L, LA, RGB, RGBA, I;16, I or F; `io.Picture`, each of whose
-                frames is denoised by itself; or the name of a file with one image, which stands
-                for the array of its pixels, upright and in the file's dtype. C = 1 gray, 2 gray +
+                Pillow image of mode L, LA, RGB, RGBA, I;16, I or F; `io.Picture`, frame by frame;
+                or the name of a file with one image, which means the array of its pixels, upright
+                and in the file's dtype. C = 1 gray, 2 gray +
                 alpha, 3 RGB, 4 RGB + alpha. uint8, uint16, or floating point in [0, 1] (noise may
                 leave that range); with `value_range` also other integers, of 8 to 64 bits. Pictures
                 and files (DICOM, NIfTI, ...) have a range of their own.  They may contain numbers
@@ -224,6 +224,9 @@ class Denoiser:
         share: int = 1,
     ) -> Result:
         """Denoise as a call does; return the image with noise level, time and tiles.
+
+        A picture with numbers that are not finite gets a note. Two-level pictures have no other
+        `value_range` than their own.
 
         `share`: number of images that are computed at the same time and share the memory.
         """
@@ -323,7 +326,7 @@ class Denoiser:
             pool.shutdown(wait=True, cancel_futures=True)
 
     def _session(self, channels: int, guide: Guide | None) -> Session:
-        """The network for images of so many channels, loaded and planned once."""
+        """Return the network for images of `channels` channels; load and plan it once."""
         options = self._options
         key = (
             (channels, guide.channels) if guide else (channels if is_family(self._model) else 0, 0)

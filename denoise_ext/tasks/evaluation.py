@@ -22,7 +22,7 @@ Method = Callable[[Tensor, float | None], Tensor]
 
 @dataclass(frozen=True)
 class Protocol:
-    """Everything besides model, images and sigma that moves the figures."""
+    """Everything besides model, images and sigma that influences the figures."""
 
     seed: int = 0
     """The noise generator is seeded with this anew for every image."""
@@ -38,7 +38,7 @@ class Protocol:
     """The noise is in the files: noisy images and their clean partners."""
 
     def describe(self) -> list[str]:
-        """The protocol in words, one fact per line."""
+        """Describe the protocol, one fact per line."""
         if self.pairs:
             noise = [
                 "noise: that of the files; sigma is the level that the network gets (auto, null in"
@@ -81,7 +81,7 @@ class Scores:
 
 
 def clean_pixels(pixels: np.ndarray, protocol: Protocol) -> np.ndarray:
-    """The pixels that are measured: without alpha, gray where the protocol says so."""
+    """Return the pixels that are measured: without alpha, and gray if the protocol is."""
     pixels = without_alpha(pixels)
     if protocol.gray and pixels.ndim == 3:
         pixels = to_gray(pixels)
@@ -94,12 +94,12 @@ def evaluate_image(
     """Add noise to a clean image, denoise it, measure.
 
     Args:
-        method: what denoises: a `Denoiser`, or any function of a noisy image and sigma. The image
+        method: a `Denoiser`, or any function of a noisy image and sigma that denoises. The image
             is (1, C, H, W), float32, channels_last, in [0, 1] but for the noise. The result has its
             shape. Make a `Denoiser` once for all images and noise levels.
         pixels: (H, W) or (H, W, C), uint8 or uint16; prepared with `clean_pixels`.
         sigma: standard deviation of the noise on the 0-255 scale; `method` gets it too.
-        protocol: how.
+        protocol: see `Protocol`.
 
     Raises:
         ValueError: the method does not fit the image, or the image (less the border) is too

@@ -1,4 +1,4 @@
-"""Kinds of images: arrays, tensors, Pillow images, pictures, files, as tensors (N, C, H, W)."""
+"""View arrays, tensors, Pillow images, pictures and files as tensors (N, C, H, W)."""
 
 from __future__ import annotations
 
@@ -46,25 +46,25 @@ class ImageView:
     batched: bool
     """Whether it is a batch (N, C, H, W), not one image."""
     value_range: Range | None = None
-    """The numbers that mean black and white, where a file says so; None: the type's own."""
+    """The numbers that mean black and white, if the file has them; None: the type's own."""
     from_file: bool = False
-    """Whether it is a file's content: its range is known, not a habit of arrays."""
+    """Whether it is a file's content, whose range is stated, not assumed."""
     missing: int = 0
     """How many numbers of a file's content are not finite."""
 
 
 def open_image(image: Any, axes: str | None = None) -> ImageView:
-    """See an image of any kind as a tensor.
+    """View an image of any kind as a tensor.
 
     Args:
         image: NumPy array (H, W) or (H, W, C); tensor (H, W), (C, H, W) or (N, C, H, W); Pillow
-            image; `io.Picture` of one frame; or a file's name, which stands for the array of its
-            one image, upright, in the file's own dtype.
+            image; `io.Picture` of one frame; or a file's name, which means the array of its one
+            image, upright, in the file's own dtype.
         axes: what the axes are (`tasks.axes`), of any number: each picture becomes one of the
             batch. None: as above.
 
     Raises:
-        TypeError, ValueError: what it is not; the message names `image` or `axes`.
+        TypeError, ValueError: an image or axes that do not fit; the message names the argument.
         ImageError: a file that cannot be read.
     """
     axes = check_axes(axes)
@@ -91,8 +91,8 @@ def _open_file(path: str | os.PathLike[str], axes: str | None) -> ImageView:
     if axes is not None:
         if len(picture.shapes) > 1:
             raise ImageError(
-                f"{shown(path)} holds {len(picture.shapes)} arrays, and a file's name stands for"
-                " one: give io.read_picture(...)"
+                f"{shown(path)} holds {len(picture.shapes)} arrays, but a file's name must mean"
+                " one; give io.read_picture(...)"
             )
         array, axes = array_of(picture, axes)
         two_level = array.dtype == np.bool_
@@ -102,9 +102,9 @@ def _open_file(path: str | os.PathLike[str], axes: str | None) -> ImageView:
         return _open_frame(array, own, axes)
     if len(picture.frames) > 1:
         raise ImageError(
-            f"{shown(path)} holds {len(picture.frames)} frames or pages, and a file's name stands"
-            ' for one image: give axes, as axes="ZYX", or io.read_picture(...), whose frames are'
-            " denoised one by one"
+            f"{shown(path)} holds {len(picture.frames)} frames or pages, but a file's name must"
+            ' mean one image; give axes, such as axes="ZYX", or io.read_picture(...), whose frames'
+            " are denoised one by one"
         )
     try:
         return _open_frame(*as_shown(picture))
@@ -152,7 +152,7 @@ def _open_pages(picture: Picture, axes: str) -> ImageView:
 
 
 def _open_frame(frame: np.ndarray, value_range: Range, axes: str | None = None) -> ImageView:
-    """Numbers of a file. Those that are not finite are seen as black, and stay as they are."""
+    """Numbers of a file. Those that are not finite count as black and are kept."""
     own = _unless_own(value_range, frame.dtype)
     missing = ~np.isfinite(frame) if frame.dtype.kind == "f" else np.zeros((), bool)
     if not missing.any():
@@ -253,7 +253,7 @@ def _open_array(image: np.ndarray, axes: str | None = None) -> ImageView:
         raise ValueError(
             f"image must be (H, W) or (H, W, C), got shape {image.shape}; {_NAME_AXES}"
         )
-    # PyTorch knows native byte order and positive strides only
+    # PyTorch takes native byte order and positive strides only
     native = image.astype(image.dtype.newbyteorder("="), order="K", copy=False)
     if not native.flags.writeable or min(native.strides, default=0) < 0:
         native = native.copy(order="K")

@@ -55,8 +55,8 @@ class Processor:
     def fingerprint(self) -> dict[str, Any]:
         """All that a result depends on besides its input: what `jobs` makes keys of.
 
-        Device, tile and max_memory are left out. They change the last bits at most, so that a
-        batch can go on on another machine, or with less memory.
+        Device, tile and max_memory are left out: they change the last bits at most. A batch can
+        therefore continue on another machine, or with less memory.
         """
         return {
             "version": __version__,

@@ -57,7 +57,7 @@ def load_state(path: Path) -> dict[str, Any]:
 def config_differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """The keys on which two configurations disagree in a way that changes the weights.
 
-    A key that an earlier version did not know counts as having had its default.
+    A key that an earlier version lacked counts as having its default.
     """
     with contextlib.suppress(ConfigError):  # of a version too different: compared as it is
         before = parse_config(before).model_dump(mode="json")

@@ -1,4 +1,4 @@
-"""What a run shows: sample pictures, curves, TensorBoard."""
+"""Sample pictures, curves and TensorBoard logs of a run."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class EventLog(Protocol):
 
 
 def tensorboard_log(folder: Path, wanted: str, step: int) -> EventLog | None:
-    """A TensorBoard writer in ``folder`` that goes on after ``step``; None where there is none.
+    """A TensorBoard writer in ``folder`` that continues after ``step``; None without TensorBoard.
 
     ``wanted`` is run.tensorboard; ValueError where it is "on" and TensorBoard is missing.
     """

@@ -30,9 +30,8 @@ class RunDir:
     ``checkpoint.pt`` (the last state), ``best.safetensors`` (best validated weights, float32),
     ``model.safetensors`` (the result, float16), ``samples/``, ``curves.png``, ``tensorboard/``.
 
-    ``owner=True``, of one process, makes the directory its own until it is closed or the process
-    ends, and removes what a killed one has left half written. (A file system that knows no locks
-    keeps nobody out.)
+    ``owner=True``, in one process, locks the directory until it is closed or the process ends. It
+    removes the temporary files of a killed process. A file system without locks keeps nobody out.
 
     Raises ValueError when the directory cannot be made or written, or is another run's.
     """
@@ -60,7 +59,7 @@ class RunDir:
         self.curves = self.path / "curves.png"
 
     def close(self) -> None:
-        """Leave the directory to others."""
+        """Unlock the directory."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None

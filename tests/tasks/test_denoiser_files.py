@@ -129,7 +129,7 @@ def test_numbers_that_are_not_finite_stay(gray, tmp_path, dtype):
     np.save(tmp_path / "a.npy", volume[..., 1])
     expected = gray(tmp_path / "a.npy")
     np.testing.assert_array_equal(np.isfinite(expected), np.isfinite(volume[..., 1]))
-    with pytest.raises(ValueError, match="got NaN or infinity"):  # an array says nothing of it
+    with pytest.raises(ValueError, match=r"image.*NaN"):  # an array says nothing of it
         gray(volume[..., 1])
 
 
@@ -205,5 +205,5 @@ def test_refusals_name_the_file(gray, tmp_path):
     np.save(tmp_path / "s.npy", np.zeros((2, 5, 6), np.uint8))
     with pytest.raises(io.ImageError, match=r"guide: .*s\.npy' holds 2 frames"):
         tasks.denoise(torch.zeros(5, 6), "joint_bilateral", guide=tmp_path / "s.npy")
-    with pytest.raises(ValueError, match="a picture of one frame is needed, got 2"):
+    with pytest.raises(ValueError, match=r"image.*got 2"):
         tasks.estimate_sigma(io.read_picture(tmp_path / "s.npy"))

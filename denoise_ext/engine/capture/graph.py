@@ -29,7 +29,7 @@ class Value:
 
     @classmethod
     def of(cls, tensor: Tensor, device: torch.device, **more: Any) -> Value:
-        """The value on ``device`` that ``tensor`` stands for."""
+        """The value on ``device`` that ``tensor`` represents."""
         return cls(tuple(tensor.shape), tensor.stride(), tensor.dtype, device, **more)
 
     def numel(self) -> int:

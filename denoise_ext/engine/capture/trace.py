@@ -24,7 +24,7 @@ from denoise_ext.engine.capture.shapes import result_of
 from denoise_ext.engine.capture.signature import PLAIN
 
 _META = torch.device("meta")
-# Ways to a tensor's memory that no operator sees.
+# Ways to a tensor's memory that bypass operators.
 _MEMORY = frozenset(
     {
         Tensor.numpy, Tensor.__array__, Tensor.tolist, Tensor.data_ptr, Tensor.storage,
@@ -147,8 +147,8 @@ def trace(
         channels_last: 4-D arguments are taken as if laid out so.
 
     Returns:
-        The graph, the module's tensors in the order of ``graph.sources``, and what tells later
-        whether the module has changed.
+        The graph, the module's tensors in the order of ``graph.sources``, and a guard that detects
+        later changes of the module.
 
     Raises:
         NotPlannedError: it cannot be recorded faithfully.
@@ -212,7 +212,7 @@ def _run(call: Callable, recorder: _Recorder) -> list[Any]:
             result = call()
     except NotPlannedError:
         raise
-    except Exception as error:  # a forward may raise anything where it meets no data
+    except Exception as error:  # a forward may raise anything without data
         text = str(error).strip().splitlines()
         raise NotPlannedError(
             f"it cannot be traced: {type(error).__name__}: {text[0] if text else ''}"

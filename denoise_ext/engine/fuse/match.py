@@ -149,8 +149,8 @@ def _whole_factors(node: Node, output: Value) -> tuple[int, int] | None:
     factors = (out_h // h, out_w // w)
     # A scale of 2.2 doubles 4 pixels to 8, but not each of them.
     scales = (node.argument("scales_h"), node.argument("scales_w"))
-    asked = all(s is None or s == f for s, f in zip(scales, factors, strict=True))
-    if not asked or out_h % h or out_w % w:
+    fits = all(s is None or s == f for s, f in zip(scales, factors, strict=True))
+    if not fits or out_h % h or out_w % w:
         return None
     return (
         factors

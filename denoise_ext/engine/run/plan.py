@@ -174,8 +174,8 @@ class _Workspace:
     def _bind(self, index: int, step: Step, plan: Plan) -> list[tuple]:
         """The calls that ``step`` is: (function, args, kwargs, patches, what to do with results).
 
-        ``patches`` are the arguments that each call brings along, as (position, slot); ``()``
-        stands for a function that finds them by itself.
+        ``patches`` are the arguments of each call, as (position, slot). ``()`` means a function
+        that looks them up.
         """
         if step.writes:
             calls = [self._call(step.filled(step.results), None)]

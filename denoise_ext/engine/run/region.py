@@ -33,7 +33,7 @@ _MOST_BYTES = 1 << 30  # of plans' memory, the one in use not counted
 
 @dataclass
 class Settings:
-    """What the user asked for."""
+    """The user's options."""
 
     precision: str
     dtype: torch.dtype | None
@@ -70,7 +70,7 @@ class Region:
         self._packed: tuple[list[Tensor], Guard, dict] = ([], Guard(), {})
 
     def call(self, args: tuple, kwargs: dict[str, Any]) -> tuple[bool, Any]:
-        """(True, the result), or (False, whether to go on with the module's parts)."""
+        """(True, the result), or (False, whether to try the module's parts)."""
         key, tensors = call_key(args, kwargs)
         if key is None:
             return False, False

@@ -1,4 +1,4 @@
-"""Decoding with OpenImageIO what Pillow would cut down: 16-bit colour, float, 32-bit."""
+"""Decode with OpenImageIO what Pillow would reduce: 16-bit colour, float, 32-bit."""
 
 from __future__ import annotations
 

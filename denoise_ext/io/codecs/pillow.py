@@ -36,7 +36,7 @@ header, or is applied before a pixel is decoded."""
 def open_image(source: Source, *formats: str) -> Iterator[Image.Image]:
     """The file as a Pillow image whose header states no more pixels than allowed.
 
-    `formats` are Pillow's names: no other decoder ever sees the bytes.
+    `formats` are Pillow's names. No other decoder gets the bytes.
     """
     source.stream.seek(0)
     with _no_limit_of_pillows():
