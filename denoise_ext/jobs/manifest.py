@@ -197,6 +197,10 @@ def key_of(content: str, fingerprint: dict[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+# sqlite3 raises the latter for text, and for messages of SQLite, that are no UTF-8.
+_UNUSABLE = (sqlite3.Error, UnicodeDecodeError)
+
+
 def _open(path: Path, *, change: bool = True) -> sqlite3.Connection:
     """The file, made where there is none; nothing is changed in a file that cannot be used.
 
@@ -230,7 +234,7 @@ def _open(path: Path, *, change: bool = True) -> sqlite3.Connection:
     except ManifestError:
         database.close()
         raise
-    except sqlite3.Error as error:
+    except _UNUSABLE as error:
         database.close()
         if getattr(error, "sqlite_errorname", "").startswith("SQLITE_BUSY"):
             message = f"another run is writing here: {str(path)!r} is in use"
@@ -312,7 +316,7 @@ def _selected(
 ) -> Iterator[tuple]:
     try:
         yield from database.execute(query, values)
-    except sqlite3.Error as error:
+    except _UNUSABLE as error:
         raise ManifestError(f"cannot read {str(path)!r}: {error}") from error
 
 

@@ -111,7 +111,7 @@ def as_one_by_one(
     read = x[:, :, rows][:, :, :, :, columns]  # (N, C, OH, kh, OW, kw)
     there = row_there[:, :, None, None] & column_there[None, None]
     read = torch.where(there, read, torch.zeros((), dtype=x.dtype))
-    patches = read.permute(0, 1, 3, 5, 2, 4).reshape(x.shape[0], -1, *size)
+    patches = read.permute(0, 1, 3, 5, 2, 4).flatten(1, 3)
     if transposed:  # (C, K / g, kh, kw) -> (K, C / g, kh, kw)
         parts = weight.unflatten(0, (groups, -1)).transpose(1, 2)
         weight = parts.flatten(0, 1)

@@ -151,6 +151,20 @@ def test_a_manifest_of_another_layout_is_refused_and_kept(tmp_path, change, foun
         assert shard.get(Path("a.png")) is None  # what it says is not this version's to judge
 
 
+def test_a_name_that_is_no_utf_8(tmp_path):
+    with changed(tmp_path) as database:
+        database.execute("PRAGMA writable_schema = ON")
+        database.execute("UPDATE sqlite_master SET name = CAST(x'ff' AS TEXT) WHERE name = 'facts'")
+    refused(tmp_path)
+
+
+def test_a_value_that_is_no_utf_8(tmp_path):
+    with changed(tmp_path) as database:
+        database.execute("UPDATE facts SET value = CAST(x'ff' AS TEXT)")
+    with pytest.raises(ManifestError, match=r"cannot read .*manifest\.sqlite"):
+        Manifest(tmp_path)
+
+
 def test_a_manifest_without_a_version_is_used(tmp_path):
     """As version 0.1.0 wrote them first: the same tables, the format among the facts."""
     with changed(tmp_path) as database:

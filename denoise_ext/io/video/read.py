@@ -69,6 +69,7 @@ class Video:
             self.stream = self._choose()
             self._frames = self._decoded()
             self._first = self._first_frame()
+            self._quarters = round(self._first.rotation / 90)  # counterclockwise, for players
             self.info = self._describe()
             self.titles = _titles(self._container.metadata)
             self.stream_titles = _titles(self.stream.metadata)
@@ -163,7 +164,7 @@ class Video:
         if frames is None and rate and self._container.duration:
             frames = round(self._container.duration / self._av.time_base * rate) or None
         width, height = self._first.width, self._first.height
-        if self._first.rotation % 180:
+        if self._quarters % 2:
             width, height = height, width
             parts = self._av.VideoFormat(pixel_format)
             if parts.chroma_width(1 << 8) != parts.chroma_height(1 << 8):
@@ -235,8 +236,7 @@ class Video:
             decoded = decoded.reformat(format=self.info.pixel_format)
         colour = self._colour(self.info.pixel_format, decoded.color_range, decoded.colorspace)
         kind = np.uint8 if colour.bits == 8 else np.dtype("<u2")
-        quarters = round(self._first.rotation / 90)  # counterclockwise; the file has it for players
-        planes = tuple(np.rot90(_pixels_of(plane, kind), quarters) for plane in decoded.planes)
+        planes = tuple(np.rot90(_pixels_of(p, kind), self._quarters) for p in decoded.planes)
         damaged = decoded.is_corrupt or decoded.pts in self._damaged
         self._damaged.discard(decoded.pts)
         pts, time_base = decoded.pts, decoded.time_base or self.stream.time_base
