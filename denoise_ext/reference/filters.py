@@ -30,7 +30,7 @@ def border_index(
     """Where the pixels at positions ``start..stop-1`` of an axis of ``size`` pixels are read from.
 
     ``"reflect"`` is OpenCV's BORDER_REFLECT_101 (edge pixel not repeated), folded as often as a
-    window larger than the image asks for; ``"circular"`` is the position modulo ``size``.
+    window larger than the image needs; ``"circular"`` is the position modulo ``size``.
     """
     position = torch.arange(start, stop, device=device)
     if border_type == "replicate":

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from denoise_ext.jobs.manifest import Manifest, ManifestError, Record, key_of, recorded
-from denoise_ext.jobs.pipeline import Final, Stage, run_stages
+from denoise_ext.jobs.pipeline import Done, Stage, run_stages
 
 
 def test_every_item_goes_through_every_stage():
@@ -27,7 +27,7 @@ def test_an_error_is_its_items_own():
         if x == 2:
             raise KeyError("two")
         if x == 3:
-            raise Final("early")
+            raise Done("early")
         return x
 
     seen = []

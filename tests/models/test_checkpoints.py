@@ -211,7 +211,7 @@ def test_create_model_with_a_checkpoint(tmp_path):
     path = tmp_path / "net.safetensors"
     again = create_model("ffdnet_gray", checkpoint_path=path, width=5, depth=3)
     assert torch.equal(output(again, image(), 9.0), output(model, image(), 9.0))
-    with pytest.raises(ValueError, match="does not fit model 'ffdnet_gray': width is 5, wanted 64"):
+    with pytest.raises(ValueError, match=r"'ffdnet_gray'.*width.*5.*64"):
         create_model("ffdnet_gray", checkpoint_path=path)
 
 
