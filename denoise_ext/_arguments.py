@@ -30,6 +30,7 @@ MOST_WEIGHTS = 2**31
 MOST_OUTPUTS = 2**48
 LARGEST_GAUSSIAN = 65535
 LARGEST_BILATERAL = 1023
+MOST_GUIDE_CHANNELS = 2**16
 
 FLOAT_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 FILTER_DTYPES = (*FLOAT_DTYPES, torch.uint8)
@@ -321,6 +322,16 @@ def _check_channels_first(input: Tensor, name: str) -> None:
             f"{name} must have shape (N, C, H, W) or (C, H, W), got {tuple(input.shape)}, which"
             f" looks like channels last: pass {name}.permute({order})"
         )
+
+
+def bilateral_kernel_size(
+    kernel_size: int | Sequence[int], input: Tensor, guidance: Tensor
+) -> tuple[int, int]:
+    """Return a bilateral window's size as a pair; check it and the channels that it compares."""
+    name = "input" if guidance is input else "guidance"
+    if guidance.dim() > 2:  # of another rank in a raw call, whose operator refuses it
+        _at_most(guidance.shape[-3], MOST_GUIDE_CHANNELS, f"{name}'s channels")
+    return odd_kernel_size(kernel_size, LARGEST_BILATERAL)
 
 
 def check_guidance(input: Tensor, guidance: Tensor) -> None:

@@ -28,6 +28,7 @@ from fuzz.operators import (
     draw,
     is_affordable,
     noted,
+    same_bits,
     with_isa,
 )
 from fuzz.target import REFUSED, RESULT, Target
@@ -230,6 +231,7 @@ def out_case(rng: random.Random) -> str:
     algorithm = rng.choice(["auto", "auto", "direct", *named, *named])
     x = t["input"]
     overlapping = rng.random() < 0.05 and 0 < out.numel() <= x.numel() and x.is_contiguous()
+    overlapping = overlapping and x.device.type != "meta"  # there is no memory to share
     if overlapping:  # the output and the input share memory
         out = x.view(-1)[: out.numel()].view(shape)
     return _run_out(rng, case, call, t, out, buffer, border, algorithm, overlapping)
@@ -273,7 +275,7 @@ def _run_out(
         assert not overlapping, "an output that overlaps the input was accepted"
         assert guards_hold(out, buffer), "memory beside the output has changed"
         for name, x in before.items():
-            assert torch.equal(t[name].nan_to_num(), x.nan_to_num()), f"{name} has changed"
+            assert same_bits(t[name], x), f"{name} has changed"
         if border != "constant" and algorithm not in ("winograd4", "winograd6"):
             _compare_border(call, t, out, border, algorithm)
         elif border == "constant":

@@ -26,6 +26,7 @@ CALLS = [
 ]
 
 
+@pytest.mark.rotates(each=["case", "dtype", "device"])
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 @pytest.mark.parametrize("case, name", CALLS)
 def test_matches_reference(case, name, dtype, device):
@@ -33,12 +34,14 @@ def test_matches_reference(case, name, dtype, device):
     check_gradients(case, call, make_tensors(call, dtype, device))
 
 
+@pytest.mark.rotates(each=["case", "device", "isa"])
 @pytest.mark.parametrize("case, name", SMALL_CALLS)
 def test_instruction_sets(case, name, device, isa):
     call = case.small_calls[name]
     check_gradients(case, call, make_tensors(call, torch.float32, device), isa)
 
 
+@pytest.mark.rotates(each=["case", "device", "isa"])
 @pytest.mark.parametrize("case", DIFFERENTIABLE.values(), ids=DIFFERENTIABLE)
 @pytest.mark.parametrize("index", range(FUZZ_CALLS))
 def test_fuzz(case, index, device, isa):
@@ -49,6 +52,7 @@ def test_fuzz(case, index, device, isa):
     check_gradients(case, call, make_tensors(call, dtype, device, layout, seed), note)
 
 
+@pytest.mark.rotates(each=["case", "device"])
 @pytest.mark.parametrize("case, name", SMALL_CALLS)
 def test_gradcheck(case, name, device):
     call = case.small_calls[name]

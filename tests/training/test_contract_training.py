@@ -15,6 +15,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import contract_networks
 import numpy as np
 import pytest
 import torch
@@ -227,7 +228,7 @@ def test_two_processes_train_on_clips(place):
     for override in [*smooth, "run.batch_size=2", "run.out=two"]:
         command += ["--set", override]
     variables = environment()
-    variables["PYTHONPATH"] += f":{Path(__file__).parent}"
+    variables["PYTHONPATH"] += f":{Path(contract_networks.__file__).parent}"
     done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert "MAE" in done.stdout
