@@ -1,4 +1,4 @@
-"""What ``denoise-ext denoise`` says while it runs and at the end: bar, JSON lines, summary."""
+"""Report of ``denoise-ext denoise``: progress bar, JSON lines, summary."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Report:
         self._bar.stop()
 
     def add(self, outcome: Outcome) -> None:
-        """One more file has come to an end."""
+        """Count an outcome and report it."""
         source, target = printable(outcome.job.source), printable(outcome.job.target)
         self._counts[outcome.status] += 1
         reason = in_options(outcome.reason)

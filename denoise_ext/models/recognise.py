@@ -22,7 +22,7 @@ RECOGNISED = """recognised layouts:
   intermediate_dncnn.itermediate_dncnn.N.weight  FFDNet of IPOL, with BatchNorm
   m_head.weight, m_down1.0.res.0.weight, ...  DRUNet as KAIR and DPIR write it
   intro.weight, encoders.0.0.conv1.weight, ...  NAFNet as its authors write it
-and this package's own files, which say themselves what they are"""
+and this package's own files, which have metadata"""
 
 _IPOL = "intermediate_dncnn.itermediate_dncnn"  # Tassano, Delon, Veit: FFDNet, IPOL 2019
 _KEY = re.compile(rf"(model|dncnn|{re.escape(_IPOL)})\.(\d+)\.(\w+)")

@@ -1,4 +1,4 @@
-"""What is accepted, but looks like a mistake: one warning that names the argument."""
+"""Warn once of an accepted argument that looks like a mistake."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def warn_of_range(samples: list[Tensor]) -> None:
     ):
         _warn(
             "image: many pixels are far outside of [0, 1], as in images in [-1, 1] or normalised by"
-            " mean and deviation; value_range=(black, white) says which numbers are black and white"
+            " mean and deviation; value_range=(black, white) states the numbers for black and white"
         )
 
 

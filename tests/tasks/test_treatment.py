@@ -176,10 +176,11 @@ def test_noise_that_is_the_same_in_all_channels():
 
 
 def test_pictures_of_several_frames(tmp_path):
-    from denoise_ext.tasks.pictures import denoise_picture
-
     io.write_image(tmp_path / "a.png", white())
     picture = io.read_picture(tmp_path / "a.png")
-    done = denoise_picture(Denoiser(), picture)
-    assert done.kinds == ("white",) and done.treatment.startswith("white noise, sigma ")
-    assert done.estimated and done.sigma == pytest.approx(15, rel=0.1)
+    (frame,) = picture.frames
+    pages = picture.with_frames([frame, eight_bits(scene()), frame])
+    result = Denoiser().run(pages)
+    assert [profile.kind for profile in result.noise] == ["white", "none", "white"]
+    assert result.treatment.count("; ") == 1  # each line once
+    assert result.sigma_estimated and result.sigma == pytest.approx(15, rel=0.1)
