@@ -36,7 +36,7 @@ SMALLEST = 32  # pixels on a side: 7 x 7 blocks, 3 x 3 at half the size
 _BLOCK = 8
 _STEP = 4  # between blocks
 _CLIPPED = 4 / 64  # of a block's pixels
-_SAMPLE = 8, 1 << 16, 1 << 19  # one in so many pixels, but at least and at most so many
+_SAMPLE = 16, 1 << 16, 1 << 19  # one in so many pixels, but at least and at most so many
 _TILE = 64
 _NOTHING = 1e-10  # energy of rounding errors
 _LOWS, _MIDDLES = 35, 18  # coefficients (i, j) with i + j < 8, then < 11; 10 are left
@@ -109,7 +109,8 @@ def analyse_noise(
 
     Args:
         image: any kind `Denoiser` takes, but one image; alpha is left out. At least 32 x 32 pixels.
-            Of images over a quarter of a megapixel 16 tiles of 128 x 128 pixels are looked at.
+            Of images over 65 536 pixels, tiles of 64 x 64 spread over them are looked at: at least
+            so many pixels, then one in 16, at most 524 288.
             An image of one value has kind "none" and level 0.
         value_range: the numbers that mean black and white, where they are not the type's own.
         axes: letters for the axes of an array, as `Denoiser` takes them, of one picture: "YXS".

@@ -175,12 +175,9 @@ def test_noise_that_is_the_same_in_all_channels():
     assert quality(result.image, clean) > quality(denoise(noisy, "dxnet_s_color"), clean) + 3
 
 
-def test_pictures_of_several_frames(tmp_path):
-    io.write_image(tmp_path / "a.png", white())
-    picture = io.read_picture(tmp_path / "a.png")
-    (frame,) = picture.frames
-    pages = picture.with_frames([frame, eight_bits(scene()), frame])
-    result = Denoiser().run(pages)
+def test_pictures_of_several_frames():
+    frames = (white(), eight_bits(scene()), white())
+    result = Denoiser().run(io.Picture(frames, (0, 255), "rgb", "TIFF"))
     assert [profile.kind for profile in result.noise] == ["white", "none", "white"]
     assert result.treatment.count("; ") == 1  # each line once
     assert result.sigma_estimated and result.sigma == pytest.approx(15, rel=0.1)
