@@ -133,6 +133,13 @@ def test_numbers_that_are_not_finite_stay(gray, tmp_path, dtype):
         gray(volume[..., 1])
 
 
+def test_two_level_pictures_have_no_other_range(gray):
+    picture = io.picture_of(np.random.default_rng(3).random((24, 32)) > 0.5)
+    result = gray.run(picture, value_range=(0, 4095)).image
+    np.testing.assert_array_equal(result.frames[0], gray(picture).frames[0])
+    assert result.frames[0].dtype == bool and result.frames[0].any()
+
+
 def test_a_photograph_that_lies_on_its_side(gray, tmp_path):
     array = pixels("gray", "uint8")
     picture = io.picture_of(array, metadata=io.Metadata(exif=exif_block()))
