@@ -1,10 +1,10 @@
 """RDXNet: a recurrent DXNet that denoises video, one frame after the other.
 
 * A frame is first averaged with what earlier frames left, then denoised. A small gate predicts from
-  the difference of both, in units of the noise, how much of the past each pixel takes. The network
-  that follows knows how much noise the average still has. The order is that of EMVD (Maggioni,
-  Huang, Li, Xiao, Fu, Song: "Efficient Multi-Stage Video Denoising with Recurrent Spatio-Temporal
-  Fusion", CVPR 2021).
+  the difference of both, in units of the noise, how much of the past each pixel takes. The trunk
+  that follows is conditioned on the noise that the average still has. The order is that of EMVD
+  (Maggioni, Huang, Li, Xiao, Fu, Song: "Efficient Multi-Stage Video Denoising with Recurrent
+  Spatio-Temporal Fusion", CVPR 2021).
 * The past is moved to where it is now by block matching of the last output with the frame.
 * The state is one tensor: the last output, the last average and the noise level of the average.
   Zeros mean that nothing is known, so a sequence begins with zeros.

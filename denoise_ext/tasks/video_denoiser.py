@@ -16,8 +16,8 @@ from denoise_ext.io.channels import colour_channels
 from denoise_ext.models import Network, load_checkpoint
 from denoise_ext.models.network import Tensors
 from denoise_ext.models.registry import build_named, has_model, list_models
-from denoise_ext.runtime.device import check_backend
 from denoise_ext.runtime.model_names import Model, member, open_network, original_of
+from denoise_ext.runtime.options import RunOptions
 from denoise_ext.runtime.session import Session
 from denoise_ext.tasks.images import ImageView, open_image
 from denoise_ext.tasks.noise_level import sigma_of_batch
@@ -91,14 +91,13 @@ class VideoDenoiser:
         precision: str = "default",
         backend: str = "native",
     ) -> None:
-        check_backend(backend)
+        self._options = RunOptions(device, precision, backend)
         if sigma is not None and not (_is_number(sigma) and 0 <= sigma < math.inf):
             raise ValueError(f"sigma must be a finite number >= 0 (0-255 scale), got {sigma!r}")
         if not (_is_number(strength) and 0 <= strength <= 1):
             raise ValueError(f"strength must be a number from 0 to 1, got {strength!r}")
         self._strength, self._cut = float(strength), _cut_share(scene_cut)
         self._model, self._given = model, sigma
-        self._device, self._precision, self._backend = device, precision, backend
         self._sessions: dict[int, Session] = {}  # by channels
         self._lock = threading.Lock()
         self._size: tuple[int, ...] | None = None
@@ -196,8 +195,9 @@ class VideoDenoiser:
 
     def _session(self, channels: int) -> Session:
         if channels not in self._sessions:
+            options = self._options
             network = open_network(
-                self._model, self._device, None, self._backend, channels=channels
+                self._model, options.device, None, options.backend, channels=channels
             )
             if not is_recurrent(network):
                 raise TypeError(
@@ -206,15 +206,15 @@ class VideoDenoiser:
             own = original_of(network).signature.inputs["image"].channels
             if own != channels:
                 raise ValueError(f"model takes {own} channels, but the frame has {channels}")
-            native = self._backend == "native"
-            self._sessions[channels] = Session(network, self._precision, native)
+            native = options.backend == "native"
+            self._sessions[channels] = Session(network, options.precision, native)
         return self._sessions[channels]
 
     def _is_cut(self, luma: Tensor) -> bool:
         if self._cut is None or self._last is None:
             return False
         assert self._level is not None
-        native = self._backend == "native" and luma.device.type == "cpu"
+        native = self._options.backend == "native" and luma.device.type == "cpu"
         return changed_share(luma, self._last, self._level, native) >= self._cut
 
 
