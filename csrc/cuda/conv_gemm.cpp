@@ -147,7 +147,7 @@ ConvGemmPlan conv_gemm_plan(const ConvParams& p, const ConvGemmTile& tile) {
 }
 
 ConvGemmTile conv_tiled_tile(const ConvParams& p) {
-  return p.output.size[1] / p.groups <= kTiledNarrow.outputs ? kTiledNarrow : kTiledWide;
+  return p.output.size[1] / p.groups <= kTiledNarrowMost ? kTiledNarrow : kTiledWide;
 }
 
 const char* conv_tiled_cannot_run(const ConvParams& p, const DeviceLimits& limits) {

@@ -35,9 +35,11 @@ constexpr int conv_gemm_chunk(const ConvGemmTile& tile) {
   return kGemmRowBytes / tile.element_bytes;  // terms
 }
 
-// Multiply-adds in float: 64 output channels, or 8 of layers that have no more.
+// Multiply-adds in float: 64 output channels, or 8 of layers with at most 32, of which half a tile or more
+// would be idle.
 constexpr ConvGemmTile kTiledWide = {128, 64, 128, 2, 4};
 constexpr ConvGemmTile kTiledNarrow = {256, 8, 128, 2, 4};
+constexpr int kTiledNarrowMost = 32;
 // The tensor cores: factors of 16 bits, or tf32.
 constexpr ConvGemmTile kGemmTensor16 = {128, 64, 128, 3, 2};
 constexpr ConvGemmTile kGemmTensor32 = {128, 64, 128, 3, 4};

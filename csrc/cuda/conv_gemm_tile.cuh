@@ -50,8 +50,10 @@ __device__ __forceinline__ constexpr int gemm_offset(int i, int v) {
 // The bits of one axis: of the taps that read inside an image of `size`, from `source` on.
 __device__ __forceinline__ uint32_t inside_taps(int taps, int source, int step, int64_t size) {
   uint32_t bits = 0;
-  for (int t = 0; t < taps; ++t, source += step)
-    if (source >= 0 && source < size) bits |= 1u << t;
+  for (int t = 0; t < taps; ++t) {
+    const int at = source + t * step;
+    if (at >= 0 && at < size) bits |= 1u << t;
+  }
   return bits;
 }
 
