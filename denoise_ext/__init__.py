@@ -15,7 +15,7 @@ _SUBPACKAGES = (
     "reference", "runtime", "tasks", "training",
 )  # fmt: skip
 
-# What a user meets first, under the package's own name.
+# The most used names, under the package's own name.
 _NAMES = {
     "Denoiser": "tasks", "accelerate": "engine", "denoise": "tasks", "info": "_info",
 }  # fmt: skip

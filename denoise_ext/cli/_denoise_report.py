@@ -1,4 +1,4 @@
-"""What ``denoise-ext denoise`` says while it runs and at the end: bar, JSON lines, summary."""
+"""Report of ``denoise-ext denoise``: progress bar, JSON lines, summary."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Report:
         self._bar.stop()
 
     def add(self, outcome: Outcome) -> None:
-        """One more file has come to an end."""
+        """Count an outcome and report it."""
         source, target = printable(outcome.job.source), printable(outcome.job.target)
         self._counts[outcome.status] += 1
         reason = in_options(outcome.reason)
@@ -112,8 +112,8 @@ class Report:
         if self._faint_jpegs:
             files = "a JPEG" if self._faint_jpegs == 1 else f"{self._faint_jpegs} JPEGs"
             print(
-                f"the estimate is below {_FAINT:g} for {files}, where it cannot see a camera's own"
-                " noise; if you see grain, say how strong: --sigma 5 (faint) to --sigma 15"
+                f"the estimate is below {_FAINT:g} for {files}, whose camera noise it cannot"
+                " measure; if you see grain, set the level: --sigma 5 (faint) to --sigma 15"
             )
         for note in self._about:
             print(f"note: {note}")

@@ -1,11 +1,11 @@
 """DXNet: this package's own network, a bias-free residual U-Net shaped for its kernels.
 
-* All the work is 3x3 convolutions whose channel counts suit the Winograd kernels (multiples of 16),
-  on the pixel-unshuffled image: at half the resolution a convolution costs a quarter.
-* Below that, coarser levels buy receptive field cheaply. One strided and one transposed 2x2
-  convolution per level is all the resampling there is.
-* Every second convolution of a block ends in the addition of the block's input, which the fused
-  kernels do on their way out: a block writes two feature maps, not three.
+* All blocks are 3x3 convolutions. Their channel counts suit the Winograd kernels (multiples of 16).
+* They run on the pixel-unshuffled image: at half the resolution a convolution costs a quarter.
+* Coarser levels enlarge the receptive field cheaply. Each level has one strided and one transposed
+  2x2 convolution for resampling.
+* Every second convolution of a block ends in the addition of the block's input. The fused kernels
+  add it in their epilogue, so that a block writes two feature maps, not three.
 * No bias anywhere: f(a x, a sigma) = a f(x, sigma) for a > 0. What was learned on [0, 1] holds for
   16-bit, float and HDR data of any range, and noise levels outside the trained ones degrade
   gracefully (Mohan, Kadkhodaie, Simoncelli, Fernandez-Granda: "Robust and interpretable blind image

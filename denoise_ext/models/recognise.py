@@ -21,7 +21,7 @@ RECOGNISED = """recognised layouts:
   dncnn.N.weight  DnCNN of SaoYan/DnCNN-PyTorch and cszn/DnCNN, with BatchNorm
   m_head.weight, m_down1.0.res.0.weight, ...  DRUNet as KAIR and DPIR write it
   intro.weight, encoders.0.0.conv1.weight, ...  NAFNet as its authors write it
-and this package's own files, which say themselves what they are"""
+and this package's own files, which have metadata"""
 
 _KEY = re.compile(r"(model|dncnn)\.(\d+)\.(\w+)")
 _NORM_KEYS = {"weight", "bias", "running_mean", "running_var"}

@@ -127,7 +127,7 @@ def to_torch(model: nn.Module) -> nn.Module:
     A convolution becomes ``torch.nn.Conv2d``/``ConvTranspose2d``, or a small subclass of it that
     applies the activation with :mod:`torch.nn.functional`; a filter becomes one computed by
     :mod:`denoise_ext.reference`.  ``state_dict`` keys, hooks, tied weights, devices and dtypes
-    stay.  The copy runs on any device torch knows and needs no native library.
+    stay.  The copy runs on any device of PyTorch and needs no native library.
 
     Args:
         model: any module; one layer alone works too.
@@ -143,7 +143,7 @@ def to_torch(model: nn.Module) -> nn.Module:
         if isinstance(module, own) and not known:
             raise TypeError(
                 f"model: layer {name or '(the model itself)'!r} is a {type(module).__name__}, a "
-                "subclass of a denoise_ext layer that to_torch does not know; remove "
+                "subclass of a denoise_ext layer that to_torch cannot convert; remove "
                 "parametrisations first, or replace the layer by hand"
             )
     return _convert(model, _TO_TORCH)

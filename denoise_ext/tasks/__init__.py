@@ -1,4 +1,4 @@
-"""What is done to images: `denoise`, `Denoiser`, and how good it is."""
+"""Denoise images (`denoise`, `Denoiser`) and evaluate the result."""
 
 import importlib
 from typing import TYPE_CHECKING, Any

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import torch
 
 from denoise_ext.runtime.model_names import Model
-from denoise_ext.runtime.tile_planner import Tile
+from denoise_ext.runtime.options import Tile
 from denoise_ext.tasks.denoiser import Denoiser
 from denoise_ext.tasks.sigma import Sigma
 from denoise_ext.tasks.value_range import Range

@@ -1,4 +1,4 @@
-"""`Denoiser`: a network kept ready, applied to images of any kind."""
+"""`Denoiser`: keep a network ready and apply it to images of any kind."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
 from typing import Any
@@ -19,15 +19,15 @@ import torch
 from torch import Tensor
 
 from denoise_ext._choices import check_choice
-from denoise_ext._precision import PRECISIONS
 from denoise_ext.io import Picture
 from denoise_ext.io.channels import colour_channels
 from denoise_ext.models.network import Tensors
-from denoise_ext.runtime.device import check_backend, choose_device
+from denoise_ext.runtime.device import choose_device
 from denoise_ext.runtime.from_module import adopted, check_image_denoiser
 from denoise_ext.runtime.model_names import Model, check_name, is_family, open_network
+from denoise_ext.runtime.options import RunOptions, Tile
 from denoise_ext.runtime.session import Session
-from denoise_ext.runtime.tile_planner import Tile, check_max_memory, check_tile, cut
+from denoise_ext.runtime.tile_planner import cut
 from denoise_ext.runtime.tiling import Places
 from denoise_ext.tasks.axes import check_axes, parts_of
 from denoise_ext.tasks.doubts import called_from, caller, warn_of_range, warn_of_sigma
@@ -39,7 +39,7 @@ from denoise_ext.tasks.guided_filter import (
     is_guided,
 )
 from denoise_ext.tasks.image_ports import ImagePorts
-from denoise_ext.tasks.images import Opened, Target, open_image
+from denoise_ext.tasks.images import ImageView, Target, open_image
 from denoise_ext.tasks.noise_level import sample_of, sigma_of_batch
 from denoise_ext.tasks.sigma import Sigma, check_sigma, part_of_sigma, sigma_argument
 from denoise_ext.tasks.value_range import Range, check_range, from_unit, to_unit
@@ -56,7 +56,7 @@ class Result:
     """The result, of the same kind as the given image."""
     sigma: Any
     """The noise level that the network was conditioned on, on the 0-255 scale, given or estimated.
-    A float; for a batch a tensor (N,); for a picture of several frames their mean.  None if the
+    A float; for a batch a tensor (N,); for a picture the mean of its frames.  None if the
     network needs none."""
     sigma_estimated: bool
     seconds: float
@@ -83,11 +83,11 @@ class Denoiser:
             * any other `torch.nn.Module` in eval mode, see `denoise_ext.runtime.from_module`.  It
               is planned only if the plan computes the same, faster.
 
-            A gray network denoises each channel of a colour image by itself (about 2 dB worse than
-            a colour network at sigma 25).  A colour network on a gray image gets three copies and
-            sqrt(3) sigma, and the outputs are averaged (about 0.2 dB worse than a gray network).
-            The factor is there because copied noise is sqrt(3) times as strong in the mean of the
-            channels as independent noise.  Blind colour networks are refused for gray images.
+            A gray network denoises each channel of a colour image separately (about 2 dB worse
+            than a colour network at sigma 25).  A colour network on a gray image gets three copies
+            and sqrt(3) sigma, and the outputs are averaged (about 0.2 dB worse than a gray
+            network).  In the mean of the channels, copied noise is sqrt(3) times as strong as
+            independent noise.  Blind colour networks are refused for gray images.
         channels: channels of a plain module's images: 1 (gray) or 3 (RGB).  Only for plain modules.
         needs_sigma: True: a plain module is called as ``model(x, sigma)``; None, False: as
             ``model(x)``.
@@ -143,8 +143,7 @@ class Denoiser:
         max_memory: int | None = None,
         alpha: str = "keep",
     ) -> None:
-        check_backend(backend)
-        check_choice("precision", precision, PRECISIONS)
+        self._options = RunOptions(device, precision, backend, tile, max_memory)
         check_choice("alpha", alpha, ALPHA)
         number = isinstance(strength, (int, float)) and not isinstance(strength, bool)
         if not (number and 0 <= strength <= 1):
@@ -158,9 +157,7 @@ class Denoiser:
         self._model = adopted(model, channels, needs_sigma)
         check_image_denoiser(self._model)
         self._sigma, self._strength = sigma, float(strength)
-        self._device, self._precision, self._backend = device, precision, backend
         self._alpha = alpha
-        self._tile, self._max_memory = check_tile(tile), check_max_memory(max_memory)
         self._sessions: dict[tuple[int, int], Session] = {}
         self._lock = threading.Lock()
 
@@ -184,9 +181,9 @@ class Denoiser:
 
         Args:
             image: NumPy array (H, W) or (H, W, C); tensor (H, W), (C, H, W) or (N, C, H, W);
-                Pillow image of mode L, LA, RGB, RGBA, I;16, I or F; `io.Picture`, each of whose
-                frames is denoised by itself; or the name of a file with one image, which stands
-                for the array of its pixels, upright and in the file's dtype. C = 1 gray, 2 gray +
+                Pillow image of mode L, LA, RGB, RGBA, I;16, I or F; `io.Picture`, frame by frame;
+                or the name of a file with one image, which means the array of its pixels, upright
+                and in the file's dtype. C = 1 gray, 2 gray +
                 alpha, 3 RGB, 4 RGB + alpha. uint8, uint16, or floating point in [0, 1] (noise may
                 leave that range); with `value_range` also other integers, of 8 to 64 bits. Pictures
                 and files (DICOM, NIfTI, ...) have a range of their own.  They may contain numbers
@@ -228,13 +225,31 @@ class Denoiser:
     ) -> Result:
         """Denoise as a call does; return the image with noise level, time and tiles.
 
+        A picture with numbers that are not finite gets a note. Two-level pictures have no other
+        `value_range` than their own.
+
         `share`: number of images that are computed at the same time and share the memory.
         """
-        start = time.perf_counter()
         axes = check_axes(axes)
-        if isinstance(image, Picture) and len(parts := parts_of(image, axes)) > 1:
-            how = {"guide": guide, "value_range": value_range, "axes": axes, "share": share}
-            return self._run_parts(image, parts, sigma, how)
+        how = {"guide": guide, "axes": axes, "share": share}
+        if not isinstance(image, Picture):
+            return self._run_one(image, sigma, value_range, **how)[0]
+        if image.frames[0].dtype == np.bool_:  # black and white, whatever the range of others
+            value_range = None
+        parts = parts_of(image, axes)
+        return _joined(image, [self._run_one(part, sigma, value_range, **how) for part in parts])
+
+    def _run_one(
+        self,
+        image: Any,
+        sigma: Sigma,
+        value_range: Range | None,
+        guide: Any,
+        axes: str | None,
+        share: int,
+    ) -> tuple[Result, int]:
+        """The result for an image, and how many of its numbers are not finite."""
+        start = time.perf_counter()
         opened = open_image(image, axes)
         value_range = opened.value_range if value_range is None else value_range
         checked = check_range(value_range, opened.source.dtype)
@@ -242,10 +257,11 @@ class Denoiser:
         if self._strength == 0 or opened.source.numel() == 0:
             target = opened.target(Fraction(1))
             target.pixels.copy_(opened.source)
-            return Result(target.result(), None, False, time.perf_counter() - start, 0, 0)
+            seconds = time.perf_counter() - start
+            return Result(target.result(), None, False, seconds, 0, 0), opened.missing
         sigma = sigma if sigma is not None else self._sigma
         _warn_of_doubts(opened, sigma, value_range)
-        work = _Work(self, opened, sigma, guide, value_range, share)
+        work = _ImageRun(self, opened, sigma, guide, value_range, share)
         channels = opened.source.shape[1]
         colour = colour_channels(channels)
         work.denoise(slice(0, colour))
@@ -261,21 +277,8 @@ class Denoiser:
             "image %s: sigma %s, %d tiles (%d again in float32), %.3f s",
             tuple(opened.source.shape), facts[0], work.tiles, work.recomputed, seconds,
         )  # fmt: skip
-        return Result(work.target.result(), *facts, seconds, work.tiles, work.recomputed)
-
-    def _run_parts(
-        self, picture: Picture, parts: list[Picture], sigma: Sigma, how: dict[str, Any]
-    ) -> Result:
-        results = [self.run(part, sigma, **how) for part in parts]
-        levels = [float(np.mean(np.asarray(r.sigma))) for r in results if r.sigma is not None]
-        return Result(
-            picture.with_frames([frame for r in results for frame in r.image.frames]),
-            sum(levels) / len(levels) if levels else None,
-            any(r.sigma_estimated for r in results),
-            sum(r.seconds for r in results),
-            sum(r.tiles for r in results),
-            sum(r.recomputed for r in results),
-        )
+        result = Result(work.target.result(), *facts, seconds, work.tiles, work.recomputed)
+        return result, opened.missing
 
     def denoise_many(
         self,
@@ -323,28 +326,32 @@ class Denoiser:
             pool.shutdown(wait=True, cancel_futures=True)
 
     def _session(self, channels: int, guide: Guide | None) -> Session:
-        """The network for images of so many channels, loaded and planned once."""
+        """Return the network for images of `channels` channels; load and plan it once."""
+        options = self._options
         key = (
             (channels, guide.channels) if guide else (channels if is_family(self._model) else 0, 0)
         )
         with self._lock:
             if key not in self._sessions and guide:
-                self._sessions[key] = guided_session(self._model, *key, self._device, self._backend)
+                self._sessions[key] = guided_session(
+                    self._model, *key, options.device, options.backend
+                )
             if key not in self._sessions:
                 network = open_network(
-                    self._model, self._device, None, self._backend, channels=channels
+                    self._model, options.device, None, options.backend, channels=channels
                 )
-                self._sessions[key] = Session(network, self._precision, self._backend == "native")
+                native = options.backend == "native"
+                self._sessions[key] = Session(network, options.precision, native)
             return self._sessions[key]
 
 
-class _Work:
+class _ImageRun:
     """One image on its way through a `Denoiser`."""
 
     def __init__(
         self,
         denoiser: Denoiser,
-        opened: Opened,
+        opened: ImageView,
         sigma: Sigma,
         guide: Any,
         value_range: Range | None,
@@ -379,9 +386,7 @@ class _Work:
             sigma = sigma if self._opened.batched else float(sigma)
         self.facts = (sigma if estimated else self._sigma), estimated
         count, _, height, width = source.shape
-        grid, at_once = cut(
-            session, (count, height, width), d._tile, d._max_memory, self._share, ports.images
-        )
+        grid, at_once = cut(session, (count, height, width), d._options, self._share, ports.images)
         target = self.target.pixels[:, channels]
 
         def unit(images: slice, place: tuple[slice, slice]) -> Tensor:
@@ -413,7 +418,29 @@ class _Work:
                 self.recomputed += again
 
 
-def _warn_of_doubts(opened: Opened, sigma: Sigma, value_range: Range | None) -> None:
+def _joined(picture: Picture, parts: list[tuple[Result, int]]) -> Result:
+    """Join results of a picture's parts, each with its count of numbers that are not finite."""
+    results, missing = [result for result, _ in parts], sum(count for _, count in parts)
+    levels = [
+        float(torch.as_tensor(result.sigma, dtype=torch.float64).mean())
+        for result in results
+        if result.sigma is not None
+    ]
+    joined = picture.with_frames([frame for result in results for frame in result.image.frames])
+    if missing:
+        note = f"{missing} numbers are not finite and stay as they are"
+        joined = replace(joined, notes=(*joined.notes, note))
+    return Result(
+        joined,
+        sum(levels) / len(levels) if levels else None,
+        any(result.sigma_estimated for result in results),
+        sum(result.seconds for result in results),
+        sum(result.tiles for result in results),
+        sum(result.recomputed for result in results),
+    )
+
+
+def _warn_of_doubts(opened: ImageView, sigma: Sigma, value_range: Range | None) -> None:
     source = opened.source
     plain = source.is_floating_point() and value_range is None and not opened.from_file
     if plain:

@@ -1,14 +1,15 @@
-"""Estimating the noise level of an image, blindly.
+"""Estimate the noise level of an image.
 
 In an orthonormal transform white Gaussian noise has the same variance in every coefficient, and
-the coefficients are independent; an image has most of its energy in the low frequencies. Blocks
-whose low frequencies are weakest show (nearly) nothing but noise, and since they were chosen by
-these, their high frequencies are an unbiased sample of it: Ponomarenko, Lukin, Zriakhov, Kaarna,
-Astola, "An automatic approach to lossy compression of AVIRIS images" (IGARSS 2007); Colom and
-Buades, "Analysis and extension of the Ponomarenko et al. method" (IPOL 2013), with what follows
-added: the choice is widened to all blocks that the noise alone explains, which makes strong noise
-ten times less uncertain, and blocks without noise (clipped, or constant, as what lies outside of
-the picture of a scan) are left out.
+the coefficients are independent. An image has most of its energy in the low frequencies. Blocks
+with the weakest low frequencies contain nearly nothing but noise. They were chosen by their low
+frequencies, so their high frequencies are an unbiased sample of the noise.
+
+Sources: Ponomarenko, Lukin, Zriakhov, Kaarna, Astola, "An automatic approach to lossy compression
+of AVIRIS images" (IGARSS 2007); Colom and Buades, "Analysis and extension of the Ponomarenko et al.
+method" (IPOL 2013). Two steps are added here. The choice is widened to all blocks that the noise
+alone explains: strong noise is then ten times less uncertain. Blocks without noise (clipped or
+constant, such as the surroundings of a scan) are left out.
 """
 
 from __future__ import annotations
@@ -38,25 +39,25 @@ _TILE = 128  # their side
 def estimate_sigma(
     image: Any, *, value_range: Range | None = None, axes: str | None = None
 ) -> float:
-    """Standard deviation of the white Gaussian noise in one image, on the 0-255 scale.
+    """Estimate the standard deviation of white Gaussian noise in one image, on the 0-255 scale.
 
-    Measured on Set12 with noise of known sigma (mean error, its standard deviation over the
-    images): sigma 5: +0.3, 0.3; 15: +0.2, 0.2; 25: +0.1, 0.2; 50: +0.2, 0.3; 75: +0.1, 0.4; less on
-    the luma of the 24 Kodak images, and at most 1.2 in any image. Noise that was clipped with its
-    8-bit image is less than it was: 1.4 lower at 50, 10 at 75. Clean photographs give 0 to 2: the
-    noise they come with, and their finest texture. Where noise is not white (JPEG, enlarged or
-    sharpened images) there is no one sigma, and this one is that of the highest frequencies.
+    Mean error on Set12 with noise of known sigma, and its standard deviation over the images: sigma
+    5: +0.3, 0.3; 15: +0.2, 0.2; 25: +0.1, 0.2; 50: +0.2, 0.3; 75: +0.1, 0.4. Errors are smaller on
+    the luma of the 24 Kodak images, and at most 1.2 in any image. Clipping to 8 bits removes noise:
+    the estimate is 1.4 lower at 50, and 10 lower at 75. Clean photographs give 0 to 2, from their
+    own noise and finest texture. The noise of JPEG, enlarged and sharpened images is not white.
+    The estimate is then that of the highest frequencies.
 
     Args:
-        image: any kind `Denoiser` takes, but no batch; alpha is left out, the variances of colour
-            channels are averaged. At least 8 x 8 pixels. Of images over half a megapixel
-            32 tiles of 128 x 128 pixels are looked at.
+        image: any kind that `Denoiser` takes, except a batch. At least 8 x 8 pixels. Alpha is left
+            out, and the variances of colour channels are averaged. Images over half a megapixel are
+            sampled in 32 tiles of 128 x 128 pixels.
         value_range: the numbers that mean black and white, where they are not the type's own.
         axes: letters for the axes, as `Denoiser` takes them: the variances of all pictures are
             averaged.
 
     Raises:
-        TypeError, ValueError: an image that is none of these.
+        TypeError, ValueError: an image that does not fit; the message names the argument.
     """
     opened = open_image(image, axes)
     if opened.batched and axes is None:

@@ -47,8 +47,8 @@ class Source(_Section):
     )
     denoise: NonNegativeFloat = Field(
         0.0,
-        description="Noise level, 0-255 scale, that dxnet_s takes out of the images first: what "
-        "grain they have is not learnt then. 0: they stay as they are.",
+        description="dxnet_s removes noise of this level (0-255 scale) from the images first, so "
+        "that their grain is not learnt. 0: they stay as they are.",
     )
     leave_out: str = Field(
         "",
@@ -72,7 +72,7 @@ class Data(_Section):
     pairs: list[str] = Field(
         default_factory=list,
         description="Two patterns below the folder data.train, of the noisy files and of their "
-        'targets, e.g. ["*_real.JPG", "*_mean.JPG"]; partners agree in what * stands for.',
+        'targets, e.g. ["*_real.JPG", "*_mean.JPG"]; partners have the same text at the *.',
     )
     part: list[Part] = Field(
         default_factory=lambda: [0.0, 1.0],
@@ -86,7 +86,7 @@ class Data(_Section):
     match_means: bool = Field(
         False,
         description="Give the target crop of every pair the mean of its noisy crop, channel by "
-        "channel: for takes of a scene that differ in brightness. Validation uses the files as "
+        "channel: use it if takes of a scene differ in brightness. Validation uses the files as "
         "they are.",
     )
     channels: Literal[1, 3] = Field(1, description="1: gray (Pillow's L of colour images), 3: RGB.")
@@ -242,7 +242,7 @@ class Loss(_Section):
     decay: Literal["classic", "decoupled"] = Field(
         "classic",
         description="classic: weight_decay / 2 * sum(w^2) is part of the loss; decoupled: every "
-        "step takes learning rate * weight_decay * w away (AdamW).",
+        "step subtracts learning rate * weight_decay * w (AdamW).",
     )
 
 
@@ -307,7 +307,7 @@ class Run(_Section):
     batch_size: PositiveInt = Field(16, description="Crops per step (and per process, if several).")
     seed: int = Field(0, ge=0, lt=2**63)
     device: Literal["auto", "cpu", "cuda"] = Field(
-        "auto", description="auto: a GPU where torch sees one."
+        "auto", description="auto: a GPU if torch finds one."
     )
     precision: Literal["fp32", "bf16"] = Field(
         "fp32", description="bf16: torch.autocast; weights, loss and optimiser stay float32."
@@ -368,7 +368,7 @@ class TrainConfig(_Section):
         return self
 
     def _images_consistent(self) -> None:
-        """What the images, their noise and the loss ask of one another."""
+        """Check images, their noise and the loss against one another."""
         if self.task.options:
             raise ValueError(f"task.options are for tasks of your own, got {self.task.options}")
         target, pairs = self.loss.target, self.data.pairs

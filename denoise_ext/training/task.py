@@ -1,4 +1,4 @@
-"""What a task brings to the training loop: samples, an objective, a validation."""
+"""The parts of a training task: sampler, objective, validator."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Sampler:
     """Base of what makes the samples of every step."""
 
     files: Mapping[str, int | str] = {}
-    """What identifies the data.  A run continues only with the data that it began with."""
+    """Identifies the data.  A run continues only with the data that it began with."""
 
     def batch(self, step: int) -> Sample:
         """The sample of a step, on the CPU; a function of the seed and the step alone.

@@ -168,7 +168,7 @@ def test_shipped_models_clean_a_piece_of_the_photograph(folder, capsys, mode):
 
 
 def test_a_camera_s_noise_escapes_the_estimate(folder, checkpoints, capsys):
-    hint = "below 3 for a JPEG, where it cannot see a camera's own noise; if you see grain"
+    hint = "below 3 for a JPEG"
     smooth = np.linspace(60, 180, 64 * 48).reshape(48, 64)
     for name, noise in (("smooth.jpg", 0), ("noisy.jpg", 25), ("smooth.png", 0)):
         pixels = smooth + noise * np.random.default_rng(0).normal(size=smooth.shape)

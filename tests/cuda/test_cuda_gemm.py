@@ -12,9 +12,7 @@ import cuda_emulator
 import pytest
 import torch
 from cases import CASES, Call, make_tensors, to_float64, with_layout
-from test_cuda_tf32 import PRODUCT_ERROR
-from test_ops_forward import check_forward
-from test_ops_gradients import check_gradients
+from op_checks import check_forward, check_gradients
 
 from denoise_ext import ops, reference
 from denoise_ext._loader import native
@@ -92,6 +90,7 @@ def _case_and_call(op: str, name: str):
 
 
 @emulated
+@pytest.mark.rotates(each=["kernel", "dtype", "capability"])
 @each_kernel
 @pytest.mark.parametrize("op, name", CALLS)
 def test_forward(op, name, kernel, dtype, capability):
@@ -105,6 +104,7 @@ def test_forward(op, name, kernel, dtype, capability):
 
 
 @emulated
+@pytest.mark.rotates()
 @pytest.mark.parametrize("op, name", CALLS)
 def test_tf32(op, name):
     """Rounding of the factors comes on top of float32's error; no activation amplifies it."""
@@ -120,7 +120,7 @@ def test_tf32(op, name):
             k: v for k, v in call.options.items() if k not in ("activation", "residual_position")
         }
         products = case.reference(exact["input"].abs(), exact["weight"].abs(), **linear)
-        limit = case.bound(call, exact, torch.float32) + PRODUCT_ERROR * products
+        limit = case.bound(call, exact, torch.float32) + bounds.TF32_PRODUCT_ERROR * products
         limit = limit + bounds.output_rounding(expected, torch.float32)
         assert ((got.double() - expected).abs() <= limit).all(), layout
 

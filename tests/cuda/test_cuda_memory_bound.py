@@ -10,7 +10,7 @@ import pytest
 import torch
 from calls import Call
 from cases import CASES, make_tensors
-from test_ops_forward import check_forward, dtype_name
+from op_checks import check_forward, dtype_name
 
 from denoise_ext import ops
 from denoise_ext._loader import native
@@ -91,6 +91,7 @@ def _tensors(call: Call, layout: str, dtype: torch.dtype, device: str = "cpu"):
     return tensors
 
 
+@pytest.mark.rotates(each=["kernel", "dtype", "device"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=dtype_name)
 @pytest.mark.parametrize("case, kernel, layout, call", TABLE)
 def test_matches_reference(case, kernel, layout, call, dtype, device):

@@ -211,7 +211,7 @@ def test_create_model_with_a_checkpoint(tmp_path):
     path = tmp_path / "net.safetensors"
     again = create_model("ffdnet_gray", checkpoint_path=path, width=5, depth=3)
     assert torch.equal(output(again, image(), 9.0), output(model, image(), 9.0))
-    with pytest.raises(ValueError, match="does not fit model 'ffdnet_gray': width is 5, wanted 64"):
+    with pytest.raises(ValueError, match=r"'ffdnet_gray'.*width.*5.*64"):
         create_model("ffdnet_gray", checkpoint_path=path)
 
 
@@ -245,6 +245,7 @@ def mean_psnr(model: nn.Module, folder: str, sigma: float) -> float:
 # Published: DnCNN-S on Set12 30.436 (cszn/DnCNN, README), FFDNet on Set12 30.43 (cszn/DPIR,
 # figs/grayscale_psnr.png) and on CBSD68 31.21 (cszn/FFDNet, figs/table2.png). 0.03 dB covers one
 # draw of the noise.
+@pytest.mark.rotates()
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "folder", "published"),

@@ -88,11 +88,11 @@ def test_unknown_name_suggests():
 def test_wrong_options():
     with pytest.raises(ValueError, match="colour"):
         create_model("ffdnet_gray", colour=True)
-    with pytest.raises(ValueError, match="depth must be >= 2"):
+    with pytest.raises(ValueError, match=r"depth.*>= 2"):
         create_model("ffdnet_gray", depth=1)
-    with pytest.raises(TypeError, match="width must be an int"):
+    with pytest.raises(TypeError, match=r"width.*int"):
         create_model("dncnn_gray", width=6.5)
-    with pytest.raises(ValueError, match="predicts must be one of image, noise"):
+    with pytest.raises(ValueError, match=r"predicts.*image, noise"):
         create_model("dncnn_gray", predicts="residual")
     with pytest.raises(ValueError, match="exclude each other"):
         create_model("ffdnet_gray_small", pretrained=True, checkpoint_path="x.pth")

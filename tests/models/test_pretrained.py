@@ -103,6 +103,7 @@ def test_a_damaged_file_is_refused(tmp_path, monkeypatch):
 
 # The bounds: clearly above BM3D on BSD68 (28.57 dB) and CBM3D on CBSD68 (30.71 dB) at sigma 25
 # (cszn/FFDNet, figs/table1.png and table2.png).
+@pytest.mark.rotates()
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "folder", "bound"),

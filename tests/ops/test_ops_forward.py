@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import random
 
-import bounds
 import pytest
 import torch
-from cases import CASES, LAYOUTS, Call, OpCase, make_tensors, to_float64
-from torch import Tensor
+from cases import CASES, LAYOUTS, Call, make_tensors
+from op_checks import check_forward, dtype_name
 from torch.nn import functional as F
 
 from denoise_ext.ops._layout import is_channels_last
@@ -30,10 +29,6 @@ SMALL_CALLS = [
 ]
 
 
-def dtype_name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
-
-
 CALLS_AND_DTYPES = [
     pytest.param(case, name, dtype, id=f"{case.name}-{name}-{dtype_name(dtype)}")
     for case in CASES.values()
@@ -42,30 +37,7 @@ CALLS_AND_DTYPES = [
 ]
 
 
-def expected_result(case: OpCase, call: Call, tensors: dict[str, Tensor]) -> Tensor:
-    """The reference in float64: on uint8 values it does not round."""
-    return case.reference(**to_float64(tensors), **call.options)
-
-
-def check_forward(case: OpCase, call: Call, tensors: dict[str, Tensor], note: str = "") -> Tensor:
-    dtype = tensors["input"].dtype
-    with torch.inference_mode():
-        result = case.op(**tensors, **call.options)
-    expected = expected_result(case, call, tensors)
-    assert result.shape == expected.shape, note
-    assert result.dtype == dtype, note
-    if dtype == torch.uint8 and case.exact_uint8:
-        plain = {name: x.cpu() for name, x in tensors.items()}
-        assert torch.equal(result.cpu(), case.reference(**plain, **call.options)), f"{call} {note}"
-        return result
-    allowed = case.bound(call, to_float64(tensors), dtype)
-    allowed = allowed + bounds.output_rounding(expected, dtype)
-    error = (result.cpu().double() - expected).abs()
-    worst = (error / allowed).max() if error.numel() else 0.0
-    assert (error <= allowed).all(), f"{worst:.3g} times the bound, for {call} {note}"
-    return result
-
-
+@pytest.mark.rotates(each=["case", "dtype", "device", "isa"])
 @pytest.mark.parametrize("case, name, dtype", CALLS_AND_DTYPES)
 def test_matches_reference(case, name, dtype, device, isa):
     call = case.calls[name]
@@ -73,6 +45,7 @@ def test_matches_reference(case, name, dtype, device, isa):
     assert result.is_contiguous()
 
 
+@pytest.mark.rotates(each=["case", "layout", "device"])
 @pytest.mark.parametrize("layout", LAYOUTS[1:])
 @pytest.mark.parametrize("case, name", CALLS)
 def test_layouts(case, name, layout, device):
@@ -89,6 +62,7 @@ def test_layouts(case, name, layout, device):
             assert result.is_contiguous()
 
 
+@pytest.mark.rotates(each=["case", "device", "isa"])
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 @pytest.mark.parametrize("index", range(FUZZ_CALLS))
 def test_fuzz(case, index, device, isa):

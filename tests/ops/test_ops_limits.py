@@ -56,13 +56,23 @@ REFUSED = [
     ("conv_transpose2d", {**TRANSPOSED, "dilation": 2**30}, "dilation"),
     ("conv_transpose2d", {**TRANSPOSED, "stride": 8, "output_padding": HUGE}, "output_padding"),
     ("gaussian_blur2d", {**IMAGE, "kernel_size": 100001, "sigma": 1.0}, "kernel_size"),
-    ("gaussian_blur2d", {**IMAGE, "kernel_size": (3, HUGE), "sigma": 1.0}, "kernel_size"),
-    ("bilateral_blur", {**BILATERAL, "kernel_size": HUGE}, "kernel_size"),
-    ("bilateral_blur", {**BILATERAL, "kernel_size": 1025}, "kernel_size"),
+    ("gaussian_blur2d", {**IMAGE, "kernel_size": (3, HUGE), "sigma": 1.0}, "kernel_size.* 65535"),
+    ("bilateral_blur", {**BILATERAL, "kernel_size": HUGE}, "kernel_size.* 1023"),
+    ("bilateral_blur", {**BILATERAL, "kernel_size": 1025}, "kernel_size.* 1023"),
     (
         "joint_bilateral_blur",
         {**BILATERAL, "guidance": zeros(1, 1, 8, 8), "kernel_size": (HUGE, 3)},
         "kernel_size",
+    ),
+    (
+        "joint_bilateral_blur",
+        {**BILATERAL, "guidance": expanded(1, 2**31, 8, 8), "kernel_size": 3},
+        "guidance.* 65536",
+    ),
+    (
+        "bilateral_blur",
+        {**BILATERAL, "input": expanded(1, 65537, 1, 1), "kernel_size": 3},
+        "(?:input|guidance).* 65536",
     ),
 ]
 

@@ -269,7 +269,7 @@ def test_a_family_stands_for_two_networks():
 
 
 def test_results_of_a_family_are_told_from_those_of_others():
-    from denoise_ext.tasks.fingerprint import weights_sha256
+    from denoise_ext.tasks.processor import weights_sha256
 
     # dxnet_l has no weights, and is no file that could be missing either
     names = ("dxnet_s", "dxnet_l", "dxnet_s_gray", "dxnet_s_color")

@@ -15,12 +15,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import contract_networks
 import numpy as np
 import pytest
 import torch
 from contract_networks import KINDS, Recurrent, TwoOutputs, Upscaler, build
-from test_training_processes import free_port, largest_difference
-from training_tools import assert_same, environment
+from training_tools import assert_same, environment, free_port, largest_difference
 
 from denoise_ext.cli import main
 from denoise_ext.io import write_image
@@ -228,7 +228,7 @@ def test_two_processes_train_on_clips(place):
     for override in [*smooth, "run.batch_size=2", "run.out=two"]:
         command += ["--set", override]
     variables = environment()
-    variables["PYTHONPATH"] += f":{Path(__file__).parent}"
+    variables["PYTHONPATH"] += f":{Path(contract_networks.__file__).parent}"
     done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert "MAE" in done.stdout

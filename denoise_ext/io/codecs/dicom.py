@@ -1,7 +1,8 @@
 """DICOM: gray and colour images of one or several frames, through pydicom.
 
-Pixels are the stored numbers: rescale and window stay in the tags. A file written is a derived
-image: every tag is kept but those that say so (PS3.3 C.7.6.1, C.12.1.1.9), in a series of its own.
+Pixels are the stored numbers: rescale and window stay in the tags. A written file is a derived
+image in a series of its own. Tags are kept, except those that mark it as derived (PS3.3 C.7.6.1,
+C.12.1.1.9).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import IO
 import numpy as np
 
 from denoise_ext.io.codecs.base import Codec, Source, holds
+from denoise_ext.io.codecs.codestream import stated_size
 from denoise_ext.io.errors import optional
 from denoise_ext.io.picture import Metadata, Picture, mode_of, value_range_of
 
@@ -31,13 +33,14 @@ _MAX_DESCRIPTION = 1024  # of a value of kind ST
 class _Tags:
     dataset: object = field(repr=False)  # pydicom's, without the pixels
     padding: tuple[tuple[np.ndarray, np.ndarray], ...] | None = field(repr=False)
-    """Per frame, where the stored number says "outside of the picture", and these numbers."""
+    """Per frame, where the stored number means "outside of the picture", and these numbers."""
 
 
 def _read(source: Source) -> Picture:
     pydicom = source.optional("pydicom", "medical", "is a DICOM file")
     dataset = pydicom.dcmread(_inflated(source, pydicom))
     _check(source, dataset)
+    _check_codestreams(source, pydicom, dataset)
     pixels = _stored_pixels(source, pydicom, dataset)
     count = int(dataset.get("NumberOfFrames") or 1)
     stack = pixels if count > 1 else pixels[None]
@@ -97,6 +100,24 @@ def _check(source: Source, dataset) -> None:
         raise source.error(
             f"has {samples} channels of kind {kind}; gray, RGB and palettes are read"
         )
+
+
+def _check_codestreams(source: Source, pydicom, dataset) -> None:
+    """Compressed frames must have the size that the tags state: decoders go by the stream's."""
+    syntax = dataset.file_meta.TransferSyntaxUID
+    if not syntax.is_compressed or syntax == pydicom.uid.RLELossless:  # RLE states no size
+        return
+    expected = (int(dataset.Columns), int(dataset.Rows), int(dataset.SamplesPerPixel))
+    count = int(dataset.get("NumberOfFrames") or 1)
+    frames = pydicom.encaps.generate_frames(dataset.PixelData, number_of_frames=count)
+    for number, data in enumerate(frames):
+        found = stated_size(data)
+        if found != expected:
+            what = "no size" if found is None else "{}x{} and {} channels".format(*found)
+            raise source.error(
+                f"states {expected[0]}x{expected[1]} and {expected[2]} channels,"
+                f" and {what} in the stream of frame {number}"
+            )
 
 
 def _stored_pixels(source: Source, pydicom, dataset) -> np.ndarray:
@@ -171,7 +192,7 @@ def _describe_pixels(dataset, frames: list[np.ndarray]) -> None:
 
 
 def _derive(pydicom, dataset, pixels: str) -> None:
-    """Say that this is another image, made from that one. The same pixels give the same UIDs."""
+    """Mark the image as derived from the original. The same pixels give the same UIDs."""
     uids = pydicom.uid
     old, series = str(dataset.get("SOPInstanceUID", "")), str(dataset.get("SeriesInstanceUID", ""))
     new = uids.generate_uid(entropy_srcs=[old, pixels])
