@@ -10,7 +10,7 @@
 namespace denoise_ext::cuda {
 namespace {
 
-// sizeof of GemmTerm and GemmPixel (conv_gemm_tile.cuh).
+// Of a term in the table, and of GemmPixel (conv_gemm_tile.cuh).
 constexpr int64_t kTermBytes = 16, kPixelBytes = 32;
 
 ConvGemmAxis conv_axis(const ConvParams& p, int axis) {
