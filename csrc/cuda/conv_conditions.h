@@ -51,6 +51,18 @@ inline double traffic_bytes(const ConvParams& p) {
   return tensor_bytes(p.input) + tensor_bytes(p.output) + tensor_bytes(p.residual);
 }
 
+// Why the tensor cores cannot multiply what the call gives them, or nullptr.
+inline const char* tensor_cores_cannot_run(const ConvParams& p, const DeviceLimits& limits) {
+  if (p.input.dtype == DType::kFloat64) return "takes float16, bfloat16 and, in tf32, float32 only";
+  if (p.input.dtype == DType::kFloat32 && p.precision != Precision::kFast)
+    return "takes float32 in tf32 only, which needs precision='fast' or, by default, that PyTorch allows it "
+           "(torch.backends.cudnn.conv.fp32_precision)";
+  if (limits.compute_capability < 75) return "needs compute capability 7.5";
+  if (p.input.dtype != DType::kFloat16 && limits.compute_capability < 80)
+    return "bfloat16 and tf32 need compute capability 8.0";
+  return nullptr;
+}
+
 // What an array takes up in SharedArena.
 inline size_t in_arena(size_t bytes) {
   return (bytes + 127) / 128 * 128;

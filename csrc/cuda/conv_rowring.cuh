@@ -2,17 +2,12 @@
 // the matrix products. See conv_rowring.cu.
 #pragma once
 
-#include <type_traits>
-
 #include "common.cuh"
 #include "conv_rowring_plan.h"
+#include "factors.cuh"
 #include "primitives.cuh"
 
 namespace denoise_ext::cuda {
-
-// An element as it is copied, whatever number it stands for.
-template <class Storage>
-using ElementBits = std::conditional_t<sizeof(Storage) == 2, uint16_t, uint32_t>;
 
 // row_ring_tile() as constants.
 template <int kElementBytes, int kKernelSize, bool kLarge>
@@ -125,19 +120,6 @@ __device__ __forceinline__ void load_columns(const uint4* packed, int64_t first,
 #pragma unroll 4
   for (int i = static_cast<int>(threadIdx.x); i < columns * kColumnVectors; i += Ring::kThreads)
     cp_async16(weights + i * 16, from + i, true);
-}
-
-__device__ __forceinline__ void multiply(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
-                                         __half) {
-  mma_m16n8k16_f16(c, a, b);
-}
-__device__ __forceinline__ void multiply(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
-                                         __nv_bfloat16) {
-  mma_m16n8k16_bf16(c, a, b);
-}
-__device__ __forceinline__ void multiply(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
-                                         float) {
-  mma_m16n8k8_tf32(c, a, b);
 }
 
 // A warp's sums: rows of 16 pixels x 4 tiles of 8 channels.

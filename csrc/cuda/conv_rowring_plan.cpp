@@ -46,13 +46,7 @@ int64_t row_groups(const ConvParams& p, const RowRingPlan& plan, bool large) {
 
 const char* row_ring_cannot_run(const ConvParams& p, const DeviceLimits& limits) {
   const int64_t kernel = p.weight.size[2];
-  if (p.input.dtype == DType::kFloat64) return "takes float16, bfloat16 and, in tf32, float32 only";
-  if (p.input.dtype == DType::kFloat32 && p.precision != Precision::kFast)
-    return "takes float32 in tf32 only, which needs precision='fast' or, by default, that PyTorch allows it "
-           "(torch.backends.cudnn.conv.fp32_precision)";
-  if (limits.compute_capability < 75) return "needs compute capability 7.5";
-  if (p.input.dtype != DType::kFloat16 && limits.compute_capability < 80)
-    return "bfloat16 and tf32 need compute capability 8.0";
+  if (const char* reason = tensor_cores_cannot_run(p, limits)) return reason;
   if (p.groups != 1) return "takes groups = 1 only";
   if (p.stride[0] != 1 || p.stride[1] != 1) return "takes stride 1 only";
   if (p.dilation[0] != 1 || p.dilation[1] != 1) return "takes dilation 1 only";

@@ -22,15 +22,6 @@ __device__ __forceinline__ uint4 gather_channels(const Tensor4& t, const Storage
   return uint4{word[0], word[1], word[2], word[3]};
 }
 
-// What the matrix products take: float rounded to tf32, 16-bit elements as they are.
-template <class Storage>
-__device__ __forceinline__ uint4 as_factors(uint4 vector) {
-  if constexpr (sizeof(Storage) == 4)
-    return uint4{to_tf32(__uint_as_float(vector.x)), to_tf32(__uint_as_float(vector.y)),
-                 to_tf32(__uint_as_float(vector.z)), to_tf32(__uint_as_float(vector.w))};
-  return vector;
-}
-
 // Asks for one row of one chunk to its place in the ring: pixels from column x0 of the image on, channels
 // from c0 on. `row` points to the row's first pixel, nullptr for a row outside the image; `vectors` of
 // each pixel are wanted.

@@ -4,6 +4,7 @@
 #include "conv_conditions.h"
 #include "conv_depthwise.h"
 #include "conv_first.h"
+#include "conv_gemm.h"
 #include "conv_last.h"
 #include "conv_parts.h"
 #include "conv_rowring_plan.h"
@@ -21,8 +22,10 @@ double direct_cost(const ConvParams& p, const DeviceLimits& limits) {
   if (p.transposed) products /= static_cast<double>(p.stride[0] * p.stride[1]);
   // Where there are few products the same bytes have to be moved as by any other kernel.
   const double memory = memory_cost(traffic_bytes(p), limits);
-  // Without any reuse in registers a kernel reaches about an eighth of the multiply-adds.
-  const double arithmetic = multiply_cost(outputs * products, 1.0 / 8, limits);
+  // Every factor is loaded anew: that limits it to a thirteenth of the multiply-adds. Where neighbouring
+  // threads have neighbouring channels, each load of theirs of a weight touches a line of its own.
+  const bool scattered = p.output.stride[1] == 1 && p.output.size[1] > 1 && p.input.size[1] / p.groups > 1;
+  const double arithmetic = multiply_cost(outputs * products, 1.0 / (scattered ? 75 : 13), limits);
   return memory > arithmetic ? memory : arithmetic;
 }
 
@@ -37,6 +40,9 @@ const Variant<ConvParams> kConvVariants[] = {
      conv_transpose_phases_workspace, conv_transpose_phases_launch},
     {"conv_rowring", row_ring_cannot_run, row_ring_cost, row_ring_workspace_bytes, conv_rowring_launch},
     {"conv_parts", conv_parts_cannot_run, conv_parts_cost, conv_parts_workspace, conv_parts_launch},
+    {"conv_gemm_mma", conv_gemm_mma_cannot_run, conv_gemm_mma_cost, conv_gemm_mma_workspace,
+     conv_gemm_mma_launch},
+    {"conv_tiled", conv_tiled_cannot_run, conv_tiled_cost, conv_tiled_workspace, conv_tiled_launch},
     {"conv_direct", always<ConvParams>, direct_cost, nullptr, conv_direct_launch},
 };
 

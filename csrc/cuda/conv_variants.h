@@ -12,6 +12,12 @@ int conv_direct_launch(const ConvParams& params, const LaunchContext& context);
 // Stride 1, 1x1, 3x3 and 5x5 kernels, float16 and bfloat16: on the tensor cores.
 int conv_rowring_launch(const ConvParams& params, const LaunchContext& context);
 
+// Any geometry up to 11 x 11 as a product of matrices, with multiply-adds in float.
+int conv_tiled_launch(const ConvParams& params, const LaunchContext& context);
+
+// The same on the tensor cores.
+int conv_gemm_mma_launch(const ConvParams& params, const LaunchContext& context);
+
 // Groups, dilation, transposed convolution of any stride: as several calls of the one before.
 int conv_parts_launch(const ConvParams& params, const LaunchContext& context);
 

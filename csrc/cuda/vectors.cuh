@@ -144,13 +144,13 @@ __device__ __forceinline__ void activate_all(float (&v)[kCount], Activation acti
 
 // Residual, activation and store of channels k .. k + lanes - 1 of output pixel (n, y, x), given the
 // sums with the bias in them. `wide`: 16-byte accesses fit the output and the residual (wide_output()
-// on the host); else one element at a time, and channels outside are left out. slope: of channel k on.
+// on the host); else one element at a time, and channels from `end` on are left out. slope: of channel k on.
 template <class Storage>
 __device__ __forceinline__ void finish_vector(const ConvParams& p, bool wide, const float* slope,
                                               float (&v)[kVectorLanes<Storage>], int64_t n, int64_t k,
-                                              int64_t y, int64_t x) {
+                                              int64_t end, int64_t y, int64_t x) {
   constexpr int kLanes = kVectorLanes<Storage>;
-  if (k >= p.output.size[1]) return;
+  if (k >= end) return;
   float residual[kLanes];
   const bool before = p.residual_position == ResidualPosition::kBeforeActivation;
   if (p.residual.data != nullptr) {
@@ -159,8 +159,7 @@ __device__ __forceinline__ void finish_vector(const ConvParams& p, bool wide, co
     } else {
 #pragma unroll
       for (int i = 0; i < kLanes; ++i)
-        residual[i] =
-            k + i < p.output.size[1] ? to_acc<float>(*element<Storage>(p.residual, n, k + i, y, x)) : 0.0f;
+        residual[i] = k + i < end ? to_acc<float>(*element<Storage>(p.residual, n, k + i, y, x)) : 0.0f;
     }
     if (before) {
 #pragma unroll
@@ -178,8 +177,15 @@ __device__ __forceinline__ void finish_vector(const ConvParams& p, bool wide, co
   }
 #pragma unroll
   for (int i = 0; i < kLanes; ++i)
-    if (k + i < p.output.size[1])
-      *element<Storage>(p.output, n, k + i, y, x) = FromAcc<Storage>::convert(v[i]);
+    if (k + i < end) *element<Storage>(p.output, n, k + i, y, x) = FromAcc<Storage>::convert(v[i]);
+}
+
+// The same with all channels of the output.
+template <class Storage>
+__device__ __forceinline__ void finish_vector(const ConvParams& p, bool wide, const float* slope,
+                                              float (&v)[kVectorLanes<Storage>], int64_t n, int64_t k,
+                                              int64_t y, int64_t x) {
+  finish_vector<Storage>(p, wide, slope, v, n, k, p.output.size[1], y, x);
 }
 
 }  // namespace denoise_ext::cuda

@@ -51,5 +51,12 @@ def test_operators(name, run_tests):
     )  # fmt: skip
 
 
+def test_products_of_matrices(run_tests):
+    run_tests(
+        "test_forward and (k3s2 or groups or k4s2_to_3 or 11x11) and (float32-90 or float16-90)",
+        "tests/cuda/test_cuda_gemm.py",
+    )
+
+
 def test_offsets_beyond_32_bits(run_tests):
     run_tests("cuda-emulated", "tests/ops/test_large_offsets.py")

@@ -96,6 +96,33 @@ def test_a_kernel_that_breaks_a_rule_is_named(changes, text):
     assert text in found[0]
 
 
+def test_the_loop_of_an_instruction():
+    row = replace(GOOD, loop=("FFMA", 0.8))
+    good = Counter({"FFMA": 80, "LDS.128": 10, "LDS.U.128": 2, "BRA": 1, "IADD3": 7})
+    other = Counter({"FFMA": 1, "BRA": 1})
+    assert cuda_report.faults(kernel(loops=(other, good)), row) == []
+    few = good + Counter({"IMAD": 1})
+    assert cuda_report.faults(kernel(loops=(few,)), row) == [
+        "FFMA is 0.79 of its loop, the budget is 0.8"
+    ]
+    narrow = cuda_report.faults(kernel(loops=(good + Counter({"FFMA": 9, "LDS.64": 2}),)), row)
+    assert len(narrow) == 1 and narrow[0].startswith("2 x LDS.64 in the loop of FFMA")
+    assert len(cuda_report.faults(kernel(), row)) == 1  # no loop at all
+
+
+def test_innermost_loops_are_found():
+    code = (
+        "        /*0000*/                   MOV R1, c[0x0][0x28] ;   /* 0x00 */\n"
+        "        /*0010*/                   IADD3 R2, R2, 1, RZ ;    /* 0x00 */\n"
+        "        /*0020*/                   FFMA R3, R4, R5, R3 ;    /* 0x00 */\n"
+        "        /*0030*/              @!P0 BRA 0x20 ;               /* 0x00 */\n"
+        "        /*0040*/               @P1 BRA `(.L_x_1) ;          /* 0x00 */\n"
+        "        /*0050*/               @P2 BRA 0x10 ;               /* 0x00 */\n"
+        "        /*0060*/                   BRA 0x60;                /* 0x00 */\n"
+    )
+    assert cuda_report._inner_loops(code) == (Counter({"FFMA": 1, "BRA": 1}),)
+
+
 def test_the_suggested_row_admits_its_kernel():
     one = kernel(registers=90)
     text = cuda_report.suggested_row([one, replace(one, architecture="80", registers=91)])

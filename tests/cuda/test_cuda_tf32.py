@@ -2,8 +2,7 @@
 
 ``precision="fast"`` allows them, and by default PyTorch's setting for its own convolutions does.
 
-tf32 keeps 10 bits of the fraction, rounded to nearest: each factor is off by at most 2^-11 of
-itself, a product by ``2 * 2^-11 + 2^-22``, and sums are in float32 as ever.
+Sums are in float32 as ever.
 """
 
 from __future__ import annotations
@@ -24,7 +23,6 @@ pytestmark = pytest.mark.skipif(
     cuda_emulator.missing() is not None, reason=str(cuda_emulator.missing())
 )
 CONV = CASES["conv2d"]
-PRODUCT_ERROR = 2 * 2.0**-11 + 2.0**-22
 LAYOUTS = ("contiguous", "channels_last", "strided")
 
 
@@ -54,7 +52,7 @@ def tf32_bound(call: Call, t: dict[str, torch.Tensor]) -> torch.Tensor:
     products = torch.nn.functional.conv2d(
         t["input"].abs(), t["weight"].abs(), padding=call.options.get("padding", 0)
     )
-    return PRODUCT_ERROR * products
+    return bounds.TF32_PRODUCT_ERROR * products
 
 
 @pytest.mark.rotates(each=["layout", "capability"])
@@ -186,7 +184,7 @@ def test_gradients(layout):
     carried = torch.nn.functional.conv_transpose2d(
         grad.double().abs(), exact["weight"].detach().abs(), padding=1
     )
-    allowed["input"] = allowed["input"] + PRODUCT_ERROR * carried
+    allowed["input"] = allowed["input"] + bounds.TF32_PRODUCT_ERROR * carried
     for name, ours, theirs in zip(leaves, got, expected, strict=True):
         limit = allowed[name] + bounds.output_rounding(theirs, torch.float32)
         assert ((ours.double() - theirs).abs() <= limit).all(), name

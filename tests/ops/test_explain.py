@@ -89,7 +89,7 @@ def test_steps_of_a_backward_on_cuda():
     assert tf32["input gradient"].startswith("conv_rowring: chosen")
     assert "through the activation's mask" in tf32["activation gradient"]
     turing = explained(torch.float32, "sm_75", activation="relu", precision="fast")
-    assert turing["input gradient"].startswith("conv_direct: chosen")
+    assert turing["input gradient"].startswith("conv_tiled: chosen")
     assert explained()["activation gradient"] == "none: there is no activation"
 
 

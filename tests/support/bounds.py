@@ -17,6 +17,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 _SLACK = 16
+# tf32 keeps 10 bits of the fraction, rounded to nearest: each factor is off by at most 2^-11 of
+# itself.
+TF32_PRODUCT_ERROR = 2 * 2.0**-11 + 2.0**-22
 
 
 def accumulator_eps(dtype: torch.dtype) -> float:

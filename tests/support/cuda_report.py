@@ -47,6 +47,11 @@ class Kernel:
     stack: int  # bytes per thread, of the kernel's own frame
     spills: int  # bytes stored and loaded
     opcodes: Counter[str]  # LDG.E.128 -> how often
+    loops: tuple[Counter[str], ...] = ()  # the same of each loop that has no other inside
+
+    def loop_of(self, opcode: str) -> Counter[str]:
+        """The innermost loop with the most instructions of this kind."""
+        return max(self.loops, key=lambda loop: loop[opcode], default=Counter())
 
     def count(self, wanted: str) -> int:
         """How many instructions are of this kind: "LDG.128" counts LDG.E.128.CONSTANT."""
@@ -66,11 +71,18 @@ class Budget:
     registers: int
     shared: int
     needs: tuple[str, ...]
+    loop: tuple[str, float] | None = None  # an instruction, and its share of its loop at least
 
 
 def budgets(path: Path = BUDGETS) -> list[Budget]:
     rows = tomllib.loads(path.read_text())["kernel"]
-    return [Budget(r["name"], r["registers"], r["shared"], tuple(r["needs"])) for r in rows]
+    return [
+        Budget(
+            r["name"], r["registers"], r["shared"], tuple(r["needs"]),
+            tuple(r["loop"]) if "loop" in r else None,
+        )
+        for r in rows
+    ]  # fmt: skip
 
 
 def budget_of(kernel: Kernel, rows: list[Budget]) -> Budget | None:
@@ -114,6 +126,22 @@ def faults(kernel: Kernel, row: Budget | None) -> list[str]:
     if kernel.shared > row.shared:
         found.append(f"{kernel.shared} bytes of static shared memory, the budget is {row.shared}")
     found += [f"no {need} instruction" for need in row.needs if not kernel.count(need)]
+    if row.loop is not None:
+        found += _loop_faults(kernel, *row.loop)
+    return found
+
+
+def _loop_faults(kernel: Kernel, opcode: str, least: float) -> list[str]:
+    """What is wrong with the loop that a kernel's time goes to; its reads of shared memory too."""
+    loop = kernel.loop_of(opcode)
+    share = loop[opcode] / max(1, loop.total())
+    found = [
+        f"{number} x {name} in the loop of {opcode}: not 16 bytes at a time"
+        for name, number in loop.items()
+        if name.split(".")[0] == "LDS" and "128" not in name.split(".")
+    ]
+    if share < least:
+        found.append(f"{opcode} is {share:.2f} of its loop, the budget is {least}")
     return found
 
 
@@ -234,21 +262,46 @@ def _properties(report: str) -> dict[str, dict[str, int]]:
 _INSTRUCTION = re.compile(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)", re.MULTILINE)
 
 
+def _bodies(code: str) -> dict[str, str]:
+    """Mangled name -> disassembly."""
+    blocks = re.split(r"^\s+Function : ", code, flags=re.MULTILINE)[1:]
+    parts = (block.partition("\n") for block in blocks)
+    return {name.strip(): body for name, _, body in parts}
+
+
 def _opcodes(code: str) -> dict[str, Counter[str]]:
-    found = {}
-    for block in re.split(r"^\s+Function : ", code, flags=re.MULTILINE)[1:]:
-        name, _, body = block.partition("\n")
-        found[name.strip()] = Counter(_INSTRUCTION.findall(body))
-    return found
+    return {name: Counter(_INSTRUCTION.findall(body)) for name, body in _bodies(code).items()}
+
+
+_ADDRESS = re.compile(r"^\s+/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)([^;]*);", re.M)
+
+
+def _inner_loops(body: str) -> tuple[Counter[str], ...]:
+    """The instructions between each branch back and its target, of loops with no other inside."""
+    lines = [(int(address, 16), opcode, rest) for address, opcode, rest in _ADDRESS.findall(body)]
+    loops: list[tuple[int, int]] = []
+    for address, opcode, rest in lines:
+        target = re.search(r"0x([0-9a-f]+)", rest) if opcode.split(".")[0] == "BRA" else None
+        if target and int(target[1], 16) < address:
+            loops.append((int(target[1], 16), address))
+    inner = [a for a in loops if not any(b != a and a[0] <= b[0] and b[1] <= a[1] for b in loops)]
+    return tuple(Counter(op for at, op, _ in lines if a <= at <= b) for a, b in inner)
 
 
 def read_kernels(source: Path, architecture: str) -> list[Kernel]:
     """Every kernel of one source file, compiled for one architecture."""
     report, code = compile_source(source, architecture)
-    properties, opcodes = _properties(report), _opcodes(code)
+    properties, opcodes, bodies = _properties(report), _opcodes(code), _bodies(code)
     names = readable_names(sorted(properties))
     return [
-        Kernel(names[s], source.name, architecture, opcodes=opcodes[s], **properties[s])
+        Kernel(
+            names[s],
+            source.name,
+            architecture,
+            opcodes=opcodes[s],
+            loops=_inner_loops(bodies[s]),
+            **properties[s],
+        )
         for s in sorted(properties)
     ]
 

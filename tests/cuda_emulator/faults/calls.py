@@ -114,6 +114,40 @@ def grouped_f16() -> float:
     return _compare(ops.conv2d, reference.conv2d, x, weight, bias.flatten(), padding=1, groups=2)
 
 
+def product_f32() -> float:
+    """Two blocks of channels and of pixels, PReLU per channel; the last chunk is not full."""
+    x, weight = _image((1, 20, 13, 41), F32), _image((70, 20, 3, 3), F32)
+    bias, slopes = (_image((70, 1, 1, 1), F32).flatten() for _ in range(2))
+
+    def conv(function: Callable) -> Callable:
+        options = {"stride": 2, "padding": (1, 0), "activation": "prelu"}
+        return lambda x, w, b, s: function(x, w, b, **options, prelu_weight=s)
+
+    return _compare(conv(ops.conv2d), conv(reference.conv2d), x, weight, bias, slopes)
+
+
+def product_planes_f32() -> float:
+    x, weight = _image((1, 20, 13, 11), F32, False), _image((70, 20, 3, 3), F32, False)
+    return _conv(x, weight, stride=2, padding=(1, 0))
+
+
+def product_groups_f32() -> float:
+    x, weight = _image((1, 12, 9, 11), F32), _image((18, 6, 3, 3), F32)
+    return _conv(x, weight, groups=2, dilation=2)
+
+
+def product_common_factor_f32() -> float:
+    x, weight = _image((1, 8, 5, 6), F32), _image((8, 8, 5, 5), F32)
+    options = {"stride": 4, "dilation": 2}
+    return _compare(ops.conv_transpose2d, reference.conv_transpose2d, x, weight, **options)
+
+
+def product_transposed_f16() -> float:
+    x, weight = _image((1, 16, 7, 9), F16), _image((16, 40, 3, 3), F16)
+    options = {"stride": (2, 3), "padding": (1, 0)}
+    return _compare(ops.conv_transpose2d, reference.conv_transpose2d, x, weight, **options)
+
+
 def transposed_planes_f16() -> float:
     x, weight = _image((1, 16, 5, 18), F16, False), _image((16, 8, 2, 2), F16, False)
     return _compare(ops.conv_transpose2d, reference.conv_transpose2d, x, weight, stride=2)
@@ -173,6 +207,8 @@ CALLS = {
         weight_gradient_f16, weight_gradient_f16_odd, weight_gradient_f32,
         first_layer_f16, last_layer_f16, row_ring_f16, depthwise_f16, depthwise_f32,
         dilated_f16, grouped_f16, transposed_planes_f16,
+        product_f32, product_planes_f32, product_groups_f32, product_common_factor_f32,
+        product_transposed_f16,
         transposed_f16, gaussian, gaussian_channels_last, bilateral, bilateral_gradient,
     )
 }  # fmt: skip
