@@ -208,9 +208,6 @@ def _square_odd(row: Row) -> bool:
 
 # What still lands in a direct kernel, and why; the first reason that fits a row is its reason.
 SLOW: dict[str, Callable[[Row], bool]] = {
-    "weight gradients: the tiled kernel sums 64 x 64 channels whether they are there or not": (
-        lambda row: row.step == "weight gradient"
-    ),
     "no tensor cores for this dtype on sm_75, and no tiled float32 kernel": (
         lambda row: not row.tensor_cores
     ),
@@ -225,9 +222,7 @@ SLOW: dict[str, Callable[[Row], bool]] = {
     "depthwise on an image smaller than the tiles of conv_depthwise_planes": (
         lambda row: row.layer.depthwise and max(row.layer.input[2:]) < 64
     ),
-    "stride 1, a kernel that the row ring has no template for": (
-        lambda row: not _square_odd(row) and row.step != "weight gradient"
-    ),
+    "stride 1, a kernel that the row ring has no template for": (lambda row: not _square_odd(row)),
 }
 
 

@@ -181,11 +181,15 @@ def test_gradients(layout):
         reference.conv2d(**exact, **call.options), list(exact.values()), grad.double()
     )
     allowed = CONV.gradient_bound(call, to_float64(leaves), grad.double(), torch.float32)
-    # The input's gradient is such a convolution again; weight and bias are summed in float32.
-    carried = torch.nn.functional.conv_transpose2d(
-        grad.double().abs(), exact["weight"].detach().abs(), padding=1
+    # The gradients of input and weight are products of two rounded factors; the bias' is a sum.
+    sizes = {n: exact[n].detach().abs().requires_grad_() for n in ("input", "weight")}
+    carried = torch.autograd.grad(
+        torch.nn.functional.conv2d(*sizes.values(), padding=1),
+        list(sizes.values()),
+        grad.double().abs(),
     )
-    allowed["input"] = allowed["input"] + PRODUCT_ERROR * carried
+    for name, products in zip(sizes, carried, strict=True):
+        allowed[name] = allowed[name] + PRODUCT_ERROR * products
     for name, ours, theirs in zip(leaves, got, expected, strict=True):
         limit = allowed[name] + bounds.output_rounding(theirs, torch.float32)
         assert ((ours.double() - theirs).abs() <= limit).all(), name

@@ -261,7 +261,7 @@ def test_empty_input(op, place):
 @pytest.mark.skipif(not WITH_CUDA, reason="the build has no CUDA kernels")
 @pytest.mark.parametrize(
     "channels, filters, groups, kernel",
-    [(3, 64, 1, "tiled"), (64, 3, 1, "tiled"), (64, 64, 64, "direct"), (64, 64, 1, "mma")],
+    [(3, 64, 1, "gemm"), (64, 3, 1, "gemm"), (64, 64, 64, "taps"), (64, 64, 1, "mma")],
 )
 def test_weight_gradient_of_pixels_far_apart(channels, filters, groups, kernel):
     """One channel of 64 at a time costs a sector of memory per pixel; a tile takes them all."""
