@@ -53,7 +53,7 @@ bench: $(BUILT) $(BENCH)  ## build, install the competitors, then the CPU benchm
 	$(BIN)/python benchmarks/cpu.py $(BENCH_ARGS)
 
 cuda-report: $(INSTALLED)  ## registers, shared memory and instructions of every CUDA kernel (needs nvcc)
-	@$(BIN)/python tests/cuda/cuda_report.py
+	@$(BIN)/python tests/support/cuda_report.py
 
 lint: $(INSTALLED)  ## check style: ruff, clang-format
 	$(BIN)/ruff check .

@@ -84,15 +84,17 @@ _SymInt = torch.SymInt
 _INTS = (int, _SymInt, np.integer)
 
 
-def int_pair(value: int | Sequence[int], name: str, minimum: int) -> tuple[int, int]:
-    """Return ``value`` (an int, or two of them) as a pair, each ``minimum`` to LARGEST_EXTENT."""
+def int_pair(
+    value: int | Sequence[int], name: str, minimum: int, largest: int = LARGEST_EXTENT
+) -> tuple[int, int]:
+    """Return ``value`` (an int, or two of them) as a pair, each ``minimum`` to ``largest``."""
     # What nearly every call passes, at once; a SymInt is none of these classes.
-    if value.__class__ is int and minimum <= value <= LARGEST_EXTENT:
+    if value.__class__ is int and minimum <= value <= largest:
         return value, value
     if value.__class__ is tuple and len(value) == 2:
         first, second = value
         if first.__class__ is int is second.__class__ and (
-            minimum <= first <= LARGEST_EXTENT and minimum <= second <= LARGEST_EXTENT
+            minimum <= first <= largest and minimum <= second <= largest
         ):
             return value
     if isinstance(value, _INTS):
@@ -106,8 +108,8 @@ def int_pair(value: int | Sequence[int], name: str, minimum: int) -> tuple[int, 
     if pair[0] < minimum or pair[1] < minimum:
         raise ValueError(f"{name} must be at least {minimum}, got {value!r}")
     for value in pair:
-        if value.__class__ is not _SymInt and value > LARGEST_EXTENT:
-            _at_most(value, LARGEST_EXTENT, name)
+        if value.__class__ is not _SymInt and value > largest:
+            _at_most(value, largest, name)
     return pair
 
 
@@ -207,10 +209,9 @@ def check_weight_size(weight: Tensor) -> None:
 
 def odd_kernel_size(kernel_size: int | Sequence[int], largest: int) -> tuple[int, int]:
     """Return a filter's kernel size as a pair (height, width) of odd ints from 1 to ``largest``."""
-    pair = int_pair(kernel_size, "kernel_size", 1)
+    pair = int_pair(kernel_size, "kernel_size", 1, largest)
     if pair[0] % 2 == 0 or pair[1] % 2 == 0:
         raise ValueError(f"kernel_size must be odd (the window has a centre), got {kernel_size!r}")
-    _at_most(max(pair), largest, "kernel_size")
     return pair
 
 

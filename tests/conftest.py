@@ -19,6 +19,9 @@ from training_tools import workplace  # noqa: F401  (a fixture)
 from denoise_ext._loader import native, native_error
 from denoise_ext.ops._library import kernel_devices
 
+# Comparisons that fail there show both sides, too.
+pytest.register_assert_rewrite("op_checks", "picture_files")
+
 # The processes of pytest-xdist share the cores, and so do the programs that they start.
 WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 if WORKERS > 1:

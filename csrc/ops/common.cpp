@@ -122,11 +122,12 @@ void check_sizes(const Tensor& tensor, const std::vector<int64_t>& sizes, const 
                   sizes_text(tensor));
 }
 
-void check_pair(const std::vector<int64_t>& pair, int64_t lowest, const char* op, const char* argument) {
+void check_pair(const std::vector<int64_t>& pair, int64_t lowest, int64_t largest, const char* op,
+                const char* argument) {
   STD_TORCH_CHECK(pair.size() == 2, op, ": ", argument, " must hold 2 numbers, got ", pair.size());
   for (const int64_t value : pair) {
     STD_TORCH_CHECK(value >= lowest, op, ": ", argument, " must be at least ", lowest, ", got ", value);
-    check_at_most(value, kLargestExtent, op, argument);
+    check_at_most(value, largest, op, argument);
   }
 }
 

@@ -57,7 +57,8 @@ void check_same_dtype(const Tensor& tensor, const Tensor& input, const char* op,
                       const char* input_name = "input");
 void check_sizes(const Tensor& tensor, const std::vector<int64_t>& sizes, const char* op,
                  const char* argument);
-void check_pair(const std::vector<int64_t>& pair, int64_t lowest, const char* op, const char* argument);
+void check_pair(const std::vector<int64_t>& pair, int64_t lowest, int64_t largest, const char* op,
+                const char* argument);
 void check_at_most(int64_t value, int64_t most, const char* op, const char* what);
 // The rows and columns of a 4-D tensor.
 void check_extents(const Tensor& tensor, const char* op, const char* argument);

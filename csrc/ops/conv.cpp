@@ -20,9 +20,9 @@ void check_conv_arguments(const ConvArguments& a, const Tensor& input, const Ten
   check_weight(weight, a.op);
   check_same_dtype(weight, input, a.op, "weight");
   check_extents(input, a.op, "input");
-  check_pair(a.stride, 1, a.op, "stride");
-  check_pair(a.padding, 0, a.op, "padding");
-  check_pair(a.dilation, 1, a.op, "dilation");
+  check_pair(a.stride, 1, kLargestExtent, a.op, "stride");
+  check_pair(a.padding, 0, kLargestExtent, a.op, "padding");
+  check_pair(a.dilation, 1, kLargestExtent, a.op, "dilation");
   STD_TORCH_CHECK(a.groups >= 1, a.op, ": groups must be at least 1, got ", a.groups);
   const int64_t channels = input.size(1);
   STD_TORCH_CHECK(weight.size(0) % a.groups == 0, a.op, ": weight's first size ", weight.size(0),
@@ -33,7 +33,7 @@ void check_conv_arguments(const ConvArguments& a, const Tensor& input, const Ten
                   " with groups = ", a.groups, " needs an input of ", expected,
                   " channels, got input of sizes ", sizes_text(input));
   if (!a.transposed) return;
-  check_pair(a.output_padding, 0, a.op, "output_padding");
+  check_pair(a.output_padding, 0, kLargestExtent, a.op, "output_padding");
   for (size_t i = 0; i < 2; ++i)
     STD_TORCH_CHECK(a.output_padding[i] < a.stride[i] || a.output_padding[i] < a.dilation[i], a.op,
                     ": output_padding must be smaller than stride or dilation, got output_padding ",

@@ -10,7 +10,7 @@ namespace denoise_ext::ops {
 
 std::array<int64_t, 2> odd_kernel_size(const std::vector<int64_t>& kernel_size, int64_t largest,
                                        const char* op) {
-  check_pair(kernel_size, 1, op, "kernel_size");
+  check_pair(kernel_size, 1, largest, op, "kernel_size");
   for (const int64_t size : kernel_size) {
     STD_TORCH_CHECK(size % 2 == 1, op, ": kernel_size must be odd (the window has a centre), got ", size);
     check_at_most(size, largest, op, "kernel_size");

@@ -20,6 +20,9 @@ _caller: ContextVar[dict[str, Any] | None] = ContextVar("_caller", default=None)
 _BLOCK = 8  # side in pixels: the mean of a block has an eighth of the noise
 _LOW, _HIGH = -0.25, 2.0  # a block's mean in a noisy image in [0, 1] comes nowhere near
 _SHARE = 0.01  # of the blocks
+# Of the pixels, for values around zero whose blocks average out. In a black image in [0, 1] this
+# many pixels are below _LOW at a noise level of 121, on the 0-255 scale.
+_SHARE_OF_PIXELS = 0.3
 
 
 def warn_of_sigma(sigma: object) -> None:
@@ -37,19 +40,23 @@ def warn_of_range(samples: list[Tensor]) -> None:
     Args:
         samples: parts (h, w) of one channel.
     """
-    means = [_block_means(part) for part in samples if min(part.shape) >= _BLOCK]
-    if not means:
+    parts = [part.detach().float().cpu() for part in samples if min(part.shape) >= _BLOCK]
+    if not parts:
         return
-    blocks = torch.cat(means)
-    if float(((blocks < _LOW) | (blocks > _HIGH)).float().mean()) > _SHARE:
+    blocks = torch.cat([F.avg_pool2d(part[None, None], _BLOCK).flatten() for part in parts])
+    pixels = torch.cat([part.flatten() for part in parts])
+    if (
+        _share((blocks < _LOW) | (blocks > _HIGH)) > _SHARE
+        or _share(pixels < _LOW) > _SHARE_OF_PIXELS
+    ):
         _warn(
             "image: many pixels are far outside of [0, 1], as in images in [-1, 1] or normalised by"
             " mean and deviation; value_range=(black, white) says which numbers are black and white"
         )
 
 
-def _block_means(part: Tensor) -> Tensor:
-    return F.avg_pool2d(part.detach().float().cpu()[None, None], _BLOCK).flatten()
+def _share(where: Tensor) -> float:
+    return float(where.float().mean())
 
 
 def _warn(text: str) -> None:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import struct
 import subprocess
 import sys
-import zlib
 
 import command_line
 import numpy as np
 import pytest
-from command_line import BACKEND, GRAY, RGB, denoise, files, run
+from command_line import BACKEND, GRAY, RGB, bomb, denoise, files, run
 from PIL import Image
 
 from denoise_ext import io
@@ -119,18 +117,6 @@ def test_profile_and_orientation_are_kept(folder, checkpoints, capsys):
 def test_blind_model_needs_no_sigma(folder, checkpoints, capsys):
     code, _, err = denoise(capsys, "in", "-o", "out", "--model", checkpoints["blind"])
     assert (code, err) == (0, "")
-
-
-def bomb() -> bytes:
-    """A PNG of a few bytes that states 60000 x 60000 RGB pixels (10.8 GB)."""
-
-    def chunk(name: bytes, body: bytes) -> bytes:
-        checksum = struct.pack(">I", zlib.crc32(name + body))
-        return struct.pack(">I", len(body)) + name + body + checksum
-
-    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
-    chunks = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000)))
-    return b"\x89PNG\r\n\x1a\n" + chunks + chunk(b"IEND", b"")
 
 
 # arguments after `denoise`, exit code, what the message must contain

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io as streams
-import json
 import os
 import re
 import resource
@@ -14,9 +13,8 @@ from pathlib import Path
 import command_line
 import numpy as np
 import pytest
-from command_line import BACKEND, GRAY, RGB, denoise, files
+from command_line import BACKEND, GRAY, RGB, bomb, denoise, files, json_lines
 from PIL import Image
-from test_cli import bomb
 
 from denoise_ext import io
 from denoise_ext.cli import main
@@ -27,10 +25,6 @@ checkpoints, folder = command_line.checkpoints, command_line.folder  # fixtures
 @pytest.fixture
 def options(checkpoints) -> list[str]:
     return ["--sigma", "20", "--model", checkpoints["gray"]]
-
-
-def lines(out: str) -> list[dict]:
-    return [json.loads(line) for line in out.splitlines()]
 
 
 # --- what is found, and what it is called ----------------------------------------------------
@@ -81,10 +75,10 @@ def test_names_of_every_kind(folder, options, capsys):
     code, out, err = denoise(capsys, "in/sub", "-o", "out", "--json", *options)
     assert (code, err) == (0, "")
     assert files(folder / "out") == sorted([*names, undecodable, "c.png"])
-    sources = {line.get("source") for line in lines(out)}
+    sources = {line.get("source") for line in json_lines(out)}
     assert {f"in/sub/{name}" for name in names} <= sources and r"in/sub/caf\xe9.png" in sources
     code, out, _ = denoise(capsys, "in/sub", "-o", "out", "--json", "--resume", *options)
-    assert code == 0 and lines(out)[-1]["skipped"] == len(names) + 2
+    assert code == 0 and json_lines(out)[-1]["skipped"] == len(names) + 2
 
 
 def test_links_in_a_circle(folder, options, capsys):
@@ -202,7 +196,7 @@ def test_full_disk_is_not_asked_again(folder, options, capsys, monkeypatch):
     monkeypatch.setattr(storage, "write_atomically", full)
     code, out, _ = denoise(capsys, "in", "-o", "out", "--json", *options)
     assert code == 3 and files(folder / "out") == []
-    reasons = [line["reason"] for line in lines(out) if line["event"] == "file"]
+    reasons = [line["reason"] for line in json_lines(out) if line["event"] == "file"]
     assert len(reasons) == 22
     assert sum(reason.startswith("not started: ") for reason in reasons) >= 15
     assert all("no space left on device" in reason for reason in reasons)
@@ -237,7 +231,9 @@ def test_resume_does_what_is_missing(folder, options, capsys):
     (folder / "out" / "b.png").unlink()
     io.write_image(folder / "in" / "new.png", GRAY)
     code, out, _ = denoise(capsys, *command, "--resume")
-    statuses = {Path(x["source"]).name: x["status"] for x in lines(out) if x["event"] == "file"}
+    statuses = {
+        Path(x["source"]).name: x["status"] for x in json_lines(out) if x["event"] == "file"
+    }
     assert code == 0
     assert statuses == {
         "a.png": "skipped", "c.png": "skipped", "b.png": "written", "new.png": "written",
@@ -259,7 +255,7 @@ def test_resume_does_not_mix_results(folder, options, checkpoints, capsys, chang
     if change == "output":
         (folder / "out" / "b.png").write_bytes((folder / "out" / "a.png").read_bytes())
     code, out, _ = denoise(capsys, *command, "--resume", *options)
-    [reason] = [x["reason"] for x in lines(out) if x.get("source") == "in/b.png"]
+    [reason] = [x["reason"] for x in json_lines(out) if x.get("source") == "in/b.png"]
     assert code == 3
     expected = (
         "no longer as it was written" if change == "output" else "another input or with other"
@@ -267,7 +263,7 @@ def test_resume_does_not_mix_results(folder, options, checkpoints, capsys, chang
     assert expected in reason
     assert denoise(capsys, *command, "--resume", "--overwrite", *options)[0] == 0
     code, out, _ = denoise(capsys, *command, "--resume", *options)
-    assert code == 0 and lines(out)[-1]["skipped"] == 2
+    assert code == 0 and json_lines(out)[-1]["skipped"] == 2
 
 
 def test_shards_share_the_files_out(folder, options, capsys):
@@ -277,12 +273,12 @@ def test_shards_share_the_files_out(folder, options, capsys):
     for shard in ("1/3", "2/3", "3/3"):
         code, out, _ = denoise(capsys, "in", "-o", "out", "--shard", shard, "--json", *options)
         assert code == 0
-        done.append({x["target"] for x in lines(out) if x["event"] == "file"})
+        done.append({x["target"] for x in json_lines(out) if x["event"] == "file"})
         assert len(done[-1]) < 14
     assert len(set.union(*done)) == sum(len(part) for part in done) == 14
     assert len(files(folder / "out")) == 14
     code, out, _ = denoise(capsys, "in", "-o", "out", "--resume", "--json", *options)
-    assert code == 0 and lines(out)[-1]["skipped"] == 14  # another division knows them all
+    assert code == 0 and json_lines(out)[-1]["skipped"] == 14  # another division knows them all
     code, _, err = denoise(capsys, "in", "-o", "out", "--shard", "4/3", *options)
     assert code == 2 and "1 <= I <= N" in err
 
@@ -294,7 +290,7 @@ def test_dry_run_says_and_does_nothing(folder, options, capsys):
     assert code == 0 and files(folder) == before
     assert out.splitlines() == ["in/a.png -> out/a.png (done)", "in/b.png -> out/b.png"]
     code, out, _ = denoise(capsys, "in", "-o", "out", "--dry-run", "--json", *options)
-    first, second = (x["status"] for x in lines(out))
+    first, second = (x["status"] for x in json_lines(out))
     assert "exists" in first and second == "to do"
     assert denoise(capsys, "in", "-o", "never", "--dry-run", *options)[0] == 0
     assert not (folder / "never").exists()
@@ -303,7 +299,7 @@ def test_dry_run_says_and_does_nothing(folder, options, capsys):
 def test_json_lines(folder, options, capsys):
     (folder / "in" / "empty.png").write_bytes(b"")
     code, out, _ = denoise(capsys, "in", "-o", "out", "--json", *options)
-    *each, summary = lines(out)
+    *each, summary = json_lines(out)
     assert code == 3
     assert (summary["written"], summary["failed"], summary["event"]) == (2, 1, "summary")
     by_name = {x["source"]: x for x in each}

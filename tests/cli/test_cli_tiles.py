@@ -10,8 +10,7 @@ import sys
 import command_line
 import numpy as np
 import pytest
-from command_line import BACKEND, GRAY, HAVE_NATIVE, RGB, denoise, files, run
-from test_cli_batch import lines
+from command_line import BACKEND, GRAY, HAVE_NATIVE, RGB, denoise, files, json_lines, run
 from zoo import tiny
 
 from denoise_ext import io
@@ -103,11 +102,11 @@ def test_less_memory_is_no_other_result(folder, options, capsys):
     assert denoise(capsys, "in", "-o", "out", *options)[0] == 0
     for how in (["--max-memory", "50KB"], ["--tile", "none"], []):
         code, out, _ = denoise(capsys, "in", "-o", "out", "--resume", "--json", *options, *how)
-        assert code == 0 and lines(out)[-1]["skipped"] == 2
+        assert code == 0 and json_lines(out)[-1]["skipped"] == 2
     code, out, _ = denoise(
         capsys, "in", "-o", "out", "--resume", "--json", *options, "--alpha", "denoise"
     )
-    assert code == 3 and "with other options" in lines(out)[0]["reason"]
+    assert code == 3 and "with other options" in json_lines(out)[0]["reason"]
 
 
 def test_alpha(folder, options, capsys):
@@ -159,7 +158,7 @@ def test_on_a_cluster(folder, options, capsys, grids, monkeypatch):
 @needs_native
 def test_of_a_film(folder, checkpoints, capsys, grids):
     pytest.importorskip("av")
-    from test_video import make_video
+    from video_files import make_video
 
     make_video("in.mkv", frames=2, size=(40, 32), audio=False)
     model = ["--sigma", "20", "--model", checkpoints["colour"]]

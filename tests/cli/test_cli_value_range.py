@@ -10,7 +10,7 @@ import command_line
 import numpy as np
 import pytest
 from command_line import BACKEND, denoise
-from test_io_medical_exr import dicom
+from medical_files import dicom
 
 from denoise_ext import io
 from denoise_ext.tasks import Denoiser

@@ -10,7 +10,7 @@ import pytest
 import torch
 from engine_tools import ours_is_faster as ours_is_faster
 from engine_tools import plan_of
-from test_cuda_device import missing
+from real_gpu import missing_gpu
 from torch import nn
 from torch.nn import functional as F
 
@@ -20,7 +20,7 @@ from denoise_ext.engine.capture.graph import Graph, Value
 from denoise_ext.engine.run import cuda_graph, region
 
 pytestmark = pytest.mark.usefixtures("ours_is_faster")
-on_gpu = pytest.mark.skipif(missing() is not None, reason=str(missing()))
+on_gpu = pytest.mark.skipif(missing_gpu() is not None, reason=str(missing_gpu()))
 
 
 class Net(nn.Module):

@@ -10,29 +10,16 @@ from typing import TypeVar
 import pytest
 import torch
 from cases import CASES, Call, OpCase, make_tensors
-from test_ops_forward import check_forward
-from test_ops_gradients import check_gradients
+from op_checks import check_forward, check_gradients
+from real_gpu import missing_gpu
 from torch import Tensor
 
 from denoise_ext import ops
-from denoise_ext._loader import native_error
-from denoise_ext.ops._library import kernel_devices
 
 T = TypeVar("T")
 
 
-def missing() -> str | None:
-    """What these tests need and this machine or build lacks."""
-    if reason := native_error():
-        return f"the native library: {reason}"
-    if not torch.cuda.is_available():
-        return "there is no GPU that PyTorch can use"
-    if "cuda" not in kernel_devices("conv2d"):
-        return "the build has no CUDA kernels"
-    return None
-
-
-pytestmark = pytest.mark.skipif(missing() is not None, reason=str(missing()))
+pytestmark = pytest.mark.skipif(missing_gpu() is not None, reason=str(missing_gpu()))
 two_gpus = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="there are no two GPUs")
 
 KINDS = [(torch.float32, "contiguous"), (torch.float16, "channels_last"),

@@ -4,8 +4,8 @@ No common call may land in a direct kernel, which has no reuse in registers or s
 that still do are in ``SLOW``, each with its reason.  The list may only become shorter: a reason
 that no call needs any more fails, and so does a call that no reason covers.
 
-``python tests/cuda/test_cuda_dispatch.py sm_90`` prints every call with its estimated time beside
-the time that memory and arithmetic alone would take.
+To print every call with its estimated time beside the time that memory and arithmetic alone would
+take: ``PYTHONPATH=tests/support python tests/cuda/test_cuda_dispatch.py sm_90``.
 """
 
 from __future__ import annotations

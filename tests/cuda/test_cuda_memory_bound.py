@@ -10,7 +10,7 @@ import pytest
 import torch
 from calls import Call
 from cases import CASES, make_tensors
-from test_ops_forward import check_forward, dtype_name
+from op_checks import check_forward, dtype_name
 
 from denoise_ext import ops
 from denoise_ext._loader import native

@@ -9,21 +9,13 @@ from __future__ import annotations
 import cuda_emulator
 import pytest
 import torch
-from cases import CASES, Call, OpCase, make_tensors
+from cases import Call, OpCase, make_tensors
+from emulated_calls import CALLS, LAYOUTS
 from torch import Tensor
 
 pytestmark = pytest.mark.skipif(
     cuda_emulator.missing() is not None, reason=str(cuda_emulator.missing())
 )
-# Work that takes the emulator seconds is left to test_ops_forward.py, in one order.
-MOST_INPUT_ELEMENTS = 20_000
-CALLS = [
-    pytest.param(case, call, id=f"{case.name}-{name}")
-    for case in CASES.values()
-    for name, call in case.calls.items()
-    if torch.Size(call.shapes["input"]).numel() <= MOST_INPUT_ELEMENTS
-]
-LAYOUTS = {torch.float32: "contiguous", torch.float16: "channels_last"}
 
 
 def results(case: OpCase, call: Call, dtype: torch.dtype) -> list[Tensor]:

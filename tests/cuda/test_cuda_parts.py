@@ -9,8 +9,7 @@ import cuda_emulator
 import pytest
 import torch
 from cases import CASES, Call, make_tensors
-from test_ops_forward import check_forward
-from test_ops_gradients import check_gradients
+from op_checks import check_forward, check_gradients
 
 from denoise_ext import ops
 from denoise_ext._loader import native

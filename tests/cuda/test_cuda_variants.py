@@ -10,10 +10,9 @@ import cuda_emulator
 import pytest
 import torch
 from cases import make_tensors
-from test_cuda_orders import CALLS as ORDER_CALLS
-from test_cuda_orders import LAYOUTS
-from test_ops_forward import check_forward
-from test_ops_gradients import check_gradients
+from emulated_calls import CALLS as SMALL_CALLS
+from emulated_calls import LAYOUTS
+from op_checks import check_forward, check_gradients
 
 from denoise_ext import ops
 from denoise_ext._loader import native
@@ -25,7 +24,7 @@ pytestmark = pytest.mark.skipif(
 
 CALLS = [
     pytest.param(*parameters.values, id=parameters.id)
-    for parameters in ORDER_CALLS
+    for parameters in SMALL_CALLS
     # The direct kernel adds up 121 x 121 products a pixel.
     if parameters.id != "gaussian_blur2d-sigma_20"
 ]

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 from engine_tools import ours_is_faster as ours_is_faster
-from engine_tools import random_norm
+from engine_tools import planned, small_net
 from torch import nn
 from torch.nn import functional as F
 
@@ -19,15 +19,6 @@ from denoise_ext import engine, models
 from denoise_ext.engine.fuse import verify
 
 pytestmark = pytest.mark.usefixtures("ours_is_faster")
-
-
-def small_net(channels: int = 3) -> nn.Module:
-    torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Conv2d(channels, 16, 3, padding=1), nn.ReLU(inplace=True),
-        nn.Conv2d(16, 16, 3, padding=1, bias=False), random_norm(16), nn.ReLU(inplace=True),
-        nn.Conv2d(16, channels, 3, padding=1),
-    ).eval()  # fmt: skip
 
 
 class UNet(nn.Module):
@@ -66,10 +57,6 @@ def same(actual: torch.Tensor, expected: torch.Tensor, scale: float = 1.0) -> bo
     return (actual.shape, actual.dtype) == (expected.shape, expected.dtype) and bool(
         (actual - expected).abs().max() <= 256 * scale * eps * max(1.0, expected.abs().max())
     )
-
-
-def planned(fast) -> bool:
-    return any(row.variant == "plan" and not row.module for row in fast.report().rows)
 
 
 @pytest.mark.parametrize("precision", ["strict", "default", "fast"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from engine_tools import ours_is_faster as ours_is_faster
-from test_accelerate import planned, small_net
+from engine_tools import planned, small_net
 from winograd_bounds import matrices
 
 import denoise_ext

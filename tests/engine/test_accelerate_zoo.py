@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from engine_tools import ours_is_faster as ours_is_faster
+from engine_tools import strides_that_matter
 from odd_models import (
     ODD,
     Body,
@@ -34,7 +35,6 @@ from odder_models import (
     gradient_step,
     keeps_results,
 )
-from test_engine_shapes import strides_that_matter
 from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 

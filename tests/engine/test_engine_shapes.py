@@ -6,6 +6,7 @@ import itertools
 
 import pytest
 import torch
+from engine_tools import strides_that_matter
 
 from denoise_ext.engine.capture.shapes import result_of
 
@@ -23,10 +24,6 @@ def tensor(shape: tuple[int, ...], layout: torch.memory_format | str) -> torch.T
 
 def as_meta(x: torch.Tensor) -> torch.Tensor:
     return torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device="meta")
-
-
-def strides_that_matter(x: torch.Tensor) -> list[int]:
-    return [step for step, size in zip(x.stride(), x.shape, strict=True) if size > 1]
 
 
 LAYOUTS = [CONTIGUOUS, CHANNELS_LAST, "transposed"]

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 TESTS = Path(__file__).resolve().parent.parent
-sys.path[:1] = [str(TESTS / part) for part in ("", "support", "ops", "io")]
+sys.path[:1] = [str(TESTS), str(TESTS / "support")]
 
 print_now = functools.partial(print, flush=True)
 

@@ -11,9 +11,9 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from test_io_hostile import KINDS, whole_file
-from test_io_medical_exr import dicom
-from test_io_round_trip import RNG, pixels, written
+from medical_files import dicom
+from picture_files import KINDS, RNG, pixels, whole_file, written
+from PIL import Image
 
 from denoise_ext import io
 from fuzz.mutate import mutated, mutated_inside, png_repaired, zip_mutated
@@ -22,6 +22,7 @@ from fuzz.target import MEBIBYTE, REFUSED, RESULT, Target, tell
 MAX_PIXELS = 100_000
 # 100000 pixels of 32 bytes are 3 MB, a file's metadata 64 MiB; both may be there twice.
 MEMORY = 256 * MEBIBYTE
+SYNTAXES = {"JPEG": "JPEGBaseline8Bit", "JPEG2000": "JPEG2000Lossless"}
 NEEDS = {"DICOM": "pydicom", "NIFTI": "nibabel", "EXR": "OpenImageIO", "RAW": "rawpy"}
 
 
@@ -38,6 +39,7 @@ def samples(name: str) -> list[bytes]:
             dicom(rgb),
             dicom(np.stack([pixels("gray", "uint16")] * 3), frames=3),
             _deflated(),
+            *(_encapsulated(format) for format in SYNTAXES),
         ]
     elif not name.startswith("NIFTI"):
         files += [_plain(name, mode, dtype) for mode, dtype in _held(name)]
@@ -78,6 +80,22 @@ def _deflated() -> bytes:
 
     dataset = pydicom.dcmread(bytes_io.BytesIO(dicom(pixels("gray", "uint16"))))
     dataset.file_meta.TransferSyntaxUID = pydicom.uid.DeflatedExplicitVRLittleEndian
+    out = bytes_io.BytesIO()
+    pydicom.dcmwrite(out, dataset, enforce_file_format=True)
+    return out.getvalue()
+
+
+def _encapsulated(format: str) -> bytes:
+    """A DICOM file with a frame that Pillow's encoder compressed."""
+    import pydicom
+
+    gray = pixels("gray", "uint8")
+    stream = bytes_io.BytesIO()
+    Image.fromarray(gray).save(stream, format)
+    dataset = pydicom.dcmread(bytes_io.BytesIO(dicom(gray)))
+    dataset.file_meta.TransferSyntaxUID = getattr(pydicom.uid, SYNTAXES[format])
+    dataset.PixelData = pydicom.encaps.encapsulate([stream.getvalue()])
+    dataset["PixelData"].is_undefined_length = True
     out = bytes_io.BytesIO()
     pydicom.dcmwrite(out, dataset, enforce_file_format=True)
     return out.getvalue()

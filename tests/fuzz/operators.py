@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import torch
 from calls import Call
 from cases import CASES, FLOATS, OpCase
-from test_ops_gradients import check_gradients
+from op_checks import check_gradients
 from torch import Tensor
 
 from denoise_ext._loader import native

@@ -11,8 +11,7 @@ import torch
 import winograd_bounds
 from calls import Call
 from cases import CASES, FLOATS, OpCase
-from test_conv2d_resampled_out import OUTPUTS, POOLS, image_of
-from test_conv_winograd import padded
+from conv_images import POOLS, WINOGRAD_OUTPUTS, image_of, padded
 from torch import Tensor
 
 from denoise_ext import reference
@@ -337,7 +336,7 @@ def resampled_case(rng: random.Random) -> str:
     if rng.random() < 0.3:
         disturb(rng, t)
         ordinary = False
-    algorithm, pooling = rng.choice(list(OUTPUTS)), rng.choice(list(POOLS))
+    algorithm, pooling = rng.choice(list(WINOGRAD_OUTPUTS)), rng.choice(list(POOLS))
     border = rng.choice(["constant", "replicate"])
     results = {"out": (n, k, *size), "pooled": (n, k, size[0] // 2, size[1] // 2)}
     if rng.random() < 0.5:
@@ -366,7 +365,7 @@ def _compare_resampled(t: dict, given: dict, algorithm: str, pooling: str, borde
     weight = t["weight"].double()
     extra = {name: t[name].double() for name in ("bias", "residual") if name in t}
     exact = reference.conv2d(image, weight, activation="relu", **extra)
-    allowed = winograd_bounds.bound(image, weight, OUTPUTS[algorithm])
+    allowed = winograd_bounds.bound(image, weight, WINOGRAD_OUTPUTS[algorithm])
     allowed = allowed + 16 * winograd_bounds.EPS * (1 + exact.abs())
     pool = POOLS[pooling]
     pooled = torch.nn.functional.max_pool2d

@@ -6,7 +6,9 @@ import functools
 import importlib.util
 import itertools
 import random
+import struct
 import tempfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +24,7 @@ MEMORY = 256 * MEBIBYTE
 # Not libx265: as an encoder of so small a film it corrupts the heap by itself.
 KINDS = {
     "mkv": ["ffv1", "libx264", "libvpx-vp9"], "mp4": ["libx264", "mpeg4"],
+    "mov": ["mpeg4"],
     "avi": ["ffv1", "mpeg4"], "nut": ["ffv1"],
 }  # fmt: skip
 
@@ -30,7 +33,7 @@ KINDS = {
 def samples(suffix: str) -> list[bytes]:
     """Small films of every codec, with sound, titles and a chapter."""
     import av
-    from test_video import RNG, make_video
+    from video_files import RNG, make_video
 
     RNG.bit_generator.state = np.random.default_rng(0).bit_generator.state  # the same everywhere
     files = []
@@ -40,7 +43,23 @@ def samples(suffix: str) -> list[bytes]:
                 path = Path(folder, f"x.{suffix}")
                 make_video(path, codec=codec, frames=4, audio=suffix != "nut")
                 files.append(path.read_bytes())
+    if suffix == "mov":
+        files += [_compressed_header(data) for data in files]
     return files
+
+
+def _compressed_header(film: bytes) -> bytes:
+    """The film with its "moov" box deflated, and padding: chunks stay where they were."""
+    at = film.index(b"moov") - 4
+    size = int.from_bytes(film[at : at + 4], "big")
+    inside = struct.pack(">I", size) + zlib.compress(film[at : at + size])
+    parts = (8 + 12 + 8 + len(inside)).to_bytes(4, "big") + b"cmov" + b"\0\0\0\x0cdcomzlib"
+    parts += (8 + len(inside)).to_bytes(4, "big") + b"cmvd" + inside
+    header = (8 + len(parts)).to_bytes(4, "big") + b"moov" + parts
+    padding = size - len(header)
+    assert padding >= 8
+    free = padding.to_bytes(4, "big") + b"free" + bytes(padding - 8)
+    return film[:at] + header + free + film[at + size :]
 
 
 def case(suffix: str, rng: random.Random) -> str:

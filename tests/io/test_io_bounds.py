@@ -12,9 +12,9 @@ import zlib
 import numpy as np
 import pytest
 from bounded import error_and_growth
+from medical_files import dicom, nifti
+from picture_files import written
 from PIL import Image
-from test_io_medical_exr import dicom, nifti
-from test_io_round_trip import written
 
 from denoise_ext import io
 from denoise_ext.io.codecs import tiff_tags

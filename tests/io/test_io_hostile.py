@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import builtins
 import errno
-import gzip
 import io as bytes_io
 import os
 import resource
@@ -12,30 +11,12 @@ import struct
 
 import numpy as np
 import pytest
+from picture_files import KINDS, pixels, whole_file, written
 from PIL import Image
-from test_io_medical_exr import dicom, nifti
-from test_io_round_trip import SRGB, XMP, exif_block, pixels, written
 
 from denoise_ext import io
 
-KINDS = {
-    "PNG": ["rgb uint8", "rgba uint16", "gray bool"], "TIFF": ["rgb uint8", "rgb uint16"],
-    "JPEG": ["rgb uint8"], "WEBP": ["rgba uint8"], "BMP": ["rgb uint8"],
-    "PNM": ["rgb uint16", "rgba uint8", "gray float32", "gray bool"], "NPY": ["rgb float32"],
-    "NPZ": ["gray int16"], "EXR": ["rgb float16"], "DICOM": [""], "NIFTI": [""], "NIFTI.GZ": [""],
-}  # fmt: skip
 CASES = [(name, kind) for name, kinds in KINDS.items() for kind in kinds]
-
-
-def whole_file(name: str, kind: str) -> bytes:
-    if name == "DICOM":
-        return dicom(pixels("gray", "uint16"))
-    if name.startswith("NIFTI"):
-        data = nifti(np.ones((5, 6, 4), np.int16))
-        return gzip.compress(data) if name.endswith("GZ") else data
-    mode, dtype = kind.split()
-    metadata = io.Metadata(SRGB, exif_block(), XMP, (3000.0, 3000.0), premultiplied=name == "EXR")
-    return written(io.picture_of(pixels(mode, dtype), metadata=metadata), format=name)
 
 
 def damaged(whole: bytes, rng: np.random.Generator) -> bytes:

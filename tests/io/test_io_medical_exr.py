@@ -9,8 +9,9 @@ import re
 
 import numpy as np
 import pytest
+from medical_files import dicom, nifti
+from picture_files import RNG, assert_same_pixels, pixels, written
 from shared_data import needs
-from test_io_round_trip import RNG, assert_same_pixels, pixels, written
 
 from denoise_ext import io
 
@@ -18,36 +19,6 @@ DERIVED = {
     "SOPInstanceUID", "SeriesInstanceUID", "ImageType", "DerivationDescription",
     "SourceImageSequence", "PixelData",
 }  # fmt: skip
-
-
-def dicom(pixels: np.ndarray, frames: int = 1, **tags) -> bytes:
-    pydicom = pytest.importorskip("pydicom")
-    dataset = pydicom.Dataset()
-    dataset.file_meta = pydicom.dataset.FileMetaDataset()
-    dataset.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
-    dataset.SOPClassUID = pydicom.uid.CTImageStorage
-    dataset.SOPInstanceUID, dataset.SeriesInstanceUID = "1.2.3.4", "1.2.3"
-    dataset.PatientName, dataset.RescaleSlope, dataset.RescaleIntercept = "Doe^Jo", 2, -1024
-    dataset.WindowCenter, dataset.WindowWidth = [40, 400], [350, 1500]
-    dataset.add_new(0x00091001, "LO", "private")
-    colour = pixels.shape[-1] == 3
-    dataset.Rows, dataset.Columns = pixels.shape[-3:-1] if colour else pixels.shape[-2:]
-    dataset.SamplesPerPixel = 3 if colour else 1
-    dataset.PhotometricInterpretation = "RGB" if colour else "MONOCHROME2"
-    if colour:
-        dataset.PlanarConfiguration = 0
-    if frames > 1:
-        dataset.NumberOfFrames = frames
-    dataset.BitsAllocated = dataset.BitsStored = pixels.dtype.itemsize * 8
-    dataset.HighBit = dataset.BitsStored - 1
-    dataset.PixelRepresentation = int(pixels.dtype.kind == "i")
-    for name, value in tags.items():
-        setattr(dataset, name, value)
-    data = pixels.tobytes() + b"\0" * (pixels.nbytes % 2)
-    dataset.add_new(0x7FE00010, "OW" if pixels.itemsize > 1 else "OB", data)
-    out = bytes_io.BytesIO()
-    pydicom.dcmwrite(out, dataset, enforce_file_format=True)
-    return out.getvalue()
 
 
 def tags_of(data: bytes) -> dict[str, object]:
@@ -149,16 +120,6 @@ def test_dicom_refusals(tmp_path):
         io.read_picture(bomb)
     with pytest.raises(io.ImageError, match="DICOM is written only from DICOM"):
         io.write_picture(tmp_path / "a.dcm", io.picture_of(pixels("gray", "uint8")))
-
-
-def nifti(array: np.ndarray, version: int = 1, **header) -> bytes:
-    nibabel = pytest.importorskip("nibabel")
-    kind = {1: nibabel.Nifti1Image, 2: nibabel.Nifti2Image}[version]
-    image = kind(array, np.diag([2.0, 3, 4, 1]))
-    image.header.extensions.append(nibabel.nifti1.Nifti1Extension(6, b"a comment"))
-    for name, value in header.items():
-        image.header[name] = value
-    return image.to_bytes()
 
 
 @pytest.mark.parametrize("version", [1, 2])

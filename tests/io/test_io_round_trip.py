@@ -9,65 +9,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageCms
+from picture_files import HELD, RNG, SRGB, XMP, assert_same_pixels, exif_block, pixels, written
+from PIL import Image
 
 from denoise_ext import io
 from denoise_ext.io.codecs import tiff_tags
 from denoise_ext.io.orientation import orientation_of
 
-RNG = np.random.default_rng(0)
-SHAPES = {"gray": (7, 11), "gray+alpha": (7, 11, 2), "rgb": (7, 11, 3), "rgba": (7, 11, 4)}
-SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"></x:xmpmeta>'
 
-
-def pixels(mode: str, dtype: str) -> np.ndarray:
-    """Random pixels over the whole range of a dtype; floats also outside of [0, 1]."""
-    shape, kind = SHAPES[mode], np.dtype(dtype)
-    if kind.kind == "b":
-        return RNG.random(shape) < 0.5
-    if kind.kind == "f":
-        return RNG.normal(0.5, 2, shape).astype(kind)
-    info = np.iinfo(kind)
-    return RNG.integers(info.min, info.max, shape, dtype=kind, endpoint=True)
-
-
-def exif_block() -> bytes:
-    exif = Image.Exif()
-    exif[0x010F], exif[0x0112] = "maker", 6
-    exif.get_ifd(0x8769)[0x9003] = "2020:01:02 03:04:05"
-    exif.get_ifd(0x8825)[1] = "N"
-    return exif.tobytes().removeprefix(b"Exif\0\0")
-
-
-def written(picture: io.Picture, **options) -> bytes:
-    out = bytes_io.BytesIO()
-    io.write_picture(out, picture, **options)
-    return out.getvalue()
-
-
-def assert_same_pixels(one: io.Picture, other: io.Picture) -> None:
-    assert len(one.frames) == len(other.frames)
-    for a, b in zip(one.frames, other.frames):
-        assert a.dtype == b.dtype
-        np.testing.assert_array_equal(a, b)
-        assert b.flags.writeable
-        assert b.dtype.isnative
-    assert one.value_range == other.value_range
-    assert one.mode == other.mode
-
-
-CASES = [
-    (codec.name, mode, dtype)
-    for codec in io.CODECS
-    if codec.write is not None and codec.name != "JPEG" and not codec.only_from
-    for mode, dtypes in codec.holds.items()
-    for dtype in dtypes
-    if (codec.name, mode) != ("WEBP", "gray")  # comes back as RGB
-]
-
-
-@pytest.mark.parametrize("name, mode, dtype", CASES)
+@pytest.mark.parametrize("name, mode, dtype", HELD)
 def test_every_kind_a_format_says_it_holds_comes_back_exactly(name, mode, dtype):
     array = pixels(mode, dtype)
     premultiplied = "straight" not in io.codec_named(name).alpha

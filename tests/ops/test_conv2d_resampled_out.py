@@ -12,7 +12,7 @@ import bounds
 import pytest
 import torch
 import winograd_bounds
-from test_conv_winograd import padded, values
+from conv_images import POOLS, WINOGRAD_OUTPUTS, image_of, padded, values
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -20,14 +20,6 @@ from denoise_ext import reference
 from denoise_ext._loader import native
 
 OPS = torch.ops.denoise_ext
-OUTPUTS = {"winograd4": 4, "winograd6": 6}
-POOLS = {"max": F.max_pool2d, "average": F.avg_pool2d}
-
-
-def image_of(coarse: Tensor | None, fine: Tensor | None) -> Tensor:
-    """What the convolution reads, in float64."""
-    parts = [] if coarse is None else [F.interpolate(coarse.double(), scale_factor=2)]
-    return torch.cat(parts + ([] if fine is None else [fine.double()]), 1)
 
 
 def run(
@@ -74,7 +66,7 @@ def check(coarse: Tensor | None, fine: Tensor | None, weight: Tensor, **options)
         image, weight.double(), activation=options.get("activation", "none"), negative_slope=0.1,
         residual_position=options.get("position", "before"), **extra,
     )  # fmt: skip
-    m = OUTPUTS[options.get("algorithm", "winograd4")]
+    m = WINOGRAD_OUTPUTS[options.get("algorithm", "winograd4")]
     # Slopes are at most 1; 16 eps for bias, residual and the activation of values around 1.
     allowed = winograd_bounds.bound(image, weight.double(), m) + 16 * winograd_bounds.EPS
     pool = POOLS[options.get("pooling", "max")]
@@ -93,7 +85,7 @@ def weights(filters: int, channels: int, seed: int = 1) -> Tensor:
     return values(filters, channels, 3, 3, seed=seed) / (3 * channels**0.5)
 
 
-@pytest.mark.parametrize("algorithm", OUTPUTS)
+@pytest.mark.parametrize("algorithm", WINOGRAD_OUTPUTS)
 @pytest.mark.parametrize("border", ["constant", "reflect", "replicate", "circular"])
 def test_upsampling_sizes_and_borders(algorithm, border, isa):
     for h, w in [(1, 1), (1, 3), (2, 2), (4, 3), (7, 10), (17, 20)]:
@@ -102,14 +94,15 @@ def test_upsampling_sizes_and_borders(algorithm, border, isa):
             image = F.pad(image_of(coarse, fine), [1] * 4, mode="circular")
             actual = run(coarse, fine, weights(20, 50), algorithm=algorithm, border=border)["out"]
             exact = F.conv2d(image, weights(20, 50).double())
-            allowed = winograd_bounds.bound(image, weights(20, 50).double(), OUTPUTS[algorithm])
+            m = WINOGRAD_OUTPUTS[algorithm]
+            allowed = winograd_bounds.bound(image, weights(20, 50).double(), m)
             assert ((actual.double() - exact).abs() <= allowed + 16 * winograd_bounds.EPS).all()
         else:
             check(coarse, fine, weights(20, 50), algorithm=algorithm, border=border)
 
 
 @pytest.mark.parametrize("pooling", POOLS)
-@pytest.mark.parametrize("algorithm", OUTPUTS)
+@pytest.mark.parametrize("algorithm", WINOGRAD_OUTPUTS)
 def test_pooling_sizes(algorithm, pooling, isa):
     """Whole tiles, cut ones, odd sizes whose last row or column no block has."""
     for h, w in [(2, 2), (3, 5), (4, 4), (12, 12), (13, 26), (33, 40)]:
@@ -162,7 +155,7 @@ def test_random_calls(isa):
         first, second, filters = (rng.randint(1, 70) for _ in range(3))
         check(
             values(2, first, h, w, seed=seed), values(2, second, 2 * h, 2 * w, seed=seed + 50),
-            weights(filters, first + second, seed), algorithm=rng.choice([*OUTPUTS]),
+            weights(filters, first + second, seed), algorithm=rng.choice([*WINOGRAD_OUTPUTS]),
             pooling=rng.choice([*POOLS]), results=rng.choice(["out", "pooled", "both"]),
             activation=rng.choice(["none", "relu", "tanh"]),
         )  # fmt: skip

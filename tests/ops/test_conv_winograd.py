@@ -8,6 +8,7 @@ import bounds
 import pytest
 import torch
 import winograd_bounds
+from conv_images import WINOGRAD_OUTPUTS, padded, values
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -15,7 +16,6 @@ from denoise_ext import ops, reference
 from denoise_ext._loader import native
 
 OPS = torch.ops.denoise_ext
-OUTPUTS = {"winograd4": 4, "winograd6": 6}
 SIZES = [(1, 1), (2, 3), (4, 4), (5, 7), (6, 12), (13, 9), (33, 40)]
 CHANNELS = [
     (1, 1), (3, 5), (8, 16), (16, 8), (16, 16), (17, 33), (31, 64), (64, 64), (48, 20), (20, 112),
@@ -23,30 +23,9 @@ CHANNELS = [
 ]  # fmt: skip
 
 
-@pytest.fixture(params=OUTPUTS)
+@pytest.fixture(params=WINOGRAD_OUTPUTS)
 def algorithm(request) -> str:
     return request.param
-
-
-def values(*shape: int, seed: int = 0, layout=torch.channels_last) -> Tensor:
-    x = 2 * torch.rand(shape, generator=torch.Generator().manual_seed(seed)) - 1
-    return x.contiguous(memory_format=layout)
-
-
-def padded(x: Tensor, padding: int, border: str = "constant") -> Tensor:
-    """The image with its border; torch mirrors by less than the image alone, hence by the index."""
-    if border == "constant":
-        return F.pad(x, [padding] * 4)
-    for dim in (2, 3):
-        size = x.shape[dim]
-        index = torch.arange(-padding, size + padding)
-        if border == "replicate" or size == 1:
-            index = index.clamp(0, size - 1)
-        else:
-            index = index.abs() % (2 * size - 2)
-            index = torch.minimum(index, 2 * size - 2 - index)
-        x = x.index_select(dim, index)
-    return x
 
 
 def run(x: Tensor, weight: Tensor, algorithm: str, out: Tensor | None = None, **options) -> Tensor:
@@ -76,7 +55,7 @@ def check(x: Tensor, weight: Tensor, algorithm: str, **options) -> Tensor:
         residual_position=options.get("position", "before"), **extra,
     )  # fmt: skip
     # Slopes are at most 1; 16 eps for bias, residual and the activation of values around 1.
-    allowed = winograd_bounds.bound(image, weight.double(), OUTPUTS[algorithm])
+    allowed = winograd_bounds.bound(image, weight.double(), WINOGRAD_OUTPUTS[algorithm])
     allowed = allowed + 16 * winograd_bounds.EPS + bounds.output_rounding(exact, x.dtype)
     error = (actual.double() - exact).abs()
     assert (error <= allowed).all(), f"{float((error / allowed).max()):.3g} times the bound"
@@ -165,7 +144,7 @@ def test_threads_and_place_change_nothing(algorithm):
     finally:
         torch.set_num_threads(before)
     assert all(torch.equal(result, results[0]) for result in results)
-    m = OUTPUTS[algorithm]
+    m = WINOGRAD_OUTPUTS[algorithm]
     shifted = run(x[:, :, m:, 2 * m :], weight, algorithm, padding=0)
     assert torch.equal(shifted, run(x, weight, algorithm, padding=0)[:, :, m:, 2 * m :])
 
@@ -349,7 +328,7 @@ def test_transposed_beyond_3x3_inputs_is_direct():
 def test_bounds_use_a_correct_algorithm():
     """The matrices that the bound is made of compute a convolution."""
     x, weight = values(2, 3, 11, 9).double(), values(4, 3, 3, 3, seed=1).double()
-    for m in OUTPUTS.values():
+    for m in WINOGRAD_OUTPUTS.values():
         error = winograd_bounds.convolve(x, weight, m) - F.conv2d(x, weight)
         assert error.abs().max() < 1e-12
     # What csrc/cpu and the documentation say about the points.

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import random
 
-import bounds
 import pytest
 import torch
-from cases import CASES, FLOATS, LAYOUTS, Call, OpCase, make_tensors, to_float64
+from cases import CASES, FLOATS, LAYOUTS, Call, make_tensors, to_float64
+from op_checks import check_gradients, leaves
 from torch import Tensor
 
 FUZZ_SEED = int(os.environ.get("DENOISE_EXT_FUZZ_SEED", "20240607"))
@@ -24,40 +24,6 @@ CALLS = [
     for case in CASES.values()
     for name in case.calls
 ]
-
-
-def leaves(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: x.detach().requires_grad_() for name, x in tensors.items()}
-
-
-def output_gradient(case: OpCase, call: Call, tensors: dict[str, Tensor], output: Tensor) -> Tensor:
-    """A random gradient, 0 where the activation's kink is too near for its side to be sure."""
-    generator = torch.Generator().manual_seed(1)
-    grad = torch.rand(output.shape, generator=generator, dtype=torch.float64) * 2 - 1
-    if case.smooth is not None:
-        grad = grad * case.smooth(call, to_float64(tensors), output.dtype)
-    return grad.to(output.dtype)
-
-
-def check_gradients(case: OpCase, call: Call, tensors: dict[str, Tensor], note: str = "") -> None:
-    tensors = leaves(tensors)
-    dtype = tensors["input"].dtype
-    output = case.op(**tensors, **call.options)
-    grad = output_gradient(case, call, tensors, output)
-    got = torch.autograd.grad(output, list(tensors.values()), grad.to(output.device))
-
-    exact = leaves(to_float64(tensors))
-    expected = torch.autograd.grad(
-        case.reference(**exact, **call.options), list(exact.values()), grad.double()
-    )
-    allowed = case.gradient_bound(call, to_float64(tensors), grad.double(), dtype)
-    for name, ours, theirs in zip(tensors, got, expected, strict=True):
-        assert ours.shape == theirs.shape, name
-        assert ours.dtype == tensors[name].dtype, name
-        limit = allowed[name] + bounds.output_rounding(theirs, tensors[name].dtype)
-        error = (ours.cpu().double() - theirs).abs()
-        worst = float((error / limit).max()) if error.numel() else 0.0
-        assert (error <= limit).all(), f"{name}: {worst:.3g} times the bound, {call} {note}"
 
 
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)

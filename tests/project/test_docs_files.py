@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command_line import HAVE_NATIVE
-from test_io_medical_exr import dicom, nifti
-from test_video import make_video
+from medical_files import dicom, nifti
+from video_files import make_video
 
 from denoise_ext import io
 from denoise_ext.cli import main

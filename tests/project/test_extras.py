@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command_line import run
-from test_io_medical_exr import dicom, nifti
+from medical_files import dicom, nifti
 
 from denoise_ext import io
 

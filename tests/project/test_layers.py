@@ -13,6 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 CSRC = ROOT / "csrc"
 PACKAGE = ROOT / "denoise_ext"
+TESTS = ROOT / "tests"
 MAX_LINES = 600
 
 CPP_FILES = sorted(
@@ -291,12 +292,40 @@ def test_torch_load_takes_weights_only():
     assert problems == []
 
 
+# --- tests -----------------------------------------------------------------------------------
+
+# What is no part of the package and has tests or tools of its own.
+TOOLS = {"benchmarks", "cuda", "cuda_emulator", "fuzz", "native", "project", "sanitize", "support"}
+# Folders whose modules are imported. In every other one each module is a file of tests.
+SHARED = {"cuda_emulator", "fuzz", "sanitize", "support"}
+
+
+def test_folders_of_tests_mirror_the_package():
+    folders = {path.name for path in TESTS.iterdir() if any(path.glob("*.py"))}
+    assert folders - TOOLS <= {path.name for path in PACKAGE.iterdir() if path.is_dir()}
+    modules = [path for path in TESTS.glob("*/*.py") if path.parent.name not in SHARED]
+    assert [name_of(path) for path in modules if not path.name.startswith("test_")] == []
+    # Pytest imports a file of tests by its name alone.
+    names = [path.name for path in [*modules, *(TESTS / "support").glob("*.py")]]
+    assert sorted(name for name in names if names.count(name) > 1) == []
+
+
+def test_no_file_of_tests_is_imported():
+    """What two files of tests share is a module of tests/support."""
+    problems = []
+    for path in [*TESTS.rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")]:
+        for number, name in imports(path):
+            if name.startswith("test_"):
+                problems.append(f"{name_of(path)}:{number}: {name}")
+    assert problems == []
+
+
 # --- both ------------------------------------------------------------------------------------
 
 
 def test_files_are_short_enough_to_read():
     others = [
-        *(ROOT / "tests").rglob("*.py"),
+        *TESTS.rglob("*.py"),
         *(ROOT / "benchmarks").rglob("*.py"),
         ROOT / "setup.py",
     ]

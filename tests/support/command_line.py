@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -65,3 +68,19 @@ def run(capsys, *arguments: str) -> tuple[int, str, str]:
 
 def denoise(capsys, *arguments: str) -> tuple[int, str, str]:
     return run(capsys, "denoise", *arguments, *BACKEND)
+
+
+def json_lines(out: str) -> list[dict]:
+    return [json.loads(line) for line in out.splitlines()]
+
+
+def bomb() -> bytes:
+    """A PNG of a few bytes that states 60000 x 60000 RGB pixels (10.8 GB)."""
+
+    def chunk(name: bytes, body: bytes) -> bytes:
+        checksum = struct.pack(">I", zlib.crc32(name + body))
+        return struct.pack(">I", len(body)) + name + body + checksum
+
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    chunks = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000)))
+    return b"\x89PNG\r\n\x1a\n" + chunks + chunk(b"IEND", b"")

@@ -36,6 +36,24 @@ def plan_of(module: nn.Module, *args: Tensor, poison: bool = True) -> Plan:
     return Plan(graph, constants, schedule, args[0].device, poison)
 
 
+def planned(fast) -> bool:
+    """Whether the whole network runs as one plan."""
+    return any(row.variant == "plan" and not row.module for row in fast.report().rows)
+
+
+def strides_that_matter(x: torch.Tensor) -> list[int]:
+    return [step for step, size in zip(x.stride(), x.shape, strict=True) if size > 1]
+
+
+def small_net(channels: int = 3) -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(channels, 16, 3, padding=1), nn.ReLU(inplace=True),
+        nn.Conv2d(16, 16, 3, padding=1, bias=False), random_norm(16), nn.ReLU(inplace=True),
+        nn.Conv2d(16, channels, 3, padding=1),
+    ).eval()  # fmt: skip
+
+
 class RandomNet(nn.Module):
     """A network whose operators, sizes and connections are drawn from a seed."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -117,3 +118,13 @@ def assert_same(a: dict, b: dict) -> None:
             assert_same(value, b[key])
         else:
             assert torch.equal(torch.as_tensor(value), torch.as_tensor(b[key])), key
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def largest_difference(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
+    return max((a[key] - b[key]).abs().max().item() for key in a)

@@ -45,6 +45,14 @@ def tiny(name: str, **options: object) -> ImageDenoiser:
     return model
 
 
+def tiny_for(channels: int, family: str = "ffdnet", **options: object) -> ImageDenoiser:
+    """A tiny network for gray (1) or colour (3) images, the same in every process."""
+    torch.manual_seed(channels)
+    options = {"predicts": "noise", **options} if family == "ffdnet" else options
+    kind = "gray" if channels == 1 else "color"
+    return create_model(f"{family}_{kind}", width=8, depth=3, **options).eval()
+
+
 # one name per family and image kind: variants that differ in size alone are not built twice
 FAMILIES = sorted(
     {(family(name), "color" in name): name for name in reversed(list_models())}.values()

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from zoo import tiny_for
 
 import denoise_ext
 from denoise_ext import io, tasks
 from denoise_ext._loader import native_error
-from denoise_ext.models import create_model
 from denoise_ext.runtime import Session
 from denoise_ext.tasks import Denoiser
 
@@ -28,21 +28,14 @@ RGBA = RNG.integers(0, 256, (13, 18, 4), dtype=np.uint8)
 RGB, GRAY = np.ascontiguousarray(RGBA[..., :3]), np.ascontiguousarray(RGBA[..., 0])
 
 
-def tiny(channels: int, name: str = "ffdnet", **options):
-    torch.manual_seed(channels)
-    options = {"predicts": "noise", **options} if name == "ffdnet" else options
-    kind = "gray" if channels == 1 else "color"
-    return create_model(f"{name}_{kind}", width=8, depth=3, **options).eval()
-
-
 @pytest.fixture(scope="module")
 def colour():
-    return Denoiser(tiny(3), sigma=SIGMA)
+    return Denoiser(tiny_for(3), sigma=SIGMA)
 
 
 @pytest.fixture(scope="module")
 def gray():
-    return Denoiser(tiny(1), sigma=SIGMA)
+    return Denoiser(tiny_for(1), sigma=SIGMA)
 
 
 # --- kinds and layouts ---------------------------------------------------------------------------
@@ -165,11 +158,11 @@ def test_strength_is_linear(colour):
     image = RGB / np.float32(255)
     full = colour(image)
     for strength in (0.25, 0.5, 1.0):
-        result = tasks.denoise(image, tiny(3), SIGMA, strength=strength)
+        result = tasks.denoise(image, tiny_for(3), SIGMA, strength=strength)
         expected = (1 - strength) * image.astype(np.float64) + strength * full
         # two roundings of float32 numbers below 2, and one of strength itself
         np.testing.assert_allclose(result, expected, rtol=0, atol=4 * 2**-23)
-    half = tasks.denoise(RGB, tiny(3), SIGMA, strength=0.5)
+    half = tasks.denoise(RGB, tiny_for(3), SIGMA, strength=0.5)
     between = np.clip((image + full) / 2 * 255, 0, 255)
     assert np.abs(half - between).max() <= 0.5 + 1e-3  # rounded once, at the end
 
@@ -182,12 +175,12 @@ def test_bad_strength(bad):
 
 def test_alpha_is_denoised_as_a_gray_image(gray, colour):
     kept = colour(RGBA)
-    both = Denoiser(tiny(3), sigma=SIGMA, alpha="denoise")(RGBA)
+    both = Denoiser(tiny_for(3), sigma=SIGMA, alpha="denoise")(RGBA)
     np.testing.assert_array_equal(kept[..., 3], RGBA[..., 3])
     np.testing.assert_array_equal(both[..., :3], kept[..., :3])
     np.testing.assert_array_equal(both[..., 3], colour(np.ascontiguousarray(RGBA[..., 3])))
     opaque = np.concatenate([RGB, np.full_like(RGB[..., :1], 255)], -1)
-    assert (Denoiser(tiny(3), alpha="denoise", sigma=SIGMA)(opaque)[..., 3] == 255).all()
+    assert (Denoiser(tiny_for(3), alpha="denoise", sigma=SIGMA)(opaque)[..., 3] == 255).all()
     with pytest.raises(ValueError, match="alpha must be one of keep, denoise, got 'drop'"):
         Denoiser(alpha="drop")
 
@@ -198,8 +191,8 @@ def test_alpha_is_denoised_as_a_gray_image(gray, colour):
 @pytest.mark.parametrize("backend", ["native", "torch"])
 @pytest.mark.parametrize("precision", ["strict", "default", "fast", "bfloat16", "float16"])
 def test_precisions(precision, backend):
-    expected = tasks.denoise(RGB, tiny(3), SIGMA, precision="strict")
-    result = tasks.denoise(RGB, tiny(3), SIGMA, precision=precision, backend=backend)
+    expected = tasks.denoise(RGB, tiny_for(3), SIGMA, precision="strict")
+    result = tasks.denoise(RGB, tiny_for(3), SIGMA, precision=precision, backend=backend)
     # bfloat16 has 8 bits; three layers round the image and two feature maps
     tolerance = {"bfloat16": 3, "float16": 1}.get(precision, 1)
     assert np.abs(result.astype(int) - expected).max() <= tolerance
@@ -208,7 +201,7 @@ def test_precisions(precision, backend):
 @pytest.mark.parametrize("backend", ["native", "torch"])
 def test_what_leaves_float16_is_never_black(backend):
     """Features of a million: inf in float16, and nothing special in float32."""
-    network = tiny(1)
+    network = tiny_for(1)
     with torch.no_grad():
         network.body[0].weight.mul_(1e6)
         network.body[0].bias.mul_(1e6)
@@ -221,13 +214,13 @@ def test_what_leaves_float16_is_never_black(backend):
     assert expected.max() > 100
     # and 65535, which float16 does not hold, is white
     white = np.full((8, 8), 65535, np.uint16)
-    half = tiny(1, predicts="noise").half()
+    half = tiny_for(1, predicts="noise").half()
     assert np.isfinite(tasks.denoise(white / np.float32(65535), half, SIGMA)).all()
     assert tasks.denoise(white, half, SIGMA, backend=backend).min() > 32768
 
 
 def test_damaged_weights_are_an_error():
-    network = tiny(1)
+    network = tiny_for(1)
     with torch.no_grad():
         network.body[1].weight[0, 0, 0, 0] = torch.nan
     with pytest.raises(RuntimeError, match=r"not finite.*weights"):
@@ -237,7 +230,7 @@ def test_damaged_weights_are_an_error():
 @pytest.mark.parametrize("precision", ["strict", "default", "fast"])
 def test_where_nothing_is_planned_the_layers_get_the_precision(precision):
     """As on a GPU; the meta device is another such place."""
-    network = tiny(3).to("meta")
+    network = tiny_for(3).to("meta")
     session = Session(network, precision, run_planned=True)
     precisions = {
         part.precision for part in session._network.modules() if hasattr(part, "precision")
@@ -251,7 +244,7 @@ def test_where_nothing_is_planned_the_layers_get_the_precision(precision):
 
 
 def test_an_accelerated_network_has_a_precision_of_its_own():
-    fast = denoise_ext.accelerate(tiny(1))
+    fast = denoise_ext.accelerate(tiny_for(1))
     assert tasks.denoise(GRAY, fast, SIGMA).shape == GRAY.shape
     with pytest.raises(ValueError, match="precision 'fast': the model is accelerated already"):
         tasks.denoise(GRAY, fast, SIGMA, precision="fast")
@@ -265,18 +258,18 @@ def test_an_accelerated_network_has_a_precision_of_its_own():
 def test_result_says_what_was_done():
     flat = np.full((64, 64), 0.5, np.float32)
     noisy = flat + RNG.normal(0, 20 / 255, flat.shape).astype(np.float32)
-    estimated = Denoiser(tiny(1)).run(noisy)
+    estimated = Denoiser(tiny_for(1)).run(noisy)
     assert estimated.sigma_estimated and estimated.sigma == tasks.estimate_sigma(noisy)
-    given = Denoiser(tiny(1), sigma=5).run(noisy, 20.0)
+    given = Denoiser(tiny_for(1), sigma=5).run(noisy, 20.0)
     assert (given.sigma, given.sigma_estimated) == (20.0, False)
-    blind = Denoiser(tiny(1, "dncnn")).run(noisy)
+    blind = Denoiser(tiny_for(1, "dncnn")).run(noisy)
     assert (blind.sigma, blind.sigma_estimated) == (None, False)
     assert (given.tiles, given.recomputed) == (1, 0) and given.seconds > 0
     np.testing.assert_array_equal(
-        Denoiser(tiny(1))(noisy), tasks.denoise(noisy, tiny(1), estimated.sigma)
+        Denoiser(tiny_for(1))(noisy), tasks.denoise(noisy, tiny_for(1), estimated.sigma)
     )
     batch = torch.from_numpy(np.stack([noisy, flat]))[:, None]
-    both = Denoiser(tiny(1)).run(batch)
+    both = Denoiser(tiny_for(1)).run(batch)
     assert both.sigma[0] == pytest.approx(estimated.sigma) and both.sigma[1] == 0
     torch.testing.assert_close(both.image[0, 0], torch.from_numpy(estimated.image))
 
@@ -323,9 +316,9 @@ def test_many_stops_where_an_image_fails(gray):
 
 
 def test_threads_share_a_denoiser():
-    denoiser = Denoiser(tiny(3), sigma=SIGMA)
+    denoiser = Denoiser(tiny_for(3), sigma=SIGMA)
     images = [RNG.integers(0, 256, (20 + i % 2, 24, 3), dtype=np.uint8) for i in range(2)]
-    expected = [tasks.denoise(image, tiny(3), SIGMA) for image in images]
+    expected = [tasks.denoise(image, tiny_for(3), SIGMA) for image in images]
     with ThreadPoolExecutor(4) as pool:
         results = list(pool.map(denoiser, images * 6))
     for i, result in enumerate(results):

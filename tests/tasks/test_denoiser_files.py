@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_denoiser import tiny
-from test_io_medical_exr import dicom, nifti
-from test_io_round_trip import CASES, exif_block, pixels, written
+from medical_files import dicom, nifti
+from picture_files import HELD, exif_block, pixels, written
+from zoo import tiny_for
 
 from denoise_ext import io, tasks
 from denoise_ext._loader import native_error
@@ -24,7 +24,7 @@ RNG = np.random.default_rng(8)
 
 @pytest.fixture(scope="module")
 def gray():
-    return Denoiser(tiny(1), sigma=20.0)
+    return Denoiser(tiny_for(1), sigma=20.0)
 
 
 def range_of(array: np.ndarray, name: str) -> tuple[float, float] | None:
@@ -49,11 +49,11 @@ def saved(folder, name: str, array: np.ndarray) -> str:
     return path
 
 
-@pytest.mark.parametrize("name", sorted({case[0] for case in CASES}))
+@pytest.mark.parametrize("name", sorted({case[0] for case in HELD}))
 def test_every_format(tmp_path, name):
     """As the array that is in it: the result of a name is an array, of a picture a picture."""
-    gray = Denoiser(tiny(1), sigma=20.0, backend="torch")  # makes no plan for each shape
-    for _, mode, dtype in (case for case in CASES if case[0] == name):
+    gray = Denoiser(tiny_for(1), sigma=20.0, backend="torch")  # makes no plan for each shape
+    for _, mode, dtype in (case for case in HELD if case[0] == name):
         array = numbers_for(mode, dtype)
         path = saved(tmp_path, name, array)
         numbers = array * np.uint8(255) if array.dtype == bool else array
@@ -70,7 +70,7 @@ def test_every_format(tmp_path, name):
         assert again.frames[0].dtype == array.dtype
 
 
-@pytest.mark.parametrize("name", [*sorted({case[0] for case in CASES}), "DICOM", "NIFTI"])
+@pytest.mark.parametrize("name", [*sorted({case[0] for case in HELD}), "DICOM", "NIFTI"])
 def test_strength_zero_gives_the_file_back(tmp_path, name):
     """Every pixel and byte that the format holds; only DICOM says that it is derived."""
     if name in ("DICOM", "NIFTI"):
@@ -79,7 +79,7 @@ def test_strength_zero_gives_the_file_back(tmp_path, name):
     else:
         contents = [
             Path(saved(tmp_path, name, numbers_for(mode, dtype))).read_bytes()
-            for _, mode, dtype in (case for case in CASES if case[0] == name)
+            for _, mode, dtype in (case for case in HELD if case[0] == name)
         ]
     for content in contents:
         picture = io.read_picture(content)
@@ -152,18 +152,18 @@ def test_pages(gray, tmp_path):
     with pytest.raises(io.ImageError, match=r"s\.tif' holds 3 frames.*give axes.*io\.read_picture"):
         gray(tmp_path / "s.tif")
     picture = io.read_picture(tmp_path / "s.tif")
-    result = Denoiser(tiny(1)).run(picture)
+    result = Denoiser(tiny_for(1)).run(picture)
     levels = [tasks.estimate_sigma(page) for page in pages]
     assert (result.tiles, result.recomputed, result.sigma_estimated) == (3, 0, True)
     assert result.sigma == pytest.approx(sum(levels) / 3) and result.seconds > 0
     for page, level, clean in zip(pages, levels, result.image.frames, strict=True):
-        np.testing.assert_array_equal(clean, tasks.denoise(page, tiny(1), level))
+        np.testing.assert_array_equal(clean, tasks.denoise(page, tiny_for(1), level))
     assert result.image.metadata == picture.metadata
     np.testing.assert_array_equal(
         np.stack(gray(replace(picture, value_range=(0, 40000))).frames),
         np.stack([gray(page, value_range=(0, 40000)) for page in pages]),
     )
-    same = tasks.denoise(picture, tiny(1), strength=0)
+    same = tasks.denoise(picture, tiny_for(1), strength=0)
     np.testing.assert_array_equal(np.stack(same.frames), np.stack(pages))
     [first] = gray.denoise_many([picture])
     np.testing.assert_array_equal(first.frames[2], gray(pages[2]))

@@ -19,8 +19,7 @@ import numpy as np
 import pytest
 import torch
 from contract_networks import KINDS, Recurrent, TwoOutputs, Upscaler, build
-from test_training_processes import free_port, largest_difference
-from training_tools import assert_same, environment
+from training_tools import assert_same, environment, free_port, largest_difference
 
 from denoise_ext.cli import main
 from denoise_ext.io import write_image

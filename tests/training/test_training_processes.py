@@ -5,14 +5,20 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from training_tools import assert_same, environment, read_log, wait_for
+from training_tools import (
+    assert_same,
+    environment,
+    free_port,
+    largest_difference,
+    read_log,
+    wait_for,
+)
 
 from denoise_ext.training import ConfigError, load_config, train
 from denoise_ext.training.checkpoint import load_state
@@ -25,18 +31,8 @@ SMOOTH = [
 ]  # fmt: skip
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 def weights(run: str) -> dict[str, torch.Tensor]:
     return load_state(Path(run) / "checkpoint.pt")["model"]
-
-
-def largest_difference(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
-    return max((a[key] - b[key]).abs().max().item() for key in a)
 
 
 def test_torchrun_gives_the_weights_of_one_process_with_twice_the_batch(workplace):

@@ -16,6 +16,7 @@ from typing import IO
 import numpy as np
 
 from denoise_ext.io.codecs.base import Codec, Source, holds
+from denoise_ext.io.codecs.codestream import stated_size
 from denoise_ext.io.errors import optional
 from denoise_ext.io.picture import Metadata, Picture, mode_of, value_range_of
 
@@ -38,6 +39,7 @@ def _read(source: Source) -> Picture:
     pydicom = source.optional("pydicom", "medical", "is a DICOM file")
     dataset = pydicom.dcmread(_inflated(source, pydicom))
     _check(source, dataset)
+    _check_codestreams(source, pydicom, dataset)
     pixels = _stored_pixels(source, pydicom, dataset)
     count = int(dataset.get("NumberOfFrames") or 1)
     stack = pixels if count > 1 else pixels[None]
@@ -97,6 +99,24 @@ def _check(source: Source, dataset) -> None:
         raise source.error(
             f"has {samples} channels of kind {kind}; gray, RGB and palettes are read"
         )
+
+
+def _check_codestreams(source: Source, pydicom, dataset) -> None:
+    """Compressed frames must have the size that the tags state: decoders go by the stream's."""
+    syntax = dataset.file_meta.TransferSyntaxUID
+    if not syntax.is_compressed or syntax == pydicom.uid.RLELossless:  # RLE states no size
+        return
+    expected = (int(dataset.Columns), int(dataset.Rows), int(dataset.SamplesPerPixel))
+    count = int(dataset.get("NumberOfFrames") or 1)
+    frames = pydicom.encaps.generate_frames(dataset.PixelData, number_of_frames=count)
+    for number, data in enumerate(frames):
+        found = stated_size(data)
+        if found != expected:
+            what = "no size" if found is None else "{}x{} and {} channels".format(*found)
+            raise source.error(
+                f"states {expected[0]}x{expected[1]} and {expected[2]} channels,"
+                f" and {what} in the stream of frame {number}"
+            )
 
 
 def _stored_pixels(source: Source, pydicom, dataset) -> np.ndarray:

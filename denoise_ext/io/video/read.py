@@ -13,6 +13,7 @@ import numpy as np
 from denoise_ext.io.errors import ImageError, optional, reason_of, shown
 from denoise_ext.io.read import DEFAULT_MAX_PIXELS, check_max_pixels
 from denoise_ext.io.video.frames import Colour, VideoFrame
+from denoise_ext.io.video.quicktime import LARGEST_HEADER, inflated_header_bytes
 
 # Pixel formats with the same numbers in another order -> the planar one they are read as.
 _PLANAR = {
@@ -114,6 +115,15 @@ class Video:
         if not os.path.isfile(self.path):
             what = "is not a regular file" if os.path.exists(self.path) else "does not exist"
             raise ImageError(f"{shown(self.path)} {what}")
+        try:
+            header = inflated_header_bytes(self.path)
+        except OSError as error:
+            raise ImageError(f"{shown(self.path)} cannot be read: {reason_of(error)}") from error
+        if header > LARGEST_HEADER:
+            raise ImageError(
+                f"{shown(self.path)} has a compressed header of {header} bytes;"
+                f" at most {LARGEST_HEADER} are read"
+            )
         try:
             return open_container(self._av, self.path)
         except (self._av.FFmpegError, OSError, ValueError) as error:

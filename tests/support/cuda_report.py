@@ -26,7 +26,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ROOT / "csrc" / "cuda"
-BUDGETS = Path(__file__).with_name("cuda_budgets.toml")
+BUDGETS = ROOT / "tests" / "cuda" / "cuda_budgets.toml"
 OUTPUT = ROOT / "build" / "cuda_report"
 ARCHITECTURES = ("80", "90")
 FLAGS = ("-O3", "-std=c++17", "-Xptxas=-v")
