@@ -15,8 +15,10 @@ template <class Storage>
 using ElementBits = std::conditional_t<sizeof(Storage) == 2, uint16_t, uint32_t>;
 
 // row_ring_tile() as constants.
-template <int kElementBytes, int kKernelSize, bool kLarge>
+// kSplitFactors: float32 factors are sums of two tf32 numbers.
+template <int kElementBytes, int kKernelSize, bool kLarge, bool kSplitFactors>
 struct RowRing {
+  static constexpr bool kSplit = kSplitFactors;
   static constexpr int kKernel = kKernelSize;
   static constexpr int kWidth = row_ring_tile(kElementBytes, kKernel, kLarge).width;
   static constexpr int kRows = row_ring_tile(kElementBytes, kKernel, kLarge).rows;
@@ -140,6 +142,17 @@ __device__ __forceinline__ void multiply(float (&c)[4], const uint32_t (&a)[4], 
   mma_m16n8k8_tf32(c, a, b);
 }
 
+// x = high + low, both in tf32, but for 2^-22 of x. An infinite x gives NaN, for low is.
+template <int kCount>
+__device__ __forceinline__ void split_factors(uint32_t (&high)[kCount], uint32_t (&low)[kCount]) {
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) {
+    const float x = __uint_as_float(high[i]);
+    high[i] = to_tf32(x);
+    low[i] = to_tf32(x - __uint_as_float(high[i]));
+  }
+}
+
 // A warp's sums: rows of 16 pixels x 4 tiles of 8 channels.
 template <class Ring>
 using RowRingSums = float[Ring::kRows][4][4];
@@ -164,17 +177,35 @@ __device__ __forceinline__ void multiply_column(RowRingSums<Ring>& sums, const u
     const unsigned char* const from = plane + Ring::offset(a_pixel, 2 * k + a_vector);
 #pragma unroll
     for (int i = 0; i < Ring::kWindow; ++i) ldmatrix(a[i], from + rows[i]);
+    uint32_t a_low[Ring::kSplit ? Ring::kWindow : 1][4];
+    if constexpr (Ring::kSplit) {
+#pragma unroll
+      for (int i = 0; i < Ring::kWindow; ++i) split_factors(a[i], a_low[i]);
+    }
 #pragma unroll
     for (int tap = 0; tap < Ring::kKernel; ++tap) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         uint32_t b[4];
         ldmatrix(b, weights + Ring::offset(tap * kRowRingOutputs + b_output + 16 * half, 2 * k + b_vector));
-        const uint32_t low[2] = {b[0], b[1]}, high[2] = {b[2], b[3]};
+        uint32_t b_low[4];
+        if constexpr (Ring::kSplit) split_factors(b, b_low);
 #pragma unroll
         for (int r = 0; r < Ring::kRows; ++r) {
-          multiply(sums[r][2 * half], a[r + tap], low, Storage{});
-          multiply(sums[r][2 * half + 1], a[r + tap], high, Storage{});
+#pragma unroll
+          for (int i = 0; i < 2; ++i) {
+            float (&sum)[4] = sums[r][2 * half + i];
+            multiply(sum, a[r + tap], {b[2 * i], b[2 * i + 1]}, Storage{});
+            if constexpr (Ring::kSplit) {
+              // By themselves, so that `sum` is rounded little more often than by whole products. The product
+              // of the two low parts is below 2^-22 of the whole one.
+              float small[4] = {};
+              multiply(small, a_low[r + tap], {b[2 * i], b[2 * i + 1]}, Storage{});
+              multiply(small, a[r + tap], {b_low[2 * i], b_low[2 * i + 1]}, Storage{});
+#pragma unroll
+              for (int j = 0; j < 4; ++j) sum[j] += small[j];
+            }
+          }
         }
       }
     }

@@ -91,7 +91,9 @@ def conv2d(
     ``"fast"``       also F(6x6, 3x3)              tf32 with any setting of PyTorch
     ===============  ============================  =============================================
 
-    tf32 needs compute capability 8.0.  PyTorch allows tf32 by default.
+    tf32 needs compute capability 8.0.  PyTorch allows tf32 by default.  Where it does not, the
+    default may divide a factor into two tf32 numbers, which three products stand for ("3xTF32").
+    The error is that of a sum in float32.  An infinite factor gives NaN.
 
     On the CPU, 3x3 convolutions of stride 1 use Winograd's algorithm (Lavin & Gray 2016,
     arXiv:1509.09308) if it is faster (:func:`denoise_ext.ops.explain`).  The default is

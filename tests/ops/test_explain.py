@@ -82,9 +82,9 @@ def test_steps_of_a_backward_on_cuda():
     assert fused["weight gradient"].startswith("conv_weight_grad_mma: chosen")
     # No mask: another activation, or kernels that read an element more than once.
     assert explained(activation="tanh")["activation gradient"].startswith("activation_grad: chosen")
-    exact = explained(torch.float32, activation="relu")
+    exact = explained(torch.float32, activation="relu", precision="strict")
     assert exact["activation gradient"].startswith("activation_grad: chosen")
-    assert "needs precision='fast'" in exact["input gradient"]
+    assert "precision='strict' excludes" in exact["input gradient"]
     tf32 = explained(torch.float32, activation="relu", precision="fast")
     assert tf32["input gradient"].startswith("conv_rowring: chosen")
     assert "through the activation's mask" in tf32["activation gradient"]

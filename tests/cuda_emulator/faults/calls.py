@@ -109,6 +109,11 @@ def row_ring_f16() -> float:
     return _conv(_image((1, 64, 12, 70), F16), _image((64, 64, 3, 3), F16), padding=1)
 
 
+def row_ring_f32() -> float:
+    """Divided factors: 1000 times the error, for that of a single tf32 product would pass."""
+    return 1000 * _conv(_image((1, 40, 6, 35), F32), _image((24, 40, 3, 3), F32), padding=1)
+
+
 def depthwise_f16() -> float:
     return _conv(_image((1, 32, 9, 18), F16), _image((32, 1, 3, 3), F16), padding=1, groups=32)
 
@@ -190,7 +195,7 @@ CALLS = {
         bias_gradient, masked_gradients_f16,
         weight_gradient_f16, weight_gradient_f16_odd, weight_gradient_f32,
         weight_gradient_last_f32, weight_gradient_depthwise_f16, weight_gradient_geometry_f32,
-        first_layer_f16, last_layer_f16, row_ring_f16, depthwise_f16, depthwise_f32,
+        first_layer_f16, last_layer_f16, row_ring_f16, row_ring_f32, depthwise_f16, depthwise_f32,
         dilated_f16, grouped_f16, transposed_planes_f16,
         transposed_f16, gaussian, gaussian_channels_last, bilateral, bilateral_gradient,
     )
