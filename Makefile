@@ -40,7 +40,7 @@ demo: $(BUILT)  ## build, then denoise the bundled photograph
 	$(BIN)/denoise-ext demo --overwrite
 
 # A process per core; PYTEST_ARGS comes last, so that "-n 0" there wins.
-test: $(BUILT)  ## build, then the whole test suite (PYTEST_ARGS="-k conv2d" for a part)
+test: $(BUILT)  ## build, then the whole test suite (PYTEST_ARGS="-k conv2d" for a part, --all for every variant)
 	$(BIN)/python -m pytest -n auto --dist loadgroup --benchmark-disable $(PYTEST_ARGS)
 
 fuzz: $(BUILT)  ## build, then random cases of everything that reads from outside (MINUTES=30 SEED=1 ONLY=images)

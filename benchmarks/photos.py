@@ -1,4 +1,4 @@
-"""Photographs without options: `python benchmarks/photos.py --model dxnet_s_photo`.
+"""Photographs without options: `python benchmarks/photos.py`.
 
 Real noise with a clean partner, white noise that is not announced, clean pictures, and made-up
 noise that is not white. For each set and network: PSNR, SSIM and the energy of fine detail of the
@@ -7,9 +7,10 @@ above 1 noise was left), the mean over the images, and the worst gain of any ima
 that of the files and clean partners differ in more than noise: their figures have a ceiling below
 what white noise allows.
 
-`default` is the network that `denoise_ext.denoise` takes, at the level it estimates; `told` is
-`dxnet_s_color` at the true level of white noise. `polyu_first` is for choosing, `polyu_second` for
-reporting. Images come from $DENOISE_EXT_DATA. Results go to `results/photos.json` and `.md`.
+`default` is `denoise_ext.denoise` without model and sigma, with the kinds of noise it found; `told`
+is `dxnet_s_color` at the true level of white noise. `polyu_first` is for choosing, `polyu_second`
+for reporting. Images come from $DENOISE_EXT_DATA. Results go to `results/photos.json` and `.md`,
+with the training steps of `dxnet_s_photo`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ import argparse
 import json
 import os
 import sys
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,20 +30,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from denoise_ext.cli._demo_picture import Result, compose
+from denoise_ext.cli.demo import read_photograph
 from denoise_ext.data.noise import add_gaussian_noise, add_jpeg_artefacts
 from denoise_ext.data.noise.mosaic import demosaic_malvar
-from denoise_ext.io import read_image
+from denoise_ext.data.noise.photo import PhotoNoise, add_photo_noise
+from denoise_ext.io import read_image, write_image
 from denoise_ext.metrics import psnr, ssim
+from denoise_ext.models import pretrained_info
 from denoise_ext.runtime import load_model
-from denoise_ext.tasks import denoise
+from denoise_ext.tasks import Denoiser
 
 HERE = Path(__file__).resolve().parent
 SIDE = 240  # pixels: of the upper left corner of SIDD's pictures that is measured
 WHITE = (15.0, 25.0, 50.0)
 MADE_UP = 15.0  # sigma that the made-up kinds begin with
-TOLD = "dxnet_s_color"
-
-Method = Callable[[Tensor, float | None], Tensor]
+SEED_OF_PICTURE = 3
+TOLD, PHOTO = "dxnet_s_color", "dxnet_s_photo"
 
 
 @dataclass(frozen=True)
@@ -142,19 +148,34 @@ SETS: dict[str, Callable[[Path], Iterator[Picture]]] = {
 REPORTED = [name for name in SETS if name != "polyu_first"]
 
 
+class Method:
+    """A way to denoise, its time, and the kinds of noise that it found."""
+
+    def __init__(self, denoiser: Denoiser, needs_level: bool = False) -> None:
+        self._denoiser, self.needs_level = denoiser, needs_level
+        self.kinds: Counter[str] = Counter()
+        self.seconds = 0.0
+
+    def __call__(self, noisy: Tensor, sigma: float | None) -> Tensor:
+        start = time.process_time()
+        result = self._denoiser.run(noisy, sigma if self.needs_level else None)
+        self.seconds += time.process_time() - start
+        self.kinds.update(profile.kind for profile in result.noise)
+        return result.image
+
+
 def contenders(models: Sequence[str]) -> dict[str, Method]:
-    """Name -> method; ``told`` answers None for sets without a known level."""
-    told = load_model(TOLD, "cpu")
-    methods: dict[str, Method] = {
-        "default": lambda noisy, sigma: denoise(noisy),
-        "told": lambda noisy, sigma: denoise(noisy, told, sigma),
+    """Name -> method; ``told`` is left out for sets without a known level."""
+    methods = {
+        "default": Method(Denoiser(device="cpu")),
+        "told": Method(Denoiser(TOLD, device="cpu"), needs_level=True),
     }
     for name in models:
         base, _, scale = name.partition("@")
         network = load_model(base, "cpu")
         if scale:
             network.noise_scale = float(scale)
-        methods[name] = lambda noisy, sigma, network=network: denoise(noisy, network)
+        methods[name] = Method(Denoiser(network))
     return methods
 
 
@@ -180,43 +201,90 @@ def figures(output: Tensor, clean: Tensor) -> dict[str, float]:
 def measure(name: str, data: Path, methods: dict[str, Method], every: int) -> dict[str, dict]:
     """One set: for the input and every method the means, and the worst gain over the input."""
     values: dict[str, list[dict[str, float]]] = {}
+    pixels = 0
+    for method in methods.values():
+        method.kinds.clear()
+        method.seconds = 0.0
     for place, picture in enumerate(SETS[name](data)):
         if place % every:
             continue
+        pixels += picture.clean[0, 0].numel()
         given = figures(picture.noisy, picture.clean)
         values.setdefault("input", []).append(given)
-        for method, run in methods.items():
-            if method == "told" and picture.sigma is None:
+        for key, method in methods.items():
+            if method.needs_level and picture.sigma is None:
                 continue
-            with torch.inference_mode():
-                output = run(picture.noisy, picture.sigma)
-            row = figures(output, picture.clean)
-            values.setdefault(method, []).append(row | {"gain": row["psnr"] - given["psnr"]})
+            row = figures(method(picture.noisy, picture.sigma), picture.clean)
+            values.setdefault(key, []).append(row | {"gain": row["psnr"] - given["psnr"]})
     results = {}
-    for method, rows in values.items():
-        results[method] = {
-            key: float(np.mean([row[key] for row in rows])) for key in ("psnr", "ssim", "detail")
+    for key, rows in values.items():
+        results[key] = {
+            figure: float(np.mean([row[figure] for row in rows]))
+            for figure in ("psnr", "ssim", "detail")
         }
-        results[method]["images"] = len(rows)
-        if method != "input":
-            results[method]["worst_gain"] = min(row["gain"] for row in rows)
+        results[key]["images"] = len(rows)
+        if method := methods.get(key):
+            results[key]["worst_gain"] = min(row["gain"] for row in rows)
+            results[key]["cpu_seconds_per_megapixel"] = method.seconds / pixels * 1e6
+            results[key]["kinds"] = dict(method.kinds)
     return results
 
 
-def table(results: dict[str, dict[str, dict]]) -> str:
-    """Markdown: a row per set and method."""
-    lines = [
-        "| set | method | PSNR, dB | SSIM | detail | worst gain, dB |",
-        "|---|---|---|---|---|---|",
-    ]
-    for name, methods in results.items():
-        for method, row in methods.items():
-            worst = f"{row['worst_gain']:+.2f}" if "worst_gain" in row else ""
-            lines.append(
-                f"| {name} ({row['images']}) | {method} | {row['psnr']:.2f} | {row['ssim']:.4f} "
-                f"| {row['detail']:.2f} | {worst} |"
-            )
-    return "\n".join(lines) + "\n"
+HEADER = (
+    "| set | method | PSNR, dB | SSIM | detail | worst gain, dB | CPU s/MP | found |\n"
+    "|---|---|---|---|---|---|---|---|\n"
+)
+
+
+def rows_of(name: str, methods: dict[str, dict]) -> str:
+    """Markdown: a row per method."""
+    lines = []
+    for method, row in methods.items():
+        cells = [f"{name} ({row['images']})", method, f"{row['psnr']:.2f}", f"{row['ssim']:.4f}",
+                 f"{row['detail']:.2f}"]  # fmt: skip
+        if method == "input":
+            cells += ["", "", ""]
+        else:
+            found = ", ".join(f"{count} {kind}" for kind, count in sorted(row["kinds"].items()))
+            cells += [f"{row['worst_gain']:+.2f}", f"{row['cpu_seconds_per_megapixel']:.2f}", found]
+        lines.append("| " + " | ".join(cells) + " |\n")
+    return "".join(lines)
+
+
+def known(folder: Path) -> dict[str, dict]:
+    """Sets that were measured before with the same weights; they are kept."""
+    file = folder / "photos.json"
+    if not file.is_file():
+        return {}
+    before = json.loads(file.read_text())
+    same = before["weights"]["sha256"] == pretrained_info(PHOTO).sha256
+    return before["sets"] if same else {}
+
+
+def write(results: dict[str, dict], folder: Path) -> None:
+    """What there is so far, as JSON and as Markdown."""
+    shipped = pretrained_info(PHOTO)
+    facts = {"weights": {"name": PHOTO, "steps": shipped.steps, "sha256": shipped.sha256}}
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "photos.json").write_text(json.dumps(facts | {"sets": results}, indent=2) + "\n")
+    weights = f"Weights of `{PHOTO}`: {shipped.steps} steps, sha256 {shipped.sha256[:12]}.\n\n"
+    rows = "".join(rows_of(name, results[name]) for name in SETS if name in results)
+    (folder / "photos.md").write_text(weights + HEADER + rows)
+
+
+def draw(file: Path) -> None:
+    """The bundled photograph with made-up noise of a camera, denoised without options."""
+    clean = read_photograph()
+    batch = torch.from_numpy(clean).permute(2, 0, 1)[None].float() / 255.0
+    noisy = add_photo_noise(batch, PhotoNoise(clean=0, white=0), generator(SEED_OF_PICTURE))
+    noisy = (noisy.clamp(0, 1) * 255.0).round().to(torch.uint8)[0].permute(1, 2, 0).numpy()
+    result = Denoiser(device="cpu").run(noisy)
+    print(result.treatment)
+    panels = []
+    for title, pixels in (("noise of a camera", noisy), ("denoise, no option", result.image)):
+        x, y = (torch.from_numpy(v).permute(2, 0, 1)[None] / 255.0 for v in (pixels, clean))
+        panels.append(Result(title, pixels, psnr(x, y).item(), ssim(x, y).item()))
+    write_image(file, compose(panels, clean), overwrite=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -229,16 +297,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--without", nargs="+", default=[], choices=["default", "told"])
     parser.add_argument("--every", type=int, default=1, metavar="N", help="every Nth image alone")
     parser.add_argument("--output", type=Path, default=HERE / "results", metavar="FOLDER")
+    parser.add_argument(
+        "--picture", type=Path, metavar="FILE", help="draw the picture of docs/photos.md alone"
+    )
     args = parser.parse_args(argv)
+    if args.picture:
+        draw(args.picture)
+        return 0
     if args.every < 1:
         parser.error(f"--every must be >= 1, got {args.every}")
     data = Path(os.environ.get("DENOISE_EXT_DATA", ""))
     methods = {k: run for k, run in contenders(args.model).items() if k not in args.without}
-    results = {name: measure(name, data, methods, args.every) for name in args.sets}
-    args.output.mkdir(parents=True, exist_ok=True)
-    (args.output / "photos.json").write_text(json.dumps(results, indent=2) + "\n")
-    (args.output / "photos.md").write_text(table(results))
-    print(table(results), end="")
+    results = known(args.output)
+    print(HEADER, end="")
+    for name in args.sets:
+        results[name] = measure(name, data, methods, args.every)
+        print(rows_of(name, results[name]), end="", flush=True)
+        write(results, args.output)
     return 0
 
 

@@ -15,9 +15,10 @@ _SUBPACKAGES = (
     "reference", "runtime", "tasks", "training",
 )  # fmt: skip
 
-# What a user meets first, under the package's own name.
+# The most used names, under the package's own name.
 _NAMES = {
-    "Denoiser": "tasks", "accelerate": "engine", "denoise": "tasks", "info": "_info",
+    "Denoiser": "tasks", "NoiseProfile": "tasks", "VideoDenoiser": "tasks", "accelerate": "engine",
+    "analyse_noise": "tasks", "denoise": "tasks", "info": "_info",
 }  # fmt: skip
 
 __all__ = ["__version__", *_NAMES, *_SUBPACKAGES]

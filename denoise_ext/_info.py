@@ -37,7 +37,7 @@ def info() -> dict[str, Any]:
         cache: folder of the decisions that `accelerate` keeps (None: off), entries, bytes.
         operators: name -> devices it has a kernel for.
 
-    Works without the native library too, and says why it is missing.
+    Works without the native library, too, and has the reason why it is missing.
     """
     error = native_error()
     build = {} if error else native().build_info()

@@ -45,7 +45,7 @@ def native() -> ModuleType:
     """Return the compiled module.
 
     Raises:
-        RuntimeError: it could not be loaded; the message says why and what to do.
+        RuntimeError: it could not be loaded; the message has the reason and a remedy.
     """
     if _module is None:
         raise RuntimeError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 ALGORITHMS = ("strict", "default", "fast")
-"""Which algorithms convolutions may use; `ops.conv2d` says what they are."""
+"""Which algorithms convolutions may use; see `ops.conv2d`."""
 
 
 @dataclass(frozen=True)

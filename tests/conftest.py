@@ -19,6 +19,7 @@ from training_tools import workplace  # noqa: F401  (a fixture)
 from denoise_ext._loader import native, native_error
 from denoise_ext.ops._library import kernel_devices
 
+pytest_plugins = ["rotation"]
 # Comparisons that fail there show both sides, too.
 pytest.register_assert_rewrite("op_checks", "picture_files")
 
@@ -60,6 +61,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         rows = [[pair[name] for name in wanted] for pair in pairs]
         ids = ["-".join(row if row[0] == "cpu" else row[:1]) for row in rows]
         metafunc.parametrize(wanted, rows, ids=ids, indirect=True)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Share the slow tests out first: none is left for one process at the end."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 def pytest_report_header() -> str:

@@ -284,7 +284,7 @@ def _time(document: dict[str, Any], found: list[Method], quiet: bool) -> None:
 def _write_json(args: argparse.Namespace, document: dict[str, Any]) -> None:
     text = json.dumps(document, indent=1) + "\n"
     target = _targets(args.out)["json"]
-    write_atomically(target, lambda s: s.write(text.encode()), args.overwrite or args.resume)
+    write_atomically(target, text.encode(), args.overwrite or args.resume)
 
 
 def _write(args: argparse.Namespace, document: dict[str, Any]) -> None:
@@ -294,9 +294,9 @@ def _write(args: argparse.Namespace, document: dict[str, Any]) -> None:
     except ImportError:
         print("no picture: matplotlib is not installed: pip install matplotlib")
     if drawn is not None:
-        write_atomically(targets["png"], lambda stream: stream.write(drawn), overwrite=True)
+        write_atomically(targets["png"], drawn, overwrite=True)
     text = markdown(document, targets["png"].name if drawn is not None else None)
-    write_atomically(targets["md"], lambda stream: stream.write(text.encode()), overwrite=True)
+    write_atomically(targets["md"], text.encode(), overwrite=True)
     _write_json(args, document)
     written = ", ".join(str(path) for end, path in targets.items() if end != "png" or drawn)
     print(f"{text}\nwritten: {written}")

@@ -13,20 +13,20 @@ extern const ConvKernels kBaselineConv;
 extern const WinogradKernels kBaselineWinograd;
 extern const GaussianKernels kBaselineGaussian;
 extern const BilateralKernels kBaselineBilateral;
+extern const MotionKernels kBaselineMotion;
 #if defined(__x86_64__)
 extern const ConvKernels kAvx2Conv, kAvx512Conv;
 extern const WinogradKernels kAvx2Winograd, kAvx512Winograd;
 extern const GaussianKernels kAvx2Gaussian, kAvx512Gaussian;
 extern const BilateralKernels kAvx2Bilateral, kAvx512Bilateral;
+extern const MotionKernels kAvx2Motion, kAvx512Motion;
 #endif
 
 namespace {
 
-#define DENOISE_EXT_TABLE_OF(Isa)                                               \
-  {                                                                             \
-      k##Isa##Vectors.isa, k##Isa##Vectors.bytes, k##Isa##Vectors.accumulators, \
-      &k##Isa##Conv,       &k##Isa##Winograd,     &k##Isa##Gaussian,            \
-      &k##Isa##Bilateral}
+#define DENOISE_EXT_TABLE_OF(Isa)                                                           \
+  {k##Isa##Vectors.isa, k##Isa##Vectors.bytes, k##Isa##Vectors.accumulators, &k##Isa##Conv, \
+   &k##Isa##Winograd,   &k##Isa##Gaussian,     &k##Isa##Bilateral,           &k##Isa##Motion}
 
 constexpr KernelTable kBaseline = DENOISE_EXT_TABLE_OF(Baseline);
 #if defined(__x86_64__)

@@ -11,6 +11,7 @@ struct ConvKernels;
 struct WinogradKernels;
 struct GaussianKernels;
 struct BilateralKernels;
+struct MotionKernels;
 
 struct KernelTable {
   const char* isa;
@@ -20,6 +21,7 @@ struct KernelTable {
   const WinogradKernels* winograd;
   const GaussianKernels* gaussian;
   const BilateralKernels* bilateral;
+  const MotionKernels* motion;
 };
 
 // The table in use: the best ISA of this processor, or the one forced by DENOISE_EXT_CPU_ISA or

@@ -37,6 +37,7 @@ CheckedParams checked_params(const BilateralArguments& a, const Tensor& input, c
   check_like(guidance, guidance.size(1), input, a.op, "guidance");
   STD_TORCH_CHECK(guidance.size(1) > 0 || input.numel() == 0, a.op,
                   ": guidance must have at least 1 channel, got sizes ", sizes_text(guidance));
+  check_at_most(guidance.size(1), kMostGuideChannels, a.op, "guidance's channels");
   CheckedParams checked;
   BilateralParams& params = checked.params;
   const auto size = odd_kernel_size(a.kernel_size, kLargestBilateral, a.op);

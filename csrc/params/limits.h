@@ -21,5 +21,7 @@ constexpr int64_t kLargestGaussian = 65535;
 constexpr int64_t kMostCudaGaussianTaps = int64_t{1} << 22;
 // Rows and columns of a bilateral window, all of which is visited for each pixel.
 constexpr int64_t kLargestBilateral = 1023;
+// Channels that a bilateral filter compares: it keeps a number for each.
+constexpr int64_t kMostGuideChannels = int64_t{1} << 16;
 
 }  // namespace denoise_ext

@@ -58,7 +58,7 @@ def analyse(model: Network, side: int) -> Geometry:
             outputs, new_state = twin.compute(inputs, state)
     except GeometryError:
         raise
-    except Exception as error:  # a forward may raise anything where it meets no data
+    except Exception as error:  # a forward may raise anything without data
         raise GeometryError(f"{follower.place}: cannot run without data: {error}") from error
     ports = {**signature.outputs, **signature.state}
     results = {**outputs, **new_state}
@@ -74,7 +74,7 @@ def analyse(model: Network, side: int) -> Geometry:
         shape = _shape(port, side)
         if tuple(results[name].shape) != shape:
             found = tuple(results[name].shape)
-            raise GeometryError(f"{name}: the signature asks for {shape}, compute returned {found}")
+            raise GeometryError(f"{name}: the signature has {shape}, compute returned {found}")
         extent = follower.get(results[name])
         if not isinstance(extent, Extent) or extent.dims != (2, 3):
             raise GeometryError(f"{name} does not depend on the inputs as an image does")

@@ -1,8 +1,8 @@
 """The command line: ``denoise-ext COMMAND ...``.
 
-One module per command with ``add_arguments(parser)`` and ``run(args) -> exit code``, and a line in
-``COMMANDS``. Only the module of the command asked for is loaded, and it imports torch in ``run`` at
-the earliest, so that ``--help`` is quick.
+Each command has one module with ``add_arguments(parser)`` and ``run(args) -> exit code``, and a
+line in ``COMMANDS``. Only the module of the chosen command is loaded. It imports torch in ``run``,
+so that ``--help`` is quick.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from denoise_ext.cli.common import (
     one_line,
 )
 
-# command -> (what the list of commands says, the examples at the end of its --help)
+# command -> (summary, the examples at the end of its --help)
 COMMANDS = {
     "denoise": (
         "denoise image files",

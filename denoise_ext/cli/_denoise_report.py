@@ -1,10 +1,11 @@
-"""What ``denoise-ext denoise`` says while it runs and at the end: bar, JSON lines, summary."""
+"""Report of ``denoise-ext denoise``: progress bar, JSON lines, summary."""
 
 from __future__ import annotations
 
 import json
 import os
 import time
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from denoise_ext.cli.common import in_options, progress_bar, report_failures
@@ -46,7 +47,9 @@ class Report:
         self._counts = {"written": 0, "skipped": 0, "failed": 0}
         self._sigmas: list[float] = []
         self._notes: list[tuple[str, str]] = []
-        self._faint_jpegs = 0
+        self._kinds: Counter[str] = Counter()
+        self._treatments: list[str] = []
+        self._faint = 0
         self._start = time.perf_counter()
         self._bar: Progress | None = None
         for name, reason in self.failures:
@@ -62,7 +65,7 @@ class Report:
         self._bar.stop()
 
     def add(self, outcome: Outcome) -> None:
-        """One more file has come to an end."""
+        """Count an outcome and report it."""
         source, target = printable(outcome.job.source), printable(outcome.job.target)
         self._counts[outcome.status] += 1
         reason = in_options(outcome.reason)
@@ -70,8 +73,9 @@ class Report:
             self.failures.append((source, reason))
         if outcome.estimated:
             self._sigmas.append(outcome.sigma)
-            is_jpeg = source.lower().endswith((".jpg", ".jpeg"))
-            self._faint_jpegs += is_jpeg and outcome.sigma < _FAINT
+            self._faint += outcome.sigma < _FAINT and not outcome.treatment
+        self._kinds.update(outcome.kinds)
+        self._treatments += [outcome.treatment] if outcome.treatment else []
         self._notes += [(source, note) for note in outcome.notes]
         seconds = time.perf_counter() - self._start
         rate = f"{self._counts['written'] / seconds:.2f} images/s"
@@ -82,6 +86,7 @@ class Report:
         if outcome.status == "written":
             facts |= {
                 "sigma": outcome.sigma, "sigma_estimated": outcome.estimated,
+                "noise": outcome.kinds, "treatment": outcome.treatment,
                 "pixels": outcome.pixels, "notes": outcome.notes,
                 "seconds": {k: round(v, 4) for k, v in outcome.seconds.items()},
             }  # fmt: skip
@@ -107,13 +112,18 @@ class Report:
             print(f"{what} denoised in {seconds:.1f} s{rate} -> {self._output}")
         if skipped:
             print(f"{skipped} done before, left as they are")
+        if len(self._treatments) == 1 == written:
+            print(self._treatments[0])
+        elif self._kinds:
+            counts = ", ".join(f"{count} {kind}" for kind, count in self._kinds.most_common())
+            print(f"noise found: {counts} (--json has a line for each file)")
         if self._sigmas:
             print(f"noise level (sigma, 0-255 scale): estimated, {_spread(self._sigmas)}")
-        if self._faint_jpegs:
-            files = "a JPEG" if self._faint_jpegs == 1 else f"{self._faint_jpegs} JPEGs"
+        if self._faint:
+            files = "an image" if self._faint == 1 else f"{self._faint} images"
             print(
-                f"the estimate is below {_FAINT:g} for {files}, where it cannot see a camera's own"
-                " noise; if you see grain, say how strong: --sigma 5 (faint) to --sigma 15"
+                f"the estimate is below {_FAINT:g} for {files}, where it does not show a camera's"
+                " own noise; if you see grain, leave out --model, or try --sigma 5 (faint) to 15"
             )
         for note in self._about:
             print(f"note: {note}")

@@ -11,16 +11,16 @@ from denoise_ext.cli.common import CliError, max_pixels
 
 if TYPE_CHECKING:
     from denoise_ext.io import Picture
-    from denoise_ext.tasks import Denoiser
+    from denoise_ext.tasks.processor import Processor
 
 
-def run_stream(args: argparse.Namespace, denoiser: Denoiser) -> int:
-    """Read, denoise, write; what is written is whole or nothing. Returns the exit code."""
+def run_stream(args: argparse.Namespace, processor: Processor) -> int:
+    """Read, denoise, write; a failure writes nothing. Returns the exit code."""
     from denoise_ext.io import check_can_write, read_picture, write_picture
-    from denoise_ext.tasks.pictures import denoise_picture
 
+    process = processor.load()
     if len(args.inputs) != 1:
-        raise CliError("- stands for one image: give no other input beside it")
+        raise CliError("- means one image: give no other input")
     for name in ("resume", "dry_run", "json"):
         if getattr(args, name):
             raise CliError(f"--{name.replace('_', '-')} is for files and folders, not for -")
@@ -35,24 +35,26 @@ def run_stream(args: argparse.Namespace, denoiser: Denoiser) -> int:
     picture = read_picture(
         sys.stdin.buffer if source == "-" else source, max_pixels=max_pixels(args)
     )
-    result = denoise_picture(denoiser, picture, value_range=args.value_range, axes=args.axes)
+    result = process(picture)
     stream = streams.BytesIO()
     if args.output == "-":
-        write_picture(stream, result.picture, format=_format(args.format or "", picture))
+        write_picture(stream, result.image, format=_format(args.format or "", picture))
         sys.stdout.buffer.write(stream.getvalue())
         sys.stdout.buffer.flush()
     else:
-        write_picture(args.output, result.picture, overwrite=args.overwrite)
-    for note in () if args.quiet else result.picture.notes:
+        write_picture(args.output, result.image, overwrite=args.overwrite)
+    for note in () if args.quiet else result.image.notes:
         print(f"note: {note}", file=sys.stderr)
-    if not args.quiet and result.sigma is not None:
-        how = "estimated" if result.estimated else "as given"
+    if not args.quiet and result.treatment:
+        print(result.treatment, file=sys.stderr)
+    elif not args.quiet and result.sigma is not None:
+        how = "estimated" if result.sigma_estimated else "as given"
         print(f"noise level (sigma, 0-255 scale): {result.sigma:.1f}, {how}", file=sys.stderr)
     return 0
 
 
 def _format(suffix: str, picture: Picture) -> str:
-    """The format's name: as asked, else the input's, or TIFF where that is only read."""
+    """The format's name: that of `suffix`, else the input's, or TIFF if that is only read."""
     from denoise_ext.io.codecs import codec_named, suffix_of
 
     if suffix:

@@ -1,4 +1,4 @@
-"""How far a command is: a bar on terminals, a line every 10 seconds elsewhere."""
+"""Progress of a command: a bar on terminals, a line every 10 seconds elsewhere."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _EVERY = 10.0  # seconds
 
 
 class ProgressLines:
-    """What `rich.progress.Progress` does for one task, as lines on stderr for logs and pipes.
+    """`rich.progress.Progress` for one task, as lines on stderr for logs and pipes.
 
     A line is due when a step ends ten seconds or more after the last line. After the last step the
     command has a summary.
@@ -40,10 +40,10 @@ class ProgressLines:
         self._due = self._clock() + _EVERY
 
     def stop(self) -> None:
-        """Nothing is left to take back."""
+        """Nothing is to be cleared."""
 
     def add_task(self, description: str, total: int | None = None, **fields: str) -> int:
-        """`description` says what is done in all lines."""
+        """Add a task; every line begins with `description`."""
         self._what, self._total = description, total
         self._values |= fields
         return 0

@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
             "cases": rows,
         }
         text = json.dumps(document, indent=2) + "\n"
-        write_atomically(args.json, lambda stream: stream.write(text.encode()), args.overwrite)
+        write_atomically(args.json, text.encode(), args.overwrite)
         console.print(f"\nfigures: {args.json}")
     return 0
 

@@ -1,9 +1,10 @@
-"""What the commands share: errors and exit codes, arguments, models by name, tables."""
+"""Shared by the commands: errors and exit codes, arguments, options of a run, tables."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import gc
 import importlib
 import logging
@@ -13,17 +14,16 @@ import re
 import sys
 from collections.abc import Iterator
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from denoise_ext._precision import PRECISIONS
 from denoise_ext.cli._progress import ProgressLines
 
 if TYPE_CHECKING:
-    import numpy as np
     from rich.console import Console
     from rich.progress import Progress
 
-    from denoise_ext.tasks import Denoiser
+    from denoise_ext.runtime import RunOptions
 
 EXIT_FAILED, EXIT_USAGE, EXIT_SOME_FAILED, EXIT_INTERRUPTED = 1, 2, 3, 130
 
@@ -100,7 +100,7 @@ def sigma_type(text: str) -> float:
 
 
 def strength_type(text: str) -> float:
-    """argparse type of how much of the noise is taken away: 0 to 1."""
+    """argparse type of a strength: 0 to 1."""
     try:
         value = float(text)
     except ValueError:
@@ -223,7 +223,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", metavar="NAME|CHECKPOINT",
         help="a model with trained weights (see `denoise-ext models --trained`) or a checkpoint"
-        " file; default: the shipped gray or colour model, as each image needs",
+        " file; default: the shipped one that suits each image and its noise",
     )  # fmt: skip
     add_import_argument(parser)
     parser.add_argument(
@@ -236,26 +236,18 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def make_denoiser(model: str | None, device: str, backend: str, **options: Any) -> Denoiser:
-    """A `Denoiser` for all images. A wrong model is one error, not one for each image."""
+def run_options(args: argparse.Namespace) -> RunOptions:
+    """Return the options of a run from a command's arguments; defaults for those it lacks."""
     with importing_torch():
-        from denoise_ext.runtime import choose_device, load_model
-        from denoise_ext.runtime.model_names import is_family
-        from denoise_ext.tasks import Denoiser
+        from denoise_ext.runtime import RunOptions
 
-    chosen = choose_device(device, backend)
-    network = model if is_family(model) else load_model(model, chosen, backend)
-    return Denoiser(network, device=chosen, backend=backend, **options)
-
-
-def colour_channels(pixels: np.ndarray) -> int:
-    """1 for gray (with or without alpha), 3 for RGB."""
-    return 3 if pixels.ndim == 3 and pixels.shape[2] >= 3 else 1
+    names = [field.name for field in dataclasses.fields(RunOptions)]
+    return RunOptions(**{name: getattr(args, name) for name in names if hasattr(args, name)})
 
 
 @contextlib.contextmanager
 def log_on_stderr(name: str) -> Iterator[None]:
-    """What a logger of the package records at INFO and above, as plain lines on stderr."""
+    """Print the records of a logger at INFO and above as plain lines on stderr."""
     logger, handler = logging.getLogger(name), logging.StreamHandler(sys.stderr)
     level = logger.level
     logger.addHandler(handler)

@@ -184,7 +184,7 @@ def _print_times(model: Network, noisy: np.ndarray, args: argparse.Namespace) ->
 
     console = output_console()
     if args.backend == "torch":
-        console.print("\ntime: not compared, since the torch backend was asked for")
+        console.print("\ntime: not compared with --backend torch")
         return
     device = next(model.parameters()).device
     x = _unit_batch(noisy).to(device)

@@ -8,10 +8,10 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from denoise_ext._suggestions import did_you_mean
-from denoise_ext.cli._denoise_plan import Plan, make_plan
+from denoise_ext.cli._denoise_jobs import JobList, list_jobs
 from denoise_ext.cli._denoise_report import Report, printable
 from denoise_ext.cli.common import (
     EXIT_SOME_FAILED,
@@ -22,17 +22,17 @@ from denoise_ext.cli.common import (
     add_precision_argument,
     importing_torch,
     in_options,
-    make_denoiser,
     max_pixels,
+    run_options,
     sigma_type,
     strength_type,
     whole_number,
 )
 
 if TYPE_CHECKING:
-    from denoise_ext.jobs.batch import Job, Outcome
+    from denoise_ext.jobs.batch import Job, Outcome, Worker
     from denoise_ext.jobs.manifest import Manifest
-    from denoise_ext.tasks import Denoiser
+    from denoise_ext.tasks.processor import Processor
 
 DESCRIPTION = """\
 Reading, denoising and writing overlap. A bad file does not stop the others: it is listed at the
@@ -62,7 +62,7 @@ def _add_denoising_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--sigma", type=sigma_type, metavar="S",
         help="standard deviation of the noise on the 0-255 scale (also for 16-bit images);"
-        " default: estimated for each image; blind models ignore it",
+        " default: by the noise that each image has; blind models ignore it",
     )  # fmt: skip
     parser.add_argument(
         "--value-range", type=_number, nargs=2, metavar=("BLACK", "WHITE"),
@@ -146,106 +146,93 @@ def run(args: argparse.Namespace) -> int:
     if "-" in (*args.inputs, args.output):
         from denoise_ext.cli._denoise_stream import run_stream
 
-        return run_stream(args, make_denoiser(args.model, args.device, **_options(args)))
+        return run_stream(args, _processor(args))
     with importing_torch():
         if args.sigma:  # once, and not for each file
             from denoise_ext.tasks.doubts import warn_of_sigma
 
             warn_of_sigma(args.sigma)
-        plan = make_plan(
+        found = list_jobs(
             args.inputs, args.output, args.recursive, args.format or "", args.shard,
             cluster=args.engine == "ray",
         )  # fmt: skip
-    if args.resume and not plan.is_folder:
+    if args.resume and not found.is_folder:
         raise CliError("--resume needs a folder as output: for one file, repeat the command")
     if args.dry_run:
-        return _tell(plan, args)
-    outcomes = _on_ray(plan, args) if args.engine == "ray" else _here(plan, args)
+        return _print_jobs(found, args)
+    outcomes = _on_ray(found, args) if args.engine == "ray" else _here(found, args)
     options = {"quiet": args.quiet, "as_json": args.json}
-    with Report(len(plan.jobs), plan.failures, args.output, plan.notes, **options) as report:
+    with Report(len(found.jobs), found.failures, args.output, found.notes, **options) as report:
         for outcome in outcomes:
             report.add(outcome)
     report.finish()
     return EXIT_SOME_FAILED if report.failures else 0
 
 
-def fingerprint(args: argparse.Namespace) -> dict[str, Any]:
-    """All that a result depends on besides its input."""
-    from denoise_ext.tasks.fingerprint import fingerprint_of
+def _processor(args: argparse.Namespace) -> Processor:
+    """What is done to each picture, here or in the actors of a cluster."""
+    run = run_options(args)
+    from denoise_ext.tasks.processor import Processor
 
-    how = {"value_range": args.value_range, "axes": args.axes}
-    return fingerprint_of(args.model, **how, **_options(args))
-
-
-def _options(args: argparse.Namespace) -> dict[str, Any]:
-    names = ("sigma", "strength", "precision", "backend", "alpha", "tile", "max_memory")
-    return {name: getattr(args, name) for name in names}
+    names = ("model", "sigma", "strength", "alpha", "value_range", "axes")
+    return Processor(run=run, **{name: getattr(args, name) for name in names})
 
 
-def _here(plan: Plan, args: argparse.Namespace) -> Iterator[Outcome]:
-    """The jobs in this process. What is wrong with the options is raised at once."""
+def _here(found: JobList, args: argparse.Namespace) -> Iterator[Outcome]:
+    """Run the jobs in this process. Options that are wrong raise at once."""
+    from denoise_ext.jobs.batch import Worker
     from denoise_ext.jobs.manifest import Manifest
-
-    denoiser = make_denoiser(args.model, args.device, **_options(args))
-    if not (plan.is_folder and plan.jobs):
-        return _run_here(plan.jobs, denoiser, None, args)
-    manifest = Manifest(plan.output, args.shard, siblings=args.resume)
-    return _run_here(plan.jobs, denoiser, manifest, args)
-
-
-def _run_here(
-    jobs: list[Job], denoiser: Denoiser, manifest: Manifest | None, args: argparse.Namespace
-) -> Iterator[Outcome]:
-    from functools import partial
-
-    from denoise_ext.jobs.batch import Worker, known_jobs, run_batch
     from denoise_ext.jobs.storage import LocalStorage
-    from denoise_ext.tasks.pictures import denoise_picture
 
+    processor, manifest = _processor(args), None
+    process = processor.load(share=args.workers)
+    if found.is_folder and found.jobs:
+        manifest = Manifest(found.output, args.shard, siblings=args.resume)
     worker = Worker(
-        partial(
-            denoise_picture,
-            denoiser,
-            share=args.workers,
-            value_range=args.value_range,
-            axes=args.axes,
-        ),
-        fingerprint(args) if manifest else None,
+        process,
+        processor.fingerprint() if manifest else None,
         storage=LocalStorage(manifest, make_folders=manifest is not None),
         overwrite=args.overwrite,
         max_pixels=max_pixels(args),
     )
-    with manifest or nullcontext(), _quiet_decoders():
+    return _run_here(found.jobs, worker, manifest, args)
+
+
+def _run_here(
+    jobs: list[Job], worker: Worker, manifest: Manifest | None, args: argparse.Namespace
+) -> Iterator[Outcome]:
+    from denoise_ext.jobs.batch import known_jobs, run_batch
+
+    with manifest or nullcontext(), _no_warnings():
         known = known_jobs(jobs, manifest) if manifest and args.resume else jobs
         yield from run_batch(known, worker, workers=args.workers)
 
 
-def _on_ray(plan: Plan, args: argparse.Namespace) -> Iterator[Outcome]:
-    """The jobs on a cluster. What is wrong with the options is raised at once."""
+def _on_ray(found: JobList, args: argparse.Namespace) -> Iterator[Outcome]:
+    """Run the jobs on a cluster. Options that are wrong raise at once."""
     if args.imports:
         raise CliError("--import is not for --engine ray: its workers find entry points alone")
     from denoise_ext.jobs.ray import actor_setup, run_jobs
 
-    options = {"model": args.model, "device": args.device, **_options(args)}
-    setup = actor_setup(options, args.overwrite, max_pixels(args), args.value_range, args.axes)
+    setup = actor_setup(_processor(args), args.overwrite, max_pixels(args))
     if args.model is not None:  # a wrong name is one error here, not one in every actor
         from denoise_ext.runtime import load_model
 
         load_model(args.model, "cpu", args.backend)
     return run_jobs(
-        plan.jobs, plan.output, setup, overwrite=args.overwrite, resume=args.resume,
+        found.jobs, found.output, setup, overwrite=args.overwrite, resume=args.resume,
         shard=args.shard, actors=args.actors, cpus_per_actor=args.cpus_per_actor,
         gpus_per_actor=args.gpus_per_actor,
     )  # fmt: skip
 
 
-def _tell(plan: Plan, args: argparse.Namespace) -> int:
+def _print_jobs(found: JobList, args: argparse.Namespace) -> int:
     """--dry-run."""
     import json
 
-    for note in plan.notes if not (args.json or args.quiet) else ():
+    for note in found.notes if not (args.json or args.quiet) else ():
         print(f"note: {note}")
-    for job, status in _statuses(plan, args):
+    for job, status in _statuses(found, args):
         source, target = printable(job.source), printable(job.target)
         status = in_options(status)
         if args.json:
@@ -253,34 +240,34 @@ def _tell(plan: Plan, args: argparse.Namespace) -> int:
             print(json.dumps(facts))
         elif not args.quiet:
             print(f"{source} -> {target}" + (f" ({status})" if status != "to do" else ""))
-    for name, reason in plan.failures:
+    for name, reason in found.failures:
         print(f"{printable(name)}: {in_options(reason)}", file=sys.stderr)
-    return EXIT_SOME_FAILED if plan.failures else 0
+    return EXIT_SOME_FAILED if found.failures else 0
 
 
-def _statuses(plan: Plan, args: argparse.Namespace) -> Iterator[tuple[Job, str]]:
+def _statuses(found: JobList, args: argparse.Namespace) -> Iterator[tuple[Job, str]]:
     import os
     from dataclasses import replace
 
     from denoise_ext.jobs.batch import Worker
     from denoise_ext.jobs.manifest import recorded
 
-    folder, storage = plan.output, None
+    folder, storage = found.output, None
     if args.engine == "ray":
         from denoise_ext.jobs.ray import manifest_folder
         from denoise_ext.jobs.urls import UrlStorage
 
-        folder, storage = manifest_folder(plan.output), UrlStorage()
+        folder, storage = manifest_folder(found.output), UrlStorage()
     records = recorded(folder) if args.resume else {}
-    made_by = fingerprint(args) if args.resume else None
-    worker = Worker(None, made_by, storage=storage, overwrite=args.overwrite)
-    for job in plan.jobs:
+    fingerprint = _processor(args).fingerprint() if args.resume else None
+    worker = Worker(None, fingerprint, storage=storage, overwrite=args.overwrite)
+    for job in found.jobs:
         yield job, worker.status(replace(job, known=records.get(os.fsencode(job.name))))
 
 
 @contextmanager
-def _quiet_decoders() -> Iterator[None]:
-    """Decoders warn of oddities in metadata; in a batch that is noise."""
+def _no_warnings() -> Iterator[None]:
+    """`run` has warned of the options once. Nothing is left to repeat for each file."""
     import warnings
 
     with warnings.catch_warnings():

@@ -13,13 +13,13 @@ from denoise_ext.cli.common import (
     CliError,
     add_max_pixels_argument,
     add_model_arguments,
-    colour_channels,
-    make_denoiser,
+    importing_torch,
     max_pixels,
     one_line,
     output_console,
     progress_bar,
     report_failures,
+    run_options,
     sigma_type,
     whole_number,
 )
@@ -27,6 +27,7 @@ from denoise_ext.cli.common import (
 if TYPE_CHECKING:
     from denoise_ext.tasks import Denoiser, Protocol, Scores
 
+_BY_NOISE = "the one that suits each image's noise"
 Rows = list[tuple[Path, float | None, "Scores"]]  # file, sigma (None: estimated), figures
 
 
@@ -53,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="only this part of the sorted pairs, e.g. 0.5 1 for the second half",
     )  # fmt: skip
     add_model_arguments(parser)
-    parser.add_argument("--recursive", action="store_true", help="take in sub-folders")
+    parser.add_argument("--recursive", action="store_true", help="include sub-folders")
     add_max_pixels_argument(parser)
     parser.add_argument("--seed", type=whole_number(0), default=0, help="of the noise (default: 0)")
     parser.add_argument(
@@ -76,9 +77,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Carry the command out; returns the exit code."""
-    from denoise_ext.io import check_target, list_images
-    from denoise_ext.runtime.model_names import member
-    from denoise_ext.tasks import Protocol
+    with importing_torch():
+        from denoise_ext.io import check_target, list_images
+        from denoise_ext.runtime.model_names import member
+        from denoise_ext.tasks import Protocol
+        from denoise_ext.tasks.processor import load_denoiser
 
     if not (args.sigma or args.pairs):
         raise CliError("--sigma is required without --pairs: the noise levels to add")
@@ -89,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
     protocol = Protocol(
         args.seed, args.clip, not args.no_round, args.crop, args.gray, bool(partners)
     )
-    denoiser = make_denoiser(args.model, args.device, args.backend)
+    denoiser = load_denoiser(args.model, run_options(args))
     sigmas = list(dict.fromkeys(args.sigma or [None]))
     rows: Rows = []
     failures: list[tuple[str, str]] = []
@@ -103,7 +106,8 @@ def run(args: argparse.Namespace) -> int:
                 pair = file, partners.get(file)
                 scores, channels = _scores(*pair, denoiser, sigmas, protocol, limit)
                 rows += [(file, sigma, score) for sigma, score in scores]
-                used.add(member(args.model, channels))
+                automatic = args.model is None and None in sigmas
+                used.add(_BY_NOISE if automatic else member(args.model, channels))
             except (CliError, ValueError, RuntimeError, OSError, MemoryError) as error:
                 failures.append((str(file), one_line(error)))
             progress.advance(task)
@@ -118,7 +122,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _partners(args: argparse.Namespace) -> dict[Path, Path]:
-    """Noisy file -> clean file, for the part asked for; nothing without --pairs."""
+    """Noisy file -> clean file, for --part; nothing without --pairs."""
     from denoise_ext.io import find_pairs
 
     if args.pairs is None:
@@ -157,7 +161,7 @@ def _scores(
     else:
         clean = clean_pixels(read_image(partner, max_pixels=limit), protocol)
         scores = [(s, evaluate_pair(denoiser, pixels, clean, s, protocol)) for s in sigmas]
-    return scores, colour_channels(pixels)
+    return scores, 1 if pixels.ndim == 2 else pixels.shape[2]
 
 
 def _averages(rows: Rows, sigma: float | None) -> dict[str, float]:
@@ -232,7 +236,7 @@ def _write_json(
         "failed": [{"file": name, "reason": reason} for name, reason in failures],
     }
     text = json.dumps(document, indent=2) + "\n"
-    write_atomically(args.json, lambda stream: stream.write(text.encode()), args.overwrite)
+    write_atomically(args.json, text.encode(), args.overwrite)
     print(f"figures of every image: {args.json}")
 
 

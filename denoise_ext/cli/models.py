@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 # heading, whether it is a number
 _COLUMNS = (
     ("model", False), ("images", False), ("sigma", False), ("parameters", True),
-    ("GFLOP/MP", True), ("sees", True), ("trained for", False), ("PSNR at sigma, dB", False),
+    ("GFLOP/MP", True), ("field", True), ("trained for", False), ("PSNR at sigma, dB", False),
     ("licence", False),
 )  # fmt: skip
 _LEGEND = """\
 GFLOP/MP: multiplications and additions of the convolutions per 10^6 pixels, in 10^9
-sees: side in pixels of the window that a pixel of the result depends on; "all": the whole image;
-"?": not known, images are computed as a whole"""
+field: side in pixels of the receptive field; "all": the whole image; "?": not known, images are
+computed as a whole"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -139,7 +139,7 @@ def _psnr_lines(psnr: dict[str, float]) -> list[str]:
 
 
 def _print_provenance(console: Console, trained: list[dict[str, Any]]) -> None:
-    """How the figures were measured, and what the weights were made from; each said once."""
+    """Protocol of the figures and origin of the weights, each printed once."""
     for protocol in dict.fromkeys(model["protocol"] for model in trained if model["protocol"]):
         console.print(f"PSNR: {protocol}")
     by_data: dict[str, list[str]] = {}

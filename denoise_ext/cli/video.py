@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from denoise_ext.cli.common import (
     EXIT_SOME_FAILED,
+    CliError,
     add_max_pixels_argument,
     add_memory_arguments,
     add_model_arguments,
@@ -22,10 +23,10 @@ from denoise_ext.cli.common import (
 )
 
 if TYPE_CHECKING:
+    import numpy as np
     from rich.progress import Progress
 
     from denoise_ext.io.video import Video, VideoFrame
-    from denoise_ext.tasks import Denoiser
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -64,19 +65,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Carry the command out; returns the exit code."""
     from denoise_ext.io.video import check_can_write_video, read_video, write_video
-    from denoise_ext.tasks import Denoiser
+    from denoise_ext.tasks.video_denoiser import default_video_model, names_recurrent
 
     check_can_write_video(args.output, args.codec, args.overwrite)
-    denoiser = Denoiser(
-        args.model, strength=args.strength, device=args.device, backend=args.backend,
-        precision=args.precision, tile=args.tile, max_memory=args.max_memory,
-    )  # fmt: skip
+    if args.model is None:
+        args.model = default_video_model()
+    kind = _Recurrent if names_recurrent(args.model) else _FrameByFrame
+    denoiser = kind(args)
     start = time.perf_counter()
     with (
         read_video(args.input, max_pixels=max_pixels(args)) as video,
         progress_bar(args.quiet) as progress,
     ):
-        frames = _Denoised(video, denoiser, args.sigma, progress)
+        frames = _Denoised(video, denoiser, progress)
         notes = write_video(
             args.output, frames, video, codec=args.codec, quality=args.quality,
             overwrite=args.overwrite,
@@ -85,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
     if not args.quiet:
         for note in [*video.notes, *notes]:
             print(f"denoise-ext: note: {note}", file=sys.stderr)
-        level = "" if frames.sigma is None else f", sigma {frames.sigma:.1f}"
+        level = "" if denoiser.sigma is None else f", sigma {denoiser.sigma:.1f}"
         estimated = " (estimated)" if args.sigma is None and level else ""
         rate = frames.count / seconds
         print(
@@ -102,25 +103,67 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+class _FrameByFrame:
+    """Each picture by itself, with one noise level for all."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        from denoise_ext.runtime.model_names import DEFAULT
+        from denoise_ext.tasks import Denoiser
+
+        self.sigma = args.sigma
+        # Without a model, images get the network that suits their noise: here one for all frames,
+        # as another one from frame to frame would flicker.
+        self._denoiser = Denoiser(
+            args.model or DEFAULT, strength=args.strength, device=args.device, backend=args.backend,
+            precision=args.precision, tile=args.tile, max_memory=args.max_memory,
+        )  # fmt: skip
+
+    def __call__(self, picture: np.ndarray) -> np.ndarray:
+        result = self._denoiser.run(picture, self.sigma)
+        if self.sigma is None and result.sigma is not None:
+            self.sigma = float(result.sigma)  # kept: a level per frame would flicker
+        return result.image
+
+
+class _Recurrent:
+    """Each picture with what those before left."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        from denoise_ext.tasks import VideoDenoiser
+
+        for name, value, default in (
+            ("--tile", args.tile, "auto"),
+            ("--max-memory", args.max_memory, None),
+        ):
+            if value != default:
+                raise CliError(f"{name}: a recurrent network computes whole frames, got {value}")
+        self._denoiser = VideoDenoiser(
+            args.model, sigma=args.sigma, strength=args.strength, device=args.device,
+            precision=args.precision, backend=args.backend,
+        )  # fmt: skip
+
+    @property
+    def sigma(self) -> float | None:
+        """The noise level of the last frame."""
+        return self._denoiser.sigma
+
+    def __call__(self, picture: np.ndarray) -> np.ndarray:
+        return self._denoiser.push(picture)
+
+
 class _Denoised:
     """The frames of a video, denoised one after the other; damaged ones as they are."""
 
     def __init__(
-        self, video: Video, denoiser: Denoiser, sigma: float | None, progress: Progress
+        self, video: Video, denoiser: _FrameByFrame | _Recurrent, progress: Progress
     ) -> None:
         self._video, self._denoiser, self._progress = video, denoiser, progress
-        self.sigma = sigma
         self.count = 0
 
     def __iter__(self) -> Iterator[VideoFrame]:
         task = self._progress.add_task("denoising", total=self._video.info.frames)
         for frame in self._video:
-            yield frame if frame.corrupt else self._clean(frame)
+            clean = frame if frame.corrupt else frame.with_picture(self._denoiser(frame.picture()))
+            yield clean
             self.count += 1
             self._progress.advance(task)
-
-    def _clean(self, frame: VideoFrame) -> VideoFrame:
-        result = self._denoiser.run(frame.picture(), self.sigma)
-        if self.sigma is None and result.sigma is not None:
-            self.sigma = float(result.sigma)  # kept: a level per frame would flicker
-        return frame.with_picture(result.image)

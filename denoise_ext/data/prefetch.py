@@ -17,7 +17,7 @@ class Prefetcher(Generic[T]):
     Args:
         make: a function of the step alone: it may run in any thread, in any order.
         end: no step from here on is prepared.
-        workers: threads, and batches that are ready or in work at most; 0: made when asked for.
+        workers: threads, and batches that are ready or in work at most; 0: made on request.
     """
 
     def __init__(self, make: Callable[[int], T], end: int, workers: int) -> None:

@@ -15,12 +15,12 @@ from denoise_ext.engine.capture.instrumented_copy import Wrapper
 from denoise_ext.engine.capture.signature import is_ordinary, tensors_in
 from denoise_ext.engine.fuse import verify
 from denoise_ext.engine.report import Report, Row
-from denoise_ext.engine.run.dispatch import shadow
-from denoise_ext.engine.run.output_tree import compare
-from denoise_ext.engine.run.reference_run import Twin
+from denoise_ext.engine.run.dispatch import shim
+from denoise_ext.engine.run.output_tree import largest_error
+from denoise_ext.engine.run.reference_run import ReferenceRun
 from denoise_ext.engine.run.region import Settings
 
-_OWN = frozenset({"training", "_original", "_options", "_settings", "_shadow", "_decided"})
+_OWN = frozenset({"training", "_original", "_options", "_settings", "_shim", "_decided"})
 
 
 def accelerate(
@@ -98,9 +98,9 @@ class Accelerated(Wrapper):
         with torch.no_grad():
             if not self._decided:
                 return self._decide(args, kwargs)
-            if self._shadow is None:
+            if self._shim is None:
                 return self._original(*args, **kwargs)
-            return self._shadow(*args, **kwargs)
+            return self._shim(*args, **kwargs)
 
     def report(self) -> Report:
         """List every site with its replacement, or the reason why it was left; print it."""
@@ -110,7 +110,7 @@ class Accelerated(Wrapper):
         """Drop all plans and decisions; the next call is the example."""
         own = self.__dict__
         own["_settings"] = Settings(*self._options)
-        own["_shadow"] = shadow(self._original, "", self._settings)
+        own["_shim"] = shim(self._original, "", self._settings)
         own["_decided"] = not self._settings.examine
 
     # --- deciding ---------------------------------------------------------------------------------
@@ -126,27 +126,27 @@ class Accelerated(Wrapper):
         with self._settings.lock:
             if self._decided:
                 return self.forward(*args, **kwargs)
-            twin = Twin(self._original, "forward", args, kwargs)
-            expected = None if twin.missing else twin.run()
-            if twin.missing:
+            reference = ReferenceRun(self._original, "forward", args, kwargs)
+            expected = None if reference.missing else reference.run()
+            if reference.missing:
                 result = self._original(*args, **kwargs)  # what it raises leaves all undecided
-                self._keep_original(twin.missing)
+                self._keep_original(reference.missing)
             else:
-                result = self._shadow(*args, **kwargs)
+                result = self._shim(*args, **kwargs)
                 rows = self._settings.report.rows
                 planned = any(row.variant == "plan" for row in rows)
                 whole = any(row.variant == "plan" and not row.module for row in rows)
                 if planned and not whole and not self._parts_hold(result, expected):
                     result = expected
                 elif not planned:
-                    self.__dict__["_shadow"] = None
+                    self.__dict__["_shim"] = None
             self.__dict__["_decided"] = True
         return result
 
     def _keep_original(self, reason: str) -> None:
         row = Row("", type(self._original).__name__, "original", reason=reason)
         self._settings.report.rows.append(row)
-        self.__dict__["_shadow"] = None
+        self.__dict__["_shim"] = None
 
     def _parts_hold(self, result: Any, expected: Any) -> bool:
         """Compare the whole with the original if only parts are planned.
@@ -155,7 +155,7 @@ class Accelerated(Wrapper):
         """
         rows = self._settings.report.rows
         bound = verify.whole_bound([row.bound for row in rows if row.variant == "plan"])
-        error = compare(result, expected)
+        error = largest_error(result, expected)
         if not error <= bound:
             self._keep_original(f"its result is off by {error:.1e}, allowed {bound:.0e}")
             rows[-1].error, rows[-1].bound = error, bound

@@ -76,7 +76,7 @@ def export_onnx(
     network = to_torch(model).cpu().float().eval()
     data = _onnx_bytes(network, opset)
     difference = _difference(network, data) if check else None
-    write_atomically(path, lambda stream: stream.write(data), overwrite)
+    write_atomically(path, data, overwrite)
     return difference
 
 
@@ -84,8 +84,8 @@ class _Flat(nn.Module):
     """A network as exported graphs have it: tensors in a row in, tensors in a row out.
 
     A noise map is given as one level per image, ``sigma``.  Sizes are padded as by
-    :meth:`Network.compute_any_size`.  That one decides by the image's size, which an exported graph
-    does not know: here rows and columns are picked by number, always.
+    :meth:`Network.compute_any_size`.  That method depends on the image's size, which is unknown in
+    an exported graph.  Here rows and columns are always picked by number.
     """
 
     def __init__(self, network: Network) -> None:

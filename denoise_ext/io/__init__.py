@@ -1,8 +1,8 @@
-"""Image files in and out: `read_picture` and `write_picture`, which keep everything a file holds.
+"""Read and write image files: `read_picture` and `write_picture` keep everything a file holds.
 
-`read_image` and `write_image` are for plain arrays, `list_images` finds files. Nothing here changes
-pixel values silently: what cannot be read or written exactly is refused with one line that names
-the file (`ImageError`). JPEG output is the exception by its nature: quality 95, 4:4:4.
+`read_image` and `write_image` are for plain arrays, `list_images` finds files. Pixel values never
+change silently. A file that cannot be read or written exactly is an `ImageError`, one line that
+names the file. JPEG output is the exception: quality 95, 4:4:4.
 """
 
 from denoise_ext.io.atomic import check_target, write_atomically

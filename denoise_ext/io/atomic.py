@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
 from collections.abc import Callable
 from pathlib import Path
@@ -19,36 +20,57 @@ def check_target(path: str | os.PathLike[str], overwrite: bool = False) -> None:
 
 def write_atomically(
     path: str | os.PathLike[str],
-    write: Callable[[IO[bytes]], object],
+    content: bytes | Callable[[IO[bytes]], object],
     overwrite: bool = False,
     *,
     tag: str = "denoise-ext",
 ) -> None:
-    """Call ``write(stream)`` on a temporary file beside `path`, sync it, give it its name.
+    """Write a file of any kind under a temporary name, sync it, give it its name.
 
-    Any kind of file. The temporary file is ``.TAG-RANDOM.part``; only a process that is killed
-    leaves it behind. Raises ImageError naming the file for every failure, leaving nothing behind.
+    Args:
+        path: the file; its folder exists.
+        content: the bytes, or a function that writes them to a binary stream.
+        overwrite: replace an existing file; without it an existing file is an error.
+        tag: the temporary file is ``.TAG-RANDOM.part``. Only a process that is killed leaves it.
+
+    Raises:
+        ImageError: every failure, naming the file. Nothing is left behind.
     """
     target = Path(path)
     _check_target(target, overwrite)
-    target = Path(os.path.realpath(target))  # a link keeps being a link; its target is replaced
-    # not named after the target, whose name may be as long as names can be
-    part = target.with_name(f".{tag}-{secrets.token_hex(6)}.part")
+    write = content if callable(content) else lambda stream: stream.write(content)
     try:
-        try:
-            # "x" and the default mode: new, with the permissions any new file would get
-            with open(part, "xb") as stream:
-                write(stream)
-                stream.flush()
-                os.fsync(stream.fileno())
-            _move(part, target, overwrite)
-        finally:
-            with contextlib.suppress(OSError):
-                part.unlink(missing_ok=True)
+        _write(target, write, overwrite, tag)
     except FileExistsError:
         raise ImageError(f"{shown(path)} exists; overwrite=True replaces it") from None
     except Exception as error:  # an encoder may raise nearly anything
         raise ImageError(f"cannot write {shown(path)}: {reason_of(error)}") from error
+
+
+def replace_file(path: str | os.PathLike[str], content: bytes | bytearray) -> None:
+    """Replace a file as `write_atomically` does, raising the OSError of the call that failed."""
+    _write(Path(path), lambda stream: stream.write(content), True, "denoise-ext")
+
+
+def is_leftover(name: str) -> bool:
+    """Whether a killed process left a file of this name: one of `replace_file`."""
+    return re.fullmatch(r"\.denoise-ext-[0-9a-f]{12}\.part", name) is not None
+
+
+def _write(target: Path, write: Callable[[IO[bytes]], object], overwrite: bool, tag: str) -> None:
+    target = Path(os.path.realpath(target))  # a link keeps being a link; its target is replaced
+    # not named after the target, whose name may be as long as names can be
+    part = target.with_name(f".{tag}-{secrets.token_hex(6)}.part")
+    try:
+        # "x" and the default mode: new, with the permissions any new file would get
+        with open(part, "xb") as stream:
+            write(stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        _move(part, target, overwrite)
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
 
 
 def _move(part: Path, target: Path, overwrite: bool) -> None:

@@ -1,4 +1,4 @@
-"""What the channels of pixels are: 1 gray, 2 gray + alpha, 3 RGB, 4 RGB + alpha."""
+"""Meaning of the channels of pixels: 1 gray, 2 gray + alpha, 3 RGB, 4 RGB + alpha."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What tells files from each other: a hash of their content."""
+"""Hash the content of a file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The one exception of `denoise_ext.io`, and the one way a missing optional package is reported."""
+"""The exception of `denoise_ext.io`, and the error for a missing optional package."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class ImageError(ValueError):
 
 
 def reason_of(error: BaseException) -> str:
-    """One line saying what went wrong, without the file name an OSError repeats."""
+    """Return the reason of an error in one line, without the file name that an OSError repeats."""
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     if error.args and isinstance(error.args[0], bytes):  # LibRaw's
         text = error.args[0].decode(errors="replace")
@@ -27,12 +27,12 @@ def shown(path: str | os.PathLike[str]) -> str:
 
 
 def optional(module: str, extra: str, what: str) -> ModuleType:
-    """Import an optional package, or say which extra brings it.
+    """Import an optional package; the error names the extra that installs it.
 
     Args:
         module: its import name.
         extra: the extra of this package that installs it.
-        what: what it is needed for, as the start of the message.
+        what: its purpose, the start of the message.
     """
     try:
         return importlib.import_module(module)

@@ -1,4 +1,4 @@
-"""Finding image files: single files, folders, glob patterns."""
+"""Find image files: single files, folders, glob patterns."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ class FoundImage:
 def list_images(
     path_or_paths: PathLike | Iterable[PathLike], recursive: bool = False
 ) -> list[Path]:
-    """The image files that files, folders and glob patterns stand for, each once, in order.
+    """List the image files of files, folders and glob patterns, each once, in order.
 
-    A file is taken as it is, whatever its suffix. A folder gives its files with an image suffix
-    (hidden ones left out) and DICOM files without one, sorted by name; with `recursive`, its
-    sub-folders' too (links to folders are not followed). A pattern (``*``, ``?``, ``[...]``,
-    ``**`` for any depth) that is not itself a file gives the image files that match.
+    A file is listed whatever its suffix. Of a folder, files with an image suffix and DICOM files
+    without one are listed, sorted by name. Hidden files are skipped. `recursive` includes
+    sub-folders, but no links to folders. A pattern (``*``, ``?``, ``[...]``, ``**`` for any depth)
+    that is not itself a file gives the image files that match.
 
     Raises:
         ImageError: a path that does not exist, a folder or pattern without an image.

@@ -18,7 +18,7 @@ INVERSE = {6: 8, 8: 6}
 
 
 def orientation_of(exif: bytes | None) -> int:
-    """1 (as stored) to 8; 1 where the block says nothing or is damaged."""
+    """1 (as stored) to 8; 1 if the block states none or is damaged."""
     try:
         tags, order = tiff_tags.exif_tags(exif) if exif else ({}, "<")
         value = tiff_tags.Directory(tags, order).integer(_ORIENTATION, 1)

@@ -13,8 +13,8 @@ def find_pairs(folder: str | os.PathLike[str], noisy: str, clean: str) -> list[t
 
     Args:
         folder: where both patterns start.
-        noisy, clean: patterns with one ``*`` each; two files are partners where ``*`` stands for
-            the same text, as in ``"*_real.JPG", "*_mean.JPG"`` or ``"noisy/*.png", "gt/*.png"``.
+        noisy, clean: patterns with one ``*`` each. Two files are partners if ``*`` matches the
+            same text, as in ``"*_real.JPG", "*_mean.JPG"`` or ``"noisy/*.png", "gt/*.png"``.
 
     Raises:
         ImageError: no such folder, a pattern without exactly one ``*``, no match, or a file of
@@ -36,7 +36,7 @@ def find_pairs(folder: str | os.PathLike[str], noisy: str, clean: str) -> list[t
 
 
 def _matches(root: Path, pattern: str) -> dict[str, Path]:
-    """What ``*`` stands for -> file."""
+    """Text that ``*`` matches -> file."""
     before, star, after = pattern.partition("*")
     if not star or "*" in after or "/" in after or Path(pattern).is_absolute():
         raise ImageError(

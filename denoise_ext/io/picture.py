@@ -1,4 +1,4 @@
-"""`Picture`: the pixels of an image file with everything else the file said."""
+"""`Picture`: the pixels of an image file with everything else in the file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _MODES = {1: "gray", 2: "gray+alpha", 3: "rgb", 4: "rgba"}
 
 @dataclass(frozen=True)
 class Metadata:
-    """What a file says beside its pixels; opaque outside `denoise_ext.io`."""
+    """Everything in a file besides its pixels; opaque outside `denoise_ext.io`."""
 
     icc_profile: bytes | None = field(default=None, repr=False)
     exif: bytes | None = field(default=None, repr=False)
@@ -24,7 +24,7 @@ class Metadata:
     premultiplied: bool = False
     """Whether colours are already multiplied by alpha."""
     native: object = field(default=None, repr=False)
-    """What only the picture's own format can hold, in the form its codec keeps it."""
+    """Data that only the picture's own format can hold, in the form of its codec."""
 
 
 @dataclass(frozen=True)
@@ -38,13 +38,13 @@ class Picture:
     mode: str
     """"gray", "gray+alpha", "rgb" or "rgba", the same for all frames."""
     format: str
-    """What the content is: "PNG", "JPEG", "TIFF", ... (the names of `denoise_ext.io.CODECS`)."""
+    """The format of the content: "PNG", "JPEG", "TIFF", ... (names of `denoise_ext.io.CODECS`)."""
     metadata: Metadata = Metadata()
     notes: tuple[str, ...] = ()
-    """What a user should know about how the file was read, one line each."""
+    """Remarks on how the file was read, one line each."""
     shapes: tuple[tuple[int, ...], ...] = ()
-    """Of the arrays that the frames come from, in order, where the file says nothing of axes (NPY,
-    NPZ); empty for formats that do."""
+    """Shapes of the arrays that the frames come from, in order, for files that do not name their
+    axes (NPY, NPZ); empty for other formats."""
 
     def with_frames(self, frames: Iterable[np.ndarray]) -> Picture:
         """The same picture with other pixels: as many frames, each of its old height and width.
@@ -77,7 +77,7 @@ def mode_of(frame: np.ndarray) -> str:
 
 
 def value_range_of(frames: Iterable[np.ndarray], full_scale: bool = True) -> tuple[float, float]:
-    """The numbers that mean black and white where the file does not say.
+    """Return the numbers that mean black and white in files that do not state them.
 
     bool: 0 and 1. uint8 and uint16: their full scale. Floating point that stays inside [0, 1]: 0
     and 1. Everything else (counts, Hounsfield units, elevations): the smallest and largest finite

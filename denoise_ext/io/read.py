@@ -1,4 +1,4 @@
-"""Reading image files without losing bits: `read_picture`, and `read_image` for plain arrays."""
+"""Read image files without losing bits: `read_picture`, and `read_image` for plain arrays."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ _OVERHEAD = 1 << 26  # metadata of a file: 64 MiB
 def read_picture(
     source: str | os.PathLike[str] | bytes | IO[bytes], *, max_pixels: int = DEFAULT_MAX_PIXELS
 ) -> Picture:
-    """Read an image file with all its frames and everything it says about them.
+    """Read an image file with all its frames and metadata.
 
-    The format is recognised by content; a name that says otherwise gives a note. Pixels come as
-    stored, in the file's dtype, with these exact conversions: palettes become RGB or RGBA, 2- and
-    4-bit gray becomes 8-bit gray, a transparent colour becomes an alpha channel, white-is-zero
-    becomes black-is-zero. Pixels are not turned: an orientation stays in the metadata.
+    The format is recognised by content. A name of another format gives a note. Pixels are returned
+    as stored, in the file's dtype. Exact conversions are: palettes to RGB or RGBA, 2- and 4-bit
+    gray to 8-bit gray, a transparent colour to an alpha channel, white-is-zero to black-is-zero.
+    Pixels are not turned: an orientation stays in the metadata.
 
     Args:
         source: a file, its content as bytes, or a binary stream, which is read to its end.
@@ -44,9 +44,9 @@ def read_picture(
             before decoding anything. Default 200 megapixels.
 
     Raises:
-        ImageError: (a ValueError) one line naming the file and what is wrong with it: missing,
-            empty, damaged, too large, of an unknown format, or of a kind that could only be read
-            wrongly (CMYK, Lab, animations), or that needs a package that is not installed.
+        ImageError: (a ValueError) one line with the file and the reason: missing, empty, damaged,
+            too large, of an unknown format, of a kind that is not read (CMYK, Lab, animations), or
+            in need of a package that is not installed.
     """
     check_max_pixels(max_pixels)
     with _opened(source, max_pixels) as opened:
@@ -76,7 +76,7 @@ def check_max_pixels(max_pixels: int) -> None:
 
 def _recognised(opened: Source, expected: Codec | None) -> Codec:
     head = opened.head(_HEAD)
-    # the name's own format first: some formats are told from others by the name alone
+    # the name's own format first: some formats differ from others by the name alone
     candidates = ([expected] if expected else []) + list(CODECS)
     for codec in candidates:
         if codec.sniff(head):
@@ -152,8 +152,8 @@ class ImageFile:
 def read_image(path: str | os.PathLike[str], *, max_pixels: int = DEFAULT_MAX_PIXELS) -> np.ndarray:
     """Read an image file into an array, as a viewer shows it.
 
-    `read_picture` for those who want the pixels alone: one frame, an EXIF orientation applied,
-    two-level images as 0 and 255, a PNM with another maximum scaled to the full range of its type.
+    Use `read_picture` to keep metadata and several frames. Here an EXIF orientation is applied.
+    Two-level images become 0 and 255. A PNM with another maximum is scaled to its type's range.
 
     Args:
         path: the file.

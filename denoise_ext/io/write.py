@@ -1,4 +1,4 @@
-"""Writing pictures: the format holds them exactly, or one line says why it does not."""
+"""Write pictures exactly; a format that cannot hold a picture is an error with the reason."""
 
 from __future__ import annotations
 
@@ -40,16 +40,16 @@ def write_picture(
 ) -> None:
     """Write a picture with all the metadata the format can hold.
 
-    In the format it was read from, everything is kept: a picture whose pixels did not change gives
-    a file with the same pixels and metadata (JPEG: the pixels within the codec's error at quality
-    95, 4:4:4). In another format, ICC profile, EXIF, XMP and resolution are kept where it has
-    them; where it has no EXIF, the pixels are turned upright.
+    In its own format, everything is kept. An unchanged picture gives a file with the same pixels
+    and metadata (JPEG: pixels within the error of quality 95, 4:4:4). Another format keeps ICC
+    profile, EXIF, XMP and resolution if it has them. If it has no EXIF, the pixels are turned
+    upright.
 
     Args:
         target: a file, which appears under its name only once it is complete and on disk, or a
             binary stream.
         picture: from `read_picture`, with the same pixels or others.
-        format: a name of `CODECS`. None: what the file's suffix says; for a stream, the picture's.
+        format: a name of `CODECS`. None: that of the file's suffix; for a stream, the picture's.
         overwrite: replace an existing file; without it an existing file is an error.
         tag: in the name of the temporary file (see `write_atomically`).
 
@@ -79,9 +79,9 @@ def write_picture(
 
 
 def _can_seek(stream: IO[bytes]) -> bool:
-    """Whether what is written can be gone back to: in files, but not in those that are appended to.
+    """Whether the stream can seek back to what was written; not in append mode.
 
-    In memory, it is put together before, so that nothing is left of what fails.
+    Other streams get the encoded picture in one piece, so that a failure writes nothing.
     """
     try:
         return not fcntl.fcntl(stream.fileno(), fcntl.F_GETFL) & os.O_APPEND and stream.seekable()
@@ -102,7 +102,7 @@ def write_image(
     icc_profile: bytes | None = None,
     exif: bytes | None = None,
 ) -> None:
-    """Write an array as an image; the suffix says the format.
+    """Write an array as an image; the suffix names the format.
 
     The file appears under its name only once it is complete and on disk (written beside it, synced,
     then renamed); after any failure nothing is left behind and an existing file is untouched.
@@ -110,9 +110,9 @@ def write_image(
 
     Args:
         path: target file; its suffix one of `IMAGE_SUFFIXES`.
-        array: (H, W), (H, W, 1), (H, W, 2), (H, W, 3) or (H, W, 4): gray, gray + alpha, RGB,
-            RGB + alpha, of a dtype the format can hold: uint8 in all of them, uint16 in PNG, TIFF,
-            PGM/PPM, floating point in TIFF, PFM, NPY.
+        array: (H, W) or (H, W, 1) gray, (H, W, 2) gray + alpha, (H, W, 3) RGB or (H, W, 4) RGB +
+            alpha. All formats hold uint8. PNG, TIFF and PGM/PPM hold uint16. TIFF, PFM and NPY hold
+            floating point.
         overwrite: replace an existing file; without it an existing file is an error.
         icc_profile: embedded where the format can hold it (PNG, JPEG, TIFF, WebP) and the profile
             is for this kind of image (gray or RGB); otherwise left out.

@@ -1,4 +1,4 @@
-"""Many image files: read, denoised and written at the same time, each once, none lost.
+"""Read, process and write many image files at the same time, each exactly once.
 
     jobs -> [read: hash, decode] -> [compute] -> [write: encode, record, rename] -> outcomes
 
@@ -22,24 +22,28 @@ import torch
 from denoise_ext.io import DEFAULT_MAX_PIXELS, ImageError, Picture, write_picture
 from denoise_ext.io.codecs import suffix_of
 from denoise_ext.jobs.manifest import Manifest, Record, key_of
-from denoise_ext.jobs.pipeline import Final, Finished, Stage, run_stages
+from denoise_ext.jobs.pipeline import Done, Finished, Stage, run_stages
 from denoise_ext.jobs.storage import DiskFullError, Job, LocalStorage, Storage
 
 Status = Literal["written", "skipped", "failed"]
 
 
 class Processed(Protocol):
-    """What a worker's `denoise` returns."""
+    """What a worker's `process` returns."""
 
-    picture: Picture
+    image: Picture
     sigma: float | None
     """The noise level it was denoised for, on the 0-255 scale."""
-    estimated: bool
+    sigma_estimated: bool
+    noise: tuple[Any, ...]
+    """Profiles of the noise (with a `kind` each); none if it was not analysed."""
+    treatment: str
+    """What was found, and what was done, in one line."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a job."""
+    """The end of a job."""
 
     job: Job
     status: Status
@@ -47,10 +51,12 @@ class Outcome:
     """Why it failed, in one line."""
     sigma: float | None = None
     estimated: bool = False
+    kinds: tuple[str, ...] = ()
+    treatment: str = ""
     pixels: int = 0
     """Width x height x frames."""
     notes: tuple[str, ...] = ()
-    """What a user should know about how the file was read, one line each."""
+    """Remarks on how the file was read, one line each."""
     record: Record | None = field(default=None, repr=False)
     """What was written."""
     seconds: dict[str, float] = field(default_factory=dict)
@@ -58,14 +64,14 @@ class Outcome:
 
 
 @dataclass
-class _Work:
-    """A job on its way."""
+class _JobState:
+    """A job between the stages."""
 
     job: Job
     key: str | None = None
     picture: Picture | None = None
-    sigma: float | None = None
-    estimated: bool = False
+    found: dict[str, Any] = field(default_factory=dict)
+    """What `Outcome` holds of a `Processed`."""
     replaces: bool = False
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -74,7 +80,7 @@ class Worker:
     """The three stages of a job; holds no state of its own, so threads may share it.
 
     Args:
-        denoise: what computes.
+        process: what is done to each picture.
         fingerprint: all that the result depends on besides the input (hash of the weights,
             options), as JSON can hold it; None: jobs have no keys (nothing is recorded).
         storage: where the files lie.
@@ -84,40 +90,44 @@ class Worker:
 
     def __init__(
         self,
-        denoise: Callable[[Picture], Processed],
+        process: Callable[[Picture], Processed],
         fingerprint: dict[str, Any] | None = None,
         *,
         storage: Storage | None = None,
         overwrite: bool = False,
         max_pixels: int = DEFAULT_MAX_PIXELS,
     ) -> None:
-        self._denoise, self._fingerprint = denoise, fingerprint
+        self._process, self._fingerprint = process, fingerprint
         self._storage = storage or LocalStorage()
         self._overwrite, self._max_pixels = overwrite, max_pixels
         self._full = ""
 
-    def read(self, job: Job) -> _Work:
-        """Decide whether there is anything to do, and decode. Raises Final where there is not."""
-        work = _Work(job)
+    def read(self, job: Job) -> _JobState:
+        """Decode the input. Raises Done if there is nothing to do."""
+        work = _JobState(job)
         with _timed(work, "read"):
             if self._full:
-                raise Final(Outcome(job, "failed", f"not started: {self._full}"))
+                raise Done(Outcome(job, "failed", f"not started: {self._full}"))
             if self._fingerprint is not None:
                 work.key = self._key(job)
             work.replaces = self._check_target(job, work.key)
             work.picture = self._storage.read(job.source, self._max_pixels)
         return work
 
-    def compute(self, work: _Work) -> _Work:
-        """Denoise."""
+    def compute(self, work: _JobState) -> _JobState:
+        """Process the picture."""
         with _timed(work, "compute"):
-            result = self._denoise(work.picture)
-            work.picture, work.sigma, work.estimated = (
-                result.picture, result.sigma, result.estimated,
-            )  # fmt: skip
+            result = self._process(work.picture)
+            work.picture = result.image
+            work.found = {
+                "sigma": result.sigma,
+                "estimated": result.sigma_estimated,
+                "kinds": tuple(dict.fromkeys(profile.kind for profile in result.noise)),
+                "treatment": result.treatment,
+            }
         return work
 
-    def write(self, work: _Work) -> Outcome:
+    def write(self, work: _JobState) -> Outcome:
         """Encode, record, write."""
         job, record = work.job, None
         height, width = work.picture.frames[0].shape[:2]
@@ -134,15 +144,15 @@ class Worker:
             except DiskFullError as error:
                 self._full = str(error)
                 raise
-        facts = (work.sigma, work.estimated, pixels, notes, record, work.seconds)
-        return Outcome(job, "written", "", *facts)
+        facts = {"pixels": pixels, "notes": notes, "record": record, "seconds": work.seconds}
+        return Outcome(job, "written", **work.found, **facts)
 
     def process(self, job: Job) -> Outcome:
         """All three, one after the other; an error becomes a failed outcome."""
         try:
             return self.write(self.compute(self.read(job)))
-        except Final as final:
-            return final.value
+        except Done as done:
+            return done.value
         except Exception as error:
             return failed(job, error)
 
@@ -150,7 +160,7 @@ class Worker:
         """What `process` would do: "to do", "done", or why it would fail."""
         try:
             self._check_target(job, self._key(job) if self._fingerprint is not None else None)
-        except Final:
+        except Done:
             return "done"
         except ImageError as error:
             return str(error)
@@ -161,12 +171,12 @@ class Worker:
         return content and key_of(content, {**self._fingerprint, "format": _format(job)})
 
     def _check_target(self, job: Job, key: str | None) -> bool:
-        """Whether what is there may be replaced. Final: it is done. ImageError: in the way."""
+        """Whether the target may be replaced. Done: finished before. ImageError: refused."""
         known = job.known
         if known is not None and known.key is None:
             return True  # begun by this run or one that died: ours
         if known is not None and known.key == key and self._storage.holds(job.target, known):
-            raise Final(Outcome(job, "skipped"))
+            raise Done(Outcome(job, "skipped"))
         if known is not None and not self._overwrite and self._storage.exists(job.target):
             what = (
                 "is no longer as it was written"
@@ -184,11 +194,10 @@ def run_batch(
     """Carry out jobs, several stages at a time; one outcome each, as they come to an end.
 
     Args:
-        jobs: taken as there is room for them; memory is bounded, however many they are.
-        worker: what is done to each.
-        workers: how many pictures are computed at a time. They share the processor's cores:
-            each gets its part of PyTorch's threads. 1 is best for large pictures; more hides the
-            unparallel parts of small ones.
+        jobs: read as there is room. Memory is bounded for any number of jobs.
+        worker: processes each job.
+        workers: pictures that are computed at a time. They share PyTorch's threads. 1 is best for
+            large pictures. More hide the serial parts of small ones.
         waiting: how many decoded, and how many computed pictures may wait for the next stage.
 
     At most ``2 + workers + 2 x waiting`` pictures are in memory.
@@ -208,7 +217,7 @@ def run_batch(
 
 
 def known_jobs(jobs: Iterable[Job], manifest: Manifest) -> Iterator[Job]:
-    """Jobs with what the manifest knows of them: those that are done will be skipped."""
+    """Yield jobs with their records in the manifest, so that finished ones are skipped."""
     for job in jobs:
         yield replace(job, known=manifest.get(job.name))
 
@@ -231,7 +240,7 @@ def _format(job: Job) -> str | None:
 
 
 @contextmanager
-def _timed(work: _Work, stage: str) -> Iterator[None]:
+def _timed(work: _JobState, stage: str) -> Iterator[None]:
     start = time.perf_counter()
     yield
     work.seconds[stage] = time.perf_counter() - start

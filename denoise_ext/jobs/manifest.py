@@ -1,13 +1,12 @@
-"""What a batch has written: an SQLite file in the output folder that survives ``kill -9``.
+"""The manifest of a batch: an SQLite file in the output folder that survives ``kill -9``.
 
-One row per output: the key of what it was made from and by (content of the input, weights,
-options), its size and its SHA-256. A row is committed **before** the output gets its name, so that
-every output under its final name has a row; a row whose output is missing, or is not what the row
-says, counts for nothing. Resuming needs no other state.
+Each output has one row: a key (hash of input, weights and options), its size and its SHA-256. A row
+is committed **before** the output gets its name, so every output under its final name has a row. A
+row is ignored if its output is missing or differs from it. Resuming needs no other state.
 
 The file is opened for one process alone (``locking_mode=EXCLUSIVE``). SQLite then keeps the index
-of its write-ahead log on the heap, so the log works on network file systems too, and a second run
-that would write the same outputs is refused. Shards have a file each.
+of its write-ahead log on the heap, so that the log works on network file systems, too. A second run
+that would write the same outputs is refused. Each shard has its own file.
 """
 
 from __future__ import annotations
@@ -64,7 +63,7 @@ class Record:
     sha256: str = ""
 
     def describes(self, path: str | os.PathLike[str]) -> bool:
-        """Whether the file at `path` is there, and is the one recorded, byte for byte."""
+        """Whether the file at `path` is the recorded one, byte for byte."""
         try:
             if self.key is None or os.stat(path).st_size != self.size:
                 return False
@@ -79,9 +78,8 @@ class Manifest:
     Args:
         output: the output folder; it and the manifest's folder are made where missing.
         shard: (I, N): a file of its own for shard I of N.
-        siblings: also know (not change) what the manifests of other shards and divisions hold, so
-            that a run can go on with another number of shards. One in use by a running process is
-            left out: what it does is not this run's.
+        siblings: also read the manifests of other shards, so that a run can continue with another
+            number of shards. Manifests in use by a running process are left out.
 
     Thread-safe. Raises ManifestError if the file cannot be opened or written, is damaged, is in
     use, or has another layout. Such a file stays as it is.
@@ -119,7 +117,7 @@ class Manifest:
             raise
 
     def get(self, target: Path) -> Record | None:
-        """What is recorded of an output (a path below the output folder), if anything."""
+        """Return the record of an output (a path below the output folder), or None."""
         name = os.fsencode(target)
         with self._lock:
             query = "SELECT key, size, sha256 FROM outputs WHERE target = ?"
@@ -135,7 +133,7 @@ class Manifest:
         self._write([(os.fsencode(target), None, 0, "") for target in targets])
 
     def use_folder(self, folder: str | os.PathLike[str]) -> None:
-        """Say that temporary files will be made in this folder, to be removed if we are killed."""
+        """Record that temporary files are made in this folder, to be removed after a kill."""
         name = os.fsencode(os.path.realpath(folder))
         with self._lock:
             if name not in self._folders:
@@ -199,6 +197,10 @@ def key_of(content: str, fingerprint: dict[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+# sqlite3 raises the latter for text, and for messages of SQLite, that are no UTF-8.
+_UNUSABLE = (sqlite3.Error, UnicodeDecodeError)
+
+
 def _open(path: Path, *, change: bool = True) -> sqlite3.Connection:
     """The file, made where there is none; nothing is changed in a file that cannot be used.
 
@@ -232,7 +234,7 @@ def _open(path: Path, *, change: bool = True) -> sqlite3.Connection:
     except ManifestError:
         database.close()
         raise
-    except sqlite3.Error as error:
+    except _UNUSABLE as error:
         database.close()
         if getattr(error, "sqlite_errorname", "").startswith("SQLITE_BUSY"):
             message = f"another run is writing here: {str(path)!r} is in use"
@@ -244,8 +246,8 @@ def _open(path: Path, *, change: bool = True) -> sqlite3.Connection:
 def _check_layout(database: sqlite3.Connection, path: Path) -> None:
     """Refuse tables that are not those of this version.
 
-    A file without a version is used if it has the same tables, which the first releases wrote so,
-    or some of them, as a kill at their first start left it.
+    A file without a version is used if it has the same tables: the first releases wrote none. Some
+    of the tables are enough, since a kill at the first start may have left the rest out.
     """
     [version] = database.execute("PRAGMA user_version").fetchone()
     found = _columns(database)
@@ -276,7 +278,7 @@ def _columns(database: sqlite3.Connection) -> dict[str, list[str]]:
 
 
 def recorded(output: str | os.PathLike[str], but: Path | None = None) -> dict[bytes, Record]:
-    """What the manifests in an output folder hold, but for one file and for those in use."""
+    """Read all manifests in an output folder, except one file and those in use."""
     records: dict[bytes, Record] = {}
     for path in sorted((Path(output) / FOLDER).glob("manifest*.sqlite")):
         if path == but:
@@ -314,7 +316,7 @@ def _selected(
 ) -> Iterator[tuple]:
     try:
         yield from database.execute(query, values)
-    except sqlite3.Error as error:
+    except _UNUSABLE as error:
         raise ManifestError(f"cannot read {str(path)!r}: {error}") from error
 
 

@@ -1,4 +1,4 @@
-"""Stages that run at the same time, in threads, over a stream of items: bounded, in no order."""
+"""Run stages concurrently, in threads, over a stream of items: bounded memory, any order."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Finished:
-    """An item and what became of it."""
+    """An item and its result."""
 
     item: Any
     value: Any = None
@@ -33,7 +33,7 @@ class Finished:
     """What a stage raised; the later ones have then not seen the item."""
 
 
-class Final(Exception):
+class Done(Exception):
     """Raised by a stage to end an item early, with a value and no error."""
 
     def __init__(self, value: Any) -> None:
@@ -45,8 +45,8 @@ def run_stages(items: Iterable[Any], stages: list[Stage], waiting: int = 1) -> I
     """Send every item through all stages, each stage in threads of its own.
 
     At most ``sum of threads + waiting x (number of stages - 1)`` items are under way at a time,
-    those finished but not yet taken included: memory is bounded, however many items there are.
-    Closing the iterator (or leaving its loop) ends the threads, after what they are at.
+    including finished ones that the caller has not read. Memory is bounded for any number of items.
+    Closing the iterator (or leaving its loop) ends the threads after their current items.
 
     Args:
         items: iterated in a thread of its own, as fast as there is room.
@@ -113,7 +113,7 @@ class _Run:
             self._end(0)
 
     def _end(self, index: int) -> None:
-        """Tell every thread of a stage (after the last: the taker) that nothing more comes."""
+        """End the queue for every thread of a stage, or for the consumer after the last stage."""
         readers = self._stages[index].threads if index < len(self._stages) else 1
         for _ in range(readers):
             self._queues[index].put(_END)
@@ -128,8 +128,8 @@ class _Run:
                 continue
             try:
                 value = stage.function(value)
-            except Final as final:
-                self._queues[-1].put(Finished(item, final.value))
+            except Done as done:
+                self._queues[-1].put(Finished(item, done.value))
             except Exception as error:  # one bad item never ends the others
                 self._queues[-1].put(Finished(item, error=error))
             else:

@@ -6,9 +6,9 @@
         print(outcome.job.name, outcome.status)
 
 Each actor holds one network and overlaps reading, computing and writing. An actor or node that dies
-is replaced and its files are done again: outputs are written whole and depend on nothing but input,
-weights and options, so doing one twice does no harm. What is done is recorded by the driver alone,
-in the same manifest as on one machine.
+is replaced, and its files are processed again. This is safe: outputs are written whole and depend
+only on input, weights and options. The driver alone records finished files, in the same manifest as
+on one machine.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from denoise_ext.jobs.batch import Outcome, Worker, failed, run_batch
 from denoise_ext.jobs.manifest import Manifest, Record
 from denoise_ext.jobs.storage import Job
 from denoise_ext.jobs.urls import UrlStorage, find_files, is_url, local_path
-from denoise_ext.tasks.denoiser import Denoiser
-from denoise_ext.tasks.fingerprint import fingerprint_of
-from denoise_ext.tasks.pictures import denoise_picture
+from denoise_ext.runtime.model_names import load_model
+from denoise_ext.runtime.options import RunOptions
+from denoise_ext.tasks.processor import Processor
 from denoise_ext.tasks.value_range import Range
 
 _FILES_PER_TASK = 8  # what is done again when an actor dies; enough to overlap its stages
@@ -54,25 +54,25 @@ def denoise_files(
     axes: str | None = None,
     **options: Any,
 ) -> Iterator[Outcome]:
-    """Denoise files on the Ray cluster this process is connected to (`ray.init`), or a local one.
+    """Denoise files on the Ray cluster that this process is connected to, or on a local one.
 
     Args:
-        inputs: files, folders, patterns: local paths that every node sees, or fsspec URLs.
+        inputs: files, folders, patterns: paths that every node can read, or fsspec URLs.
         output: a folder or URL; files keep their names and places below the inputs.
-        recursive: take in sub-folders.
-        overwrite: replace outputs that are there already.
-        resume: leave out what an earlier run with the same options has done.
+        recursive: include sub-folders.
+        overwrite: replace existing outputs.
+        resume: skip files that an earlier run with the same options has finished.
         max_pixels: refuse larger inputs before they are decoded.
         actors: how many; None: as many as the cluster has room for.
         cpus_per_actor, gpus_per_actor: what Ray reserves for each; the first is also its number of
             threads.
-        value_range: the numbers that mean black and white, in place of what each file says.
+        value_range: the numbers that mean black and white, in place of each file's own.
         axes: letters for the axes of each file's array or pages, as a `Denoiser` takes them.
         options: of `denoise_ext.Denoiser`: model (a name or a checkpoint file, which is sent to the
             actors), sigma, strength, precision, backend, ...
 
     Yields:
-        An `Outcome` for each file, as they come to an end.
+        An `Outcome` for each file, in the order in which they finish.
 
     Raises:
         ImageError: nothing to do. ManifestError: another run is writing there.
@@ -81,7 +81,11 @@ def denoise_files(
     found = [f for path in _listed(inputs) for f in find_files(path, recursive)]
     folder = os.fspath(output).rstrip("/")
     jobs = [Job(os.fspath(f.path), f"{folder}/{f.relative}", f.relative) for f in found]
-    setup = actor_setup(options, overwrite, max_pixels, value_range, axes)
+    given = {
+        f.name: options.pop(f.name) for f in dataclasses.fields(RunOptions) if f.name in options
+    }
+    processor = Processor(run=RunOptions(**given), value_range=value_range, axes=axes, **options)
+    setup = actor_setup(processor, overwrite, max_pixels)
     yield from run_jobs(
         jobs, output, setup, overwrite=overwrite, resume=resume, actors=actors,
         cpus_per_actor=cpus_per_actor, gpus_per_actor=gpus_per_actor,
@@ -125,20 +129,13 @@ def run_jobs(
             yield outcome
 
 
-def actor_setup(
-    options: dict[str, Any],
-    overwrite: bool,
-    max_pixels: int,
-    value_range: Range | None = None,
-    axes: str | None = None,
-) -> Callable[[], Worker]:
+def actor_setup(processor: Processor, overwrite: bool, max_pixels: int) -> Callable[[], Worker]:
     """A function that makes a worker in an actor; a checkpoint file travels inside it."""
-    model, checkpoint = options.get("model"), None
+    model, checkpoint = processor.model, None
     if model is not None and Path(model).is_file():
         checkpoint = (Path(model).name, Path(model).read_bytes())
-    how = {"value_range": value_range, "axes": axes}
-    fingerprint = fingerprint_of(**how, **options)
-    return partial(_make_worker, options, checkpoint, fingerprint, overwrite, max_pixels, how)
+    fingerprint = processor.fingerprint()
+    return partial(_make_worker, processor, checkpoint, fingerprint, overwrite, max_pixels)
 
 
 def manifest_folder(output: str | os.PathLike[str]) -> Path:
@@ -152,7 +149,7 @@ def manifest_folder(output: str | os.PathLike[str]) -> Path:
 
 
 class _Actor:
-    """Lives in a process of its own on some node."""
+    """A worker in a process of its own, on any node."""
 
     def __init__(self, make_worker: Callable[[], Worker], threads: int) -> None:
         torch.set_num_threads(max(1, int(threads)))
@@ -167,10 +164,10 @@ class _Actor:
 def _claimed(
     jobs: Iterable[Job], manifest: Manifest, overwrite: bool, resume: bool
 ) -> tuple[list[Job], list[Outcome]]:
-    """The jobs whose targets this run may write, said so in the manifest; and those refused.
+    """Return the jobs whose targets this run may write, and the refused ones.
 
-    An actor may die between writing and telling. So a target that was free (or may be replaced) is
-    recorded as begun by us: whoever does it again, now or after a resume, replaces what it finds.
+    An actor may die after writing, before it reports. A target that was free (or may be replaced)
+    is therefore recorded as begun. A repeated job, now or after a resume, then replaces it.
     """
     storage = UrlStorage()
     ready, begun, refused = [], [], []
@@ -191,26 +188,22 @@ def _claimed(
 
 
 def _make_worker(
-    options: dict[str, Any],
+    processor: Processor,
     checkpoint: tuple[str, bytes] | None,
     fingerprint: dict[str, Any],
     overwrite: bool,
     max_pixels: int,
-    how: dict[str, Any],
 ) -> Worker:
+    network = None
     if checkpoint is not None:
-        from denoise_ext.runtime.model_names import load_model
-
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / checkpoint[0]
             path.write_bytes(checkpoint[1])
-            places = {k: options[k] for k in ("device", "backend") if k in options}
-            options = {**options, "model": load_model(path, **places)}
-    denoiser = Denoiser(**options)
-    denoise = partial(denoise_picture, denoiser, **how)
+            network = load_model(path, processor.run.device, processor.run.backend)
     return Worker(
-        denoise, fingerprint, storage=UrlStorage(), overwrite=overwrite, max_pixels=max_pixels
-    )
+        processor.load(network), fingerprint, storage=UrlStorage(), overwrite=overwrite,
+        max_pixels=max_pixels,
+    )  # fmt: skip
 
 
 def _room(ray: Any, cpus: int, gpus: float) -> int:
@@ -228,8 +221,8 @@ def _import_ray() -> Any:
     except ImportError:
         raise RuntimeError("Ray is not installed: pip install denoise-ext[ray]") from None
     if not ray.is_initialized():
-        # RAY_ADDRESS says which cluster; else one on this machine. Its own reports would be mixed
-        # with ours; who starts Ray himself sets that as he likes.
+        # The cluster at RAY_ADDRESS, else one on this machine. Ray's reports would be mixed with
+        # ours. Programs that start Ray themselves choose its logging.
         ray.init(log_to_driver=False, logging_level=logging.ERROR)
         ray.data.DataContext.get_current().enable_progress_bars = False
         logging.getLogger("ray.data").setLevel(logging.ERROR)

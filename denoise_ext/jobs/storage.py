@@ -1,4 +1,4 @@
-"""Where a batch's files lie: what it asks of a file system, and the local one."""
+"""Storage of a batch: the interface, and local files."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ class Job:
     source: str | os.PathLike[str]
     target: str | os.PathLike[str]
     name: Path
-    """The target below the output folder: what the manifest calls it."""
+    """The target below the output folder: its name in the manifest."""
     known: Record | None = None
     """What an earlier run recorded of the target; None: nothing, or it does not matter."""
 
 
 class DiskFullError(ImageError):
-    """An output that found no room: the next ones will find none either."""
+    """The disk is full: further outputs would fail, too."""
 
 
 class Storage(Protocol):
@@ -37,10 +37,10 @@ class Storage(Protocol):
         """SHA-256 of an input's content; None where there is no content to read."""
 
     def read(self, source: str | os.PathLike[str], max_pixels: int) -> Picture:
-        """Decode an input. ImageError names it and says what is wrong."""
+        """Decode an input. ImageError names it and gives the reason."""
 
     def holds(self, target: str | os.PathLike[str], record: Record) -> bool:
-        """Whether the output is there and is what the record says."""
+        """Whether the output is there and agrees with the record."""
 
     def exists(self, target: str | os.PathLike[str]) -> bool:
         """Whether there is a file of this name."""
@@ -109,7 +109,7 @@ class LocalStorage:
                 self._manifest.use_folder(folder)
             if self._manifest is not None and record is not None:
                 self._manifest.record(job.name, record)
-            write_atomically(job.target, lambda stream: stream.write(data), overwrite, tag=tag)
+            write_atomically(job.target, data, overwrite, tag=tag)
         except ManifestError as error:
             raise (DiskFullError if error.full else ImageError)(str(error)) from error
         except ImageError as error:

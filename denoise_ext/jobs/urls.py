@@ -74,8 +74,8 @@ def find_files(path: str, recursive: bool) -> list[FoundImage]:
 class UrlStorage:
     """A `denoise_ext.jobs.storage.Storage` in which each name is a URL or a local path.
 
-    Outputs behind URLs appear whole or not at all: object stores work that way by themselves, on
-    other systems a temporary file is renamed.
+    Outputs behind URLs appear whole or not at all. Object stores guarantee this. On other systems a
+    temporary file is renamed.
     """
 
     @cached_property
@@ -147,7 +147,7 @@ class UrlStorage:
             raise ImageError(f"{target!r} exists; overwrite=True replaces it")
 
     def write(self, job: Job, data: bytes, record: Record | None, overwrite: bool) -> None:
-        """As in Storage; the record is kept by who gave the job."""
+        """As in Storage; the driver keeps the record."""
         target = local_path(job.target)
         if not is_url(target):
             return self._local.write(job, data, None, overwrite)

@@ -1,6 +1,7 @@
 """Image quality measures."""
 
+from denoise_ext.metrics.flicker import flicker
 from denoise_ext.metrics.psnr import psnr
 from denoise_ext.metrics.ssim import ssim
 
-__all__ = ["psnr", "ssim"]
+__all__ = ["flicker", "psnr", "ssim"]

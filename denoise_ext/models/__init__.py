@@ -8,6 +8,7 @@ from denoise_ext.models import (  # noqa: F401  (they register)
     dxnet_blind,
     ffdnet,
     nafnet,
+    rdxnet,
     sepdncnn,
 )
 from denoise_ext.models import pretrained as pretrained  # after the names that it refers to

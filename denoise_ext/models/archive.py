@@ -1,8 +1,8 @@
-"""What a PyTorch file holds, found out before PyTorch reads it: whole, plain, and no larger.
+"""Check a PyTorch file before PyTorch reads it: it must be whole, plain data, and of bounded size.
 
-`torch.load(weights_only=True)` runs no code of the file, but does not bound what it takes: a record
-that inflates a thousandfold, a pickle that copies a list again and again, a cut file. Here the
-pickles are walked with stand-ins for tensors first.
+`torch.load(weights_only=True)` runs no code of the file, but does not bound memory and time.
+Examples are a record that inflates a thousandfold, a pickle that copies a list again and again, and
+a truncated file. Here the pickles are first read with placeholders for tensors.
 
 Layouts: PyTorch's `torch/serialization.py`; PKWARE's APPNOTE.TXT 6.3, section 4.3, for ZIP.
 """
@@ -148,12 +148,12 @@ def _too_long(size: int) -> CheckpointError:
 
 def _not_plain(found: str) -> CheckpointError:
     return CheckpointError(
-        f"not a checkpoint of plain tensors; nothing in it was executed (it asks for {found})"
+        f"not a checkpoint of plain tensors; nothing in it was executed (it names {found})"
     )
 
 
 class _Tensor:
-    """Stands for a tensor."""
+    """A placeholder for a tensor."""
 
 
 class _Walk(pickle._Unpickler):  # the one in C takes as much memory as the memo's numbers state
@@ -279,14 +279,14 @@ def _check_keys(keys: Iterable[object]) -> None:
 
 @dataclass(frozen=True)
 class _Storage:
-    """Stands for a class of storages."""
+    """A placeholder for a class of storages."""
 
     item_size: int
 
 
 @dataclass(frozen=True)
 class _Global:
-    """Stands for a function that a pickle of plain data may call, or for a class that it names."""
+    """A placeholder for a function or class that a pickle of plain data may name."""
 
     name: str
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import re
 import reprlib
@@ -36,29 +35,34 @@ MAX_CONFIG = 1 << 16
 # Options of a network that count layers; some of them are a list with a number for each level.
 _LAYERS = ("depth", "levels", "blocks", "encoder_blocks", "middle_blocks", "decoder_blocks")
 _LAYERS_WITHOUT_TENSORS = 256  # a family may use a tensor several times
+_HDF5 = b"\x89HDF\r\n\x1a\n"
 _WRAPPERS = ("state_dict", "params", "model_state_dict", "net", "model")
 
 
 def load_checkpoint(path: str | PathLike[str]) -> Network:
-    """The network in a checkpoint file, ready for inference: float32, on the CPU, eval mode.
+    """Load the network of a checkpoint file for inference: float32, on the CPU, eval mode.
 
-    Reads ``.safetensors`` (this package's own, which say what they are, or plain tensors) and
+    Reads ``.safetensors`` (with this package's metadata, or plain tensors) and
     PyTorch files (``.pth``, ``.pt``, any other suffix; also a training run's ``checkpoint.pt``).
     PyTorch files are read with ``weights_only=True``: nothing in them is executed. Without this
-    package's metadata the network is recognised from the names and shapes of the tensors: KAIR's
-    DnCNN (with or without BatchNorm), FDnCNN and FFDNet (``model.N.weight``), the DnCNN with
-    BatchNorm of SaoYan/DnCNN-PyTorch and cszn/DnCNN (``dncnn.N.weight``), KAIR's and DPIR's DRUNet
-    (``m_head.weight``) and the authors' NAFNet (``intro.weight``). ``{"state_dict": ...}`` and
-    ``{"params": ...}`` are unwrapped, ``module.`` prefixes dropped, BatchNorm is folded into the
-    convolutions.
+    package's metadata, the network is recognised from the names and shapes of its tensors:
 
-    Sizes are checked against the bytes there are before anything is read: what is taken is at most
-    the weights in float32, twice over, and the memory of 4 MiB of pickle or header.
+    * ``model.N.weight``: KAIR's DnCNN (with or without BatchNorm), FDnCNN and FFDNet;
+    * ``dncnn.N.weight``: the DnCNN with BatchNorm of SaoYan/DnCNN-PyTorch and cszn/DnCNN;
+    * ``intermediate_dncnn.itermediate_dncnn.N.weight``: IPOL's FFDNet with BatchNorm;
+    * ``m_head.weight``: KAIR's and DPIR's DRUNet;
+    * ``intro.weight``: the authors' NAFNet.
+
+    ``{"state_dict": ...}`` and ``{"params": ...}`` are unwrapped. ``module.`` prefixes are dropped.
+    BatchNorm is folded into the convolutions.
+
+    Sizes are checked against the length of the file before tensors are read. Memory is at most
+    twice the weights in float32, plus that of 4 MiB of pickle or header.
 
     Raises:
-        CheckpointError: (a ValueError) the file is missing, damaged, not a checkpoint, holds
-            anything but plain data, compressed records or more than 4 MiB about its tensors, or
-            belongs to no known network; the message names the file.
+        CheckpointError: (a ValueError) the file is missing, damaged, not a checkpoint, or of no
+            known network. Also if it holds anything but plain data, compressed records, or more
+            than 4 MiB about its tensors. The message names the file.
     """
     path = Path(path)
     if not path.is_file():
@@ -68,6 +72,7 @@ def load_checkpoint(path: str | PathLike[str]) -> Network:
             raise CheckpointError("the file is empty")
         if path.suffix == ".safetensors":
             return _load_safetensors(path)
+        _check_kind(path)
         loaded = load_plain_data(path)
         if isinstance(loaded, dict) and loaded.get("format") == TRAINING_FORMAT:
             return _from_training_state(loaded)
@@ -94,6 +99,25 @@ def read_metadata(path: str | PathLike[str]) -> dict[str, Any]:
         raise CheckpointError(f"{path}: {error}") from None
     except (SafetensorError, OSError, KeyError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: cannot read the metadata ({error})") from None
+
+
+def _check_kind(path: Path) -> None:
+    """Refuse files of MATLAB and NumPy by name: they hold weights, too, in layouts of their own."""
+    with path.open("rb") as file:
+        head = file.read(512)
+    record = head[30 : 30 + int.from_bytes(head[26:28], "little")]  # name of a ZIP's first
+    kind = ""
+    if head.startswith((b"MATLAB ", _HDF5)) or path.suffix.lower() == ".mat":
+        kind = "MATLAB (.mat)" if not head.startswith(_HDF5) else "MATLAB (.mat) or HDF5"
+    elif head.startswith(b"\x93NUMPY"):
+        kind = "NumPy (.npy)"
+    elif head.startswith(b"PK\3\4") and record.endswith(b".npy"):
+        kind = "NumPy (.npz)"
+    if kind:
+        raise CheckpointError(
+            f"a {kind} file; weights are read from PyTorch files (.pth, .pt) and .safetensors: save"
+            " them as a state_dict with torch.save"
+        )
 
 
 def _check_header(path: Path) -> None:
@@ -176,7 +200,7 @@ def _check_layers(config: dict[str, Any], state: dict[str, Tensor]) -> None:
 
 
 def load_plain_data(path: Path, *, records: bool = False) -> object:
-    """What a PyTorch file holds, plain data only; CheckpointError for everything else.
+    """Load a PyTorch file of plain data; CheckpointError for everything else.
 
     `records`: where the file carries no checksum, check that of each of its records.
     """
@@ -188,7 +212,7 @@ def load_plain_data(path: Path, *, records: bool = False) -> object:
     except pickle.UnpicklingError as error:
         # torch's message explains at length how to switch the protection off: not here.
         found = re.search(r"GLOBAL ([\w.]+)", str(error))
-        detail = f" (it asks for {found[1]})" if found else ""
+        detail = f" (it names {found[1]})" if found else ""
         raise CheckpointError(
             f"not a checkpoint of plain tensors; nothing in it was executed{detail}"
         ) from None
@@ -237,6 +261,8 @@ def save_model(
         ValueError: a weight is not finite, or does not fit into ``dtype``; ``model.config`` does
             not describe the network, so that the file could not be read again.
     """
+    from denoise_ext.io.atomic import replace_file  # loads decoders: here only
+
     check_config(model)
     tensors: dict[str, Tensor] = {}
     for key, tensor in model.state_dict().items():
@@ -251,17 +277,4 @@ def save_model(
         "config": json.dumps(model.config, sort_keys=True),
         "training": json.dumps(metadata or {}, sort_keys=True),
     }
-    write_atomically(Path(path), safetensors_bytes(tensors, header))
-
-
-def write_atomically(path: Path, data: bytes | bytearray) -> None:
-    """Replace ``path`` by ``data``: after a crash it is the old file or the new, never a part."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    replace_file(path, safetensors_bytes(tensors, header))

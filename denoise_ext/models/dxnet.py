@@ -1,11 +1,11 @@
 """DXNet: this package's own network, a bias-free residual U-Net shaped for its kernels.
 
-* All the work is 3x3 convolutions whose channel counts suit the Winograd kernels (multiples of 16),
-  on the pixel-unshuffled image: at half the resolution a convolution costs a quarter.
-* Below that, coarser levels buy receptive field cheaply. One strided and one transposed 2x2
-  convolution per level is all the resampling there is.
-* Every second convolution of a block ends in the addition of the block's input, which the fused
-  kernels do on their way out: a block writes two feature maps, not three.
+* All blocks are 3x3 convolutions. Their channel counts suit the Winograd kernels (multiples of 16).
+* They run on the pixel-unshuffled image: at half the resolution a convolution costs a quarter.
+* Coarser levels enlarge the receptive field cheaply. Each level has one strided and one transposed
+  2x2 convolution for resampling.
+* Every second convolution of a block ends in the addition of the block's input. The fused kernels
+  add it in their epilogue, so that a block writes two feature maps, not three.
 * No bias anywhere: f(a x, a sigma) = a f(x, sigma) for a > 0. What was learned on [0, 1] holds for
   16-bit, float and HDR data of any range, and noise levels outside the trained ones degrade
   gracefully (Mohan, Kadkhodaie, Simoncelli, Fernandez-Granda: "Robust and interpretable blind image
@@ -22,37 +22,15 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from denoise_ext.models.image_denoiser import (
-    MAX_LAYERS,
-    ImageDenoiser,
-    check_positive_ints,
-    unshuffle_with_noise_map,
-)
+from denoise_ext.models.image_denoiser import ImageDenoiser, unshuffle_with_noise_map
 from denoise_ext.models.registry import register_architecture, register_model
-from denoise_ext.nn import Conv2d, ConvTranspose2d
-
-# Residual branches start small, so that the untrained network is nearly the identity and a deep
-# stack of blocks neither grows nor shrinks the signal.
-_BRANCH_SCALE = 0.1
-
-
-class ResidualBlock(nn.Module):
-    """``x + conv(relu(conv(x)))``, 3x3, (N, C, H, W) to the same."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.conv1 = Conv2d(width, width, 3, padding=1, bias=False, activation="relu")
-        self.conv2 = Conv2d(width, width, 3, padding=1, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the block's output."""
-        return x + self.conv2(self.conv1(x))
+from denoise_ext.models.residual_u_net import ResidualUNet
 
 
 @register_architecture("dxnet")
-class DXNet(ImageDenoiser):
+class DXNet(ResidualUNet, ImageDenoiser):
     """DXNet for gray (``channels=1``) or colour (``channels=3``) images; needs sigma.
 
     The image is rearranged to half the resolution (2x2 pixels become channels) and the noise level
@@ -72,27 +50,9 @@ class DXNet(ImageDenoiser):
         self, channels: int = 1, widths: Sequence[int] = (64, 80), blocks: Sequence[int] = (2, 5)
     ) -> None:
         super().__init__(channels, needs_sigma=True)
-        self.widths = check_positive_ints("widths", widths)
-        self.blocks = check_positive_ints("blocks", blocks, MAX_LAYERS)
-        if len(self.widths) != len(self.blocks):
-            raise ValueError(
-                f"widths and blocks need one entry per level, got {widths!r} and {blocks!r}"
-            )
-        self.stride = 2 ** len(self.widths)
         sub = channels * 4  # channels after the pixel-unshuffle
-        self.head = Conv2d(sub + 1, widths[0], 3, padding=1, bias=False)
-        fine = list(zip(self.widths, self.blocks))[:-1]
-        self.encoder = nn.ModuleList(_stage(width, count) for width, count in fine)
-        self.down = nn.ModuleList(
-            Conv2d(a, b, 2, stride=2, bias=False) for a, b in zip(self.widths, self.widths[1:])
-        )
-        self.bottom = _stage(self.widths[-1], self.blocks[-1])
-        self.up = nn.ModuleList(
-            ConvTranspose2d(b, a, 2, stride=2, bias=False)
-            for a, b in zip(self.widths, self.widths[1:])
-        )
-        self.decoder = nn.ModuleList(_stage(width, count) for width, count in fine)
-        self.tail = Conv2d(widths[0], sub, 3, padding=1, bias=False)
+        self.add_levels(sub + 1, sub, widths, blocks)
+        self.stride = 2 ** len(self.widths)
 
     @property
     def config(self) -> dict[str, Any]:
@@ -107,36 +67,12 @@ class DXNet(ImageDenoiser):
     def denoise(self, x: Tensor, noise_map: Tensor | None) -> Tensor:
         """See :meth:`ImageDenoiser.denoise`."""
         assert noise_map is not None  # needs_sigma: the base class has checked it
-        features = self.head(unshuffle_with_noise_map(x, noise_map))  # (N, width, H/2, W/2)
-        skips = []
-        for stage, down in zip(self.encoder, self.down):
-            features = stage(features)
-            skips.append(features)
-            features = down(features)
-        features = self.bottom(features)
-        for stage, up in zip(reversed(self.decoder), reversed(self.up)):
-            features = stage(skips.pop() + up(features))
-        return x - F.pixel_shuffle(self.tail(features), 2)
+        noise = self.run_levels(unshuffle_with_noise_map(x, noise_map))  # (N, 4C, H/2, W/2)
+        return x - F.pixel_shuffle(noise, 2)
 
-    @torch.no_grad()
     def initialise(self, generator: torch.Generator) -> None:
         """Random weights to train from (He et al. 2015; the ends of residual branches scaled)."""
-        for module in self.modules():
-            if isinstance(module, ConvTranspose2d):  # kernel = stride: each output has one tap
-                nn.init.normal_(module.weight, std=module.in_channels**-0.5, generator=generator)
-            elif isinstance(module, Conv2d):
-                nonlinearity = "relu" if module.activation == "relu" else "linear"
-                nn.init.kaiming_normal_(
-                    module.weight, nonlinearity=nonlinearity, generator=generator
-                )
-        for module in self.modules():
-            if isinstance(module, ResidualBlock):
-                module.conv2.weight.mul_(_BRANCH_SCALE)
-        self.tail.weight.mul_(_BRANCH_SCALE)
-
-
-def _stage(width: int, blocks: int) -> nn.Sequential:
-    return nn.Sequential(*(ResidualBlock(width) for _ in range(blocks)))
+        self.initialise_levels(generator)
 
 
 @register_model

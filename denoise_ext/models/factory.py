@@ -37,7 +37,7 @@ def create_model(
     if pretrained and checkpoint_path is not None:
         raise ValueError("pretrained=True and checkpoint_path exclude each other")
     loads = pretrained or checkpoint_path is not None
-    # What weights are loaded for is built for its configuration alone.
+    # A model whose weights are loaded is built for its configuration only.
     with torch.device("meta") if loads else nullcontext():
         model = build_named(name, **kwargs)
     if pretrained:

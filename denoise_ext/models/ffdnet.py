@@ -29,9 +29,9 @@ from denoise_ext.nn import Conv2d
 class FFDNet(ImageDenoiser):
     """FFDNet for gray (``channels=1``) or colour (``channels=3``) images; needs sigma.
 
-    The image is rearranged to a quarter of the resolution (2x2 pixels become channels), the noise
-    level sigma / 255 is appended as one more channel (a map is averaged over the 2x2 pixels),
-    ``depth`` 3x3 convolutions of ``width`` channels follow, and the result is rearranged back.
+    The image is unshuffled: 2x2 pixels become channels. The noise level sigma / 255 is appended as
+    one more channel; a map is averaged over the 2x2 pixels. ``depth`` 3x3 convolutions of ``width``
+    channels follow. The result is shuffled back.
 
     Args:
         channels: image channels.

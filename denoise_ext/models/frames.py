@@ -12,7 +12,11 @@ Compute = Callable[[Tensors, Tensors], tuple[Tensors, Tensors]]
 
 
 def compute_frames(
-    network: Network, inputs: Tensors, state: Tensors | None = None, compute: Compute | None = None
+    network: Network,
+    inputs: Tensors,
+    state: Tensors | None = None,
+    compute: Compute | None = None,
+    truncate: int = 0,
 ) -> tuple[Tensors, Tensors]:
     """Outputs and next state for one frame or several.
 
@@ -22,6 +26,7 @@ def compute_frames(
             dimensions beside others of five is the same for every frame.
         state: what the last call returned; None: the network's initial state.
         compute: called for every frame; None: ``network.compute_any_size``.
+        truncate: after so many frames the state is cut off from the gradient; 0: never.
 
     Returns:
         Outputs, with T as in the inputs, and the state after the last frame.
@@ -41,6 +46,8 @@ def compute_frames(
     for index in range(count):
         frame = {name: x[:, index] if name in frames else x for name, x in inputs.items()}
         state = network.initial_state(frame) if state is None else state
+        if truncate and index and index % truncate == 0:
+            state = {name: x.detach() for name, x in state.items()}
         outputs, state = compute(frame, state)
         made.append(outputs)
     assert state is not None

@@ -14,7 +14,7 @@ from denoise_ext.models.network import Network, Port, Signature, Tensors
 
 Sigma = float | int | Tensor | None
 
-# Of one kind in one place: a file that asks for more is no network, but an attack on memory.
+# Limits for files: a larger network would exhaust memory.
 MAX_LAYERS = 1000
 MAX_LEVELS = 16
 

@@ -13,9 +13,9 @@ BRANCH_SCALE = 0.1  # of the last layers of residual branches: the signal neithe
 def initialise_stack(model: nn.Module, generator: torch.Generator) -> None:
     """Start a plain stack of convolutions as a nearly linear, norm-preserving map of each pixel.
 
-    "Looks linear" (Balduzzi et al. 2017) with the orthogonal matrix on the centre tap (Xiao et al.
-    2018): hidden channels come in pairs (+a, -a), so that ``relu(a) - relu(-a) = a`` passes every
-    ReLU unchanged. A tenth of He's initialisation is added on all taps, biases are zero. The last
+    This is "looks linear" (Balduzzi et al. 2017) with the orthogonal matrix on the centre tap (Xiao
+    et al. 2018). Hidden channels are pairs (+a, -a): ``relu(a) - relu(-a) = a`` passes every ReLU
+    unchanged. A tenth of He's initialisation is added on all taps. Biases are zero. The last
     convolution is scaled by 0.3, so that training begins near the identity.
     """
     convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]

@@ -29,9 +29,9 @@ class NAFNet(ImageDenoiser):
     """NAFNet for gray (``channels=1``) or colour (``channels=3``) images.
 
     The ``state_dict`` has the keys of the authors' implementation.  Every block scales its channels
-    by their means over the whole image (channel attention): pixels depend on the whole image, and
-    the result for a tile is not the tile of the result.  (The authors' NAFNetLocal takes means over
-    a window instead, with the same weights; that is not done here.)
+    by their means over the whole image (channel attention).  Pixels depend on the whole image, so
+    the result cannot be computed in tiles.  The authors' NAFNetLocal uses means over a window with
+    the same weights.  This variant is not implemented here.
 
     Args:
         channels: image channels.

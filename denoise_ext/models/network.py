@@ -26,8 +26,8 @@ class Port:
     scale: Fraction = Fraction(1)
     """Values per pixel of the reference grid, along each axis."""
     kind: Literal["image", "condition"] = "image"
-    """"condition": tells how to treat the images, such as a noise map.  One value for all places,
-    (N, channels, 1, 1), is then allowed too."""
+    """"condition": what the network is conditioned on, such as a noise map.  One value for all
+    places, (N, channels, 1, 1), is then allowed too."""
 
     def __post_init__(self) -> None:
         if isinstance(self.channels, bool) or not isinstance(self.channels, int):
@@ -47,10 +47,10 @@ class Port:
 
 @dataclass(frozen=True)
 class Signature:
-    """What a network takes, gives and remembers.
+    """The inputs, outputs and state of a network.
 
-    A state of the same name is taken and given: the one that a call returns belongs into the next.
-    Its size is that of the padded image (see :meth:`Network.padded`), so that it is never cut.
+    Each state is an input and an output: pass the state that a call returns to the next call.
+    A state has the size of the padded image (see :meth:`Network.padded`), so that it is never cut.
     """
 
     inputs: Mapping[str, Port]
@@ -82,7 +82,7 @@ class Signature:
 
 @dataclass(frozen=True)
 class Geometry:
-    """How a network's result depends on places in the image.
+    """The part of an image that a network's result depends on.
 
     Attributes:
         receptive_field: side, in pixels, of the window of the inputs that can influence a
@@ -119,23 +119,23 @@ class Network(nn.Module):
     signature: Signature
     stride: int = 1
     pad_mode: ClassVar[str] = "reflect"
-    # Stated by a network in place of the analysis; a text: why it has none.
+    # Stated by a network in place of the analysis. A text is the reason why there is none.
     geometry: Geometry | str | None = None
-    # What the engine plans: it has no checks that look at numbers.
+    # The method that the engine plans. It has no checks of values.
     accelerated_methods: ClassVar[tuple[str, ...]] = ("compute_any_size",)
     # Names in exported files, where they differ from those of the ports.
     exported_names: ClassVar[Mapping[str, str]] = {}
 
     @property
     def config(self) -> dict[str, Any]:
-        """What rebuilds this network: ``build_model(model.config)``.
+        """The configuration that rebuilds this network: ``build_model(model.config)``.
 
         A dict that JSON can hold: "family", and the arguments of the class.
         """
         raise NotImplementedError(f"{type(self).__name__} has no config")
 
     def compute(self, inputs: Tensors, state: Tensors) -> tuple[Tensors, Tensors]:
-        """Outputs and next state for images whose H and W are multiples of ``stride``.
+        """Compute outputs and next state for images whose H and W are multiples of ``stride``.
 
         Neither ``inputs`` nor ``state`` is changed.
         """
@@ -159,7 +159,7 @@ class Network(nn.Module):
         return cropped, state
 
     def forward(self, inputs: Tensors, state: Tensors | None = None) -> tuple[Tensors, Tensors]:
-        """Outputs and next state for images of any size; what does not fit is refused.
+        """Check the inputs, and compute outputs and next state for images of any size.
 
         Args:
             inputs: one tensor for each input of the signature, of the network's dtype.
@@ -179,7 +179,7 @@ class Network(nn.Module):
         return self.run_checked(inputs, state)
 
     def run_checked(self, inputs: Tensors, state: Tensors) -> tuple[Tensors, Tensors]:
-        """What :meth:`forward` does after its checks: :meth:`compute_any_size`."""
+        """Run :meth:`compute_any_size`: the part of :meth:`forward` after its checks."""
         return self.compute_any_size(inputs, state)
 
     def padded(self, length: int) -> int:
@@ -201,9 +201,9 @@ class Network(nn.Module):
         return self.eval()
 
     def initialise(self, generator: torch.Generator) -> None:
-        """Random weights to train from, for families whose constructor's are not those.
+        """Draw the weights that training starts from.
 
-        Here nothing: training seeds torch's own generator before it builds the network.
+        The default keeps those of the constructor: training seeds torch's generator before.
         """
 
     def _check(self, given: Tensors, what: str, ports: Mapping[str, Port]) -> None:

@@ -8,6 +8,19 @@ _DATA = (
 )
 _NOISE = "white Gaussian noise, sigma 0-55 (0-255 scale), not clipped"
 _NOISE_75 = "white Gaussian noise, sigma 0-75 (0-255 scale), not clipped"
+_DATA_PHOTO = (
+    "BSDS500 as above, and photographs of train/photos_half without the 40 of "
+    "recipes/photos_half_held_out.txt; all denoised first and reduced at random; no real pair; "
+    "start: the weights of dxnet_s_color"
+)
+_NOISE_PHOTO = (
+    "synthetic noise of cameras (sensor, mosaic, noise reduction, JPEG), some white noise and some "
+    "clean images"
+)
+_PROTOCOL_PHOTO = (
+    "mean over images; blind; output clipped and rounded to 8 bits; RGB together; "
+    "`benchmarks/photos.py`"
+)
 _PROTOCOL = (
     "mean over images; white Gaussian noise, not clipped, generator seeded with 0 anew for every "
     "image; output clipped and rounded to 8 bits; RGB together; `denoise-ext evaluate`"
@@ -98,3 +111,22 @@ register_pretrained(
         protocol=_PROTOCOL,
     ),
 )
+
+register_pretrained(
+    "dxnet_s_photo",
+    Pretrained(
+        file="dxnet_s_photo.safetensors",
+        sha256="5645c4694ec22c93d830b6928fc667a2e8c99042f8619b6da7ed7015f9b9fb09",
+        config={
+            "blocks": [2, 5], "channels": 3, "estimator_depth": 6, "estimator_width": 48,
+            "family": "dxnet_blind", "widths": [64, 80],
+        },
+        recipe="recipes/dxnet_s_photo_5400.toml",
+        training_data=_DATA_PHOTO,
+        noise=_NOISE_PHOTO,
+        steps=5400,
+        licence="Apache-2.0",
+        psnr={"SIDD12, upper left 240 pixels": 33.61, "PolyU100, second half": 37.73},
+        protocol=_PROTOCOL_PHOTO,
+    ),
+)  # fmt: skip

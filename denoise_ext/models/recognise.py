@@ -19,11 +19,13 @@ from denoise_ext.models.registry import build_model
 RECOGNISED = """recognised layouts:
   model.N.weight  DnCNN, FDnCNN and FFDNet as KAIR writes them, with or without BatchNorm
   dncnn.N.weight  DnCNN of SaoYan/DnCNN-PyTorch and cszn/DnCNN, with BatchNorm
+  intermediate_dncnn.itermediate_dncnn.N.weight  FFDNet of IPOL, with BatchNorm
   m_head.weight, m_down1.0.res.0.weight, ...  DRUNet as KAIR and DPIR write it
   intro.weight, encoders.0.0.conv1.weight, ...  NAFNet as its authors write it
-and this package's own files, which say themselves what they are"""
+and this package's own files, which have metadata"""
 
-_KEY = re.compile(r"(model|dncnn)\.(\d+)\.(\w+)")
+_IPOL = "intermediate_dncnn.itermediate_dncnn"  # Tassano, Delon, Veit: FFDNet, IPOL 2019
+_KEY = re.compile(rf"(model|dncnn|{re.escape(_IPOL)})\.(\d+)\.(\w+)")
 _NORM_KEYS = {"weight", "bias", "running_mean", "running_var"}
 _IRCNN_DEPTH = 7
 
@@ -53,6 +55,8 @@ def recognise(state: dict[str, Tensor]) -> Network:
             return _u_net(state, configuration)
     prefix, tensors = _split_keys(state)
     chain = _read_chain(prefix, tensors)
+    if prefix == _IPOL and chain:
+        chain[0].weight = _one_level_last(chain[0].weight, len(chain[-1].weight))
     config = _configuration(prefix, chain)
     own: dict[str, Tensor] = {}
     for index, layer in enumerate(chain):
@@ -179,10 +183,21 @@ def _read_norm(
     missing = _NORM_KEYS - entry.keys()
     if missing or any(tuple(value.shape) != (channels,) for value in entry.values()):
         raise _wrong(f"{name}: not a batch normalisation of {channels} channels")
-    # A state_dict does not hold eps. KAIR and cszn/DnCNN use 1e-4; SaoYan/DnCNN-PyTorch uses
-    # torch's default 1e-5 and, unlike cszn/DnCNN, has no bias in its first convolution.
+    # A state_dict does not hold eps. KAIR and cszn/DnCNN use 1e-4; IPOL and SaoYan/DnCNN-PyTorch
+    # use torch's default 1e-5. The latter, unlike cszn/DnCNN, has no bias in its first convolution.
     saoyan = prefix == "dncnn" and chain[0].bias is None
-    return BatchNorm(**entry, eps=1e-5 if saoyan else 1e-4)
+    return BatchNorm(**entry, eps=1e-5 if saoyan or prefix == _IPOL else 1e-4)
+
+
+def _one_level_last(weight: Tensor, outputs: int) -> Tensor:
+    """IPOL's first weight for our order of inputs: the noise level behind the image, and once.
+
+    There it comes first, and once for each channel of the image; all of them are equal.
+    """
+    levels = outputs // 4
+    if weight.dim() != 4 or weight.shape[1] != outputs + levels:
+        return weight  # refused by `_configuration`
+    return torch.cat([weight[:, levels:], weight[:, :levels].sum(dim=1, keepdim=True)], dim=1)
 
 
 def _configuration(prefix: str, chain: list[_Convolution]) -> dict[str, object]:
@@ -199,7 +214,8 @@ def _configuration(prefix: str, chain: list[_Convolution]) -> dict[str, object]:
             raise _wrong(f"bias of shape {shape} for {len(layer.weight)} channels")
     common = {"width": width, "depth": len(chain)}
     if inputs == outputs + 1 and outputs in (4, 12):
-        return {"family": "ffdnet", "channels": outputs // 4, "predicts": "image", **common}
+        predicts = "noise" if prefix == _IPOL else "image"
+        return {"family": "ffdnet", "channels": outputs // 4, "predicts": predicts, **common}
     if outputs in (1, 3) and inputs in (outputs, outputs + 1):
         if len(chain) == _IRCNN_DEPTH and prefix == "model":
             raise _wrong(

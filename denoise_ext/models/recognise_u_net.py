@@ -60,7 +60,7 @@ def _outputs(weight: Tensor) -> int:
 
 
 def _channels(first: Tensor, last: Tensor) -> dict[str, Any]:
-    """Image channels, and whether the first layer sees one more: the noise map."""
+    """Image channels, and whether the first layer has one more: the noise map."""
     channels, inputs = _outputs(last), first.shape[1]
     if inputs not in (channels, channels + 1):
         raise ValueError(f"{inputs} input and {channels} output channels")

@@ -1,4 +1,4 @@
-"""Names -> models: architectures, named models and the trained weights that exist for them."""
+"""Registry of architectures, named models and their trained weights."""
 
 from __future__ import annotations
 
@@ -125,14 +125,14 @@ def unknown_name(kind: str, name: object, known: Iterable[str]) -> str:
 
 
 def has_family(name: object) -> bool:
-    """Whether ``config["family"] == name`` can be built; loads entry points if they decide."""
+    """Whether the family ``name`` can be built; loads entry points if it is not our own."""
     if name not in _architectures:
         load_entry_points()
     return name in _architectures
 
 
 def has_model(name: object) -> bool:
-    """Whether ``create_model(name)`` knows the name; loads entry points if they decide."""
+    """Whether ``create_model(name)`` accepts the name; loads entry points if it is not our own."""
     if name not in _models:
         load_entry_points()
     return name in _models
@@ -166,7 +166,7 @@ def list_models(pattern: str | None = None, pretrained: bool = False) -> list[st
 
 
 def pretrained_info(name: str) -> Pretrained | None:
-    """What is known about the shipped weights of ``name``; None where there are none."""
+    """Return the facts about the shipped weights of ``name``, or None."""
     if not has_model(name):
         raise ValueError(unknown_name("model", name, _models))
     return _pretrained.get(name)
@@ -196,7 +196,7 @@ def build_named(name: str, **kwargs: Any) -> Network:
 def check_config(model: Network) -> None:
     """Raise ValueError unless ``build_model(model.config)`` gives such a network again.
 
-    Else a file of its weights could not be read. ``model`` may be on the "meta" device.
+    Otherwise a file of its weights could not be read. ``model`` may be on the "meta" device.
     """
     kind = type(model).__name__
     config = model.config

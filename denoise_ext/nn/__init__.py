@@ -9,9 +9,12 @@ from denoise_ext.nn.conv import (
 )
 from denoise_ext.nn.convert import from_torch, to_torch
 from denoise_ext.nn.filters import BilateralBlur, GaussianBlur2d, JointBilateralBlur
+from denoise_ext.nn.motion import BlockMatch, BlockWarp, RecurrentFuse
 
 __all__ = [
     "BilateralBlur",
+    "BlockMatch",
+    "BlockWarp",
     "Conv2d",
     "ConvReLU2d",
     "ConvTranspose2d",
@@ -19,6 +22,7 @@ __all__ = [
     "DepthwiseSeparableConv2d",
     "GaussianBlur2d",
     "JointBilateralBlur",
+    "RecurrentFuse",
     "from_torch",
     "to_torch",
 ]

@@ -16,6 +16,7 @@ from denoise_ext.nn.conv import (
     _activation_repr,
 )
 from denoise_ext.nn.filters import BilateralBlur, GaussianBlur2d, JointBilateralBlur
+from denoise_ext.nn.motion import BlockMatch, BlockWarp, RecurrentFuse
 from denoise_ext.reference.activation import apply_activation
 
 
@@ -72,6 +73,32 @@ class TorchJointBilateralBlur(JointBilateralBlur):
         return reference.joint_bilateral_blur(input, guidance, *args)
 
 
+class TorchBlockMatch(BlockMatch):
+    """:class:`BlockMatch` computed by :mod:`denoise_ext.reference`."""
+
+    def forward(self, input: Tensor, previous: Tensor, sigma: float | Tensor = 0.0) -> Tensor:
+        """See :class:`BlockMatch`."""
+        return reference.block_match(input, previous, sigma)
+
+
+class TorchBlockWarp(BlockWarp):
+    """:class:`BlockWarp` computed by :mod:`denoise_ext.reference`."""
+
+    def forward(self, input: Tensor, motion: Tensor) -> Tensor:
+        """See :class:`BlockWarp`."""
+        return reference.block_warp(input, motion)
+
+
+class TorchRecurrentFuse(RecurrentFuse):
+    """:class:`RecurrentFuse` computed by :mod:`denoise_ext.reference`."""
+
+    def forward(
+        self, input: Tensor, previous: Tensor, gate: Tensor, level: float | Tensor
+    ) -> Tensor:
+        """See :class:`RecurrentFuse`."""
+        return reference.recurrent_fuse(input, previous, gate, level)
+
+
 def _to_torch_conv(plain: type[nn.Module], fused: type[nn.Module]) -> Callable:
     def target(module: nn.Module) -> type[nn.Module]:
         return plain if module.activation == "none" else fused
@@ -88,6 +115,9 @@ _TO_TORCH: dict[type[nn.Module], Callable[[nn.Module], type[nn.Module]]] = {
     GaussianBlur2d: lambda module: TorchGaussianBlur2d,
     BilateralBlur: lambda module: TorchBilateralBlur,
     JointBilateralBlur: lambda module: TorchJointBilateralBlur,
+    BlockMatch: lambda module: TorchBlockMatch,
+    BlockWarp: lambda module: TorchBlockWarp,
+    RecurrentFuse: lambda module: TorchRecurrentFuse,
 }
 _FROM_TORCH: dict[type[nn.Module], Callable[[nn.Module], type[nn.Module]]] = {
     nn.Conv2d: lambda module: Conv2d,
@@ -97,6 +127,9 @@ _FROM_TORCH: dict[type[nn.Module], Callable[[nn.Module], type[nn.Module]]] = {
     TorchGaussianBlur2d: lambda module: GaussianBlur2d,
     TorchBilateralBlur: lambda module: BilateralBlur,
     TorchJointBilateralBlur: lambda module: JointBilateralBlur,
+    TorchBlockMatch: lambda module: BlockMatch,
+    TorchBlockWarp: lambda module: BlockWarp,
+    TorchRecurrentFuse: lambda module: RecurrentFuse,
 }
 _ACTIVATED = (Conv2d, ConvTranspose2d, TorchConv2d, TorchConvTranspose2d)
 
@@ -127,7 +160,7 @@ def to_torch(model: nn.Module) -> nn.Module:
     A convolution becomes ``torch.nn.Conv2d``/``ConvTranspose2d``, or a small subclass of it that
     applies the activation with :mod:`torch.nn.functional`; a filter becomes one computed by
     :mod:`denoise_ext.reference`.  ``state_dict`` keys, hooks, tied weights, devices and dtypes
-    stay.  The copy runs on any device torch knows and needs no native library.
+    stay.  The copy runs on any device of PyTorch and needs no native library.
 
     Args:
         model: any module; one layer alone works too.
@@ -143,7 +176,7 @@ def to_torch(model: nn.Module) -> nn.Module:
         if isinstance(module, own) and not known:
             raise TypeError(
                 f"model: layer {name or '(the model itself)'!r} is a {type(module).__name__}, a "
-                "subclass of a denoise_ext layer that to_torch does not know; remove "
+                "subclass of a denoise_ext layer that to_torch cannot convert; remove "
                 "parametrisations first, or replace the layer by hand"
             )
     return _convert(model, _TO_TORCH)

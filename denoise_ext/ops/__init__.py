@@ -13,11 +13,15 @@ from denoise_ext.ops.bilateral_blur import bilateral_blur, joint_bilateral_blur
 from denoise_ext.ops.conv2d import conv2d
 from denoise_ext.ops.conv_transpose2d import conv_transpose2d
 from denoise_ext.ops.gaussian_blur2d import gaussian_blur2d
+from denoise_ext.ops.motion import block_match, block_warp, recurrent_fuse
 
 __all__ = [
     "bilateral_blur",
+    "block_match",
+    "block_warp",
     "conv2d",
     "conv_transpose2d",
     "gaussian_blur2d",
     "joint_bilateral_blur",
+    "recurrent_fuse",
 ]

@@ -5,7 +5,7 @@ They are ``conv2d`` and ``conv_transpose2d`` for an inference engine:
 slice of the channels of a channels_last buffer), takes weights packed once by ``conv2d_pack``,
 pads with zeros, mirrored or repeated pixels (``border`` "constant", "reflect", "replicate",
 "circular"), and lets the algorithm be named ("auto", "direct", "winograd4", "winograd6").
-``precision`` counts for "auto", and on CUDA, where it says whether tf32 may be taken.
+``precision`` matters for "auto", and on CUDA, where it decides whether tf32 may be used.
 ``torch.ops.denoise_ext.conv_transpose2d_out`` writes into ``out`` likewise and takes a residual (on
 the CPU).
 ``torch.ops.denoise_ext.conv2d_resampled_out`` (CPU) is a 3x3 convolution with padding 1 between

@@ -26,6 +26,11 @@ _EXPLAINED = (
     "bilateral_blur",
     "joint_bilateral_blur",
     "joint_bilateral_blur_backward",
+    "block_match",
+    "block_warp",
+    "block_warp_backward",
+    "recurrent_fuse",
+    "recurrent_fuse_backward",
 )
 
 

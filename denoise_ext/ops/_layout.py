@@ -23,8 +23,10 @@ def is_channels_last(x: Tensor) -> bool:
 
 
 def output_format(*tensors: Tensor) -> torch.memory_format:
-    """channels_last when any of ``tensors`` is, else contiguous."""
+    """channels_last when any of ``tensors`` (N, C, H, W) is, else contiguous."""
     for x in tensors:
+        if x.dim() != 4:
+            raise ValueError(f"a tensor must have 4 dimensions (N, C, H, W), got {tuple(x.shape)}")
         if is_channels_last(x):
             return torch.channels_last
     return torch.contiguous_format

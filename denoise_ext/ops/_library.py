@@ -1,4 +1,4 @@
-"""Finds the native operators; says why when one is missing."""
+"""Find the native operators; give the reason if one is missing."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _missing(name: str) -> str | None:
 def native_op(name: str) -> tuple[Callable, bool]:
     """The operator ``torch.ops.denoise_ext.<name>`` and True, or one that raises, and False.
 
-    The second value tells the caller whether fake kernels and gradients can be registered.
+    The second value is whether fake kernels and gradients can be registered.
     """
     reason = _missing(name)
     if reason is None:

@@ -9,14 +9,13 @@ from torch import Tensor
 
 from denoise_ext._arguments import (
     FILTER_DTYPES,
-    LARGEST_BILATERAL,
     Sigma,
+    bilateral_kernel_size,
     check_border,
     check_color_distance,
     check_guidance,
     check_image,
     check_window,
-    odd_kernel_size,
     sigma_tensor,
 )
 from denoise_ext.ops._layout import empty_as, output_format
@@ -81,7 +80,7 @@ def bilateral_blur(
             on the CPU is not finite and > 0.  A GPU does not check it, because the CPU would have
             to wait; the result is then undefined.
     """
-    kernel_size = _check(input, kernel_size, border_type, color_distance_type, window)
+    kernel_size = _check(input, input, kernel_size, border_type, color_distance_type, window)
     if input.device.type not in _devices:
         raise_no_kernel("bilateral_blur", input, _devices)
     unbatched = input.dim() == 3
@@ -110,15 +109,14 @@ def joint_bilateral_blur(
     photograph or a render's albedo (Petschnigg et al., SIGGRAPH 2004).  Differentiable once in
     input, guidance (not uint8) and tensor sigmas.
 
-    ``guidance`` is (N, C_guidance, H, W), or (C_guidance, H, W) for an input without N, of the
-    input's dtype; ``sigma_color`` is in its units.  Everything else is as in
-    :func:`bilateral_blur`, whose constraints and errors apply.
+    ``guidance`` is (N, C_guidance, H, W), or (C_guidance, H, W) for an input without N, with at
+    most 65536 channels, of the input's dtype; ``sigma_color`` is in its units.  Everything else is
+    as in :func:`bilateral_blur`, whose constraints and errors apply.
 
     Returns:
         The input's shape, dtype and layout.
     """
-    kernel_size = _check(input, kernel_size, border_type, color_distance_type, window)
-    check_guidance(input, guidance)
+    kernel_size = _check(input, guidance, kernel_size, border_type, color_distance_type, window)
     if input.device.type not in _joint_devices:
         raise_no_kernel("joint_bilateral_blur", input, _joint_devices)
     unbatched = input.dim() == 3
@@ -134,13 +132,16 @@ def joint_bilateral_blur(
 
 def _check(
     input: Tensor,
+    guidance: Tensor,
     kernel_size: int | Sequence[int],
     border_type: str,
     color_distance_type: str,
     window: str,
 ) -> tuple[int, int]:
     check_image(input, "input", FILTER_DTYPES)
-    kernel_size = odd_kernel_size(kernel_size, LARGEST_BILATERAL)
+    if guidance is not input:
+        check_guidance(input, guidance)
+    kernel_size = bilateral_kernel_size(kernel_size, input, guidance)
     check_border(border_type)
     check_color_distance(color_distance_type)
     check_window(window, kernel_size)
@@ -158,7 +159,7 @@ def _sigmas(
 
 
 def _fake(input, kernel_size, sigma_color, sigma_space, border_type, color_distance_type, window):
-    odd_kernel_size(kernel_size, LARGEST_BILATERAL)
+    bilateral_kernel_size(kernel_size, input, input)
     return empty_as(input, input.shape, output_format(input))
 
 
@@ -166,7 +167,7 @@ def _joint_fake(
     input, guidance, kernel_size, sigma_color, sigma_space, border_type, color_distance_type,
     window,
 ):  # fmt: skip
-    odd_kernel_size(kernel_size, LARGEST_BILATERAL)
+    bilateral_kernel_size(kernel_size, input, guidance)
     return empty_as(input, input.shape, output_format(input))
 
 
@@ -174,7 +175,7 @@ def _backward_fake(
     grad_output, input, guidance, output, kernel_size, sigma_color, sigma_space, border_type,
     color_distance_type, window, output_mask,
 ):  # fmt: skip
-    odd_kernel_size(kernel_size, LARGEST_BILATERAL)
+    bilateral_kernel_size(kernel_size, input, guidance)
     outputs = (
         (input, output_format(input)),
         (guidance, output_format(guidance)),

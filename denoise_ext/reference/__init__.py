@@ -6,11 +6,15 @@ device, in any floating dtype, differentiable as often as PyTorch is.
 
 from denoise_ext.reference.conv import conv2d, conv_transpose2d
 from denoise_ext.reference.filters import bilateral_blur, gaussian_blur2d, joint_bilateral_blur
+from denoise_ext.reference.motion import block_match, block_warp, recurrent_fuse
 
 __all__ = [
     "bilateral_blur",
+    "block_match",
+    "block_warp",
     "conv2d",
     "conv_transpose2d",
     "gaussian_blur2d",
     "joint_bilateral_blur",
+    "recurrent_fuse",
 ]

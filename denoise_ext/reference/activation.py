@@ -1,4 +1,4 @@
-"""The activations that the fused operators know, in plain PyTorch."""
+"""The activations of the fused operators, in plain PyTorch."""
 
 from __future__ import annotations
 

@@ -10,9 +10,9 @@ from torch.nn import functional as F
 
 from denoise_ext._arguments import (
     FILTER_DTYPES,
-    LARGEST_BILATERAL,
     LARGEST_GAUSSIAN,
     Sigma,
+    bilateral_kernel_size,
     check_border,
     check_color_distance,
     check_guidance,
@@ -30,7 +30,7 @@ def border_index(
     """Where the pixels at positions ``start..stop-1`` of an axis of ``size`` pixels are read from.
 
     ``"reflect"`` is OpenCV's BORDER_REFLECT_101 (edge pixel not repeated), folded as often as a
-    window larger than the image asks for; ``"circular"`` is the position modulo ``size``.
+    window larger than the image needs; ``"circular"`` is the position modulo ``size``.
     """
     position = torch.arange(start, stop, device=device)
     if border_type == "replicate":
@@ -125,7 +125,7 @@ def joint_bilateral_blur(
     """:func:`denoise_ext.ops.joint_bilateral_blur` as separate PyTorch operations."""
     check_image(input, "input", FILTER_DTYPES)
     check_guidance(input, guidance)
-    ky, kx = odd_kernel_size(kernel_size, LARGEST_BILATERAL)
+    ky, kx = bilateral_kernel_size(kernel_size, input, guidance)
     check_border(border_type)
     check_color_distance(color_distance_type)
     check_window(window, (ky, kx))

@@ -1,9 +1,10 @@
-"""Where to compute: "auto", "cpu" or "cuda", with the reason when that cannot be had."""
+"""Choose the device: "auto", "cpu" or "cuda"; give the reason if it cannot be used."""
 
 from __future__ import annotations
 
 import torch
 
+from denoise_ext._choices import check_choice
 from denoise_ext._loader import native_error
 from denoise_ext.ops import kernel_devices
 
@@ -23,7 +24,7 @@ def choose_device(
 
     Raises:
         ValueError: unknown device or backend name.
-        RuntimeError: a device that is not usable; the message says why.
+        RuntimeError: a device that cannot be used; the message gives the reason.
     """
     check_backend(backend)
     if device is None or device == "auto":
@@ -46,7 +47,7 @@ def choose_device(
 
 
 def why_no_cuda(backend: str = "native") -> str | None:
-    """Why a CUDA GPU cannot be used, or None where it can."""
+    """Return the reason why no CUDA GPU can be used, or None."""
     if torch.version.cuda is None:
         return f"the installed PyTorch {torch.__version__} is built without CUDA"
     if not torch.cuda.is_available():
@@ -58,12 +59,11 @@ def why_no_cuda(backend: str = "native") -> str | None:
     if "cuda" not in kernel_devices("conv2d"):
         return (
             "this build of denoise_ext has no CUDA kernel for convolutions (`denoise-ext info`"
-            ' says more); the "torch" backend can use the GPU'
+            ' has the reason); the "torch" backend can use the GPU'
         )
     return None
 
 
 def check_backend(backend: str) -> None:
     """Raise ValueError unless `backend` is one of BACKENDS."""
-    if backend not in BACKENDS:
-        raise ValueError(f'backend must be "native" or "torch", got {backend!r}')
+    check_choice("backend", backend, BACKENDS)

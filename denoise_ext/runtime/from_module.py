@@ -1,4 +1,4 @@
-"""`from_module`: any `nn.Module` called as this package's networks are."""
+"""`from_module`: run any `nn.Module` as a network of this package."""
 
 from __future__ import annotations
 
@@ -123,14 +123,12 @@ class FromModule(ImageDenoiser):
             self.geometry = replace(found, stride=max(found.stride, self.stride))
         else:
             self.stride = given or 1
-            self.geometry = (
-                f"{found}; runtime.from_module(model, radius=...) states how far a pixel sees"
-            )
+            self.geometry = f"{found}; runtime.from_module(model, radius=...) states the radius"
             if radius is not None:
                 self.geometry = Geometry(2 * radius + self.stride, radius, self.stride, ())
 
     def extra_repr(self) -> str:
-        """What it was given."""
+        """The arguments of the constructor."""
         return f"channels={self.in_channels}, needs_sigma={self.needs_sigma}, stride={self.stride}"
 
     def run_checked(self, inputs: Tensors, state: Tensors) -> tuple[Tensors, Tensors]:
@@ -199,7 +197,7 @@ class FromModule(ImageDenoiser):
                 x = x.to("meta")
                 with torch.no_grad():
                     twin.denoise(x, x[:, :1] if self.needs_sigma else None)
-        except Exception:  # it says by any of them that the size does not do
+        except Exception:  # any of them means that the size does not fit
             return False
         return True
 

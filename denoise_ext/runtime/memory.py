@@ -1,4 +1,4 @@
-"""How much memory a network takes for each pixel, and how much there is."""
+"""Count a network's memory per pixel; find the free memory."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from denoise_ext.models import Network
 from denoise_ext.runtime.from_module import FromModule
 
 ENOUGH = 1 << 30
-"""Bytes to compute in where nothing else is asked for: more makes tiles larger, not faster, and the
-same everywhere means the same tiles everywhere."""
+"""Default bytes of working memory. More makes tiles larger, not faster. A fixed number gives the
+same tiles on every machine."""
 
-# What surrounds the network, for each number of an image or state that it takes or gives: the
-# window in float32, the network's copy of it; the result in float32 and in the image's type.
+# Bytes besides the network for each number of its inputs, outputs and states: the window in float32
+# and the network's copy of it, the result in float32 and in the image's type.
 _AROUND = 16
 _CGROUPS = (
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
@@ -34,16 +34,16 @@ _CGROUPS = (
 
 
 def bytes_per_pixel(network: Network, dtype: torch.dtype) -> float:
-    """Memory that an image takes for each pixel of the reference grid, that of all ports included.
+    """Return the bytes that an image takes per pixel of the reference grid, all ports included.
 
-    Counted in a run on tensors without data: the most bytes that are alive at one time. The plans
-    of `denoise_ext.accelerate` place the same tensors, or fewer, in one block. A network that looks
-    at numbers is run on a tiny image instead.
+    The network runs once on tensors without data, and the largest number of live bytes is counted.
+    The plans of `denoise_ext.accelerate` place the same tensors, or fewer, in one block. A network
+    that depends on values runs on a tiny image instead.
     """
     try:
         try:
             most = _most_per_pixel(without_data(network).eval().to(dtype))
-        except Exception:  # a forward may raise anything where it meets no data
+        except Exception:  # a forward may raise anything without data
             most = _most_per_pixel(copy.deepcopy(network).eval().to(dtype))
     except Exception as error:  # another's copying and forward may raise anything
         if not isinstance(network, FromModule):
@@ -60,7 +60,7 @@ def bytes_per_pixel(network: Network, dtype: torch.dtype) -> float:
 
 
 def _most_per_pixel(network: Network) -> float:
-    # Another's module may pool deeper than its stride says.
+    # A module from elsewhere may pool deeper than its stride.
     side = (64 if isinstance(network, FromModule) else 16) * network.stride
     inputs, state = example(network, side)
     count = _LiveBytes()
@@ -73,7 +73,7 @@ def _most_per_pixel(network: Network) -> float:
 
 
 class _LiveBytes(TorchDispatchMode):
-    """Follows how much memory the tensors that operators return hold at a time."""
+    """Counts the live bytes of all tensors that operators return."""
 
     def __init__(self) -> None:
         super().__init__()

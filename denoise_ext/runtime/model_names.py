@@ -31,12 +31,12 @@ logger = logging.getLogger("denoise_ext.tasks")
 
 Model = Network | Accelerated | nn.Module | str | os.PathLike[str] | None
 
-_DEFAULT = "dxnet_s"
+DEFAULT = "dxnet_s"
 _SUFFIXES = {1: "gray", 3: "color"}
 
 
 def is_family(model: Any) -> bool:
-    """Whether `model` is the name of a family, or None, which stands for the default."""
+    """Whether `model` is the name of a family, or None, the default family."""
     return model is None or (
         isinstance(model, str)
         and not has_model(model)
@@ -45,15 +45,15 @@ def is_family(model: Any) -> bool:
 
 
 def member(model: Any, channels: int) -> Any:
-    """What `model` stands for with images of `channels` channels (alpha not counted): 1 or 3.
+    """Return the member of the family `model` for images of `channels` channels: 1 or 3.
 
-    Anything but a family is returned as it is.
+    Alpha does not count. Anything but a family is returned unchanged.
     """
     if not is_family(model):
         return model
     if channels not in _SUFFIXES:
         raise ValueError(f"channels must be 1 (gray) or 3 (RGB), got {channels!r}")
-    return f"{model or _DEFAULT}_{_SUFFIXES[channels]}"
+    return f"{model or DEFAULT}_{_SUFFIXES[channels]}"
 
 
 def default_model(channels: int) -> str:
@@ -64,7 +64,7 @@ def default_model(channels: int) -> str:
 def check_name(model: str | os.PathLike[str] | None) -> None:
     """Raise ValueError unless a model or family with weights, or a file, has this name.
 
-    None, which stands for the shipped models, is one of them.
+    None, the shipped models, passes.
     """
     if model is None:
         return
@@ -132,11 +132,11 @@ def open_network(
     *,
     channels: int,
 ) -> Network | Accelerated:
-    """The network that `model` stands for, in eval mode: the one way from an argument to a network.
+    """Return the network that `model` names, in eval mode.
 
     Args:
-        model: a network (also accelerated), or what `load_model` takes, or the name of a family of
-            two ("dxnet_s"), or None: the shipped one for images of `channels` channels.
+        model: a network (also accelerated), an argument of `load_model`, or the name of a family
+            ("dxnet_s"). None: the shipped network for images of `channels` channels.
         device, backend: see `choose_device`; a network that is passed in stays where it is, and
             `device` must be "auto", None or that device.
         precision: one of `PRECISIONS`, to be planned where that is possible; None: as it is.

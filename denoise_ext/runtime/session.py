@@ -21,7 +21,7 @@ from denoise_ext.runtime.memory import bytes_per_pixel
 
 
 class Session:
-    """Runs a network, whatever its inputs, outputs and state; several threads may.
+    """Runs a network with any inputs, outputs and state. Threads may share it.
 
     Args:
         network: in eval mode.
@@ -55,7 +55,7 @@ class Session:
                 f"precision {precision!r}: the model is accelerated already, with a precision"
                 " of its own; pass the network it was made from"
             )
-        # What the network is fed: a plan takes inputs of the weights' own type.
+        # Dtype of the inputs: a plan takes inputs of the weights' own type.
         self._fed = self.dtype
         if not accelerated:
             native = run_planned
@@ -114,11 +114,11 @@ class Session:
             state: what the call before returned; None: the network's `initial_state`.
 
         Returns:
-            Outputs, next state, all of them finite, and whether they had to be computed again in
-            float32 since a number in between had left the range of the network's type.
+            Outputs, next state, and whether they were recomputed in float32 after an overflow of
+            the network's type. All numbers are finite.
 
         Raises:
-            RuntimeError: float32 does not hold it either: the network's weights are at fault.
+            RuntimeError: an overflow in float32, too: the network's weights are at fault.
         """
         outputs, after = self._network(_in(self._fed, inputs), state and _in(self._fed, state))
         if _finite(outputs) and _finite(after):
@@ -127,8 +127,8 @@ class Session:
         outputs, after = self._in_float32()(_in(exact, inputs), state and _in(exact, state))
         if not (_finite(outputs) and _finite(after)):
             raise RuntimeError(
-                "the network's output is not finite: it overflows in float32 too, so that its"
-                " weights are damaged or do not fit images in [0, 1]"
+                "the network's output is not finite, not even in float32: its weights are damaged"
+                " or do not fit images in [0, 1]"
             )
         return outputs, after, True
 

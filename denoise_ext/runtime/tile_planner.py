@@ -1,59 +1,37 @@
-"""Into which tiles an image is cut, for the memory that there is."""
+"""Choose the tiles of an image by the available memory."""
 
 from __future__ import annotations
 
 from denoise_ext.runtime.memory import ENOUGH, available
+from denoise_ext.runtime.options import RunOptions
 from denoise_ext.runtime.session import Session
 from denoise_ext.runtime.tiling import Grid, Rule, grid, window_for
 
-Tile = str | int | None
 # Beside tiles whose windows are 1.5 times what is kept of them, larger ones are worth memory.
 _LARGEST_OVERLAP = 1.5
-_ANOTHER = "take a model that sees a part of the image at a time (`denoise-ext models` says which)"
-
-
-def check_tile(tile: object) -> Tile:
-    """`tile` if it is "auto", None or a side in pixels; TypeError or ValueError if not."""
-    if tile is None or tile == "auto":
-        return tile  # type: ignore[return-value]
-    if isinstance(tile, bool) or not isinstance(tile, int):
-        raise TypeError(f'tile must be "auto", None or a side in pixels, got {tile!r}')
-    if tile < 1:
-        raise ValueError(f'tile must be "auto", None or a side of 1 pixel at least, got {tile!r}')
-    return tile
-
-
-def check_max_memory(max_memory: object) -> int | None:
-    """`max_memory` if it is None or a number of bytes; TypeError or ValueError if not."""
-    if max_memory is None:
-        return None
-    if isinstance(max_memory, bool) or not isinstance(max_memory, (int, float)):
-        raise TypeError(f"max_memory must be a number of bytes or None, got {max_memory!r}")
-    if not 1 <= max_memory < float("inf"):
-        raise ValueError(f"max_memory must be a number of bytes >= 1, got {max_memory!r}")
-    return int(max_memory)
+_ANOTHER = "choose a model with a finite receptive field (listed by `denoise-ext models`)"
 
 
 def cut(
     session: Session,
     shape: tuple[int, int, int],
-    tile: Tile,
-    max_memory: int | None,
+    options: RunOptions,
     share: int = 1,
     batch: int = 1,
 ) -> tuple[Grid, int]:
-    """Tiles for images of `shape` (N, H, W), and how many images to compute at a time.
+    """Return the tiles for images of `shape` (N, H, W), and how many images to compute at a time.
 
     Args:
-        tile, max_memory: as in `Denoiser`.
-        share: of how many images that are computed at the same time this is one.
-        batch: how many images of the network's one of these makes.
+        options: tile and max_memory are used.
+        share: number of images that are computed at the same time and share the memory.
+        batch: number of network inputs that one image makes.
 
     Raises:
-        ValueError: a tile or memory that is too small for the network; an image that needs more
-            memory than there is with a network that cannot be tiled. The message says why.
+        ValueError: a tile or memory that is too small for the network, or an image that needs more
+            memory than there is and cannot be tiled. The message gives the reason.
     """
     images, height, width = shape
+    tile, max_memory = options.tile, options.max_memory
     if tile is None:
         return _whole(height, width), images
     if isinstance(tile, int):
@@ -118,6 +96,3 @@ def _limit(at_hand: int, share: int, given: bool) -> str:
 
 def _size(size: float) -> str:
     return f"{size / 2**20:.0f} MiB" if size >= 2**20 else f"{size / 2**10:.0f} KiB"
-
-
-__all__ = ["Tile", "check_max_memory", "check_tile", "cut"]

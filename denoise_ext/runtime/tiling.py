@@ -1,10 +1,10 @@
-"""Cutting an image into tiles whose results, put together, are the result of the whole.
+"""Cut an image into tiles whose joined results equal the result of the whole image.
 
-A tile is computed from a window of the image: a pixel of the result is kept where everything it
-depends on (`Geometry.radius`) lies inside the window, or where the window ends at the image's own
-border, which the network then sees as it would in the whole image. Windows begin at multiples of
-what the network commutes with (`Geometry.stride`) and of the blocks its kernels compute in, and all
-windows of an image have one size, so that one plan with one block of memory serves them all.
+Each tile is computed from a window of the image. A pixel of the result is kept if everything that
+it depends on (`Geometry.radius`) lies inside the window. Pixels at the image's own border are kept,
+too: the network pads there as it does for the whole image. Windows begin at multiples of
+`Geometry.stride` and of the blocks of the kernels. All windows of an image have one size, so that
+one plan and one block of memory serve all tiles.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class Rule:
-    """What a network asks of tiles."""
+    """The constraints of a network on its tiles."""
 
     radius: int
     """Overlap in pixels: how far a pixel of the result reads."""
@@ -93,8 +93,9 @@ def grid(height: int, width: int, window: tuple[int, int], tiles: Rule) -> Grid:
 
 
 def spans(size: int, most: int, tiles: Rule) -> tuple[Span, ...]:
-    """Cut one axis: as few windows of at most `most` pixels as will do, and these no larger than
-    their number asks for.
+    """Cut one axis into the fewest windows of at most `most` pixels.
+
+    The windows are as small as that number of them allows.
     """
     if size <= most:
         return (Span(0, size, 0, size),)
@@ -155,13 +156,12 @@ def run_tiles(
 ) -> Tensors:
     """Compute outputs and next state tile by tile; returns the next state.
 
-    Inputs and outputs are read and written part by part. The state is kept for whole images: what
-    a tile keeps of the next state is what the tiles of the next call read, so that seams cannot
-    drift apart in time.
+    Inputs and outputs are read and written part by part. The state is kept for whole images. The
+    tiles of the next call read windows of this state, so that seams cannot drift apart in time.
 
     Args:
-        network: whose signature the tensors have.
-        compute: what gives its outputs and next state: `Network.compute_any_size`, a plan of it.
+        network: the tensors have its signature.
+        compute: returns outputs and next state: `Network.compute_any_size`, or a plan of it.
         tiles: from a `rule` with the network's geometry, for the size of its reference input.
         state: whole, not changed; None: the network's `initial_state`.
     """

@@ -1,12 +1,14 @@
-"""What is done to images: `denoise`, `Denoiser`, and how good it is."""
+"""Denoise images (`denoise`, `Denoiser`) and evaluate the result."""
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
 from denoise_ext.tasks.denoise import denoise
 from denoise_ext.tasks.denoiser import Denoiser, Result
+from denoise_ext.tasks.noise_analysis import NoiseProfile, analyse_noise
 from denoise_ext.tasks.noise_level import estimate_sigma
 from denoise_ext.tasks.value_range import from_unit, to_unit
+from denoise_ext.tasks.video_denoiser import VideoDenoiser
 
 if TYPE_CHECKING:
     from denoise_ext.tasks.evaluation import (
@@ -19,9 +21,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Denoiser",
+    "NoiseProfile",
     "Protocol",
     "Result",
     "Scores",
+    "VideoDenoiser",
+    "analyse_noise",
     "clean_pixels",
     "denoise",
     "estimate_sigma",

@@ -1,9 +1,9 @@
-"""Axes by their letters: which of an array's are the picture's, which count pictures.
+"""Name the axes of an array by letters: those of a picture, and those that count pictures.
 
-    Y, X    rows and columns of a picture: both are needed
-    S       its samples: 1 gray, 2 gray + alpha, 3 RGB, 4 RGB + alpha
-    C       channels of any number, each a gray picture of its own
-    T, Z, N time, depth, number: each step is a picture of its own
+    Y, X    rows and columns of a picture; both are needed
+    S       samples of a picture: 1 gray, 2 gray + alpha, 3 RGB, 4 RGB + alpha
+    C       channels of any number, each a gray picture
+    T, Z, N time, depth, number; each step is a picture
 
 The letters are those of OME-TIFF and tifffile.
 """

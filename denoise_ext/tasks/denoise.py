@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import torch
 
 from denoise_ext.runtime.model_names import Model
-from denoise_ext.runtime.tile_planner import Tile
+from denoise_ext.runtime.options import Tile
 from denoise_ext.tasks.denoiser import Denoiser
 from denoise_ext.tasks.sigma import Sigma
 from denoise_ext.tasks.value_range import Range
@@ -37,7 +37,8 @@ def denoise(
 
     Arguments, result and errors are those of `Denoiser` and of its call: NumPy array, tensor,
     Pillow image, `io.Picture` or file name in (the last gives an array); uint8, uint16 or floating
-    point in [0, 1]; ``sigma`` on the 0-255 scale, estimated if None. Without ``axes`` an array is
+    point in [0, 1]; ``sigma`` on the 0-255 scale. Without ``model`` and ``sigma`` the noise of the
+    image decides what is done (`analyse_noise`). Without ``axes`` an array is
     (H, W) or (H, W, 1..4), a tensor (H, W), (1..4, H, W) or (N, 1..4, H, W), and any other shape is
     refused. For many images make a `Denoiser`, which keeps its network ready.
     """

@@ -1,15 +1,16 @@
-"""`Denoiser`: a network kept ready, applied to images of any kind."""
+"""`Denoiser`: keep a network ready and apply it to images of any kind."""
 
 from __future__ import annotations
 
 import logging
+import math
 import os
 import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
 from typing import Any
@@ -19,18 +20,24 @@ import torch
 from torch import Tensor
 
 from denoise_ext._choices import check_choice
-from denoise_ext._precision import PRECISIONS
 from denoise_ext.io import Picture
 from denoise_ext.io.channels import colour_channels
-from denoise_ext.models.network import Tensors
-from denoise_ext.runtime.device import check_backend, choose_device
+from denoise_ext.models.network import Network, Tensors
+from denoise_ext.runtime.device import choose_device
 from denoise_ext.runtime.from_module import adopted, check_image_denoiser
 from denoise_ext.runtime.model_names import Model, check_name, is_family, open_network
+from denoise_ext.runtime.options import RunOptions, Tile
 from denoise_ext.runtime.session import Session
-from denoise_ext.runtime.tile_planner import Tile, check_max_memory, check_tile, cut
+from denoise_ext.runtime.tile_planner import cut
 from denoise_ext.runtime.tiling import Places
 from denoise_ext.tasks.axes import check_axes, parts_of
-from denoise_ext.tasks.doubts import called_from, caller, warn_of_range, warn_of_sigma
+from denoise_ext.tasks.doubts import (
+    called_from,
+    caller,
+    warn_of_range,
+    warn_of_sigma,
+    warn_of_tile,
+)
 from denoise_ext.tasks.guided_filter import (
     JOINT_BILATERAL,
     Guide,
@@ -39,9 +46,12 @@ from denoise_ext.tasks.guided_filter import (
     is_guided,
 )
 from denoise_ext.tasks.image_ports import ImagePorts
-from denoise_ext.tasks.images import Opened, Target, open_image
+from denoise_ext.tasks.images import ImageView, Target, open_image
+from denoise_ext.tasks.impulses import without_impulses
+from denoise_ext.tasks.noise_analysis import NoiseProfile, margins_for
 from denoise_ext.tasks.noise_level import sample_of, sigma_of_batch
 from denoise_ext.tasks.sigma import Sigma, check_sigma, part_of_sigma, sigma_argument
+from denoise_ext.tasks.treatment import Treatment, one_line, sigma_map, treatments_of
 from denoise_ext.tasks.value_range import Range, check_range, from_unit, to_unit
 
 logger = logging.getLogger("denoise_ext.tasks")
@@ -56,21 +66,26 @@ class Result:
     """The result, of the same kind as the given image."""
     sigma: Any
     """The noise level that the network was conditioned on, on the 0-255 scale, given or estimated.
-    A float; for a batch a tensor (N,); for a picture of several frames their mean.  None if the
-    network needs none."""
+    A float; for a batch a tensor (N,); for a picture the mean of its frames.  None if the
+    network needs none; NaN in a batch with other networks."""
     sigma_estimated: bool
     seconds: float
     tiles: int
     """Number of tiles; 0 if there was nothing to compute."""
     recomputed: int
     """Number of tiles that were recomputed in float32 after an overflow of a 16-bit type."""
+    noise: tuple[NoiseProfile, ...] = ()
+    """What the analysis found, one for each image; none if a model or a sigma was given."""
+    treatment: str = ""
+    """What the analysis found, and what was done, in one line; "" without an analysis."""
 
 
 class Denoiser:
     """Keep a denoising network ready: plan and memory stay from image to image.
 
     Args:
-        model: None: the shipped networks.  Or one of:
+        model: None: the shipped networks; without a `sigma`, the noise of each image decides what
+            is done (`analyse_noise`, `Result.treatment`).  Or one of:
 
             * a network that denoises images (`denoise_ext.models.ImageDenoiser`, also from
               `denoise_ext.accelerate`); `denoise_ext.runtime.Session` runs every other
@@ -83,16 +98,17 @@ class Denoiser:
             * any other `torch.nn.Module` in eval mode, see `denoise_ext.runtime.from_module`.  It
               is planned only if the plan computes the same, faster.
 
-            A gray network denoises each channel of a colour image by itself (about 2 dB worse than
-            a colour network at sigma 25).  A colour network on a gray image gets three copies and
-            sqrt(3) sigma, and the outputs are averaged (about 0.2 dB worse than a gray network).
-            The factor is there because copied noise is sqrt(3) times as strong in the mean of the
-            channels as independent noise.  Blind colour networks are refused for gray images.
+            A gray network denoises each channel of a colour image separately (about 2 dB worse
+            than a colour network at sigma 25).  A colour network on a gray image gets three copies
+            and sqrt(3) sigma, and the outputs are averaged (about 0.2 dB worse than a gray
+            network).  In the mean of the channels, copied noise is sqrt(3) times as strong as
+            independent noise.  Blind colour networks are refused for gray images.
         channels: channels of a plain module's images: 1 (gray) or 3 (RGB).  Only for plain modules.
         needs_sigma: True: a plain module is called as ``model(x, sigma)``; None, False: as
             ``model(x)``.
         sigma: standard deviation of the noise **on the 0-255 scale** (255: from black to white),
-            for every dtype; see `__call__`.  None: estimated for each image (`estimate_sigma`).
+            for every dtype; see `__call__`.  None: estimated for each image (`estimate_sigma`;
+            without a model by `analyse_noise`).
             Blind networks check a given sigma and ignore it.
         strength: 1: the network's result; 0: the image, bit for bit; between:
             ``(1 - strength) * image + strength * result``, computed before rounding.
@@ -143,8 +159,7 @@ class Denoiser:
         max_memory: int | None = None,
         alpha: str = "keep",
     ) -> None:
-        check_backend(backend)
-        check_choice("precision", precision, PRECISIONS)
+        self._options = RunOptions(device, precision, backend, tile, max_memory)
         check_choice("alpha", alpha, ALPHA)
         number = isinstance(strength, (int, float)) and not isinstance(strength, bool)
         if not (number and 0 <= strength <= 1):
@@ -158,10 +173,8 @@ class Denoiser:
         self._model = adopted(model, channels, needs_sigma)
         check_image_denoiser(self._model)
         self._sigma, self._strength = sigma, float(strength)
-        self._device, self._precision, self._backend = device, precision, backend
         self._alpha = alpha
-        self._tile, self._max_memory = check_tile(tile), check_max_memory(max_memory)
-        self._sessions: dict[tuple[int, int], Session] = {}
+        self._sessions: dict[tuple[str, int, int], Session] = {}
         self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -184,9 +197,9 @@ class Denoiser:
 
         Args:
             image: NumPy array (H, W) or (H, W, C); tensor (H, W), (C, H, W) or (N, C, H, W);
-                Pillow image of mode L, LA, RGB, RGBA, I;16, I or F; `io.Picture`, each of whose
-                frames is denoised by itself; or the name of a file with one image, which stands
-                for the array of its pixels, upright and in the file's dtype. C = 1 gray, 2 gray +
+                Pillow image of mode L, LA, RGB, RGBA, I;16, I or F; `io.Picture`, frame by frame;
+                or the name of a file with one image, which means the array of its pixels, upright
+                and in the file's dtype. C = 1 gray, 2 gray +
                 alpha, 3 RGB, 4 RGB + alpha. uint8, uint16, or floating point in [0, 1] (noise may
                 leave that range); with `value_range` also other integers, of 8 to 64 bits. Pictures
                 and files (DICOM, NIfTI, ...) have a range of their own.  They may contain numbers
@@ -228,13 +241,31 @@ class Denoiser:
     ) -> Result:
         """Denoise as a call does; return the image with noise level, time and tiles.
 
+        A picture with numbers that are not finite gets a note. Two-level pictures have no other
+        `value_range` than their own.
+
         `share`: number of images that are computed at the same time and share the memory.
         """
-        start = time.perf_counter()
         axes = check_axes(axes)
-        if isinstance(image, Picture) and len(parts := parts_of(image, axes)) > 1:
-            how = {"guide": guide, "value_range": value_range, "axes": axes, "share": share}
-            return self._run_parts(image, parts, sigma, how)
+        how = {"guide": guide, "axes": axes, "share": share}
+        if not isinstance(image, Picture):
+            return self._run_one(image, sigma, value_range, **how)[0]
+        if image.frames[0].dtype == np.bool_:  # black and white, whatever the range of others
+            value_range = None
+        parts = parts_of(image, axes)
+        return _joined(image, [self._run_one(part, sigma, value_range, **how) for part in parts])
+
+    def _run_one(
+        self,
+        image: Any,
+        sigma: Sigma,
+        value_range: Range | None,
+        guide: Any,
+        axes: str | None,
+        share: int,
+    ) -> tuple[Result, int]:
+        """The result for an image, and how many of its numbers are not finite."""
+        start = time.perf_counter()
         opened = open_image(image, axes)
         value_range = opened.value_range if value_range is None else value_range
         checked = check_range(value_range, opened.source.dtype)
@@ -242,13 +273,18 @@ class Denoiser:
         if self._strength == 0 or opened.source.numel() == 0:
             target = opened.target(Fraction(1))
             target.pixels.copy_(opened.source)
-            return Result(target.result(), None, False, time.perf_counter() - start, 0, 0)
+            seconds = time.perf_counter() - start
+            return Result(target.result(), None, False, seconds, 0, 0), opened.missing
         sigma = sigma if sigma is not None else self._sigma
         _warn_of_doubts(opened, sigma, value_range)
-        work = _Work(self, opened, sigma, guide, value_range, share)
+        work = _ImageRun(self, opened, sigma, guide, value_range, share)
         channels = opened.source.shape[1]
         colour = colour_channels(channels)
-        work.denoise(slice(0, colour))
+        if self._model is None and sigma is None and guide is None:
+            noise, treatment = work.treat(slice(0, colour))
+        else:
+            noise, treatment = (), ""
+            work.denoise(slice(0, colour))
         facts = work.facts
         alpha = opened.source[:, colour:]
         # one that is the same everywhere, as of an opaque picture, has no noise
@@ -261,21 +297,10 @@ class Denoiser:
             "image %s: sigma %s, %d tiles (%d again in float32), %.3f s",
             tuple(opened.source.shape), facts[0], work.tiles, work.recomputed, seconds,
         )  # fmt: skip
-        return Result(work.target.result(), *facts, seconds, work.tiles, work.recomputed)
-
-    def _run_parts(
-        self, picture: Picture, parts: list[Picture], sigma: Sigma, how: dict[str, Any]
-    ) -> Result:
-        results = [self.run(part, sigma, **how) for part in parts]
-        levels = [float(np.mean(np.asarray(r.sigma))) for r in results if r.sigma is not None]
-        return Result(
-            picture.with_frames([frame for r in results for frame in r.image.frames]),
-            sum(levels) / len(levels) if levels else None,
-            any(r.sigma_estimated for r in results),
-            sum(r.seconds for r in results),
-            sum(r.tiles for r in results),
-            sum(r.recomputed for r in results),
+        result = Result(
+            work.target.result(), *facts, seconds, work.tiles, work.recomputed, noise, treatment
         )
+        return result, opened.missing
 
     def denoise_many(
         self,
@@ -322,29 +347,32 @@ class Denoiser:
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
-    def _session(self, channels: int, guide: Guide | None) -> Session:
-        """The network for images of so many channels, loaded and planned once."""
-        key = (
-            (channels, guide.channels) if guide else (channels if is_family(self._model) else 0, 0)
-        )
+    def _session(self, model: Model, channels: int, guide: Guide | None) -> Session:
+        """Return the network of `model` for images of these channels; load and plan it once."""
+        options = self._options
+        name = model if isinstance(model, str) else ""
+        key = (name, channels if guide or is_family(model) else 0, guide.channels if guide else 0)
         with self._lock:
             if key not in self._sessions and guide:
-                self._sessions[key] = guided_session(self._model, *key, self._device, self._backend)
+                self._sessions[key] = guided_session(
+                    model, *key[1:], options.device, options.backend
+                )
             if key not in self._sessions:
                 network = open_network(
-                    self._model, self._device, None, self._backend, channels=channels
+                    model, options.device, None, options.backend, channels=channels
                 )
-                self._sessions[key] = Session(network, self._precision, self._backend == "native")
+                native = options.backend == "native"
+                self._sessions[key] = Session(network, options.precision, native)
             return self._sessions[key]
 
 
-class _Work:
+class _ImageRun:
     """One image on its way through a `Denoiser`."""
 
     def __init__(
         self,
         denoiser: Denoiser,
-        opened: Opened,
+        opened: ImageView,
         sigma: Sigma,
         guide: Any,
         value_range: Range | None,
@@ -364,56 +392,134 @@ class _Work:
         self.tiles = self.recomputed = 0
         self.facts: tuple[Any, bool] = (None, False)  # sigma, whether it was estimated
 
-    def denoise(self, channels: slice) -> None:
-        """Fill these channels of the target."""
-        d, source, guide = self._denoiser, self._opened.source[:, channels], self._guide
-        session = d._session(source.shape[1], guide)
+    def treat(self, channels: slice) -> tuple[tuple[NoiseProfile, ...], str]:
+        """`denoise` by what the analysis finds; returns that, and what was done, in one line."""
+        source = self._opened.source[:, channels]
+        found = treatments_of(source, self._range)
+        profiles = tuple(profile for profile, _ in found if profile is not None)
+        treatments = [treatment for _, treatment in found]
+        text = one_line(treatment.text for treatment in treatments)
+        logger.info("image %s: %s", tuple(source.shape), text)
+        levels = [treatment.sigma for treatment in treatments]
+        batched = self._opened.batched
+        alike = {replace(treatment, sigma=None, text="") for treatment in treatments}
+        if alike == {Treatment(treatments[0].model)}:  # one network for all, and no map
+            sigma = None if None in levels else torch.tensor(levels, dtype=torch.float64)
+            self.denoise(channels, replace(treatments[0], sigma=sigma if batched else levels[0]))
+            return profiles, text
+        for place, treatment in enumerate(treatments):
+            self.denoise(channels, treatment, slice(place, place + 1))
+        if batched:
+            levels = [math.nan if level is None else level for level in levels]
+            self.facts = torch.tensor(levels, dtype=torch.float64), True
+        return profiles, text
+
+    def denoise(
+        self,
+        channels: slice,
+        treatment: Treatment | None = None,
+        images: slice = slice(None),
+    ) -> None:
+        """Fill these channels of the target, of all or of some images."""
+        d, guide = self._denoiser, self._guide
+        if treatment is not None and treatment.gray:
+            channels = slice(0, 1)
+        given = source = self._opened.source[images, channels]
+        model = d._model if treatment is None else treatment.model
+        session = d._session(model, source.shape[1], guide)
         network = session.original
         ports = GuidedPorts() if guide else ImagePorts(network, source.shape[1])
         if self.target is None:
             self.target = self._opened.target(network.signature.outputs["image"].scale)
-        sigma = sigma_argument(self._sigma, source)
-        estimated = sigma is None and "noise_map" in network.signature.inputs
-        if estimated:
-            sigma = sigma_of_batch(source, self._range)
-            sigma = sigma if self._opened.batched else float(sigma)
-        self.facts = (sigma if estimated else self._sigma), estimated
+        if treatment is not None and treatment.impulses:
+            source = _repaired(source, self._range)
+        sigma = self._level(network, source, treatment)
+        variance = treatment and treatment.variance
         count, _, height, width = source.shape
-        grid, at_once = cut(
-            session, (count, height, width), d._tile, d._max_memory, self._share, ports.images
-        )
-        target = self.target.pixels[:, channels]
+        grid, at_once = cut(session, (count, height, width), d._options, self._share, ports.images)
+        if isinstance(d._options.tile, int):
+            warn_of_tile(d._options.tile, grid, height * width)
+        target = self.target.pixels[images, channels]
 
-        def unit(images: slice, place: tuple[slice, slice]) -> Tensor:
-            part = source[(images, slice(None), *place)].to(session.device)
+        def unit(x: Tensor, images: slice, place: tuple[slice, slice]) -> Tensor:
+            part = x[(images, slice(None), *place)].to(session.device)
             return to_unit(part, session.dtype, self._range)
 
         def read(images: slice, places: Places) -> Tensors:
             place = places["image"]
             if guide:
                 condition = guide.part(images, place, session.device)
+            elif variance is not None:
+                condition = sigma_map(source, place, variance, self._range)
             else:
                 condition = part_of_sigma(sigma, count, images, place)
-                if isinstance(condition, Tensor):
-                    condition = condition.to(session.device)
-            return ports.inputs(unit(images, place), condition)
+            if isinstance(condition, Tensor):
+                condition = condition.to(session.device)
+            return ports.inputs(unit(source, images, place), condition)
 
         def write(images: slice, places: Places, outputs: Tensors) -> None:
             y = ports.image(outputs)
             if d._strength < 1:
-                y = torch.lerp(unit(images, places["image"]).to(y.dtype), y, d._strength)
+                y = torch.lerp(unit(given, images, places["image"]).to(y.dtype), y, d._strength)
             numbers = from_unit(y, target.dtype, self._range).to(target.device)
             target[(images, slice(None), *places["image"])] = numbers
             self.tiles += 1
 
         with torch.inference_mode():
             for first in range(0, count, at_once):
-                images = slice(first, first + at_once)
-                _, again = session.run_tiles(grid, partial(read, images), partial(write, images))
+                part = slice(first, first + at_once)
+                _, again = session.run_tiles(grid, partial(read, part), partial(write, part))
                 self.recomputed += again
+        if treatment is not None and treatment.gray:
+            self.target.pixels[images, 1:3] = target
+
+    def _level(
+        self, network: Network, source: Tensor, treatment: Treatment | None
+    ) -> float | Tensor | None:
+        """sigma for the network, estimated if it needs one and none is given."""
+        given = self._sigma if treatment is None else treatment.sigma
+        sigma = sigma_argument(given, source)
+        estimated = sigma is None and "noise_map" in network.signature.inputs
+        if estimated:
+            sigma = sigma_of_batch(source, self._range)
+            sigma = sigma if self._opened.batched else float(sigma)
+        found = treatment is not None and sigma is not None
+        self.facts = (sigma if estimated or found else given), estimated or found
+        return sigma
 
 
-def _warn_of_doubts(opened: Opened, sigma: Sigma, value_range: Range | None) -> None:
+def _repaired(source: Tensor, value_range: Range | None) -> Tensor:
+    """A copy of (1, C, H, W) without impulses; all other pixels keep their bits."""
+    x = to_unit(source, torch.float32, value_range)
+    repaired = without_impulses(x, margins_for(source[0], value_range))
+    return torch.where(repaired != x, from_unit(repaired, source.dtype, value_range), source)
+
+
+def _joined(picture: Picture, parts: list[tuple[Result, int]]) -> Result:
+    """Join results of a picture's parts, each with its count of numbers that are not finite."""
+    results, missing = [result for result, _ in parts], sum(count for _, count in parts)
+    levels = [
+        float(torch.as_tensor(result.sigma, dtype=torch.float64).nanmean())
+        for result in results
+        if result.sigma is not None
+    ]
+    joined = picture.with_frames([frame for result in results for frame in result.image.frames])
+    if missing:
+        note = f"{missing} numbers are not finite and stay as they are"
+        joined = replace(joined, notes=(*joined.notes, note))
+    return Result(
+        joined,
+        sum(levels) / len(levels) if levels else None,
+        any(result.sigma_estimated for result in results),
+        sum(result.seconds for result in results),
+        sum(result.tiles for result in results),
+        sum(result.recomputed for result in results),
+        tuple(profile for result in results for profile in result.noise),
+        one_line(result.treatment for result in results),
+    )
+
+
+def _warn_of_doubts(opened: ImageView, sigma: Sigma, value_range: Range | None) -> None:
     source = opened.source
     plain = source.is_floating_point() and value_range is None and not opened.from_file
     if plain:

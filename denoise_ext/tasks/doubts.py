@@ -1,4 +1,4 @@
-"""What is accepted, but looks like a mistake: one warning that names the argument."""
+"""Warn once of an accepted argument that looks like a mistake."""
 
 from __future__ import annotations
 
@@ -15,11 +15,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from denoise_ext.runtime.tiling import Grid
+
 _PACKAGE = str(Path(__file__).parents[1]) + os.sep
 _caller: ContextVar[dict[str, Any] | None] = ContextVar("_caller", default=None)
 _BLOCK = 8  # side in pixels: the mean of a block has an eighth of the noise
 _LOW, _HIGH = -0.25, 2.0  # a block's mean in a noisy image in [0, 1] comes nowhere near
 _SHARE = 0.01  # of the blocks
+_REPEATED = 10  # times that a pixel is computed, in the mean
 # Of the pixels, for values around zero whose blocks average out. In a black image in [0, 1] this
 # many pixels are below _LOW at a noise level of 121, on the 0-255 scale.
 _SHARE_OF_PIXELS = 0.3
@@ -31,6 +34,21 @@ def warn_of_sigma(sigma: object) -> None:
         _warn(
             f"sigma={sigma:g} is on the 0-255 scale, where it is less than one 8-bit level; on a"
             f" scale from 0 to 1 it would be sigma={255 * sigma:g} here"
+        )
+
+
+def warn_of_tile(tile: int, grid: Grid, pixels: int) -> None:
+    """Warn of tiles that are little more than the overlap with their neighbours.
+
+    Args:
+        tile: as given. grid: the tiles of an image of so many pixels.
+    """
+    rows, columns = (sum(s.stop - s.start for s in spans) for spans in (grid.rows, grid.columns))
+    if rows * columns > _REPEATED * pixels:
+        _warn(
+            f"tile={tile}: with this network tiles of that size are nearly all overlap, and"
+            f" {rows * columns / pixels:.0f} times the image's pixels are computed; take larger"
+            ' tiles, or tile="auto"'
         )
 
 
@@ -51,7 +69,7 @@ def warn_of_range(samples: list[Tensor]) -> None:
     ):
         _warn(
             "image: many pixels are far outside of [0, 1], as in images in [-1, 1] or normalised by"
-            " mean and deviation; value_range=(black, white) says which numbers are black and white"
+            " mean and deviation; value_range=(black, white) states the numbers for black and white"
         )
 
 

@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from denoise_ext.data.noise import add_gaussian_noise
+from denoise_ext.io.channels import to_gray, without_alpha
 from denoise_ext.metrics import psnr, ssim
 from denoise_ext.metrics.protocol import Sample, as_sample, inputs_of, measure, targets_of
 from denoise_ext.metrics.ssim import WINDOW
@@ -22,7 +22,7 @@ Method = Callable[[Tensor, float | None], Tensor]
 
 @dataclass(frozen=True)
 class Protocol:
-    """Everything besides model, images and sigma that moves the figures."""
+    """Everything besides model, images and sigma that influences the figures."""
 
     seed: int = 0
     """The noise generator is seeded with this anew for every image."""
@@ -33,12 +33,12 @@ class Protocol:
     crop: int = 0
     """Border in pixels left out of the measurement, on each side."""
     gray: bool = False
-    """Turn colour images into gray ones first (ITU-R 601 luma, rounded to 8 bits)."""
+    """Turn colour images into gray ones first: ITU-R 601 luma, rounded to the file's type."""
     pairs: bool = False
     """The noise is in the files: noisy images and their clean partners."""
 
     def describe(self) -> list[str]:
-        """The protocol in words, one fact per line."""
+        """Describe the protocol, one fact per line."""
         if self.pairs:
             noise = [
                 "noise: that of the files; sigma is the level that the network gets (auto, null in"
@@ -58,7 +58,7 @@ class Protocol:
             f"border left out: {self.crop} pixels",
             "colour images: "
             + (
-                "turned into gray (ITU-R 601 luma, 8 bits)"
+                "turned into gray (ITU-R 601 luma)"
                 if self.gray
                 else "measured in RGB, PSNR over all channels together, SSIM as their mean"
             ),
@@ -81,13 +81,10 @@ class Scores:
 
 
 def clean_pixels(pixels: np.ndarray, protocol: Protocol) -> np.ndarray:
-    """The pixels that are measured: without alpha, gray where the protocol says so."""
-    if pixels.ndim == 3 and pixels.shape[2] in (2, 4):
-        pixels = pixels[..., :-1]
-    if pixels.ndim == 3 and pixels.shape[2] == 1:
-        pixels = pixels[..., 0]
+    """Return the pixels that are measured: without alpha, and gray if the protocol is."""
+    pixels = without_alpha(pixels)
     if protocol.gray and pixels.ndim == 3:
-        return np.asarray(Image.fromarray(np.ascontiguousarray(pixels)).convert("L"))
+        pixels = to_gray(pixels)
     return np.ascontiguousarray(pixels)
 
 
@@ -97,12 +94,12 @@ def evaluate_image(
     """Add noise to a clean image, denoise it, measure.
 
     Args:
-        method: what denoises: a `Denoiser`, or any function of a noisy image and sigma. The image
+        method: a `Denoiser`, or any function of a noisy image and sigma that denoises. The image
             is (1, C, H, W), float32, channels_last, in [0, 1] but for the noise. The result has its
             shape. Make a `Denoiser` once for all images and noise levels.
         pixels: (H, W) or (H, W, C), uint8 or uint16; prepared with `clean_pixels`.
         sigma: standard deviation of the noise on the 0-255 scale; `method` gets it too.
-        protocol: how.
+        protocol: see `Protocol`.
 
     Raises:
         ValueError: the method does not fit the image, or the image (less the border) is too

@@ -1,4 +1,4 @@
-"""Denoising with the help of a second image: depth by its photograph, infrared by visible light."""
+"""Denoise an image guided by a second one: depth by a photograph, infrared by visible light."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def guided_session(
     device: str | torch.device | None,
     backend: str,
 ) -> Session:
-    """The filter that `model`, which `is_guided`, stands for.
+    """Return the filter that `model`, which `is_guided`, names.
 
     `device` and `backend` are as in `choose_device`; a layer with numbers of its own stays where it
     is.
@@ -97,7 +97,7 @@ class Guide:
         image: (N, C, H, W), what it guides.
 
     Raises:
-        TypeError, ValueError: what is no such image; the message says "guide".
+        TypeError, ValueError: no such image; the message names "guide".
     """
 
     def __init__(self, guide: object, image: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""Kinds of images: arrays, tensors, Pillow images, pictures, files, as tensors (N, C, H, W)."""
+"""View arrays, tensors, Pillow images, pictures and files as tensors (N, C, H, W)."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Target:
 
 
 @dataclass(frozen=True)
-class Opened:
+class ImageView:
     """An image to be read, and how to make memory of its kind for a result."""
 
     source: Tensor
@@ -46,23 +46,25 @@ class Opened:
     batched: bool
     """Whether it is a batch (N, C, H, W), not one image."""
     value_range: Range | None = None
-    """The numbers that mean black and white, where a file says so; None: the type's own."""
+    """The numbers that mean black and white, if the file has them; None: the type's own."""
     from_file: bool = False
-    """Whether it is a file's content: its range is known, not a habit of arrays."""
+    """Whether it is a file's content, whose range is stated, not assumed."""
+    missing: int = 0
+    """How many numbers of a file's content are not finite."""
 
 
-def open_image(image: Any, axes: str | None = None) -> Opened:
-    """See an image of any kind as a tensor.
+def open_image(image: Any, axes: str | None = None) -> ImageView:
+    """View an image of any kind as a tensor.
 
     Args:
         image: NumPy array (H, W) or (H, W, C); tensor (H, W), (C, H, W) or (N, C, H, W); Pillow
-            image; `io.Picture` of one frame; or a file's name, which stands for the array of its
-            one image, upright, in the file's own dtype.
+            image; `io.Picture` of one frame; or a file's name, which means the array of its one
+            image, upright, in the file's own dtype.
         axes: what the axes are (`tasks.axes`), of any number: each picture becomes one of the
             batch. None: as above.
 
     Raises:
-        TypeError, ValueError: what it is not; the message names `image` or `axes`.
+        TypeError, ValueError: an image or axes that do not fit; the message names the argument.
         ImageError: a file that cannot be read.
     """
     axes = check_axes(axes)
@@ -84,13 +86,13 @@ def open_image(image: Any, axes: str | None = None) -> Opened:
     )
 
 
-def _open_file(path: str | os.PathLike[str], axes: str | None) -> Opened:
+def _open_file(path: str | os.PathLike[str], axes: str | None) -> ImageView:
     picture = read_picture(path)
     if axes is not None:
         if len(picture.shapes) > 1:
             raise ImageError(
-                f"{shown(path)} holds {len(picture.shapes)} arrays, and a file's name stands for"
-                " one: give io.read_picture(...)"
+                f"{shown(path)} holds {len(picture.shapes)} arrays, but a file's name must mean"
+                " one; give io.read_picture(...)"
             )
         array, axes = array_of(picture, axes)
         two_level = array.dtype == np.bool_
@@ -100,9 +102,9 @@ def _open_file(path: str | os.PathLike[str], axes: str | None) -> Opened:
         return _open_frame(array, own, axes)
     if len(picture.frames) > 1:
         raise ImageError(
-            f"{shown(path)} holds {len(picture.frames)} frames or pages, and a file's name stands"
-            ' for one image: give axes, as axes="ZYX", or io.read_picture(...), whose frames are'
-            " denoised one by one"
+            f"{shown(path)} holds {len(picture.frames)} frames or pages, but a file's name must"
+            ' mean one image; give axes, such as axes="ZYX", or io.read_picture(...), whose frames'
+            " are denoised one by one"
         )
     try:
         return _open_frame(*as_shown(picture))
@@ -110,7 +112,7 @@ def _open_file(path: str | os.PathLike[str], axes: str | None) -> Opened:
         raise ImageError(f"{shown(path)}: {error}") from None
 
 
-def _open_picture(picture: Picture, axes: str | None) -> Opened:
+def _open_picture(picture: Picture, axes: str | None) -> ImageView:
     if axes is not None:
         return _open_pages(picture, axes)
     if len(picture.frames) != 1:
@@ -123,7 +125,7 @@ def _open_picture(picture: Picture, axes: str | None) -> Opened:
     return _finished(opened, lambda result: picture.with_frames([result]))
 
 
-def _finished(opened: Opened, finish: Callable[[Any], Any]) -> Opened:
+def _finished(opened: ImageView, finish: Callable[[Any], Any]) -> ImageView:
     """`opened` with something more done to its results."""
 
     def target(scale: Fraction) -> Target:
@@ -133,7 +135,7 @@ def _finished(opened: Opened, finish: Callable[[Any], Any]) -> Opened:
     return replace(opened, target=target)
 
 
-def _open_pages(picture: Picture, axes: str) -> Opened:
+def _open_pages(picture: Picture, axes: str) -> ImageView:
     """All frames as one array with these axes."""
     array, axes = array_of(picture, axes)
     two_level = array.dtype == np.bool_
@@ -149,8 +151,8 @@ def _open_pages(picture: Picture, axes: str) -> Opened:
     return replace(_finished(opened, finish), from_file=True)
 
 
-def _open_frame(frame: np.ndarray, value_range: Range, axes: str | None = None) -> Opened:
-    """Numbers of a file. Those that are not finite are seen as black, and stay as they are."""
+def _open_frame(frame: np.ndarray, value_range: Range, axes: str | None = None) -> ImageView:
+    """Numbers of a file. Those that are not finite count as black and are kept."""
     own = _unless_own(value_range, frame.dtype)
     missing = ~np.isfinite(frame) if frame.dtype.kind == "f" else np.zeros((), bool)
     if not missing.any():
@@ -167,7 +169,8 @@ def _open_frame(frame: np.ndarray, value_range: Range, axes: str | None = None) 
         )
         return np.where(missing[nearest], frame[nearest], image)
 
-    return replace(_finished(opened, finish), value_range=own, from_file=True)
+    opened = _finished(opened, finish)
+    return replace(opened, value_range=own, from_file=True, missing=int(missing.sum()))
 
 
 def _unless_own(value_range: Range, dtype: np.dtype) -> Range | None:
@@ -177,7 +180,7 @@ def _unless_own(value_range: Range, dtype: np.dtype) -> Range | None:
     return None if known and value_range == (0, full) else value_range
 
 
-def _open_tensor(image: Tensor, axes: str | None) -> Opened:
+def _open_tensor(image: Tensor, axes: str | None) -> ImageView:
     if axes is None and image.dim() not in (2, 3, 4):
         raise ValueError(
             f"image must be (H, W), (C, H, W) or (N, C, H, W), got shape {tuple(image.shape)};"
@@ -197,7 +200,7 @@ def _open_tensor(image: Tensor, axes: str | None) -> Opened:
         result = _like(image, _scaled(image.shape, range(image.dim() - 2, image.dim()), scale))
         return Target(batch(result), lambda: result)
 
-    return Opened(_checked(batch(image), tuple(image.shape)), target, image.dim() == 4)
+    return ImageView(_checked(batch(image), tuple(image.shape)), target, image.dim() == 4)
 
 
 def _scaled(shape: Sequence[int], places: Iterable[int], scale: Fraction) -> tuple[int, ...]:
@@ -222,7 +225,7 @@ def _by_axes(
     axes: str,
     memory: Callable[[tuple[int, ...]], Tensor],
     finish: Callable[[Tensor], Any] = lambda result: result,
-) -> Opened:
+) -> ImageView:
     """A tensor with named axes; `finish` gives a result as the kind that was opened."""
     check_count(axes, tuple(image.shape))
     source = _checked(batch_of(image, axes), tuple(image.shape))
@@ -240,17 +243,17 @@ def _by_axes(
 
         return Target(pixels, fill)
 
-    return Opened(source, target, bool(set(axes) - set("SYX")))
+    return ImageView(source, target, bool(set(axes) - set("SYX")))
 
 
-def _open_array(image: np.ndarray, axes: str | None = None) -> Opened:
+def _open_array(image: np.ndarray, axes: str | None = None) -> ImageView:
     if image.dtype.kind not in "uif" or image.dtype.itemsize > 8:
         raise TypeError(f"image must be {_DTYPES}, got {image.dtype}")
     if axes is None and image.ndim not in (2, 3):
         raise ValueError(
             f"image must be (H, W) or (H, W, C), got shape {image.shape}; {_NAME_AXES}"
         )
-    # PyTorch knows native byte order and positive strides only
+    # PyTorch takes native byte order and positive strides only
     native = image.astype(image.dtype.newbyteorder("="), order="K", copy=False)
     if not native.flags.writeable or min(native.strides, default=0) < 0:
         native = native.copy(order="K")
@@ -271,10 +274,10 @@ def _open_array(image: np.ndarray, axes: str | None = None) -> Opened:
         result = memory(_scaled(image.shape, (0, 1), scale))
         return Target(batch(result), lambda: finish(result))
 
-    return Opened(_checked(batch(torch.from_numpy(native)), image.shape), target, False)
+    return ImageView(_checked(batch(torch.from_numpy(native)), image.shape), target, False)
 
 
-def _open_pillow(image: Image.Image) -> Opened:
+def _open_pillow(image: Image.Image) -> ImageView:
     if image.mode not in _PIL_MODES:
         raise TypeError(
             f"image: a Pillow image must be of mode {', '.join(_PIL_MODES)}, got {image.mode};"

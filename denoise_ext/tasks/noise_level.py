@@ -1,14 +1,15 @@
-"""Estimating the noise level of an image, blindly.
+"""Estimate the noise level of an image.
 
 In an orthonormal transform white Gaussian noise has the same variance in every coefficient, and
-the coefficients are independent; an image has most of its energy in the low frequencies. Blocks
-whose low frequencies are weakest show (nearly) nothing but noise, and since they were chosen by
-these, their high frequencies are an unbiased sample of it: Ponomarenko, Lukin, Zriakhov, Kaarna,
-Astola, "An automatic approach to lossy compression of AVIRIS images" (IGARSS 2007); Colom and
-Buades, "Analysis and extension of the Ponomarenko et al. method" (IPOL 2013), with what follows
-added: the choice is widened to all blocks that the noise alone explains, which makes strong noise
-ten times less uncertain, and blocks without noise (clipped, or constant, as what lies outside of
-the picture of a scan) are left out.
+the coefficients are independent. An image has most of its energy in the low frequencies. Blocks
+with the weakest low frequencies contain nearly nothing but noise. They were chosen by their low
+frequencies, so their high frequencies are an unbiased sample of the noise.
+
+Sources: Ponomarenko, Lukin, Zriakhov, Kaarna, Astola, "An automatic approach to lossy compression
+of AVIRIS images" (IGARSS 2007); Colom and Buades, "Analysis and extension of the Ponomarenko et al.
+method" (IPOL 2013). Two steps are added here. The choice is widened to all blocks that the noise
+alone explains: strong noise is then ten times less uncertain. Blocks without noise (clipped or
+constant, such as the surroundings of a scan) are left out.
 """
 
 from __future__ import annotations
@@ -38,25 +39,25 @@ _TILE = 128  # their side
 def estimate_sigma(
     image: Any, *, value_range: Range | None = None, axes: str | None = None
 ) -> float:
-    """Standard deviation of the white Gaussian noise in one image, on the 0-255 scale.
+    """Estimate the standard deviation of white Gaussian noise in one image, on the 0-255 scale.
 
-    Measured on Set12 with noise of known sigma (mean error, its standard deviation over the
-    images): sigma 5: +0.3, 0.3; 15: +0.2, 0.2; 25: +0.1, 0.2; 50: +0.2, 0.3; 75: +0.1, 0.4; less on
-    the luma of the 24 Kodak images, and at most 1.2 in any image. Noise that was clipped with its
-    8-bit image is less than it was: 1.4 lower at 50, 10 at 75. Clean photographs give 0 to 2: the
-    noise they come with, and their finest texture. Where noise is not white (JPEG, enlarged or
-    sharpened images) there is no one sigma, and this one is that of the highest frequencies.
+    Mean error on Set12 with noise of known sigma, and its standard deviation over the images: sigma
+    5: +0.3, 0.3; 15: +0.2, 0.2; 25: +0.1, 0.2; 50: +0.2, 0.3; 75: +0.1, 0.4. Errors are smaller on
+    the luma of the 24 Kodak images, and at most 1.2 in any image. Clipping to 8 bits removes noise:
+    the estimate is 1.4 lower at 50, and 10 lower at 75. Clean photographs give 0 to 2, from their
+    own noise and finest texture. The noise of JPEG, enlarged and sharpened images is not white.
+    The estimate is then that of the highest frequencies.
 
     Args:
-        image: any kind `Denoiser` takes, but no batch; alpha is left out, the variances of colour
-            channels are averaged. At least 8 x 8 pixels. Of images over half a megapixel
-            32 tiles of 128 x 128 pixels are looked at.
+        image: any kind that `Denoiser` takes, except a batch. At least 8 x 8 pixels. Alpha is left
+            out, and the variances of colour channels are averaged. Images over half a megapixel are
+            sampled in 32 tiles of 128 x 128 pixels.
         value_range: the numbers that mean black and white, where they are not the type's own.
         axes: letters for the axes, as `Denoiser` takes them: the variances of all pictures are
             averaged.
 
     Raises:
-        TypeError, ValueError: an image that is none of these.
+        TypeError, ValueError: an image that does not fit; the message names the argument.
     """
     opened = open_image(image, axes)
     if opened.batched and axes is None:
@@ -89,6 +90,15 @@ def _variance(channel: Tensor, value_range: Range | None) -> float:
     low, high, noisy = (torch.cat(column) for column in zip(*parts, strict=True))
     if int(noisy.sum()) >= _FEWEST:
         low, high = low[noisy], high[noisy]
+    return quiet_variance(low, high)[0]
+
+
+def quiet_variance(low: Tensor, high: Tensor) -> tuple[float, Tensor]:
+    """Variance of the noise by the blocks with the weakest low frequencies, and which these are.
+
+    Args:
+        low, high: energy of each block (n,) in low and in high frequencies.
+    """
     order = low.argsort()
     low, high = low[order], high[order].cumsum(0, dtype=torch.float64)
     lows = _SPLIT * (_SPLIT + 1) // 2 - 1
@@ -98,27 +108,30 @@ def _variance(channel: Tensor, value_range: Range | None) -> float:
     for _ in range(2):  # widen: half of the blocks with noise alone have no more than its mean
         count = max(count, int(torch.searchsorted(low, lows * variance)))
         variance = float(high[count - 1]) / (count * highs)
-    return variance
+    return variance, order[:count]
 
 
 def sample_of(channel: Tensor) -> list[Tensor]:
     """(H, W), or of a large one tiles spread over it."""
-    height, width = channel.shape
-    if height * width <= _SAMPLE:
-        return [channel]
-    rows, columns = _starts(height, width)
-    return [channel[y : y + _TILE, x : x + _TILE] for y in rows for x in columns]
+    return [channel[place] for place in sample_places(*channel.shape)]
 
 
-def _starts(height: int, width: int) -> tuple[list[int], list[int]]:
-    """Where tiles begin: 32 of them if both sides have room, evenly from edge to edge."""
-    tiles = _SAMPLE // _TILE**2
-    rows = min(max(1, round(math.sqrt(tiles * height / width))), tiles, -(-height // _TILE))
-    columns = min(max(1, tiles // rows), -(-width // _TILE))
-    return tuple(
-        [i * (size - min(size, _TILE)) // max(count - 1, 1) for i in range(count)]
-        for size, count in ((height, rows), (width, columns))
-    )  # type: ignore[return-value]
+def sample_places(
+    height: int, width: int, most: int = _SAMPLE, side: int = _TILE
+) -> list[tuple[slice, slice]]:
+    """The whole image if it has at most so many pixels, else tiles spread over it."""
+    if height * width <= most:
+        return [(slice(None), slice(None))]
+    tiles = most // side**2
+    rows = min(max(1, round(math.sqrt(tiles * height / width))), tiles, -(-height // side))
+    columns = min(max(1, tiles // rows), -(-width // side))
+    ys, xs = _starts(height, rows, side), _starts(width, columns, side)
+    return [(slice(y, y + side), slice(x, x + side)) for y in ys for x in xs]
+
+
+def _starts(size: int, count: int, side: int) -> list[int]:
+    """Where so many tiles begin, evenly from edge to edge."""
+    return [i * (size - min(size, side)) // max(count - 1, 1) for i in range(count)]
 
 
 def _energies(tile: Tensor, value_range: Range | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -131,17 +144,17 @@ def _energies(tile: Tensor, value_range: Range | None) -> tuple[Tensor, Tensor, 
     low = coefficients[0, frequency < _SPLIT].sum(0).flatten()
     high = coefficients[0, frequency >= _SPLIT].sum(0).flatten()
     largest, smallest = (sign * F.max_pool2d(sign * x, _BLOCK, _STEP).flatten() for sign in (1, -1))
-    clipped = F.avg_pool2d(_at_limit(x, tile).float(), _BLOCK, _STEP).flatten()
+    clipped = F.avg_pool2d(at_limit(x, tile).float(), _BLOCK, _STEP).flatten()
     return low, high, (largest > smallest) & (clipped <= _CLIPPED / _BLOCK**2)
 
 
-def _at_limit(x: Tensor, tile: Tensor) -> Tensor:
+def at_limit(x: Tensor, tile: Tensor) -> Tensor:
     """Where pixels are black or white, or at the end of their type, and so may be clipped."""
-    at_limit = (x == 0) | (x == 1)
+    found = (x == 0) | (x == 1)
     if not tile.dtype.is_floating_point and tile.dtype.itemsize < 8:
         limits, pixels = torch.iinfo(tile.dtype), tile.to(torch.int64)
-        at_limit |= (pixels == limits.min) | (pixels == limits.max)
-    return at_limit
+        found |= (pixels == limits.min) | (pixels == limits.max)
+    return found
 
 
 def _frequencies() -> tuple[Tensor, Tensor]:
@@ -155,6 +168,11 @@ def _dct_filters() -> Tensor:
     basis = torch.cos(math.pi * (2 * i + 1) * k / (2 * _BLOCK)) * math.sqrt(2 / _BLOCK)
     basis[0] /= math.sqrt(2)
     return torch.einsum("ai,bj->abij", basis, basis).reshape(-1, 1, _BLOCK, _BLOCK)[1:]
+
+
+def dct_basis() -> tuple[Tensor, Tensor]:
+    """The same as rows (63, 64), and the frequency i + j of each."""
+    return _dct_filters().flatten(1), sum(_frequencies())[1:]
 
 
 __all__ = ["estimate_sigma", "sample_of", "sigma_of_batch"]

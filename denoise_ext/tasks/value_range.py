@@ -1,4 +1,4 @@
-"""Pixel types: numbers of any type and range <-> floating point with black at 0 and white at 1."""
+"""Convert numbers of any type and range to floating point with black 0 and white 1, and back."""
 
 from __future__ import annotations
 
@@ -81,8 +81,8 @@ def _check_numbers(x: Tensor, low: float, high: float) -> None:
         largest = float(x.abs().max())
         if not largest <= _LARGEST:  # also true of NaN
             found = (
-                f"values {largest:g} times as far from black as white is (value_range says which"
-                " numbers are black and white)"
+                f"values {largest:g} times as far from black as white is (value_range states"
+                " the numbers for black and white)"
                 if math.isfinite(largest)
                 else "NaN or infinity"
             )

@@ -1,4 +1,4 @@
-"""From a configuration's data and noise to the sample of a step."""
+"""Make the sample of a step from a configuration's data and noise."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Batches(Sampler):
         self.held_out = [centre_crop(image, config.validation.crop) for image in pool.held_out]
 
     def batch(self, step: int) -> Sample:
-        """What can be done in another thread: crops, and on the CPU their noise."""
+        """The part of a sample that other threads make: crops, and on the CPU their noise."""
         crops = self.sampler.batch(step)
         if self.config.files_are_noisy:
             sigma = torch.full((len(crops),), self.config.data.sigma)
@@ -197,9 +197,9 @@ class ImagePool:
 
 
 class Cleaner:
-    """Takes white noise of a level out of images (H, W, C) by a shipped network.
+    """Removes white noise of a level from images (H, W, C) with a shipped network.
 
-    ``name`` says which network, by its weights, and which level.
+    ``name`` identifies the network, its weights and the level.
     """
 
     def __init__(self, channels: int, level: float) -> None:

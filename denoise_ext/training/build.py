@@ -1,4 +1,4 @@
-"""The network and the optimiser that a configuration asks for."""
+"""Build the network and the optimiser of a configuration."""
 
 from __future__ import annotations
 

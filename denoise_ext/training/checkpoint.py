@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 
+from denoise_ext.io.atomic import replace_file
 from denoise_ext.models import CheckpointError
 from denoise_ext.models.archive import with_checksum
-from denoise_ext.models.checkpoints import TRAINING_FORMAT, load_plain_data, write_atomically
+from denoise_ext.models.checkpoints import TRAINING_FORMAT, load_plain_data
 from denoise_ext.training.config import ConfigError, parse_config
 
 # Keys of the configuration that do not change the weights a run ends with.
@@ -31,7 +32,7 @@ def save_state(path: Path, state: dict[str, Any]) -> None:
     torch.save({"format": TRAINING_FORMAT, "torch_rng": torch.get_rng_state(), **state}, buffer)
     data = bytearray(buffer.getbuffer())
     with_checksum(data)
-    write_atomically(path, data)
+    replace_file(path, data)
 
 
 def load_state(path: Path) -> dict[str, Any]:
@@ -56,7 +57,7 @@ def load_state(path: Path) -> dict[str, Any]:
 def config_differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """The keys on which two configurations disagree in a way that changes the weights.
 
-    A key that an earlier version did not know counts as having had its default.
+    A key that an earlier version lacked counts as having its default.
     """
     with contextlib.suppress(ConfigError):  # of a version too different: compared as it is
         before = parse_config(before).model_dump(mode="json")

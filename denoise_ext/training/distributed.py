@@ -1,4 +1,4 @@
-"""Several processes that train one network together, as ``torchrun`` starts them."""
+"""Several processes that train one network, started by ``torchrun``."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ class Processes:
         return total / self.count
 
     def agreed(self, value: bool, device: torch.device) -> bool:
-        """What the main process says; every one must call it."""
+        """The value of the main process; every process must call it."""
         if self.count == 1:
             return value
-        said = torch.tensor([value], dtype=torch.uint8, device=device)
-        dist.broadcast(said, src=0)
-        return bool(said.item())
+        decision = torch.tensor([value], dtype=torch.uint8, device=device)
+        dist.broadcast(decision, src=0)
+        return bool(decision.item())
 
 
 def process_from_environment() -> Processes:
@@ -76,7 +76,7 @@ def training_device(name: str, processes: Processes) -> torch.device:
     """The device of ``run.device``; ValueError where it cannot be used."""
     available = torch.cuda.is_available()
     if name == "cuda" and not available:
-        raise ValueError("run.device: got 'cuda', but torch sees no GPU here; allowed: auto, cpu")
+        raise ValueError("run.device: got 'cuda', but torch finds no GPU here; allowed: auto, cpu")
     if name == "cpu" or not available:
         return torch.device("cpu")
     if processes.local_rank >= torch.cuda.device_count():

@@ -21,7 +21,7 @@ class RunningMean:
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
-        """Take in the weights after step ``step``, counted from 0."""
+        """Add the weights after step ``step``, counted from 0."""
         decay = min(self.decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(
             list(self.model.parameters()), list(model.parameters()), weight=1 - decay

@@ -58,7 +58,7 @@ class HeldOut(Validator):
     """PSNR in dB of held-out images under each kind of noise, output clipped.
 
     Args:
-        config: says which kinds of noise.
+        config: names the kinds of noise.
         images: (1, C, h, w) each; (1, 2 C, h, w) for pairs.
         takes_level: whether the network takes the noise level.
     """

@@ -17,7 +17,7 @@ from denoise_ext.metrics.protocol import Sample
 from denoise_ext.models import Network, build_model, load_checkpoint, save_model
 from denoise_ext.models.frames import compute_frames
 from denoise_ext.models.network import Tensors
-from denoise_ext.training import image_denoising  # noqa: F401  (it registers)
+from denoise_ext.training import image_denoising, video_denoising  # noqa: F401  (they register)
 from denoise_ext.training.build import build_network, build_optimiser
 from denoise_ext.training.checkpoint import config_differences, load_state, save_state
 from denoise_ext.training.config import ConfigError, user_path
@@ -28,10 +28,10 @@ from denoise_ext.training.distributed import (
     training_device,
 )
 from denoise_ext.training.ema import RunningMean
+from denoise_ext.training.learning_rate import learning_rate
 from denoise_ext.training.plots import log_row, tensorboard_log, write_curves, write_samples
 from denoise_ext.training.progress import Progress
 from denoise_ext.training.run_dir import RunDir, provenance
-from denoise_ext.training.schedule import learning_rate
 from denoise_ext.training.schema import TrainConfig
 from denoise_ext.training.task import INDEX, Label, build_task, label_text
 from denoise_ext.training.validate import validate
@@ -39,7 +39,7 @@ from denoise_ext.training.validate import validate
 
 @dataclass
 class TrainResult:
-    """What a run leaves behind."""
+    """The result of a run."""
 
     model_path: Path
     steps: int
@@ -50,32 +50,23 @@ class TrainResult:
     metric: str = "psnr"  # what the figures are
     unit: str = "dB"
 
-    @property
-    def validation_psnr(self) -> dict[Label, float]:
-        """The figures of a run that is validated by PSNR; none of another."""
-        return self.validation if self.metric == "psnr" else {}
-
-    @property
-    def psnr_before(self) -> dict[Label, float]:
-        """The PSNR of the weights of model.start, likewise."""
-        return self.before if self.metric == "psnr" else {}
-
 
 def train(config: TrainConfig, accept_changes: bool = False) -> TrainResult:
-    """Run ``config`` to its end, continuing from the checkpoint in its run directory if one is
-    there. A run that was killed and continued ends with the same weights, bit for bit, as one that
-    was not (on the CPU: same machine, same number of threads).
+    """Run ``config`` to its end.
 
-    Under ``torchrun`` every process trains on a batch of its own and gradients are averaged: the
-    weights are those of one process with as many times the batch, up to rounding (but BatchNorm
-    takes its statistics from the process's own batch).
+    The run continues from the checkpoint in its run directory, if there is one. It ends with the
+    same weights, bit for bit, as an uninterrupted run (on the CPU of one machine, with the same
+    number of threads).
 
-    A checkpoint of another configuration is refused where the difference changes the weights, and
-    so is one that learnt from other files. ``accept_changes=True`` goes on from it all the same, by
-    the new configuration (a shorter or longer schedule, say), and records step and changes in the
-    result's metadata.
+    Under ``torchrun`` every process trains on a batch of its own, and gradients are averaged. Up to
+    rounding, the weights are those of one process with the sum of the batches. BatchNorm takes its
+    statistics from each process's own batch.
 
-    With ``run.minutes`` it may stop before its end: call it again.
+    A checkpoint of other training files is refused. So is one of another configuration, if the
+    difference changes the weights. ``accept_changes=True`` continues with the new configuration
+    and records step and changes in the result's metadata.
+
+    With ``run.minutes`` the run may stop before its end. Call ``train`` again to continue.
 
     Raises:
         ConfigError: the configuration does not fit the model, the data or the run directory, or
@@ -99,13 +90,13 @@ def train(config: TrainConfig, accept_changes: bool = False) -> TrainResult:
 class _Frames(nn.Module):
     """A network whose forward returns its outputs by name: what processes share is forward."""
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: Network, truncate: int) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.truncate = network, truncate
 
     def forward(self, inputs: Tensors) -> Tensors:
         """See `task.Trained`."""
-        return compute_frames(self.network, inputs)[0]
+        return compute_frames(self.network, inputs, truncate=self.truncate)[0]
 
 
 class _Trainer:
@@ -157,10 +148,11 @@ class _Trainer:
             raise ConfigError(str(error)) from None
         self.columns = ["step", "loss", "learning_rate", "gradient_norm", "seconds", "waited"]
         self.columns += self.task.objective.parts
-        self.columns += {} if self.validator is None else self.validator.columns
+        if self.validator is not None:
+            self.columns += [*self.validator.columns, *self.validator.other_columns]
         if processes.is_main:
             self.dir.trim_log(self.columns, self.step)
-        self.parallel = processes.parallel(_Frames(self.model))
+        self.parallel = processes.parallel(_Frames(self.model, config.loss.truncate))
 
     @property
     def judged(self) -> Network:
@@ -189,14 +181,14 @@ class _Trainer:
         self.figures_before = state.get(f"{self.metric}_before", {})
 
     def _compare(self, state: dict[str, Any]) -> None:
-        """Refuse, or record, what changed in configuration and data since ``state`` was saved."""
+        """Refuse or record changes of configuration and data since ``state`` was saved."""
         self.changes = list(state.get("changes", []))
         different = config_differences(state["config"], self.resolved)
         before = state.get("processes", 1)
         if before != self.processes.count:
             different.append(f"processes: was {before}, is {self.processes.count}")
         known = dict(self.task.sampler.files)
-        files = state.get("files", known)  # older states do not tell
+        files = state.get("files", known)  # older states lack them
         if files != known:
             had, has = files.get("files", 0), known.get("files", 0)
             text = f"data.train: was {had} files, is {has}"
@@ -350,12 +342,14 @@ class _Trainer:
     def _validate(self) -> dict[str, str]:
         """The validator's figures, as columns of the log; keeps samples and the best weights.
 
-        The main process does it; the others learn whether training ends here.
+        Only the main process validates. The others get its decision whether training ends.
         """
         validation, validator = self.config.validation, self.validator
         assert validator is not None
+        figures: dict[Label, dict[str, float]] = {}
         if self.processes.is_main:
-            self.figures, pictures = validate(self.judged, validator, validation.samples)
+            figures, pictures = validate(self.judged, validator, validation.samples)
+            self.figures = {label: found[self.metric] for label, found in figures.items()}
             if pictures:
                 write_samples(self.dir.samples / f"step_{self.step:07d}.png", pictures)
             score = validator.score(self.figures)
@@ -367,10 +361,13 @@ class _Trainer:
         if validation.patience:
             out = self.best["since"] >= validation.patience
             self.best["ended"] = self.processes.agreed(out, self.device)
-        return {
-            column: f"{figure:.{validator.digits}f}"
-            for column, figure in zip(validator.columns, self.figures.values())
+        row = dict(zip(validator.columns, self.figures.values()))
+        row |= {
+            column: figures[label][name]
+            for column, (label, name) in validator.other_columns.items()
+            if label in figures
         }
+        return {column: f"{figure:.{validator.digits}f}" for column, figure in row.items()}
 
     def _log(self, row: dict[str, Any], progress: Progress, first: int = 0) -> None:
         """``first`` is the step that the row's seconds are counted from."""
@@ -426,7 +423,8 @@ class _Trainer:
 
     def _write_result(self) -> None:
         if not self.figures and self.validator is not None:  # continued after its last step
-            self.figures, _ = validate(self.judged, self.validator)
+            figures, _ = validate(self.judged, self.validator)
+            self.figures = {label: found[self.metric] for label, found in figures.items()}
         network, facts = self._plain(), self._facts()
         if self.best["ended"]:  # early stop: the weights that were best
             network = load_checkpoint(self.dir.best)

@@ -1,9 +1,9 @@
-"""Distances between what a network gives and its target; images (N, C, H, W), float32.
+"""Distances between a network's output and its target; images (N, C, H, W), float32.
 
-Every one but `psnr` is a mean over all values of the batch. The loss that DnCNN's paper writes,
-``1 / (2 N) * sum ||output - target||^2`` over N images, is `mse` times half the number of values of
-an image: the same minimum, and the same steps of Adam, which divides by the gradient's size. (The
-weight decay and clip_norm that go with it are then those of the paper divided by that factor.)
+All except `psnr` are means over all values of the batch. The loss of DnCNN's paper is
+``1 / (2 N) * sum ||output - target||^2`` over N images. It is `mse` times half the number of values
+of an image. The minimum is the same, and so are the steps of Adam, which divides by the gradient's
+size. Divide the paper's weight decay and clip_norm by that factor.
 """
 
 from __future__ import annotations
@@ -52,9 +52,9 @@ def ssim_mixed(output: Tensor, target: Tensor, weight: float = 0.84) -> Tensor:
 def psnr(output: Tensor, target: Tensor) -> Tensor:
     """``mean_i 10 log10(mse_i + eps)`` over the N images, eps = 1e-8: the negative mean PSNR in dB.
 
-    What PSNR is reported as, and unlike `mse` not ruled by the images with the strongest noise: the
-    gradient of each is that of its mse times 4.34 / (mse_i + eps). So it is some thousand times as
-    long as that of `mse`, which `optimiser.clip_norm` and `weight_decay` must be chosen for.
+    This is the reported figure. Unlike in `mse`, images with strong noise do not dominate. The
+    gradient of each image is that of its mse times 4.34 / (mse_i + eps). This is some thousand
+    times as long: choose `optimiser.clip_norm` and `weight_decay` for it.
 
     Chen, Lu, Zhang, Chu, Chen: "HINet: Half Instance Normalization Network for Image Restoration",
     CVPR Workshops 2021; NAFNet (Chen et al., ECCV 2022) is trained with it, too.

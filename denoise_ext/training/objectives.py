@@ -100,7 +100,7 @@ class Blind:
         return loss + self.weight * error, parts
 
     def _target(self, sample: Sample, scale: Tensor) -> Tensor:
-        """What the dial asks for, for each of its values (N,)."""
+        """Return the target for each value (N,) of the dial."""
         noisy, clean = inputs_of(sample)["image"], targets_of(sample)["image"]
         kept = (1.0 - scale).clamp(min=0.0).reshape(-1, 1, 1, 1)
         target = clean + kept * (noisy - clean)
@@ -149,7 +149,7 @@ class Noise2Noise:
 
 
 class BlindSpot:
-    """Some pixels are replaced by a neighbour, and the network is to tell what they were.
+    """Replace some pixels by a neighbour; compare the network's output with the original pixels.
 
     Krull, Buchholz, Jug: "Noise2Void - Learning Denoising from Single Noisy Images", CVPR 2019. One
     pixel of every 8 x 8 cell; its stand-in is drawn from the 5 x 5 pixels around it, itself left
@@ -177,8 +177,10 @@ class BlindSpot:
         masked[image, :, y, x] = noisy[image, :, from_y, from_x]
         output = network({**inputs, "image": masked})["image"]
         # (N, M, C) -> (N, C, M, 1), as the distances want images
-        told, was = (t[image, :, y, x].transpose(1, 2)[..., None] for t in (output, noisy))
-        return self.distance(told, was), {}
+        predicted, original = (
+            t[image, :, y, x].transpose(1, 2)[..., None] for t in (output, noisy)
+        )
+        return self.distance(predicted, original), {}
 
     def _places(self, rng: np.random.Generator, shape: torch.Size) -> np.ndarray:
         """(4, M): rows, columns, and the rows and columns of their stand-ins."""

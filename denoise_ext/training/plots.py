@@ -1,4 +1,4 @@
-"""What a run shows: sample pictures, curves, TensorBoard."""
+"""Sample pictures, curves and TensorBoard logs of a run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from denoise_ext.models.checkpoints import write_atomically
+from denoise_ext.io.atomic import replace_file
 from denoise_ext.training.task import Validator
 
 _MISSING = "is not installed; pip install denoise-ext[train]"
@@ -30,7 +30,7 @@ def write_samples(path: Path, pictures: Sequence[Tensor]) -> None:
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")
     path.parent.mkdir(exist_ok=True)
-    write_atomically(path, buffer.getvalue())
+    replace_file(path, buffer.getvalue())
 
 
 def write_curves(path: Path, rows: Sequence[dict[str, str]], validator: Validator | None) -> bool:
@@ -56,7 +56,7 @@ def write_curves(path: Path, rows: Sequence[dict[str, str]], validator: Validato
         axes.grid(alpha=0.3)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
-    write_atomically(path, buffer.getvalue())
+    replace_file(path, buffer.getvalue())
     return True
 
 
@@ -84,7 +84,7 @@ class EventLog(Protocol):
 
 
 def tensorboard_log(folder: Path, wanted: str, step: int) -> EventLog | None:
-    """A TensorBoard writer in ``folder`` that goes on after ``step``; None where there is none.
+    """A TensorBoard writer in ``folder`` that continues after ``step``; None without TensorBoard.
 
     ``wanted`` is run.tensorboard; ValueError where it is "on" and TensorBoard is missing.
     """

@@ -9,7 +9,6 @@ import io
 import json
 import os
 import platform
-import re
 import subprocess
 import sys
 from importlib import metadata
@@ -18,7 +17,7 @@ from typing import Any
 
 import torch
 
-from denoise_ext.models.checkpoints import write_atomically
+from denoise_ext.io.atomic import is_leftover, replace_file
 
 _PACKAGES = ("denoise_ext", "torch", "numpy", "pillow", "safetensors", "pydantic", "tensorboard",
              "matplotlib")  # fmt: skip
@@ -31,9 +30,8 @@ class RunDir:
     ``checkpoint.pt`` (the last state), ``best.safetensors`` (best validated weights, float32),
     ``model.safetensors`` (the result, float16), ``samples/``, ``curves.png``, ``tensorboard/``.
 
-    ``owner=True``, of one process, makes the directory its own until it is closed or the process
-    ends, and removes what a killed one has left half written. (A file system that knows no locks
-    keeps nobody out.)
+    ``owner=True``, in one process, locks the directory until it is closed or the process ends. It
+    removes the temporary files of a killed process. A file system without locks keeps nobody out.
 
     Raises ValueError when the directory cannot be made or written, or is another run's.
     """
@@ -61,7 +59,7 @@ class RunDir:
         self.curves = self.path / "curves.png"
 
     def close(self) -> None:
-        """Leave the directory to others."""
+        """Unlock the directory."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -88,9 +86,9 @@ class RunDir:
         return True
 
     def _remove_leftovers(self) -> None:
-        """Temporary files of `write_atomically`, whose process is no more."""
+        """Remove temporary files of a process that was killed."""
         for file in [*self.path.iterdir(), *self.path.glob("samples/.*")]:
-            if re.fullmatch(r"\..+\.[0-9]+\.tmp", file.name):
+            if is_leftover(file.name):
                 file.unlink()
 
     def write_config(self, config: dict[str, Any]) -> None:
@@ -99,7 +97,7 @@ class RunDir:
         self._write_json("environment.json", environment())
 
     def _write_json(self, name: str, value: dict[str, Any]) -> None:
-        write_atomically(self.path / name, (json.dumps(value, indent=2) + "\n").encode())
+        replace_file(self.path / name, (json.dumps(value, indent=2) + "\n").encode())
 
     def trim_log(self, columns: list[str], last_step: int) -> None:
         """Keep the rows up to ``last_step``: what came after is about to be done again."""
@@ -113,7 +111,7 @@ class RunDir:
         writer = csv.DictWriter(text, columns, restval="", extrasaction="ignore")
         writer.writeheader()
         writer.writerows(kept)
-        write_atomically(self.log, text.getvalue().encode())
+        replace_file(self.log, text.getvalue().encode())
 
     def append_log(self, columns: list[str], row: dict[str, Any]) -> None:
         """Add a row; loss and gradient norm in it are those of that step's batch."""

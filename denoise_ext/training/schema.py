@@ -17,6 +17,8 @@ Part = Annotated[float, Field(ge=0, le=1)]
 Scale = Annotated[float, Field(gt=0, le=1)]
 
 IMAGE_DENOISING = "image_denoising"
+VIDEO_DENOISING = "video_denoising"
+_OWN_TASKS = (IMAGE_DENOISING, VIDEO_DENOISING)
 _PEAK_AFTER_START = 1e-4
 
 
@@ -28,7 +30,8 @@ class Task(_Section):
     """What the network learns; see ``register_task`` in ``task.py``."""
 
     name: str = Field(
-        IMAGE_DENOISING, description="image_denoising, or a registered task of your own."
+        IMAGE_DENOISING,
+        description="image_denoising, video_denoising, or a registered task of your own.",
     )
     options: dict[str, bool | int | float | str | list[int]] = Field(
         default_factory=dict, description="Of a task of your own."
@@ -47,8 +50,8 @@ class Source(_Section):
     )
     denoise: NonNegativeFloat = Field(
         0.0,
-        description="Noise level, 0-255 scale, that dxnet_s takes out of the images first: what "
-        "grain they have is not learnt then. 0: they stay as they are.",
+        description="dxnet_s removes noise of this level (0-255 scale) from the images first, so "
+        "that their grain is not learnt. 0: they stay as they are.",
     )
     leave_out: str = Field(
         "",
@@ -72,7 +75,7 @@ class Data(_Section):
     pairs: list[str] = Field(
         default_factory=list,
         description="Two patterns below the folder data.train, of the noisy files and of their "
-        'targets, e.g. ["*_real.JPG", "*_mean.JPG"]; partners agree in what * stands for.',
+        'targets, e.g. ["*_real.JPG", "*_mean.JPG"]; partners have the same text at the *.',
     )
     part: list[Part] = Field(
         default_factory=lambda: [0.0, 1.0],
@@ -86,7 +89,7 @@ class Data(_Section):
     match_means: bool = Field(
         False,
         description="Give the target crop of every pair the mean of its noisy crop, channel by "
-        "channel: for takes of a scene that differ in brightness. Validation uses the files as "
+        "channel: use it if takes of a scene differ in brightness. Validation uses the files as "
         "they are.",
     )
     channels: Literal[1, 3] = Field(1, description="1: gray (Pillow's L of colour images), 3: RGB.")
@@ -110,6 +113,17 @@ class Data(_Section):
         description="range: the file's full range becomes [0, 1]; stretch: the 0.1 and 99.9 "
         "percentiles of each image do (dark scans, microscopy).",
     )
+    clips: list[str] = Field(
+        default_factory=list,
+        description="Video files, or folders of them, for video_denoising; paths as for train. "
+        "They are used at half their size.",
+    )
+    clips_share: Part = Field(
+        0.25,
+        description="Part of the sequences that are taken from clips; the others are images in "
+        "motion.",
+    )
+    frames: PositiveInt = Field(6, description="Frames of a sequence, for video_denoising.")
     cache: str = Field(
         "auto",
         description='Folder for the decoded images, mapped into memory; "auto": '
@@ -238,11 +252,16 @@ class Loss(_Section):
         description="Part of the crops that are trained at another noise_scale than 1, for "
         "networks that have one; see objectives.py.",
     )
+    truncate: NonNegativeInt = Field(
+        0,
+        description="Frames after which the state is cut off from the gradient (truncated "
+        "back-propagation through time); 0: never.",
+    )
     weight_decay: NonNegativeFloat = 0.0
     decay: Literal["classic", "decoupled"] = Field(
         "classic",
         description="classic: weight_decay / 2 * sum(w^2) is part of the loss; decoupled: every "
-        "step takes learning rate * weight_decay * w away (AdamW).",
+        "step subtracts learning rate * weight_decay * w (AdamW).",
     )
 
 
@@ -281,6 +300,10 @@ class Validation(_Section):
     """PSNR on training images that are held out (never trained on)."""
 
     images: NonNegativeInt = Field(8, description="How many; spread evenly over the list.")
+    clips: NonNegativeInt = Field(
+        2, description="How many of data.clips are held out; spread evenly over the list."
+    )
+    frames: PositiveInt = Field(16, description="Frames of a held-out sequence.")
     crop: PositiveInt = Field(256, description="Largest side of the centre crop that is used.")
     sigmas: list[NonNegativeFloat] = Field(default_factory=lambda: [15.0, 25.0, 50.0], min_length=1)
     every: PositiveInt = Field(1000, description="Steps between validations.")
@@ -307,7 +330,7 @@ class Run(_Section):
     batch_size: PositiveInt = Field(16, description="Crops per step (and per process, if several).")
     seed: int = Field(0, ge=0, lt=2**63)
     device: Literal["auto", "cpu", "cuda"] = Field(
-        "auto", description="auto: a GPU where torch sees one."
+        "auto", description="auto: a GPU if torch finds one."
     )
     precision: Literal["fp32", "bf16"] = Field(
         "fp32", description="bf16: torch.autocast; weights, loss and optimiser stay float32."
@@ -354,23 +377,27 @@ class TrainConfig(_Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainConfig:
-        if self.task.name == IMAGE_DENOISING and not (self.data.train or self.data.sources):
+        if self.task.name in _OWN_TASKS and not (self.data.train or self.data.sources):
             raise ValueError("data: either train or sources is required, and not both")
         if self.schedule.warmup_steps >= self.run.steps:
             raise ValueError(
                 f"schedule.warmup_steps must be below run.steps ({self.run.steps}), "
                 f"got {self.schedule.warmup_steps}"
             )
+        if self.task.name in _OWN_TASKS and self.task.options:
+            raise ValueError(f"task.options are for tasks of your own, got {self.task.options}")
         if self.task.name == IMAGE_DENOISING:
             self._images_consistent()
+        if self.task.name == VIDEO_DENOISING:
+            self._video_consistent()
         if self.validation.patience and not self.validation.images:
             raise ValueError("validation.images must be >= 1 where validation.patience is given")
         return self
 
     def _images_consistent(self) -> None:
-        """What the images, their noise and the loss ask of one another."""
-        if self.task.options:
-            raise ValueError(f"task.options are for tasks of your own, got {self.task.options}")
+        """Check images, their noise and the loss against one another."""
+        if self.data.clips:
+            raise ValueError(f"data.clips need task.name 'video_denoising', got {self.data.clips}")
         target, pairs = self.loss.target, self.data.pairs
         if self.files_are_noisy and self.noise != Noise():
             raise ValueError(
@@ -407,5 +434,20 @@ class TrainConfig(_Section):
             )
         if self.data.channels != 3 and any(step.kind == "photo" for step in self.noise.chain):
             raise ValueError(f"noise kind 'photo' needs data.channels 3, got {self.data.channels}")
+        if self.loss.name == "ssim" and self.data.crop < 11:
+            raise ValueError(f"data.crop must be >= 11 for the ssim loss, got {self.data.crop}")
+
+    def _video_consistent(self) -> None:
+        """What video is not trained with, yet."""
+        if self.files_are_noisy or self.loss.noise_level or self.loss.noise_scale:
+            raise ValueError(
+                "task.name 'video_denoising' needs clean files and loss.target 'clean', without "
+                "data.pairs, loss.noise_level and loss.noise_scale"
+            )
+        if self.noise.chain or self.data.permute_channels or not self.data.augment:
+            raise ValueError(
+                "task.name 'video_denoising' does not take noise.chain, data.permute_channels or "
+                "data.augment"
+            )
         if self.loss.name == "ssim" and self.data.crop < 11:
             raise ValueError(f"data.crop must be >= 11 for the ssim loss, got {self.data.crop}")

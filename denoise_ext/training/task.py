@@ -1,7 +1,8 @@
-"""What a task brings to the training loop: samples, an objective, a validation."""
+"""The parts of a training task: sampler, objective, validator."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -35,7 +36,7 @@ class Sampler:
     """Base of what makes the samples of every step."""
 
     files: Mapping[str, int | str] = {}
-    """What identifies the data.  A run continues only with the data that it began with."""
+    """Identifies the data.  A run continues only with the data that it began with."""
 
     def batch(self, step: int) -> Sample:
         """The sample of a step, on the CPU; a function of the seed and the step alone.
@@ -70,6 +71,8 @@ class Validator:
     digits = 3
     """Decimals of the figures in log.csv."""
     higher_is_better = True
+    others: tuple[str, ...] = ()
+    """Other figures, which are logged and decide nothing; NaN: a sample has none."""
     labels: tuple[Label, ...] = ()
     """Each has its own samples and its own column in log.csv, "METRIC_LABEL"."""
 
@@ -77,6 +80,15 @@ class Validator:
     def columns(self) -> dict[str, str]:
         """Columns of log.csv and the label of each as a text."""
         return {f"{self.metric}_{text}": text for text in map(label_text, self.labels)}
+
+    @property
+    def other_columns(self) -> dict[str, tuple[Label, str]]:
+        """Columns of log.csv of the other figures: label and name of each."""
+        return {
+            f"{name}_{label_text(label)}": (label, name)
+            for name in self.others
+            for label in self.labels
+        }
 
     def samples(self, label: Label) -> Iterable[Sample]:
         """What is measured for a label, on the CPU; the same every time."""
@@ -90,18 +102,23 @@ class Validator:
         """(1, C, H, W) in [0, 1] to be looked at; None: there is none."""
         return None
 
-    def __call__(self, method: Method, keep: int = 0) -> tuple[dict[Label, float], list[Tensor]]:
-        """The mean figure of each label, and up to ``keep`` pictures of the middle label."""
-        values: dict[Label, float] = {}
+    def __call__(
+        self, method: Method, keep: int = 0
+    ) -> tuple[dict[Label, dict[str, float]], list[Tensor]]:
+        """The mean figures of each label, and up to ``keep`` pictures of the middle label."""
+        values: dict[Label, dict[str, float]] = {}
         pictures: list[Tensor] = []
         for label in self.labels:
             found = []
             for measured in measure(method, self.samples(label), self.figures):
-                found.append(measured.figures[self.metric])
+                found.append(measured.figures)
                 if label == self.labels[len(self.labels) // 2] and len(pictures) < keep:
                     picture = self.picture(measured.outputs, measured.sample)
                     pictures += [] if picture is None else [picture]
-            values[label] = sum(found) / len(found)
+            values[label] = {self.metric: sum(f[self.metric] for f in found) / len(found)}
+            for name in self.others:
+                known = [f[name] for f in found if not math.isnan(f[name])]
+                values[label][name] = sum(known) / len(known) if known else math.nan
         return values, pictures
 
     def score(self, values: Mapping[Label, float]) -> float:

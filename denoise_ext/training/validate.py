@@ -36,7 +36,7 @@ def centre_crop(image: np.ndarray, size: int) -> Tensor:
 
 def validate(
     network: Network, validator: Validator, keep: int = 0
-) -> tuple[dict[Label, float], list[Tensor]]:
+) -> tuple[dict[Label, dict[str, float]], list[Tensor]]:
     """The validator's figures of each label, and up to ``keep`` of its pictures.
 
     Runs in float32 on the network's device and leaves the network in the mode it was in.

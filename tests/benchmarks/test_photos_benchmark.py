@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from zoo import tiny
 
-from denoise_ext.models import save_model
+from denoise_ext.models import pretrained_info, save_model
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
@@ -47,7 +47,7 @@ def test_every_set_with_every_method(data, capsys):
     model = str(data / "blind.safetensors")
     options = ["--sets", *photos.SETS, "--model", model, "--model", f"{model}@0"]
     assert photos.main([*options, "--output", str(data / "out")]) == 0
-    results = json.loads((data / "out" / "photos.json").read_text())
+    results = json.loads((data / "out" / "photos.json").read_text())["sets"]
     assert set(results) == set(photos.SETS)
     for name, methods in results.items():
         assert {"input", "default", model, f"{model}@0"} <= set(methods), name
@@ -62,9 +62,11 @@ def test_every_set_with_every_method(data, capsys):
     assert noisy["input"]["detail"] > 10 > noisy["told"]["detail"]
     clean = results["kodak_clean"]["input"]
     assert (clean["psnr"], clean["ssim"], clean["detail"]) == pytest.approx((99.0, 1.0, 1.0))
+    assert sum(noisy["default"]["kinds"].values()) == noisy["default"]["images"] == 2
     table = (data / "out" / "photos.md").read_text()
-    assert table == capsys.readouterr().out
-    assert len(table.splitlines()) == 2 + sum(map(len, results.values()))
+    assert table.endswith(printed := capsys.readouterr().out)
+    assert len(printed.splitlines()) == 2 + sum(map(len, results.values()))
+    assert str(pretrained_info("dxnet_s_photo").steps) in table.splitlines()[0]
 
 
 def test_made_up_noise_has_the_strength_it_names(data):

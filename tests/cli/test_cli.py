@@ -193,7 +193,7 @@ def test_interrupted(folder, monkeypatch, capsys):
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(command, "make_plan", interrupt)
+    monkeypatch.setattr(command, "list_jobs", interrupt)
     code, _, err = run(capsys, "denoise", "in", "-o", "out")
     assert code == 130 and err == "denoise-ext: interrupted\n"
 

@@ -7,12 +7,14 @@ emulated kernels and nothing else.
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import sys
 
 import cuda_emulator
 import pytest
+import rotation
 from cases import CASES
 from cuda_emulator.build import ROOT
 
@@ -23,23 +25,31 @@ pytestmark = [
 ]
 
 
-def run_tests(chosen: str, *files: str) -> None:
+@pytest.fixture
+def run_tests(pytestconfig: pytest.Config):
+    """Runs the tests that -k selects, those of this run's rotation."""
+    seed = pytestconfig.stash[rotation.SEED]
+    rotated = ["--all"] if seed is None else ["--rotation", str(seed)]
+    return functools.partial(run_chosen_tests, rotated)
+
+
+def run_chosen_tests(options: list[str], chosen: str, *files: str) -> None:
     environment = {**os.environ, **cuda_emulator.asan_environment()}
     environment["DENOISE_EXT_CUDA_EMULATION"] = "asan"
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-k", chosen]
     result = subprocess.run(
-        [*command, *files], cwd=ROOT, env=environment, capture_output=True, text=True
+        [*command, *options, *files], cwd=ROOT, env=environment, capture_output=True, text=True
     )
     assert result.returncode == 0, result.stdout[-8000:] + result.stderr[-8000:]
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_operators(name):
+def test_operators(name, run_tests):
     run_tests(
         f"cuda-emulated and -{name}- and test_matches_reference and (float32 or float16)",
         "tests/ops/test_ops_forward.py", "tests/ops/test_ops_gradients.py",
     )  # fmt: skip
 
 
-def test_offsets_beyond_32_bits():
+def test_offsets_beyond_32_bits(run_tests):
     run_tests("cuda-emulated", "tests/ops/test_large_offsets.py")

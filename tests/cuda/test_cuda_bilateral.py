@@ -61,6 +61,7 @@ def test_matches_reference(case, call, device):
             check_forward(case, call, tensors, f"{dtype_name(dtype)} {layout}")
 
 
+@pytest.mark.rotates(each=["case", "dtype", "device"])
 @pytest.mark.parametrize("dtype", FLOATS, ids=dtype_name)
 @pytest.mark.parametrize("case, call", _table(CALLS))
 def test_gradients_match_reference(case, call, dtype, device):

@@ -57,6 +57,7 @@ def test_the_list_is_complete():
     assert {fault.call for fault in FAULTS} == set(CALLS)
 
 
+@pytest.mark.rotates()
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name.replace(" ", "_"))
 def test_caught(fault: Fault, run_call: RunCall):
     try:

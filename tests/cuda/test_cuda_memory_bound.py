@@ -91,6 +91,7 @@ def _tensors(call: Call, layout: str, dtype: torch.dtype, device: str = "cpu"):
     return tensors
 
 
+@pytest.mark.rotates(each=["kernel", "dtype", "device"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=dtype_name)
 @pytest.mark.parametrize("case, kernel, layout, call", TABLE)
 def test_matches_reference(case, kernel, layout, call, dtype, device):

@@ -65,6 +65,7 @@ def _case_and_call(op: str, name: str):
     return CASES[op], (CONV if op == "conv2d" else TRANSPOSED)[name]
 
 
+@pytest.mark.rotates(each=["op", "layout"])
 @emulated
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("op, name", CALLS)
@@ -76,6 +77,7 @@ def test_every_part_is_in_its_place(op, name, layout):
         assert "conv_parts" in machine.variants()
 
 
+@pytest.mark.rotates(each=["op", "dtype"])
 @emulated
 @pytest.mark.parametrize("op, name", CALLS)
 @pytest.mark.parametrize("dtype, capability", [(torch.float16, 75), (torch.bfloat16, 80)])
@@ -100,6 +102,7 @@ def test_gradients(op, name):
         assert "conv_parts" in machine.variants()
 
 
+@pytest.mark.rotates(each=["dtype", "layout"])
 @emulated
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)

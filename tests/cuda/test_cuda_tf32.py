@@ -57,6 +57,7 @@ def tf32_bound(call: Call, t: dict[str, torch.Tensor]) -> torch.Tensor:
     return PRODUCT_ERROR * products
 
 
+@pytest.mark.rotates(each=["layout", "capability"])
 @pytest.mark.parametrize("capability", (80, 86, 90))
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)

@@ -202,7 +202,7 @@ def test_a_number_that_varies_makes_few_plans(ours_is_faster):
     model = Body(lambda m, x, sigma: m.a(x) * sigma + m.b(x)).eval()
     x = torch.randn(1, 3, 8, 8)
     fast = denoise_ext.accelerate(model, (x, 0.0))
-    region = fast._shadow._engine_state.regions["forward"]
+    region = fast._shim._engine_state.regions["forward"]
     with torch.no_grad():
         for sigma in (-0.0, 1.0, 2, 2.5, 3.0, 1.0, 3.5, 4.0):
             assert_same(fast(x, sigma), model(x, sigma))

@@ -122,7 +122,7 @@ def test_a_file_that_computes_something_else_is_not_written(tmp_path, monkeypatc
 def test_what_pytorch_cannot_export(tmp_path, monkeypatch):
     model = tiny("dncnn_gray")
     monkeypatch.setattr(type(model), "denoise", lambda self, x, _: x if x.sum() > 0 else -x)
-    with pytest.raises(ExportError, match="PyTorch cannot export dncnn"):
+    with pytest.raises(ExportError, match="dncnn"):
         export_onnx(model, tmp_path / "net.onnx")
     assert not list(tmp_path.iterdir())
 
@@ -131,7 +131,7 @@ def test_wrong_arguments(tmp_path, monkeypatch):
     model = tiny("dncnn_gray")
     with pytest.raises(TypeError, match="denoise_ext model"):
         export_onnx(torch.nn.Conv2d(1, 1, 3), tmp_path / "net.onnx")
-    with pytest.raises(ValueError, match="opset must be an int >= 18, got 17"):
+    with pytest.raises(ValueError, match=r"opset.*>= 18.*17"):
         export_onnx(model, tmp_path / "net.onnx", opset=17)
     (tmp_path / "net.onnx").write_bytes(b"")
     with pytest.raises(ValueError, match="exists"):

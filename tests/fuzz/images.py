@@ -157,6 +157,8 @@ def case(name: str, rng: random.Random) -> str:
         return RESULT
     if picture.format != "JPEG":
         for one, other in zip(picture.frames, again.frames, strict=True):
+            if picture.format == "WEBP" and (one[..., 3:] == 255).all():  # libwebp leaves it out
+                one, other = one[..., :3], other[..., :3]
             np.testing.assert_array_equal(one, other)
     return RESULT
 

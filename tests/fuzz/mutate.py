@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import random
@@ -176,7 +177,7 @@ def _change_json(rng: random.Random, tree: object) -> None:
         elif isinstance(value, str) and kind < 0.7:
             tree[key] = _changed_text(rng, value)
         else:
-            tree[key] = rng.choice(_JSON_VALUES)
+            tree[key] = copy.deepcopy(rng.choice(_JSON_VALUES))
         return
 
 

@@ -19,6 +19,7 @@ from denoise_ext._loader import native
 from fuzz import expected
 from fuzz.operators import (
     ERRORS,
+    MOTION,
     are_moderate,
     check_refusal,
     compare,
@@ -27,12 +28,15 @@ from fuzz.operators import (
     draw,
     is_affordable,
     noted,
+    same_bits,
     with_isa,
 )
 from fuzz.target import REFUSED, RESULT, Target
 from fuzz.tensors import disturb, draw_tensors, guarded, guards_hold, odd_view
 
 OPS = torch.ops.denoise_ext
+# Those whose numbers are drawn here; fuzz/raw_motion.py has the others.
+_CASES = [case for name, case in CASES.items() if name not in MOTION]
 BORDERS = ("constant", "reflect", "replicate", "circular")
 # What the schemas call "str": another text now and then.
 _OTHER_TEXTS = ("", "none", "mirror", "winograd4", "auto", "x" * 300)
@@ -117,7 +121,7 @@ def functional(
 
 def functional_case(rng: random.Random) -> str:
     """One call of a raw operator that has a public function above it."""
-    case = rng.choice(list(CASES.values()))
+    case = rng.choice(_CASES)
     call, tensors, ordinary = raw_call(rng, case)
     with noted(lambda: f"raw {case.name}: {describe(call, tensors)}"):
         try:
@@ -133,7 +137,7 @@ MOST = 2**22  # elements of a gradient or a result that is made here: of float64
 
 def backward_case(rng: random.Random) -> str:
     """One call of a gradient: of the right sizes and finite, or an exception."""
-    case = rng.choice(list(CASES.values()))
+    case = rng.choice(_CASES)
     call, t, _ = raw_call(rng, case)
     o, x = call.options, t["input"]
     if case.name.startswith("conv"):
@@ -227,6 +231,7 @@ def out_case(rng: random.Random) -> str:
     algorithm = rng.choice(["auto", "auto", "direct", *named, *named])
     x = t["input"]
     overlapping = rng.random() < 0.05 and 0 < out.numel() <= x.numel() and x.is_contiguous()
+    overlapping = overlapping and x.device.type != "meta"  # there is no memory to share
     if overlapping:  # the output and the input share memory
         out = x.view(-1)[: out.numel()].view(shape)
     return _run_out(rng, case, call, t, out, buffer, border, algorithm, overlapping)
@@ -270,7 +275,7 @@ def _run_out(
         assert not overlapping, "an output that overlaps the input was accepted"
         assert guards_hold(out, buffer), "memory beside the output has changed"
         for name, x in before.items():
-            assert torch.equal(t[name].nan_to_num(), x.nan_to_num()), f"{name} has changed"
+            assert same_bits(t[name], x), f"{name} has changed"
         if border != "constant" and algorithm not in ("winograd4", "winograd6"):
             _compare_border(call, t, out, border, algorithm)
         elif border == "constant":

@@ -82,7 +82,7 @@ def disturb(rng: random.Random, tensors: dict[str, Tensor]) -> None:
         x = x.to("meta")
     elif kind == "sparse" and x.numel() < 10_000:
         x = x.contiguous().to_sparse()
-    elif kind == "values" and x.is_floating_point():
+    elif kind == "values" and x.dtype in FLOATS:
         x = x * rng.choice([0.0, 1e-30, 1e30, float("nan"), float("inf"), -1.0])
     tensors[name] = x
 

@@ -187,7 +187,7 @@ def test_every_truncation_of_a_png_is_an_image_error(tmp_path):
 def test_max_pixels(tmp_path):
     io.write_image(tmp_path / "a.png", GRAY)
     assert io.read_image(tmp_path / "a.png", max_pixels=77).shape == (7, 11)
-    with pytest.raises(io.ImageError, match="11 x 7 = 77 pixels, more than the limit of 76"):
+    with pytest.raises(io.ImageError, match=r"11 x 7.*77.*76"):
         io.read_image(tmp_path / "a.png", max_pixels=76)
     with pytest.raises(ValueError, match="max_pixels"):
         io.read_image(tmp_path / "a.png", max_pixels=0)

@@ -107,10 +107,10 @@ def test_pixels_of_all_pages_count():
     pages = io.Picture((np.zeros((10, 10), np.uint8),) * 5, (0, 255), "gray", "TIFF")
     data = written(pages)
     assert len(io.read_picture(data, max_pixels=500).frames) == 5
-    with pytest.raises(io.ImageError, match="400 on other pages = 500 pixels"):
+    with pytest.raises(io.ImageError, match=r"400.*500"):
         io.read_picture(data, max_pixels=499)
     stack = written(pages, format="NPY")
-    with pytest.raises(io.ImageError, match="x 5 frames = 500 pixels"):
+    with pytest.raises(io.ImageError, match=r"x 5.*500"):
         io.read_picture(stack, max_pixels=499)
     endless = open("/dev/zero", "rb")  # noqa: SIM115
     with endless, pytest.raises(io.ImageError, match="the stream holds more than"):

@@ -118,7 +118,7 @@ def test_dicom_refusals(tmp_path):
     bomb = dicom(pixels("gray", "uint8"), Rows=60000, Columns=60000)
     with pytest.raises(io.ImageError, match="3600000000 pixels"):
         io.read_picture(bomb)
-    with pytest.raises(io.ImageError, match="DICOM is written only from DICOM"):
+    with pytest.raises(io.ImageError, match=r"DICOM.*from DICOM"):
         io.write_picture(tmp_path / "a.dcm", io.picture_of(pixels("gray", "uint8")))
 
 

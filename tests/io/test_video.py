@@ -179,7 +179,7 @@ def test_refusals_are_one_line(tmp_path):
     make_video(tmp_path / "wide.mkv", "yuv444p12le")
     with (
         videos.read_video(tmp_path / "wide.mkv") as video,
-        pytest.raises(io.ImageError, match="'libx264' cannot hold pixels of format yuv444p12le"),
+        pytest.raises(io.ImageError, match=r"'libx264'.*yuv444p12le"),
     ):
         videos.write_video(tmp_path / "b.mp4", video, video, codec="libx264")
     assert sorted(p.name for p in tmp_path.iterdir()) == [

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from denoise_ext.jobs.manifest import Manifest, ManifestError, Record, key_of, recorded
-from denoise_ext.jobs.pipeline import Final, Stage, run_stages
+from denoise_ext.jobs.pipeline import Done, Stage, run_stages
 
 
 def test_every_item_goes_through_every_stage():
@@ -27,7 +27,7 @@ def test_an_error_is_its_items_own():
         if x == 2:
             raise KeyError("two")
         if x == 3:
-            raise Final("early")
+            raise Done("early")
         return x
 
     seen = []
@@ -149,6 +149,20 @@ def test_a_manifest_of_another_layout_is_refused_and_kept(tmp_path, change, foun
     refused(tmp_path, found, "allowed is format 1")
     with Manifest(tmp_path, (2, 3), siblings=True) as shard:
         assert shard.get(Path("a.png")) is None  # what it says is not this version's to judge
+
+
+def test_a_name_that_is_no_utf_8(tmp_path):
+    with changed(tmp_path) as database:
+        database.execute("PRAGMA writable_schema = ON")
+        database.execute("UPDATE sqlite_master SET name = CAST(x'ff' AS TEXT) WHERE name = 'facts'")
+    refused(tmp_path)
+
+
+def test_a_value_that_is_no_utf_8(tmp_path):
+    with changed(tmp_path) as database:
+        database.execute("UPDATE facts SET value = CAST(x'ff' AS TEXT)")
+    with pytest.raises(ManifestError, match=r"cannot read .*manifest\.sqlite"):
+        Manifest(tmp_path)
 
 
 def test_a_manifest_without_a_version_is_used(tmp_path):

@@ -18,7 +18,8 @@ from denoise_ext.jobs.manifest import Manifest, Record
 from denoise_ext.jobs.storage import Job
 from denoise_ext.jobs.urls import UrlStorage, find_files
 from denoise_ext.models import create_model, save_model
-from denoise_ext.tasks.fingerprint import fingerprint_of
+from denoise_ext.runtime import RunOptions
+from denoise_ext.tasks.processor import Processor
 
 ray = pytest.importorskip("ray")
 ray_data = pytest.importorskip("ray.data")
@@ -149,7 +150,8 @@ def test_an_actor_that_dies_loses_nothing(cluster, source, checkpoint, tmp_path)
     expected = contents(tmp_path / "local")
     assert len(expected) == IMAGES
 
-    died, setup = tmp_path / "died", actor_setup(options, False, 10**6)
+    processor = Processor(checkpoint, sigma=20.0)
+    died, setup = tmp_path / "died", actor_setup(processor, False, 10**6)
 
     class Fragile(Worker):
         """Kills its process, once, right after an output has got its name."""
@@ -193,7 +195,9 @@ def test_an_actor_that_dies_loses_nothing(cluster, source, checkpoint, tmp_path)
 
 
 def test_what_a_result_depends_on(checkpoint):
-    made = fingerprint_of(checkpoint, sigma=20.0)
-    assert made == fingerprint_of(checkpoint, sigma=20.0, strength=1.0, device="cuda")
-    assert made != fingerprint_of(checkpoint, sigma=21.0)
-    assert made != fingerprint_of(None, sigma=20.0)
+    made = Processor(checkpoint, sigma=20.0).fingerprint()
+    elsewhere = RunOptions(device="cuda", tile=64, max_memory=1 << 30)
+    assert made == Processor(checkpoint, elsewhere, sigma=20.0).fingerprint()
+    assert made != Processor(checkpoint, RunOptions(precision="fast"), sigma=20.0).fingerprint()
+    assert made != Processor(checkpoint, sigma=21.0).fingerprint()
+    assert made != Processor(None, sigma=20.0).fingerprint()

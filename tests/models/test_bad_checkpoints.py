@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
 import re
 from collections import OrderedDict
+from collections.abc import Callable
+from typing import BinaryIO
 
+import numpy as np
 import pytest
 import torch
 from networks import keys_under, published_chain
@@ -40,6 +44,13 @@ def test_a_pickle_bomb_is_not_executed(tmp_path, legacy):
     assert "weights_only" not in str(e.value)
 
 
+def arrays(write: Callable[[BinaryIO], object]) -> bytes:
+    """What NumPy writes."""
+    stream = io.BytesIO()
+    write(stream)
+    return stream.getvalue()
+
+
 def bad_files() -> dict[str, tuple[str, object, str]]:
     """id -> (file name, content: bytes or an object to torch.save, part of the message)."""
     chain = keys_under("model", published_chain(1, 1))
@@ -47,7 +58,19 @@ def bad_files() -> dict[str, tuple[str, object, str]]:
     hole = OrderedDict((k, v) for k, v in chain.items() if not k.startswith("model.2."))
     norm = keys_under("model", published_chain(1, 1, norm=True))
     del norm["model.3.running_var"]
+    weights = {"model.0.weight": np.zeros((4, 1, 3, 3), np.float32)}
+    ipol = keys_under("intermediate_dncnn.itermediate_dncnn", published_chain(7, 4))
     return {
+        "MATLAB 5": ("net.mat", b"MATLAB 5.0 MAT-file, Platform: PCWIN64".ljust(128), "MATLAB"),
+        "MATLAB 5 renamed": ("net.pth", b"MATLAB 5.0 MAT-file".ljust(128), "MATLAB (.mat)"),
+        "MATLAB 7.3": ("net.pth", b"\x89HDF\r\n\x1a\n".ljust(900), "MATLAB (.mat) or HDF5"),
+        "MATLAB 4": ("net.mat", b"\0\0\0\0\1\0\0\0", "MATLAB (.mat)"),
+        "NPY": ("w.npy", arrays(lambda f: np.save(f, weights["model.0.weight"])), "NumPy (.npy)"),
+        "NPZ": ("w.npz", arrays(lambda f: np.savez(f, **weights)), "NumPy (.npz)"),
+        "compressed NPZ": (
+            "w.pth", arrays(lambda f: np.savez_compressed(f, **weights)), "NumPy (.npz)",
+        ),
+        "IPOL of other channels": ("net.pth", ipol, "7 input and 4 output channels"),
         "empty": ("net.pth", b"", "empty"),
         "text": ("net.pth", b"hello world\n", "not a"),
         "empty safetensors": ("net.safetensors", b"", "empty"),

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from zoo import TINY, tiny
+from zoo import TINY, image_denoisers, tiny
 
 from denoise_ext.models import (
     build_model,
@@ -88,11 +88,11 @@ def test_unknown_name_suggests():
 def test_wrong_options():
     with pytest.raises(ValueError, match="colour"):
         create_model("ffdnet_gray", colour=True)
-    with pytest.raises(ValueError, match="depth must be >= 2"):
+    with pytest.raises(ValueError, match=r"depth.*>= 2"):
         create_model("ffdnet_gray", depth=1)
-    with pytest.raises(TypeError, match="width must be an int"):
+    with pytest.raises(TypeError, match=r"width.*int"):
         create_model("dncnn_gray", width=6.5)
-    with pytest.raises(ValueError, match="predicts must be one of image, noise"):
+    with pytest.raises(ValueError, match=r"predicts.*image, noise"):
         create_model("dncnn_gray", predicts="residual")
     with pytest.raises(ValueError, match="exclude each other"):
         create_model("ffdnet_gray_small", pretrained=True, checkpoint_path="x.pth")
@@ -127,7 +127,7 @@ def test_a_name_is_registered_once():
 # ---- calling convention
 
 
-@pytest.mark.parametrize("name", list_models())
+@pytest.mark.parametrize("name", image_denoisers())
 @pytest.mark.parametrize("size", [(1, 1), (1, 4), (5, 3), (8, 8)])
 def test_any_size_same_size_out(name, size):
     model = small(name)

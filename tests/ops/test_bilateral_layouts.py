@@ -23,6 +23,7 @@ def blur(x: Tensor, **options) -> Tensor:
     return ops.bilateral_blur(x, (5, 7), sigma, (1.0, 1.5), **options)
 
 
+@pytest.mark.rotates(each=["dtype", "channels", "isa"])
 @pytest.mark.parametrize("border", ["reflect", "replicate", "constant"])
 @pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize("channels", [1, 3, 4])

@@ -188,13 +188,13 @@ def test_arguments_are_checked():
     ):
         with pytest.raises(RuntimeError, match=match):
             conv2d_out(x, weight, out, **options)
-    with pytest.raises(RuntimeError, match="out must have sizes"):
+    with pytest.raises(RuntimeError, match=r"out.*sizes"):
         conv2d_out(x, weight, torch.empty(1, 4, 8, 8))
-    with pytest.raises(RuntimeError, match="out and input must have the same dtype"):
+    with pytest.raises(RuntimeError, match=r"out and input.*dtype"):
         conv2d_out(x, weight, out.double())
-    with pytest.raises(RuntimeError, match="algorithm must be named"):
+    with pytest.raises(RuntimeError, match=r"algorithm.*named"):
         OPS.conv2d_pack(weight, "auto")
-    with pytest.raises(RuntimeError, match="weight must not be empty"):
+    with pytest.raises(RuntimeError, match=r"weight.*empty"):
         OPS.conv2d_pack(torch.empty(0, 4, 3, 3), "direct")
 
 

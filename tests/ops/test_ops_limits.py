@@ -64,6 +64,16 @@ REFUSED = [
         {**BILATERAL, "guidance": zeros(1, 1, 8, 8), "kernel_size": (HUGE, 3)},
         "kernel_size",
     ),
+    (
+        "joint_bilateral_blur",
+        {**BILATERAL, "guidance": expanded(1, 2**31, 8, 8), "kernel_size": 3},
+        "guidance.* 65536",
+    ),
+    (
+        "bilateral_blur",
+        {**BILATERAL, "input": expanded(1, 65537, 1, 1), "kernel_size": 3},
+        "(?:input|guidance).* 65536",
+    ),
 ]
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch._dynamo
 from cases import CASES, Call, OpCase, make_tensors
+from op_checks import leaves, with_gradient
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
@@ -33,11 +34,12 @@ def native_calls(
     case: OpCase, call: Call, tensors: dict[str, Tensor]
 ) -> list[tuple[object, tuple]]:
     """The native calls of one forward and backward, every float argument wanting a gradient."""
-    tensors = {name: x.requires_grad_() for name, x in tensors.items()}
+    tensors = leaves(tensors)
     with Recorder() as recorder:
         output = case.op(**tensors, **call.options)
-        output.backward(torch.ones_like(output))
-    assert len(recorder.calls) >= 2
+        if case.backward:
+            output.backward(torch.ones_like(output))
+    assert len(recorder.calls) >= 1 + len(case.backward)
     return recorder.calls
 
 
@@ -77,7 +79,7 @@ def test_opcheck(case):
     call = next(iter(case.small_calls.values()))
     tensors = make_tensors(call, torch.float32, layout="channels_last")
     for function, args in native_calls(case, call, tensors):
-        differentiable = function._opname == case.name
+        differentiable = function._opname == case.name and bool(case.backward)
 
         def prepare(x: Tensor, differentiable: bool = differentiable) -> Tensor:
             return x.detach().requires_grad_(differentiable and x.is_floating_point())
@@ -95,9 +97,12 @@ def test_meta_tensors(case):
 
 
 def gradients(function, tensors: dict[str, Tensor]) -> tuple[Tensor, ...]:
-    leaves = {name: x.detach().clone().requires_grad_() for name, x in tensors.items()}
-    output = function(**leaves)
-    return output.detach(), *torch.autograd.grad(output.square().sum(), list(leaves.values()))
+    own = leaves({name: x.clone() for name, x in tensors.items()})
+    output = function(**own)
+    if not output.requires_grad:
+        return (output,)
+    wanted = list(with_gradient(own).values())
+    return output.detach(), *torch.autograd.grad(output.square().sum(), wanted)
 
 
 @ALL_CASES
@@ -129,12 +134,7 @@ def test_compile_dynamic_sizes(case):
 
     compiled = torch.compile(function, fullgraph=True, backend="aot_eager", dynamic=True)
     for height, width in ((20, 30), (21, 17), (40, 50)):
-        sizes = {
-            n: (*s[:-2], height, width)
-            for n, s in call.shapes.items()
-            if n in ("input", "guidance")
-        }
-        tensors = make_tensors(call.with_shapes(**sizes), torch.float32)
+        tensors = make_tensors(case.resized(call, height, width), torch.float32)
         with torch._dynamo.config.patch(error_on_recompile=True):
             torch.testing.assert_close(compiled(**tensors), function(**tensors))
 
@@ -275,7 +275,7 @@ def test_autocast_under_compile():
 def test_inference_mode_and_no_grad(case, device):
     call = next(iter(case.calls.values()))
     tensors = make_tensors(call, torch.float32, device)
-    tensors = {name: x.requires_grad_() for name, x in tensors.items()}
+    tensors = leaves(tensors)
     with torch.inference_mode():
         inferred = case.op(**tensors, **call.options)
     assert inferred.is_inference()

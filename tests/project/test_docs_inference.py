@@ -13,7 +13,7 @@ from denoise_ext import io
 from denoise_ext._loader import native_error
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGE = ROOT / "docs/inference.md"
+PAGE, PHOTOS = ROOT / "docs/inference.md", ROOT / "docs/photos.md"
 
 
 @pytest.mark.skipif(not PAGE.is_file(), reason="needs the source tree")
@@ -30,14 +30,19 @@ def test_snippets(tmp_path, monkeypatch, capsys):
     io.write_picture(tmp_path / "stack.tif", io.Picture((pages,) * 3, (0, 65535), "gray", "TIFF"))
     monkeypatch.chdir(tmp_path)
     snippets = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.S)
-    assert len(snippets) == 12
+    assert len(snippets) == 13
     names: dict = {}
     for snippet in snippets:
         exec(compile(snippet, str(PAGE), "exec"), names)
-    sigma, estimated, tiles, _ = capsys.readouterr().out.split()
+    for snippet in re.findall(r"```python\n(.*?)```", PHOTOS.read_text(), re.S):
+        exec(compile(snippet, str(PHOTOS), "exec"), {"array": noisy.astype(np.uint8)})
+    first, treatment, found, profile, _ = capsys.readouterr().out.splitlines()
+    sigma, estimated, tiles, _ = first.split()
     assert float(sigma) == pytest.approx(10, abs=1) and (estimated, tiles) == ("True", "1")
+    assert re.fullmatch(r"white noise, sigma \d+\.\d: dxnet_s_color", treatment)
+    assert found == profile == f"white {sigma}"
     assert len(io.read_picture("stack_clean.tif").frames) == 3
-    assert names["sigma"] == float(sigma)
+    assert names["sigma"] == pytest.approx(float(sigma), rel=0.1)
     assert (names["clean"] != names["depth"]).any()
 
 

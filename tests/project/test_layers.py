@@ -132,20 +132,20 @@ def test_kernel_bodies_ask_for_no_instruction_set():
 
 
 def test_targets_open_headers_before_their_region():
-    targets = sorted((CSRC / "cpu/targets").glob("*.h"))
-    assert len(targets) == 4  # a header for each instruction set, and vectors.h
-    for path in targets:
-        text = path.read_text()
-        region = text.find("#pragma GCC target")
-        if region >= 0:
-            inside = re.findall(r"#\s*include\s*(\S+)", text[region:])
-            assert inside == ["DENOISE_EXT_KERNELS"], name_of(path)
-            assert text.count("GCC push_options") == text.count("GCC pop_options") == 1, path
+    folder = CSRC / "cpu/targets"
+    text = (folder / "target.h").read_text()
+    inside = re.findall(r"#\s*include\s*(\S+)", text[text.index("\nDENOISE_EXT_TARGET\n") :])
+    assert inside == ["DENOISE_EXT_KERNELS"]
+    assert text.count("GCC push_options") == text.count("GCC pop_options") == 1
+    sets = {path for path in folder.glob("*.h") if path.stem not in ("target", "vectors")}
+    assert len(sets) == 3
+    for path in sets:
+        assert [included for _, included, _ in includes(path)] == ["target.h"], name_of(path)
 
 
 def test_every_target_compiles_every_group_of_kernels():
     folder = CSRC / "cpu/targets"
-    sets = {path.stem for path in folder.glob("*.h")} - {"vectors"}
+    sets = {path.stem for path in folder.glob("*.h")} - {"target", "vectors"}
     groups = {path.stem for path in folder.glob("*.inl")}
     units = {path.stem for path in folder.glob("*.cpp")}
     assert units == {f"{group}_{instructions}" for group in groups for instructions in sets}

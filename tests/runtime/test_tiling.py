@@ -111,15 +111,14 @@ def test_less_overlap_would_be_seen(monkeypatch):
 
 def refuses_tiles(model) -> None:
     image = image_for(model, 40, 50)
-    what, why = "50 x 40 pixels.*cannot be computed in tiles", r"and \d+ more need the whole image"
-    for options, advice in (
-        ({"tile": 32}, "leave tile out, or take a model that sees a part"),
-        ({"max_memory": 2000}, "allow more memory, or take a model that sees a part"),
+    for options, argument in (
+        ({"tile": 32}, "tile"),
+        ({"max_memory": 2000}, "max_memory of 2 KiB"),
     ):
-        with pytest.raises(ValueError, match=f"{what}.*{why}; {advice}") as refused:
+        expected = rf"{argument}.*\d+ more.*`denoise-ext models`"
+        with pytest.raises(ValueError, match=expected) as refused:
             Denoiser(model, **options)(image)
-        assert "\n" not in str(refused.value)
-    assert "more than max_memory of 2 KiB" in str(refused.value)
+        assert "50 x 40" in str(refused.value) and "\n" not in str(refused.value)
     assert Denoiser(model).run(image).tiles == 1
 
 
@@ -176,7 +175,7 @@ def test_counted_memory_is_what_the_plan_takes(name):
     side = 64 * model.stride
     x = torch.rand(1, 1, side, side)
     session.run(model.inputs_for(x, 25.0 if model.needs_sigma else None))
-    (region,) = session._network._shadow._engine_state.regions.values()
+    (region,) = session._network._shim._engine_state.regions.values()
     (entry,) = region._entries.values()
     taken = entry.plan.schedule.size / side**2
     assert taken <= session.bytes_per_pixel <= 3 * taken + 64
@@ -233,8 +232,8 @@ def test_max_memory_makes_tiles(monkeypatch):
 
 @pytest.mark.parametrize("bad", ["auto", True, -1, 0, float("nan"), float("inf")])
 def test_bad_memory_and_tiles(bad):
-    with pytest.raises((TypeError, ValueError), match="max_memory must be a number of bytes"):
+    with pytest.raises((TypeError, ValueError), match=r"max_memory.*bytes"):
         Denoiser(max_memory=bad)
     if bad != "auto":
-        with pytest.raises((TypeError, ValueError), match='tile must be "auto", None or a side'):
+        with pytest.raises((TypeError, ValueError), match=r'tile.*"auto", None'):
             Denoiser(tile=bad)

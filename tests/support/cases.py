@@ -10,8 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import bounds
+import bounds_motion
 import calls_conv as conv
 import calls_filters as filters
+import calls_motion as motion
 import torch
 from calls import Call
 from torch import Tensor
@@ -19,7 +21,14 @@ from torch import Tensor
 from denoise_ext import ops, reference
 
 FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-IMAGES = ("input", "guidance")
+IMAGES = ("input", "guidance", "previous")
+LARGEST_VECTOR = 25  # pixels
+
+
+def _resized(call: Call, height: int, width: int) -> Call:
+    """The call for images of another size."""
+    images = {n: s for n, s in call.shapes.items() if n in IMAGES}
+    return call.with_shapes(**{n: (*s[:-2], height, width) for n, s in images.items()})
 
 
 @dataclass(frozen=True)
@@ -37,13 +46,16 @@ class OpCase:
     gradient_bound: Callable[[Call, dict[str, Tensor], Tensor, torch.dtype], dict[str, Tensor]]
     # Calls small enough for gradcheck's finite differences.
     small_calls: dict[str, Call]
-    # Native operators that this case's gradients run.
+    # Native operators that this case's gradients run; none: it has no gradient.
     backward: tuple[str, ...]
     dtypes: tuple[torch.dtype, ...] = FLOATS
     # Whether uint8 results are the reference's exactly, by an integer arithmetic of their own.
     exact_uint8: bool = False
     # Output pixels where the operator is smooth; None where it is everywhere.
     smooth: Callable[[Call, dict[str, Tensor], torch.dtype], Tensor] | None = None
+    # Of which results are: None: of the input's dtype. Whole numbers are the reference's exactly.
+    output_dtype: torch.dtype | None = None
+    resized: Callable[[Call, int, int], Call] = _resized
 
 
 def make_tensors(
@@ -58,7 +70,10 @@ def make_tensors(
     tensors = {}
     for name, shape in call.shapes.items():
         kind = dtype
-        if name.startswith("sigma"):
+        if name == "motion":
+            x = torch.randint(-LARGEST_VECTOR, LARGEST_VECTOR + 1, shape, generator=generator)
+            kind = torch.int16
+        elif name.startswith("sigma"):
             # Sigmas are float32 beside every image type but float64.
             kind = torch.float64 if dtype == torch.float64 else torch.float32
             scale = 255.0 if dtype == torch.uint8 else 1.0
@@ -100,7 +115,8 @@ def with_layout(x: Tensor, layout: str) -> Tensor:
 
 def to_float64(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """The same values in float64 on the CPU: the reference's arguments."""
-    return {name: x.detach().cpu().double() for name, x in tensors.items()}
+    plain = {name: x.detach().cpu() for name, x in tensors.items()}
+    return {name: x if x.dtype == torch.int16 else x.double() for name, x in plain.items()}
 
 
 _JOINT_BACKWARD = ("joint_bilateral_blur_backward",)
@@ -169,5 +185,46 @@ CASES = {
             _JOINT_BACKWARD,
             (*FLOATS, torch.uint8),
         ),
+        OpCase(
+            "block_match",
+            ops.block_match,
+            reference.block_match,
+            motion.block_match_calls(),
+            motion.fuzz_block_match,
+            bounds_motion.exact,
+            bounds_motion.no_gradients,
+            motion.block_match_small_calls(),
+            (),
+            (*FLOATS, torch.uint8),
+            output_dtype=torch.int16,
+            resized=motion.resized_match,
+        ),
+        OpCase(
+            "block_warp",
+            ops.block_warp,
+            reference.block_warp,
+            motion.block_warp_calls(),
+            motion.fuzz_block_warp,
+            bounds_motion.exact,
+            bounds_motion.block_warp_gradients,
+            motion.block_warp_small_calls(),
+            ("block_warp_backward",),
+            (*FLOATS, torch.uint8),
+            exact_uint8=True,
+            resized=motion.resized_warp,
+        ),
+        OpCase(
+            "recurrent_fuse",
+            ops.recurrent_fuse,
+            reference.recurrent_fuse,
+            motion.recurrent_fuse_calls(),
+            motion.fuzz_recurrent_fuse,
+            bounds_motion.recurrent_fuse,
+            bounds_motion.recurrent_fuse_gradients,
+            motion.recurrent_fuse_small_calls(),
+            ("recurrent_fuse_backward",),
+            resized=motion.resized_fuse,
+        ),
     )
 }
+DIFFERENTIABLE = {name: case for name, case in CASES.items() if case.backward}

@@ -18,8 +18,7 @@ from denoise_ext.jobs.batch import Job, Outcome, Worker, known_jobs, run_batch
 from denoise_ext.jobs.manifest import Manifest
 from denoise_ext.jobs.storage import LocalStorage
 from denoise_ext.models import create_model
-from denoise_ext.tasks import denoise
-from denoise_ext.tasks.pictures import Denoised
+from denoise_ext.tasks import Result, denoise
 
 SIGMA = 20.0
 
@@ -42,11 +41,11 @@ def warm_up() -> None:
 def tiny_worker(manifest: Manifest, **options) -> Worker:
     """A worker with the tiny network."""
 
-    def compute(picture: Picture) -> Denoised:
+    def process(picture: Picture) -> Result:
         frames = [denoise(frame, tiny_network(), SIGMA) for frame in picture.frames]
-        return Denoised(picture.with_frames(frames), SIGMA)
+        return Result(picture.with_frames(frames), SIGMA, False, 0.0, len(frames), 0)
 
-    return Worker(compute, {"sigma": SIGMA}, storage=LocalStorage(manifest), **options)
+    return Worker(process, {"sigma": SIGMA}, storage=LocalStorage(manifest), **options)
 
 
 def jobs_of(source: Path, target: Path) -> list[Job]:

@@ -1,4 +1,4 @@
-"""Every registered network, as small as it can be built with nothing left out."""
+"""Every registered image denoiser, as small as it can be built with nothing left out."""
 
 from __future__ import annotations
 
@@ -19,6 +19,12 @@ TINY: dict[str, dict[str, object]] = {
     "nafnet": {"width": 4, "encoder_blocks": [1, 1], "middle_blocks": 1, "decoder_blocks": [1, 1]},
 }
 _USUAL = ({"width": 8, "depth": 3}, {"width": 8}, {})
+
+
+def image_denoisers() -> list[str]:
+    """The registered names whose network denoises single images."""
+    with torch.device("meta"):
+        return [name for name in list_models() if isinstance(create_model(name), ImageDenoiser)]
 
 
 def family(name: str) -> str:
@@ -55,5 +61,5 @@ def tiny_for(channels: int, family: str = "ffdnet", **options: object) -> ImageD
 
 # one name per family and image kind: variants that differ in size alone are not built twice
 FAMILIES = sorted(
-    {(family(name), "color" in name): name for name in reversed(list_models())}.values()
+    {(family(name), "color" in name): name for name in reversed(image_denoisers())}.values()
 )

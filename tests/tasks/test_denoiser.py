@@ -169,7 +169,7 @@ def test_strength_is_linear(colour):
 
 @pytest.mark.parametrize("bad", [-0.1, 1.1, np.nan, "1", True, None])
 def test_bad_strength(bad):
-    with pytest.raises(ValueError, match="strength must be a number from 0 to 1"):
+    with pytest.raises(ValueError, match=r"strength.*0.*1"):
         Denoiser(strength=bad)
 
 
@@ -181,7 +181,7 @@ def test_alpha_is_denoised_as_a_gray_image(gray, colour):
     np.testing.assert_array_equal(both[..., 3], colour(np.ascontiguousarray(RGBA[..., 3])))
     opaque = np.concatenate([RGB, np.full_like(RGB[..., :1], 255)], -1)
     assert (Denoiser(tiny_for(3), alpha="denoise", sigma=SIGMA)(opaque)[..., 3] == 255).all()
-    with pytest.raises(ValueError, match="alpha must be one of keep, denoise, got 'drop'"):
+    with pytest.raises(ValueError, match=r"alpha.*keep, denoise.*'drop'"):
         Denoiser(alpha="drop")
 
 
@@ -246,9 +246,9 @@ def test_where_nothing_is_planned_the_layers_get_the_precision(precision):
 def test_an_accelerated_network_has_a_precision_of_its_own():
     fast = denoise_ext.accelerate(tiny_for(1))
     assert tasks.denoise(GRAY, fast, SIGMA).shape == GRAY.shape
-    with pytest.raises(ValueError, match="precision 'fast': the model is accelerated already"):
+    with pytest.raises(ValueError, match="precision 'fast'"):
         tasks.denoise(GRAY, fast, SIGMA, precision="fast")
-    with pytest.raises(ValueError, match=r"precision must be one of strict, .*got 'half'"):
+    with pytest.raises(ValueError, match=r"precision.*strict, .*got 'half'"):
         Denoiser(precision="half")
 
 

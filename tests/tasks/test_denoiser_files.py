@@ -16,7 +16,6 @@ from denoise_ext import io, tasks
 from denoise_ext._loader import native_error
 from denoise_ext.nn import JointBilateralBlur
 from denoise_ext.tasks import Denoiser
-from denoise_ext.tasks.pictures import denoise_picture
 
 pytestmark = pytest.mark.skipif(native_error() is not None, reason="native library missing")
 RNG = np.random.default_rng(8)
@@ -126,13 +125,19 @@ def test_numbers_that_are_not_finite_stay(gray, tmp_path, dtype):
     assert written(Denoiser(strength=0)(picture)) == written(picture)
     found = tasks.estimate_sigma(replace(picture, frames=picture.frames[:1]))
     assert found == pytest.approx(20 * 255 / (high - low), rel=0.15)
-    noted = denoise_picture(gray, picture).picture
-    assert noted.notes == (f"{20 * 48 * 2 + 1} numbers are not finite and stay as they are",)
+    assert result.image.notes == (f"{20 * 48 * 2 + 1} numbers are not finite and stay as they are",)
     np.save(tmp_path / "a.npy", volume[..., 1])
     expected = gray(tmp_path / "a.npy")
     np.testing.assert_array_equal(np.isfinite(expected), np.isfinite(volume[..., 1]))
-    with pytest.raises(ValueError, match="got NaN or infinity"):  # an array says nothing of it
+    with pytest.raises(ValueError, match=r"image.*NaN"):  # an array says nothing of it
         gray(volume[..., 1])
+
+
+def test_two_level_pictures_have_no_other_range(gray):
+    picture = io.picture_of(np.random.default_rng(3).random((24, 32)) > 0.5)
+    result = gray.run(picture, value_range=(0, 4095)).image
+    np.testing.assert_array_equal(result.frames[0], gray(picture).frames[0])
+    assert result.frames[0].dtype == bool and result.frames[0].any()
 
 
 def test_a_photograph_that_lies_on_its_side(gray, tmp_path):
@@ -207,5 +212,5 @@ def test_refusals_name_the_file(gray, tmp_path):
     np.save(tmp_path / "s.npy", np.zeros((2, 5, 6), np.uint8))
     with pytest.raises(io.ImageError, match=r"guide: .*s\.npy' holds 2 frames"):
         tasks.denoise(torch.zeros(5, 6), "joint_bilateral", guide=tmp_path / "s.npy")
-    with pytest.raises(ValueError, match="a picture of one frame is needed, got 2"):
+    with pytest.raises(ValueError, match=r"image.*got 2"):
         tasks.estimate_sigma(io.read_picture(tmp_path / "s.npy"))

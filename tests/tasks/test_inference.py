@@ -259,6 +259,13 @@ def test_clean_pixels_gray_is_pillows_luma():
     np.testing.assert_array_equal(tasks.clean_pixels(rgba, tasks.Protocol()), RGB)
 
 
+def test_clean_pixels_gray_of_16_bits():
+    rgba = np.random.default_rng(0).integers(0, 65536, (8, 9, 4), dtype=np.uint16)
+    gray = tasks.clean_pixels(rgba, tasks.Protocol(gray=True))
+    luma = rgba[..., :3] @ np.array([0.299, 0.587, 0.114])  # ITU-R 601
+    assert (gray.shape, gray.dtype) == ((8, 9), np.uint16) and np.abs(gray - luma).max() < 0.5001
+
+
 def test_a_family_stands_for_two_networks():
     from denoise_ext.runtime.model_names import is_family, member
 
@@ -269,7 +276,7 @@ def test_a_family_stands_for_two_networks():
 
 
 def test_results_of_a_family_are_told_from_those_of_others():
-    from denoise_ext.tasks.fingerprint import weights_sha256
+    from denoise_ext.tasks.processor import weights_sha256
 
     # dxnet_l has no weights, and is no file that could be missing either
     names = ("dxnet_s", "dxnet_l", "dxnet_s_gray", "dxnet_s_color")

@@ -87,7 +87,7 @@ def test_wrong_arguments(metric):
         metric(a, a, 0.0)
     with pytest.raises(ValueError, match="data_range"):
         metric(a, a, math.nan)
-    with pytest.raises(TypeError, match="a must be a tensor"):
+    with pytest.raises(TypeError, match=r"^a .*tensor"):
         metric(a.numpy(), a)
     with pytest.raises(TypeError, match="b must be real"):
         metric(a, a.to(torch.complex64))

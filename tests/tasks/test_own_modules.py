@@ -316,7 +316,7 @@ def test_wrong_calls():
 
 def test_wrong_arguments():
     plain = Plain().eval()
-    with pytest.raises(ValueError, match="channels is required"):
+    with pytest.raises(ValueError, match=r"channels.*required"):
         Denoiser(plain)
     with pytest.raises(ValueError, match="training mode"):
         Denoiser(Plain(), channels=1)
@@ -324,7 +324,7 @@ def test_wrong_arguments():
     with pytest.raises(ValueError, match=r"'body\.0' is in training mode"):
         Denoiser(plain, channels=1)
     for channels, error in ((0, ValueError), (1.0, TypeError), (True, TypeError)):
-        with pytest.raises(error, match="channels"):
+        with pytest.raises(error, match=r"channels.*required"):
             Denoiser(Plain().eval(), channels=channels)
     with pytest.raises(TypeError, match="needs_sigma"):
         Denoiser(Plain().eval(), channels=1, needs_sigma="yes")
@@ -355,6 +355,6 @@ def test_copies_keep_every_option(again):
     expected = denoiser(RGBA)  # it has a plan now
     other = again(denoiser)
     assert other._sessions == {} and other._model is not denoiser._model
-    same = ("_sigma", "_strength", "_device", "_precision", "_backend", "_alpha", "_tile")
+    same = ("_sigma", "_strength", "_options", "_alpha")
     assert all(getattr(other, name) == getattr(denoiser, name) for name in same)
     np.testing.assert_allclose(other(RGBA).astype(int), expected.astype(int), atol=1)

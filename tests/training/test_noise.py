@@ -58,9 +58,9 @@ def test_dtype_stays(dtype):
 @pytest.mark.parametrize("sigma", [-1.0, math.nan, math.inf])
 def test_wrong_sigma(sigma):
     x = torch.rand(2, 1, 4, 4)
-    with pytest.raises(ValueError, match="sigma must be finite and >= 0"):
+    with pytest.raises(ValueError, match=r"sigma.*>= 0"):
         add_gaussian_noise(x, sigma)
-    with pytest.raises(ValueError, match="sigma must be finite and >= 0"):
+    with pytest.raises(ValueError, match=r"sigma.*>= 0"):
         add_gaussian_noise(x, torch.tensor([1.0, sigma]))
 
 

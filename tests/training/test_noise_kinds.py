@@ -79,7 +79,7 @@ def test_iso_presets():
     for iso in (99, 25601, math.nan):
         with pytest.raises(ValueError, match=r"iso must be in \[100, 25600\]"):
             iso_noise(iso)
-    with pytest.raises(ValueError, match="gain must be finite and > 0, got 0"):
+    with pytest.raises(ValueError, match=r"gain.*> 0.*0"):
         camera_noise(0, 3, 4095)
 
 
@@ -115,7 +115,7 @@ def test_banding(direction, dim):
     offsets = add_banding_noise(x, 10.0, direction, seeded()) - x
     assert (offsets.amax(dim=(1, dim)) - offsets.amin(dim=(1, dim)) == 0).all()
     check_moments(offsets.mean(dim=(1, dim)), 0.0, (10 / 255) ** 2)
-    with pytest.raises(ValueError, match="direction must be one of rows, columns, got 'up'"):
+    with pytest.raises(ValueError, match=r"direction.*rows, columns.*'up'"):
         add_banding_noise(x, 1.0, "up")
 
 

@@ -302,11 +302,11 @@ def test_photo_noise_of_an_image_does_not_depend_on_its_batch():
 
 def test_what_photo_noise_refuses():
     for shape in ((1, 1, 32, 32), (1, 3, 15, 32)):
-        with pytest.raises(ValueError, match="3 channels and at least 16 x 16"):
+        with pytest.raises(ValueError, match=r"3 channels.*16 x 16"):
             add_photo_noise(torch.zeros(shape))
     with pytest.raises(ValidationError, match=r"white \+ clean must be <= 1"):
         step(white=0.7, clean=0.4)
-    with pytest.raises(ValidationError, match="luma_max must be >= luma_min"):
+    with pytest.raises(ValidationError, match=r"luma_max.*>= luma_min"):
         step(luma_min=5.0, luma_max=4.0)
 
 

@@ -18,7 +18,7 @@ from denoise_ext.training import ConfigError, load_config, train
 from denoise_ext.training.build import build_network, build_optimiser, freeze
 from denoise_ext.training.checkpoint import load_state
 from denoise_ext.training.image_denoising import check_fit
-from denoise_ext.training.schedule import learning_rate
+from denoise_ext.training.learning_rate import learning_rate
 from denoise_ext.training.validate import split_held_out
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
@@ -217,7 +217,7 @@ def test_the_result_can_be_loaded(workplace):
     facts = read_metadata(result.model_path)["training"]
     assert facts["steps"] == 120
     assert facts["config"] == json.loads(Path("run/config.json").read_text())
-    assert facts["validation_psnr"] == {"25": result.validation_psnr[25.0]}
+    assert facts["validation_psnr"] == {"25": result.validation[25.0]}
     # an unfinished run can be tried out, too
     assert load_checkpoint("run/checkpoint.pt").config == model.config
 

@@ -40,7 +40,7 @@ def test_the_run_directory(workplace):
     best = read_metadata(run / "best.safetensors")["training"]
     psnr = {int(row["step"]): float(row["psnr_25"]) for row in read_log("run") if row["psnr_25"]}
     assert best["steps"] == max(psnr, key=psnr.get)
-    assert result.validation_psnr[25.0] == pytest.approx(psnr[20], abs=1e-3)
+    assert result.validation[25.0] == pytest.approx(psnr[20], abs=1e-3)
 
 
 def test_early_stop_keeps_the_best_weights(workplace):
@@ -198,6 +198,6 @@ def test_a_shipped_model_can_be_the_start(workplace):
     result = train(load_config("config.toml", overrides))
     start = read_metadata(result.model_path)["training"]["start"]
     assert start["model"] == "ffdnet_gray_small"
-    assert result.validation_psnr[25.0] > 25  # that of random weights: about 20
+    assert result.validation[25.0] > 25  # that of random weights: about 20
     with pytest.raises(ConfigError, match=r"model\.name is 'dncnn_gray'"):
         train(load_config("config.toml", [*overrides, "model.name=dncnn_gray", "run.out=x"]))

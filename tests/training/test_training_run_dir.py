@@ -14,8 +14,9 @@ from PIL import Image
 from training_tools import assert_same, environment, read_log
 
 from denoise_ext.cli.train import main
+from denoise_ext.io.atomic import replace_file
 from denoise_ext.models import read_metadata
-from denoise_ext.training import load_config, loop, run_dir, train
+from denoise_ext.training import checkpoint, load_config, loop, run_dir, train
 from denoise_ext.training.checkpoint import load_state
 from denoise_ext.training.run_dir import RunDir
 
@@ -41,8 +42,9 @@ def test_two_runs_cannot_share_a_directory(workplace, capsys):
 
 def test_what_a_killed_process_left_half_written_is_removed(workplace):
     Path("run/samples").mkdir(parents=True)
-    left = [Path("run/.checkpoint.pt.123.tmp"), Path("run/samples/.step_0000050.png.123.tmp")]
-    others = [Path("run/notes.tmp"), Path("run/.hidden"), Path("run/samples/mine.png")]
+    part = ".denoise-ext-0123456789ab.part"
+    left = [Path("run", part), Path("run/samples", part)]
+    others = [Path("run/notes.part"), Path("run/.hidden"), Path("run/samples/mine.png")]
     for file in left + others:
         file.touch()
     RunDir("run", owner=False).close()  # one of several processes: not its business
@@ -140,7 +142,12 @@ def test_provenance_without_git_claims_nothing(monkeypatch):
 def test_a_kill_at_any_moment_of_a_write_or_a_validation(workplace, monkeypatch):
     """What is on disk before and after every sync and every replacement of the checkpoint, and
     during validation, is what a kill there leaves: all of it continues to the same end."""
-    moments = []
+    moments, saving = [], []
+
+    def replace_checkpoint(path, data):
+        saving.append(path)
+        replace_file(path, data)
+        saving.clear()
 
     def keep(moment: str) -> None:
         moments.append(f"{len(moments)} {moment}")
@@ -150,7 +157,6 @@ def test_a_kill_at_any_moment_of_a_write_or_a_validation(workplace, monkeypatch)
         real = getattr(os, name)
 
         def call(*arguments):
-            saving = list(Path("run").glob(".checkpoint.pt.*.tmp"))
             if saving:
                 keep(f"before {name}")
             real(*arguments)
@@ -167,6 +173,7 @@ def test_a_kill_at_any_moment_of_a_write_or_a_validation(workplace, monkeypatch)
     with monkeypatch.context() as patch:
         for name in ("fsync", "replace"):
             patch.setattr(os, name, watched(name))
+        patch.setattr(checkpoint, "replace_file", replace_checkpoint)
         patch.setattr(loop, "validate", validate)
         train(load_config("config.toml", TINY))
     assert len(moments) == 3 * 4 + 2  # checkpoints at steps 2, 4, 6; validations at 3, 6
@@ -179,7 +186,7 @@ def test_a_kill_at_any_moment_of_a_write_or_a_validation(workplace, monkeypatch)
         for key in ("model", "optimiser"):
             assert_same(flat(state[key]), flat(expected[key]))
         assert log_without_times(moment) == log_without_times("run"), moment
-        assert not list(Path(moment).glob(".*.tmp")), moment
+        assert not list(Path(moment).glob(".*.part")), moment
 
 
 def flat(tree: object) -> dict[str, object]:

@@ -88,7 +88,7 @@ def test_reduced_images_that_are_too_small_are_left_out(folder):
 
 
 def test_a_source_that_has_nothing_left_is_named(folder):
-    with pytest.raises(ValueError, match="dark: no image is left to take crops of 16 pixels from"):
+    with pytest.raises(ValueError, match=r"dark.*16 pixels"):
         pool(dark="scales = [0.1]")
     Path("out.txt").write_text("".join(f"{i}.png\n" for i in range(6)))
     with pytest.raises(ValueError, match=r"bright\.txt: no image is left"):
@@ -165,7 +165,7 @@ def test_one_of_both_is_required(folder):
     Path("config.toml").write_text(
         '[data]\ncrop = 16\n[model]\nname = "ffdnet_gray"\n[run]\nout = "run"\nsteps = 1\n'
     )
-    with pytest.raises(ConfigError, match="either train or sources is required"):
+    with pytest.raises(ConfigError, match=r"train.*sources"):
         load_config("config.toml")
     text = CONFIG.format(data="", dark="weight = 0.0", bright="")
     Path("config.toml").write_text(text)

@@ -1,43 +1,13 @@
-// Kernels for x86-64 with AVX-512 F/BW/DQ/VL (Skylake-SP, Zen 4 and later).
+// x86-64 with AVX-512 F/BW/DQ/VL (Skylake-SP, Zen 4 and later).
 #pragma once
 
 #if defined(__x86_64__)
 
-#include <cmath>
+#define DENOISE_EXT_VECTORS kAvx512Vectors
+#define DENOISE_EXT_TARGET \
+  _Pragma("GCC target(\"avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,prefer-vector-width=512\")")
+#define DENOISE_EXT_STREAM_STORE __builtin_ia32_movntps512
 
-#include "../border.h"
-#include "../storage.h"
-#include "vectors.h"
-
-#pragma GCC push_options
-#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,prefer-vector-width=512")
-
-namespace denoise_ext::cpu {
-namespace {
-
-constexpr bool kX86 = true;
-constexpr int kVectorBytes = kAvx512Vectors.bytes;
-constexpr int kAccumulators = kAvx512Vectors.accumulators;
-
-// A store that leaves no copy in the caches, for results that would only push other data out of them.
-// `to` is aligned to the vector. finish_stores_past_caches() before another thread reads them.
-typedef float FloatVector __attribute__((vector_size(kVectorBytes)));
-DENOISE_EXT_INLINE void store_past_caches(float* to, FloatVector value) {
-  __builtin_ia32_movntps512(to, value);
-}
-DENOISE_EXT_INLINE void finish_stores_past_caches() {
-  __builtin_ia32_sfence();
-}
-
-#include DENOISE_EXT_KERNELS
-
-}  // namespace
-
-extern const DENOISE_EXT_TABLE;
-const DENOISE_EXT_TABLE = kernel_table();
-
-}  // namespace denoise_ext::cpu
-
-#pragma GCC pop_options
+#include "target.h"
 
 #endif  // __x86_64__

@@ -1,7 +1,7 @@
 """Synthetic noise: one function per kind, and chains of random kinds for training.
 
 Every function takes images ``x`` (N, C, H, W), floating point, in [0, 1] (1.0 is white), and
-returns a tensor of x's shape, dtype and device, **not clipped** unless it says so. Strengths are a
+returns a tensor of x's shape, dtype and device, **not clipped** unless stated. Strengths are a
 number or a tensor (N,), one per image. ``generator`` is one ``torch.Generator`` for all,
 or a list with one per image: what an image gets then does not depend on the batch it is in.
 """

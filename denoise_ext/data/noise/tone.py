@@ -1,4 +1,4 @@
-"""From encoded pictures to light and back: sRGB, tone curves, the colours that a sensor sees.
+"""From encoded pictures to light and back: sRGB, tone curves, the colours of a sensor.
 
 Brooks, Mildenhall, Xue, Chen, Sharlet, Barron: "Unprocessing Images for Learned Raw Denoising",
 CVPR 2019, has these steps in this order, and the tone curve. Images are (N, C, H, W).
@@ -26,12 +26,12 @@ SENSORS = len(_XYZ_TO_SENSOR)
 
 
 def srgb_to_linear(x: Tensor) -> Tensor:
-    """IEC 61966-2-1, values in [0, 1]; the straight part goes on below 0."""
+    """IEC 61966-2-1, values in [0, 1]; the straight part continues below 0."""
     return torch.where(x <= 0.04045, x / 12.92, ((x.clamp(min=0) + 0.055) / 1.055) ** 2.4)
 
 
 def linear_to_srgb(x: Tensor) -> Tensor:
-    """The inverse; the straight part goes on below 0, the curve above 1."""
+    """The inverse; the straight part continues below 0, the curve above 1."""
     curve = 1.055 * x.clamp(min=0.0031308) ** (1 / 2.4) - 0.055
     return torch.where(x <= 0.0031308, x * 12.92, curve)
 

@@ -29,7 +29,7 @@ class Value:
 
     @classmethod
     def of(cls, tensor: Tensor, device: torch.device, **more: Any) -> Value:
-        """The value on ``device`` that ``tensor`` stands for."""
+        """The value on ``device`` that ``tensor`` represents."""
         return cls(tuple(tensor.shape), tensor.stride(), tensor.dtype, device, **more)
 
     def numel(self) -> int:
@@ -144,3 +144,8 @@ def channels_last_stride(shape: tuple[int, ...]) -> tuple[int, int, int, int]:
     """Strides of a dense NHWC tensor of shape (N, C, H, W)."""
     _, c, h, w = shape
     return (h * w * c, 1, w * c, c)
+
+
+def same_layout(shape: tuple[int, ...], a: tuple[int, ...], b: tuple[int, ...]) -> bool:
+    """Whether strides ``a`` and ``b`` are equivalent: those of one element do not matter."""
+    return all(n == 1 or x == y for n, x, y in zip(shape, a, b, strict=True))

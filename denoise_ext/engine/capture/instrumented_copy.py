@@ -1,7 +1,7 @@
 """A stand-in for a module that can be run on tensors without data, leaving the module untouched.
 
 The stand-in has the module's classes and attributes; tensors are replaced, and every container is a
-copy, so that whatever a forward writes lands in the copy, where :meth:`Clone.changed` finds it.
+copy. Whatever a forward writes lands in the copy, where :meth:`InstrumentedCopy.changed` finds it.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ class TensorGuard:
 _VERSION = attrgetter("_version")
 
 
-class Clone:
+class InstrumentedCopy:
     """The stand-in of ``module`` and where in it tensors are to be put."""
 
     def __init__(self, module: nn.Module) -> None:

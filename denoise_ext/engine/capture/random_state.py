@@ -1,4 +1,4 @@
-"""The states of all generators that a forward may draw from without saying so."""
+"""The states of all global generators that a forward may draw from."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def random_states() -> tuple:
 
 
 def set_random_states(states: tuple) -> None:
-    """Go on from what `random_states` returned."""
+    """Restore what `random_states` returned."""
     python, numpy, pytorch, cuda = states
     random.setstate(python)
     np.random.set_state(numpy)

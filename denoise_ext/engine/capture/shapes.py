@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from denoise_ext._arguments import conv_output_size, conv_transpose_output_size
 from denoise_ext.engine.capture.graph import channels_last_stride
 from denoise_ext.ops import is_channels_last
 
@@ -141,29 +142,26 @@ def _convolution(
     input: Tensor, weight: Tensor, bias: Tensor | None, stride: list[int], padding: list[int],
     dilation: list[int], transposed: bool, output_padding: list[int], groups: int,
 ) -> Tensor:  # fmt: skip
-    n, _, *size = input.shape
-    stride, padding, dilation = (v * 2 if len(v) == 1 else v for v in (stride, padding, dilation))
+    pairs = (stride, padding, dilation, output_padding)
+    stride, padding, dilation, output_padding = (v * 2 if len(v) == 1 else v for v in pairs)
     if transposed:
-        channels = weight.shape[1] * groups
-        sizes = [
-            (size[i] - 1) * stride[i] - 2 * padding[i] + dilation[i] * (weight.shape[2 + i] - 1)
-            + output_padding[i % len(output_padding)] + 1
-            for i in (0, 1)
-        ]  # fmt: skip
+        expected, channels = weight.shape[0], weight.shape[1] * groups
     else:
-        channels = weight.shape[0]
-        sizes = [
-            (size[i] + 2 * padding[i] - dilation[i] * (weight.shape[2 + i] - 1) - 1) // stride[i]
-            + 1
-            for i in (0, 1)
-        ]  # fmt: skip
-    expected = weight.shape[0] if transposed else weight.shape[1] * groups
+        expected, channels = weight.shape[1] * groups, weight.shape[0]
+    try:
+        if transposed:
+            geometry = (stride, padding, output_padding, dilation)
+            sizes = conv_transpose_output_size(input, weight, *geometry)
+        else:
+            sizes = conv_output_size(input, weight, stride, padding, dilation)
+    except ValueError:  # larger than this package's operators take
+        sizes = (0, 0)
     if input.shape[1] != expected or min(sizes) < 1 or input.dtype != weight.dtype:
-        # Let PyTorch word the error.
+        # PyTorch computes the shape, or words the error.
         return torch.ops.aten.convolution(
             input, weight, bias, stride, padding, dilation, transposed, output_padding, groups
         )
-    shape = (n, channels, *sizes)
+    shape = (input.shape[0], channels, *sizes)
     last = is_channels_last(input) or is_channels_last(weight)
     return _empty(shape, channels_last_stride(shape) if last else _contiguous_stride(shape), input)
 

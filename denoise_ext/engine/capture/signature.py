@@ -1,4 +1,4 @@
-"""What a call's arguments, and the state it is made in, say: may a plan serve it, and which one."""
+"""Decide from a call's arguments and state whether a plan may serve it, and which one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PLAIN = (bool, int, float, str, type(None), torch.dtype)
 
 
 def is_ordinary(args: tuple, kwargs: dict[str, Any], grad: bool) -> bool:
-    """Whether nothing about the call asks for the original, such as gradients or autocast.
+    """Whether the call does not require the original, as gradients and autocast do.
 
     Args:
         grad: whether gradients are being recorded for whatever these arguments meet.

@@ -18,13 +18,13 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from denoise_ext.engine.capture.graph import Graph, Node, Value, channels_last_stride
-from denoise_ext.engine.capture.instrumented_copy import Clone, Guard, NotPlannedError
+from denoise_ext.engine.capture.instrumented_copy import Guard, InstrumentedCopy, NotPlannedError
 from denoise_ext.engine.capture.random_state import random_states, same_on_cpu
 from denoise_ext.engine.capture.shapes import result_of
 from denoise_ext.engine.capture.signature import PLAIN
 
 _META = torch.device("meta")
-# Ways to a tensor's memory that no operator sees.
+# Ways to a tensor's memory that bypass operators.
 _MEMORY = frozenset(
     {
         Tensor.numpy, Tensor.__array__, Tensor.tolist, Tensor.data_ptr, Tensor.storage,
@@ -147,16 +147,16 @@ def trace(
         channels_last: 4-D arguments are taken as if laid out so.
 
     Returns:
-        The graph, the module's tensors in the order of ``graph.sources``, and what tells later
-        whether the module has changed.
+        The graph, the module's tensors in the order of ``graph.sources``, and a guard that detects
+        later changes of the module.
 
     Raises:
         NotPlannedError: it cannot be recorded faithfully.
     """
-    clone = Clone(module)
-    graph, tensors = _record(clone, method, args, kwargs, dtype, channels_last)
-    own, guard = clone.tensors, clone.guard
-    del clone  # the last to hold tensors of the trace by right
+    copied = InstrumentedCopy(module)
+    graph, tensors = _record(copied, method, args, kwargs, dtype, channels_last)
+    own, guard = copied.tensors, copied.guard
+    del copied  # the last to hold tensors of the trace by right
     if any(tensor() is not None for tensor in tensors):
         gc.collect()
     if any(tensor() is not None for tensor in tensors):
@@ -165,42 +165,42 @@ def trace(
 
 
 def _record(
-    clone: Clone, method: str, args: tuple, kwargs: dict[str, Any], dtype: torch.dtype | None,
-    channels_last: bool,
+    copied: InstrumentedCopy, method: str, args: tuple, kwargs: dict[str, Any],
+    dtype: torch.dtype | None, channels_last: bool,
 ) -> tuple[Graph, list[weakref.ref]]:  # fmt: skip
     """The graph, and all tensors that were made for it."""
     leaves, spec = pytree.tree_flatten((args, kwargs))
-    device = _only_device([x for x in leaves if isinstance(x, Tensor)] + clone.tensors)
+    device = _only_device([x for x in leaves if isinstance(x, Tensor)] + copied.tensors)
     recorder = _Recorder(device)
     fakes = [_without_data(x, dtype, channels_last) for x in leaves if isinstance(x, Tensor)]
-    stand_ins = [_without_data(x, dtype, False) for x in clone.tensors]
+    stand_ins = [_without_data(x, dtype, False) for x in copied.tensors]
     inputs = [Value.of(fake, device) for fake in fakes]
     sources = [Value.of(fake, device, source=i) for i, fake in enumerate(stand_ins)]
     for fake, value in zip(fakes + stand_ins, inputs + sources, strict=True):
         recorder.name(fake, value)
 
     def call(tensors: list[Tensor], own: list[Tensor]) -> list[Any]:
-        clone.install(own.__getitem__)
+        copied.install(own.__getitem__)
         waiting = iter(tensors)
         filled = [next(waiting) if isinstance(x, Tensor) else x for x in leaves]
         call_args, call_kwargs = pytree.tree_unflatten(filled, spec)
-        run = clone.module if method == "forward" else getattr(clone.module, method)
+        run = copied.module if method == "forward" else getattr(copied.module, method)
         nonlocal output_spec
         flat, output_spec = pytree.tree_flatten(run(*call_args, **call_kwargs))
         return flat
 
     output_spec: pytree.TreeSpec | None = None
     flat = _run(lambda: torch.func.functionalize(call)(fakes, stand_ins), recorder)
-    if clone.refused:
-        raise NotPlannedError(clone.refused[0])
-    changed = clone.changed()
+    if copied.refused:
+        raise NotPlannedError(copied.refused[0])
+    changed = copied.changed()
     if changed is not None:
         raise NotPlannedError(f"its forward writes to {changed}")
     outputs = [recorder.value(leaf) if isinstance(leaf, Tensor) else leaf for leaf in flat]
     for leaf in outputs:
         if not isinstance(leaf, (Value, *PLAIN)):
             raise NotPlannedError(f"it returns a {type(leaf).__name__}")
-    graph = Graph(inputs, sources, clone.names, recorder.nodes, outputs, output_spec)
+    graph = Graph(inputs, sources, copied.names, recorder.nodes, outputs, output_spec)
     return graph.remove_dead(), recorder.release()
 
 
@@ -212,7 +212,7 @@ def _run(call: Callable, recorder: _Recorder) -> list[Any]:
             result = call()
     except NotPlannedError:
         raise
-    except Exception as error:  # a forward may raise anything where it meets no data
+    except Exception as error:  # a forward may raise anything without data
         text = str(error).strip().splitlines()
         raise NotPlannedError(
             f"it cannot be traced: {type(error).__name__}: {text[0] if text else ''}"

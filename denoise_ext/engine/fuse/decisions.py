@@ -27,7 +27,7 @@ from denoise_ext.engine.fuse.verify import Examination, bounds_of
 from denoise_ext.engine.report import Row
 
 _FIGURES = ("error", "bound", "original_ms", "ours_ms")
-_OUTCOMES = ("original", "in place", "left out")  # what a row says where no variant won
+_OUTCOMES = ("original", "in place", "left out")  # variant of a row where none won
 _LONGEST = 2000  # characters of a reason
 _PACKAGE = Path(__file__).parents[2]
 _SOURCES = ("engine/**/*.py", "ops/**/*.py", "_precision.py")

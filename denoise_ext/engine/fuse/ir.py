@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from denoise_ext.engine.capture.graph import Graph, Node, Value, substitute, values_in
+from denoise_ext.engine.capture.graph import Graph, Node, Value, same_layout, substitute, values_in
 
 
 @dataclass(frozen=True)
@@ -163,11 +163,7 @@ def as_traced(tensor: Tensor, value: Value) -> Tensor:
     """``tensor`` with the strides of ``value``: itself if they are equivalent, else a copy."""
     if tuple(tensor.shape) != value.shape:
         raise RuntimeError(f"an operator returned {tuple(tensor.shape)}, traced: {value.shape}")
-    # Strides of dimensions of one element never matter.
-    if all(
-        size == 1 or have == want
-        for size, have, want in zip(value.shape, tensor.stride(), value.stride, strict=True)
-    ):
+    if same_layout(value.shape, tensor.stride(), value.stride):
         return tensor.as_strided(value.shape, value.stride)
     copy = torch.empty_strided(
         value.shape, value.stride, dtype=tensor.dtype, device=tensor.device

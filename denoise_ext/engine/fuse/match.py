@@ -11,7 +11,7 @@ from torch import Tensor
 from denoise_ext.engine.capture.graph import Graph, Node, Value
 from denoise_ext.engine.fuse.ir import OUT, Constants, Out, Site, Step
 from denoise_ext.engine.fuse.match_conv import find_convolutions
-from denoise_ext.engine.fuse.resampled import take_in_resampling
+from denoise_ext.engine.fuse.resampled import fuse_resampling
 
 aten = torch.ops.aten
 
@@ -80,13 +80,13 @@ def find_sites(
 ) -> list[Site]:
     """The sites of ``graph``, none overlapping another.
 
-    ``apart``: convolutions, by module and label, that take in no upsampling and no pooling.
+    ``apart``: convolutions, by module and label, that are not fused with upsampling or pooling.
     """
     convolutions = find_convolutions(graph, constants, precision)
-    sites: list[Site] = [*take_in_resampling(graph, constants, convolutions, apart)]
-    taken = {node for site in sites for node in site.nodes}
+    sites: list[Site] = [*fuse_resampling(graph, constants, convolutions, apart)]
+    matched = {node for site in sites for node in site.nodes}
     for node in graph.nodes:
-        if node in taken or any(value in constants for value in node.results):
+        if node in matched or any(value in constants for value in node.results):
             continue
         site = _concat(node) or _planned(node, constants)
         if site is not None:
@@ -149,8 +149,8 @@ def _whole_factors(node: Node, output: Value) -> tuple[int, int] | None:
     factors = (out_h // h, out_w // w)
     # A scale of 2.2 doubles 4 pixels to 8, but not each of them.
     scales = (node.argument("scales_h"), node.argument("scales_w"))
-    asked = all(s is None or s == f for s, f in zip(scales, factors, strict=True))
-    if not asked or out_h % h or out_w % w:
+    fits = all(s is None or s == f for s, f in zip(scales, factors, strict=True))
+    if not fits or out_h % h or out_w % w:
         return None
     return (
         factors

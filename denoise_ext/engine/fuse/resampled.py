@@ -81,7 +81,7 @@ class ResampledSite(ConvSite):
         return bound if self.pooling is None else _POOLED * bound
 
 
-def take_in_resampling(
+def fuse_resampling(
     graph: Graph, constants: Constants, sites: list[ConvSite], apart: set[tuple[str, str]]
 ) -> list[ConvSite]:
     """Fuse upsampling and pooling into ``sites`` that allow it.
@@ -92,35 +92,35 @@ def take_in_resampling(
     result = []
     for site in sites:
         new = _resampled(site, constants, outputs)
-        taken = new is not None and (new.module, new.label) not in apart
-        result.append(new if taken else site)
+        fused = new is not None and (new.module, new.label) not in apart
+        result.append(new if fused else site)
     return result
 
 
 def _resampled(
     site: ConvSite, constants: Constants, outputs: set[Value]
 ) -> ResampledSite | None:  # fmt: skip
-    # With few channels the direct algorithm is better, which takes nothing in.
+    # With few channels the direct algorithm is better, which has no such form.
     if site.transposed or site.variants()[0] not in _ALGORITHMS or site.padding != (1, 1):
         return None
     parts = {f.name: getattr(site, f.name) for f in fields(site)}
     parts |= {"nodes": [*site.nodes], "before": [*site.before]}  # of its own: `site` stays
     new = ResampledSite(**parts, fine=site.input)
-    upsampled = _take_upsampling(new, constants, outputs)
-    pooled = _take_pooling(new, outputs)
+    upsampled = _fuse_upsampling(new, constants, outputs)
+    pooled = _fuse_pooling(new, outputs)
     return new if upsampled or pooled else None
 
 
 # --- upsampling -----------------------------------------------------------------------------------
 
 
-def _take_upsampling(site: ResampledSite, constants: Constants, outputs: set[Value]) -> bool:
+def _fuse_upsampling(site: ResampledSite, constants: Constants, outputs: set[Value]) -> bool:
     node = _made_for_one(site.input, outputs)
     paddings = [value for padding in site.before for value in padding.results]
     if node is None or any(_made_for_one(value, outputs) is None for value in paddings):
         return False
     if node.op is not aten.cat.default:
-        return _take_coarse(site, node, None, constants)
+        return _fuse_coarse(site, node, None, constants)
     parts = list(node.args[0])
     if len(parts) != 2 or node.argument("dim") not in (1, -3) or parts[0] is parts[1]:
         return False
@@ -131,7 +131,7 @@ def _take_upsampling(site: ResampledSite, constants: Constants, outputs: set[Val
         # torch.cat takes empty tensors of one dimension, too.
         if len(fine.shape) != 4 or fine.shape[1] == 0:
             continue
-        if _take_coarse(site, upsampling, fine, constants):
+        if _fuse_coarse(site, upsampling, fine, constants):
             site.fine_first = coarse is parts[1]
             site.before.insert(1, node)
             site.label = f"cat + {site.label}"
@@ -139,7 +139,7 @@ def _take_upsampling(site: ResampledSite, constants: Constants, outputs: set[Val
     return False
 
 
-def _take_coarse(
+def _fuse_coarse(
     site: ResampledSite, node: Node, fine: Value | None, constants: Constants
 ) -> bool:  # fmt: skip
     if node.op is not aten.upsample_nearest2d.default or node.args[0] in constants:
@@ -167,7 +167,7 @@ def _made_for_one(value: Value, outputs: set[Value]) -> Node | None:
 # --- pooling --------------------------------------------------------------------------------------
 
 
-def _take_pooling(site: ResampledSite, outputs: set[Value]) -> bool:
+def _fuse_pooling(site: ResampledSite, outputs: set[Value]) -> bool:
     full = site.output
     pools = [node for node in full.users if _pools_by_two(node, outputs)]
     if full in outputs or len(pools) != 1 or min(full.shape[2:]) < 2:

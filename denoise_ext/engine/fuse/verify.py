@@ -111,11 +111,11 @@ def _relative_bound(site: Site, variant: str, look_up: Callable[[Value], Tensor]
 
 def _mark_left_out(found: Examination) -> None:
     """Mark sites that were fused into a later replacement."""
-    taken_in = {
+    fused = {
         node for site, step in found.chosen.items() if step is not None for node in site.before
     }  # fmt: skip
     for site, row in zip(found.chosen, found.rows, strict=True):
-        if site.nodes[-1] in taken_in:
+        if site.nodes[-1] in fused:
             row.variant, row.reason = "left out", "the next convolution reads what it would read"
 
 

@@ -1,9 +1,9 @@
-"""A model seen through the engine: the same objects' state, other calls.
+"""A shim over a model: the state of the same objects, other calls.
 
-A shadow shares its module's ``__dict__``, so that whatever is set on one is set on the other; its
+A shim shares its module's ``__dict__``, so that whatever is set on one is set on the other; its
 class is a subclass of the module's, so that code inside a forward finds what it expects.  Only
 calls differ: they try the region's plan first.  Where there is none, the module's own forward runs,
-on submodules that are shadows in turn.
+on submodules that are shims in turn.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from denoise_ext.engine.run.region import Region, Settings
 
 
 class State:
-    """The state of a shadow besides its module's ``__dict__``."""
+    """The state of a shim besides its module's ``__dict__``."""
 
     def __init__(self, module: nn.Module, path: str, settings: Settings) -> None:
         self.module, self.path, self.settings = module, path, settings
@@ -32,14 +32,14 @@ class State:
         self._children: dict[int, tuple[nn.Module, nn.Module]] = {}
 
     def child(self, name: str, module: nn.Module | None) -> nn.Module | None:
-        """The shadow of a submodule; the module itself if it must not be replaced."""
+        """The shim of a submodule; the module itself if it must not be replaced."""
         if module is None:
             return None
         known = self._children.get(id(module))
         if known is None:
             path = f"{self.path}.{name}" if self.path else name
             # The pair keeps the module alive, and with it its id.
-            known = self._children[id(module)] = (module, shadow(module, path, self.settings))
+            known = self._children[id(module)] = (module, shim(module, path, self.settings))
         return known[1]
 
     def forget(self) -> None:
@@ -49,12 +49,12 @@ class State:
         self._children.clear()
 
 
-def shadow(module: nn.Module, path: str, settings: Settings) -> nn.Module:
-    """The shadow of ``module``, or ``module`` itself if its calls must not be replaced."""
+def shim(module: nn.Module, path: str, settings: Settings) -> nn.Module:
+    """The shim of ``module``, or ``module`` itself if its calls must not be replaced."""
     reason = _left_alone(module)
     if reason is None:
         try:
-            result = object.__new__(_shadow_class(type(module)))
+            result = object.__new__(_shim_class(type(module)))
             object.__setattr__(result, "__dict__", module.__dict__)  # past the class's own
             _STATE.__set__(result, State(module, path, settings))
             return result
@@ -65,7 +65,7 @@ def shadow(module: nn.Module, path: str, settings: Settings) -> nn.Module:
 
 
 def state_of(module: nn.Module) -> State:
-    """The state of a shadow."""
+    """The state of a shim."""
     return _STATE.__get__(module)
 
 
@@ -92,19 +92,19 @@ def _methods(cls: type[nn.Module]) -> tuple[str, ...]:
 
 
 class _Slot(nn.Module):
-    """Gives shadows a place for their state outside of the ``__dict__`` they share."""
+    """Gives shims a place for their state outside of the ``__dict__`` they share."""
 
     __slots__ = ("_engine_state",)
 
     def __init_subclass__(cls) -> None:
-        """Nothing: a shadow is no new class that the module's own might register."""
+        """Nothing: a shim is no new class that the module's own might register."""
 
 
 _STATE = _Slot._engine_state
 
 
 @cache
-def _shadow_class(cls: type[nn.Module]) -> type[nn.Module]:
+def _shim_class(cls: type[nn.Module]) -> type[nn.Module]:
     def modules(self: nn.Module) -> dict[str, nn.Module | None]:
         own = self.__dict__["_modules"]
         return {name: state_of(self).child(name, module) for name, module in own.items()}

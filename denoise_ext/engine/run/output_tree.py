@@ -65,7 +65,7 @@ def own_strides(leaf: Any) -> Strides | None:
     return tuple(stride)
 
 
-def compare(actual: Any, expected: Any) -> float:
+def largest_error(actual: Any, expected: Any) -> float:
     """The largest relative error among two results' tensors; infinite if they differ in kind."""
     ours, our_spec = pytree.tree_flatten(_opened(actual))
     theirs, their_spec = pytree.tree_flatten(_opened(expected))

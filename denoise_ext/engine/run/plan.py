@@ -10,7 +10,13 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from denoise_ext.engine.capture.graph import Graph, Value, channels_last_stride, substitute
+from denoise_ext.engine.capture.graph import (
+    Graph,
+    Value,
+    channels_last_stride,
+    same_layout,
+    substitute,
+)
 from denoise_ext.engine.fuse.ir import Constants, Step, as_traced, run
 from denoise_ext.engine.run import cuda_graph, memory
 from denoise_ext.engine.run.schedule import Schedule
@@ -168,8 +174,8 @@ class _Workspace:
     def _bind(self, index: int, step: Step, plan: Plan) -> list[tuple]:
         """The calls that ``step`` is: (function, args, kwargs, patches, what to do with results).
 
-        ``patches`` are the arguments that each call brings along, as (position, slot); ``()``
-        stands for a function that finds them by itself.
+        ``patches`` are the arguments of each call, as (position, slot). ``()`` means a function
+        that looks them up.
         """
         if step.writes:
             calls = [self._call(step.filled(step.results), None)]
@@ -255,10 +261,5 @@ class _Store:
 def _slice(whole: Tensor, value: Value, channel: int) -> Tensor:
     if tuple(whole.shape) != value.shape:
         return whole.narrow(1, channel, value.shape[1])
-    return as_traced(whole, value) if _means_the_same(whole, value) else whole
-
-
-def _means_the_same(whole: Tensor, value: Value) -> bool:
-    return all(
-        n == 1 or a == b for n, a, b in zip(value.shape, whole.stride(), value.stride, strict=True)
-    )
+    alike = same_layout(value.shape, whole.stride(), value.stride)
+    return as_traced(whole, value) if alike else whole

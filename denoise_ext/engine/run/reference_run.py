@@ -11,8 +11,8 @@ from denoise_ext.engine.capture.random_state import random_states, set_random_st
 from denoise_ext.engine.capture.signature import tensors_in
 
 
-class Twin:
-    """A module and the arguments of a call as they are now; ``missing`` says why there is none."""
+class ReferenceRun:
+    """A copy of a module and of a call's arguments; ``missing`` is the reason if there is none."""
 
     def __init__(self, module: nn.Module, method: str, args: tuple, kwargs: dict[str, Any]) -> None:
         self.missing, self._method = "", method
@@ -30,7 +30,7 @@ class Twin:
         self._random = random_states()
 
     def run(self) -> Any:
-        """The original's result; random numbers go on afterwards as if it had not run."""
+        """Return the original's result; restore the random generators afterwards."""
         now = random_states()
         call = self._module if self._method == "forward" else getattr(self._module, self._method)
         try:

@@ -14,16 +14,16 @@ from torch.utils import _pytree as pytree
 
 from denoise_ext._tf32 import tf32_allowed
 from denoise_ext.engine.capture.graph import Graph
-from denoise_ext.engine.capture.instrumented_copy import Clone, Guard, NotPlannedError
+from denoise_ext.engine.capture.instrumented_copy import Guard, InstrumentedCopy, NotPlannedError
 from denoise_ext.engine.capture.signature import call_key, without_numbers
 from denoise_ext.engine.capture.trace import trace
 from denoise_ext.engine.fuse import decisions, verify
 from denoise_ext.engine.fuse.ir import Constants, Site, Step, as_traced
 from denoise_ext.engine.fuse.match import find_sites
 from denoise_ext.engine.report import Report, Row
-from denoise_ext.engine.run.output_tree import Finish, compare, own_strides
+from denoise_ext.engine.run.output_tree import Finish, largest_error, own_strides
 from denoise_ext.engine.run.plan import Plan
-from denoise_ext.engine.run.reference_run import Twin
+from denoise_ext.engine.run.reference_run import ReferenceRun
 from denoise_ext.engine.run.schedule import Scheduler
 
 _MOST_PLANS = 8
@@ -33,7 +33,7 @@ _MOST_BYTES = 1 << 30  # of plans' memory, the one in use not counted
 
 @dataclass
 class Settings:
-    """What the user asked for."""
+    """The user's options."""
 
     precision: str
     dtype: torch.dtype | None
@@ -70,7 +70,7 @@ class Region:
         self._packed: tuple[list[Tensor], Guard, dict] = ([], Guard(), {})
 
     def call(self, args: tuple, kwargs: dict[str, Any]) -> tuple[bool, Any]:
-        """(True, the result), or (False, whether to go on with the module's parts)."""
+        """(True, the result), or (False, whether to try the module's parts)."""
         key, tensors = call_key(args, kwargs)
         if key is None:
             return False, False
@@ -126,11 +126,11 @@ class Region:
 
         Whatever the forward keeps outside of the module, in a cache, is made of real tensors then.
         """
-        Clone(self.module)  # says first whether it can be planned at all
-        twin = Twin(self.module, self.method, args, kwargs)
-        result = None if twin.missing else twin.run()
-        if twin.missing:
-            raise NotPlannedError(twin.missing)
+        InstrumentedCopy(self.module)  # raises first if it cannot be planned at all
+        reference = ReferenceRun(self.module, self.method, args, kwargs)
+        result = None if reference.missing else reference.run()
+        if reference.missing:
+            raise NotPlannedError(reference.missing)
         return result
 
     def _make(self, args: tuple, kwargs: dict, tensors: list[Tensor], expected: Any) -> _Entry:
@@ -170,7 +170,9 @@ class Region:
         if first:
             self._bounds = found.bounds
         actual = finish(plan.run(tensors))
-        row = Row(self.path, self._name(), "plan", compare(actual, expected), self._allowed(graph))
+        row = Row(
+            self.path, self._name(), "plan", largest_error(actual, expected), self._allowed(graph)
+        )
         if first and kept is not None and not row.error <= row.bound:
             return self._make_anew(args, kwargs, tensors, expected)
         if not row.error <= row.bound:

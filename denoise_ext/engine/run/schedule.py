@@ -7,7 +7,13 @@ from dataclasses import dataclass, field
 
 import torch
 
-from denoise_ext.engine.capture.graph import Graph, Value, channels_last_stride, substitute
+from denoise_ext.engine.capture.graph import (
+    Graph,
+    Value,
+    channels_last_stride,
+    same_layout,
+    substitute,
+)
 from denoise_ext.engine.fuse.ir import OUT, Constants, Site, Step
 from denoise_ext.engine.fuse.match import ConcatSite
 from denoise_ext.engine.run.memory import Buffer, place
@@ -205,8 +211,3 @@ class Scheduler:
         for value in self.graph.outputs:
             if isinstance(value, Value) and value in self._home:
                 self._home[value].used_at(sys.maxsize - 1)  # copied when the steps are done
-
-
-def same_layout(shape: tuple[int, ...], a: tuple[int, ...], b: tuple[int, ...]) -> bool:
-    """Whether strides ``a`` and ``b`` mean the same for ``shape``."""
-    return all(n == 1 or x == y for n, x, y in zip(shape, a, b, strict=True))

@@ -1,4 +1,4 @@
-"""What a codec is, and the file it reads from."""
+"""`Codec`, and `Source`: the file that a codec reads."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Source:
         return start
 
     def error(self, text: str) -> ImageError:
-        """`text` says what is wrong with the file, after its name: "has CMYK pixels"."""
+        """Return the error; `text` is the reason, which follows the name: "has CMYK pixels"."""
         return ImageError(f"{self.name} {text}")
 
     def optional(self, module: str, extra: str, what: str):

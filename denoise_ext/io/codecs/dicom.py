@@ -1,7 +1,8 @@
 """DICOM: gray and colour images of one or several frames, through pydicom.
 
-Pixels are the stored numbers: rescale and window stay in the tags. A file written is a derived
-image: every tag is kept but those that say so (PS3.3 C.7.6.1, C.12.1.1.9), in a series of its own.
+Pixels are the stored numbers: rescale and window stay in the tags. A written file is a derived
+image in a series of its own. Tags are kept, except those that mark it as derived (PS3.3 C.7.6.1,
+C.12.1.1.9).
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ _MAX_DESCRIPTION = 1024  # of a value of kind ST
 class _Tags:
     dataset: object = field(repr=False)  # pydicom's, without the pixels
     padding: tuple[tuple[np.ndarray, np.ndarray], ...] | None = field(repr=False)
-    """Per frame, where the stored number says "outside of the picture", and these numbers."""
+    """Per frame, where the stored number means "outside of the picture", and these numbers."""
 
 
 def _read(source: Source) -> Picture:
@@ -191,7 +192,7 @@ def _describe_pixels(dataset, frames: list[np.ndarray]) -> None:
 
 
 def _derive(pydicom, dataset, pixels: str) -> None:
-    """Say that this is another image, made from that one. The same pixels give the same UIDs."""
+    """Mark the image as derived from the original. The same pixels give the same UIDs."""
     uids = pydicom.uid
     old, series = str(dataset.get("SOPInstanceUID", "")), str(dataset.get("SeriesInstanceUID", ""))
     new = uids.generate_uid(entropy_srcs=[old, pixels])

@@ -14,6 +14,7 @@ from typing import IO
 import numpy as np
 
 from denoise_ext.io.codecs.base import ALL_MODES, Codec, Source, holds
+from denoise_ext.io.codecs.oiio import pixels_of
 from denoise_ext.io.errors import ImageError, optional
 from denoise_ext.io.picture import Metadata, Picture, mode_of
 
@@ -45,7 +46,9 @@ def _read(source: Source) -> Picture:
             raise ValueError(oiio.geterror() or "OpenImageIO cannot open it")
         try:
             specs = _headers(source, file)
-            frames = tuple(_pixels(file, number, spec) for number, spec in enumerate(specs))
+            frames = tuple(
+                pixels_of(file, number, spec, "part") for number, spec in enumerate(specs)
+            )
         finally:
             file.close()
     modes = sorted({f"{mode_of(frame)} {frame.dtype.name}" for frame in frames})
@@ -78,15 +81,6 @@ def _headers(source: Source, file) -> list:
     if not specs:
         raise ValueError("it has no part")
     return specs
-
-
-def _pixels(file, number: int, spec) -> np.ndarray:
-    pixels = file.read_image(number, 0, 0, spec.nchannels, spec.format)
-    message = file.geterror()
-    if pixels is None or message:
-        raise ValueError(message or f"part {number} cannot be read")
-    pixels = np.asarray(pixels).reshape(spec.height, spec.width, spec.nchannels)
-    return pixels[:, :, 0] if spec.nchannels == 1 else pixels
 
 
 def _part(oiio, spec) -> tuple[_Part, list[str]]:

@@ -1,4 +1,4 @@
-"""Decoding with OpenImageIO what Pillow would cut down: 16-bit colour, float, 32-bit."""
+"""Decode with OpenImageIO what Pillow would reduce: 16-bit colour, float, 32-bit."""
 
 from __future__ import annotations
 
@@ -33,10 +33,14 @@ def decode(source: Source, what: str, suffix: str, pages: list[int]) -> list[np.
 def _page(oiio, file, page: int) -> np.ndarray:
     if not file.seek_subimage(page, 0):
         raise ValueError(file.geterror() or f"page {page} cannot be read")
-    spec = file.spec()
-    pixels = file.read_image(page, 0, 0, spec.nchannels, spec.format)
+    return pixels_of(file, page, file.spec(), "page")
+
+
+def pixels_of(file, number: int, spec, what: str) -> np.ndarray:
+    """The pixels (H, W) or (H, W, C) of an open file's sub-image, a "page" or a "part"."""
+    pixels = file.read_image(number, 0, 0, spec.nchannels, spec.format)
     message = file.geterror()
     if pixels is None or message:
-        raise ValueError(message or f"page {page} cannot be read")
+        raise ValueError(message or f"{what} {number} cannot be read")
     pixels = np.asarray(pixels).reshape(spec.height, spec.width, spec.nchannels)
     return pixels[:, :, 0] if spec.nchannels == 1 else pixels

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -10,39 +9,34 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from denoise_ext.io.codecs.base import Source
+from denoise_ext.io.shared import SharedContext
 
-_LOCK = threading.Lock()
-_inside = 0
-_own_limit: int | None = None  # Pillow's, while any thread is inside
+_own_limit: int | None = None  # Pillow's, when a thread last lifted it
 
 
 @contextmanager
-def _no_limit_of_pillows() -> Iterator[None]:
-    """Pillow's limit is off while any thread is inside, and as it was afterwards.
-
-    It is a global of Pillow's that ends at 179 megapixels. Our own limit has been applied to the
-    header, or is applied before a pixel is decoded.
-    """
-    global _inside, _own_limit
-    with _LOCK:
-        if _inside == 0:
-            _own_limit = Image.MAX_IMAGE_PIXELS
-            Image.MAX_IMAGE_PIXELS = None
-        _inside += 1
+def _lifted() -> Iterator[None]:
+    global _own_limit
+    limit = _own_limit = Image.MAX_IMAGE_PIXELS
+    Image.MAX_IMAGE_PIXELS = None
     try:
         yield
     finally:
-        with _LOCK:
-            _inside -= 1
-            if _inside == 0:
-                Image.MAX_IMAGE_PIXELS = _own_limit
+        Image.MAX_IMAGE_PIXELS = limit
+
+
+_no_limit_of_pillows = SharedContext(_lifted)
+"""Pillow's limit is off while any thread is inside, and as it was afterwards.
+
+It is a global of Pillow's that ends at 179 megapixels. Our own limit has been applied to the
+header, or is applied before a pixel is decoded."""
 
 
 @contextmanager
 def open_image(source: Source, *formats: str) -> Iterator[Image.Image]:
     """The file as a Pillow image whose header states no more pixels than allowed.
 
-    `formats` are Pillow's names: no other decoder ever sees the bytes.
+    `formats` are Pillow's names. No other decoder gets the bytes.
     """
     source.stream.seek(0)
     with _no_limit_of_pillows():
@@ -60,8 +54,9 @@ def load(image: Image.Image) -> None:
     Some decoders apply Pillow's limit again. It is lifted for large images only: other threads
     may rely on it.
     """
-    with _LOCK:
-        limit = _own_limit if _inside else Image.MAX_IMAGE_PIXELS
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is None:  # by another thread, or by the user
+        limit = _own_limit
     if limit is not None and image.width * image.height > limit:
         with _no_limit_of_pillows():
             image.load()

@@ -179,7 +179,7 @@ def _write(stream: IO[bytes], picture: Picture) -> None:
 
 
 def _maximum(picture: Picture, frame: np.ndarray) -> int:
-    """What the file said is white, if the numbers still fit below it."""
+    """The file's own maximum, if all numbers are at most that."""
     if frame.dtype == np.bool_:
         return 1
     largest = int(frame.max())

@@ -48,7 +48,7 @@ CODEC = Codec(
         ".dng", ".cr2", ".cr3", ".nef", ".nrw", ".arw", ".srf", ".sr2", ".raf", ".orf", ".rw2",
         ".pef", ".srw", ".x3f", ".iiq", ".3fr", ".erf", ".mrw", ".kdc", ".dcr", ".mef", ".mos",
     ),
-    # looked for after TIFF, which most of them are: the name tells them apart
+    # tried after TIFF, which most of them are: only the name differs
     sniff=lambda head: head.startswith(_MAGICS) or head[4:12] == b"ftypcrx ",
     read=_read,
     write=None,

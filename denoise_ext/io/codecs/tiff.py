@@ -1,9 +1,9 @@
 """TIFF and BigTIFF: 1- to 64-bit integers and floats, gray and colour, any number of pages.
 
-Decoded by Pillow where that is exact and by OpenImageIO where it is not; written here (Deflate), so
-that every tag of every page is carried over as it is: resolution, ICC profile, EXIF and GPS, XMP,
-axes (ImageJ, OME, tifffile), geographic tags, private ones. What describes how the pixels were
-stored is left out, and so are pictures beside the pages (SubIFDs: thumbnails, pyramids).
+Pillow decodes what it decodes exactly, and OpenImageIO the rest. Files are written here (Deflate),
+so that every tag of every page is kept: resolution, ICC profile, EXIF and GPS, XMP, axes (ImageJ,
+OME, tifffile), geographic and private tags. Tags of the old pixel storage are left out, and so are
+pictures besides the pages (SubIFDs: thumbnails, pyramids).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _OF_THE_PIXELS = {
     325, _SUB_IFDS, _EXTRA_SAMPLES, _SAMPLE_FORMAT, 340, 341, 342, 347, *range(512, 522),
     *range(529, 533),
 }  # fmt: skip
-# What an EXIF block says in its first directory: maker, model, orientation, software, date,
+# The tags of an EXIF block's first directory: maker, model, orientation, software, date,
 # artist, copyright, and the directories for EXIF and GPS.
 _IN_EXIF = (271, 272, 274, 305, 306, 315, 33432, tiff_tags.EXIF_IFD, tiff_tags.GPS_IFD)
 _MIN_IS_WHITE, _MIN_IS_BLACK, _RGB, _PALETTE, _YCBCR = 0, 1, 2, 3, 6

@@ -1,8 +1,8 @@
-"""A video frame: planes as they are stored, and the picture they mean.
+"""A video frame: its stored planes, and its picture in RGB or gray.
 
-Y'CbCr is converted by the matrices of ITU-T H.273 (Kr, Kb below). A changed picture goes back as
-the *difference* it makes to the stored planes: a picture that did not change leaves every plane as
-it was, bit for bit, whatever the chroma subsampling.
+Y'CbCr is converted by the matrices of ITU-T H.273 (Kr, Kb below). Only the *difference* to a
+changed picture is added to the stored planes. An unchanged picture leaves every plane as it was,
+bit for bit, with any chroma subsampling.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 _BT709, _BT601 = (0.2126, 0.0722), (0.299, 0.114)
 _MATRICES = {1: _BT709, 4: (0.30, 0.11), 5: _BT601, 6: _BT601, 7: (0.212, 0.087),
              9: (0.2627, 0.0593)}  # fmt: skip
-_HIGH_DEFINITION = 720  # rows from which a file that does not say is taken for BT.709
+_HIGH_DEFINITION = 720  # rows from which an unstated matrix is taken to be BT.709
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ class VideoFrame:
 
 
 def _widened(plane: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """A subsampled plane at full size: each number for the pixels it stands for."""
+    """A subsampled plane at full size: each number is repeated."""
     for axis in (0, 1):
         if (factor := -(-shape[axis] // plane.shape[axis])) > 1:
             plane = plane.repeat(factor, axis)
@@ -127,7 +127,7 @@ def _widened(plane: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 
 
 def _narrowed(plane: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """A full-size plane at a subsampled size: the mean of the pixels a number stands for."""
+    """A full-size plane at a subsampled size: the mean of each block of pixels."""
     factors = [-(-full // small) for full, small in zip(plane.shape, shape)]
     missing = [(0, f * small - full) for f, small, full in zip(factors, shape, plane.shape)]
     plane = np.pad(plane, missing, mode="edge")

@@ -31,12 +31,12 @@ _MAX_LOST_IN_A_ROW = 10_000  # packets that give no frame, one after the other
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What the file says about its picture."""
+    """Facts about the picture of a video file."""
 
     width: int
     height: int
     frames: int | None
-    """How many there are, where the file says so or its length allows to tell."""
+    """How many there are, if the file states it or its length; else None."""
     frame_rate: Fraction | None
     """On average; None if it is not stated."""
     pixel_format: str
@@ -56,7 +56,7 @@ class Video:
     def __init__(self, path: str | os.PathLike[str], max_pixels: int = DEFAULT_MAX_PIXELS):
         self.path = os.fspath(path)
         self.notes: list[str] = []
-        """What a user should know; more may be added while frames are read."""
+        """Remarks for the user; more may be added while frames are read."""
         self.corrupt = 0
         """How many frames so far were damaged, and handed out as the decoder made them."""
         self.lost = 0
@@ -69,6 +69,7 @@ class Video:
             self.stream = self._choose()
             self._frames = self._decoded()
             self._first = self._first_frame()
+            self._quarters = round(self._first.rotation / 90)  # counterclockwise, for players
             self.info = self._describe()
             self.titles = _titles(self._container.metadata)
             self.stream_titles = _titles(self.stream.metadata)
@@ -104,7 +105,7 @@ class Video:
             yield frame
 
     def _first_frame(self):
-        """The first frame there is: it says which way up the picture is shown."""
+        """The first frame that can be read; its rotation is that of the video."""
         for decoded in itertools.islice(self._frames, _MAX_LOST_IN_A_ROW):
             if decoded is not None:
                 return decoded
@@ -163,7 +164,7 @@ class Video:
         if frames is None and rate and self._container.duration:
             frames = round(self._container.duration / self._av.time_base * rate) or None
         width, height = self._first.width, self._first.height
-        if self._first.rotation % 180:
+        if self._quarters % 2:
             width, height = height, width
             parts = self._av.VideoFormat(pixel_format)
             if parts.chroma_width(1 << 8) != parts.chroma_height(1 << 8):
@@ -210,7 +211,7 @@ class Video:
     def _decode(self, packet) -> list:
         """The frames of a packet; `_damaged` learns its time if the decoder complains of it.
 
-        Decoders mend what is damaged as well as they can and say so in the log only.
+        Decoders conceal damage as well as they can and report it only in the log.
         """
         logging = self._av.logging
         level = logging.get_level()
@@ -235,8 +236,7 @@ class Video:
             decoded = decoded.reformat(format=self.info.pixel_format)
         colour = self._colour(self.info.pixel_format, decoded.color_range, decoded.colorspace)
         kind = np.uint8 if colour.bits == 8 else np.dtype("<u2")
-        quarters = round(self._first.rotation / 90)  # counterclockwise; the file has it for players
-        planes = tuple(np.rot90(_pixels_of(plane, kind), quarters) for plane in decoded.planes)
+        planes = tuple(np.rot90(_pixels_of(p, kind), self._quarters) for p in decoded.planes)
         damaged = decoded.is_corrupt or decoded.pts in self._damaged
         self._damaged.discard(decoded.pts)
         pts, time_base = decoded.pts, decoded.time_base or self.stream.time_base
@@ -265,7 +265,7 @@ def read_video(path: str | os.PathLike[str], *, max_pixels: int = DEFAULT_MAX_PI
         max_pixels: refuse a picture with more pixels (width x height) than this.
 
     Returns:
-        `Video`: iterate over it for `VideoFrame`; `.info` is what it says about itself, `.notes`,
+        `Video`: iterate over it for `VideoFrame`; `.info` has its facts, `.notes`,
         `.corrupt` and `.lost` what went wrong.
 
     Raises:

@@ -69,7 +69,7 @@ def write_video(
         overwrite: replace an existing file; without it an existing file is an error.
 
     Returns:
-        What a user should know, one line each: streams the container cannot hold.
+        Remarks for the user, one line each: streams that the container cannot hold.
 
     Raises:
         ImageError: (a ValueError) one line naming the file.

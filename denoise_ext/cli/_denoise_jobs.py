@@ -1,4 +1,4 @@
-"""Which files ``denoise-ext denoise`` takes, and where each result goes."""
+"""Find the files of ``denoise-ext denoise`` and the target of each result."""
 
 from __future__ import annotations
 
@@ -20,40 +20,40 @@ Failure = tuple[str, str]  # what, why
 
 
 @dataclass(frozen=True)
-class Plan:
+class JobList:
     """The jobs of one run."""
 
     jobs: list[Job]
     failures: list[Failure]
-    """Inputs that stand for no file, and files whose output another one has."""
+    """Inputs without a file, and files whose output is that of another one."""
     output: str
     is_folder: bool
     """Whether the output is a folder, in which results keep the names of their sources."""
     notes: tuple[str, ...] = ()
-    """What a user should know about the targets, one line each."""
+    """Remarks on the targets, one line each."""
 
 
-def make_plan(
+def list_jobs(
     inputs: list[str],
     output: str,
     recursive: bool,
     suffix: str,
     shard: tuple[int, int],
     cluster: bool = False,
-) -> Plan:
+) -> JobList:
     """Find the files and give each its target.
 
-    In a folder, results keep the names of their sources. With `suffix` (``.tif``) they get it in
-    place of their own; where two sources would then have one name (``a.png``, ``a.jpg``), each
-    keeps its old suffix before the new one (``a.png.tif``, ``a.jpg.tif``), whatever the order.
-    Without `suffix` that is done to formats that are only read (camera raw), which become TIFF.
+    In a folder, results keep the names of their sources. `suffix` (``.tif``) replaces their own. If
+    two sources would then have one name (``a.png``, ``a.jpg``), each keeps its old suffix before
+    the new one (``a.png.tif``, ``a.jpg.tif``), in any order. Without `suffix`, formats that are
+    only read (camera raw) become TIFF in the same way.
 
-    A file belongs to the shard that the SHA-256 of its name below the output says: that depends on
-    no other file, so every file is in one shard, also while files are being added.
+    The SHA-256 of a file's name below the output decides its shard. The shard depends on no other
+    file, so that files can be added between runs.
 
     On a cluster, inputs and output may be URLs, and the output is always a folder.
 
-    Raises CliError where nothing is found, or the output cannot be what it is asked to be.
+    Raises CliError if nothing is found, or if the output does not fit the inputs.
     """
     paths = [path for argument in inputs for path in _listed(argument)]
     if not cluster and any("://" in path for path in (*paths, output)):
@@ -68,11 +68,11 @@ def make_plan(
     raw = 0 if suffix or not as_folder else sum(_read_only(Path(job.source)) for job in mine)
     files = "1 camera raw file is" if raw == 1 else f"{raw} camera raw files are"
     notes = (f"{files} written as TIFF; --format takes another",) if raw else ()
-    return Plan(mine, failures + clashes, output, as_folder, notes)
+    return JobList(mine, failures + clashes, output, as_folder, notes)
 
 
 def _listed(argument: str) -> list[str]:
-    """``@FILE`` stands for the lines of a file (``@-``: of the standard input)."""
+    """Replace ``@FILE`` by the lines of that file (``@-``: of the standard input)."""
     if not argument.startswith("@") or os.path.exists(argument):
         return [argument]
     try:
@@ -93,7 +93,7 @@ def _listed(argument: str) -> list[str]:
 def _find(
     paths: list[str], recursive: bool, cluster: bool
 ) -> tuple[list[FoundImage], list[Failure]]:
-    """Every file once, and the inputs that stand for none. CliError where nothing is left."""
+    """Every file once, and the inputs without a file. CliError if nothing is found."""
     from denoise_ext.io import ImageError, find_images
 
     if cluster:
@@ -141,7 +141,7 @@ def _output_is_folder(output: str, paths: list[str], count: int, suffix: str) ->
 
 
 def _is_result(image: FoundImage, output: str) -> bool:
-    """Where the output lies inside a folder searched, results of earlier runs are no input."""
+    """Whether the image is a result of an earlier run, in an output below a searched folder."""
     if "://" in str(image.path) or "://" in output:
         return str(image.path).startswith(output.rstrip("/") + "/")
     folder = Path(os.path.realpath(output))
@@ -183,7 +183,7 @@ def _below(output: str, name: Path) -> Path | str:
 
 
 def _read_only(name: Path) -> bool:
-    """Whether the name is that of a format which is not written."""
+    """Whether the name is that of a format that is only read."""
     from denoise_ext.io.codecs import suffix_of
 
     codec = suffix_of(name.name)[1]

@@ -1,0 +1,210 @@
+// Recurrent fusion (see params/motion.h), one row of pixels in tiles whose lines stay in cache; its gradient.
+
+// sqrt(x): GCC's own one sets errno, which keeps loops over it from becoming vectors.
+template <class V>
+DENOISE_EXT_INLINE V root(V x) {
+  if constexpr (kX86 && sizeof(x[0]) == 4 && kVectorBytes == 64)
+    return __builtin_ia32_sqrtps512_mask(x, x, 0xffff, kCurrentRounding);
+  else if constexpr (kX86 && sizeof(x[0]) == 4 && kVectorBytes == 32)
+    return __builtin_ia32_sqrtps256(x);
+  else if constexpr (kX86 && sizeof(x[0]) == 4)
+    return __builtin_ia32_sqrtps(x);
+  V result{};
+  for (int i = 0; i < kVectorBytes / static_cast<int>(sizeof(x[0])); ++i) result[i] = __builtin_sqrt(x[i]);
+  return result;
+}
+
+// `count` elements that lie `stride` apart, from or to a line of the type of sums.
+template <class Storage, class T>
+void read_elements(const void* data, int64_t offset, int64_t stride, int64_t count, T* to) {
+  const Storage* from = static_cast<const Storage*>(data) + offset;
+  if (stride == 1) {
+    for (int64_t i = 0; i < count; ++i) to[i] = load_as<T>(from[i]);
+  } else {
+    for (int64_t i = 0; i < count; ++i) to[i] = load_as<T>(from[i * stride]);
+  }
+}
+
+template <class Storage, class T>
+void write_elements(void* data, int64_t offset, int64_t stride, int64_t count, const T* from) {
+  Storage* to = static_cast<Storage*>(data) + offset;
+  if (stride == 1) {
+    for (int64_t i = 0; i < count; ++i) to[i] = StoreAs<Storage>::from(from[i]);
+  } else {
+    for (int64_t i = 0; i < count; ++i) to[i * stride] = StoreAs<Storage>::from(from[i]);
+  }
+}
+
+// Part of a row: `count` pixels of channel `channel` of image `n` from (y, x) on.
+struct RowPart {
+  int64_t n, channel, y, x, count;
+};
+
+DENOISE_EXT_INLINE int64_t offset_of(const Tensor4& t, const RowPart& part) {
+  return part.n * t.stride[0] + part.channel * t.stride[1] + part.y * t.stride[2] + part.x * t.stride[3];
+}
+
+template <class T>
+void read_line(const Tensor4& t, const RowPart& part, T* to) {
+  const int64_t offset = offset_of(t, part), stride = t.stride[3], count = part.count;
+  if constexpr (sizeof(T) == 8) return read_elements<double>(t.data, offset, stride, count, to);
+  switch (t.dtype) {
+    case DType::kBFloat16: return read_elements<BFloat16>(t.data, offset, stride, count, to);
+    case DType::kFloat16: return read_elements<Float16>(t.data, offset, stride, count, to);
+    default: return read_elements<float>(t.data, offset, stride, count, to);
+  }
+}
+
+template <class T>
+void write_line(const Tensor4& t, const RowPart& part, const T* from) {
+  const int64_t offset = offset_of(t, part), stride = t.stride[3], count = part.count;
+  if constexpr (sizeof(T) == 8) {
+    write_elements<double>(t.data, offset, stride, count, from);
+  } else {
+    switch (t.dtype) {
+      case DType::kBFloat16: return write_elements<BFloat16>(t.data, offset, stride, count, from);
+      case DType::kFloat16: return write_elements<Float16>(t.data, offset, stride, count, from);
+      default: return write_elements<float>(t.data, offset, stride, count, from);
+    }
+  }
+}
+
+// The r values of a gate beside one another are r channels: calls f(gate's part, first pixel) for each
+// channel that a row of pixels reads; the channel's values are those of pixels `first`, `first` + r and so
+// on.
+template <class F>
+DENOISE_EXT_INLINE void for_gate_channels(const Tensor4& gate, int64_t factor, const RowPart& pixels,
+                                          const F& f) {
+  for (int64_t i = 0; i < factor && i < pixels.count; ++i) {
+    const int64_t x = pixels.x + i, channel = pixels.y % factor * factor + x % factor;
+    f(RowPart{pixels.n, channel, pixels.y / factor, x / factor, (pixels.count - i + factor - 1) / factor}, i);
+  }
+}
+
+template <class T>
+void read_gate(const Tensor4& gate, int64_t factor, const RowPart& pixels, T* line, T* to) {
+  for_gate_channels(gate, factor, pixels, [&](const RowPart& part, int64_t first) {
+    read_line(gate, part, line);
+    for (int64_t i = 0; i < part.count; ++i) to[first + i * factor] = line[i];
+  });
+}
+
+template <class T>
+void write_gate(const Tensor4& gate, int64_t factor, const RowPart& pixels, T* line, const T* from) {
+  for_gate_channels(gate, factor, pixels, [&](const RowPart& part, int64_t first) {
+    for (int64_t i = 0; i < part.count; ++i) line[i] = from[first + i * factor];
+    write_line(gate, part, line);
+  });
+}
+
+// The lines of a tile, and what both directions begin with: the weight, 0 where nothing is fused.
+template <class T>
+struct FuseTile {
+  FuseTile(const RecurrentFuseParams& params, const RowPart& part, void* scratch) : count(part.count) {
+    for (int i = 0; i < kLines; ++i) line[i] = static_cast<T*>(scratch) + i * kFuseTile;
+    const int64_t channels = params.input.size[1], factor = params.input.size[3] / params.gate.size[3];
+    read_gate(params.gate, factor, part, line[3], weight());
+    read_line(params.previous, {part.n, 2 * channels, part.y, part.x, count}, previous_level());
+    read_line(params.level, {part.n, 0, part.y, part.x, count}, level());
+    for (int64_t i = 0; i < count; ++i)
+      weight()[i] = previous_level()[i] != 0 && level()[i] != 0 ? weight()[i] : T(0);
+  }
+
+  T* weight() const { return line[0]; }
+  T* previous_level() const { return line[1]; }
+  T* level() const { return line[2]; }
+
+  // sqrt(((1 - w) level)^2 + (w previous_level)^2) of whole vectors; what follows the tile is not looked at.
+  void fused_level(T* to) const {
+    for (int64_t i = 0; i < count; i += kLanes<T>) {
+      const Vec<T> w = load(weight() + i), now = (T(1) - w) * load(level() + i),
+                   before = w * load(previous_level() + i);
+      store(to + i, root<Vec<T>>(now * now + before * before));
+    }
+  }
+
+  static constexpr int kLines = 12;
+  const int64_t count;
+  T* line[kLines];
+};
+
+template <class T>
+void fuse_row(const RecurrentFuseParams& params, int64_t image, int64_t y, void* scratch) {
+  const int64_t channels = params.input.size[1], width = params.input.size[3];
+  for (int64_t x = 0; x < width; x += kFuseTile) {
+    const RowPart part{image, 0, y, x, x + kFuseTile < width ? kFuseTile : width - x};
+    const FuseTile<T> tile(params, part, scratch);
+    const T *weight = tile.weight(), *previous_level = tile.previous_level(), *level = tile.level();
+    T *input = tile.line[3], *last = tile.line[4], *fused = tile.line[5];
+    for (int64_t c = 0; c < channels; ++c) {
+      RowPart channel = part;
+      channel.channel = c;
+      read_line(params.input, channel, input);
+      read_line(params.previous, channel, last);
+      channel.channel = channels + c;
+      read_line(params.previous, channel, fused);
+      for (int64_t i = 0; i < part.count; ++i) {
+        const T mixed = input[i] + weight[i] * (fused[i] - input[i]);
+        fused[i] = previous_level[i] != 0 && level[i] != 0 ? mixed : input[i];
+        last[i] = previous_level[i] != 0 ? last[i] : input[i];
+      }
+      write_line(params.output, channel, fused);
+      channel.channel = c;
+      write_line(params.output, channel, last);
+    }
+    tile.fused_level(fused);
+    write_line(params.output, {part.n, 2 * channels, part.y, part.x, part.count}, fused);
+  }
+}
+
+template <class T>
+void fuse_grad_row(const RecurrentFuseGradParams& params, int64_t image, int64_t y, void* scratch) {
+  const RecurrentFuseParams& forward = params.forward;
+  const int64_t channels = forward.input.size[1], width = forward.input.size[3];
+  const int64_t factor = width / forward.gate.size[3];
+  for (int64_t x = 0; x < width; x += kFuseTile) {
+    const RowPart part{image, 0, y, x, x + kFuseTile < width ? kFuseTile : width - x};
+    const FuseTile<T> tile(forward, part, scratch);
+    const T *weight = tile.weight(), *previous_level = tile.previous_level(), *level = tile.level();
+    T *input = tile.line[3], *fused = tile.line[4], *grad_last = tile.line[5], *grad_fused = tile.line[6],
+      *grad_weight = tile.line[7], *grad_level = tile.line[8], *grad_previous_level = tile.line[9];
+    for (int64_t i = 0; i < part.count; ++i) grad_weight[i] = 0;
+    for (int64_t c = 0; c < channels; ++c) {
+      RowPart lower = part, upper = part;
+      lower.channel = c;
+      upper.channel = channels + c;
+      read_line(forward.input, lower, input);
+      read_line(forward.previous, upper, fused);
+      read_line(params.grad_output, lower, grad_last);
+      read_line(params.grad_output, upper, grad_fused);
+      for (int64_t i = 0; i < part.count; ++i) {
+        const T w = weight[i], grad = grad_fused[i];
+        const bool known = previous_level[i] != 0;
+        grad_weight[i] += grad * (fused[i] - input[i]);
+        input[i] = (T(1) - w) * grad + (known ? T(0) : grad_last[i]);
+        grad_last[i] = known ? grad_last[i] : T(0);
+        fused[i] = w * grad;
+      }
+      if (params.grad_input.data != nullptr) write_line(params.grad_input, lower, input);
+      if (params.grad_previous.data == nullptr) continue;
+      write_line(params.grad_previous, lower, grad_last);
+      write_line(params.grad_previous, upper, fused);
+    }
+    RowPart level_part = part;
+    level_part.channel = 2 * channels;
+    read_line(params.grad_output, level_part, grad_level);
+    tile.fused_level(fused);
+    for (int64_t i = 0; i < part.count; ++i) {
+      const T w = weight[i], rest = T(1) - w, now = level[i], before = previous_level[i];
+      const T slope = fused[i] > 0 ? grad_level[i] / fused[i] : T(0);  // a level of 0 has none
+      grad_weight[i] += slope * (w * before * before - rest * now * now);
+      grad_weight[i] = before != 0 && now != 0 ? grad_weight[i] : T(0);
+      grad_level[i] = slope * rest * rest * now;
+      grad_previous_level[i] = slope * w * w * before;
+    }
+    if (params.grad_previous.data != nullptr)
+      write_line(params.grad_previous, level_part, grad_previous_level);
+    if (params.grad_level.data != nullptr) write_line(params.grad_level, part, grad_level);
+    if (params.grad_gate.data != nullptr) write_gate(params.grad_gate, factor, part, input, grad_weight);
+  }
+}

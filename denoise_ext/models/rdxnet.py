@@ -1,0 +1,208 @@
+"""RDXNet: a recurrent DXNet that denoises video, one frame after the other.
+
+* A frame is first averaged with what earlier frames left, then denoised. A small gate predicts from
+  the difference of both, in units of the noise, how much of the past each pixel takes. The network
+  that follows knows how much noise the average still has. The order is that of EMVD (Maggioni,
+  Huang, Li, Xiao, Fu, Song: "Efficient Multi-Stage Video Denoising with Recurrent Spatio-Temporal
+  Fusion", CVPR 2021).
+* The past is moved to where it is now by block matching of the last output with the frame.
+* The state is one tensor: the last output, the last average and the noise level of the average.
+  Zeros mean that nothing is known, so a sequence begins with zeros.
+* The trunk is DXNet's: bias-free, f(a x, a sigma) = a f(x, sigma). The gate looks at ratios alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import lcm
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from denoise_ext.models.image_denoiser import check_positive_int
+from denoise_ext.models.network import Geometry, Network, Port, Signature, Tensors
+from denoise_ext.models.registry import register_architecture, register_model
+from denoise_ext.models.residual_u_net import ResidualUNet
+from denoise_ext.nn import BlockMatch, BlockWarp, Conv2d, GaussianBlur2d, RecurrentFuse
+
+_BLOCK = 8  # of block matching, in pixels
+_GATE_SIDE = 4  # pixels beside one another that are channels of the gate
+_GATE_WIDTH = 16
+_GATE_BIAS = -1.0  # before training a pixel takes a quarter of the past
+_LARGEST_RATIO = 16.0  # of a difference to the noise: anything beyond is motion
+_LEAST_LEVEL = 1e-4  # of the noise, in units of white, where ratios are formed
+_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
+# How far a block's motion depends on pixels: +-19 for the vector, 4 for the window, 7 in the block;
+# and the vector moves the state by 19.
+_MATCH_REACH = 19 + 4 + 7
+_MAX_UNSHUFFLE = 16
+
+
+@register_architecture("rdxnet")
+class RDXNet(Network):
+    """Recurrent DXNet for gray (``channels=1``) or colour (``channels=3``) video; needs sigma.
+
+    Inputs: ``image`` (N, channels, H, W), nominally in [0, 1], and ``noise_map``, sigma / 255.
+    Output: ``image``. State: ``past`` (N, 2 channels + 1, H, W).
+
+    Args:
+        channels: image channels.
+        widths: channels of the levels, the finest first.
+        blocks: residual blocks of each level: on the way down and again on the way up for all but
+            the coarsest.
+        unshuffle: side of the squares of pixels that are channels of the finest level.
+    """
+
+    family = "rdxnet"
+
+    def __init__(
+        self,
+        channels: int = 1,
+        widths: Sequence[int] = (16, 32, 64),
+        blocks: Sequence[int] = (1, 1, 2),
+        unshuffle: int = 2,
+    ) -> None:
+        super().__init__()
+        if channels not in (1, 3):
+            raise ValueError(f"channels must be 1 or 3, got {channels!r}")
+        self.in_channels = channels
+        self.unshuffle = check_positive_int("unshuffle", unshuffle, maximum=_MAX_UNSHUFFLE)
+        self.signature = Signature(
+            {"image": Port(channels), "noise_map": Port(1, kind="condition")},
+            {"image": Port(channels)},
+            {"past": Port(2 * channels + 1)},
+        )
+        sub = self.unshuffle**2
+        self.trunk = _Trunk(sub * (3 * channels + 1), sub * channels, widths, blocks)
+        side = _GATE_SIDE**2
+        self.gate = nn.Sequential(
+            Conv2d(2 * side + 1, _GATE_WIDTH, 3, padding=1, activation="relu"),
+            Conv2d(_GATE_WIDTH, side, 3, padding=1, activation="sigmoid"),
+        )
+        self.match, self.warp, self.fuse = BlockMatch(), BlockWarp(), RecurrentFuse()
+        self.smooth = GaussianBlur2d(5, 1.2, border_type="replicate")
+        coarsest = self.unshuffle * 2 ** (len(self.trunk.widths) - 1)
+        self.stride = lcm(_BLOCK, coarsest)
+        radius = _MATCH_REACH + self._gate_radius() + self._trunk_radius()
+        self.geometry = Geometry(self.stride + 2 * radius, radius, self.stride, ())
+
+    def _gate_radius(self) -> int:
+        """Two 3x3 convolutions at a quarter of the resolution, and the smoothing before."""
+        return 2 * _GATE_SIDE + (_GATE_SIDE - 1) + self.smooth.kernel_size[0] // 2
+
+    def _trunk_radius(self) -> int:
+        """Convolutions of 3x3 of all levels, and what lies in a pixel of the coarsest one."""
+        radius = 2 * self.unshuffle  # head and tail
+        for level, count in enumerate(self.trunk.blocks):
+            ways = 1 if level == len(self.trunk.blocks) - 1 else 2
+            radius += 2 * ways * count * self.unshuffle * 2**level
+        return radius + self.unshuffle * 2 ** (len(self.trunk.blocks) - 1) - 1
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What rebuilds this network."""
+        return {
+            "family": self.family,
+            "channels": self.in_channels,
+            "widths": self.trunk.widths,
+            "blocks": self.trunk.blocks,
+            "unshuffle": self.unshuffle,
+        }
+
+    def compute(self, inputs: Tensors, state: Tensors) -> tuple[Tensors, Tensors]:
+        """See :meth:`Network.compute`."""
+        image, noise, past = inputs["image"], inputs["noise_map"], state["past"]
+        channels = self.in_channels
+        luma, luma_noise = _luma(image), noise * _luma_noise(channels)
+        sigma = luma_noise if noise.shape[-2:] == (1, 1) else F.avg_pool2d(luma_noise, _BLOCK)
+        motion = self.match(luma, _luma(past[:, :channels]), 255.0 * sigma)
+        past = self.warp(past, motion)
+        weight = self.gate(self._differences(luma, luma_noise, past))
+        fused = self.fuse(image, past, weight, noise)  # (N, 2 C + 1, H, W)
+        shown = F.pixel_unshuffle(torch.cat([fused, image], 1), self.unshuffle)
+        residual = F.pixel_shuffle(self.trunk(shown), self.unshuffle)
+        clean = fused[:, channels : 2 * channels] - residual
+        return {"image": clean}, {"past": torch.cat([clean, fused[:, channels:]], 1)}
+
+    def _differences(self, luma: Tensor, noise: Tensor, past: Tensor) -> Tensor:
+        """What the gate sees, (N, 33, H / 4, W / 4): ratios to the noise.
+
+        How much the frame differs from the last output and from the last average, smoothed, and
+        the noise of the average.
+        """
+        channels = self.in_channels
+        last, fused = past[:, :channels], past[:, channels : 2 * channels]
+        difference = torch.cat([luma - _luma(last), luma - _luma(fused)], 1)
+        scale = 1.0 / noise.clamp(min=_LEAST_LEVEL)
+        ratio = (self.smooth(difference).abs() * scale).clamp(max=_LARGEST_RATIO)
+        level = past[:, 2 * channels :] * _luma_noise(channels) * scale
+        level = F.avg_pool2d(level.clamp(max=_LARGEST_RATIO), _GATE_SIDE)
+        return torch.cat([F.pixel_unshuffle(ratio, _GATE_SIDE), level], 1)
+
+    @torch.no_grad()
+    def initialise(self, generator: torch.Generator) -> None:
+        """Random weights to train from; before training a quarter of the past is taken."""
+        self.trunk.initialise_levels(generator)
+        first, last = self.gate
+        nn.init.kaiming_normal_(first.weight, nonlinearity="relu", generator=generator)
+        nn.init.kaiming_normal_(last.weight, nonlinearity="linear", generator=generator)
+        last.weight.mul_(0.1)
+        first.bias.zero_()
+        last.bias.fill_(_GATE_BIAS)
+
+
+class _Trunk(ResidualUNet):
+    """The U-Net that denoises the average."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, widths: Sequence[int], blocks: Sequence[int]
+    ) -> None:
+        super().__init__()
+        self.add_levels(in_channels, out_channels, widths, blocks)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the noise that is left in the average."""
+        return self.run_levels(x)
+
+
+def _luma(image: Tensor) -> Tensor:
+    """(N, C, H, W) to (N, 1, H, W)."""
+    if image.shape[1] == 1:
+        return image
+    red, green, blue = image.unbind(1)
+    return (_LUMA[0] * red + _LUMA[1] * green + _LUMA[2] * blue)[:, None]
+
+
+def _luma_noise(channels: int) -> float:
+    """The noise of luma, for noise of 1 in each channel."""
+    return 1.0 if channels == 1 else sum(weight**2 for weight in _LUMA) ** 0.5
+
+
+@register_model
+def rdxnet_s_gray(**kwargs: Any) -> RDXNet:
+    """Small gray RDXNet for video: DXNet's trunk of three thin levels."""
+    defaults = {"channels": 1, "widths": (16, 32, 64), "blocks": (1, 1, 2), "unshuffle": 2}
+    return RDXNet(**{**defaults, **kwargs})
+
+
+@register_model
+def rdxnet_s_color(**kwargs: Any) -> RDXNet:
+    """Small colour RDXNet for video: DXNet's trunk of three thin levels."""
+    defaults = {"channels": 3, "widths": (16, 32, 64), "blocks": (1, 1, 2), "unshuffle": 2}
+    return RDXNet(**{**defaults, **kwargs})
+
+
+@register_model
+def rdxnet_xs_gray(**kwargs: Any) -> RDXNet:
+    """Gray RDXNet for large video in real time: two levels, a quarter of the resolution first."""
+    defaults = {"channels": 1, "widths": (32, 48), "blocks": (1, 2), "unshuffle": 4}
+    return RDXNet(**{**defaults, **kwargs})
+
+
+@register_model
+def rdxnet_xs_color(**kwargs: Any) -> RDXNet:
+    """Colour RDXNet for large video in real time: two levels, a quarter of the resolution first."""
+    defaults = {"channels": 3, "widths": (32, 48), "blocks": (1, 2), "unshuffle": 4}
+    return RDXNet(**{**defaults, **kwargs})

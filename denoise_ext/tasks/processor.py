@@ -1,0 +1,104 @@
+"""`Processor`: what a batch does to each of its pictures, with the same model and options."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from typing import Any
+
+from denoise_ext import __version__
+from denoise_ext.io import Picture
+from denoise_ext.io.digest import file_sha256
+from denoise_ext.models import Network, list_models, pretrained_info
+from denoise_ext.runtime.device import choose_device
+from denoise_ext.runtime.model_names import is_family, load_model, member
+from denoise_ext.runtime.options import RunOptions
+from denoise_ext.tasks.denoiser import Denoiser, Result
+from denoise_ext.tasks.treatment import PHOTO
+from denoise_ext.tasks.value_range import Range
+
+
+@dataclass(frozen=True)
+class Processor:
+    """Denoises every picture of a batch alike, on this machine or in the actors of a cluster."""
+
+    model: str | os.PathLike[str] | None = None
+    """A model's name, a checkpoint file, or None: the shipped ones for gray and for colour."""
+    run: RunOptions = field(default_factory=RunOptions)
+    sigma: float | None = None
+    """As in `Denoiser`, on the 0-255 scale; None: estimated for each picture."""
+    strength: float = 1.0
+    alpha: str = "keep"
+    value_range: Range | None = None
+    """The numbers that mean black and white, in place of each file's own."""
+    axes: str | None = None
+    """Letters for the axes of each file's array or pages, as a `Denoiser` takes them."""
+
+    def load(self, network: Network | None = None, share: int = 1) -> Callable[[Picture], Result]:
+        """Load the network; return the function that denoises a picture.
+
+        Args:
+            network: runs in place of `model`, whose weights it has.
+            share: number of pictures that are computed at the same time and share the memory.
+
+        Raises:
+            ValueError, RuntimeError: as `load_model` and `Denoiser`.
+        """
+        denoiser = load_denoiser(
+            self.model if network is None else network, self.run,
+            sigma=self.sigma, strength=self.strength, alpha=self.alpha,
+        )  # fmt: skip
+        return partial(denoiser.run, value_range=self.value_range, axes=self.axes, share=share)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """All that a result depends on besides its input: what `jobs` makes keys of.
+
+        Device, tile and max_memory are left out: they change the last bits at most. A batch can
+        therefore continue on another machine, or with less memory.
+        """
+        return {
+            "version": __version__,
+            "weights": weights_sha256(self.model),
+            "sigma": self.sigma,
+            "strength": self.strength,
+            "precision": self.run.precision,
+            "backend": self.run.backend,
+            "alpha": self.alpha,
+            "value_range": self.value_range,
+            "axes": self.axes,
+        }
+
+
+def load_denoiser(
+    model: Network | str | os.PathLike[str] | None, run: RunOptions, **options: Any
+) -> Denoiser:
+    """Make a `Denoiser` whose network is loaded: a wrong model is one error, not one per image.
+
+    The networks of a family are the exception. They are loaded with the first image that needs
+    them.
+
+    Args:
+        model: a network, a model's name, a checkpoint file, or the name of a family.
+        run: device, precision, backend, memory.
+        options: the other ones of `Denoiser`.
+    """
+    run = replace(run, device=choose_device(run.device, run.backend))
+    if not (isinstance(model, Network) or is_family(model)):
+        model = load_model(model, run.device, run.backend)
+    return Denoiser(model, **asdict(run), **options)
+
+
+def weights_sha256(model: str | os.PathLike[str] | None) -> str:
+    """The hash that identifies a model's weights: that of their file, or of all files."""
+    if is_family(model):
+        names = [member(model, channels) for channels in (1, 3)]
+        names += [] if model else [PHOTO]  # the noise of a picture decides between these
+        shipped = [pretrained_info(name) for name in names]
+        together = "".join(entry.sha256 if entry else "-" for entry in shipped)
+        return hashlib.sha256(together.encode()).hexdigest()
+    name = os.fspath(model)
+    shipped = pretrained_info(name) if name in list_models(pretrained=True) else None
+    return shipped.sha256 if shipped else file_sha256(name)

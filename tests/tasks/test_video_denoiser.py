@@ -1,0 +1,266 @@
+"""VideoDenoiser: frames of any kind in their order, scene cuts, noise level, what is refused."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+import torch
+from command_line import BACKEND, run
+from PIL import Image
+from torch import Tensor
+
+import denoise_ext
+from denoise_ext.io.video import read_video
+from denoise_ext.models import create_model, save_model
+from denoise_ext.models.frames import compute_frames
+from denoise_ext.models.rdxnet import RDXNet
+from denoise_ext.tasks import VideoDenoiser
+from denoise_ext.tasks.scene_cuts import changed_share
+
+SIGMA = 20.0
+
+
+def network(channels: int = 1) -> RDXNet:
+    """A narrow network with random weights."""
+    model = RDXNet(channels, widths=(4, 6), blocks=(1, 1))
+    model.initialise(torch.Generator().manual_seed(channels))
+    return model.eval()
+
+
+def scene(
+    frames: int, seed: int = 0, size: tuple[int, int] = (64, 80), sigma: float = SIGMA
+) -> Tensor:
+    """(T, 1, H, W): a texture that moves by (1, 2) pixels a frame, with noise."""
+    generator = torch.Generator().manual_seed(seed)
+    large = torch.zeros(1, 1, size[0] + 2 * frames, size[1] + 2 * frames)
+    for scale in (4, 8, 16):
+        small = [-(-side // scale) + 2 for side in large.shape[2:]]
+        noise = torch.rand(1, 1, *small, generator=generator)
+        whole = torch.nn.functional.interpolate(noise, scale_factor=scale, mode="bicubic")
+        large += whole[..., : large.shape[2], : large.shape[3]] / 3
+    cut = [large[0, :, t : t + size[0], 2 * t : 2 * t + size[1]] for t in range(frames)]
+    clean = torch.stack(cut).clamp(0, 1)
+    return clean + sigma / 255 * torch.randn(clean.shape, generator=generator)
+
+
+def expected(model: RDXNet, frames: Tensor, sigma: float = SIGMA) -> Tensor:
+    """The network on the whole clip."""
+    level = torch.full((1, 1, 1, 1), sigma / 255)
+    with torch.inference_mode():
+        outputs, _ = compute_frames(model, {"image": frames[None], "noise_map": level})
+    return outputs["image"][0]
+
+
+def pushed(denoiser: VideoDenoiser, frames: Tensor) -> Tensor:
+    return torch.stack([denoiser.push(frame) for frame in frames])
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_frames_get_what_the_network_gives_the_clip(channels):
+    model, frames = network(channels), scene(5).expand(-1, channels, -1, -1)
+    denoiser = VideoDenoiser(model, sigma=SIGMA)
+    got = pushed(denoiser, frames)
+    torch.testing.assert_close(got, expected(model, frames), rtol=1e-4, atol=1e-4)
+    assert denoiser.frames == 5 and denoiser.sigma == SIGMA
+    assert denoiser.flush() == []
+
+
+def test_reset_forgets():
+    model, frames = network(), scene(4)
+    denoiser = VideoDenoiser(model, sigma=SIGMA)
+    first = pushed(denoiser, frames)
+    denoiser.reset()
+    assert torch.equal(pushed(denoiser, frames), first)
+    denoiser.reset()
+    assert denoiser.push(frames[0, :, :40]).shape == (1, 40, 80)  # of another size
+
+
+def test_every_kind_comes_back_as_it_was():
+    gray = scene(2).clamp(0, 1)
+    pixels = (gray[:, 0] * 255).byte().numpy()
+    colour = np.repeat(pixels[..., None], 3, axis=-1)
+    alpha = np.concatenate([colour, pixels[..., None] // 2], axis=-1)
+    for frames, channels in (
+        (pixels, 1),
+        (pixels.astype(np.uint16) * 257, 1),
+        (gray[:, 0].numpy(), 1),
+        (colour, 3),
+        (alpha, 3),
+        ([Image.fromarray(x) for x in colour], 3),
+    ):
+        denoiser = VideoDenoiser(network(channels), sigma=SIGMA)
+        for frame in frames:
+            result = denoiser.push(frame)
+            assert type(result) is type(frame)
+            before, after = np.asarray(frame), np.asarray(result)
+            assert after.shape == before.shape and after.dtype == before.dtype
+            assert not np.array_equal(after, before)
+            if before.shape[-1] == 4:
+                assert np.array_equal(after[..., 3], before[..., 3])
+
+
+def test_strength_blends():
+    model, frames = network(), scene(3)
+    whole = pushed(VideoDenoiser(model, sigma=SIGMA), frames)
+    half = pushed(VideoDenoiser(model, sigma=SIGMA, strength=0.5), frames)
+    torch.testing.assert_close(half, (frames + whole) / 2, rtol=1e-5, atol=1e-6)
+    assert torch.equal(pushed(VideoDenoiser(model, sigma=SIGMA, strength=0), frames), frames)
+
+
+def test_the_noise_level_is_estimated_and_follows():
+    denoiser = VideoDenoiser(network(), scene_cut="off")
+    quiet, loud = scene(9, size=(96, 96), sigma=10.0), scene(17, size=(96, 96), sigma=30.0)
+    pushed(denoiser, quiet)
+    before = denoiser.sigma
+    assert before == pytest.approx(10.0, abs=2.0)
+    pushed(denoiser, loud)
+    assert before + 2 < denoiser.sigma < 30
+
+
+# ---- scene cuts
+
+
+def test_a_cut_begins_anew():
+    model = network()
+    frames = torch.cat([scene(4), scene(3, seed=5)])
+    denoiser = VideoDenoiser(model, sigma=SIGMA)
+    got = pushed(denoiser, frames)
+    torch.testing.assert_close(got[4:], expected(model, frames[4:]), rtol=1e-4, atol=1e-4)
+    kept = pushed(VideoDenoiser(model, sigma=SIGMA, scene_cut="off"), frames)
+    torch.testing.assert_close(kept, expected(model, frames), rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(got[4], kept[4], atol=1e-3)
+
+
+@pytest.mark.parametrize("sigma", [5.0, 20.0, 40.0])
+def test_the_share_of_changed_blocks_tells_cuts_from_motion(sigma):
+    clean, noisy = scene(4, size=(128, 160), sigma=0.0), scene(4, size=(128, 160), sigma=sigma)
+    other = scene(4, seed=7, size=(128, 160), sigma=sigma)
+    moving = changed_share(noisy[3:], clean[2:3], sigma)
+    still = changed_share(noisy[2:3], clean[2:3], sigma)
+    cut = changed_share(other[:1], clean[2:3], sigma)
+    assert still < 0.2 and moving < 0.35
+    assert changed_share(noisy[3:], clean[2:3], sigma, native=False) == moving
+    assert cut > 0.6
+    flat = torch.full((1, 1, 128, 160), 0.5)
+    noise = sigma / 255 * torch.randn(flat.shape, generator=torch.Generator().manual_seed(1))
+    assert changed_share(flat + noise, flat, sigma) < 0.1
+    assert changed_share(0.2 + noise, flat, sigma) > 0.9
+
+
+def test_small_frames_have_no_blocks():
+    assert changed_share(torch.zeros(1, 1, 31, 90), torch.ones(1, 1, 31, 90), 0.0) == 0.0
+
+
+# ---- what is refused
+
+
+def test_a_bad_frame_is_named_and_leaves_the_state(recwarn):
+    model, frames = network(), scene(4)
+    denoiser = VideoDenoiser(model, sigma=SIGMA)
+    got = [denoiser.push(frame) for frame in frames[:2]]
+    bad = frames[2].clone()
+    bad[0, 3, 3] = torch.nan
+    for frame, text in (
+        (bad, "frame 2.*NaN"),
+        (frames[2, :, :40], r"frame 2.*\(1, 40, 80\)"),
+        (frames[2].expand(3, -1, -1), "frame 2.*3"),
+        (frames[None, 2].expand(2, -1, -1, -1), "frame 2"),
+        ("no such file.png", "no such file"),
+    ):
+        with pytest.raises(ValueError, match=text):
+            denoiser.push(frame)
+    with pytest.raises(TypeError, match="frame 2"):
+        denoiser.push(None)
+    got += [denoiser.push(frame) for frame in frames[2:]]
+    torch.testing.assert_close(torch.stack(got), expected(model, frames), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "options, name",
+    [
+        ({"sigma": -1.0}, "sigma"),
+        ({"sigma": float("nan")}, "sigma"),
+        ({"sigma": "5"}, "sigma"),
+        ({"strength": 1.5}, "strength"),
+        ({"scene_cut": 0}, "scene_cut"),
+        ({"scene_cut": "on"}, "scene_cut"),
+        ({"scene_cut": 1.5}, "scene_cut"),
+        ({"backend": "numpy"}, "backend"),
+    ],
+)
+def test_bad_options_are_named(options, name):
+    with pytest.raises((TypeError, ValueError), match=name):
+        VideoDenoiser(network(), **options)
+
+
+def test_networks_that_do_not_fit_are_named():
+    still = create_model("ffdnet_gray_small").eval()
+    with pytest.raises(TypeError, match="recurrent"):
+        VideoDenoiser(still).push(scene(1)[0])
+    with pytest.raises(ValueError, match=r"3 channels.*1"):
+        VideoDenoiser(network(3), sigma=SIGMA).push(scene(1)[0])
+
+
+# ---- over time
+
+
+def test_hundreds_of_frames_neither_drift_nor_grow():
+    model, still = network(), scene(1, sigma=0.0)[0]
+    denoiser = VideoDenoiser(model, sigma=SIGMA)
+    generator, errors = torch.Generator().manual_seed(2), []
+    for _ in range(300):
+        noisy = still + SIGMA / 255 * torch.randn(still.shape, generator=generator)
+        errors.append(float((denoiser.push(noisy) - still).square().mean()))
+    early, late = np.mean(errors[50:150]), np.mean(errors[200:])
+    assert late == pytest.approx(early, rel=0.1)
+    state = denoiser._state["past"]
+    assert state.shape == (1, 3, 64, 80) and state.isfinite().all()
+
+
+def test_calls_of_threads_queue():
+    model, frames = network(), scene(1).expand(6, -1, -1, -1)
+    denoiser = VideoDenoiser(model, sigma=SIGMA)
+    made: list[Tensor] = []
+    threads = [
+        threading.Thread(target=lambda: made.append(denoiser.push(frames[0]))) for _ in range(6)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    wanted = expected(model, frames)
+    assert len(made) == 6 and denoiser.frames == 6
+    for result in wanted:  # each once, in whatever order
+        assert min(float((result - other).abs().max()) for other in made) < 1e-4
+
+
+# ---- command line
+
+
+def test_the_command_uses_a_recurrent_checkpoint(tmp_path, capsys):
+    av = pytest.importorskip("av")
+    frames = (scene(5).clamp(0, 1)[:, 0] * 255).byte().numpy()
+    with av.open(str(tmp_path / "in.mkv"), "w") as out:
+        stream = out.add_stream("ffv1", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 80, 64, "gray"
+        for i, pixels in enumerate(frames):
+            frame = av.VideoFrame.from_ndarray(pixels, "gray")
+            frame.pts = i
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode(None))
+    model = network()
+    save_model(model, tmp_path / "net.safetensors", torch.float32)
+    arguments = ["video", str(tmp_path / "in.mkv"), str(tmp_path / "out.mkv")]
+    chosen = ["--model", str(tmp_path / "net.safetensors"), "--sigma", "20", *BACKEND]
+    code, out, err = run(capsys, *arguments, *chosen)
+    assert code == 0, err
+    assert "5 frames" in out
+    denoiser = denoise_ext.VideoDenoiser(model, sigma=SIGMA)
+    with read_video(tmp_path / "in.mkv") as video, read_video(tmp_path / "out.mkv") as result:
+        for before, after in zip(video, result, strict=True):
+            wanted = before.with_picture(denoiser.push(before.picture()))
+            assert np.abs(wanted.planes[0].astype(int) - after.planes[0]).max() <= 1
+    code, _, err = run(capsys, *arguments, *chosen, "--tile", "64", "--overwrite")
+    assert code == 2 and "--tile" in err and "64" in err
