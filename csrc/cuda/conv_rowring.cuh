@@ -195,16 +195,13 @@ __device__ __forceinline__ void multiply_column(RowRingSums<Ring>& sums, const u
 #pragma unroll
           for (int i = 0; i < 2; ++i) {
             float (&sum)[4] = sums[r][2 * half + i];
-            multiply(sum, a[r + tap], {b[2 * i], b[2 * i + 1]}, Storage{});
+            // The small products first; that of the two low parts is below 2^-22 of the whole one. Added up
+            // by themselves they would take registers that spill.
             if constexpr (Ring::kSplit) {
-              // By themselves, so that `sum` is rounded little more often than by whole products. The product
-              // of the two low parts is below 2^-22 of the whole one.
-              float small[4] = {};
-              multiply(small, a_low[r + tap], {b[2 * i], b[2 * i + 1]}, Storage{});
-              multiply(small, a[r + tap], {b_low[2 * i], b_low[2 * i + 1]}, Storage{});
-#pragma unroll
-              for (int j = 0; j < 4; ++j) sum[j] += small[j];
+              multiply(sum, a_low[r + tap], {b[2 * i], b[2 * i + 1]}, Storage{});
+              multiply(sum, a[r + tap], {b_low[2 * i], b_low[2 * i + 1]}, Storage{});
             }
+            multiply(sum, a[r + tap], {b[2 * i], b[2 * i + 1]}, Storage{});
           }
         }
       }
