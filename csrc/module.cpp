@@ -3,6 +3,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -13,6 +14,7 @@
 #include "params/device_list.h"
 #include "params/driver.h"
 #include "params/launch.h"
+#include "params/preferred.h"
 
 namespace py = pybind11;
 
@@ -97,6 +99,19 @@ std::string explain(const py::function& call, int compute_capability) {
   return explanation.text();
 }
 
+// For this thread; returns those before. A build without CUDA has no kernels to prefer.
+std::string prefer_kernels([[maybe_unused]] const std::string& names) {
+#ifdef DENOISE_EXT_WITH_CUDA
+  const std::string before = denoise_ext::cuda::preferred_variants();
+  if (!denoise_ext::cuda::prefer_variants(names.c_str()))
+    throw std::invalid_argument("names must be shorter than 256 characters, got " +
+                                std::to_string(names.size()));
+  return before;
+#else
+  return "";
+#endif
+}
+
 // Kept for ever: operators may run until the process ends.
 py::function* tf32_query = nullptr;
 
@@ -128,6 +143,9 @@ PYBIND11_MODULE(_native, m) {
   m.def("forget_kept_weights", &denoise_ext::cpu::forget_kept_weights, "Release them.");
   m.def("set_tf32_query", &set_tf32_query, py::arg("query"),
         "Ask this function whether float32 convolutions on a GPU may round factors to tf32 by default.");
+  m.def("prefer_kernels", &prefer_kernels, py::arg("names"),
+        "On a GPU, take these kernels (names with a blank between them) in this thread from now on, "
+        "wherever they can run; returns the names before.");
   m.def("explain", &explain, py::arg("call"), py::arg("compute_capability"),
         "Which kernels the operators take that call() calls, in place of running them.");
 }

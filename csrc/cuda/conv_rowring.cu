@@ -1,6 +1,7 @@
-// Convolution of stride 1 on the matrix units: 1x1, 3x3 and 5x5 kernels, float16, bfloat16 and, with
-// reduced precision of the factors (tf32), float32; sums in float. conv2d, and conv_transpose2d of stride 1:
-// the gradient of conv2d's input, which takes the activation's mask along.
+// Convolution of stride 1 on the matrix units: 1x1, 3x3 and 5x5 kernels, float16, bfloat16 and float32;
+// sums in float. Factors in float32 are rounded to tf32 or, where that is not allowed, divided into two tf32
+// numbers: then three products stand for one ("3xTF32"), with an error as of a sum in float32. conv2d, and
+// conv_transpose2d of stride 1: the gradient of conv2d's input, which takes the activation's mask along.
 //
 // The image is cut into vertical strips. A block goes down a strip in groups of rows; the input rows it
 // needs are in a ring in shared memory, so that each is read once per strip, and the rows of the next
@@ -24,16 +25,16 @@ namespace {
 
 constexpr int kPackThreads = 256;
 
-template <class Storage, int kKernel, bool kLarge>
-using RingOf = RowRing<static_cast<int>(sizeof(Storage)), kKernel, kLarge>;
+template <class Storage, int kKernel, bool kLarge, bool kSplit>
+using RingOf = RowRing<static_cast<int>(sizeof(Storage)), kKernel, kLarge, kSplit>;
 
 // packed: (output block, chunk, column v, tap u, 64 outputs, kChunk inputs), the vectors of each row in
 // the order in which the ring has them; zero for channels that do not exist. Storage: float, or __half for
 // any 16 bits.
-template <class Storage, int kKernel>
+template <class Storage, int kKernel, bool kSplit>
 __global__ void __launch_bounds__(kPackThreads)
     row_ring_pack_kernel(ConvParams p, RowRingPlan plan, unsigned char* packed, int64_t vectors) {
-  using Ring = RingOf<Storage, kKernel, false>;  // the layout is the same for both tiles
+  using Ring = RingOf<Storage, kKernel, false, kSplit>;  // the layout is the same for both tiles
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * kPackThreads + threadIdx.x; i < vectors;
        i += static_cast<int64_t>(gridDim.x) * kPackThreads) {
     const int vector = static_cast<int>(i % Ring::kVectors);
@@ -59,7 +60,7 @@ __global__ void __launch_bounds__(kPackThreads)
                                     : nullptr;
     const int64_t first = row / kRowRingOutputs * kRowRingOutputs * Ring::kPixelBytes;
     *reinterpret_cast<uint4*>(packed + first + Ring::offset(output, vector)) =
-        as_factors<Storage>(gather_channels(weight, from, c));
+        as_factors<Storage, !Ring::kSplit>(gather_channels(weight, from, c));
   }
 }
 
@@ -94,7 +95,7 @@ __device__ __forceinline__ const unsigned char* begin_column(const ConvParams& p
     cp_async_wait<0>();
     __syncthreads();
   }
-  if (first && rows_need_finishing<Storage>(p, plan)) {
+  if (first && rows_need_finishing<Storage, Ring>(p, plan)) {
     finish_rows<Storage, Ring>(p, plan, step, memory.ring);
     __syncthreads();
   }
@@ -111,11 +112,11 @@ __device__ __forceinline__ const unsigned char* begin_column(const ConvParams& p
 }
 
 // grid: plan.blocks; a block takes a run of the plan.groups row groups.
-template <class Storage, int kKernel, bool kLarge>
-__global__ void __launch_bounds__(RingOf<Storage, kKernel, kLarge>::kThreads,
-                                  RingOf<Storage, kKernel, kLarge>::kBlocks)
+template <class Storage, int kKernel, bool kLarge, bool kSplit>
+__global__ void __launch_bounds__(RingOf<Storage, kKernel, kLarge, kSplit>::kThreads,
+                                  RingOf<Storage, kKernel, kLarge, kSplit>::kBlocks)
     row_ring_kernel(ConvParams p, RowRingPlan plan, const uint4* packed) {
-  using Ring = RingOf<Storage, kKernel, kLarge>;
+  using Ring = RingOf<Storage, kKernel, kLarge, kSplit>;
   SharedArena arena;
   RowRingMemory memory{};
   memory.weights = arena.take<unsigned char>(plan.weight_slots * Ring::kColumnBytes);
@@ -173,35 +174,35 @@ __global__ void __launch_bounds__(RingOf<Storage, kKernel, kLarge>::kThreads,
   }
 }
 
-template <class Storage, int kKernel, bool kLarge>
+template <class Storage, int kKernel, bool kLarge, bool kSplit>
 int launch_tile(const ConvParams& params, const RowRingPlan& plan, const LaunchContext& context) {
-  return launch(row_ring_kernel<Storage, kKernel, kLarge>, dim3(static_cast<unsigned>(plan.blocks)),
-                dim3(RingOf<Storage, kKernel, kLarge>::kThreads), plan.shared_bytes, context.stream, params,
-                plan, static_cast<const uint4*>(context.workspace));
+  return launch(row_ring_kernel<Storage, kKernel, kLarge, kSplit>, dim3(static_cast<unsigned>(plan.blocks)),
+                dim3(RingOf<Storage, kKernel, kLarge, kSplit>::kThreads), plan.shared_bytes, context.stream,
+                params, plan, static_cast<const uint4*>(context.workspace));
 }
 
-template <class Storage, int kKernel>
+template <class Storage, int kKernel, bool kSplit>
 int launch_kernel(const ConvParams& params, const RowRingPlan& plan, const LaunchContext& context) {
   using Packed = std::conditional_t<sizeof(Storage) == 2, __half, Storage>;
   const int64_t vectors = row_ring_workspace_bytes(params, context.limits) / 16;
   const int64_t blocks = (vectors + kPackThreads - 1) / kPackThreads;
   const int64_t most = 8 * static_cast<int64_t>(context.limits.multiprocessors);
   const int code =
-      launch(row_ring_pack_kernel<Packed, kKernel>,
+      launch(row_ring_pack_kernel<Packed, kKernel, kSplit>,
              dim3(static_cast<unsigned>(blocks < most ? blocks : most)), dim3(kPackThreads), 0,
              context.stream, params, plan, static_cast<unsigned char*>(context.workspace), vectors);
   if (code != 0) return code;
   if constexpr (has_large_tile(sizeof(Storage), kKernel))
-    if (plan.large) return launch_tile<Storage, kKernel, true>(params, plan, context);
-  return launch_tile<Storage, kKernel, false>(params, plan, context);
+    if (plan.large) return launch_tile<Storage, kKernel, true, kSplit>(params, plan, context);
+  return launch_tile<Storage, kKernel, false, kSplit>(params, plan, context);
 }
 
-template <class Storage>
+template <class Storage, bool kSplit>
 int launch_storage(const ConvParams& params, const RowRingPlan& plan, const LaunchContext& context) {
   switch (plan.kernel) {
-    case 1: return launch_kernel<Storage, 1>(params, plan, context);
-    case 3: return launch_kernel<Storage, 3>(params, plan, context);
-    case 5: return launch_kernel<Storage, 5>(params, plan, context);
+    case 1: return launch_kernel<Storage, 1, kSplit>(params, plan, context);
+    case 3: return launch_kernel<Storage, 3, kSplit>(params, plan, context);
+    case 5: return launch_kernel<Storage, 5, kSplit>(params, plan, context);
     default: return static_cast<int>(cudaErrorInvalidValue);
   }
 }
@@ -210,8 +211,9 @@ int launch_storage(const ConvParams& params, const RowRingPlan& plan, const Laun
 
 int conv_rowring_launch(const ConvParams& params, const LaunchContext& context) {
   const RowRingPlan plan = row_ring_plan(params, context.limits);
+  if (plan.split) return launch_storage<float, true>(params, plan, context);
   return with_vector_storage(params.input.dtype, [&](auto storage) {
-    return launch_storage<decltype(storage)>(params, plan, context);
+    return launch_storage<decltype(storage), false>(params, plan, context);
   });
 }
 

@@ -10,8 +10,10 @@
 namespace denoise_ext::cuda {
 
 // row_ring_tile() as constants.
-template <int kElementBytes, int kKernelSize, bool kLarge>
+// kSplitFactors: float32 factors are sums of two tf32 numbers.
+template <int kElementBytes, int kKernelSize, bool kLarge, bool kSplitFactors>
 struct RowRing {
+  static constexpr bool kSplit = kSplitFactors;
   static constexpr int kKernel = kKernelSize;
   static constexpr int kWidth = row_ring_tile(kElementBytes, kKernel, kLarge).width;
   static constexpr int kRows = row_ring_tile(kElementBytes, kKernel, kLarge).rows;
@@ -122,6 +124,17 @@ __device__ __forceinline__ void load_columns(const uint4* packed, int64_t first,
     cp_async16(weights + i * 16, from + i, true);
 }
 
+// x = high + low, both in tf32, but for 2^-22 of x. An infinite x gives NaN, for low is.
+template <int kCount>
+__device__ __forceinline__ void split_factors(uint32_t (&high)[kCount], uint32_t (&low)[kCount]) {
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) {
+    const float x = __uint_as_float(high[i]);
+    high[i] = to_tf32(x);
+    low[i] = to_tf32(x - __uint_as_float(high[i]));
+  }
+}
+
 // A warp's sums: rows of 16 pixels x 4 tiles of 8 channels.
 template <class Ring>
 using RowRingSums = float[Ring::kRows][4][4];
@@ -146,17 +159,32 @@ __device__ __forceinline__ void multiply_column(RowRingSums<Ring>& sums, const u
     const unsigned char* const from = plane + Ring::offset(a_pixel, 2 * k + a_vector);
 #pragma unroll
     for (int i = 0; i < Ring::kWindow; ++i) ldmatrix(a[i], from + rows[i]);
+    uint32_t a_low[Ring::kSplit ? Ring::kWindow : 1][4];
+    if constexpr (Ring::kSplit) {
+#pragma unroll
+      for (int i = 0; i < Ring::kWindow; ++i) split_factors(a[i], a_low[i]);
+    }
 #pragma unroll
     for (int tap = 0; tap < Ring::kKernel; ++tap) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         uint32_t b[4];
         ldmatrix(b, weights + Ring::offset(tap * kRowRingOutputs + b_output + 16 * half, 2 * k + b_vector));
-        const uint32_t low[2] = {b[0], b[1]}, high[2] = {b[2], b[3]};
+        uint32_t b_low[4];
+        if constexpr (Ring::kSplit) split_factors(b, b_low);
 #pragma unroll
         for (int r = 0; r < Ring::kRows; ++r) {
-          multiply(sums[r][2 * half], a[r + tap], low, Storage{});
-          multiply(sums[r][2 * half + 1], a[r + tap], high, Storage{});
+#pragma unroll
+          for (int i = 0; i < 2; ++i) {
+            float (&sum)[4] = sums[r][2 * half + i];
+            // The small products first; that of the two low parts is below 2^-22 of the whole one. Added up
+            // by themselves they would take registers that spill.
+            if constexpr (Ring::kSplit) {
+              multiply(sum, a_low[r + tap], {b[2 * i], b[2 * i + 1]}, Storage{});
+              multiply(sum, a[r + tap], {b_low[2 * i], b_low[2 * i + 1]}, Storage{});
+            }
+            multiply(sum, a[r + tap], {b[2 * i], b[2 * i + 1]}, Storage{});
+          }
         }
       }
     }

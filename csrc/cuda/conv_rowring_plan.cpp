@@ -46,7 +46,12 @@ int64_t row_groups(const ConvParams& p, const RowRingPlan& plan, bool large) {
 
 const char* row_ring_cannot_run(const ConvParams& p, const DeviceLimits& limits) {
   const int64_t kernel = p.weight.size[2];
-  if (const char* reason = tensor_cores_cannot_run(p, limits)) return reason;
+  if (p.input.dtype == DType::kFloat64) return "takes float16, bfloat16 and float32 only";
+  if (p.input.dtype == DType::kFloat32 && p.precision == Precision::kStrict)
+    return "divides float32 factors into tf32 numbers, which precision='strict' excludes";
+  if (limits.compute_capability < 75) return "needs compute capability 7.5";
+  if (p.input.dtype != DType::kFloat16 && limits.compute_capability < 80)
+    return "bfloat16 and tf32 need compute capability 8.0";
   if (p.groups != 1) return "takes groups = 1 only";
   if (p.stride[0] != 1 || p.stride[1] != 1) return "takes stride 1 only";
   if (p.dilation[0] != 1 || p.dilation[1] != 1) return "takes dilation 1 only";
@@ -64,6 +69,7 @@ const char* row_ring_cannot_run(const ConvParams& p, const DeviceLimits& limits)
 RowRingPlan row_ring_plan(const ConvParams& p, const DeviceLimits& limits) {
   RowRingPlan plan{};
   plan.element_bytes = static_cast<int>(element_bytes(p.input.dtype));
+  plan.split = p.input.dtype == DType::kFloat32 && p.precision != Precision::kFast;
   plan.kernel = static_cast<int>(p.weight.size[2]);
   // A transposed convolution of stride 1 is one with the taps rotated: where that one's first tap
   // lies `padding` outside the image, this one's last does.
@@ -108,8 +114,8 @@ double row_ring_cost(const ConvParams& p, const DeviceLimits& limits) {
   const double written = tensor_bytes(p.output) * (plan.vector_output ? 1.2 : 3.0);
   const double bytes = read + written + tensor_bytes(p.residual) * (plan.vector_residual ? 1.2 : 3.0);
   constexpr double kPacking = 3;  // one launch more than kernels without a workspace
-  return kPacking +
-         std::max(tensor_cost(products, 2.0 / plan.element_bytes, limits), memory_cost(bytes, limits));
+  return kPacking + std::max(tensor_cost(products * (plan.split ? 3 : 1), 2.0 / plan.element_bytes, limits),
+                             memory_cost(bytes, limits));
 }
 
 int64_t row_ring_workspace_bytes(const ConvParams& p, const DeviceLimits& limits) {

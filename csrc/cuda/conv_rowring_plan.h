@@ -53,6 +53,7 @@ constexpr bool has_large_tile(int element_bytes, int kernel) {
 
 struct RowRingPlan {
   bool large;
+  bool split;  // float32 factors as sums of two tf32 numbers: three products for one
   int element_bytes;
   int kernel;         // taps along each axis
   int top, left;      // padding of the equivalent stride-1 convolution; may be negative

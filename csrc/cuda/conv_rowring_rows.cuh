@@ -58,7 +58,7 @@ __device__ __forceinline__ void gather_row(const ConvParams& p, const Storage* r
     if (inside && mask != nullptr)
       loaded = apply_mask<Storage>(loaded, gather_channels(saved, mask + x * saved.stride[3], c),
                                    static_cast<float>(p.input_mask.slope));
-    *reinterpret_cast<uint4*>(to + Ring::offset(pixel, vector)) = as_factors<Storage>(loaded);
+    *reinterpret_cast<uint4*>(to + Ring::offset(pixel, vector)) = as_factors<Storage, !Ring::kSplit>(loaded);
   }
 }
 
@@ -101,9 +101,10 @@ __device__ __forceinline__ void load_rows(const ConvParams& p, const RowRingPlan
 }
 
 // Whether rows that were copied are not yet what the matrix products take.
-template <class Storage>
+template <class Storage, class Ring>
 __device__ __forceinline__ bool rows_need_finishing(const ConvParams& p, const RowRingPlan& plan) {
-  return plan.vector_input && (sizeof(Storage) == 4 || p.input_mask.saved.data != nullptr);
+  const bool rounds = sizeof(Storage) == 4 && !Ring::kSplit;
+  return plan.vector_input && (rounds || p.input_mask.saved.data != nullptr);
 }
 
 // Masks and rounds a step's new rows where they lie, each element once. They have arrived, for all threads
@@ -145,7 +146,7 @@ __device__ __forceinline__ void finish_rows(const ConvParams& p, const RowRingPl
         if (at[j] < 0) continue;
         uint4* const vector = reinterpret_cast<uint4*>(rows + at[j]);
         const uint4 masked = saved.data != nullptr ? apply_mask<Storage>(*vector, mask[j], slope) : *vector;
-        *vector = as_factors<Storage>(masked);
+        *vector = as_factors<Storage, !Ring::kSplit>(masked);
       }
     }
   }

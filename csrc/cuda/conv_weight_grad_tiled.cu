@@ -1,123 +1,138 @@
-// The gradient of a dense convolution's weight with ordinary arithmetic: a block sums, for one tap, a
-// 64 x 64 tile of (coarse, fine) channels over its part of the pixels, 4 x 4 per thread in registers.
-// Any dtype, layout, stride, dilation and number of groups. The blocks of the first tap and fine channels
-// also sum the bias' gradient.
-#include "conv_weight_grad.cuh"
-#include "conv_weight_grad_variants.h"
+// The gradient of a convolution's weight with ordinary arithmetic, by the matrix product of
+// conv_weight_grad_gather.cuh: float32 that must not be rounded, bfloat16 where there are no matrix
+// instructions for it, float64. Any geometry, layout and number of groups.
+//
+// A warp has kThreadRows rows of the tile, whose factors all its lanes read together, and a lane kThreadCols
+// neighbouring columns. Where the tile has fewer rows and columns than warps, warps share the pixels of a
+// piece, and their sums are added in order at the end.
+#include "conv_weight_grad_gather.cuh"
 
 namespace denoise_ext::cuda {
 namespace {
 
-constexpr int kTile = kWeightGradTile;  // channels of either tensor per block
-constexpr int kChunk = 16;              // pixels in shared memory at a time
-constexpr int kThreads = 256;           // 16 x 16, each with a 4 x 4 piece of the tile
-constexpr int kPiece = 4;
-// Blocks per multiprocessor to leave registers for: 128 a thread. Left alone, ptxas takes 80 and spills.
+// Blocks per multiprocessor to leave registers for: 128 a thread.
 constexpr int kBlocks = 2;
+constexpr int kWarps = kGatherThreads / 32;
 
-// shared[pixel][channel] = value(pixel, channel) for kChunk pixels and kTile channels.
-template <class Acc, class Value>
-__device__ __forceinline__ void load_chunk(Acc (&shared)[kChunk][kTile], bool channels_innermost,
-                                           const Value& value) {
-  for (int i = static_cast<int>(threadIdx.x); i < kChunk * kTile; i += kThreads) {
-    // Neighbouring threads read neighbouring memory.
-    const int channel = channels_innermost ? i % kTile : i / kChunk;
-    const int pixel = channels_innermost ? i / kTile : i % kChunk;
-    shared[pixel][channel] = value(pixel, channel);
+// kCount factors beside each other, as numbers.
+template <class Storage, class Acc, int kCount>
+__device__ __forceinline__ void load_factors(const Storage* from, Acc (&x)[kCount]) {
+  if constexpr (sizeof(Storage) == 2) {
+#pragma unroll
+    for (int i = 0; i < kCount / 4; ++i) {
+      const uint2 words = reinterpret_cast<const uint2*>(from)[i];
+      float low[2], high[2];
+      unpack_word(words.x, low, Storage{});
+      unpack_word(words.y, high, Storage{});
+      x[4 * i] = low[0];
+      x[4 * i + 1] = low[1];
+      x[4 * i + 2] = high[0];
+      x[4 * i + 3] = high[1];
+    }
+  } else {
+    using Vector = std::conditional_t<sizeof(Storage) == 8, double2, float4>;
+    constexpr int kEach = static_cast<int>(sizeof(Vector) / sizeof(Storage));
+#pragma unroll
+    for (int i = 0; i < kCount / kEach; ++i) {
+      const Vector vector = reinterpret_cast<const Vector*>(from)[i];
+      x[kEach * i] = vector.x;
+      x[kEach * i + 1] = vector.y;
+      if constexpr (kEach == 4) {
+        x[4 * i + 2] = vector.z;
+        x[4 * i + 3] = vector.w;
+      }
+    }
   }
 }
 
-template <class Storage, class Acc>
-__global__ void __launch_bounds__(kThreads, kBlocks)
-    weight_grad_tiled_kernel(ConvWeightGradParams p, Acc* partials, int parts) {
-  __shared__ Acc coarse[kChunk][kTile], fine[kChunk][kTile];
-  const int64_t group_fine = p.grad_weight.size[1], group_coarse = p.coarse.size[1] / p.groups;
-  const int64_t kh = p.grad_weight.size[2], kw = p.grad_weight.size[3];
-  const int64_t fine_tiles = (group_fine + kTile - 1) / kTile,
-                coarse_tiles = (group_coarse + kTile - 1) / kTile;
-  // blockIdx.x: tap, then tile of fine channels, tile of coarse channels, group. blockIdx.y: part.
-  int64_t at = blockIdx.x;
-  const int64_t v = at % kw, u = at / kw % kh;
-  at /= kw * kh;
-  const int64_t c0 = at % fine_tiles * kTile, k0 = at / fine_tiles % coarse_tiles * kTile;
-  const int64_t group = at / (fine_tiles * coarse_tiles);
-  const int64_t cols = p.coarse.size[3], plane = p.coarse.size[2] * cols, pixels = p.coarse.size[0] * plane;
-  const int64_t begin = pixels * blockIdx.y / parts, end = pixels * (blockIdx.y + 1) / parts;
+template <class Tile, int kThreadRows, int kThreadCols>
+__global__ void __launch_bounds__(kGatherThreads, kBlocks)
+    weight_grad_tiled_kernel(ConvWeightGradParams p, WeightGradLayout layout, typename Tile::Acc* partials,
+                             int parts) {
+  using Storage = typename Tile::Storage;
+  using Acc = typename Tile::Acc;
+  constexpr int kAcross = Tile::kCols / (32 * kThreadCols);  // warps beside each other
+  constexpr int kDown = Tile::kRows / kThreadRows;
+  constexpr int kSlices = kWarps / (kAcross * kDown), kSlicePixels = Tile::kPixels / kSlices;
+  static_assert(kSlices * kAcross * kDown == kWarps && kSlicePixels * kSlices == Tile::kPixels);
+  const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
+  const int slice = warp / (kAcross * kDown);
+  const int row = warp / kAcross % kDown * kThreadRows;
+  const int col = warp % kAcross * 32 * kThreadCols + lane * kThreadCols;
 
-  Acc sums[kPiece][kPiece] = {}, bias_sums[kPiece] = {};
-  const bool with_bias = p.grad_bias != nullptr && u == 0 && v == 0 && c0 == 0;
-  const int row = static_cast<int>(threadIdx.x) / 16, col = static_cast<int>(threadIdx.x) % 16;
-  for (int64_t first = begin; first < end; first += kChunk) {
-    load_chunk(coarse, p.coarse.stride[1] == 1, [&](int pixel, int channel) {
-      const int64_t i = first + pixel, k = k0 + channel;
-      if (i >= end || k >= group_coarse) return Acc(0);
-      return masked_element<Storage, Acc>(p.coarse, p.coarse_mask, i / plane, group * group_coarse + k,
-                                          i % plane / cols, i % cols);
-    });
-    load_chunk(fine, p.fine.stride[1] == 1, [&](int pixel, int channel) {
-      const int64_t i = first + pixel, c = c0 + channel;
-      const int64_t y = i % plane / cols * p.stride[0] + u * p.dilation[0] - p.padding[0];
-      const int64_t x = i % cols * p.stride[1] + v * p.dilation[1] - p.padding[1];
-      if (i >= end || c >= group_fine || y < 0 || x < 0 || y >= p.fine.size[2] || x >= p.fine.size[3])
-        return Acc(0);
-      return to_acc<Acc>(*element<Storage>(p.fine, i / plane, group * group_fine + c, y, x));
-    });
-    __syncthreads();
+  const GatherBlock block = gather_block<Tile>(p, parts);
+  Gather<Tile> gather(p, layout, block);
+  Acc sums[kThreadRows][kThreadCols] = {};
+  gather.walk([](const uint4& vector) { return vector; },
+              [&](const Storage* coarse, const Storage* fine) {
 #pragma unroll 4
-    for (int pixel = 0; pixel < kChunk; ++pixel) {
-      Acc a[kPiece], b[kPiece];
+                for (int i = 0; i < kSlicePixels; ++i) {
+                  const int pixel = slice * kSlicePixels + i;
+                  Acc a[kThreadRows], b[kThreadCols];
+                  load_factors(coarse + pixel * Tile::kRowPitch + row, a);
+                  load_factors(fine + pixel * Tile::kColPitch + col, b);
 #pragma unroll
-      for (int i = 0; i < kPiece; ++i) {
-        a[i] = coarse[pixel][row + 16 * i];
-        b[i] = fine[pixel][col + 16 * i];
-      }
+                  for (int r = 0; r < kThreadRows; ++r)
 #pragma unroll
-      for (int i = 0; i < kPiece; ++i)
-#pragma unroll
-        for (int j = 0; j < kPiece; ++j) sums[i][j] += a[i] * b[j];
-    }
-    if (with_bias) {
-#pragma unroll
-      for (int i = 0; i < kPiece; ++i) {
-        Acc sum = 0;
-#pragma unroll 4
-        for (int pixel = 0; pixel < kChunk; ++pixel) sum += coarse[pixel][row + 16 * i];
-        bias_sums[i] += sum;
-      }
-    }
-    __syncthreads();
-  }
+                    for (int c = 0; c < kThreadCols; ++c) sums[r][c] += a[r] * b[c];
+                }
+              });
   Acc* const partial = partials + blockIdx.y * partial_count(p);
-  if (with_bias && col == 0) {
+  gather.store_bias(partial);
+  if constexpr (kSlices > 1) {
+    constexpr int kSums = kThreadRows * kThreadCols, kOthers = (kSlices - 1) * kAcross * kDown * 32;
+    static_assert(kOthers * kSums <= Gather<Tile>::kScratch);
+    const int place = static_cast<int>(threadIdx.x) % (kAcross * kDown * 32);
+    __syncthreads();
 #pragma unroll
-    for (int i = 0; i < kPiece; ++i)
-      if (k0 + row + 16 * i < group_coarse)
-        partial[weight_count(p) + group * group_coarse + k0 + row + 16 * i] = bias_sums[i];
+    for (int i = 0; i < kSums; ++i)
+      if (slice > 0)
+        gather.scratch()[i * kOthers + static_cast<int>(threadIdx.x) - kAcross * kDown * 32] =
+            sums[i / kThreadCols][i % kThreadCols];
+    __syncthreads();
+    if (slice > 0) return;
+#pragma unroll
+    for (int other = 0; other + 1 < kSlices; ++other)
+#pragma unroll
+      for (int i = 0; i < kSums; ++i)
+        sums[i / kThreadCols][i % kThreadCols] +=
+            gather.scratch()[i * kOthers + other * kAcross * kDown * 32 + place];
   }
 #pragma unroll
-  for (int i = 0; i < kPiece; ++i)
+  for (int r = 0; r < kThreadRows; ++r)
 #pragma unroll
-    for (int j = 0; j < kPiece; ++j) {
-      const int64_t k = k0 + row + 16 * i, c = c0 + col + 16 * j;
-      if (k < group_coarse && c < group_fine)
-        partial[(((group * group_coarse + k) * group_fine + c) * kh + u) * kw + v] = sums[i][j];
-    }
+    for (int c = 0; c < kThreadCols; ++c) gather.store_sum(partial, row + r, col + c, sums[r][c]);
+}
+
+template <class Storage, int kRows, int kCols, int kPixels, int kThreadRows, int kThreadCols>
+int launch_tile(const ConvWeightGradParams& params, const LaunchContext& context) {
+  using Tile = GatherTile<Storage, kRows, kCols, kPixels>;
+  using Acc = typename Tile::Acc;
+  const WeightGradTile tile{kRows, kCols};
+  const int parts = weight_grad_tile_parts(params, tile, context.limits);
+  Acc* const partials = static_cast<Acc*>(context.workspace);
+  const dim3 grid(static_cast<unsigned>(weight_grad_tile_blocks(params, tile)), static_cast<unsigned>(parts));
+  const int code = launch(weight_grad_tiled_kernel<Tile, kThreadRows, kThreadCols>, grid,
+                          dim3(kGatherThreads), Gather<Tile>::shared_bytes(), context.stream, params,
+                          weight_grad_layout(params), partials, parts);
+  return code != 0 ? code : sum_weight_parts<Storage, Acc>(params, partials, parts, context.stream);
 }
 
 }  // namespace
 
 int weight_grad_tiled_launch(const ConvWeightGradParams& params, const LaunchContext& context) {
-  return with_storage(params.coarse.dtype, [&](auto storage) {
-    using Storage = decltype(storage);
-    using Acc = typename AccOf<Storage>::type;
-    const int parts = weight_grad_tiled_parts(params, context.limits);
-    Acc* partials = static_cast<Acc*>(context.workspace);
-    const int code =
-        launch(weight_grad_tiled_kernel<Storage, Acc>,
-               dim3(static_cast<unsigned>(weight_grad_tiled_blocks(params)), static_cast<unsigned>(parts)),
-               dim3(kThreads), 0, context.stream, params, partials, parts);
-    return code != 0 ? code : sum_weight_parts<Storage, Acc>(params, partials, parts, context.stream);
-  });
+  constexpr WeightGradTile kTile = kWeightGradTiledTile, kThin = kWeightGradTiledThinTile,
+                           kDouble = kWeightGradTiledDoubleTile;
+  const bool thin = weight_grad_tiled_tile(params).rows == kThin.rows;
+  switch (params.coarse.dtype) {
+    case DType::kFloat64: return launch_tile<double, kDouble.rows, kDouble.cols, 8, 8, 2>(params, context);
+    case DType::kBFloat16:
+      return launch_tile<__nv_bfloat16, kTile.rows, kTile.cols, 16, 8, 4>(params, context);
+    case DType::kFloat32:
+      return thin ? launch_tile<float, kThin.rows, kThin.cols, 16, 4, 4>(params, context)
+                  : launch_tile<float, kTile.rows, kTile.cols, 16, 8, 4>(params, context);
+    default: return static_cast<int>(cudaErrorInvalidValue);
+  }
 }
 
 }  // namespace denoise_ext::cuda

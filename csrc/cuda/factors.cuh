@@ -13,9 +13,10 @@ namespace denoise_ext::cuda {
 template <class Storage>
 using ElementBits = std::conditional_t<sizeof(Storage) == 2, uint16_t, uint32_t>;
 
-template <class Storage>
+// Factors that are divided later stay as they are: kRounded is false.
+template <class Storage, bool kRounded = true>
 __device__ __forceinline__ uint4 as_factors(uint4 vector) {
-  if constexpr (sizeof(Storage) == 4)
+  if constexpr (sizeof(Storage) == 4 && kRounded)
     return uint4{to_tf32(__uint_as_float(vector.x)), to_tf32(__uint_as_float(vector.y)),
                  to_tf32(__uint_as_float(vector.z)), to_tf32(__uint_as_float(vector.w))};
   return vector;

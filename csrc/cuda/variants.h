@@ -27,8 +27,9 @@ const char* always(const Params&, const DeviceLimits&) {
   return nullptr;
 }
 
-// The cost that counts in a comparison: `cost`. Tests, which run every variant that can take a call, link
-// another definition (tests/cuda_emulator/runtime/torch_hooks.cpp).
+// The cost that counts in a comparison: `cost`, or less than any where the variant is preferred
+// (params/preferred.h). Tests, which run every variant that can take a call, link another definition
+// (tests/cuda_emulator/runtime/torch_hooks.cpp).
 double compared_cost(const char* variant, double cost);
 
 // The cheapest variant that can run. Every table ends with one that always can.

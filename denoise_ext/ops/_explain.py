@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from denoise_ext._loader import native
+from denoise_ext.ops._autotune import report
 
 # Operators whose kernels are chosen by shapes, strides and dtypes alone.
 _EXPLAINED = (
@@ -73,6 +74,8 @@ def explain(
         A line per kernel, the chosen one first: its name, on a GPU with the estimated time by which
         kernels are compared (not a measurement), and for the others the reason. Gradients
         that kernels of their own compute have a paragraph each, headed by the gradient's name.
+        With ``device="cuda"`` a last line has what was measured for a convolution of this geometry
+        in this process, and what serves it therefore.
 
     Raises:
         ValueError: unknown device; or what ``op`` raises for these arguments.
@@ -101,6 +104,8 @@ def explain(
     text = native().explain(kernel, capability)
     if ": chosen" not in text:
         return "no kernel: input is empty, there is nothing to compute"
+    if device == "cuda" and (measured := report(func, values, torch.cuda.current_device())):
+        text += f"\n{measured}"
     return text
 
 

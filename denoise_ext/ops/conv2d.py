@@ -16,6 +16,8 @@ from denoise_ext._arguments import (
     conv_output_size,
     int_pair,
 )
+from denoise_ext.ops import _autotune
+from denoise_ext.ops._by_pytorch import conv_gradients, fused
 from denoise_ext.ops._conv_arguments import autocast_dtype, cast, check_conv, check_like_input
 from denoise_ext.ops._layout import conv_backward_fake, empty_as, output_format
 from denoise_ext.ops._library import (
@@ -89,7 +91,9 @@ def conv2d(
     ``"fast"``       also F(6x6, 3x3)              tf32 with any setting of PyTorch
     ===============  ============================  =============================================
 
-    tf32 needs compute capability 8.0.  PyTorch allows tf32 by default.
+    tf32 needs compute capability 8.0.  PyTorch allows tf32 by default.  Where it does not, the
+    default may divide a factor into two tf32 numbers, which three products stand for ("3xTF32").
+    The error is that of a sum in float32.  An infinite factor gives NaN.
 
     On the CPU, 3x3 convolutions of stride 1 use Winograd's algorithm (Lavin & Gray 2016,
     arXiv:1509.09308) if it is faster (:func:`denoise_ext.ops.explain`).  The default is
@@ -139,10 +143,14 @@ def conv2d(
         )
     if residual is not None:
         residual = _checked_residual(residual, residual_position, input, shape, unbatched)
-    output = _op(
+    arguments = (
         input, weight, bias, stride, padding, dilation, groups, activation, negative_slope,
         prelu_weight, residual, residual_position, precision,
     )  # fmt: skip
+    if device_type == "cuda":
+        output = _autotune.run(_op, _ByPyTorch.apply, arguments)
+    else:
+        output = _op(*arguments)
     return output.squeeze(0) if unbatched else output
 
 
@@ -272,15 +280,46 @@ def _backward(ctx, grad_output: Tensor):
     mask = [need[0], need[1], need[2], need[9], need[10] and not passes_through]
     grads = [None] * 5
     if any(mask):
-        results = _backward_op(
+        arguments = (
             grad_output, input, weight, _saved_for_activation(ctx), prelu_weight, *ctx.geometry,
             ctx.activation, ctx.negative_slope, mask, ctx.precision,
         )  # fmt: skip
+        if grad_output.is_cuda:
+            results = _autotune.run(_backward_op, _backward_by_pytorch, arguments)
+        else:
+            results = _backward_op(*arguments)
         grads = [g if wanted else None for g, wanted in zip(results, mask, strict=True)]
     if need[10] and passes_through:
         grads[4] = grad_output
     # One per argument of the forward: tensors at 0, 1, 2 (bias), 9 (prelu_weight), 10 (residual).
     return (*grads[:3], None, None, None, None, None, None, grads[3], grads[4], None, None)
+
+
+def _by_pytorch(
+    input, weight, bias, stride, padding, dilation, groups, activation, negative_slope,
+    prelu_weight, residual, residual_position, precision,
+):  # fmt: skip
+    output = F.conv2d(input, weight, bias, stride, padding, dilation, groups)
+    return fused(output, activation, negative_slope, prelu_weight, residual, residual_position)
+
+
+def _backward_by_pytorch(
+    grad_output, input, weight, saved, prelu_weight, stride, padding, dilation, groups, activation,
+    negative_slope, output_mask, precision,
+):  # fmt: skip
+    geometry = (stride, padding, dilation, False, (0, 0), groups)
+    return conv_gradients(
+        grad_output, input, weight, saved, prelu_weight, geometry, activation, negative_slope,
+        output_mask,
+    )  # fmt: skip
+
+
+class _ByPyTorch(torch.autograd.Function):
+    """The operator's place in autograd, with PyTorch's own convolution for its forward."""
+
+    forward = staticmethod(_by_pytorch)
+    setup_context = staticmethod(_setup_context)
+    backward = staticmethod(_backward)
 
 
 if _available:

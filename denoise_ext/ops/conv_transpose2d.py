@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from denoise_ext._arguments import (
     check_fake_conv,
@@ -14,6 +15,8 @@ from denoise_ext._arguments import (
     conv_transpose_output_size,
     int_pair,
 )
+from denoise_ext.ops import _autotune
+from denoise_ext.ops._by_pytorch import conv_gradients, fused
 from denoise_ext.ops._conv_arguments import autocast_dtype, cast, check_conv
 from denoise_ext.ops._layout import conv_backward_fake, empty_as, output_format
 from denoise_ext.ops._library import (
@@ -111,10 +114,14 @@ def conv_transpose2d(
             f"padding must leave an output of at least 1x1, got {padding}: "
             f"the output would be {shape[2]}x{shape[3]}"
         )
-    output = _op(
+    arguments = (
         input, weight, bias, stride, padding, output_padding, groups, dilation, activation,
         negative_slope, prelu_weight, precision,
     )  # fmt: skip
+    if device_type == "cuda":
+        output = _autotune.run(_op, _ByPyTorch.apply, arguments)
+    else:
+        output = _op(*arguments)
     return output.squeeze(0) if unbatched else output
 
 
@@ -190,13 +197,46 @@ def _backward(ctx, grad_output: Tensor):
         saved = _op(
             input, weight, bias, *ctx.geometry, "none", ctx.negative_slope, None, ctx.precision
         )
-    results = _backward_op(
+    arguments = (
         grad_output, input, weight, saved, prelu_weight, *ctx.geometry, ctx.activation,
         ctx.negative_slope, mask, ctx.precision,
     )  # fmt: skip
+    if grad_output.is_cuda:
+        results = _autotune.run(_backward_op, _backward_by_pytorch, arguments)
+    else:
+        results = _backward_op(*arguments)
     grads = [g if wanted else None for g, wanted in zip(results, mask, strict=True)]
     # One per argument of the forward: tensors at 0, 1, 2 (bias) and 10 (prelu_weight).
     return (*grads[:3], None, None, None, None, None, None, None, grads[3], None)
+
+
+def _by_pytorch(
+    input, weight, bias, stride, padding, output_padding, groups, dilation, activation,
+    negative_slope, prelu_weight, precision,
+):  # fmt: skip
+    output = F.conv_transpose2d(
+        input, weight, bias, stride, padding, output_padding, groups, dilation
+    )
+    return fused(output, activation, negative_slope, prelu_weight)
+
+
+def _backward_by_pytorch(
+    grad_output, input, weight, saved, prelu_weight, stride, padding, output_padding, groups,
+    dilation, activation, negative_slope, output_mask, precision,
+):  # fmt: skip
+    geometry = (stride, padding, dilation, True, output_padding, groups)
+    return conv_gradients(
+        grad_output, input, weight, saved, prelu_weight, geometry, activation, negative_slope,
+        [*output_mask, False],
+    )[:4]  # fmt: skip
+
+
+class _ByPyTorch(torch.autograd.Function):
+    """The operator's place in autograd, with PyTorch's own convolution for its forward."""
+
+    forward = staticmethod(_by_pytorch)
+    setup_context = staticmethod(_setup_context)
+    backward = staticmethod(_backward)
 
 
 if _available:

@@ -197,9 +197,6 @@ def _is_strided_transposed(row: Row) -> bool:
 
 # What still lands in a direct kernel, and why; the first reason that fits a row is its reason.
 SLOW: dict[str, Callable[[Row], bool]] = {
-    "weight gradients: the tiled kernel sums 64 x 64 channels whether they are there or not": (
-        lambda row: row.step == "weight gradient"
-    ),
     "an image of one pixel: there is nothing to reuse": (lambda row: row.layer.input[2:] == (1, 1)),
     "depthwise on an image smaller than the tiles of conv_depthwise_planes": (
         lambda row: row.layer.depthwise and max(row.layer.input[2:]) < 64

@@ -102,7 +102,7 @@ def test_same_bits_as_through_a_masked_copy(variant, call, capability):
 
 
 @pytest.mark.parametrize(
-    "kernel", ("conv_weight_grad_mma", "conv_weight_grad_tiled", "conv_weight_grad_direct")
+    "kernel", ("conv_weight_grad_mma", "conv_weight_grad_gemm", "conv_weight_grad_taps")
 )
 def test_every_weight_gradient_takes_the_mask(kernel):
     call = Gradient((2, 16, 7, 69), 24, activation="leaky_relu")

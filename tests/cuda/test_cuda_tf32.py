@@ -1,4 +1,4 @@
-"""float32 convolutions on tensor cores: tf32 factors.
+"""float32 convolutions on tensor cores: tf32 factors, rounded once or divided into two.
 
 ``precision="fast"`` allows them, and by default PyTorch's setting for its own convolutions does.
 
@@ -125,7 +125,9 @@ def _results(precision: str) -> dict[str, torch.Tensor]:
 def test_the_default_is_pytorchs_at_each_call(setting):
     default, strict, fast = (_results(precision) for precision in ("default", "strict", "fast"))
     for name, result in default.items():
-        assert torch.equal(result, (fast if setting else strict)[name]), name
+        # Where tf32 is not allowed the default divides factors, which strict never does.
+        assert torch.equal(result, fast[name]) == setting, name
+        assert not torch.equal(result, strict[name]), name
         assert not torch.equal(fast[name], strict[name]), name
 
 
@@ -133,9 +135,10 @@ def test_the_default_is_pytorchs_at_each_call(setting):
 def test_explain_has_the_setting_too(setting):
     x, w = torch.empty(1, 64, 32, 32), torch.empty(64, 64, 3, 3)
     first = ops.explain(ops.conv2d, x, w, padding=1, device="sm_90").splitlines()[0]
-    assert first.startswith("conv_rowring") == setting
+    fast = ops.explain(ops.conv2d, x, w, padding=1, precision="fast", device="sm_90").splitlines()
+    assert first.startswith("conv_rowring") and (first == fast[0]) == setting
     strict = ops.explain(ops.conv2d, x, w, padding=1, precision="strict", device="sm_90")
-    assert "fp32_precision" in strict and not strict.startswith("conv_rowring")
+    assert "precision='strict'" in strict and not strict.startswith("conv_rowring")
 
 
 def test_pytorchs_own_default():
@@ -148,22 +151,81 @@ def test_pytorchs_own_default():
         [sys.executable, "-c", script], text=True, capture_output=True, check=True
     )
     torchs, kernel, *_ = done.stdout.splitlines()
-    assert kernel.startswith("conv_rowring") == (torchs == "tf32")
+    assert torchs == "tf32" and kernel.startswith("conv_rowring")
 
 
-@pytest.mark.parametrize("precision", ("strict", "default"))
-def test_only_where_it_was_asked_for(precision):
-    """Without "fast" the kernel for any case runs, and gives what it gives when it is named."""
+def _run(call: Call, tensors: dict, variant: str, precision: str, capability: int = 80):
+    with cuda_emulator.emulated_cuda(compute_capability=capability, variant=variant):
+        return ops.conv2d(**tensors, **call.options, precision=precision)
+
+
+def test_strict_never_divides_or_rounds_factors():
+    """The kernel for any case runs, and gives what it gives when it is named."""
     call = CALLS["odd_channels"]
     tensors = make_tensors(call, torch.float32, layout="channels_last")
+    exact = _run(call, tensors, "conv_direct", "strict")
+    assert torch.equal(_run(call, tensors, "conv_rowring", "strict"), exact)
+    for precision in ("default", "fast"):
+        assert not torch.equal(_run(call, tensors, "conv_rowring", precision), exact)
 
-    def run(variant: str, precision: str) -> torch.Tensor:
-        with cuda_emulator.emulated_cuda(compute_capability=80, variant=variant):
-            return ops.conv2d(**tensors, **call.options, precision=precision)
 
-    exact = run("conv_direct", "strict")
-    assert torch.equal(run("conv_rowring", precision), exact)
-    assert not torch.equal(run("conv_rowring", "fast"), exact)
+# --- 3xTF32 ----------------------------------------------------------------------------------
+# A factor x is high + low + rest with |rest| <= 2^-22 |x|, for rounding leaves 2^-11 of what is
+# rounded; and |low| <= 2^-11 |x|.  high high + high low + low high therefore lacks the two rests
+# and low low: at most 3 * 2^-22 (and terms of 2^-33) of a product.
+SPLIT_ERROR = 3 * 2.0**-22 + 4 * 2.0**-33
+
+
+def split_bound(call: Call, t: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Without activation: float32's bound for the products, and what dividing the factors adds."""
+    sizes = torch.nn.functional.conv2d(
+        t["input"].abs(), t["weight"].abs(), padding=call.options.get("padding", 0)
+    )
+    length = t["weight"][0].numel()
+    # Three products for one, each added with half an eps of the sum.
+    return (3 * length * torch.finfo(torch.float32).eps / 2 + SPLIT_ERROR) * sizes
+
+
+@pytest.mark.parametrize("capability", (80, 86, 90))
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("name", CALLS)
+def test_divided_factors_are_as_good_as_float32(name, layout, capability):
+    call = CALLS[name]
+    tensors = make_tensors(call, torch.float32, layout=layout)
+    got = _run(call, tensors, "conv_rowring", "default", capability)
+    exact = to_float64(tensors)
+    expected = reference.conv2d(**exact, **call.options)
+    limit = bounds.conv2d(call.with_options(precision="strict"), exact, torch.float32)
+    limit = limit + bounds.output_rounding(expected, torch.float32)
+    assert ((got.double() - expected).abs() <= limit).all()
+
+
+@pytest.mark.parametrize("kernel", (1, 3, 5))
+def test_the_error_of_divided_factors(kernel):
+    """Sums of 40 channels without bias: within the derived bound, and far below tf32's error."""
+    call = Call(
+        {"input": (1, 40, 7, 35), "weight": (20, 40, kernel, kernel)}, {"padding": kernel // 2}
+    )
+    tensors = make_tensors(call, torch.float32, layout="channels_last")
+    exact = to_float64(tensors)
+    expected = reference.conv2d(**exact, **call.options)
+    errors = {
+        precision: (_run(call, tensors, "conv_rowring", precision).double() - expected).abs()
+        for precision in ("default", "fast")
+    }
+    assert (errors["default"] <= split_bound(call, exact)).all()
+    assert errors["default"].max() * 50 < errors["fast"].max()
+
+
+def test_divided_factors_of_every_size():
+    """Large, small and exact factors: what is left of them after tf32 counts."""
+    call = Call({"input": (1, 8, 4, 20), "weight": (8, 8, 1, 1)}, {})
+    tensors = make_tensors(call, torch.float32, layout="channels_last")
+    tensors["input"] *= torch.logspace(-20, 20, 20)
+    got = _run(call, tensors, "conv_rowring", "default").double()
+    exact = to_float64(tensors)
+    expected = reference.conv2d(**exact)
+    assert ((got - expected).abs() <= split_bound(call, exact)).all()
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -180,11 +242,15 @@ def test_gradients(layout):
         reference.conv2d(**exact, **call.options), list(exact.values()), grad.double()
     )
     allowed = CONV.gradient_bound(call, to_float64(leaves), grad.double(), torch.float32)
-    # The input's gradient is such a convolution again; weight and bias are summed in float32.
-    carried = torch.nn.functional.conv_transpose2d(
-        grad.double().abs(), exact["weight"].detach().abs(), padding=1
+    # The gradients of input and weight are products of two rounded factors; the bias' is a sum.
+    sizes = {n: exact[n].detach().abs().requires_grad_() for n in ("input", "weight")}
+    carried = torch.autograd.grad(
+        torch.nn.functional.conv2d(*sizes.values(), padding=1),
+        list(sizes.values()),
+        grad.double().abs(),
     )
-    allowed["input"] = allowed["input"] + bounds.TF32_PRODUCT_ERROR * carried
+    for name, products in zip(sizes, carried, strict=True):
+        allowed[name] = allowed[name] + bounds.TF32_PRODUCT_ERROR * products
     for name, ours, theirs in zip(leaves, got, expected, strict=True):
         limit = allowed[name] + bounds.output_rounding(theirs, torch.float32)
         assert ((ours.double() - theirs).abs() <= limit).all(), name

@@ -28,7 +28,7 @@ CALLS = [
     # The direct kernel adds up 121 x 121 products a pixel.
     if parameters.id != "gaussian_blur2d-sigma_20"
 ]
-# conv_weight_grad_direct starts a block for each weight.
+# conv_weight_grad_taps starts a block for each pair of channels.
 GRADIENT_CALLS = [
     parameters
     for parameters in CALLS

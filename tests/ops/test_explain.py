@@ -82,9 +82,9 @@ def test_steps_of_a_backward_on_cuda():
     assert fused["weight gradient"].startswith("conv_weight_grad_mma: chosen")
     # No mask: another activation, or kernels that read an element more than once.
     assert explained(activation="tanh")["activation gradient"].startswith("activation_grad: chosen")
-    exact = explained(torch.float32, activation="relu")
+    exact = explained(torch.float32, activation="relu", precision="strict")
     assert exact["activation gradient"].startswith("activation_grad: chosen")
-    assert "needs precision='fast'" in exact["input gradient"]
+    assert "precision='strict' excludes" in exact["input gradient"]
     tf32 = explained(torch.float32, activation="relu", precision="fast")
     assert tf32["input gradient"].startswith("conv_rowring: chosen")
     assert "through the activation's mask" in tf32["activation gradient"]
@@ -261,7 +261,7 @@ def test_empty_input(op, place):
 @pytest.mark.skipif(not WITH_CUDA, reason="the build has no CUDA kernels")
 @pytest.mark.parametrize(
     "channels, filters, groups, kernel",
-    [(3, 64, 1, "tiled"), (64, 3, 1, "tiled"), (64, 64, 64, "direct"), (64, 64, 1, "mma")],
+    [(3, 64, 1, "gemm"), (64, 3, 1, "gemm"), (64, 64, 64, "taps"), (64, 64, 1, "mma")],
 )
 def test_weight_gradient_of_pixels_far_apart(channels, filters, groups, kernel):
     """One channel of 64 at a time costs a sector of memory per pixel; a tile takes them all."""

@@ -29,11 +29,13 @@ def _conv(x: Tensor, weight: Tensor, **options: object) -> float:
     return _compare(ops.conv2d, reference.conv2d, x, weight, **options)
 
 
-def _gradient(x: Tensor, weight: Tensor, bias: Tensor | None, which: str) -> float:
+def _gradient(
+    x: Tensor, weight: Tensor, bias: Tensor | None, which: str, **geometry: object
+) -> float:
     def gradient(conv2d: Callable, *tensors: Tensor | None) -> Tensor:
         leaves = [t if t is None else t.detach().requires_grad_() for t in tensors]
         activation = "relu" if which == "bias" else "none"
-        output = conv2d(*leaves, padding=1, activation=activation)
+        output = conv2d(*leaves, activation=activation, **({"padding": 1} | geometry))
         wanted = leaves[2] if which == "bias" else leaves[1]
         weights = torch.linspace(-1, 1, output.numel(), dtype=torch.float64).view(output.shape)
         # In the layout of the output, as in training: empty_like keeps it.
@@ -79,6 +81,22 @@ def weight_gradient_f32() -> float:
     return _gradient(_image((1, 20, 6, 7), F32), _image((20, 20, 3, 3), F32), None, "weight")
 
 
+def weight_gradient_last_f32() -> float:
+    return _gradient(_image((1, 24, 6, 7), F32), _image((3, 24, 3, 3), F32), None, "weight")
+
+
+def weight_gradient_depthwise_f16() -> float:
+    x, weight = _image((2, 33, 7, 9), F16), _image((33, 1, 3, 3), F16)
+    return _gradient(x, weight, None, "weight", groups=33)
+
+
+def weight_gradient_geometry_f32() -> float:
+    """Planes; everything that differs along y and x; two images and groups; two parts of pixels."""
+    x, weight = _image((2, 6, 27, 19), F32, False), _image((10, 3, 3, 2), F32, False)
+    options = {"stride": (2, 1), "padding": (0, 2), "dilation": (1, 3), "groups": 2}
+    return _gradient(x, weight, None, "weight", **options)
+
+
 def first_layer_f16() -> float:
     return _conv(_image((1, 3, 9, 35), F16), _image((32, 3, 3, 3), F16), padding=1)
 
@@ -89,6 +107,11 @@ def last_layer_f16() -> float:
 
 def row_ring_f16() -> float:
     return _conv(_image((1, 64, 12, 70), F16), _image((64, 64, 3, 3), F16), padding=1)
+
+
+def row_ring_f32() -> float:
+    """Divided factors: 1000 times the error, for that of a single tf32 product would pass."""
+    return 1000 * _conv(_image((1, 40, 6, 35), F32), _image((24, 40, 3, 3), F32), padding=1)
 
 
 def depthwise_f16() -> float:
@@ -205,7 +228,8 @@ CALLS = {
     for function in (
         bias_gradient, masked_gradients_f16,
         weight_gradient_f16, weight_gradient_f16_odd, weight_gradient_f32,
-        first_layer_f16, last_layer_f16, row_ring_f16, depthwise_f16, depthwise_f32,
+        weight_gradient_last_f32, weight_gradient_depthwise_f16, weight_gradient_geometry_f32,
+        first_layer_f16, last_layer_f16, row_ring_f16, row_ring_f32, depthwise_f16, depthwise_f32,
         dilated_f16, grouped_f16, transposed_planes_f16,
         product_f32, product_planes_f32, product_groups_f32, product_common_factor_f32,
         product_transposed_f16,
