@@ -224,6 +224,9 @@ void match_row(const BlockMatchPlan& plan, int64_t row, void* scratch) {
   const int64_t first = row * columns;
   const MatchPenalty* penalties = plan.penalties + first;
   for (int64_t x = 0; x < columns; ++x) penalty[x] = static_cast<int16_t>(penalties[x].coarse);
+  // The last vectors reach beyond the columns, where no sum may overflow.
+  for (int64_t x = columns; x < line; ++x) penalty[x] = 0;
+  for (int64_t x = 0; x < line; ++x) pairs[x] = 0;
   search_coarse(plan, row, penalty, pairs, best, index);
   int16_t* motion = plan.motion + 2 * first;
   const int64_t half_stride = plan.level[1].stride, full_stride = plan.level[0].stride;
