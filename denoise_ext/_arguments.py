@@ -131,6 +131,12 @@ def check_fake_conv(weight: Tensor, groups: int = 1, **pairs: Sequence[int]) -> 
         int_pair(pair, name, 0 if "padding" in name else 1)
 
 
+def check_fake_mask(output_mask: Sequence[bool], count: int) -> None:
+    """Check for a backward's fake kernel that the mask has an entry for each gradient."""
+    if len(output_mask) != count:
+        raise ValueError(f"output_mask must hold {count} booleans, got {len(output_mask)}")
+
+
 def conv_output_size(
     input: Tensor,
     weight: Tensor,

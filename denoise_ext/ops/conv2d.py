@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from denoise_ext._arguments import (
     check_fake_conv,
+    check_fake_mask,
     check_output_size,
     check_precision,
     check_residual_position,
@@ -224,6 +225,7 @@ def _backward_fake(
     grad_output, input, weight, saved, prelu_weight, stride, padding, dilation, groups, activation,
     negative_slope, output_mask, precision="default",
 ):  # fmt: skip
+    check_fake_mask(output_mask, 5)
     check_fake_conv(weight, groups, stride=stride, padding=padding, dilation=dilation)
     _output_shape(input, weight, stride, padding, dilation)  # checks
     # Without an activation the last gradient is a copy of the output's; with one it is laid out as

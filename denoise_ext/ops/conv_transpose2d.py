@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from denoise_ext._arguments import (
     check_fake_conv,
+    check_fake_mask,
     check_output_size,
     check_precision,
     conv_transpose_output_size,
@@ -167,6 +168,7 @@ def _backward_fake(
     grad_output, input, weight, saved, prelu_weight, stride, padding, output_padding, groups,
     dilation, activation, negative_slope, output_mask, precision="default",
 ):  # fmt: skip
+    check_fake_mask(output_mask, 4)
     _fake_shape(input, weight, stride, padding, output_padding, groups, dilation)  # checks
     return conv_backward_fake(input, weight, prelu_weight, weight.shape[1] * groups, output_mask)
 

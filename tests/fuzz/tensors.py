@@ -80,7 +80,7 @@ def disturb(rng: random.Random, tensors: dict[str, Tensor]) -> None:
             x = x.narrow(axis, 0, 1).expand(shape)
     elif kind == "meta":
         x = x.to("meta")
-    elif kind == "sparse" and x.numel() < 10_000:
+    elif kind == "sparse" and x.numel() < 10_000 and x.dtype in FLOATS:
         x = x.contiguous().to_sparse()
     elif kind == "values" and x.dtype in FLOATS:
         x = x * rng.choice([0.0, 1e-30, 1e30, float("nan"), float("inf"), -1.0])
