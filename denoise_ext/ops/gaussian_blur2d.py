@@ -12,6 +12,7 @@ from denoise_ext._arguments import (
     LARGEST_GAUSSIAN,
     Sigma,
     check_border,
+    check_fake_mask,
     check_image,
     odd_kernel_size,
     sigma_tensor,
@@ -85,6 +86,7 @@ def _fake(input, kernel_size, sigma, border_type):
 
 
 def _backward_fake(grad_output, input, kernel_size, sigma, border_type, output_mask):
+    check_fake_mask(output_mask, 2)
     odd_kernel_size(kernel_size, LARGEST_GAUSSIAN)
     return (
         empty_as(input, input.shape, output_format(input))

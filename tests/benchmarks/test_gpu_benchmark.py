@@ -46,8 +46,9 @@ def test_dry_run(tmp_path):
     assert all("has no CUDA kernel" in note for note in skipped)
     outcomes = {section["name"]: section["status"] for section in summary["sections"]}
     assert outcomes["primitives"] == outcomes["tests: conv2d"] == outcomes["timing"] == "passed"
-    # These take kernels of more than a thousand taps, which nobody waits for.
-    unused = {"gaussian_direct", "gaussian_sigma_grad_direct"}
+    # The filters' take kernels of more than a thousand taps, which nobody waits for; conv_direct
+    # takes what no other kernel can.
+    unused = {"conv_direct", "gaussian_direct", "gaussian_sigma_grad_direct"}
     assert set(summary["kernels_without_a_case"]) <= unused
     times = [one.get("median") for case in summary["cases"] for one in case["contenders"].values()]
     assert set(times) == {None}  # no clock, no claim

@@ -69,8 +69,11 @@ def test_gradients(case, call, dtype):
 @pytest.mark.skipif(not native().build_info()["cuda"], reason="the build has no CUDA kernels")
 def test_the_calls_reach_every_kernel():
     known, reached = set(), set()
+    with_kernels = cuda_emulator.emulator().operator_names()
     for case, call in (parameters.values for parameters in CALLS):
         for dtype, layout in LAYOUTS.items():
+            if case.name not in with_kernels:
+                continue
             tensors = make_tensors(call, dtype, layout=layout)
             if tensors["input"].numel() == 0:
                 continue

@@ -57,7 +57,7 @@ class Emulator:
         ``seed``: the order of threads and blocks: 0 ascending, 1 descending, else random.
         ``preempt``: shadow build: switch threads at one in so many checked accesses; 0: only
         where a thread waits.  ``compute_capability`` and ``multiprocessors`` describe the device
-        that operators see.  ``variant``: the kernel to take wherever it can run, whatever the
+        that operators see.  ``variant``: the kernels to take wherever they can run, whatever the
         estimated costs say.  ``driver``: the newest CUDA that the driver serves, 1000 * major +
         10 * minor; the runtime is 13.0.
         """

@@ -397,3 +397,16 @@ ops.gaussian_blur2d(x, 65535, sigma).sum().backward()
 def test_returns(case):
     code = f"import torch\nfrom denoise_ext import ops\n{RETURNS[case]}"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+@pytest.mark.parametrize("name", ["conv2d", "conv_transpose2d", "gaussian_blur2d"])
+def test_a_mask_of_another_length_on_meta(name):
+    x, w = (torch.zeros(shape, device="meta") for shape in ((1, 2, 8, 8), (2, 2, 3, 3)))
+    one, none = [1, 1], [0, 0]
+    calls = {
+        "conv2d": (x, x, w, None, None, one, one, one, 1, "none", 0.0, [True]),
+        "conv_transpose2d": (x, x, w, None, None, one, one, none, 1, one, "none", 0.0, [True]),
+        "gaussian_blur2d": (x, x, [3, 3], torch.ones(1, 2, device="meta"), "reflect", [True]),
+    }
+    with pytest.raises(ValueError, match=r"output_mask.* 1$"):
+        getattr(OPS, f"{name}_backward")(*calls[name])

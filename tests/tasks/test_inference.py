@@ -281,4 +281,5 @@ def test_results_of_a_family_are_told_from_those_of_others():
     # dxnet_l has no weights, and is no file that could be missing either
     names = ("dxnet_s", "dxnet_l", "dxnet_s_gray", "dxnet_s_color")
     assert len({weights_sha256(name) for name in names}) == len(names)
-    assert weights_sha256(None) == weights_sha256("dxnet_s")
+    # without a model the noise may also choose the network for photographs
+    assert weights_sha256(None) not in {weights_sha256(name) for name in names}

@@ -324,7 +324,7 @@ def test_wrong_arguments():
     with pytest.raises(ValueError, match=r"'body\.0' is in training mode"):
         Denoiser(plain, channels=1)
     for channels, error in ((0, ValueError), (1.0, TypeError), (True, TypeError)):
-        with pytest.raises(error, match=r"channels.*required"):
+        with pytest.raises(error, match="channels"):
             Denoiser(Plain().eval(), channels=channels)
     with pytest.raises(TypeError, match="needs_sigma"):
         Denoiser(Plain().eval(), channels=1, needs_sigma="yes")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +15,9 @@ from training_tools import read_log
 from denoise_ext.cli.train import main
 from denoise_ext.data import list_image_files
 from denoise_ext.models import create_model, load_checkpoint, read_metadata
-from denoise_ext.training import ConfigError, load_config, train
+from denoise_ext.training import ConfigError, image_denoising, load_config, train, video_denoising
 from denoise_ext.training.build import build_network, build_optimiser, freeze
 from denoise_ext.training.checkpoint import load_state
-from denoise_ext.training.image_denoising import check_fit
 from denoise_ext.training.learning_rate import learning_rate
 from denoise_ext.training.validate import split_held_out
 
@@ -25,16 +25,21 @@ RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 
 # ---- configuration
 
+CHECK_FIT = {
+    "image_denoising": image_denoising.check_fit,
+    "video_denoising": video_denoising.check_fit,
+}
+
 
 @pytest.mark.parametrize("recipe", sorted(RECIPES.glob("*.toml")), ids=lambda path: path.stem)
 def test_recipes_are_valid(recipe):
     config = load_config(recipe)
     started = config.model.name or config.model.start
-    named = recipe.stem.removesuffix("_adam").removesuffix("_photos")
+    named = re.sub("_(adam|photos|[0-9]+)$", "", recipe.stem)
     assert started == named or config.model.name == named or named.startswith("finetune_")
     with torch.device("meta"):
         model = create_model(started, **config.model.options)
-    check_fit(model, config)
+    CHECK_FIT[config.task.name](model, config)
     freeze(model, config.model.freeze)
     build_optimiser(model, config)
     assert learning_rate(0, steps=config.run.steps, **config.schedule.model_dump()) > 0

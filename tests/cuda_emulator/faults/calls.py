@@ -53,7 +53,7 @@ def bias_gradient() -> float:
 
 
 def masked_gradients_f16() -> float:
-    """The gradients of input, weight and bias behind ReLU, which no masked copy precedes."""
+    """The gradients of input, weight and bias behind ReLU: no masked copy precedes conv_rowring."""
     x, weight = _image((1, 40, 9, 70), F16), _image((64, 40, 3, 3), F16)
     output = _image((1, 64, 9, 70), F16).mul(3).relu()
     grad = torch.empty_like(output).copy_(torch.linspace(-1, 1, output.numel()).view(output.shape))
