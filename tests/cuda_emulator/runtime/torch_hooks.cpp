@@ -15,8 +15,8 @@ namespace {
 int compute_capability = 90;
 int multiprocessors = 2;
 denoise_ext::cuda::Versions cuda_versions{13000, 13000};
-std::string preferred_variant;
-std::string possible_variants;  // names, each with a space behind it
+std::string preferred_variants;  // as possible_variants, and a space before the first
+std::string possible_variants;   // names, each with a space behind it
 
 }  // namespace
 
@@ -67,7 +67,7 @@ Versions versions() {
 // A table has been asked for the variant to run, and this one can: the preferred one comes first.
 double compared_cost(const char* variant, double cost) {
   possible_variants += std::string(variant) + " ";
-  return variant == preferred_variant ? -1.0 : cost;
+  return preferred_variants.find(" " + std::string(variant) + " ") != std::string::npos ? -1.0 : cost;
 }
 
 const char* error_text(int) {
@@ -89,7 +89,7 @@ __attribute__((visibility("default"))) void cuda_emulator_configure(uint32_t see
   compute_capability = capability;
   multiprocessors = processors;
   cuda_versions.driver = driver;
-  preferred_variant = variant;
+  preferred_variants = " " + std::string(variant) + " ";
   possible_variants.clear();
 }
 
