@@ -16,12 +16,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fuzz.target import REFUSED, RESULT, Target
+from fuzz.target import REFUSED, RESULT, SANITIZED, Target
 
 TESTS = Path(__file__).resolve().parent.parent
 CHILD = (sys.executable, str(TESTS / "fuzz"), "--serve")
-_SANITIZED = "DENOISE_EXT_SANITIZED_LIBRARY" in os.environ
-REPEAT = (sys.executable, str(TESTS / ("sanitize" if _SANITIZED else "fuzz")))
+REPEAT = (sys.executable, str(TESTS / ("sanitize" if SANITIZED else "fuzz")))
 STARTING = 120.0  # seconds a child may take to import what it needs
 FINDINGS_PER_TARGET = 5  # then the target is left out
 PROGRESS_EVERY = 10.0  # seconds

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +15,10 @@ REFUSED = "refused"
 MEBIBYTE = 1 << 20
 
 
+SANITIZED = "DENOISE_EXT_SANITIZED_LIBRARY" in os.environ
+SANITIZED_TIMES = 5  # AddressSanitizer and UBSan together, at -O1
+
+
 @dataclass(frozen=True)
 class Target:
     """A function that runs one random case."""
@@ -22,7 +27,7 @@ class Target:
     run: Callable[[random.Random], str]
     """Returns RESULT or REFUSED; whatever it raises is a finding."""
     seconds: float = 20.0
-    """Processor time that one case may take."""
+    """Processor time that one case may take, `SANITIZED_TIMES` as much with sanitizers."""
     patience: float = 90.0
     """Time until the parent takes a case for one that hangs, on a busy machine too."""
     memory: int = 512 * MEBIBYTE
