@@ -10,6 +10,7 @@ from denoise_ext._arguments import (
     FLOAT_DTYPES,
     check_activation,
     check_image,
+    check_like_input,
     check_weight_size,
 )
 
@@ -26,16 +27,6 @@ def cast(x: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     if x is None or not x.is_floating_point() or x.dtype == torch.float64:
         return x
     return x.to(dtype)
-
-
-def check_like_input(x: Tensor, name: str, input: Tensor) -> None:
-    """Check that ``x`` is a tensor with the input's dtype and device."""
-    if not isinstance(x, Tensor):
-        raise TypeError(f"{name} must be a torch.Tensor, got {type(x).__name__}")
-    if x.dtype is not input.dtype:
-        raise TypeError(f"{name} must have input's dtype ({input.dtype}), got {x.dtype}")
-    if x.device != input.device:
-        raise ValueError(f"{name} must be on input's device ({input.device}), got {x.device}")
 
 
 def check_conv(

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from denoise_ext._arguments import (
     check_fake_conv,
     check_fake_mask,
+    check_like_input,
     check_output_size,
     check_precision,
     check_residual_position,
@@ -19,7 +20,7 @@ from denoise_ext._arguments import (
 )
 from denoise_ext.ops import _autotune
 from denoise_ext.ops._by_pytorch import conv_gradients, fused
-from denoise_ext.ops._conv_arguments import autocast_dtype, cast, check_conv, check_like_input
+from denoise_ext.ops._conv_arguments import autocast_dtype, cast, check_conv
 from denoise_ext.ops._layout import conv_backward_fake, empty_as, output_format
 from denoise_ext.ops._library import (
     forbid_double_backward,

@@ -5,14 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from denoise_ext._arguments import (
+from denoise_ext._arguments import FILTER_DTYPES, FLOAT_DTYPES, check_image
+from denoise_ext._motion_arguments import (
     BLOCK,
-    FILTER_DTYPES,
-    FLOAT_DTYPES,
     block_sigma,
     check_frames,
     check_fuse,
-    check_image,
     check_motion,
     pixel_level,
 )

@@ -82,7 +82,7 @@ class NoiseProfile:
 
     @property
     def faint(self) -> bool:
-        """Whether the noise is too weak to be told from fine texture, impulses left out."""
+        """Whether the noise is as weak as fine texture; impulses do not count."""
         return self.level < _FAINT and self.scale_ratio * self.level < _COARSE_FAINT
 
     @property

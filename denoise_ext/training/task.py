@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -32,18 +33,18 @@ def label_text(label: Label) -> str:
     return label if isinstance(label, str) else f"{label:g}"
 
 
-class Sampler:
+class Sampler(ABC):
     """Base of what makes the samples of every step."""
 
     files: Mapping[str, int | str] = {}
     """Identifies the data.  A run continues only with the data that it began with."""
 
+    @abstractmethod
     def batch(self, step: int) -> Sample:
         """The sample of a step, on the CPU; a function of the seed and the step alone.
 
         It runs in other threads, ahead of the step and in any order.
         """
-        raise NotImplementedError(f"{type(self).__name__} has no batch")
 
     def finish(self, sample: Sample, step: int) -> Sample:
         """What is left to do on the device; by default nothing."""
@@ -62,7 +63,7 @@ class Objective(Protocol):
         """The loss, and a scalar for each of ``parts``."""
 
 
-class Validator:
+class Validator(ABC):
     """Base of what judges a network on samples that it is not trained on."""
 
     metric = "psnr"
@@ -90,13 +91,13 @@ class Validator:
             for label in self.labels
         }
 
+    @abstractmethod
     def samples(self, label: Label) -> Iterable[Sample]:
         """What is measured for a label, on the CPU; the same every time."""
-        raise NotImplementedError(f"{type(self).__name__} has no samples")
 
+    @abstractmethod
     def figures(self, outputs: Mapping[str, Tensor], sample: Sample) -> dict[str, float]:
         """The figures of a sample, ``metric`` among them; the outputs are on the CPU."""
-        raise NotImplementedError(f"{type(self).__name__} has no figures")
 
     def picture(self, outputs: Mapping[str, Tensor], sample: Sample) -> Tensor | None:
         """(1, C, H, W) in [0, 1] to be looked at; None: there is none."""

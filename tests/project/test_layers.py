@@ -164,6 +164,7 @@ LEAVES = {
     "_cache",
     "_choices",
     "_loader",
+    "_motion_arguments",
     "_precision",
     "_suggestions",
     "_tf32",
