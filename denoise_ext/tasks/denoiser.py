@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 import threading
 import time
@@ -12,47 +11,38 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from denoise_ext._choices import check_choice
 from denoise_ext.io import Picture
 from denoise_ext.io.channels import colour_channels
-from denoise_ext.models.network import Network, Tensors
 from denoise_ext.runtime.device import choose_device
 from denoise_ext.runtime.from_module import adopted, check_image_denoiser
 from denoise_ext.runtime.model_names import Model, check_name, is_family, open_network
 from denoise_ext.runtime.options import RunOptions, Tile
 from denoise_ext.runtime.session import Session
-from denoise_ext.runtime.tile_planner import cut
-from denoise_ext.runtime.tiling import Places
 from denoise_ext.tasks.axes import check_axes, parts_of
 from denoise_ext.tasks.doubts import (
     called_from,
     caller,
     warn_of_range,
     warn_of_sigma,
-    warn_of_tile,
 )
 from denoise_ext.tasks.guided_filter import (
     JOINT_BILATERAL,
     Guide,
-    GuidedPorts,
     guided_session,
-    is_guided,
 )
-from denoise_ext.tasks.image_ports import ImagePorts
-from denoise_ext.tasks.images import ImageView, Target, open_image
-from denoise_ext.tasks.impulses import without_impulses
-from denoise_ext.tasks.noise_analysis import NoiseProfile, margins_for
-from denoise_ext.tasks.noise_level import sample_of, sigma_of_batch
-from denoise_ext.tasks.sigma import Sigma, check_sigma, part_of_sigma, sigma_argument
-from denoise_ext.tasks.treatment import Treatment, one_line, sigma_map, treatments_of
-from denoise_ext.tasks.value_range import Range, check_range, from_unit, to_unit
+from denoise_ext.tasks.image_run import ImageRun, Settings
+from denoise_ext.tasks.images import ImageView, open_image
+from denoise_ext.tasks.noise_analysis import NoiseProfile
+from denoise_ext.tasks.noise_level import sample_of
+from denoise_ext.tasks.sigma import Sigma, check_sigma
+from denoise_ext.tasks.treatment import one_line
+from denoise_ext.tasks.value_range import Range, check_range
 
 logger = logging.getLogger("denoise_ext.tasks")
 ALPHA = ("keep", "denoise")
@@ -277,7 +267,8 @@ class Denoiser:
             return Result(target.result(), None, False, seconds, 0, 0), opened.missing
         sigma = sigma if sigma is not None else self._sigma
         _warn_of_doubts(opened, sigma, value_range)
-        work = _ImageRun(self, opened, sigma, guide, value_range, share)
+        settings = Settings(self._model, self._strength, self._options, self._session)
+        work = ImageRun(settings, opened, sigma, guide, value_range, share)
         channels = opened.source.shape[1]
         colour = colour_channels(channels)
         if self._model is None and sigma is None and guide is None:
@@ -364,135 +355,6 @@ class Denoiser:
                 native = options.backend == "native"
                 self._sessions[key] = Session(network, options.precision, native)
             return self._sessions[key]
-
-
-class _ImageRun:
-    """One image on its way through a `Denoiser`."""
-
-    def __init__(
-        self,
-        denoiser: Denoiser,
-        opened: ImageView,
-        sigma: Sigma,
-        guide: Any,
-        value_range: Range | None,
-        share: int,
-    ) -> None:
-        self._denoiser, self._opened = denoiser, opened
-        if is_guided(denoiser._model) and guide is None:
-            raise ValueError("guide is required by this model: an image of the same size")
-        if guide is not None and not is_guided(denoiser._model):
-            raise ValueError(
-                f'guide: this model takes none; model="{JOINT_BILATERAL}" and'
-                " denoise_ext.nn.JointBilateralBlur do"
-            )
-        self._guide = None if guide is None else Guide(guide, opened.source)
-        self._sigma, self._range, self._share = sigma, value_range, share
-        self.target: Target | None = None
-        self.tiles = self.recomputed = 0
-        self.facts: tuple[Any, bool] = (None, False)  # sigma, whether it was estimated
-
-    def treat(self, channels: slice) -> tuple[tuple[NoiseProfile, ...], str]:
-        """`denoise` by what the analysis finds; returns that, and what was done, in one line."""
-        source = self._opened.source[:, channels]
-        found = treatments_of(source, self._range)
-        profiles = tuple(profile for profile, _ in found if profile is not None)
-        treatments = [treatment for _, treatment in found]
-        text = one_line(treatment.text for treatment in treatments)
-        logger.info("image %s: %s", tuple(source.shape), text)
-        levels = [treatment.sigma for treatment in treatments]
-        batched = self._opened.batched
-        alike = {replace(treatment, sigma=None, text="") for treatment in treatments}
-        if alike == {Treatment(treatments[0].model)}:  # one network for all, and no map
-            sigma = None if None in levels else torch.tensor(levels, dtype=torch.float64)
-            self.denoise(channels, replace(treatments[0], sigma=sigma if batched else levels[0]))
-            return profiles, text
-        for place, treatment in enumerate(treatments):
-            self.denoise(channels, treatment, slice(place, place + 1))
-        if batched:
-            levels = [math.nan if level is None else level for level in levels]
-            self.facts = torch.tensor(levels, dtype=torch.float64), True
-        return profiles, text
-
-    def denoise(
-        self,
-        channels: slice,
-        treatment: Treatment | None = None,
-        images: slice = slice(None),
-    ) -> None:
-        """Fill these channels of the target, of all or of some images."""
-        d, guide = self._denoiser, self._guide
-        if treatment is not None and treatment.gray:
-            channels = slice(0, 1)
-        given = source = self._opened.source[images, channels]
-        model = d._model if treatment is None else treatment.model
-        session = d._session(model, source.shape[1], guide)
-        network = session.original
-        ports = GuidedPorts() if guide else ImagePorts(network, source.shape[1])
-        if self.target is None:
-            self.target = self._opened.target(network.signature.outputs["image"].scale)
-        if treatment is not None and treatment.impulses:
-            source = _repaired(source, self._range)
-        sigma = self._level(network, source, treatment)
-        variance = treatment and treatment.variance
-        count, _, height, width = source.shape
-        grid, at_once = cut(session, (count, height, width), d._options, self._share, ports.images)
-        if isinstance(d._options.tile, int):
-            warn_of_tile(d._options.tile, grid, height * width)
-        target = self.target.pixels[images, channels]
-
-        def unit(x: Tensor, images: slice, place: tuple[slice, slice]) -> Tensor:
-            part = x[(images, slice(None), *place)].to(session.device)
-            return to_unit(part, session.dtype, self._range)
-
-        def read(images: slice, places: Places) -> Tensors:
-            place = places["image"]
-            if guide:
-                condition = guide.part(images, place, session.device)
-            elif variance is not None:
-                condition = sigma_map(source, place, variance, self._range)
-            else:
-                condition = part_of_sigma(sigma, count, images, place)
-            if isinstance(condition, Tensor):
-                condition = condition.to(session.device)
-            return ports.inputs(unit(source, images, place), condition)
-
-        def write(images: slice, places: Places, outputs: Tensors) -> None:
-            y = ports.image(outputs)
-            if d._strength < 1:
-                y = torch.lerp(unit(given, images, places["image"]).to(y.dtype), y, d._strength)
-            numbers = from_unit(y, target.dtype, self._range).to(target.device)
-            target[(images, slice(None), *places["image"])] = numbers
-            self.tiles += 1
-
-        with torch.inference_mode():
-            for first in range(0, count, at_once):
-                part = slice(first, first + at_once)
-                _, again = session.run_tiles(grid, partial(read, part), partial(write, part))
-                self.recomputed += again
-        if treatment is not None and treatment.gray:
-            self.target.pixels[images, 1:3] = target
-
-    def _level(
-        self, network: Network, source: Tensor, treatment: Treatment | None
-    ) -> float | Tensor | None:
-        """sigma for the network, estimated if it needs one and none is given."""
-        given = self._sigma if treatment is None else treatment.sigma
-        sigma = sigma_argument(given, source)
-        estimated = sigma is None and "noise_map" in network.signature.inputs
-        if estimated:
-            sigma = sigma_of_batch(source, self._range)
-            sigma = sigma if self._opened.batched else float(sigma)
-        found = treatment is not None and sigma is not None
-        self.facts = (sigma if estimated or found else given), estimated or found
-        return sigma
-
-
-def _repaired(source: Tensor, value_range: Range | None) -> Tensor:
-    """A copy of (1, C, H, W) without impulses; all other pixels keep their bits."""
-    x = to_unit(source, torch.float32, value_range)
-    repaired = without_impulses(x, margins_for(source[0], value_range))
-    return torch.where(repaired != x, from_unit(repaired, source.dtype, value_range), source)
 
 
 def _joined(picture: Picture, parts: list[tuple[Result, int]]) -> Result:
