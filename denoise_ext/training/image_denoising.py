@@ -16,7 +16,8 @@ from denoise_ext.models import ImageDenoiser, Network
 from denoise_ext.training.batches import Batches, denoising_sample
 from denoise_ext.training.distributed import Processes
 from denoise_ext.training.objectives import build_objective
-from denoise_ext.training.schema import IMAGE_DENOISING, TrainConfig
+from denoise_ext.training.schema import TrainConfig
+from denoise_ext.training.sections import IMAGE_DENOISING
 from denoise_ext.training.task import Label, Task, Validator, register_task
 
 _CHAIN_STEP = 2**47  # steps from here on are validation's: no training gets there

@@ -28,7 +28,8 @@ from denoise_ext.training.batches import ImagePool
 from denoise_ext.training.config import data_path
 from denoise_ext.training.distributed import Processes
 from denoise_ext.training.losses import Criterion, criterion
-from denoise_ext.training.schema import VIDEO_DENOISING, TrainConfig
+from denoise_ext.training.schema import TrainConfig
+from denoise_ext.training.sections import VIDEO_DENOISING
 from denoise_ext.training.task import INDEX, Label, Sampler, Task, Trained, Validator, register_task
 from denoise_ext.training.validate import split_held_out
 
