@@ -19,6 +19,9 @@ constexpr int kRows = 4, kThreadRows = 4, kStepRows = kRows * kThreadRows;
 constexpr int kMostGroups = 64;
 // Interleaved channels that a tile takes at once, planar in shared memory.
 constexpr int kMostSlice = 8;
+// Blocks per multiprocessor to leave registers for.
+template <class Acc>
+constexpr int kRegisterBlocks = sizeof(Acc) == 4 ? 2 : 1;
 
 // The adjoint is the filter with tables.
 enum class GaussianMode { kFilter, kSigmaGradient };
@@ -317,6 +320,15 @@ __device__ __forceinline__ void sum_edge_ring(const GaussianRing& p, const Gauss
 
 // ---- On the host ----
 
+// Blocks that a multiprocessor runs at a time: as many as registers are left for, of those that its shared
+// memory holds. That has 1 KiB more than a block may ask for, and every block takes 1 KiB besides its own.
+template <class Acc>
+int64_t resident_blocks(int64_t bytes, const DeviceLimits& limits) {
+  constexpr int64_t kOwn = 1024;
+  const int64_t held = (limits.shared_bytes + kOwn) / (bytes + kOwn);
+  return held < kRegisterBlocks<Acc> ? held : kRegisterBlocks<Acc>;
+}
+
 // Cuts the image; false where not even narrow tiles fit shared memory.
 template <class Acc>
 bool plan_gaussian_ring(GaussianRing& p, const int64_t (&kernel_size)[2], const DeviceLimits& limits) {
@@ -341,7 +353,7 @@ bool plan_gaussian_ring(GaussianRing& p, const int64_t (&kernel_size)[2], const 
   p.tiles = static_cast<int>(divide_up(width, p.columns()));
   // Enough strips to fill the device once, but each several times as high as what its neighbour filters
   // again.
-  const int64_t resident = limits.multiprocessors * (limits.shared_bytes / bytes());
+  const int64_t resident = limits.multiprocessors * resident_blocks<Acc>(bytes(), limits);
   const int64_t wanted = divide_up(resident, p.input.size[0] * p.slices * p.tiles);
   int64_t rows = divide_up(height, wanted);
   const int64_t lowest = 2 * kernel_size[0] > 2 * kStepRows ? 2 * kernel_size[0] : 2 * kStepRows;
