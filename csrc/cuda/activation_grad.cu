@@ -15,8 +15,9 @@ namespace denoise_ext::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-// Blocks per multiprocessor to leave registers for: 64 a thread.
-constexpr int kBlocks = 4;
+// Blocks per multiprocessor to leave registers for: 64 a thread, or 128 where a thread has the sums of 8
+// channels.
+constexpr int kBlocks = 4, kChannelBlocks = 2;
 constexpr int64_t kMostParts = 1 << 12;
 
 // How the threads of a block lie.
@@ -53,7 +54,7 @@ __device__ __forceinline__ void load_lanes(const Storage* from, Acc (&x)[kLanes]
   if constexpr (kLanes == 1) {
     x[0] = to_acc<Acc>(*from);
   } else {
-    unpack<Storage>(*reinterpret_cast<const uint4*>(from), x);
+    unpack<Storage>(__ldg(reinterpret_cast<const uint4*>(from)), x);
   }
 }
 
@@ -62,7 +63,7 @@ __device__ __forceinline__ void store_lanes(Storage* to, const Acc (&x)[kLanes])
   if constexpr (kLanes == 1) {
     *to = FromAcc<Storage>::convert(x[0]);
   } else {
-    *reinterpret_cast<uint4*>(to) = pack<Storage>(x);
+    __stwb(reinterpret_cast<uint4*>(to), pack<Storage>(x));  // a plain store the compiler divides
   }
 }
 
@@ -79,7 +80,7 @@ __device__ __forceinline__ double sum_over_pixels(double* sums, double value, in
 }
 
 template <class Storage, int kLanes, bool kAlongChannels>
-__global__ void __launch_bounds__(kThreads, kBlocks)
+__global__ void __launch_bounds__(kThreads, kAlongChannels&& kLanes == 8 ? kChannelBlocks : kBlocks)
     activation_grad_kernel(ActivationGradParams p, Shape shape, double* partials) {
   using Acc = typename AccOf<Storage>::type;
   constexpr int kChannels = kAlongChannels ? kLanes : 1, kColumns = kAlongChannels ? 1 : kLanes;
