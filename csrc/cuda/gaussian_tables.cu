@@ -45,7 +45,8 @@ template <class Acc>
 __global__ void __launch_bounds__(kThreads) gaussian_edges_kernel(TableParams p, int axis) {
   const int64_t extent = axis == 0 ? p.extent[0] : p.extent[1];
   const int radius = axis == 0 ? p.radius[0] : p.radius[1], size = 2 * radius + 1;
-  const int64_t count = edge_count(extent, radius), edge = blockIdx.x % count, row = blockIdx.x / count;
+  const auto count = static_cast<unsigned>(edge_count(extent, radius));
+  const int64_t edge = blockIdx.x % count, row = blockIdx.x / count;
   const int64_t position = extent <= 2 * radius + 2 || edge <= radius ? edge : edge + extent - 2 * radius - 2;
   const Acc* taps = static_cast<const Acc*>(axis == 0 ? p.tables.taps[0] : p.tables.taps[1]) + row * size;
   Acc* to =

@@ -112,7 +112,7 @@ class Source:
 
 
 def _kernel_flags(mode: str) -> list[str]:
-    # -O1 -g keeps lines exact; for their counts -O0 does. The warnings switched off are about CUDA's
+    # -O1 -g keeps lines exact; -O0 for their counts. The warnings switched off are about CUDA's
     # pragmas and attributes.
     quiet = ["-Wall", "-Wno-unknown-pragmas", "-Wno-attributes", "-Wno-unused-function"]
     level = "-O0" if mode == "coverage" else "-O1"
