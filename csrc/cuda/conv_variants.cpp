@@ -18,7 +18,7 @@ namespace {
 
 // No load is shared between threads, so the caches decide how near the estimate is. It is put so many times
 // higher: a kernel that shares loads is taken where the two are near.
-constexpr double kDirectMargin = 1.5;
+constexpr double kDirectMargin = 1.75;
 
 double direct_cost(const ConvParams& p, const DeviceLimits& limits) {
   const double outputs = static_cast<double>(p.output.size[0]) * static_cast<double>(p.output.size[1]) *

@@ -152,10 +152,14 @@ __device__ __forceinline__ void prepare_strip(const GaussianRing& p, int derivat
 template <class Acc>
 __device__ __forceinline__ void prepare_rows(const GaussianRing& p, const GaussianStrip<Acc>& s, int first,
                                              int thread) {
-  if (thread >= kStepRows) return;
-  const int r = first + thread, last = s.rows + 2 * p.radius[0];
-  const int64_t y = r >= 0 && r < last ? border_index(s.y0 - p.radius[0] + r, p.input.size[2], p.border) : -1;
-  s.row_offsets[thread] = y < 0 ? kNoRow : y * p.input.stride[2];
+  const int last = s.rows + 2 * p.radius[0];
+#pragma unroll 1
+  for (int i = thread; i < kStepRows; i += p.threads()) {
+    const int r = first + i;
+    const int64_t y =
+        r >= 0 && r < last ? border_index(s.y0 - p.radius[0] + r, p.input.size[2], p.border) : -1;
+    s.row_offsets[i] = y < 0 ? kNoRow : y * p.input.stride[2];
+  }
 }
 
 // Those rows into lines. Neighbouring threads take what lies side by side in memory; a thread asks for

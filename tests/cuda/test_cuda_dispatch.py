@@ -215,16 +215,16 @@ def _products(row: Row) -> int:
 # What takes a direct kernel although the rule has another; the first reason that fits is a row's.
 # The figures are estimated microseconds: of the direct kernel, then of the next best one.
 FASTER: dict[str, Callable[[Row], bool]] = {
-    "an image of one pixel, nothing to share: 64 channels 2.4 and 3.0, on sm_75 4.8 and 10": (
+    "an image of one pixel, nothing to share: 64 channels 2.8 and 3.0, on sm_75 2.8 and 6.6": (
         lambda row: row.layer.input[2:] == (1, 1)
     ),
-    "depthwise with a stride, input gradient, 1 to 4 products an output: 4.1 and 43": (
+    "depthwise with a stride, input gradient, 1 to 4 products an output: 4.8 and 43": (
         lambda row: row.layer.depthwise and _is_strided_transposed(row)
     ),
-    "up to 3 channels on one side and at most 64 products, bound by memory: 3.6 and 6.0": (
+    "up to 3 channels on one side and at most 64 products, bound by memory: 4.2 and 6.0": (
         lambda row: min(row.layer.channels) <= 3 and _products(row) <= 64
     ),
-    "one output channel without tensor cores, tiles of 8 are mostly empty: 78 and 108": (
+    "one output channel without tensor cores, tiles of 8 are mostly empty: 92 and 108": (
         lambda row: min(row.layer.channels) == 1 and not row.tensor_cores
     ),
 }
