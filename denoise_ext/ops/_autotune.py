@@ -209,20 +209,6 @@ def run(op: Any, by_pytorch: Callable[..., Any] | None, arguments: tuple) -> Any
     return TUNER.follow(choice, partial(op, *arguments), theirs)
 
 
-class Tuned:
-    """An operator that writes into given memory, by the fastest of our kernels that was measured.
-
-    For plans, which compare themselves with PyTorch.  A CUDA graph records the measured kernel,
-    for a plan's steps run once before they are recorded.
-    """
-
-    def __init__(self, op: Any) -> None:
-        self.op = op
-
-    def __call__(self, *arguments: Any) -> Any:
-        return run(self.op, None, arguments)
-
-
 def repeatable(op: Any, arguments: tuple) -> tuple:
     """The arguments with other memory for a result that lies in what it is made of."""
     written = [a.alias_info is not None and a.alias_info.is_write for a in op._schema.arguments]

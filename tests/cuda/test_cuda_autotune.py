@@ -23,6 +23,7 @@ from denoise_ext._loader import native
 from denoise_ext.engine.fuse import conv
 from denoise_ext.ops import _autotune
 from denoise_ext.ops._autotune import ESTIMATED, PYTORCH, Choice, Tuner
+from denoise_ext.ops.tuned import Tuned
 
 conv2d_module = sys.modules["denoise_ext.ops.conv2d"]  # the package's name is the function's
 WITH_CUDA = native().build_info()["cuda"]
@@ -271,11 +272,11 @@ def test_an_operator_that_writes_is_measured_once(machine):
     others = _autotune.other_kernels(op, arguments, 90)[0]
     assert "conv_tiled" in others
     machine[1][0] = "conv_tiled"
-    _autotune.Tuned(op)(*arguments)
+    Tuned(op)(*arguments)
     choice = _autotune.TUNER.known(_autotune.key_of(op, arguments, None))
     assert choice.kernels == "conv_tiled" and PYTORCH not in choice.seconds
     machine[0][0] = True  # a recorded graph takes what was measured before
-    _autotune.Tuned(op)(*(outs[1] if x is outs[0] else x for x in arguments))
+    Tuned(op)(*(outs[1] if x is outs[0] else x for x in arguments))
     assert len(_autotune.TUNER) == 1 and torch.equal(*outs)
 
 
@@ -299,7 +300,7 @@ def test_a_plan_takes_the_measured_kernels(recorded, machine, monkeypatch):
     """In its first run; where that is recorded already, the estimated choice."""
     capturing, fastest = machine
     capturing[0], fastest[0] = recorded, "conv_tiled"
-    monkeypatch.setattr(conv, "_writer", lambda op, device: _autotune.Tuned(op))
+    monkeypatch.setattr(conv, "_writer", lambda op, device: Tuned(op))
     monkeypatch.setattr(conv.ConvSite, "_packed", lambda *_: None)  # the CPU's alone
     torch.manual_seed(0)
     net = torch.nn.Sequential(torch.nn.Conv2d(16, 24, 5, padding=2), torch.nn.ReLU(),

@@ -16,7 +16,7 @@ from torch import Tensor
 from denoise_ext._tf32 import tf32_allowed
 from denoise_ext.engine.capture.graph import Value
 from denoise_ext.engine.fuse.ir import OUT, Constants, Site, Step, rms
-from denoise_ext.ops._autotune import Tuned
+from denoise_ext.ops.tuned import Tuned
 
 # Root mean square of what an algorithm's rounding errors add to those of the direct sum, as a
 # factor on it.  Winograd F(m x m, 3x3) multiplies transformed tiles: an error of the products
