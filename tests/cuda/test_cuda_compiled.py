@@ -120,7 +120,16 @@ def test_innermost_loops_are_found():
         "        /*0050*/               @P2 BRA 0x10 ;               /* 0x00 */\n"
         "        /*0060*/                   BRA 0x60;                /* 0x00 */\n"
     )
-    assert cuda_report._inner_loops(code) == (Counter({"FFMA": 1, "BRA": 1}),)
+    assert cuda_report._inner_loops(code) == [["FFMA", "BRA"]]
+
+
+def test_loads_ahead_of_the_first_store():
+    loops = [["LDG.E", "LDG.E.64", "STS", "LDG.E", "STS.64", "BRA"], ["LDG.E", "FFMA"], ["STS"]]
+    assert cuda_report._loads_ahead(loops) == (2, 0)
+    row = replace(GOOD, loads_ahead=(2, 2))
+    assert cuda_report.faults(kernel(loads_ahead=(2, 0, 4)), row) == []
+    found = cuda_report.faults(kernel(loads_ahead=(2, 0, 1)), row)
+    assert found == ["2 loads before the first STS in 1 loops, not in 2"]
 
 
 def test_the_suggested_row_admits_its_kernel():

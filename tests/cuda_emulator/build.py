@@ -1,7 +1,8 @@
 """Compile the CUDA kernels with the C++ compiler, into a library of operators for CPU tensors.
 
-``python tests/cuda_emulator/build.py shadow`` (or ``asan``) prints the library's path.  What has
-not changed is not compiled again: an object's key is a hash of its command and all it includes.
+``python tests/cuda_emulator/build.py shadow`` (``asan``, ``coverage``) prints the library's path.
+What has not changed is not compiled again: an object's key is a hash of its command and all it
+includes.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 OUTPUT = ROOT / "build" / "cuda_emulator"
-MODES = ("shadow", "asan")
+MODES = ("shadow", "asan", "coverage")
 JOBS = int(os.environ.get("MAX_JOBS", "2"))
 
 UNDEFINED = "bounds,alignment,shift,signed-integer-overflow,integer-divide-by-zero,return,bool,enum"
@@ -38,10 +39,15 @@ SANITIZERS = {
         "-fno-tree-loop-distribute-patterns",
     ],
     "asan": [f"-fsanitize=address,{UNDEFINED}", "-fno-omit-frame-pointer"],
+    "coverage": ["--coverage"],
 }
 # What runtime/torch_hooks.cpp stands in for.
 REPLACED = ("cuda/device.cu", "cuda/variants.cpp", "ops/memory.cpp")
-CHECKERS = {"shadow": ("shadow.cpp", "shadow_memory.cpp"), "asan": ("address_sanitizer.cpp",)}
+CHECKERS = {
+    "shadow": ("shadow.cpp", "shadow_memory.cpp"),
+    "asan": ("address_sanitizer.cpp",),
+    "coverage": ("no_checker.cpp",),
+}
 
 
 class BuildError(RuntimeError):
@@ -106,9 +112,11 @@ class Source:
 
 
 def _kernel_flags(mode: str) -> list[str]:
-    # -O1 -g keeps lines exact. The warnings switched off are about CUDA's pragmas and attributes.
+    # -O1 -g keeps lines exact; -O0 for their counts. The warnings switched off are about CUDA's
+    # pragmas and attributes.
     quiet = ["-Wall", "-Wno-unknown-pragmas", "-Wno-attributes", "-Wno-unused-function"]
-    flags = ["-std=c++17", "-O1", *quiet, *_common_flags(mode), *SANITIZERS[mode]]
+    level = "-O0" if mode == "coverage" else "-O1"
+    flags = ["-std=c++17", level, *quiet, *_common_flags(mode), *SANITIZERS[mode]]
     return [*flags, "-fno-sanitize-recover=all", "-x", "c++"]
 
 
@@ -130,6 +138,7 @@ def runtime_sources(mode: str) -> list[Source]:
 def operator_sources(mode: str, csrc: Path = ROOT / "csrc") -> list[Source]:
     """Kernels, the host code that chooses among them, and the operators of csrc/ops."""
     host = ["-std=c++20", "-O1", "-Wall", "-Wextra", *_common_flags(mode)]
+    kernels = [*host, "-O0", "--coverage"] if mode == "coverage" else host
     with_torch = [*host, *torch_flags()[0]]
     # An allocator for torch, which the stable ABI does not offer; AddressSanitizer has its own.
     with_torch_itself = [flag for flag in with_torch if "TORCH_TARGET_VERSION" not in flag]
@@ -142,7 +151,7 @@ def operator_sources(mode: str, csrc: Path = ROOT / "csrc") -> list[Source]:
     # Not the folders below ops: operators of the CPU alone, and torch's current GPU.
     return [
         *(kernel_source(path, mode) for path in files(csrc / "cuda", "*.cu")),
-        *(Source(path, host) for path in files(csrc / "cuda", "*.cpp")),
+        *(Source(path, kernels) for path in files(csrc / "cuda", "*.cpp")),
         *(Source(path, with_torch) for path in files(ROOT / "csrc" / "ops", "*.cpp")),
         Source(HERE / "runtime" / "torch_hooks.cpp", with_torch),
         *([guarded] if mode == "shadow" else []),
@@ -211,8 +220,8 @@ def link(objects: list[Path], target: Path, mode: str, extra: list[str]) -> Path
     if target.exists() and target.stat().st_mtime_ns >= newest:
         return target
     kind = ["-shared", "-Wl,--no-undefined"] if target.suffix == ".so" else []
-    sanitizer = ["-fsanitize=address"] if mode == "asan" else []
-    command = [*_compiler(), *kind, *sanitizer, *map(str, objects), *extra, "-ldl"]
+    runtimes = {"asan": ["-fsanitize=address"], "coverage": ["--coverage"]}.get(mode, [])
+    command = [*_compiler(), *kind, *runtimes, *map(str, objects), *extra, "-ldl"]
     temporary = target.with_name(target.name + ".new")  # a process may have the old one mapped
     _run([*command, "-o", str(temporary)])
     temporary.replace(target)

@@ -36,6 +36,7 @@ class Fault:
     call: str
     caught: tuple[str, ...]
     variant: str = ""
+    multiprocessors: int = 2
 
     @property
     def folder(self) -> Path:
