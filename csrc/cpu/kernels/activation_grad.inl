@@ -36,25 +36,22 @@ struct ActivationGradSums {
   T bias[64], prelu[64];
 };
 
-// `count` values along one axis, one after the other (kUnit) or at the row's distances. Value i goes to
-// sum i, which leaves the order of additions to no one and so lets the loop become vector code.
-// The slope is one for all values, or (kSlopes) one for each.
-template <class Storage, class T, Activation kActivation, bool kUnit, bool kSlopes>
+// `count` adjacent values. Value i goes to sum i, which leaves the order of additions to no one and so lets
+// the loop become vector code. The slope is one for all values, or (kSlopes) one for each.
+template <class Storage, class T, Activation kActivation, bool kSlopes>
 DENOISE_EXT_INLINE void activation_grad_span(const ActivationGradRow<Storage>& row, int64_t count,
                                              const T* slope, ActivationGradSums<T>& sums) {
-  const int64_t grad_step = kUnit ? 1 : row.grad_step, saved_step = kUnit ? 1 : row.saved_step;
-  const int64_t result_step = kUnit ? 1 : row.result_step;
   const Storage *grad = row.grad, *saved = row.saved;
   Storage* __restrict__ result = row.result;
   T* __restrict__ bias = sums.bias;
   T* __restrict__ prelu = sums.prelu;
   for (int64_t i = 0; i < count; ++i) {
-    const T g = load_as<T>(grad[i * grad_step]);
-    const T s = kActivation == Activation::kNone ? T(0) : load_as<T>(saved[i * saved_step]);
+    const T g = load_as<T>(grad[i]);
+    const T s = kActivation == Activation::kNone ? T(0) : load_as<T>(saved[i]);
     const T value = activation_grad<T, kActivation>(g, s, slope[kSlopes ? i : 0]);
     bias[i] += value;
     if (kActivation == Activation::kPrelu) prelu[i] += s > 0 ? T(0) : g * s;
-    if (result != nullptr) result[i * result_step] = StoreAs<Storage>::from(value);
+    if (result != nullptr) result[i] = StoreAs<Storage>::from(value);
   }
 }
 
@@ -71,8 +68,7 @@ void activation_grad_channels(const ActivationGradPlan& plan, const ActivationGr
       const int64_t count = c + 64 < channels ? 64 : channels - c;
       ActivationGradSums<T> partial{};
       for (int64_t x = begin; x < end; ++x)
-        activation_grad_span<Storage, T, kActivation, true, true>(row.at(x, c, p), count, slopes + c,
-                                                                  partial);
+        activation_grad_span<Storage, T, kActivation, true>(row.at(x, c, p), count, slopes + c, partial);
       if (sums == nullptr) continue;
       for (int64_t i = 0; i < count; ++i) {
         sums[c + i] += static_cast<double>(partial.bias[i]);
@@ -82,11 +78,31 @@ void activation_grad_channels(const ActivationGradPlan& plan, const ActivationGr
   }
 }
 
+constexpr int64_t kActivationGradPixels = 16;
+
+template <class T>
+using AdjacentGrad = void (*)(const ActivationGradRow<T>& row, int64_t count, const T* slope,
+                              ActivationGradSums<T>& sums);
+
+// At most kActivationGradPixels values at the row's distances, through copies side by side.
+template <class Storage, class T>
+void activation_grad_apart(const ActivationGradRow<Storage>& row, int64_t count, const T* slope,
+                           ActivationGradSums<T>& sums, AdjacentGrad<T> adjacent) {
+  T grad[kActivationGradPixels], saved[kActivationGradPixels], result[kActivationGradPixels];
+  for (int64_t i = 0; i < count; ++i) grad[i] = load_as<T>(row.grad[i * row.grad_step]);
+  if (row.saved != nullptr)
+    for (int64_t i = 0; i < count; ++i) saved[i] = load_as<T>(row.saved[i * row.saved_step]);
+  adjacent({grad, saved, row.result == nullptr ? nullptr : result, 1, 1, 1}, count, slope, sums);
+  if (row.result != nullptr)
+    for (int64_t i = 0; i < count; ++i) row.result[i * row.result_step] = StoreAs<Storage>::from(result[i]);
+}
+
 // One channel's pixels after the other, 64 of them in 16 sums.
-template <class Storage, class T, Activation kActivation, bool kUnit>
-void activation_grad_pixels(const ActivationGradPlan& plan, const ActivationGradRow<Storage>& row,
-                            double* sums) {
-  constexpr int64_t kSums = 16;
+template <class Storage, class T, class Some>
+DENOISE_EXT_INLINE void activation_grad_pixels(const ActivationGradPlan& plan,
+                                               const ActivationGradRow<Storage>& row, double* sums,
+                                               const Some& some) {
+  constexpr int64_t kSums = kActivationGradPixels;
   const ActivationGradParams& p = plan.params;
   const int64_t channels = p.grad_output.size[1], cols = p.grad_output.size[3];
   // In blocks of 64 pixels, so that every channel's stay in the first-level cache whatever the strides.
@@ -95,9 +111,8 @@ void activation_grad_pixels(const ActivationGradPlan& plan, const ActivationGrad
     for (int64_t c = 0; c < channels; ++c) {
       ActivationGradSums<T> partial{};
       for (int64_t x = begin; x < end; x += kSums)
-        activation_grad_span<Storage, T, kActivation, kUnit, false>(
-            row.at(x, c, p), x + kSums < end ? kSums : end - x, static_cast<const T*>(plan.slopes) + c,
-            partial);
+        some(row.at(x, c, p), x + kSums < end ? kSums : end - x, static_cast<const T*>(plan.slopes) + c,
+             partial);
       if (sums == nullptr) continue;
       for (int64_t i = 0; i < kSums; ++i) {
         sums[c] += static_cast<double>(partial.bias[i]);
@@ -105,6 +120,27 @@ void activation_grad_pixels(const ActivationGradPlan& plan, const ActivationGrad
       }
     }
   }
+}
+
+template <class Storage, class T, Activation kActivation>
+void activation_grad_adjacent_pixels(const ActivationGradPlan& plan, const ActivationGradRow<Storage>& row,
+                                     double* sums) {
+  activation_grad_pixels<Storage, T>(
+      plan, row, sums,
+      [](const ActivationGradRow<Storage>& some, int64_t count, const T* slope, ActivationGradSums<T>& to) {
+        activation_grad_span<Storage, T, kActivation, false>(some, count, slope, to);
+      });
+}
+
+// One for all activations: copying takes the time.
+template <class Storage, class T>
+void activation_grad_apart_pixels(const ActivationGradPlan& plan, const ActivationGradRow<Storage>& row,
+                                  double* sums, AdjacentGrad<T> adjacent) {
+  activation_grad_pixels<Storage, T>(
+      plan, row, sums,
+      [=](const ActivationGradRow<Storage>& some, int64_t count, const T* slope, ActivationGradSums<T>& to) {
+        activation_grad_apart(some, count, slope, to, adjacent);
+      });
 }
 
 template <class Storage>
@@ -137,9 +173,10 @@ void activation_grad_rows(const ActivationGradPlan& plan, int64_t strip) {
     if (unit_stride(1) && p.grad_output.size[1] > 1) {
       activation_grad_channels<Storage, T, kActivation>(plan, row, sums);
     } else if (unit_stride(3)) {
-      activation_grad_pixels<Storage, T, kActivation, true>(plan, row, sums);
+      activation_grad_adjacent_pixels<Storage, T, kActivation>(plan, row, sums);
     } else {
-      activation_grad_pixels<Storage, T, kActivation, false>(plan, row, sums);
+      activation_grad_apart_pixels<Storage, T>(plan, row, sums,
+                                               activation_grad_span<T, T, kActivation, false>);
     }
   }
 }

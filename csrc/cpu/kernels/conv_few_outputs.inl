@@ -63,6 +63,21 @@ DENOISE_EXT_INLINE Vec<T> sum_few_outputs(const GroupInput<T>& in, int64_t tap_c
   return sum_lanes<T>(acc);
 }
 
+// A span whose channels all lie in one vector, as do the slopes of its lanes.
+template <class T, int K>
+struct FewSpan {
+  template <class Storage>
+  static DENOISE_EXT_INLINE void finish(const ConvParams& params, const OutputSpan& at, const T* prelu_slope,
+                                        T* sums) {
+    const bool before = params.residual_position == ResidualPosition::kBeforeActivation;
+    const bool residual = params.residual.data != nullptr;
+    if (residual && before) add_residual<Storage, T>(params.residual, at, K, sums);
+    store(sums, activate<T>(load(sums), params, prelu_slope));
+    if (residual && !before) add_residual<Storage, T>(params.residual, at, K, sums);
+    store_span<Storage, T>(params.output, at, K, sums);
+  }
+};
+
 template <class Storage, class T, int K>
 void conv_few_outputs_rows(const ConvPlan& plan, const ConvTask<T>& task) {
   constexpr int kPixels = kLanes<T> / K;
@@ -76,8 +91,7 @@ void conv_few_outputs_rows(const ConvPlan& plan, const ConvTask<T>& task) {
     slope[i] = static_cast<const T*>(plan.prelu_slope)[i % K];
   }
   store(task.sums + kLanes<T>, slope);
-  const bool before = params.residual_position == ResidualPosition::kBeforeActivation;
-  const bool residual = params.residual.data != nullptr;
+  const Finish<Storage, T, FewSpan<T, K>> finish(params.output.dtype);
   OutputSpan at{};
   at.n = task.n;
   at.channels = K;
@@ -90,10 +104,7 @@ void conv_few_outputs_rows(const ConvPlan& plan, const ConvTask<T>& task) {
       at.pixels = task.cols - x < kPixels ? task.cols - x : kPixels;
       store(task.sums,
             bias + sum_few_outputs<T, kPixels, K>(in, phase.tap_count, plan.packed_channels, weight));
-      if (residual && before) add_residual<Storage, T>(params.residual, at, K, task.sums);
-      store(task.sums, activate<T>(load(task.sums), params, task.sums + kLanes<T>));
-      if (residual && !before) add_residual<Storage, T>(params.residual, at, K, task.sums);
-      store_span<Storage, T>(params.output, at, K, task.sums);
+      finish(params, at, task.sums + kLanes<T>, task.sums);
     }
   }
 }

@@ -59,8 +59,9 @@ DENOISE_EXT_INLINE void pack_outside(const Storage* row, const Tensor4& tensor, 
   }
   for (int64_t x = from; x < until; ++x) {
     const int64_t column = border_index(window.x0 + x * window.x_step, tensor.size[3], window.border);
-    pack_pixels<Storage, T>(row + column * tensor.stride[3], tensor.stride[3], tensor.stride[1], window, 1,
-                            width, to + x * width);
+    const Storage* from = row + column * tensor.stride[3];
+    for (int64_t c = 0; c < window.channels; ++c)
+      to[x * width + c] = load_as<T>(from[(window.first_channel + c) / window.repeat * tensor.stride[1]]);
   }
 }
 
@@ -86,12 +87,12 @@ void pack_window(const Tensor4& tensor, const PackWindow& window, const PackedSh
   }
 }
 
+// T is the accumulation type of the tensor's dtype.
 template <class T>
 void pack(const Tensor4& tensor, const PackWindow& window, const PackedShape& shape, T* to) {
-  switch (tensor.dtype) {
-    case DType::kFloat64: return pack_window<double, T>(tensor, window, shape, to);
-    case DType::kBFloat16: return pack_window<BFloat16, T>(tensor, window, shape, to);
-    case DType::kFloat16: return pack_window<Float16, T>(tensor, window, shape, to);
-    default: return pack_window<float, T>(tensor, window, shape, to);
+  if constexpr (sizeof(T) == sizeof(float)) {
+    if (tensor.dtype == DType::kBFloat16) return pack_window<BFloat16, T>(tensor, window, shape, to);
+    if (tensor.dtype == DType::kFloat16) return pack_window<Float16, T>(tensor, window, shape, to);
   }
+  pack_window<T, T>(tensor, window, shape, to);
 }
