@@ -174,7 +174,7 @@ def runs_on(archs: str, capability: str) -> bool:
     """Whether code for `archs` runs on a GPU of this compute capability.
 
     Machine code of X.Y runs on GPUs of major version X with a minor version of at least Y; PTX
-    ("+PTX", or "-virtual" for PTX alone) is compiled by the driver for every capability from X.Y on.
+    ("+PTX", or "-virtual" for PTX alone) is compiled by the driver for capabilities from X.Y on.
 
     Args:
         archs: as in TORCH_CUDA_ARCH_LIST, separated by space, comma or semicolon: "7.5 9.0+PTX";
