@@ -211,7 +211,8 @@ class BuildNative(build_ext):
         header = str(Path(self.build_temp, PRECOMPILED))
         with_header = ["-Winvalid-pch", "-include", header]
         rules = [rule("cxx", cxx), rule("cxx-torch", [*cxx, *torch_flags, *with_header])]
-        rules += [rule("cxx-header", [*cxx, *torch_flags, "-x", "c++-header"])]
+        # -w: GCC warns of "#pragma once" in the file that is compiled.
+        rules += [rule("cxx-header", [*cxx, *torch_flags, "-w", "-x", "c++-header"])]
         # No kernel calls what binds to Python, which is a lot of code.
         rules += [rule("cxx-python", [*cxx, *torch_flags, *python, *archs, "-O1"])]
         rules += [rule("nvcc", [NVCC, *NVCC_FLAGS, *gencode_flags(self.archs)])] if NVCC else []

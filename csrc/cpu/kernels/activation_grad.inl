@@ -36,22 +36,25 @@ struct ActivationGradSums {
   T bias[64], prelu[64];
 };
 
-// `count` adjacent values. Value i goes to sum i, which leaves the order of additions to no one and so lets
-// the loop become vector code. The slope is one for all values, or (kSlopes) one for each.
-template <class Storage, class T, Activation kActivation, bool kSlopes>
+// `count` values along one axis, one after the other (kUnit) or at the row's distances. Value i goes to
+// sum i, which leaves the order of additions to no one and so lets the loop become vector code.
+// The slope is one for all values, or (kSlopes) one for each.
+template <class Storage, class T, Activation kActivation, bool kUnit, bool kSlopes>
 DENOISE_EXT_INLINE void activation_grad_span(const ActivationGradRow<Storage>& row, int64_t count,
                                              const T* slope, ActivationGradSums<T>& sums) {
+  const int64_t grad_step = kUnit ? 1 : row.grad_step, saved_step = kUnit ? 1 : row.saved_step;
+  const int64_t result_step = kUnit ? 1 : row.result_step;
   const Storage *grad = row.grad, *saved = row.saved;
   Storage* __restrict__ result = row.result;
   T* __restrict__ bias = sums.bias;
   T* __restrict__ prelu = sums.prelu;
   for (int64_t i = 0; i < count; ++i) {
-    const T g = load_as<T>(grad[i]);
-    const T s = kActivation == Activation::kNone ? T(0) : load_as<T>(saved[i]);
+    const T g = load_as<T>(grad[i * grad_step]);
+    const T s = kActivation == Activation::kNone ? T(0) : load_as<T>(saved[i * saved_step]);
     const T value = activation_grad<T, kActivation>(g, s, slope[kSlopes ? i : 0]);
     bias[i] += value;
     if (kActivation == Activation::kPrelu) prelu[i] += s > 0 ? T(0) : g * s;
-    if (result != nullptr) result[i] = StoreAs<Storage>::from(value);
+    if (result != nullptr) result[i * result_step] = StoreAs<Storage>::from(value);
   }
 }
 
@@ -68,7 +71,8 @@ void activation_grad_channels(const ActivationGradPlan& plan, const ActivationGr
       const int64_t count = c + 64 < channels ? 64 : channels - c;
       ActivationGradSums<T> partial{};
       for (int64_t x = begin; x < end; ++x)
-        activation_grad_span<Storage, T, kActivation, true>(row.at(x, c, p), count, slopes + c, partial);
+        activation_grad_span<Storage, T, kActivation, true, true>(row.at(x, c, p), count, slopes + c,
+                                                                  partial);
       if (sums == nullptr) continue;
       for (int64_t i = 0; i < count; ++i) {
         sums[c + i] += static_cast<double>(partial.bias[i]);
@@ -122,17 +126,17 @@ DENOISE_EXT_INLINE void activation_grad_pixels(const ActivationGradPlan& plan,
   }
 }
 
-template <class Storage, class T, Activation kActivation>
-void activation_grad_adjacent_pixels(const ActivationGradPlan& plan, const ActivationGradRow<Storage>& row,
-                                     double* sums) {
+template <class Storage, class T, Activation kActivation, bool kUnit>
+void activation_grad_typed_pixels(const ActivationGradPlan& plan, const ActivationGradRow<Storage>& row,
+                                  double* sums) {
   activation_grad_pixels<Storage, T>(
       plan, row, sums,
       [](const ActivationGradRow<Storage>& some, int64_t count, const T* slope, ActivationGradSums<T>& to) {
-        activation_grad_span<Storage, T, kActivation, false>(some, count, slope, to);
+        activation_grad_span<Storage, T, kActivation, kUnit, false>(some, count, slope, to);
       });
 }
 
-// One for all activations: copying takes the time.
+// Types of 16 bits at the row's distances: one for all activations, as converting takes the time.
 template <class Storage, class T>
 void activation_grad_apart_pixels(const ActivationGradPlan& plan, const ActivationGradRow<Storage>& row,
                                   double* sums, AdjacentGrad<T> adjacent) {
@@ -173,10 +177,12 @@ void activation_grad_rows(const ActivationGradPlan& plan, int64_t strip) {
     if (unit_stride(1) && p.grad_output.size[1] > 1) {
       activation_grad_channels<Storage, T, kActivation>(plan, row, sums);
     } else if (unit_stride(3)) {
-      activation_grad_adjacent_pixels<Storage, T, kActivation>(plan, row, sums);
+      activation_grad_typed_pixels<Storage, T, kActivation, true>(plan, row, sums);
+    } else if constexpr (sizeof(Storage) == sizeof(T)) {
+      activation_grad_typed_pixels<Storage, T, kActivation, false>(plan, row, sums);
     } else {
       activation_grad_apart_pixels<Storage, T>(plan, row, sums,
-                                               activation_grad_span<T, T, kActivation, false>);
+                                               activation_grad_span<T, T, kActivation, true, false>);
     }
   }
 }

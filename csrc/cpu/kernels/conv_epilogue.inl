@@ -80,40 +80,27 @@ DENOISE_EXT_INLINE void apply_epilogue(const ConvParams& params, const OutputSpa
   if (residual && !before) add_residual<Storage, T>(params.residual, at, width, sums);
 }
 
-// Spans of whole vectors of channels.
-template <class T, int kWidth>
-struct WideSpan {
-  template <class Storage>
-  static DENOISE_EXT_INLINE void finish(const ConvParams& params, const OutputSpan& at, const T* prelu_slope,
-                                        T* sums) {
+// Finishes spans of outputs of type Storage, `kWidth` sums apart. Both types of 16 bits share the code that
+// sums: it calls this through a pointer.
+struct SixteenBits {};
+
+template <class Storage, class T, int kWidth>
+struct Finish {
+  explicit Finish(DType) {}
+  static DENOISE_EXT_INLINE void call(const ConvParams& params, const OutputSpan& at, const T* prelu_slope,
+                                      T* sums) {
     apply_epilogue<Storage, T>(params, at, kWidth, prelu_slope, sums);
     store_span<Storage, T>(params.output, at, kWidth, sums);
   }
 };
 
-// Finishes spans of outputs of type Storage. Both types of 16 bits share the code that sums: it calls this
-// through a pointer.
-struct SixteenBits {};
-
-template <class Storage, class T, class Span>
-struct Finish {
-  explicit Finish(DType) {}
-  DENOISE_EXT_INLINE void operator()(const ConvParams& params, const OutputSpan& at, const T* prelu_slope,
-                                     T* sums) const {
-    Span::template finish<Storage>(params, at, prelu_slope, sums);
-  }
-};
-
-template <class T, class Span>
-struct Finish<SixteenBits, T, Span> {
+template <class T, int kWidth>
+struct Finish<SixteenBits, T, kWidth> {
   void (*call)(const ConvParams& params, const OutputSpan& at, const T* prelu_slope, T* sums);
 
   explicit Finish(DType dtype)
-      : call(dtype == DType::kFloat16 ? Span::template finish<Float16> : Span::template finish<BFloat16>) {}
-  DENOISE_EXT_INLINE void operator()(const ConvParams& params, const OutputSpan& at, const T* prelu_slope,
-                                     T* sums) const {
-    call(params, at, prelu_slope, sums);
-  }
+      : call(dtype == DType::kFloat16 ? Finish<Float16, T, kWidth>::call
+                                      : Finish<BFloat16, T, kWidth>::call) {}
 };
 
 // A row of outputs that whole vectors can be written to straight from the registers: adjacent channels

@@ -63,21 +63,6 @@ DENOISE_EXT_INLINE Vec<T> sum_few_outputs(const GroupInput<T>& in, int64_t tap_c
   return sum_lanes<T>(acc);
 }
 
-// A span whose channels all lie in one vector, as do the slopes of its lanes.
-template <class T, int K>
-struct FewSpan {
-  template <class Storage>
-  static DENOISE_EXT_INLINE void finish(const ConvParams& params, const OutputSpan& at, const T* prelu_slope,
-                                        T* sums) {
-    const bool before = params.residual_position == ResidualPosition::kBeforeActivation;
-    const bool residual = params.residual.data != nullptr;
-    if (residual && before) add_residual<Storage, T>(params.residual, at, K, sums);
-    store(sums, activate<T>(load(sums), params, prelu_slope));
-    if (residual && !before) add_residual<Storage, T>(params.residual, at, K, sums);
-    store_span<Storage, T>(params.output, at, K, sums);
-  }
-};
-
 template <class Storage, class T, int K>
 void conv_few_outputs_rows(const ConvPlan& plan, const ConvTask<T>& task) {
   constexpr int kPixels = kLanes<T> / K;
@@ -91,7 +76,8 @@ void conv_few_outputs_rows(const ConvPlan& plan, const ConvTask<T>& task) {
     slope[i] = static_cast<const T*>(plan.prelu_slope)[i % K];
   }
   store(task.sums + kLanes<T>, slope);
-  const Finish<Storage, T, FewSpan<T, K>> finish(params.output.dtype);
+  const bool before = params.residual_position == ResidualPosition::kBeforeActivation;
+  const bool residual = params.residual.data != nullptr;
   OutputSpan at{};
   at.n = task.n;
   at.channels = K;
@@ -104,7 +90,10 @@ void conv_few_outputs_rows(const ConvPlan& plan, const ConvTask<T>& task) {
       at.pixels = task.cols - x < kPixels ? task.cols - x : kPixels;
       store(task.sums,
             bias + sum_few_outputs<T, kPixels, K>(in, phase.tap_count, plan.packed_channels, weight));
-      finish(params, at, task.sums + kLanes<T>, task.sums);
+      if (residual && before) add_residual<Storage, T>(params.residual, at, K, task.sums);
+      store(task.sums, activate<T>(load(task.sums), params, task.sums + kLanes<T>));
+      if (residual && !before) add_residual<Storage, T>(params.residual, at, K, task.sums);
+      store_span<Storage, T>(params.output, at, K, task.sums);
     }
   }
 }
@@ -120,4 +109,13 @@ void conv_few_outputs(const ConvPlan& plan, const ConvTask<T>& task) {
     if (plan.group_outputs == 3) return conv_few_outputs_rows<Storage, T, 3>(plan, task);
     return conv_few_outputs_rows<Storage, T, 4>(plan, task);
   }
+}
+
+template <class T>
+void conv_few_outputs_any(const ConvPlan& plan, const ConvTask<T>& task) {
+  if constexpr (sizeof(T) == sizeof(float)) {
+    if (plan.params.output.dtype == DType::kBFloat16) return conv_few_outputs<BFloat16, T>(plan, task);
+    if (plan.params.output.dtype == DType::kFloat16) return conv_few_outputs<Float16, T>(plan, task);
+  }
+  conv_few_outputs<T, T>(plan, task);
 }
