@@ -51,17 +51,17 @@ DENOISE_EXT_INLINE void pack_pixels(const Storage* from, int64_t col_stride, int
 
 // Pixels [from, until) of a packed row that lie left or right of the image, read from pixels inside it.
 template <class Storage, class T>
-DENOISE_EXT_INLINE void pack_outside(const Storage* row, const Tensor4& tensor, const PackWindow& window,
-                                     int64_t from, int64_t until, int64_t width, T* to) {
+__attribute__((noinline)) void pack_outside(const Storage* row, const Tensor4& tensor,
+                                            const PackWindow& window, int64_t from, int64_t until,
+                                            int64_t width, T* to) {
   if (window.border == Border::kConstant) {
     __builtin_memset(to + from * width, 0, static_cast<size_t>((until - from) * width) * sizeof(T));
     return;
   }
   for (int64_t x = from; x < until; ++x) {
     const int64_t column = border_index(window.x0 + x * window.x_step, tensor.size[3], window.border);
-    const Storage* from = row + column * tensor.stride[3];
-    for (int64_t c = 0; c < window.channels; ++c)
-      to[x * width + c] = load_as<T>(from[(window.first_channel + c) / window.repeat * tensor.stride[1]]);
+    pack_pixels<Storage, T>(row + column * tensor.stride[3], tensor.stride[3], tensor.stride[1], window, 1,
+                            width, to + x * width);
   }
 }
 
@@ -77,11 +77,11 @@ void pack_window(const Tensor4& tensor, const PackWindow& window, const PackedSh
     const int64_t packed = y < 0 ? 0 : window.cols;
     if (y >= 0) {
       const Storage* row = image + y * tensor.stride[2];
-      pack_outside<Storage, T>(row, tensor, window, 0, begin, width, to);
+      if (begin > 0) pack_outside<Storage, T>(row, tensor, window, 0, begin, width, to);
       if (end > begin)
         pack_pixels<Storage, T>(row + (x0 + begin * step) * tensor.stride[3], step * tensor.stride[3],
                                 tensor.stride[1], window, end - begin, width, to + begin * width);
-      pack_outside<Storage, T>(row, tensor, window, end, window.cols, width, to);
+      if (end < window.cols) pack_outside<Storage, T>(row, tensor, window, end, window.cols, width, to);
     }
     __builtin_memset(to + packed * width, 0, static_cast<size_t>((shape.cols - packed) * width) * sizeof(T));
   }
