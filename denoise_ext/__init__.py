@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import logging
-
-# Silent until a program sets up logging; docs/inference.md names the loggers below it.
-logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 __version__ = "0.1.0"
 

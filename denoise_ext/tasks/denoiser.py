@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 import time
@@ -17,6 +16,7 @@ import numpy as np
 import torch
 
 from denoise_ext._choices import check_choice
+from denoise_ext._log import get_logger
 from denoise_ext.io import Picture
 from denoise_ext.io.channels import colour_channels
 from denoise_ext.runtime.device import choose_device
@@ -44,7 +44,7 @@ from denoise_ext.tasks.sigma import Sigma, check_sigma
 from denoise_ext.tasks.treatment import one_line
 from denoise_ext.tasks.value_range import Range, check_range
 
-logger = logging.getLogger("denoise_ext.tasks")
+logger = get_logger("denoise_ext.tasks")
 ALPHA = ("keep", "denoise")
 
 

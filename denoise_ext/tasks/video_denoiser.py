@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import os
 import threading
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from denoise_ext._log import get_logger
 from denoise_ext.io.channels import colour_channels
 from denoise_ext.models import Network, load_checkpoint
 from denoise_ext.models.network import Tensors
@@ -24,7 +24,7 @@ from denoise_ext.tasks.noise_level import sigma_of_batch
 from denoise_ext.tasks.scene_cuts import changed_share
 from denoise_ext.tasks.value_range import Range, check_range, from_unit, to_unit
 
-logger = logging.getLogger("denoise_ext.tasks")
+logger = get_logger("denoise_ext.tasks")
 
 _FAMILY = "rdxnet_s"
 _CUT = 0.6  # share of changed blocks from which a frame is another scene

@@ -158,12 +158,15 @@ def test_product_code_asks_for_the_emulator_in_two_places():
 
 # --- Python ----------------------------------------------------------------------------------
 
-COMMON = {"__version__", "_arguments", "_choices", "_precision", "_suggestions", "_tf32"}
+COMMON = {
+    "__version__", "_arguments", "_choices", "_log", "_precision", "_suggestions", "_tf32",
+}  # fmt: skip
 LEAVES = {
     "_arguments",
     "_cache",
     "_choices",
     "_loader",
+    "_log",
     "_motion_arguments",
     "_precision",
     "_suggestions",
