@@ -133,7 +133,7 @@ def test_a_file_that_breaks_off_stays_playable(capsys, model, tmp_path):
         *BACKEND,
     )  # fmt: skip
     with read_video(tmp_path / "in.mkv") as video, read_video(out) as result:
-        good = [frame for frame in video]
+        good = list(video)
         assert len(list(result)) == len(good) and 4 <= len(good) < 12
         assert result.damage == ""
     assert code == (3 if video.damage else 0)

@@ -121,9 +121,9 @@ def test_a_memory_limit_makes_tiles():
     whole = VideoDenoiser(network(), sigma=SIGMA)
     torch.testing.assert_close(pushed(tiled, frames), pushed(whole, frames), rtol=1e-5, atol=1e-5)
     assert len(tiled._run._grid(frames[:1])) > 1 == len(whole._run._grid(frames[:1]))
-    with pytest.raises(ValueError, match="frame 0.*max_memory"):
+    with pytest.raises(ValueError, match=r"frame 0.*max_memory"):
         VideoDenoiser(network(), sigma=SIGMA, max_memory=1000).push(frames[0])
-    with pytest.raises(ValueError, match="frame 0.*20"):
+    with pytest.raises(ValueError, match=r"frame 0.*20"):
         VideoDenoiser(network(), sigma=SIGMA, tile=20).push(frames[0])
     with pytest.raises((TypeError, ValueError), match="tile"):
         VideoDenoiser(network(), tile=-1)

@@ -6,7 +6,7 @@ import contextlib
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
@@ -91,16 +91,18 @@ def write_video(
         y4m_format(like.info.pixel_format)
     counted = _Counted(frames)
 
-    def write(stream: IO[bytes]) -> None:
+    def write(file: IO[bytes]) -> None:
+        stream: Any = _Target(file)
         try:
             if is_y4m(path):
-                notes.extend(write_y4m(stream, counted, like))  # type: ignore[arg-type]
+                notes.extend(write_y4m(stream, counted, like))
             else:
                 _write_container(stream, path, counted, like, codec, quality, notes)
         except Exception as error:
             if counted.error is not None or not counted.taken:
                 raise
-            raise ImageError(f"frame {counted.taken - 1}: {reason_of(error)}") from error
+            reason = reason_of(stream.error or error)
+            raise ImageError(f"frame {counted.taken - 1}: {reason}") from error
 
     try:
         write_atomically(path, write, overwrite)
@@ -125,6 +127,24 @@ def _write_container(
         coded = _Output(av, output, like, codec or _LOSSLESS, quality, notes)
         with contextlib.closing(_copies(av, output, like, notes)) as copies:
             coded.write(frames, copies)
+
+
+class _Target:
+    """A file, and the first error in writing it: PyAV replaces it by one without a reason."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.error: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.error = self.error or error
+            raise
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
 
 
 class _Counted:
