@@ -1,13 +1,13 @@
 """Video denoisers on clips: `python benchmarks/video.py`.
 
-PSNR, SSIM and flicker of luma with white Gaussian noise, the mean over clips. Networks get the noise
-as it is, filters get it rounded and clipped to 8 bits. Results are clipped. `settled` is the PSNR from
-the ninth frame on. Clips for the figures lie in video/clips/test of $DENOISE_EXT_DATA. The parameters of
-filters are those with the best PSNR on video/clips/train, chosen for each noise level.
+PSNR, SSIM and flicker of luma with white Gaussian noise, the mean over clips. Networks get the
+noise as it is, filters get it rounded and clipped to 8 bits. Results are clipped. `settled` is the
+PSNR from the ninth frame on. Clips for the figures lie in video/clips/test of $DENOISE_EXT_DATA.
+The parameters of filters are those with the best PSNR on video/clips/train, for each noise level.
 
-Rows: the recurrent network of --weights, the same with a fresh state for every frame, networks on single
-frames, and FFmpeg's filters. `--times ROUNDS` measures seconds per megapixel, interleaved, on a quiet
-machine. Results go to `results/video.json` and `.md`, with the hash of the weights.
+Rows: the recurrent network of --weights, the same with a fresh state for every frame, networks on
+single frames, and FFmpeg's filters. `--times ROUNDS` measures seconds per megapixel, interleaved,
+on a quiet machine. Results go to `results/video.json` and `.md`, with the hash of the weights.
 """
 
 from __future__ import annotations

@@ -27,30 +27,30 @@ class Filter:
     """As `-vf` takes it, with the names of `grid` in braces."""
     grid: dict[str, tuple[float, ...]]
     """Every combination is tried."""
-    times_sigma: tuple[str, ...] = ()
-    """Parameters that are multiplied by sigma."""
+    most: dict[str, float]
+    """The largest value of each that FFmpeg takes; all are multiplied by sigma first."""
 
     def settings(self, sigma: float) -> list[str]:
         """All that are tried for a noise level, as `-vf` takes them."""
         found = []
         for values in itertools.product(*self.grid.values()):
             chosen = dict(zip(self.grid, values, strict=True))
-            scaled = {n: v * (sigma if n in self.times_sigma else 1) for n, v in chosen.items()}
+            scaled = {name: min(v * sigma, self.most[name]) for name, v in chosen.items()}
             found.append(self.text.format(**{name: f"{v:.3g}" for name, v in scaled.items()}))
-        return found
+        return list(dict.fromkeys(found))
 
 
 FILTERS = (
     Filter(
-        "nlmeans", "nlmeans=s={s}:p=7:r=15", {"s": (0.4, 0.5, 0.6, 0.7, 0.8, 1.0)}, ("s",)
+        "nlmeans", "nlmeans=s={s}:p=7:r=15", {"s": (0.5, 0.6, 0.7, 0.8, 1.0)}, {"s": 30.0}
     ),
     Filter(
         "hqdn3d", "hqdn3d={space}:{space}:{time}:{time}",
-        {"space": (0.25, 0.5, 1.0, 2.0), "time": (0.5, 1.0, 1.5, 3.0)}, ("space", "time"),
+        {"space": (0.25, 0.5, 1.0, 2.0), "time": (0.5, 1.0, 1.5, 3.0)}, {"space": 255.0, "time": 255.0},
     ),
     Filter(
         "atadenoise", "atadenoise=0a={one}:0b={all}:s=9",
-        {"one": (0.005, 0.01, 0.015), "all": (0.02, 0.03, 0.04)}, ("one", "all"),
+        {"one": (0.005, 0.01, 0.015), "all": (0.02, 0.03, 0.04)}, {"one": 0.3, "all": 5.0},
     ),
 )  # fmt: skip
 
