@@ -1,8 +1,9 @@
-"""The picture of docs/video.md: `python benchmarks/video_picture.py --weights FILE -o docs/video.jpg`.
+"""The picture of docs/video.md: `python benchmarks/video_picture.py --weights FILE -o FILE`.
 
 A frame of a film by NASA (in the public domain), as it is, with noise, and denoised. Below it a
 slice of the film: one row of the frames, time running down, changes in time enlarged four times.
-What flickers changes from line to line there. The film is video/nasa_mp4/nasa_13013.mp4 of $DENOISE_EXT_DATA.
+What flickers changes from line to line there. The film is video/nasa_mp4/nasa_13013.mp4 of
+$DENOISE_EXT_DATA.
 """
 
 from __future__ import annotations
