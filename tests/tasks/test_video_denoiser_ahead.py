@@ -95,15 +95,26 @@ def test_memory_is_constant():
     assert sizes[-1] == (4 + 3 + 1) * 64 * 80 * 4
 
 
+def test_one_frame_of_look_ahead():
+    model = RDXNet(1, widths=(4, 6), blocks=(1, 1), look_ahead=True)
+    model.initialise(torch.Generator().manual_seed(1))
+    for frames in (1, 2, 5):
+        clip, denoiser = scene(frames), VideoDenoiser(model.eval(), sigma=SIGMA)
+        made = torch.stack(all_of(denoiser, clip))
+        assert denoiser.delay == 1
+        torch.testing.assert_close(made, expected(model, clip), rtol=1e-4, atol=1e-4)
+
+
 # ---- tiles
 
 
 @pytest.mark.parametrize("tile", [256, 290])
-@pytest.mark.parametrize("kind", ["narrow", "rdxnet_xs", "ahead"])
+@pytest.mark.parametrize("kind", ["narrow", "rdxnet_xs", "look_ahead", "ahead"])
 def test_tiles_equal_the_whole(tile, kind):
     model: torch.nn.Module = ahead() if kind == "ahead" else network()
-    if kind == "rdxnet_xs":
-        model = RDXNet(1, widths=(6, 8), blocks=(1, 1), unshuffle=4)
+    if kind in ("rdxnet_xs", "look_ahead"):
+        options = {"look_ahead": True} if kind == "look_ahead" else {"unshuffle": 4}
+        model = RDXNet(1, widths=(6, 8), blocks=(1, 1), **options)
         model.initialise(torch.Generator().manual_seed(3))
     frames = scene(5, size=(300, 413))
     whole = VideoDenoiser(model.eval(), sigma=SIGMA, tile=None, scene_cut="off")
