@@ -39,7 +39,7 @@ COMMANDS = {
     "video": (
         "denoise a video file, or y4m in a pipe",
         "denoise-ext video night.mp4 clean.mkv --sigma 15\n"
-        "  ffmpeg -i night.mp4 -f yuv4mpegpipe - | denoise-ext video - - | ffplay -",
+        "  denoise-ext video - - < night.y4m | ffplay -",
     ),
     "evaluate": (
         "measure PSNR and SSIM of a model on your own images",

@@ -68,6 +68,26 @@ def test_damaged_frames_are_named_by_number(denoise, tmp_path):
     assert same == passed
 
 
+def test_packets_without_a_frame_are_named_by_number(denoise, tmp_path):
+    film(tmp_path / "raw.mkv", 10, (64, 48), "ffv1")
+    with read_video("raw.mkv") as video:
+        write_video("in.mkv", video, video)
+    data = bytearray((tmp_path / "in.mkv").read_bytes())
+    with av.open("in.mkv") as container:
+        packets = [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.size]
+    place, size = packets[6]
+    start = data.index(bytes(data[place : place + 40]))
+    data[start + 12 : start + size] = bytes(size - 12)  # nothing of the frame is left
+    (tmp_path / "bad.mkv").write_bytes(data)
+    with read_video("bad.mkv") as video:
+        kept = len(list(video))
+        assert video.damage and "6" in video.damage
+    code, _, err = denoise("bad.mkv", "out.mkv")
+    assert code == 3 and video.damage in err
+    with read_video("out.mkv") as result:
+        assert len(list(result)) == kept >= 9
+
+
 def test_a_film_that_changes_its_size_ends_there(denoise, tmp_path):
     for name, frames, size in (("a.h264", 5, (64, 48)), ("b.h264", 4, (96, 64))):
         film(tmp_path / name, frames, size, "libx264", bf="0")

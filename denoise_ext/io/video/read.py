@@ -45,6 +45,7 @@ class FileVideo(Video):
         super().__init__(path)
         self._max_pixels = max_pixels
         self._damaged: set[int] = set()  # times of frames to come
+        self._breaks_off = ""  # why no further packet can be read
         self._av = optional("av", "video", f"{shown(path)} is a video, which")
         self._container = self._open()
         try:
@@ -74,7 +75,7 @@ class FileVideo(Video):
         count = lost_in_a_row = 0
         for decoded in itertools.chain([self._first], self._frames):
             if decoded is None:
-                self.lost += 1
+                self._count_lost(count)
                 lost_in_a_row += 1
                 if lost_in_a_row > _MAX_LOST_IN_A_ROW:
                     self.broken = f"frame {count} and what follows cannot be read"
@@ -88,13 +89,15 @@ class FileVideo(Video):
                 self._note_interlaced(count)
             count += 1
             yield frame
+        if self._breaks_off:
+            self.broken = f"the file breaks off after frame {count - 1}: {self._breaks_off}"
 
     def _first_frame(self):
         """The first frame that can be read; its rotation is that of the video."""
         for decoded in itertools.islice(self._frames, _MAX_LOST_IN_A_ROW):
             if decoded is not None:
                 return decoded
-            self.lost += 1
+            self._count_lost(0)
         raise ImageError(f"{shown(self.path)} holds no frame that can be read")
 
     def _open(self):
@@ -180,7 +183,7 @@ class FileVideo(Video):
             except StopIteration:
                 return
             except self._av.FFmpegError as error:
-                self.broken = f"the file breaks off: {reason_of(error)}"
+                self._breaks_off = reason_of(error)
                 packet = None
             try:
                 yield from self._decode(packet)

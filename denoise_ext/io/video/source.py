@@ -48,6 +48,8 @@ class Video:
         """The numbers of the first of them, from 0."""
         self.lost = 0
         """How many packets so far gave no frame at all."""
+        self.first_lost = 0
+        """The number of the frame that was to come next at the first of them."""
         self.broken = ""
         """Why no further frame can be read, with its number; "" for a whole video."""
         self.titles: dict[str, str] = {}
@@ -84,13 +86,17 @@ class Video:
                 f"{self.corrupt} frames were passed through as they are (number {numbers})"
             )
         if self.lost:
-            found.append(f"{self.lost} packets gave no frame")
+            found.append(f"{self.lost} packets gave no frame, the first at frame {self.first_lost}")
         return "; ".join([*found, *([self.broken] if self.broken else [])])
 
     def _count_corrupt(self, number: int) -> None:
         self.corrupt += 1
         if len(self.corrupt_frames) < _NUMBERS_KEPT:
             self.corrupt_frames.append(number)
+
+    def _count_lost(self, number: int) -> None:
+        self.first_lost = self.first_lost if self.lost else number
+        self.lost += 1
 
     def _note_interlaced(self, number: int) -> None:
         note = f"frame {number} is interlaced: both fields are denoised as one picture"
