@@ -46,7 +46,7 @@ FILTERS = (
     ),
     Filter(
         "hqdn3d", "hqdn3d={space}:{space}:{time}:{time}",
-        {"space": (0.25, 0.5, 1.0, 2.0), "time": (0.5, 1.0, 1.5, 3.0)},
+        {"space": (0.5, 1.0, 2.0, 3.0), "time": (1.0, 2.0, 3.0, 5.0)},
         {"space": 255.0, "time": 255.0},
     ),
     Filter(
