@@ -180,6 +180,8 @@ def test_no_frame_and_large_frames(tmp_path):
         for name, codec, match in (("a.y4m", "ffv1", "ffv1"), ("no/a.y4m", None, "no")):
             with pytest.raises(ImageError, match=match):
                 write_video(tmp_path / name, video, video, codec=codec)
+        with pytest.raises(ImageError, match=r"quality 20.*a\.y4m"):
+            write_video(tmp_path / "a.y4m", video, video, quality=20)
     assert [p.name for p in tmp_path.iterdir()] == ["in.y4m"]
 
 

@@ -88,6 +88,8 @@ def write_video(
     notes: list[str] = []
 
     if is_y4m(path):
+        if quality is not None:
+            raise ImageError(f"quality {quality}: {shown(path)} is y4m, which has none")
         y4m_format(like.info.pixel_format)
     counted = _Counted(frames)
 
