@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 import os
@@ -184,6 +185,9 @@ class VideoDenoiser:
         self._check(opened, channels)
         run = self._run_for(channels)
         session = run.session
+        if run.delay:  # the frame is needed later, when its memory may hold another one
+            opened = open_image(_copied(frame))
+            source = opened.source
         with torch.inference_mode():
             image = to_unit(source[:, :channels].to(session.device), session.dtype, value_range)
             scene, made = self._scene, []
@@ -255,6 +259,10 @@ class _Waiting:
     opened: ImageView
     image: Tensor
     value_range: Range | None
+
+
+def _copied(frame: Any) -> Any:
+    return frame.detach().clone() if isinstance(frame, Tensor) else copy.deepcopy(frame)
 
 
 def _updated(level: float | None, estimate: float) -> float:

@@ -69,6 +69,19 @@ def test_frames_that_wait_keep_their_kind_and_alpha():
         assert not np.array_equal(after, before)
 
 
+@pytest.mark.parametrize("kind", ["tensor", "array"])
+def test_a_caller_may_use_its_memory_again(kind):
+    model, frames = ahead(), scene(6)
+    denoiser, buffer, made = VideoDenoiser(model, sigma=SIGMA), frames[0, 0].clone(), []
+    for frame in frames[:, 0]:
+        buffer.copy_(frame)
+        made.append(denoiser.push(buffer if kind == "tensor" else buffer.numpy()))
+    buffer.zero_()
+    made = [torch.as_tensor(result) for result in [*made, *denoiser.flush()] if result is not None]
+    wanted = expected(model, frames)[:, 0]
+    torch.testing.assert_close(torch.stack(made), wanted, rtol=1e-4, atol=1e-4)
+
+
 def test_a_bad_frame_among_those_that_wait():
     model, frames = ahead(), scene(6)
     denoiser = VideoDenoiser(model, sigma=SIGMA)
