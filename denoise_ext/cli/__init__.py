@@ -37,8 +37,9 @@ COMMANDS = {
         "  denoise-ext denoise scans/ -o cleaned/ --recursive --resume",
     ),
     "video": (
-        "denoise a video file, frame by frame",
-        "denoise-ext video night.mp4 clean.mkv --sigma 15",
+        "denoise a video file, or y4m in a pipe",
+        "denoise-ext video night.mp4 clean.mkv --sigma 15\n"
+        "  denoise-ext video - - < night.y4m | ffplay -",
     ),
     "evaluate": (
         "measure PSNR and SSIM of a model on your own images",
