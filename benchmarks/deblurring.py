@@ -1,7 +1,7 @@
 """Quality of deblurring: Set3C with Levin's kernels, against the best Wiener filter.
 
     python benchmarks/deblurring.py                              # benchmarks/results/deblurring.md
-    python benchmarks/deblurring.py --kernels 2 4 --sigmas 2.55  # a part, to the screen alone
+    python benchmarks/deblurring.py --kernels 2 4 --sigmas 2.55  # a part, added to the same file
 
 Blur is circular convolution, noise is white (NumPy, seed 0 anew for every image, not clipped), as
 in Zhang et al., "Plug-and-play image restoration with deep denoiser prior" (2021).  Wiener's filter
@@ -21,10 +21,22 @@ from itertools import chain
 from pathlib import Path
 
 import numpy as np
+import torch
 from scipy import ndimage
 
-from denoise_ext.io import read_image
-from denoise_ext.restore import Blur, Restorer, fit_inverse_kernel, fit_kernel
+from denoise_ext.cli._demo_picture import Result, compose
+from denoise_ext.cli.demo import read_photograph
+from denoise_ext.io import read_image, write_image
+from denoise_ext.metrics import psnr as torch_psnr
+from denoise_ext.metrics import ssim
+from denoise_ext.restore import (
+    Blur,
+    Restorer,
+    deblur,
+    fit_inverse_kernel,
+    fit_kernel,
+    motion_kernel,
+)
 
 HERE = Path(__file__).resolve().parent
 WEIGHTS = np.logspace(-4, -0.5, 12)
@@ -65,9 +77,7 @@ def best_wiener(y: np.ndarray, clean: np.ndarray, kernel: np.ndarray) -> float:
 
 def learned_inverse(y: np.ndarray, others: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
     """Filtered with the inverse kernel that other images give."""
-    import torch
-
-    layer = fit_inverse_kernel(others, 21)
+    layer = fit_inverse_kernel(others, 15)
     with torch.no_grad():
         batch = torch.from_numpy(y).permute(2, 0, 1)[None]
         return layer(batch)[0].permute(1, 2, 0).numpy()
@@ -118,6 +128,27 @@ def found_kernels(data: Path, kernel: np.ndarray, sigma: float = 2.55) -> list[t
     return rows
 
 
+def draw(file: Path) -> None:
+    """The bundled photograph, blurred by a motion, and restored; the edge is not circular."""
+    photograph = read_photograph()
+    whole = photograph / 255.0
+    kernel = motion_kernel(15, 30).numpy()
+    noise = np.random.RandomState(0).normal(0, 2.55 / 255, whole.shape)
+    blurred = ndimage.convolve(whole, kernel[..., None]) + noise
+    cut = (slice(16, -16), slice(16, -16))
+    clean, y = photograph[cut], (blurred[cut].clip(0, 1) * 255).round().astype(np.uint8)
+    layer = learned_inverse((y / 255.0).astype(np.float32), [(blurred, whole)])
+    panels = []
+    for title, pixels in (
+        ("motion:15,30, sigma 2.55", y),
+        ("fit_inverse_kernel", (layer.clip(0, 1) * 255).round().astype(np.uint8)),
+        ("deblur", deblur(y, "motion:15,30")),
+    ):
+        a, b = (torch.from_numpy(v).permute(2, 0, 1)[None] / 255.0 for v in (pixels, clean))
+        panels.append(Result(title, pixels, torch_psnr(a, b).item(), ssim(a, b).item()))
+    write_image(file, compose(panels, clean), overwrite=True)
+
+
 def table(results: dict[str, dict]) -> str:
     lines = ["| sigma | kernel | " + " | ".join(COLUMNS.values()) + " |"]
     lines.append("|---" * (len(COLUMNS) + 2) + "|")
@@ -129,6 +160,29 @@ def table(results: dict[str, dict]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def known(folder: Path, model: str, steps: int) -> dict[str, dict]:
+    """What an earlier run has measured with the same network and steps."""
+    file = folder / "deblurring.json"
+    before = json.loads(file.read_text()) if file.is_file() else {}
+    return before["sets"] if (before.get("model"), before.get("steps")) == (model, steps) else {}
+
+
+def write(args: argparse.Namespace, results: dict, fits: list[tuple[str, float]]) -> None:
+    """What there is so far, as JSON and as Markdown."""
+    results = {sigma: dict(sorted(results[sigma].items())) for sigma in sorted(results, key=float)}
+    text = (
+        f"Set3C, Levin's kernels, `{args.model}`, {args.steps} steps; PSNR in dB, means of 3"
+        f" images.\n\n{table(results)}"
+    )
+    if fits:
+        lines = [f"| {name} | {100 * error:.2f} % |" for name, error in fits]
+        fitted = "\n".join(["| pair | error |", "|---|---|", *lines])
+        text += f"\nKernel 3 by `fit_kernel` from one pair, sigma 2.55:\n\n{fitted}\n"
+    (args.output / "deblurring.md").write_text(text)
+    facts = {"model": args.model, "steps": args.steps, "sets": results, "fit_kernel": fits}
+    (args.output / "deblurring.json").write_text(json.dumps(facts, indent=1) + "\n")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="dxnet_s_color")
@@ -136,7 +190,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--sigmas", nargs="+", type=float, default=[2.55, 7.65])
     parser.add_argument("--kernels", nargs="+", type=int, default=list(range(8)), metavar="0..7")
     parser.add_argument("--output", type=Path, default=HERE / "results", metavar="FOLDER")
+    parser.add_argument(
+        "--picture", type=Path, metavar="FILE", help="draw docs/deblurring.jpg alone"
+    )
     args = parser.parse_args(argv)
+    if args.picture:
+        draw(args.picture)
+        return 0
     data = Path(os.environ.get("DENOISE_EXT_DATA", HERE.parents[1] / "shared/data"))
     levin, images = data / "kernels/levin09.npz", sorted((data / "test/Set3C").glob("*.png"))
     if not levin.is_file() or not images:
@@ -145,28 +205,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     stored = np.load(levin)
     kernels = [np.asarray(stored[name], np.float64) for name in stored.files]
     clean = [read_image(file) / 255.0 for file in images]
-    results: dict[str, dict] = {}
+    args.output.mkdir(parents=True, exist_ok=True)
     for sigma in args.sigmas:
         for i in args.kernels:
             side = f"{i + 1} ({kernels[i].shape[0]} x {kernels[i].shape[1]})"
             rows = measure(clean, kernels[i], sigma, args.model, args.steps)
+            results = known(args.output, args.model, args.steps)
             results.setdefault(str(sigma), {})[side] = rows
             print(sigma, side, {k: round(v, 2) for k, v in summary(rows).items()}, flush=True)
-    print(table(results), end="")
+            write(args, results, [])
     fits = found_kernels(data, kernels[2])
-    lines = [f"| {name} | {100 * error:.2f} % |" for name, error in fits]
-    fitted = "\n".join(["| pair | error |", "|---|---|", *lines]) + "\n"
-    print(fitted, end="")
-    if args.sigmas == [2.55, 7.65] and args.kernels == list(range(8)):
-        text = (
-            f"Set3C, Levin's kernels, `{args.model}`, {args.steps} steps; PSNR in dB, means of 3"
-            f" images.\n\n{table(results)}\nKernel 3 by `fit_kernel` from one pair, sigma 2.55:\n\n"
-            f"{fitted}"
-        )
-        args.output.mkdir(parents=True, exist_ok=True)
-        (args.output / "deblurring.md").write_text(text)
-        facts = {"model": args.model, "steps": args.steps, "sets": results, "fit_kernel": fits}
-        (args.output / "deblurring.json").write_text(json.dumps(facts, indent=2) + "\n")
+    write(args, known(args.output, args.model, args.steps), fits)
+    print((args.output / "deblurring.md").read_text(), end="")
     return 0
 
 

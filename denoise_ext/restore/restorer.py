@@ -27,25 +27,20 @@ from torch import Tensor
 
 from denoise_ext.io import Picture
 from denoise_ext.io.channels import colour_channels
-from denoise_ext.models.network import Tensors
 from denoise_ext.restore.operators import Operator
 from denoise_ext.runtime.device import choose_device
-from denoise_ext.runtime.from_module import check_image_denoiser
 from denoise_ext.runtime.memory import available
 from denoise_ext.runtime.model_names import (
     Model,
     check_name,
-    default_model,
     is_family,
     open_network,
 )
 from denoise_ext.runtime.options import RunOptions, Tile
 from denoise_ext.runtime.session import Session
-from denoise_ext.runtime.tile_planner import cut
-from denoise_ext.runtime.tiling import Places
 from denoise_ext.tasks.axes import parts_of
-from denoise_ext.tasks.image_ports import ImagePorts
 from denoise_ext.tasks.images import ImageView, open_image
+from denoise_ext.tasks.network_run import NetworkRun
 from denoise_ext.tasks.sigma import check_sigma
 from denoise_ext.tasks.value_range import Range, check_range, from_unit, to_unit
 
@@ -227,30 +222,10 @@ class Restorer:
         target.pixels[:, colour:] = source[:, colour:]
         return target.result(), sum(levels) / max(len(levels), 1)
 
-    def _prior(self, x: Tensor) -> Callable[[Tensor, float], Tensor]:
+    def _prior(self, x: Tensor) -> NetworkRun:
         """Denoises images of the size of x, also turned, at a level."""
-        session, options = self._session(x.shape[1]), self._options
-        ports = ImagePorts(session.original, x.shape[1])
-        options = replace(options, max_memory=self._memory_left(x))
-
-        def denoise(z: Tensor, level: float) -> Tensor:
-            count, _, height, width = z.shape
-            result = torch.empty_like(z)
-            grid, at_once = cut(session, (count, height, width), options, batch=ports.images)
-            for first in range(0, count, at_once):
-                images = slice(first, first + at_once)
-
-                def read(places: Places, images: slice = images) -> Tensors:
-                    part = z[(images, slice(None), *places["image"])]
-                    return ports.inputs(part.contiguous(), level)
-
-                def write(places: Places, outputs: Tensors, images: slice = images) -> None:
-                    result[(images, slice(None), *places["image"])] = ports.image(outputs)
-
-                session.run_tiles(grid, read, write)
-            return result
-
-        return denoise
+        options = replace(self._options, max_memory=self._memory_left(x))
+        return NetworkRun(self._session(x.shape[1]), x.shape[1], options)
 
     def _memory_left(self, x: Tensor) -> int | None:
         """What the network may take, where `max_memory` is given.
@@ -278,14 +253,8 @@ class Restorer:
                 network = open_network(
                     self._model, options.device, None, options.backend, channels=channels
                 )
-                session = Session(network, options.precision, options.backend == "native")
-                check_image_denoiser(session.original)
-                if "noise_map" not in session.original.signature.inputs:
-                    raise ValueError(
-                        "model must be conditioned on a noise level, got a blind network"
-                        f" ({session.original.family}); take one such as {default_model(channels)}"
-                    )
-                self._sessions[key] = session
+                native = options.backend == "native"
+                self._sessions[key] = Session(network, options.precision, native)
             return self._sessions[key]
 
 

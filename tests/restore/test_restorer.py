@@ -218,7 +218,7 @@ def test_an_operator_of_a_users_own():
 
 
 def blind() -> None:
-    deblur(np.ones((9, 9)), KERNEL, 5, model=tiny("dncnn_color_blind"))
+    deblur(np.ones((9, 9)), KERNEL, 5, model=tiny("dncnn_gray_blind"))
 
 
 @pytest.mark.parametrize(
