@@ -64,7 +64,7 @@ def fit_inverse_kernel(pairs: Iterable[tuple[Any, Any]], size: int) -> nn.Conv2d
     """Find the filter h with the least ``|sharp - blurred * h|^2``: a learned inverse filter.
 
     Noise in the blurred images keeps it from amplifying frequencies that the blur removed.  It is
-    the best linear filter of its size for these images, and no better than Wiener's filter.
+    the best linear filter of its size for these images, and far from `deblur`.
 
     Args:
         pairs: (blurred, sharp), of any kind that `deblur` takes; 1 or 3 channels.
