@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -61,9 +62,13 @@ def why_not(source: Tensor, sigma: object, value_range: Range | None) -> str:
     if not isinstance(sigma, (int, float)):
         return "the network is not conditioned on one level of noise"
     if sigma < SMALLEST_SIGMA:
-        return f"a noise level of {sigma:.2f} is below {SMALLEST_SIGMA:g}, where it cannot be checked"
+        return (
+            f"a noise level of {sigma:.2f} is below {SMALLEST_SIGMA:g}, where it cannot be checked"
+        )
     if min(source.shape[-2:]) < SMALLEST:
-        return f"the image is below {SMALLEST} x {SMALLEST} pixels, where its noise cannot be checked"
+        return (
+            f"the image is below {SMALLEST} x {SMALLEST} pixels, where its noise cannot be checked"
+        )
     profile = profile_of(source[0], value_range)
     if profile.kind != "white":
         return f"the noise of the image is not white ({profile.kind})"
@@ -130,7 +135,7 @@ def sample(denoise: Denoise, y: Tensor, sigma: float, steps: int, seed: int) -> 
     last = min(_LAST, sigma)
     levels = [sigma * (last / sigma) ** (i / max(steps - 1, 1)) for i in range(steps)]
     x = y
-    for level, lower in zip(levels, levels[1:], strict=False):
+    for level, lower in pairwise(levels):
         mean = denoise(x, level)
         kept = (lower / level) ** 2
         noise = torch.randn(y.shape, generator=generator, dtype=torch.float32).to(y)
