@@ -41,6 +41,11 @@ COMMANDS = {
         "denoise-ext video night.mp4 clean.mkv --sigma 15\n"
         "  denoise-ext video - - < night.y4m | ffplay -",
     ),
+    "deblur": (
+        "undo a known blur in image files",
+        "denoise-ext deblur shaken.png -o sharp.png --kernel motion:15,30\n"
+        "  denoise-ext deblur scans/ -o sharp/ --kernel psf.png --sigma 5 --resume",
+    ),
     "evaluate": (
         "measure PSNR and SSIM of a model on your own images",
         "denoise-ext evaluate photos/ --sigma 15 25 50 --json photos.json\n"

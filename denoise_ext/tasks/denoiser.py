@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any
 
@@ -17,6 +17,7 @@ import torch
 
 from denoise_ext._choices import check_choice
 from denoise_ext._log import get_logger
+from denoise_ext._precision import PRECISIONS
 from denoise_ext.io import Picture
 from denoise_ext.io.channels import colour_channels
 from denoise_ext.runtime.device import choose_device
@@ -42,6 +43,7 @@ from denoise_ext.tasks.noise_analysis import NoiseProfile
 from denoise_ext.tasks.noise_level import sample_of
 from denoise_ext.tasks.sigma import Sigma, check_sigma
 from denoise_ext.tasks.treatment import one_line
+from denoise_ext.tasks.trust import Trust, trust_of
 from denoise_ext.tasks.value_range import Range, check_range
 
 logger = get_logger("denoise_ext.tasks")
@@ -68,6 +70,55 @@ class Result:
     """What the analysis found, one for each image; none if a model or a sigma was given."""
     treatment: str = ""
     """What the analysis found, and what was done, in one line; "" without an analysis."""
+    trust: Trust | None = field(default=None, repr=False)
+
+    @property
+    def uncertainty(self) -> Any:
+        """Standard deviation of the error of each pixel, on the 0-255 scale.
+
+        A tensor in the layout of a tensor, else an array (H, W) or (H, W, C) float32, without
+        alpha.  None: `uncertainty_reason` has the reason.
+        """
+        return self.trust.uncertainty if self.trust else None
+
+    @property
+    def expected_psnr(self) -> float | None:
+        """PSNR of the result in dB, found without the clean image; None as `uncertainty`."""
+        return self.trust.expected_psnr if self.trust else None
+
+    @property
+    def expected_psnr_error(self) -> float | None:
+        """Standard error of `expected_psnr` in dB."""
+        return self.trust.expected_psnr_error if self.trust else None
+
+    @property
+    def interval_90(self) -> float | None:
+        """How many times `uncertainty` the error of a pixel is at most, in 90 % of the pixels.
+
+        Fitted on images of their own; None for networks without such a figure.
+        """
+        return self.trust.interval_90 if self.trust else None
+
+    @property
+    def uncertainty_reason(self) -> str:
+        """Why there is no `uncertainty`; "" where there is one."""
+        return self.trust.reason if self.trust else "Denoiser(uncertainty=16) was not asked for"
+
+    def samples(self, count: int, steps: int = 40, seed: int = 0) -> list[Any]:
+        """Draw images that could be the clean one, of the kind of the image.
+
+        Where they differ, the network does not know.  Each takes `steps` passes.  Fewer steps give
+        samples that differ too little.
+
+        Raises:
+            ValueError: there is no `uncertainty`, or a count or number of steps below 1.
+        """
+        if self.trust is None or self.trust.sampler is None:
+            raise ValueError(f"samples: {self.uncertainty_reason}")
+        for name, value in (("count", count), ("steps", steps)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} must be an integer >= 1, got {value!r}")
+        return [self.trust.sampler(steps, seed + i) for i in range(count)]
 
 
 class Denoiser:
@@ -118,6 +169,9 @@ class Denoiser:
         max_memory: bytes of working memory, for all images of `denoise_many` together, besides
             image, result and weights.  None: 1 GiB, or more for networks whose overlap would be
             half of the work; at most half of the free memory.
+        uncertainty: number of random probes, of two passes each; 16 is a good number.  0: none.
+            `Result` then has `uncertainty`, `expected_psnr` and `samples`, or the reason why not.
+            Needs strength 1 and float32.
         alpha: "keep": pass an alpha channel through; "denoise": denoise it as a gray image, unless
             it is the same everywhere.
 
@@ -148,6 +202,7 @@ class Denoiser:
         tile: Tile = "auto",
         max_memory: int | None = None,
         alpha: str = "keep",
+        uncertainty: int = 0,
     ) -> None:
         self._options = RunOptions(device, precision, backend, tile, max_memory)
         check_choice("alpha", alpha, ALPHA)
@@ -164,6 +219,7 @@ class Denoiser:
         check_image_denoiser(self._model)
         self._sigma, self._strength = sigma, float(strength)
         self._alpha = alpha
+        self._probes = _checked_probes(uncertainty, self._strength, precision)
         self._sessions: dict[tuple[str, int, int], Session] = {}
         self._lock = threading.Lock()
 
@@ -283,13 +339,26 @@ class Denoiser:
             work.denoise(slice(colour, channels))
         elif colour < channels:
             work.target.pixels[:, colour:] = alpha
+        trust = None
+        if self._probes:
+            trust = trust_of(
+                image, opened, lambda model: self._session(model, colour, None), self._options,
+                self._model, work.treatment, facts[0], value_range, self._probes,
+            )  # fmt: skip
         seconds = time.perf_counter() - start
         logger.debug(
             "image %s: sigma %s, %d tiles (%d again in float32), %.3f s",
             tuple(opened.source.shape), facts[0], work.tiles, work.recomputed, seconds,
         )  # fmt: skip
         result = Result(
-            work.target.result(), *facts, seconds, work.tiles, work.recomputed, noise, treatment
+            work.target.result(),
+            *facts,
+            seconds,
+            work.tiles,
+            work.recomputed,
+            noise,
+            treatment,
+            trust,
         )
         return result, opened.missing
 
@@ -378,7 +447,25 @@ def _joined(picture: Picture, parts: list[tuple[Result, int]]) -> Result:
         sum(result.recomputed for result in results),
         tuple(profile for result in results for profile in result.noise),
         one_line(result.treatment for result in results),
+        _joined_trust([result.trust for result in results]),
     )
+
+
+def _joined_trust(parts: list[Trust | None]) -> Trust | None:
+    """That of a picture of one frame; of several frames none."""
+    if len(parts) == 1 or None in parts:
+        return parts[0]
+    return Trust(reason=f"the picture has {len(parts)} frames; give them one by one")
+
+
+def _checked_probes(uncertainty: object, strength: float, precision: str) -> int:
+    if isinstance(uncertainty, bool) or not isinstance(uncertainty, int) or uncertainty < 0:
+        raise ValueError(f"uncertainty must be a number of probes >= 0, got {uncertainty!r}")
+    if uncertainty and strength != 1:
+        raise ValueError(f"uncertainty needs strength 1, got {strength!r}")
+    if uncertainty and PRECISIONS[precision].dtype is not None:
+        raise ValueError(f"uncertainty needs float32, got precision {precision!r}")
+    return uncertainty
 
 
 def _warn_of_doubts(opened: ImageView, sigma: Sigma, value_range: Range | None) -> None:

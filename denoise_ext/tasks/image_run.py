@@ -68,6 +68,7 @@ class ImageRun:
         self.target: Target | None = None
         self.tiles = self.recomputed = 0
         self.facts: tuple[Any, bool] = (None, False)  # sigma, whether it was estimated
+        self.treatment: Treatment | None = None  # the last one
 
     def treat(self, channels: slice) -> tuple[tuple[NoiseProfile, ...], str]:
         """`denoise` by what the analysis finds; returns that, and what was done, in one line."""
@@ -99,6 +100,7 @@ class ImageRun:
     ) -> None:
         """Fill these channels of the target, of all or of some images."""
         settings, guide = self._settings, self._guide
+        self.treatment = treatment
         if treatment is not None and treatment.gray:
             channels = slice(0, 1)
         given = source = self._opened.source[images, channels]

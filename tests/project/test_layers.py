@@ -188,12 +188,13 @@ MAY_IMPORT = {
     "export": {"models", "nn", "analysis"},
     "runtime": {"engine", "analysis", "models", "nn", "ops"},
     "tasks": {"runtime", "models", "nn", "data"},
+    "restore": {"tasks", "runtime", "models", "nn"},
     "training": {"models", "nn", "ops", "data"},
     "jobs": {"tasks", "runtime"},  # ray.py alone: a cluster loads the network in its actors
     "_info": {"ops"},
     "cli": {
         "ops", "reference", "nn", "models", "data", "engine", "analysis", "export", "runtime",
-        "tasks", "jobs", "training", "info",
+        "tasks", "restore", "jobs", "training", "info",
     },
 }  # fmt: skip
 DECLARED = {"torch", "numpy", "PIL", "safetensors", "pydantic", "rich"}  # pyproject's dependencies
