@@ -40,6 +40,11 @@ COMMANDS = {
         "denoise a video file, frame by frame",
         "denoise-ext video night.mp4 clean.mkv --sigma 15",
     ),
+    "serve": (
+        "serve a page and an HTTP API for images",
+        "denoise-ext serve\n"
+        "  denoise-ext serve --host 0.0.0.0 --port 8080 --token 7f3a --model dxnet_s",
+    ),
     "evaluate": (
         "measure PSNR and SSIM of a model on your own images",
         "denoise-ext evaluate photos/ --sigma 15 25 50 --json photos.json\n"
