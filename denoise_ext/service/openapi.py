@@ -30,6 +30,7 @@ _TEXTS = {
 }
 _ALWAYS = (401, 403, 421)
 _UPLOAD = (400, 408, 413, 415, 422, 429, 503, 504)
+_PART = (400, 404, 422, 429, 503, 504)
 _FOUND = {
     "type": "object",
     "properties": {
@@ -105,7 +106,7 @@ def _paths() -> dict[str, Any]:
         "/v1/pictures/{id}/part": {"get": {
             "summary": "A part of a kept picture, denoised, as an 8-bit PNG.",
             "parameters": [_PICTURE_ID, *_parameters(PART)],
-            "responses": _responses((400, 404, 422, 429, 503, 504), _file("The part.", "image/png")),
+            "responses": _responses(_PART, _file("The part.", "image/png")),
         }},
         "/v1/pictures/{id}": {"delete": {
             "summary": "Forget a kept picture.",

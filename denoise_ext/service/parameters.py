@@ -136,13 +136,17 @@ ANALYSE = (
     ),
 )  # fmt: skip
 
+
+def _place(name: str, text: str, low: int) -> Parameter:
+    text = f"{text} of the part, in pixels of the picture."
+    return Parameter(name, text, {**_INTEGER, "minimum": low}, _whole(low), required=True)
+
+
 PART = (
-    *(
-        Parameter(name, f"{text} of the part, in pixels of the picture.", {**_INTEGER, "minimum": low},
-                  _whole(low), required=True)
-        for name, text, low in (("left", "First column", 0), ("top", "First row", 0),
-                                ("width", "Columns", 1), ("height", "Rows", 1))
-    ),
+    _place("left", "First column", 0),
+    _place("top", "First row", 0),
+    _place("width", "Columns", 1),
+    _place("height", "Rows", 1),
     Parameter(
         "reduce", "Return the means of so many x so many pixels. Default: 1.",
         {**_INTEGER, "minimum": 1, "maximum": 1024}, _whole(1, 1024),

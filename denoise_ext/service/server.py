@@ -103,7 +103,7 @@ def bind(host: str, port: int) -> socket.socket:
     """A socket that listens at an address; port 0 is any free one.
 
     Raises:
-        ValueError: an address that this machine does not have, a port that is in use or not allowed.
+        ValueError: an address that this machine does not have, a port that is in use or forbidden.
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(

@@ -68,9 +68,7 @@ async def read_body(request: Request, max_bytes: int, share: Share) -> bytearray
         starlette.requests.ClientDisconnect: the client has gone.
     """
     if request.headers.get("content-type", "").startswith("multipart/"):
-        raise Refused(
-            415, "the body must be the image itself, not a form: curl --data-binary @FILE"
-        )
+        raise Refused(415, "a form is not read: the body must be the image itself")
     length = request.headers.get("content-length")
     if length is not None and int(length) > max_bytes:  # digits: the HTTP parser sees to that
         raise _too_large(max_bytes)

@@ -44,9 +44,7 @@ class Work:
     async def admitted(self) -> AsyncIterator[None]:
         """A place among the pictures in hand; Refused (429) where there is none."""
         if self.in_hand >= self.most:
-            raise too_busy(
-                f"{self.most} pictures are in hand, the limit of this service: try again"
-            )
+            raise too_busy(f"{self.most} pictures are in hand, and no more may be: try again")
         self.in_hand += 1
         try:
             yield
