@@ -12,7 +12,7 @@ __version__ = "0.1.0"
 
 _SUBPACKAGES = (
     "analysis", "data", "engine", "export", "io", "jobs", "metrics", "models", "nn", "ops",
-    "reference", "runtime", "tasks", "training",
+    "reference", "runtime", "service", "tasks", "training",
 )  # fmt: skip
 
 # The most used names, under the package's own name.

@@ -31,7 +31,7 @@ class Networks:
         self._models |= {name: name for name in list_models(pretrained=True)}
         if self._own:
             self._models[self._own] = options.model
-            self.denoiser(None)  # a wrong model is an error now
+        self.denoiser(None)  # a wrong model or device is an error now
 
     @property
     def default(self) -> str:

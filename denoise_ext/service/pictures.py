@@ -123,8 +123,10 @@ def looked_at(picture: Picture, values: dict[str, Any]) -> tuple[Looked, dict[st
     shown = replace(picture, frames=(frame,), value_range=own, shapes=())
     try:
         profile, treatment = treatment_of(shown, value_range)
-        large = min(frame.shape[:2]) >= _SMALLEST
-        estimate = estimate_sigma(frame, value_range=value_range or own) if large else 0.0
+        if min(frame.shape[:2]) >= _SMALLEST:
+            estimate = estimate_sigma(frame, value_range=value_range or own)
+        else:
+            estimate, treatment = 0.0, replace(treatment, sigma=0.0)
     except (TypeError, ValueError) as error:
         raise Refused(422, _line(error)) from None
     except MemoryError:

@@ -187,10 +187,11 @@ MAY_IMPORT = {
     "tasks": {"runtime", "models", "nn", "data"},
     "training": {"models", "nn", "ops", "data"},
     "jobs": {"tasks", "runtime"},  # ray.py alone: a cluster loads the network in its actors
+    "service": {"tasks", "runtime", "models"},
     "_info": {"ops"},
     "cli": {
         "ops", "reference", "nn", "models", "data", "engine", "analysis", "export", "runtime",
-        "tasks", "jobs", "training", "info",
+        "tasks", "jobs", "service", "training", "info",
     },
 }  # fmt: skip
 DECLARED = {"torch", "numpy", "PIL", "safetensors", "pydantic", "rich"}  # pyproject's dependencies
@@ -198,6 +199,11 @@ OPTIONAL = {
     ("denoise_ext/cli/_bench_cases.py", "cv2"),  # measured against where it is installed
     ("denoise_ext/jobs/ray.py", "ray"),
     ("denoise_ext/jobs/urls.py", "fsspec"),
+    *(
+        (f"denoise_ext/service/{name}.py", "starlette")
+        for name in ("app", "guard", "page_files", "uploads")
+    ),
+    ("denoise_ext/service/server.py", "uvicorn"),
     ("denoise_ext/training/plots.py", "matplotlib"),
 }
 
