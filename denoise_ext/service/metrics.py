@@ -67,7 +67,7 @@ class Metrics:
             lines += [*_head(f"{name}_total", "counter", text)]
             lines.append(f"denoise_ext_{name}_total {self._counters[name]}")
         for name, (text, value) in self._gauges.items():
-            lines += [*_head(name, "gauge", text), f"denoise_ext_{name} {value():g}"]
+            lines += [*_head(name, "gauge", text), f"denoise_ext_{name} {value()}"]
         lines += [*_head("stage_seconds", "histogram", "Time of the stages of a request.")]
         for stage, histogram in self._stages.items():
             lines += histogram.lines("denoise_ext_stage_seconds", f'stage="{stage}"')

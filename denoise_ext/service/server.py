@@ -105,6 +105,8 @@ def bind(host: str, port: int) -> socket.socket:
     Raises:
         ValueError: an address that this machine does not have, a port that is in use or forbidden.
     """
+    if not 0 <= port <= 65535:
+        raise ValueError(f"port must be from 0 to 65535, got {port}")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE

@@ -10,6 +10,7 @@ import select
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -53,8 +54,9 @@ class LiveService:
 
     def __init__(self, *arguments: str, **environment: str) -> None:
         command = [sys.executable, "-m", "denoise_ext.cli", "serve", "--port", "0", *arguments]
+        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115  (a pipe nobody reads would fill)
         self.process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            command, stdout=subprocess.PIPE, stderr=self._log, text=True,
             env=os.environ | environment,
         )  # fmt: skip
         ready, _, _ = select.select([self.process.stdout], [], [], STARTING)
@@ -62,7 +64,8 @@ class LiveService:
         found = re.fullmatch(r"listening at (http://.*:(\d+)/)\n", line)
         if found is None:
             self.process.kill()
-            raise AssertionError(f"{line!r}: {self.process.communicate()[1]}")
+            self.process.wait()
+            raise AssertionError(f"{line!r}: {self.log()}")
         self.url, self.port = found[1], int(found[2])
 
     def connection(self) -> http.client.HTTPConnection:
@@ -105,8 +108,14 @@ class LiveService:
     def stop(self, number: int = signal.SIGTERM) -> tuple[int, str]:
         """End it by a signal: exit code, and what it wrote to its standard error."""
         self.process.send_signal(number)
-        _, errors = self.process.communicate(timeout=PATIENCE)
-        return self.process.returncode, errors
+        code = self.process.wait(PATIENCE)
+        self.process.stdout.close()
+        return code, self.log()
+
+    def log(self) -> str:
+        """What it wrote to its standard error."""
+        self._log.seek(0)
+        return self._log.read()
 
 
 @contextmanager
@@ -116,10 +125,10 @@ def live_service(*arguments: str, **environment: str) -> Iterator[LiveService]:
     try:
         yield service
     finally:
-        ended = service.process.poll() is not None
-        code, errors = service.stop() if not ended else (service.process.returncode, "")
-        assert code == 0, errors
-        assert "Traceback" not in errors, errors
+        if service.process.poll() is None:
+            service.stop()
+        assert service.process.returncode == 0, service.log()
+        assert "Traceback" not in service.log(), service.log()
 
 
 def noisy_image(height: int, width: int, seed: int = 0, dtype: str = "uint8") -> np.ndarray:
