@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import io as streams
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -225,6 +226,22 @@ def test_zoom(page):
         for y in (top, top + 1) for x in (left, left + 1)
     ]  # fmt: skip
     assert any(close(shown, one) for one in candidates if one.shape == shown.shape)
+    # A new level computes what is seen, in cells of 256 pixels, and no more.
+    before = len(page.asked)
+    page.set("#level", 30)
+    page.denoised()
+    parts = [url for url in page.asked[before:] if "sigma=30" in url]
+    numbers = [
+        {k: int(v) for k, v in re.findall(r"(left|top|width|height)=(\d+)", u)} for u in parts
+    ]
+    cells = {
+        (column, row)
+        for n in numbers
+        for column in range(n["left"] // 256, -(-(n["left"] + n["width"]) // 256))
+        for row in range(n["top"] // 256, -(-(n["top"] + n["height"]) // 256))
+    }
+    assert len(cells) <= (shown.shape[0] // 256 + 2) * (shown.shape[1] // 256 + 2)
+    assert sum(n["width"] * n["height"] for n in numbers) <= len(cells) * 256**2
     page.tab.locator("#stage").press("+")
     assert page.tab.inner_text("#zoom-value") == "150 %"
     page.tab.locator("#stage").press("0")
