@@ -42,7 +42,7 @@ from denoise_ext.tasks.noise_analysis import NoiseProfile
 from denoise_ext.tasks.noise_level import sample_of
 from denoise_ext.tasks.part import Part, check_part, cropped, frame_of, window_of, within
 from denoise_ext.tasks.sigma import Sigma, check_sigma
-from denoise_ext.tasks.treatment import Treatment, one_line
+from denoise_ext.tasks.treatment import Treatment, one_line, treatment_of
 from denoise_ext.tasks.value_range import Range, check_range
 
 logger = logging.getLogger("denoise_ext.tasks")
@@ -262,10 +262,10 @@ class Denoiser:
         Args:
             image: array (H, W) or (H, W, C), or `io.Picture` of one frame.
             part: rows and columns of the image, as slices without a step.
-            sigma: as in a call. None: by `treatment`, else by the noise of the part and its
-                surroundings alone.
-            treatment: what suits the whole image (`tasks.treatment.treatment_of`), for a
-                `Denoiser` without a model. Limits of impulses are those of the part.
+            sigma: as in a call. None, with a model: estimated from the part and its surroundings.
+                None, without a model: the noise of the whole image decides.
+            treatment: what it decided (`tasks.treatment.treatment_of`), so that the next part
+                needs no analysis. Limits of impulses are those of the part.
             value_range: as in a call.
 
         Returns:
@@ -279,14 +279,17 @@ class Denoiser:
         sigma = self._sigma if sigma is None else sigma
         if treatment is not None and (self._model is not None or sigma is not None):
             raise ValueError("treatment: there is a model or a sigma already, which decides")
+        if frame.dtype == np.bool_:  # black and white, whatever the range of others
+            value_range = None
+        if treatment is None and self._model is None and sigma is None:
+            _, treatment = treatment_of(image, value_range)
         channels = 1 if frame.ndim == 2 else colour_channels(frame.shape[2])
         model = self._model if treatment is None else treatment.model
         if treatment is not None and treatment.gray:
             channels = 1
         window = window_of(part, *frame.shape[:2], self._session(model, channels, None))
-        result, _ = self._run_one(
-            cropped(image, window), sigma, value_range, treatment=treatment
-        )  # fmt: skip
+        view = cropped(image, window)
+        result, _ = self._run_one(view, sigma, value_range, treatment=treatment)
         return replace(result, image=cropped(result.image, within(part, window)))
 
     def _run_one(

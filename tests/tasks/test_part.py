@@ -51,9 +51,10 @@ def test_the_whole_image_decides_what_is_done(kind):
     profile, treatment = treatment_of(image)
     assert kind in whole.treatment and treatment.text == whole.treatment
     assert (profile,) == whole.noise
-    result = denoiser.run_part(image, PARTS["middle"], treatment=treatment)
-    np.testing.assert_array_equal(result.image, whole.image[PARTS["middle"]])
-    assert result.treatment == whole.treatment
+    for given in (treatment, None):
+        result = denoiser.run_part(image, PARTS["middle"], treatment=given)
+        np.testing.assert_array_equal(result.image, whole.image[PARTS["middle"]])
+        assert result.treatment == whole.treatment
 
 
 def test_pictures_and_alpha():
