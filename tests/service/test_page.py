@@ -39,7 +39,7 @@ PATIENCE = 60_000  # milliseconds, on a busy machine too
 pytestmark = [
     pytest.mark.skipif(native_error() is not None, reason="needs the native library"),
     pytest.mark.skipif(BROWSER is None, reason=f"needs a browser: one of {', '.join(NAMES)}"),
-    pytest.mark.xdist_group("service"),
+    pytest.mark.xdist_group("page"),
     pytest.mark.slow,
 ]
 

@@ -17,7 +17,7 @@ pytest.importorskip("starlette", reason="needs the extra web")
 pytest.importorskip("uvicorn", reason="needs the extra web")
 pytestmark = [
     pytest.mark.skipif(native_error() is not None, reason="needs the native library"),
-    pytest.mark.xdist_group("service"),
+    pytest.mark.xdist_group("service_api"),
 ]
 
 TOKEN = "a secret: 7f3a"

@@ -18,7 +18,7 @@ pytest.importorskip("starlette", reason="needs the extra web")
 pytest.importorskip("uvicorn", reason="needs the extra web")
 pytestmark = [
     pytest.mark.skipif(native_error() is not None, reason="needs the native library"),
-    pytest.mark.xdist_group("service"),
+    pytest.mark.xdist_group("service_load"),
     pytest.mark.slow,
 ]
 
@@ -164,7 +164,7 @@ def test_malformed_requests_end_with_400_or_the_connection(service, case):
 def test_a_body_that_ends_early(service):
     connection = opened(service, head(5000) + file_of(noisy_image(9, 9))[:100])
     connection.shutdown(socket.SHUT_WR)
-    assert connection.recv(100) in (b"",) or True
+    assert connection.recv(100) == b""  # there is nobody to answer
     connection.close()
     service.until(IN_HAND, 0)
     assert service.get("/healthz").status == 200
