@@ -46,6 +46,11 @@ COMMANDS = {
         "denoise-ext deblur shaken.png -o sharp.png --kernel motion:15,30\n"
         "  denoise-ext deblur scans/ -o sharp/ --kernel psf.png --sigma 5 --resume",
     ),
+    "serve": (
+        "serve a page and an HTTP API for images",
+        "denoise-ext serve\n"
+        "  denoise-ext serve --host 0.0.0.0 --port 8080 --token 7f3a --model dxnet_s",
+    ),
     "evaluate": (
         "measure PSNR and SSIM of a model on your own images",
         "denoise-ext evaluate photos/ --sigma 15 25 50 --json photos.json\n"

@@ -18,7 +18,14 @@ pytestmark = pytest.mark.skipif(native_error() is not None, reason="needs the na
 
 SEED = int(os.environ.get("DENOISE_EXT_FUZZ_SEED", "20240607"))
 # Cases of a target: about 30 s of processor time for all of them.
-CASES = {"operators": 40, "images": 60, "videos": 15, "checkpoints": 40, "manifests": 40}
+CASES = {
+    "operators": 40,
+    "images": 60,
+    "videos": 15,
+    "checkpoints": 40,
+    "manifests": 40,
+    "uploads": 40,
+}
 TARGETS = [] if native_error() else all_targets()
 
 

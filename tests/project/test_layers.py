@@ -191,10 +191,11 @@ MAY_IMPORT = {
     "restore": {"tasks", "runtime", "models", "nn"},
     "training": {"models", "nn", "ops", "data"},
     "jobs": {"tasks", "runtime"},  # ray.py alone: a cluster loads the network in its actors
+    "service": {"tasks", "runtime", "models"},
     "_info": {"ops"},
     "cli": {
         "ops", "reference", "nn", "models", "data", "engine", "analysis", "export", "runtime",
-        "tasks", "restore", "jobs", "training", "info",
+        "tasks", "restore", "jobs", "service", "training", "info",
     },
 }  # fmt: skip
 DECLARED = {"torch", "numpy", "PIL", "safetensors", "pydantic", "rich"}  # pyproject's dependencies
@@ -202,6 +203,11 @@ OPTIONAL = {
     ("denoise_ext/cli/_bench_cases.py", "cv2"),  # measured against where it is installed
     ("denoise_ext/jobs/ray.py", "ray"),
     ("denoise_ext/jobs/urls.py", "fsspec"),
+    *(
+        (f"denoise_ext/service/{name}.py", "starlette")
+        for name in ("app", "guard", "page_files", "uploads")
+    ),
+    ("denoise_ext/service/server.py", "uvicorn"),
     ("denoise_ext/training/plots.py", "matplotlib"),
 }
 
