@@ -185,7 +185,7 @@ MAY_IMPORT = {
     "export": {"models", "nn", "analysis"},
     "runtime": {"engine", "analysis", "models", "nn", "ops"},
     "tasks": {"runtime", "models", "nn", "data"},
-    "training": {"models", "nn", "ops", "data"},
+    "training": {"models", "nn", "ops", "data", "runtime", "tasks"},  # tasks: what noise there is
     "jobs": {"tasks", "runtime"},  # ray.py alone: a cluster loads the network in its actors
     "_info": {"ops"},
     "cli": {

@@ -1,0 +1,127 @@
+"""Whether one way to denoise is better than another, found without clean images."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from denoise_ext.io import write_image
+from denoise_ext.metrics.protocol import inputs_of
+from denoise_ext.tasks.noise_model import NoiseModel
+from denoise_ext.training.adaptation import HeldOutTiles
+from denoise_ext.training.judge import Judgement, judge
+from denoise_ext.training.own_images import OwnImages
+
+FILES, SIDE = 12, 192
+
+
+def clean_image(index: int) -> np.ndarray:
+    """(SIDE, SIDE) in [0.1, 0.9]: soft waves, and edges in half of it."""
+    y, x = np.mgrid[:SIDE, :SIDE] / SIDE
+    waves = 0.5 + 0.2 * np.sin(6 * x + index) * np.cos(5 * y - index)
+    return waves + 0.15 * (np.sin((40 + index) * x * y) > 0) * (x > 0.5)
+
+
+def with_noise(kind: str, clean: np.ndarray, seed: int) -> np.ndarray:
+    draw = np.random.default_rng(seed).normal(size=(SIDE + 1, SIDE + 1))
+    if kind == "white":
+        return clean + draw[1:, 1:] * 20 / 255
+    if kind == "signal-dependent":
+        return clean + draw[1:, 1:] * np.sqrt(0.02 * clean + 0.0002)
+    smooth = (draw[1:, 1:] + draw[:-1, 1:] + draw[1:, :-1] + draw[:-1, :-1]) / 2
+    return clean + smooth * 15 / 255
+
+
+def blur(deviation: float):
+    """Gaussian blur as a way to denoise."""
+
+    def method(tile, sample):
+        x = inputs_of(sample)["image"]
+        if deviation == 0:
+            return x
+        places = torch.arange(-6, 7)
+        kernel = torch.exp(-(places**2) / (2 * deviation**2))
+        kernel = (kernel / kernel.sum())[None, None]
+        padded = F.pad(x, (6, 6, 6, 6), mode="reflect")
+        return F.conv2d(F.conv2d(padded, kernel[..., None]), kernel[:, :, None])
+
+    return method
+
+
+@pytest.fixture(params=["white", "signal-dependent", "correlated"])
+def held_out(request, tmp_path, monkeypatch):
+    """Tiles of noisy files, and the clean image of each tile."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    groups, cleans = [], []
+    for i in range(FILES):
+        clean = clean_image(i)
+        for folder, image in (("n", with_noise(request.param, clean, i)), ("c", clean)):
+            path = tmp_path / f"{folder}{i:02}.png"
+            write_image(path, (image.clip(0, 1) * 65535).round().astype(np.uint16))
+            (groups if folder == "n" else cleans).append((path,))
+    config = SimpleNamespace(loss=SimpleNamespace(target="sure"), run=SimpleNamespace(seed=0))
+    tiles = HeldOutTiles(config, OwnImages(groups, 1), False)
+    return request.param, tiles, [tile.image for tile in OwnImages(cleans, 1).held_out]
+
+
+def true_gain(tiles: HeldOutTiles, truth, old, new) -> float:
+    errors = torch.zeros(2, dtype=torch.float64)
+    for number, (tile, clean) in enumerate(zip(tiles.images.held_out, truth, strict=True)):
+        sample = tiles.sample(tile, number)
+        for k, method in enumerate((old, new)):
+            errors[k] += (method(tile, sample)[:1] - clean).square().mean()
+    return 10 * math.log10(errors[0] / errors[1])
+
+
+def test_no_gain_is_claimed_where_there_is_none(held_out):
+    _, tiles, truth = held_out
+    claimed, best = 0, -math.inf
+    for before in (0.0, 0.6, 1.2):
+        for after in (0.3, 0.5, 0.7, 1.0, 1.5, 2.5):
+            old, new = blur(before), blur(after)
+            found = judge(tiles, old, new)
+            truly = true_gain(tiles, truth, old, new)
+            assert not (found.better and truly <= 0), (before, after, found, truly)
+            claimed += found.better
+            best = max(best, truly)
+    assert best > 2 and claimed >= 2  # and where there is much to gain it is found
+
+
+def true_model(kind: str) -> NoiseModel:
+    """Of `with_noise`."""
+    if kind == "white":
+        return NoiseModel(0.0, (20 / 255) ** 2)
+    if kind == "signal-dependent":
+        return NoiseModel(0.02, 0.0002)
+    response = 1 + torch.cos(math.pi * torch.arange(16) / 16)
+    root = (response[:, None] * response).sqrt()
+    root = root / root.square().mean().sqrt()
+    return NoiseModel(0.0, (15 / 255) ** 2, root[..., None, None])
+
+
+@pytest.mark.parametrize("deviation", [0.0, 0.4, 0.8, 1.5])
+def test_the_estimate_is_the_error_where_the_noise_is_known(held_out, deviation):
+    kind, tiles, truth = held_out
+    tiles.images.models = [true_model(kind)] * FILES
+    method = blur(deviation)
+    off = []
+    for number, (tile, clean) in enumerate(zip(tiles.images.held_out, truth, strict=True)):
+        sample = tiles.sample(tile, number)
+        made = method(tile, sample)
+        variance = float((sample["sigma"] / 255).square())
+        truly = float((made[:1] - clean).square().mean()) / variance
+        off.append(tiles.figures({"image": made}, sample)["error"] - truly)
+    off = np.array(off)
+    # Noise that grows with the picture is estimated from noisy pixels, and files are clipped.
+    assert abs(off.mean()) < 4 * off.std(ddof=1) / math.sqrt(len(off)) + 0.01
+
+
+def test_the_same_is_no_gain(held_out):
+    _, tiles, _ = held_out
+    found = judge(tiles, blur(0.7), blur(0.7))
+    assert found == Judgement(0.0, 0.0, 0.0, False)
