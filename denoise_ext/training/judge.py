@@ -18,8 +18,11 @@ from denoise_ext.training.adaptation import HeldOutTiles
 from denoise_ext.training.own_images import HeldOutTile, OwnImages
 
 # What the true variance may be, over the measured one; docs/adapt.md has known cases.  The level of
-# white noise is measured to 15 %, of correlated noise to a factor of 2.
+# white noise is measured to 15 %, of correlated noise to a factor of 2.  In a small image it is not
+# seen that noise grows with brightness, as in magnetic resonance imaging.
 _INDEPENDENT, _CORRELATED, _CERTAIN = (0.7, 1.3), (0.25, 4.0), (1.0, 1.0)
+_LARGE = 1 << 15  # pixels
+_FLOOR = 0.01  # of the noise's variance: less cannot be measured
 _LEAST_GAIN = 0.05  # dB: less is not worth a file
 _FEWEST_FILES = 5  # held out: from then on files are what counts as independent, not tiles
 
@@ -51,8 +54,8 @@ def judge(tiles: HeldOutTiles, old: Method, new: Method) -> Judgement:
     old_error, new_error, old_slope, new_slope = torch.tensor(rows, dtype=torch.float64).T
     files = [tile.index for tile in tiles.images.held_out]
     ranges = torch.tensor([
-        _range(tiles.images.profiles[i].kind, tile.partner is not None)
-        for i, tile in zip(files, tiles.images.held_out)
+        _CERTAIN if tile.partner is not None else _range(tiles.images, tile.index)
+        for tile in tiles.images.held_out
     ], dtype=torch.float64)  # fmt: skip
     gains, better = [], True
     for factor in (torch.ones(len(rows), dtype=torch.float64), *ranges.T):
@@ -62,15 +65,15 @@ def judge(tiles: HeldOutTiles, old: Method, new: Method) -> Judgement:
         gains.append(_decibels(float(before.mean()), float(after.mean())))
         better &= mean > _margin(count) * deviation
         if len(gains) == 1:
-            error = 10 / math.log(10) * deviation / max(float(after.mean()), 1e-12)
-    better &= gains[0] >= _LEAST_GAIN  # NaN is not
+            error = 10 / math.log(10) * deviation / max(float(after.mean()), _FLOOR)
+    better &= gains[0] >= _LEAST_GAIN
     return Judgement(gains[0], error, min(gains), better)
 
 
-def _range(kind: str, partner: bool) -> tuple[float, float]:
-    if partner:
-        return _CERTAIN
-    return _INDEPENDENT if kind in ("white", "signal-dependent") else _CORRELATED
+def _range(images: OwnImages, index: int) -> tuple[float, float]:
+    profile = images.profiles[index]
+    certain = profile.kind in ("white", "signal-dependent") and images.pixels[index] >= _LARGE
+    return _INDEPENDENT if certain else _CORRELATED
 
 
 def _statistics(values: Tensor, files: list[int]) -> tuple[float, float, int]:
@@ -87,8 +90,10 @@ def _margin(count: int) -> float:
 
 
 def _decibels(before: float, after: float) -> float:
-    """NaN where an estimate is not positive: then the noise was measured too high."""
-    return 10 * math.log10(before / after) if before > 0 and after > 0 else math.nan
+    """Of the change; errors below `_FLOOR`, and estimates below 0, count as that."""
+    if after > before:
+        return -_decibels(after, before)
+    return 10 * math.log10(1 + (before - after) / max(after, _FLOOR))
 
 
 def by_network(network: Network) -> Method:

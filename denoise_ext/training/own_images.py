@@ -47,6 +47,7 @@ class OwnImages:
         index: which file each of them is of.
         held_out: tiles of what is held out, evenly spread.
         profiles, models, levels: of the noise of each file; levels as `estimate_sigma` finds them.
+        pixels: of each file.
         files: what identifies the files; see `fingerprint`.
 
     Raises ValueError where too little is left to hold out.
@@ -59,11 +60,13 @@ class OwnImages:
         self.profiles: list[NoiseProfile] = []
         self.models: list[NoiseModel] = []
         self.levels: list[float] = []
+        self.pixels: list[int] = []
         for image in self._cache:
             planes = torch.from_numpy(np.array(image[..., :channels])).permute(2, 0, 1)
             self.profiles.append(profile_of(planes))
             self.models.append(noise_model(planes, self.profiles[-1]))
             self.levels.append(float(sigma_of_batch(planes[None])))
+            self.pixels.append(image.shape[0] * image.shape[1])
         self._split()
 
     def _split(self) -> None:

@@ -33,8 +33,18 @@ def with_noise(kind: str, clean: np.ndarray, seed: int) -> np.ndarray:
         return clean + draw[1:, 1:] * 20 / 255
     if kind == "signal-dependent":
         return clean + draw[1:, 1:] * np.sqrt(0.02 * clean + 0.0002)
+    if kind == "rician":  # half of it is background
+        x = background(kind, clean)
+        real = x + draw[1:, 1:] * 15 / 255
+        imaginary = np.random.default_rng(1000 + seed).normal(size=x.shape) * 15 / 255
+        return np.hypot(real, imaginary)
     smooth = (draw[1:, 1:] + draw[:-1, 1:] + draw[1:, :-1] + draw[:-1, :-1]) / 2
     return clean + smooth * 15 / 255
+
+
+def background(kind: str, clean: np.ndarray) -> np.ndarray:
+    """Of magnetic resonance images, black."""
+    return clean * (np.arange(SIDE) > SIDE / 2) if kind == "rician" else clean
 
 
 def blur(deviation: float):
@@ -56,17 +66,21 @@ def blur(deviation: float):
 @pytest.fixture(params=["white", "signal-dependent", "correlated"])
 def held_out(request, tmp_path, monkeypatch):
     """Tiles of noisy files, and the clean image of each tile."""
+    return request.param, *tiles_of(request.param, SIDE, tmp_path, monkeypatch)
+
+
+def tiles_of(kind: str, side: int, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     groups, cleans = [], []
     for i in range(FILES):
         clean = clean_image(i)
-        for folder, image in (("n", with_noise(request.param, clean, i)), ("c", clean)):
+        for folder, image in (("n", with_noise(kind, clean, i)), ("c", background(kind, clean))):
             path = tmp_path / f"{folder}{i:02}.png"
-            write_image(path, (image.clip(0, 1) * 65535).round().astype(np.uint16))
+            write_image(path, (image[:side].clip(0, 1) * 65535).round().astype(np.uint16))
             (groups if folder == "n" else cleans).append((path,))
     config = SimpleNamespace(loss=SimpleNamespace(target="sure"), run=SimpleNamespace(seed=0))
     tiles = HeldOutTiles(config, OwnImages(groups, 1), False)
-    return request.param, tiles, [tile.image for tile in OwnImages(cleans, 1).held_out]
+    return tiles, [tile.image for tile in OwnImages(cleans, 1).held_out]
 
 
 def true_gain(tiles: HeldOutTiles, truth, old, new) -> float:
@@ -78,18 +92,28 @@ def true_gain(tiles: HeldOutTiles, truth, old, new) -> float:
     return 10 * math.log10(errors[0] / errors[1])
 
 
+def compared(tiles: HeldOutTiles, truth) -> list[tuple[Judgement, float]]:
+    """Judgements, and true gains, of weak and strong blur."""
+    pairs = [(b, a) for b in (0.0, 0.6, 1.2) for a in (0.3, 0.5, 0.7, 1.0, 1.5, 2.5)]
+    return [
+        (judge(tiles, blur(b), blur(a)), true_gain(tiles, truth, blur(b), blur(a)))
+        for b, a in pairs
+    ]
+
+
 def test_no_gain_is_claimed_where_there_is_none(held_out):
     _, tiles, truth = held_out
-    claimed, best = 0, -math.inf
-    for before in (0.0, 0.6, 1.2):
-        for after in (0.3, 0.5, 0.7, 1.0, 1.5, 2.5):
-            old, new = blur(before), blur(after)
-            found = judge(tiles, old, new)
-            truly = true_gain(tiles, truth, old, new)
-            assert not (found.better and truly <= 0), (before, after, found, truly)
-            claimed += found.better
-            best = max(best, truly)
-    assert best > 2 and claimed >= 2  # and where there is much to gain it is found
+    found = compared(tiles, truth)
+    assert [pair for pair in found if pair[0].better and pair[1] <= 0] == []
+    assert sum(judgement.better for judgement, _ in found) >= 2  # it is found
+
+
+@pytest.mark.parametrize("side", [96, SIDE])
+def test_no_gain_is_claimed_for_magnitudes(side, tmp_path, monkeypatch):
+    """Rician noise is weaker in the background, and it has a mean, which no estimate shows."""
+    found = compared(*tiles_of("rician", side, tmp_path, monkeypatch))
+    assert [pair for pair in found if pair[0].better and pair[1] <= 0] == []
+    assert any(truly < 0 < judgement.gain for judgement, truly in found) or side > 96
 
 
 def true_model(kind: str) -> NoiseModel:
