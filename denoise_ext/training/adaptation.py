@@ -129,14 +129,14 @@ def unit_probe(
 
 
 class HeldOutTiles(Validator):
-    """Error on held-out tiles, over the variance of their noise.
+    """Mean squared error on held-out tiles, over the variance of their noise.
 
     With clean partners it is measured, with second takes up to a constant, which the takes'
     difference gives.  Otherwise it is Stein's estimate, and ``slope`` is its derivative by the
     variance of the noise, over which it is linear.
     """
 
-    metric, unit, digits, higher_is_better = "error", "of the noise's", 4, False
+    metric, unit, digits, higher_is_better = "noise_left", "of the noise", 4, False
     others = ("slope",)
     labels = ("held_out",)
 
@@ -172,7 +172,7 @@ class HeldOutTiles(Validator):
             residual = float((made[:1] - target).square().mean()) / variance
             divergence = float((sample["probe"] * (made[1:] - made[:1])).mean()) / Sure.EPS
             slope = 2.0 * divergence - 1.0
-            return {"error": residual + slope, "slope": slope}
+            return {"noise_left": residual + slope, "slope": slope}
         noisy = inputs_of(sample)["image"]
         if self.target == "clean":
             made = made.clamp(0.0, 1.0)
@@ -181,4 +181,4 @@ class HeldOutTiles(Validator):
         if self.target == "noise2noise":  # the second take's noise is in both
             noise /= 2.0
             error -= noise
-        return {"error": error / max(noise, 1e-12), "slope": 0.0}
+        return {"noise_left": error / max(noise, 1e-12), "slope": 0.0}

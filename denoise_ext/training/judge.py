@@ -50,7 +50,7 @@ def judge(tiles: HeldOutTiles, old: Method, new: Method) -> Judgement:
         sample = tiles.sample(tile, number)
         with torch.inference_mode():
             found = [tiles.figures({"image": way(tile, sample)}, sample) for way in (old, new)]
-        rows.append([f[name] for name in ("error", "slope") for f in found])
+        rows.append([f[name] for name in ("noise_left", "slope") for f in found])
     old_error, new_error, old_slope, new_slope = torch.tensor(rows, dtype=torch.float64).T
     files = [tile.index for tile in tiles.images.held_out]
     ranges = torch.tensor([

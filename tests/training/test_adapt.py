@@ -15,7 +15,7 @@ from denoise_ext.io import read_image, write_image
 from denoise_ext.models import create_model, load_checkpoint, read_metadata, save_model
 from denoise_ext.tasks import Denoiser
 from denoise_ext.training import adapt
-from denoise_ext.training.adapt import PLAN
+from denoise_ext.training.adapt import FILES_NAME, PLAN
 from denoise_ext.training.own_images import OwnImages
 
 FILES, SIDE = 12, 128
@@ -260,6 +260,16 @@ def test_a_folder_of_other_files_is_left_alone(work, capsys):
     assert run("own", "-o", "net.safetensors", "--start", "start.safetensors") == 2
     assert "net.safetensors.run" in capsys.readouterr().err
     assert (folder / "mine.txt").read_text() == "mine"
+
+
+def test_a_process_that_was_killed_while_steps_were_timed(work):
+    folder = Path("net.safetensors.run")
+    (folder / "trial").mkdir(parents=True)
+    (folder / ".lock").write_text("1\n")
+    (folder / FILES_NAME).write_text("[]")
+    (folder / "trial/log.csv").write_text("step\n")
+    found = adapt("own", "net.safetensors", start="start.safetensors", minutes=SHORT, threads=1)
+    assert found.kept and not folder.exists()
 
 
 def test_a_loss_that_is_not_finite(work, monkeypatch, capsys):

@@ -12,10 +12,12 @@ import torch
 import torch.nn.functional as F
 
 from denoise_ext.io import write_image
-from denoise_ext.metrics.protocol import inputs_of
+from denoise_ext.metrics.protocol import as_sample, inputs_of
 from denoise_ext.tasks.noise_model import NoiseModel
-from denoise_ext.training.adaptation import HeldOutTiles
+from denoise_ext.training.adaptation import Crops, HeldOutTiles
+from denoise_ext.training.distributed import Processes
 from denoise_ext.training.judge import Judgement, judge
+from denoise_ext.training.objectives import Sure
 from denoise_ext.training.own_images import OwnImages
 
 FILES, SIDE = 12, 192
@@ -149,9 +151,35 @@ def test_the_estimate_is_the_error_where_the_noise_is_known(held_out, deviation)
         made = method(tile, sample)
         variance = float((sample["sigma"] / 255).square())
         truly = float((made[:1] - clean).square().mean()) / variance
-        off.append(tiles.figures({"image": made}, sample)["error"] - truly)
+        off.append(tiles.figures({"image": made}, sample)["noise_left"] - truly)
     off = np.array(off)
     # Noise that grows with the picture is estimated from noisy pixels, and files are clipped.
+    assert abs(off.mean()) < 4 * off.std(ddof=1) / math.sqrt(len(off)) + 0.01
+
+
+def test_what_training_minimises_is_the_error(held_out, tmp_path):
+    """In the mean over crops, turned and flipped, whose noise is known."""
+    kind, tiles, _ = held_out
+    config = SimpleNamespace(
+        loss=SimpleNamespace(target="sure"), run=SimpleNamespace(seed=3, batch_size=8),
+        data=SimpleNamespace(crop=64),
+    )  # fmt: skip
+    noisy = tiles.images
+    noisy.models = [true_model(kind)] * FILES
+    clean = OwnImages([(path,) for path in sorted(tmp_path.glob("c*.png"))], 1)
+    objective, way = Sure(3, relative=True), blur(0.7)
+
+    def network(inputs):
+        return {"image": way(None, as_sample(inputs, {}))}
+
+    off = []
+    for step in range(40):
+        sample = Crops(config, noisy, Processes(), False).batch(step)
+        pictures = inputs_of(Crops(config, clean, Processes(), False).batch(step))["image"]
+        error = (network(inputs_of(sample))["image"] - pictures).square().mean((1, 2, 3))
+        truly = (error / (sample["sigma"] / 255).square()).mean()
+        off.append(float(objective(network, sample, step)[0] - truly))
+    off = np.array(off)
     assert abs(off.mean()) < 4 * off.std(ddof=1) / math.sqrt(len(off)) + 0.01
 
 
