@@ -152,9 +152,10 @@ def _checked_output(output: PathLike, overwrite: bool) -> Path:
 
 def _check_folder(folder: Path) -> None:
     """Raise ValueError for a folder that is not an interrupted run: it is removed in the end."""
-    if folder.exists() and not (folder / FILES_NAME).is_file():
-        if not folder.is_dir() or any(path.name != ".lock" for path in folder.iterdir()):
-            raise ValueError(f"output: {folder} is needed for the run, and holds other files")
+    if not folder.exists() or (folder / FILES_NAME).is_file():
+        return
+    if not folder.is_dir() or any(path.name != ".lock" for path in folder.iterdir()):
+        raise ValueError(f"output: {folder} is needed for the run, and holds other files")
 
 
 def _checked_start(start: str, channels: int) -> ImageDenoiser:

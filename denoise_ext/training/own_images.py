@@ -18,7 +18,7 @@ from denoise_ext.tasks.noise_model import NoiseModel, noise_model
 
 CROP = 64  # pixels
 GAP = 16  # pixels between what is trained on and what is held out in one image: noise is correlated
-_FILES = 8  # from so many on whole files are held out, a quarter of them
+_FILES = 8  # from so many on, whole files are held out
 _SHORTEST = 2 * CROP + GAP  # side of an image of which a part can be held out
 _TILE, _SMALL_TILE = 128, 64
 _TILES, _FEWEST_TILES = 32, 8
@@ -39,8 +39,8 @@ class HeldOutTile:
 class OwnImages:
     """Noisy files, or pairs of files of one scene, decoded.
 
-    From eight files on, a quarter of them is held out, evenly spread.  Of fewer files, the last
-    quarter of the longer side of each.
+    From eight files on, the middle quarter of them is held out: neighbours are often of one scene.
+    Of fewer files, the last quarter of the longer side of each.
 
     Attributes:
         images: to take crops from, (H, W, C), of pairs (H, W, 2 C).
@@ -74,7 +74,8 @@ class OwnImages:
         self.index: list[int] = []
         aside: list[tuple[np.ndarray, int]] = []
         count = len(self._cache)
-        whole = set(range(2, count, 4)) if count >= _FILES else set()
+        first = 3 * count // 8
+        whole = range(first, first + count // 4) if count >= _FILES else ()
         for i, image in enumerate(self._cache):
             parts = (image[:0], image) if i in whole else (image, image[:0])
             if not whole and max(image.shape[:2]) >= _SHORTEST:
