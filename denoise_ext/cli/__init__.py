@@ -68,6 +68,11 @@ COMMANDS = {
         "fine-tune a trained model on your own images",
         "denoise-ext finetune recipe.toml --start ffdnet_color_small --freeze 'body.0.*'",
     ),
+    "adapt": (
+        "adapt a network to your own noisy images, and keep it if it is better",
+        "denoise-ext adapt photos/ -o my_net.safetensors --minutes 10\n"
+        "  denoise-ext adapt my_pairs --pairs 'noisy/*.png' 'clean/*.png' -o my_net.safetensors",
+    ),
     "models": ("list the models and their trained weights", "denoise-ext models --trained"),
     "demo": (
         "denoise the bundled photograph, print PSNR and times, write pictures",
@@ -89,6 +94,7 @@ exit codes:
   1  a problem of the machine or the installation
   2  wrong usage or input
   3  some files failed (they are listed)
+  4  adapt: the adapted network is not better, no file was written
 
 Set DENOISE_EXT_DEBUG=1 to print the traceback of an error."""
 _EXAMPLE = "example:\n  denoise-ext denoise photo.png -o clean.png --sigma 25"

@@ -189,7 +189,7 @@ MAY_IMPORT = {
     "runtime": {"engine", "analysis", "models", "nn", "ops"},
     "tasks": {"runtime", "models", "nn", "data"},
     "restore": {"tasks", "runtime", "models", "nn"},
-    "training": {"models", "nn", "ops", "data"},
+    "training": {"models", "nn", "ops", "data", "runtime", "tasks"},  # tasks: what noise there is
     "jobs": {"tasks", "runtime"},  # ray.py alone: a cluster loads the network in its actors
     "service": {"tasks", "runtime", "models"},
     "_info": {"ops"},
