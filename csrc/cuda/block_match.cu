@@ -79,25 +79,24 @@ struct Place {
 __device__ __forceinline__ int differences(const Pyramids& pyramids, const Place& at, int level, int dy,
                                            int dx, int from, int to) {
   const int side = 8 >> level;
-  const int64_t height = pyramids.rows * side, width = pyramids.columns * side;
+  const int height = static_cast<int>(pyramids.rows) * side,
+            width = static_cast<int>(pyramids.columns) * side;
   const uint8_t* here = pyramids.level(at.image, level);
   const uint8_t* there = pyramids.level(pyramids.images + at.image, level);
+  const int left = static_cast<int>(at.column) * side - side / 2;
   int sum = 0;
+#pragma unroll 1
   for (int i = from; i < to; ++i) {
-    const int64_t y = at.row * side - side / 2 + i;
-    const uint8_t* line = here + clamped(y, height) * width;
-    const uint8_t* moved = there + clamped(y + dy, height) * width;
-    for (int j = 0; j < 2 * side; ++j) {
-      const int64_t x = at.column * side - side / 2 + j;
+    const int y = static_cast<int>(at.row) * side - side / 2 + i;
+    const uint8_t* line = here + static_cast<int64_t>(clamped(y, height)) * width;
+    const uint8_t* moved = there + static_cast<int64_t>(clamped(y + dy, height)) * width;
+#pragma unroll 1
+    for (int x = left; x < left + 2 * side; ++x) {
       const int difference = line[clamped(x, width)] - moved[clamped(x + dx, width)];
       sum += difference < 0 ? -difference : difference;
     }
   }
   return sum;
-}
-
-__device__ __forceinline__ int smaller(int a, int b) {
-  return a < b ? a : b;
 }
 
 __global__ void __launch_bounds__(kMatchThreads) block_match_kernel(BlockMatchParams p, Pyramids pyramids) {

@@ -18,8 +18,13 @@ __device__ __forceinline__ ImagePixel element_at(const Tensor4& t, int64_t index
   return {n, within / plane, within % plane / cols, within % cols};
 }
 
-__device__ __forceinline__ int64_t clamped(int64_t position, int64_t size) {
+template <class Index>
+__device__ __forceinline__ Index clamped(Index position, Index size) {
   return position < 0 ? 0 : (position < size ? position : size - 1);
+}
+
+__device__ __forceinline__ int smaller(int a, int b) {
+  return a < b ? a : b;
 }
 
 // Blocks for so many elements, one a thread: enough to fill the device several times over; a loop in the

@@ -222,6 +222,7 @@ def bilateral_gradient() -> float:
     exact = gradients(reference.joint_bilateral_blur, torch.float64)
     return max(float((a - b).abs().max() / b.abs().max()) for a, b in zip(got, exact, strict=True))
 
+
 def _moved(size: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """A frame, and the frame before that from 4 rows above and 6 columns to the right."""
     whole = _image((2, 1, size + 8, size + 8), dtype).add(0.5)
