@@ -127,7 +127,7 @@ class RDXNet(Network):
         return {"image": clean}, {"past": torch.cat([clean, fused[:, channels:]], 1)}
 
     def _differences(self, luma: Tensor, noise: Tensor, past: Tensor) -> Tensor:
-        """What the gate sees, (N, 33, H / 4, W / 4): ratios to the noise.
+        """The gate's input, (N, 33, H / 4, W / 4): ratios to the noise.
 
         How much the frame differs from the last output and from the last average, smoothed, and
         the noise of the average.

@@ -244,7 +244,7 @@ class HeldOutClips(Validator):
     settled there.
 
     Args:
-        config: says which noise.
+        config: has the noise.
         clips: (T, C, h, w) each.
         takes_level: whether the network takes the noise level.
     """
