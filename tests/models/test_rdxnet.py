@@ -8,8 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from denoise_ext._loader import native_error
 from denoise_ext.analysis import gflop_per_megapixel
 from denoise_ext.analysis.geometry import describe
+from denoise_ext.engine import plan
 from denoise_ext.models import build_model, create_model, list_models, load_checkpoint, save_model
 from denoise_ext.models.frames import compute_frames
 from denoise_ext.models.rdxnet import RDXNet
@@ -253,3 +255,24 @@ def test_looking_ahead_learns_and_is_stored(tmp_path):
     assert again.config == network.config and again.delay == 1
     with pytest.raises((TypeError, ValueError), match="look_ahead"):
         RDXNet(look_ahead=2)
+
+
+@pytest.mark.skipif(native_error() is not None, reason="native library missing")
+@pytest.mark.parametrize("name", NAMES)
+def test_the_whole_step_is_one_plan(name):
+    """Frames of two clips in turn, of two sizes; the first frame of each has no state."""
+    network = create_model(name, **TINY).eval()
+    network.initialise(torch.Generator().manual_seed(1))
+    fast, channels = plan(network), network.in_channels
+    clips = [clip(channels, 5, 45, 38), clip(channels, 5, 64, 48, seed=1)]
+    states = [[None, None] for _ in clips]
+    with torch.inference_mode():
+        for t in range(5):
+            for x, state in zip(clips, states, strict=True):
+                inputs = {"image": x[:, t], "noise_map": level()}
+                ours, state[0] = fast(inputs, state[0])
+                theirs, state[1] = network(inputs, state[1])
+                torch.testing.assert_close(ours["image"], theirs["image"], rtol=1e-4, atol=1e-4)
+                torch.testing.assert_close(state[0]["past"], state[1]["past"], rtol=1e-4, atol=1e-4)
+    rows = fast.report().rows
+    assert {(row.module, row.variant) for row in rows} == {("", "plan")}, fast.report()
