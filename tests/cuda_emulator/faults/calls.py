@@ -238,7 +238,7 @@ def _fusion() -> list[Tensor]:
 
 
 def fuse() -> float:
-    return _compare(ops.recurrent_fuse, reference.recurrent_fuse, *_fusion())
+    return compare(ops.recurrent_fuse, reference.recurrent_fuse, *_fusion())
 
 
 def fuse_gradients() -> float:
