@@ -26,10 +26,12 @@ MULTIPROCESSORS = (2, 3, 5)
 def results(case: OpCase, call: Call, dtype: torch.dtype) -> list[Tensor]:
     """The output and all gradients."""
     tensors = make_tensors(call, dtype, layout=LAYOUTS[dtype])
-    tensors = {name: x.requires_grad_() for name, x in tensors.items()}
+    leaves = [x.requires_grad_() for x in tensors.values() if x.is_floating_point()]
     output = case.op(**tensors, **call.options)
+    if not case.backward:
+        return [output]
     weights = torch.linspace(-1, 1, output.numel(), dtype=torch.float64).view(output.shape)
-    gradients = torch.autograd.grad(output, list(tensors.values()), weights.to(output.dtype))
+    gradients = torch.autograd.grad(output, leaves, weights.to(output.dtype))
     return [output, *gradients]
 
 

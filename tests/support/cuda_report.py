@@ -324,9 +324,8 @@ def read_kernels(source: Path, architecture: str) -> list[Kernel]:
     ]
 
 
-def read_all() -> list[Kernel]:
-    """Every kernel of csrc/cuda for every architecture of this report."""
-    jobs = [(path, arch) for path in sorted(SOURCES.glob("*.cu")) for arch in ARCHITECTURES]
+def read(jobs: list[tuple[Path, str]]) -> list[Kernel]:
+    """Every kernel of these files, each for an architecture."""
     with ThreadPoolExecutor(JOBS) as pool:
         parts = list(pool.map(lambda job: read_kernels(*job), jobs))
     return [kernel for part in parts for kernel in part]
@@ -359,7 +358,9 @@ def main() -> int:
     if missing():
         print(f"cuda_report: {missing()}", file=sys.stderr)
         return 1
-    kernels, rows = read_all(), budgets()
+    files = sorted(SOURCES.glob("*.cu"))
+    kernels = read([(path, arch) for path in files for arch in ARCHITECTURES])
+    rows = budgets()
     print(table(kernels, rows))
     return int(any(row is None or faults(k, row) for k in kernels for row in [budget_of(k, rows)]))
 

@@ -36,6 +36,16 @@ _ALGORITHMS = {
 }
 
 
+# What replaces convolutions: fastest on channels_last tensors.
+CONVOLUTIONS = frozenset(
+    {
+        torch.ops.denoise_ext.conv2d_out.default,
+        torch.ops.denoise_ext.conv_transpose2d_out.default,
+        torch.ops.denoise_ext.conv2d_resampled_out.default,
+    }
+)
+
+
 @dataclass(eq=False)
 class ConvSite(Site):
     """A convolution, ordinary or transposed."""

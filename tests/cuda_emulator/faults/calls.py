@@ -194,6 +194,66 @@ def bilateral_gradient() -> float:
     return max(float((a - b).abs().max() / b.abs().max()) for a, b in zip(got, exact, strict=True))
 
 
+def _moved(size: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """A frame, and the frame before that from 4 rows above and 6 columns to the right."""
+    whole = _image((2, 1, size + 8, size + 8), dtype).add(0.5)
+    smooth = torch.nn.functional.avg_pool2d(whole.float(), 5, 1, 2).to(dtype)
+    return smooth[..., 4 : size + 4, :size], smooth[..., :size, 6 : size + 6]
+
+
+def motion() -> float:
+    frame, previous = _moved(40, F32)
+    sigma = torch.tensor([1.0, 5.0]).view(2, 1, 1, 1)
+    got = ops.block_match(frame, previous, sigma)
+    exact = reference.block_match(frame, previous, sigma)
+    return float((got != exact).any())
+
+
+def _vectors(*shape: int) -> Tensor:
+    generator = torch.Generator().manual_seed(5)
+    return torch.randint(-12, 13, (*shape, 2), generator=generator).to(torch.int16)
+
+
+def warp() -> float:
+    x, vectors = _image((2, 3, 20, 43), F32, False), _vectors(2, 3, 6)
+    return float((ops.block_warp(x, vectors) != reference.block_warp(x, vectors)).any())
+
+
+def warp_gradient() -> float:
+    x, vectors = _image((1, 2, 20, 150), F32, False), _vectors(1, 3, 19)
+
+    def gradient(function: Callable, x: Tensor) -> Tensor:
+        leaf = x.detach().requires_grad_()
+        weights = torch.linspace(-1, 1, x.numel(), dtype=x.dtype).view(x.shape)
+        return torch.autograd.grad(function(leaf, vectors), leaf, weights)[0]
+
+    got, exact = gradient(ops.block_warp, x), gradient(reference.block_warp, x.double())
+    return float((got.double() - exact).abs().max() / exact.abs().max())
+
+
+def _fusion() -> list[Tensor]:
+    x, previous = _image((2, 2, 8, 36), F32).add(1), _image((2, 5, 8, 36), F32).add(1)
+    previous[:, -1, ::3] = 0
+    return [x, previous, _image((2, 16, 2, 9), F32).add(0.5), _image((2, 1, 8, 36), F32).add(0.6)]
+
+
+def fuse() -> float:
+    return _compare(ops.recurrent_fuse, reference.recurrent_fuse, *_fusion())
+
+
+def fuse_gradients() -> float:
+    def gradients(function: Callable, tensors: list[Tensor]) -> list[Tensor]:
+        leaves = [x.detach().requires_grad_() for x in tensors]
+        output = function(*leaves)
+        weights = torch.linspace(-1, 1, output.numel(), dtype=output.dtype).view(output.shape)
+        return list(torch.autograd.grad(output, leaves, weights))
+
+    got = gradients(ops.recurrent_fuse, _fusion())
+    exact = gradients(reference.recurrent_fuse, [x.double() for x in _fusion()])
+    errors = [(a.double() - b).abs().max() / b.abs().max() for a, b in zip(got, exact)]
+    return float(max(errors))
+
+
 CALLS = {
     function.__name__: function
     for function in (
@@ -205,6 +265,7 @@ CALLS = {
         product_f32, product_planes_f32, product_groups_f32, product_common_factor_f32,
         product_transposed_f16,
         transposed_f16, gaussian, gaussian_channels_last, bilateral, bilateral_gradient,
+        motion, warp, warp_gradient, fuse, fuse_gradients,
     )
 } | geometry_calls.CALLS  # fmt: skip
 # float16 results of up to 600 products summed in float32: an ulp or two, far below a wrong one.
