@@ -196,7 +196,7 @@ def bilateral_gradient() -> float:
 
 def _moved(size: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """A frame, and the frame before that from 4 rows above and 6 columns to the right."""
-    whole = _image((2, 1, size + 8, size + 8), dtype).add(0.5)
+    whole = image((2, 1, size + 8, size + 8), dtype).add(0.5)
     smooth = torch.nn.functional.avg_pool2d(whole.float(), 5, 1, 2).to(dtype)
     return smooth[..., 4 : size + 4, :size], smooth[..., :size, 6 : size + 6]
 
@@ -215,12 +215,12 @@ def _vectors(*shape: int) -> Tensor:
 
 
 def warp() -> float:
-    x, vectors = _image((2, 3, 20, 43), F32, False), _vectors(2, 3, 6)
+    x, vectors = image((2, 3, 20, 43), F32, False), _vectors(2, 3, 6)
     return float((ops.block_warp(x, vectors) != reference.block_warp(x, vectors)).any())
 
 
 def warp_gradient() -> float:
-    x, vectors = _image((1, 2, 20, 150), F32, False), _vectors(1, 3, 19)
+    x, vectors = image((1, 2, 20, 150), F32, False), _vectors(1, 3, 19)
 
     def gradient(function: Callable, x: Tensor) -> Tensor:
         leaf = x.detach().requires_grad_()
@@ -232,13 +232,13 @@ def warp_gradient() -> float:
 
 
 def _fusion() -> list[Tensor]:
-    x, previous = _image((2, 2, 8, 36), F32).add(1), _image((2, 5, 8, 36), F32).add(1)
+    x, previous = image((2, 2, 8, 36), F32).add(1), image((2, 5, 8, 36), F32).add(1)
     previous[:, -1, ::3] = 0
-    return [x, previous, _image((2, 16, 2, 9), F32).add(0.5), _image((2, 1, 8, 36), F32).add(0.6)]
+    return [x, previous, image((2, 16, 2, 9), F32).add(0.5), image((2, 1, 8, 36), F32).add(0.6)]
 
 
 def fuse() -> float:
-    return _compare(ops.recurrent_fuse, reference.recurrent_fuse, *_fusion())
+    return compare(ops.recurrent_fuse, reference.recurrent_fuse, *_fusion())
 
 
 def fuse_gradients() -> float:
