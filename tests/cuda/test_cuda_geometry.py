@@ -14,8 +14,6 @@ from cases import CASES, Call, make_tensors, to_float64, with_layout
 from op_checks import check_forward, check_gradients, dtype_name
 from torch import Tensor
 
-from denoise_ext import ops, reference
-
 pytestmark = pytest.mark.skipif(
     cuda_emulator.missing() is not None, reason=str(cuda_emulator.missing())
 )
@@ -200,28 +198,3 @@ def test_bfloat16_is_rounded_to_nearest(name):
     # Uniform between -1/2 and 1/2: a standard deviation of 12^-1/2, of the mean by the root less.
     assert errors.abs().max() < 0.6
     assert errors.mean().abs() < 6 * 12**-0.5 / errors.numel() ** 0.5
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("which", ["channels", "images"])
-def test_more_than_a_grid_has_along_y(which):
-    """65 535 blocks at most: of channels in an activation's gradient, of sigmas in a filter's."""
-    count = 65_537
-    with cuda_emulator.emulated_cuda():
-        if which == "channels":
-            saved = torch.linspace(-1, 1, count).view(1, count, 1, 1)
-            got = torch.ops.denoise_ext.conv2d_backward(
-                saved, saved, torch.zeros(count, 1, 1, 1), saved.relu(), None, [1, 1], [0, 0],
-                [1, 1], count, "relu", 0.0, [False, False, True, False, True],
-            )  # fmt: skip
-            assert torch.equal(got[4], saved.relu()) and torch.equal(got[2], saved.relu().flatten())
-            return
-        x = torch.rand(count, 1, 2, 2, requires_grad=True)
-        sigma = torch.full((count, 2), 0.8)
-        y = ops.gaussian_blur2d(x, 3, sigma)
-        (grad,) = torch.autograd.grad(y.sum(), x)
-    z = x.detach()[-2:].double().requires_grad_()
-    exact = reference.gaussian_blur2d(z, 3, sigma[-2:].double())
-    torch.testing.assert_close(y[-2:].double(), exact, atol=1e-6, rtol=1e-6)
-    (expected,) = torch.autograd.grad(exact.sum(), z)
-    torch.testing.assert_close(grad[-2:].double(), expected, atol=1e-6, rtol=1e-6)
