@@ -1,7 +1,7 @@
 """Benchmarks on the CPU: `python benchmarks/cpu.py --minutes 10` measures all and keeps it.
 
 Each suite has a process of its own, and is written to `results/` as soon as it is done. README.md
-says how it is measured.
+has the method.
 """
 
 from __future__ import annotations

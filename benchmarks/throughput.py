@@ -85,7 +85,7 @@ def compute_alone(weights: str, source: str) -> None:
 
 
 def measure(command: list[str], threads: int) -> dict[str, float]:
-    """Run a contender: its seconds and images as it says, its memory as the system says."""
+    """Run a contender: its own seconds and images, and its peak memory by the system."""
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "RAY_USAGE_STATS_ENABLED": "0"}
     environment["PYTHONPATH"] = os.pathsep.join(
         [str(HERE.parent), os.environ.get("PYTHONPATH", "")]

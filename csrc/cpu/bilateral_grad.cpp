@@ -1,7 +1,9 @@
 // Gradients of the joint bilateral filter: the three passes of bilateral.h, image by image.
 #include <algorithm>
+#include <optional>
 
 #include "bilateral.h"
+#include "bilateral_grad_pairs.h"
 #include "bilateral_kernels.h"
 #include "sigma.h"
 
@@ -122,24 +124,38 @@ void run_grad(const BilateralGradParams& params, Task normalise, Task gather, co
   const auto area = static_cast<size_t>(input.size[2] * input.size[3]);
   const auto enlarged_area = static_cast<size_t>(plan.enlarged.extent[0] * plan.enlarged.extent[1]);
   std::vector<T> scaled(static_cast<size_t>(channels + 1) * area);
-  std::vector<T> grad_input(params.grad_input.data ? static_cast<size_t>(channels) * enlarged_area : 0);
-  std::vector<T> grad_guidance(params.grad_guidance.data ? static_cast<size_t>(guides) * enlarged_area : 0);
-  std::vector<double> partial_sums(static_cast<size_t>(3 * plan.enlarged.tasks()));
+  const bool by_pairs = favours_pairs(plan.enlarged);
+  const auto sums_of = [&](const Tensor4& gradient) {
+    const bool needed = gradient.data != nullptr && !by_pairs;
+    return std::vector<T>(needed ? static_cast<size_t>(gradient.size[1]) * enlarged_area : 0);
+  };
+  std::vector<T> grad_input = sums_of(params.grad_input), grad_guidance = sums_of(params.grad_guidance);
+  std::vector<double> partial_sums(static_cast<size_t>(by_pairs ? 0 : 3 * plan.enlarged.tasks()));
   plan.scaled = scaled_view(scaled.data(), input);
   plan.grad_input = grad_input.empty() ? nullptr : grad_input.data();
   plan.grad_guidance = grad_guidance.empty() ? nullptr : grad_guidance.data();
   plan.partial_sums = partial_sums.data();
-  const Fold<T> fold(plan.enlarged);
+  std::optional<BilateralGradPairs<T>> pairs;
+  std::optional<Fold<T>> fold;
+  if (by_pairs) {
+    pairs.emplace(plan, tables);
+  } else {
+    fold.emplace(plan.enlarged);
+  }
   for (int64_t n = 0; n < input.size[0]; ++n) {
     plan.image.first_image = plan.enlarged.first_image = n;
     for_each_block(threads, plan.image.tasks(), [&](int64_t task, Scratch& scratch) {
       normalise(plan, task, scratch.reserve(plan.image.scratch_bytes));
     });
-    for_each_block(threads, plan.enlarged.tasks(), [&](int64_t task, Scratch& scratch) {
-      gather(plan, task, scratch.reserve(plan.enlarged.scratch_bytes));
-    });
-    if (params.grad_input.data) fold.run(grad_input.data(), params.grad_input, n, threads);
-    if (params.grad_guidance.data) fold.run(grad_guidance.data(), params.grad_guidance, n, threads);
+    if (pairs) {
+      pairs->run(n, partial_sums, threads);
+    } else {
+      for_each_block(threads, plan.enlarged.tasks(), [&](int64_t task, Scratch& scratch) {
+        gather(plan, task, scratch.reserve(plan.enlarged.scratch_bytes));
+      });
+      if (params.grad_input.data) fold->run(grad_input.data(), params.grad_input, n, threads);
+      if (params.grad_guidance.data) fold->run(grad_guidance.data(), params.grad_guidance, n, threads);
+    }
     add_sigma_gradients(params, n, partial_sums);
   }
 }

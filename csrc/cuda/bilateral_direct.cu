@@ -126,6 +126,16 @@ __device__ __forceinline__ void add_neighbour(const BilateralGradWork& w, const 
   }
 }
 
+// The neighbours on one axis that count for `position`: all of the window for a position inside of the
+// image. One outside only collects from neighbours inside, and the window can be far larger than the image.
+__device__ __forceinline__ int first_offset(int64_t position, int radius, bool inside) {
+  return inside || position > radius ? -radius : static_cast<int>(-position);
+}
+__device__ __forceinline__ int last_offset(int64_t position, int64_t size, int radius, bool inside) {
+  const int64_t last = size - 1 - position;
+  return inside || last > radius ? radius : static_cast<int>(last);
+}
+
 // Pass 2, a thread per position of the enlarged image; blockIdx.y: the image of the group.
 template <class Acc>
 __global__ void __launch_bounds__(kThreads, 2) bilateral_gather_kernel(BilateralGradWork w) {
@@ -141,16 +151,19 @@ __global__ void __launch_bounds__(kThreads, 2) bilateral_gather_kernel(Bilateral
     z.source = source_of(p, z.y, z.x);
     z.scaled =
         static_cast<const Acc*>(w.scaled) + blockIdx.y * (channels + 1) * p.input.size[2] * p.input.size[3];
+    const bool inside = z.y >= 0 && z.x >= 0 && z.y < p.input.size[2] && z.x < p.input.size[3];
     const BilateralScales<Acc> scales = bilateral_scales<Acc>(p, z.n);
     Acc* grad_input = static_cast<Acc*>(w.grad_input) + blockIdx.y * channels * plane + i;
     Acc* grad_guidance = static_cast<Acc*>(w.grad_guidance) + blockIdx.y * guides * plane + i;
     const int64_t most = channels > guides ? channels : guides;
     for (int64_t first = 0; first < most; first += kChannelChunk) {
       GatherSums<Acc> sums{};
-      for (int dy = -radius_y; dy <= radius_y; ++dy) {
-        const int extent = window_extent(p, dy);
+      const int last_dy = last_offset(z.y, p.input.size[2], radius_y, inside);
+      for (int dy = first_offset(z.y, radius_y, inside); dy <= last_dy; ++dy) {
+        const int extent = window_extent(p, dy), last_dx = last_offset(z.x, p.input.size[3], extent, inside);
 #pragma unroll 1
-        for (int dx = -extent; dx <= extent; ++dx) add_neighbour(w, z, dy, dx, scales, first, sums);
+        for (int dx = first_offset(z.x, extent, inside); dx <= last_dx; ++dx)
+          add_neighbour(w, z, dy, dx, scales, first, sums);
       }
 #pragma unroll
       for (int k = 0; k < kChannelChunk; ++k) {

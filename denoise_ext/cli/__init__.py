@@ -37,13 +37,19 @@ COMMANDS = {
         "  denoise-ext denoise scans/ -o cleaned/ --recursive --resume",
     ),
     "video": (
-        "denoise a video file, frame by frame",
-        "denoise-ext video night.mp4 clean.mkv --sigma 15",
+        "denoise a video file, or y4m in a pipe",
+        "denoise-ext video night.mp4 clean.mkv --sigma 15\n"
+        "  denoise-ext video - - < night.y4m | ffplay -",
     ),
     "deblur": (
         "undo a known blur in image files",
         "denoise-ext deblur shaken.png -o sharp.png --kernel motion:15,30\n"
         "  denoise-ext deblur scans/ -o sharp/ --kernel psf.png --sigma 5 --resume",
+    ),
+    "serve": (
+        "serve a page and an HTTP API for images",
+        "denoise-ext serve\n"
+        "  denoise-ext serve --host 0.0.0.0 --port 8080 --token 7f3a --model dxnet_s",
     ),
     "evaluate": (
         "measure PSNR and SSIM of a model on your own images",
@@ -61,6 +67,11 @@ COMMANDS = {
     "finetune": (
         "fine-tune a trained model on your own images",
         "denoise-ext finetune recipe.toml --start ffdnet_color_small --freeze 'body.0.*'",
+    ),
+    "adapt": (
+        "adapt a network to your own noisy images, and keep it if it is better",
+        "denoise-ext adapt photos/ -o my_net.safetensors --minutes 10\n"
+        "  denoise-ext adapt my_pairs --pairs 'noisy/*.png' 'clean/*.png' -o my_net.safetensors",
     ),
     "models": ("list the models and their trained weights", "denoise-ext models --trained"),
     "demo": (
@@ -83,6 +94,7 @@ exit codes:
   1  a problem of the machine or the installation
   2  wrong usage or input
   3  some files failed (they are listed)
+  4  adapt: the adapted network is not better, no file was written
 
 Set DENOISE_EXT_DEBUG=1 to print the traceback of an error."""
 _EXAMPLE = "example:\n  denoise-ext denoise photo.png -o clean.png --sigma 25"

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from denoise_ext.runtime import RunOptions
 
-EXIT_FAILED, EXIT_USAGE, EXIT_SOME_FAILED, EXIT_INTERRUPTED = 1, 2, 3, 130
+EXIT_FAILED, EXIT_USAGE, EXIT_SOME_FAILED, EXIT_KEPT, EXIT_INTERRUPTED = 1, 2, 3, 4, 130
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12,
           "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}  # fmt: skip

@@ -60,26 +60,9 @@ class PatchSampler:
 
     def batch(self, step: int) -> Tensor:
         """(batch_size, C, crop, crop) float32 in [0, 1], channels_last."""
-        rng = step_generator(self.seed, step, CROPS)
         crop, channels = self.crop, self.images[0].shape[2]
         patches = np.empty((self.batch_size, crop, crop, channels), self.dtype)
-        rank, count = self.share
-        whole = count * self.batch_size  # every process draws for all of them, and takes its own
-        if self.bounds is None:
-            chosen = rng.integers(0, len(self.images), whole)
-        else:
-            chosen = np.searchsorted(self.bounds, rng.random(whole), side="right")
-        places = rng.random((whole, 2))
-        turns = rng.integers(0, 8, whole)
-        order = np.arange(channels)
-        if self.permute_channels:
-            orders = rng.permuted(np.tile(order, (whole, 1)), axis=1)
-        else:
-            orders = np.tile(order, (whole, 1))
-        mine = slice(rank * self.batch_size, (rank + 1) * self.batch_size)
-        for patch, index, (v, u), turn, order in zip(
-            patches, chosen[mine], places[mine], turns[mine], orders[mine], strict=True
-        ):
+        for patch, index, (v, u), turn, order in zip(patches, *self.draws(step), strict=True):
             image = self.images[index]
             y = int(v * (image.shape[0] - crop + 1))
             x = int(u * (image.shape[1] - crop + 1))
@@ -89,6 +72,23 @@ class PatchSampler:
             patch[...] = (dihedral(cut, int(turn)) if self.augment else cut)[..., order]
         # NHWC memory seen as NCHW is channels_last
         return torch.from_numpy(patches).permute(0, 3, 1, 2).to(torch.float32) / white_of(patches)
+
+    def draws(self, step: int) -> tuple[np.ndarray, ...]:
+        """Of each crop of ``batch(step)``: image, place (2,), turn (`dihedral`) and channels."""
+        rng = step_generator(self.seed, step, CROPS)
+        rank, count = self.share
+        whole = count * self.batch_size  # every process draws for all of them, and takes its own
+        if self.bounds is None:
+            chosen = rng.integers(0, len(self.images), whole)
+        else:
+            chosen = np.searchsorted(self.bounds, rng.random(whole), side="right")
+        places = rng.random((whole, 2))
+        turns = rng.integers(0, 8, whole)
+        orders = np.tile(np.arange(self.images[0].shape[2]), (whole, 1))
+        if self.permute_channels:
+            orders = rng.permuted(orders, axis=1)
+        mine = slice(rank * self.batch_size, (rank + 1) * self.batch_size)
+        return chosen[mine], places[mine], turns[mine], orders[mine]
 
 
 def dihedral(image: np.ndarray, turn: int) -> np.ndarray:

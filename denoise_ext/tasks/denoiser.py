@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 import time
@@ -17,6 +16,7 @@ import numpy as np
 import torch
 
 from denoise_ext._choices import check_choice
+from denoise_ext._log import get_logger
 from denoise_ext._precision import PRECISIONS
 from denoise_ext.io import Picture
 from denoise_ext.io.channels import colour_channels
@@ -41,12 +41,13 @@ from denoise_ext.tasks.image_run import ImageRun, Settings
 from denoise_ext.tasks.images import ImageView, open_image
 from denoise_ext.tasks.noise_analysis import NoiseProfile
 from denoise_ext.tasks.noise_level import sample_of
+from denoise_ext.tasks.part import Part, check_part, cropped, frame_of, window_of, within
 from denoise_ext.tasks.sigma import Sigma, check_sigma
-from denoise_ext.tasks.treatment import one_line
+from denoise_ext.tasks.treatment import Treatment, one_line, treatment_of
 from denoise_ext.tasks.trust import Trust, trust_of
 from denoise_ext.tasks.value_range import Range, check_range
 
-logger = logging.getLogger("denoise_ext.tasks")
+logger = get_logger("denoise_ext.tasks")
 ALPHA = ("keep", "denoise")
 
 
@@ -206,9 +207,7 @@ class Denoiser:
     ) -> None:
         self._options = RunOptions(device, precision, backend, tile, max_memory)
         check_choice("alpha", alpha, ALPHA)
-        number = isinstance(strength, (int, float)) and not isinstance(strength, bool)
-        if not (number and 0 <= strength <= 1):
-            raise ValueError(f"strength must be a number from 0 to 1, got {strength!r}")
+        _check_strength(strength)
         named = model is None or isinstance(model, (str, os.PathLike))
         if named and model != JOINT_BILATERAL:
             check_name(model)
@@ -283,6 +282,7 @@ class Denoiser:
         guide: Any = None,
         value_range: Range | None = None,
         axes: str | None = None,
+        strength: float | None = None,
         share: int = 1,
     ) -> Result:
         """Denoise as a call does; return the image with noise level, time and tiles.
@@ -290,10 +290,11 @@ class Denoiser:
         A picture with numbers that are not finite gets a note. Two-level pictures have no other
         `value_range` than their own.
 
+        `strength` replaces the `Denoiser`'s.
         `share`: number of images that are computed at the same time and share the memory.
         """
         axes = check_axes(axes)
-        how = {"guide": guide, "axes": axes, "share": share}
+        how = {"guide": guide, "axes": axes, "strength": strength, "share": share}
         if not isinstance(image, Picture):
             return self._run_one(image, sigma, value_range, **how)[0]
         if image.frames[0].dtype == np.bool_:  # black and white, whatever the range of others
@@ -301,36 +302,91 @@ class Denoiser:
         parts = parts_of(image, axes)
         return _joined(image, [self._run_one(part, sigma, value_range, **how) for part in parts])
 
+    def run_part(
+        self,
+        image: Any,
+        part: Part,
+        sigma: float | None = None,
+        *,
+        treatment: Treatment | None = None,
+        value_range: Range | None = None,
+    ) -> Result:
+        """Denoise a part of an image as `run` denoises it there, and compute nothing else.
+
+        The network reads as much around the part as a pixel of its result depends on.
+
+        Args:
+            image: array (H, W) or (H, W, C), or `io.Picture` of one frame.
+            part: rows and columns of the image, as slices without a step.
+            sigma: as in a call. None, with a model: estimated from the part and its surroundings.
+                None, without a model: the noise of the whole image decides.
+            treatment: what it decided (`tasks.treatment.treatment_of`), so that the next part
+                needs no analysis. Limits of impulses are those of the part.
+            value_range: as in a call.
+
+        Returns:
+            The result for the part: an array, or a picture of that size.
+
+        Raises:
+            TypeError, ValueError: an argument that does not fit; the message names it.
+        """
+        frame = frame_of(image)
+        part = check_part(part, *frame.shape[:2])
+        sigma = self._sigma if sigma is None else sigma
+        if treatment is not None and (self._model is not None or sigma is not None):
+            raise ValueError("treatment: there is a model or a sigma already, which decides")
+        if frame.dtype == np.bool_:  # black and white, whatever the range of others
+            value_range = None
+        if treatment is None and self._model is None and sigma is None:
+            _, treatment = treatment_of(image, value_range)
+        channels = 1 if frame.ndim == 2 else colour_channels(frame.shape[2])
+        model = self._model if treatment is None else treatment.model
+        if treatment is not None and treatment.gray:
+            channels = 1
+        window = window_of(part, *frame.shape[:2], self._session(model, channels, None))
+        view = cropped(image, window)
+        result, _ = self._run_one(view, sigma, value_range, treatment=treatment)
+        return replace(result, image=cropped(result.image, within(part, window)))
+
     def _run_one(
         self,
         image: Any,
         sigma: Sigma,
         value_range: Range | None,
-        guide: Any,
-        axes: str | None,
-        share: int,
+        guide: Any = None,
+        axes: str | None = None,
+        share: int = 1,
+        strength: float | None = None,
+        treatment: Treatment | None = None,
     ) -> tuple[Result, int]:
         """The result for an image, and how many of its numbers are not finite."""
         start = time.perf_counter()
+        if strength is None:
+            strength = self._strength
+        _check_strength(strength)
+        _checked_probes(self._probes, strength, self._options.precision)
         opened = open_image(image, axes)
         value_range = opened.value_range if value_range is None else value_range
         checked = check_range(value_range, opened.source.dtype)
         value_range = None if value_range is None else checked
-        if self._strength == 0 or opened.source.numel() == 0:
+        if strength == 0 or opened.source.numel() == 0:
             target = opened.target(Fraction(1))
             target.pixels.copy_(opened.source)
             seconds = time.perf_counter() - start
             return Result(target.result(), None, False, seconds, 0, 0), opened.missing
         sigma = sigma if sigma is not None else self._sigma
         _warn_of_doubts(opened, sigma, value_range)
-        settings = Settings(self._model, self._strength, self._options, self._session)
+        settings = Settings(self._model, float(strength), self._options, self._session)
         work = ImageRun(settings, opened, sigma, guide, value_range, share)
         channels = opened.source.shape[1]
         colour = colour_channels(channels)
-        if self._model is None and sigma is None and guide is None:
-            noise, treatment = work.treat(slice(0, colour))
+        noise, text = (), ""
+        if treatment is not None:
+            text = treatment.text
+            work.denoise(slice(0, colour), treatment)
+        elif self._model is None and sigma is None and guide is None:
+            noise, text = work.treat(slice(0, colour))
         else:
-            noise, treatment = (), ""
             work.denoise(slice(0, colour))
         facts = work.facts
         alpha = opened.source[:, colour:]
@@ -351,14 +407,7 @@ class Denoiser:
             tuple(opened.source.shape), facts[0], work.tiles, work.recomputed, seconds,
         )  # fmt: skip
         result = Result(
-            work.target.result(),
-            *facts,
-            seconds,
-            work.tiles,
-            work.recomputed,
-            noise,
-            treatment,
-            trust,
+            work.target.result(), *facts, seconds, work.tiles, work.recomputed, noise, text, trust
         )
         return result, opened.missing
 
@@ -466,6 +515,12 @@ def _checked_probes(uncertainty: object, strength: float, precision: str) -> int
     if uncertainty and PRECISIONS[precision].dtype is not None:
         raise ValueError(f"uncertainty needs float32, got precision {precision!r}")
     return uncertainty
+
+
+def _check_strength(strength: object) -> None:
+    number = isinstance(strength, (int, float)) and not isinstance(strength, bool)
+    if not (number and 0 <= strength <= 1):
+        raise ValueError(f"strength must be a number from 0 to 1, got {strength!r}")
 
 
 def _warn_of_doubts(opened: ImageView, sigma: Sigma, value_range: Range | None) -> None:

@@ -164,10 +164,16 @@ def _frequencies() -> tuple[Tensor, Tensor]:
 
 def _dct_filters() -> Tensor:
     """The orthonormal DCT-II of a block, without its mean: (63, 1, 8, 8)."""
-    k, i = torch.arange(_BLOCK)[:, None], torch.arange(_BLOCK)[None]
-    basis = torch.cos(math.pi * (2 * i + 1) * k / (2 * _BLOCK)) * math.sqrt(2 / _BLOCK)
-    basis[0] /= math.sqrt(2)
+    basis = cosines(_BLOCK)
     return torch.einsum("ai,bj->abij", basis, basis).reshape(-1, 1, _BLOCK, _BLOCK)[1:]
+
+
+def cosines(size: int) -> Tensor:
+    """The orthonormal DCT-II of ``size`` numbers, a frequency in each row."""
+    k, i = torch.arange(size)[:, None], torch.arange(size)[None]
+    basis = torch.cos(math.pi * (2 * i + 1) * k / (2 * size)) * math.sqrt(2 / size)
+    basis[0] /= math.sqrt(2)
+    return basis
 
 
 def dct_basis() -> tuple[Tensor, Tensor]:

@@ -1,5 +1,6 @@
 """Training of networks from a TOML configuration."""
 
+from denoise_ext.training.adapt import Adapted, adapt
 from denoise_ext.training.config import ConfigError, load_config
 from denoise_ext.training.loop import TrainResult, train
 from denoise_ext.training.objectives import Supervised, build_objective
@@ -7,6 +8,7 @@ from denoise_ext.training.schema import TrainConfig
 from denoise_ext.training.task import Sampler, Task, Validator, register_task
 
 __all__ = [
+    "Adapted",
     "ConfigError",
     "Sampler",
     "Supervised",
@@ -14,6 +16,7 @@ __all__ = [
     "TrainConfig",
     "TrainResult",
     "Validator",
+    "adapt",
     "build_objective",
     "load_config",
     "register_task",

@@ -17,7 +17,11 @@ from denoise_ext.metrics.protocol import Sample
 from denoise_ext.models import Network, build_model, load_checkpoint, save_model
 from denoise_ext.models.frames import compute_frames
 from denoise_ext.models.network import Tensors
-from denoise_ext.training import image_denoising, video_denoising  # noqa: F401  (they register)
+from denoise_ext.training import (  # noqa: F401  (they register)
+    adaptation,
+    image_denoising,
+    video_denoising,
+)
 from denoise_ext.training.build import build_network, build_optimiser
 from denoise_ext.training.checkpoint import config_differences, load_state, save_state
 from denoise_ext.training.config import ConfigError, user_path

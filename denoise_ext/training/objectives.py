@@ -199,34 +199,45 @@ class BlindSpot:
 
 
 class Sure:
-    """Stein's unbiased estimate of the mean squared error, for white Gaussian noise of known sigma.
+    """Stein's unbiased estimate of the mean squared error, for Gaussian noise of known covariance.
 
-    ``mean((f(y) - y)^2) - s^2 + 2 s^2 div f(y) / n``, s = sigma / 255 (Stein 1981), the divergence
-    from one probe b, ``b . (f(y + eps b) - f(y)) / eps`` (Ramani, Blu, Unser: "Monte-Carlo SURE",
-    IEEE TIP 2008; for training networks: Soltanayev, Chun, NeurIPS 2018).
+    ``mean((f(y) - y)^2) - s^2 + 2 s^2 u . (f(y + eps u) - f(y)) / (eps n)`` (Stein 1981), s^2 the
+    noise's variance and u one probe: Gaussian, with the noise's covariance but mean square 1. Its
+    second part estimates the trace of covariance times Jacobian (Ramani, Blu, Unser: "Monte-Carlo
+    SURE", IEEE TIP 2008; for training networks: Soltanayev, Chun, NeurIPS 2018).
+
+    A sample may hold the probes, ``probe`` (N, C, H, W). Without them noise is white.
+
+    Args:
+        seed: of the white probes.
+        relative: divide the error of each image by its noise's variance, so that images with strong
+            noise do not dominate.
     """
 
     EPS = 1e-3  # small against the noise, large against float32's 6e-8
 
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
+    def __init__(self, seed: int, relative: bool = False) -> None:
+        self.seed, self.relative = seed, relative
         self.parts: tuple[str, ...] = ()
 
     def __call__(self, network: Trained, sample: Sample, step: int) -> Loss:
         """The loss of a step."""
         inputs = inputs_of(sample)
         noisy = inputs["image"]
-        probe = torch.stack([
-            torch.randn(noisy.shape[1:], generator=self._generator(step, index))
-            for index in sample[INDEX].tolist()
-        ]).to(noisy)  # fmt: skip
+        probe = sample.get("probe")
+        if probe is None:
+            probe = torch.stack([
+                torch.randn(noisy.shape[1:], generator=self._generator(step, index))
+                for index in sample[INDEX].tolist()
+            ]).to(noisy)  # fmt: skip
         twice = {name: torch.cat([x, x]) for name, x in inputs.items()}
         twice["image"] = torch.cat([noisy, noisy + self.EPS * probe])
         output, moved = network(twice)["image"].chunk(2)
         variance = (sample["sigma"] / 255.0).square()  # (N,)
         divergence = (probe * (moved - output)).flatten(1).mean(dim=1) / self.EPS
         residual = (output - noisy).square().flatten(1).mean(dim=1)
-        return (residual - variance + 2.0 * variance * divergence).mean(), {}
+        error = residual - variance + 2.0 * variance * divergence
+        return (error / variance if self.relative else error).mean(), {}
 
     def _generator(self, step: int, index: int) -> torch.Generator:
         source = image_generator(self.seed, step, PROBES, index)

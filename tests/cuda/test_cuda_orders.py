@@ -6,6 +6,8 @@ runs threads ascending, descending and at random (the seed is in the header of t
 
 from __future__ import annotations
 
+import zlib
+
 import cuda_emulator
 import pytest
 import torch
@@ -16,6 +18,9 @@ from torch import Tensor
 pytestmark = pytest.mark.skipif(
     cuda_emulator.missing() is not None, reason=str(cuda_emulator.missing())
 )
+
+
+MULTIPROCESSORS = (2, 3, 5)
 
 
 def results(case: OpCase, call: Call, dtype: torch.dtype) -> list[Tensor]:
@@ -31,12 +36,14 @@ def results(case: OpCase, call: Call, dtype: torch.dtype) -> list[Tensor]:
 @pytest.mark.rotates(each=["case", "dtype"])
 @pytest.mark.parametrize("dtype", LAYOUTS, ids=str)
 @pytest.mark.parametrize("case, call", CALLS)
-def test_same_bits_in_every_order(case, call, dtype):
+def test_same_bits_in_every_order(case, call, dtype, request):
     if case.name not in cuda_emulator.emulator().operator_names():
         pytest.skip(f"{case.name} has no CUDA kernel")
     expected = None
+    # At other numbers blocks begin and end elsewhere; the parts of a sum are others then.
+    multiprocessors = MULTIPROCESSORS[zlib.crc32(request.node.nodeid.encode()) % 3]
     for order, seed in cuda_emulator.SEEDS.items():
-        with cuda_emulator.emulated_cuda(seed):
+        with cuda_emulator.emulated_cuda(seed, multiprocessors=multiprocessors):
             got = results(case, call, dtype)
         expected = expected or got
         for i, (ours, theirs) in enumerate(zip(got, expected, strict=True)):

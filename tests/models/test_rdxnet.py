@@ -204,3 +204,52 @@ def test_written_and_read(name, tmp_path):
 def test_bad_options_are_named(options, name):
     with pytest.raises((TypeError, ValueError), match=name):
         RDXNet(**{**TINY, **options})
+
+
+# ---- the next frame
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_network_that_looks_ahead_is_a_frame_late(channels):
+    network = tiny(channels, look_ahead=True)
+    assert network.delay == 1 and network.config["look_ahead"] is True
+    x = clip(channels, 5, 27, 34)
+    with torch.inference_mode():
+        outputs, state = compute_frames(network, {"image": x, "noise_map": level()})
+        theirs, _ = compute_frames(to_torch(network), {"image": x, "noise_map": level()})
+        other = x.clone()
+        other[:, 3:] += 0.2
+        changed, _ = compute_frames(network, {"image": other, "noise_map": level()})
+    assert outputs["image"].shape == x.shape
+    torch.testing.assert_close(outputs["image"], theirs["image"], rtol=1e-4, atol=1e-4)
+    same = [torch.equal(a, b) for a, b in zip(*(y["image"].unbind(1) for y in (outputs, changed)))]
+    assert same == [True, True, False, False, False]  # frame 2 takes frame 3
+    assert state["waiting"][:, channels:].eq(1).all()
+
+
+def test_without_weights_for_the_next_frame_the_past_alone_counts():
+    network, causal = tiny(look_ahead=True), tiny()
+    own = causal.state_dict()
+    for key, weight in network.state_dict().items():
+        if weight.shape != own[key].shape:  # the first layer of the trunk
+            own[key] = torch.cat([own[key], torch.zeros_like(weight[:, own[key].shape[1] :])], 1)
+    network.load_state_dict(own)
+    x = clip(1, 4, 32, 40)
+    mirrored = torch.cat([x[:, 1:2], x], 1)
+    with torch.inference_mode():
+        ahead, _ = compute_frames(network, {"image": x, "noise_map": level()})
+        past, _ = compute_frames(causal, {"image": mirrored, "noise_map": level()})
+    torch.testing.assert_close(ahead["image"], past["image"][:, 1:], rtol=1e-5, atol=1e-5)
+
+
+def test_looking_ahead_learns_and_is_stored(tmp_path):
+    network = tiny(look_ahead=True).train()
+    x = clip(1, 3, 16, 24).requires_grad_()
+    outputs, _ = compute_frames(network, {"image": x, "noise_map": level()})
+    outputs["image"][:, 0].square().sum().backward()
+    assert x.grad[:, 1].abs().max() > 0
+    save_model(network.eval(), tmp_path / "ahead.safetensors", torch.float32)
+    again = load_checkpoint(tmp_path / "ahead.safetensors")
+    assert again.config == network.config and again.delay == 1
+    with pytest.raises((TypeError, ValueError), match="look_ahead"):
+        RDXNet(look_ahead=2)

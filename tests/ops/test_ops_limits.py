@@ -390,6 +390,10 @@ ops.conv_transpose2d(torch.rand(1, 1, 1, 2), torch.rand(1, 1, 1, 1), stride=(1, 
 x, sigma = torch.rand(1, 1, 16, 16, requires_grad=True), torch.full((1, 2), 3e4).requires_grad_()
 ops.gaussian_blur2d(x, 65535, sigma).sum().backward()
 """,
+    "bilateral": """
+x = torch.rand(1, 1, 6, 6, requires_grad=True)
+ops.bilateral_blur(x, 1023, 0.1, (100.0, 100.0), "circular").sum().backward()
+""",
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -51,8 +52,6 @@ def place(tmp_path, monkeypatch) -> Path:
 
 def run_all(page: str, capsys) -> list[str]:
     """Run every command, in this process where it needs no shell; what they printed."""
-    import shlex
-
     from denoise_ext.cli import main
 
     printed = []
@@ -87,6 +86,35 @@ def test_photos(place, capsys):
     assert not (place / "clean_again").exists()
     assert any("3 done before" in text for text in printed)
     assert io.read_image(place / "piped.png").shape == (16, 24, 3)
+
+
+def test_adapt(place, capsys, monkeypatch):
+    """With pictures of 144 x 192 pixels, and no more training than there must be."""
+    from denoise_ext.cli import main
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(place / "cache"))
+    rng = np.random.default_rng(1)
+    clean = np.add.outer(np.arange(144), np.arange(192)) % 256 // 64 * 50.0 + 40
+    for folder, first, second in (
+        ("photos", "", None), ("my_pairs", "noisy/{}", "clean/{}"), ("my_takes", "{}_1", "{}_2")
+    ):  # fmt: skip
+        for i in range(4):
+            for name, noise in ((first, 20), (second, 20 * (folder == "my_takes"))):
+                if name is None:
+                    continue
+                path = place / folder / f"{(name or '{}').format(i)}.png"
+                path.parent.mkdir(exist_ok=True, parents=True)
+                noisy = clean + noise * rng.normal(size=clean.shape)
+                io.write_image(path, noisy.clip(0, 255).astype(np.uint8))
+    (place / "photos/a.png").unlink()
+    for command, _ in commands("adapt.md"):
+        _, *arguments = shlex.split(command)
+        if arguments[0] == "adapt":
+            code = main([*arguments, "--minutes", "0.001"])
+            output = Path(arguments[arguments.index("-o") + 1])
+            assert code == (0 if output.exists() else 4), capsys.readouterr().err
+        elif Path("my_net.safetensors").exists():
+            assert main(arguments) == 0
 
 
 def test_cluster(place, capsys):

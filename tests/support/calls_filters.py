@@ -102,8 +102,11 @@ def bilateral_calls(joint: bool) -> dict[str, Call]:
         for channels, guides in [(1, 1), (3, 1), (1, 3), (3, 3)]
         for distance in ("l1", "l2")
     }
-    tensors = call((2, 3, 9, 10), (5, 3)).with_shapes(**_SIGMAS)
-    tensors = replace(tensors, options={"kernel_size": (5, 3)})
+
+    def by_tensors(input: tuple[int, ...], kernel: tuple[int, int]) -> Call:
+        return replace(call(input, kernel).with_shapes(**_SIGMAS), options={"kernel_size": kernel})
+
+    tensors = by_tensors((2, 3, 9, 10), (5, 3))
     return {
         **{border: call((2, 3, 9, 10), (5, 7), border_type=border) for border in BORDERS},
         **{
@@ -111,6 +114,9 @@ def bilateral_calls(joint: bool) -> dict[str, Call]:
             for border in BORDERS
         },
         **{f"{border}_1x1_image": call((2, 1, 1, 1), 5, border_type=border) for border in BORDERS},
+        "kernel_larger_than_image_l2": call((1, 3, 3, 7), 19, color_distance_type="l2"),
+        "kernel_larger_than_image_circle": call((2, 2, 4, 3), 15, window="circle"),
+        "kernel_larger_than_image_sigma_tensors": by_tensors((2, 3, 5, 4), (13, 21)),
         "l2": call((2, 3, 9, 10), 5, color_distance_type="l2"),
         "gray": call((1, 1, 9, 21), 5),
         "circle": call((1, 3, 9, 10), 7, window="circle"),

@@ -127,3 +127,14 @@ def test_options_fail_at_once(options, error, words):
 def test_a_device_fails_at_once_beside_a_network(network):
     with pytest.raises(ValueError, match=r"device must be .*cpu.*'gpu'"):
         Denoiser(network, device="gpu")
+
+
+@pytest.mark.parametrize("model", [None, "dxnet_s"])
+def test_tiles_that_are_nothing_but_overlap(model):
+    """dxnet_s needs tiles of 157 pixels for colour; for gray fewer, and 128 are mostly overlap."""
+    image = np.uint8((128 + RNG.normal(0, 20, (300, 300, 3))).clip(0, 255))
+    with pytest.raises(ValueError, match=r"tile of 128 pixels.*157"):
+        Denoiser(model, tile=128)(image)
+    [text] = caught(lambda: Denoiser(model, tile=128)(image[..., 0]))
+    assert "tile=128" in text and "overlap" in text
+    assert caught(lambda: Denoiser(model, tile=240)(image[..., 0])) == []

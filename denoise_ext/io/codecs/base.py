@@ -134,5 +134,5 @@ class Codec:
 
 
 def holds(modes: tuple[str, ...], *dtypes: str) -> dict[str, tuple[str, ...]]:
-    """The same dtypes for several modes, as `Codec.holds` wants them."""
+    """The same dtypes for several modes, in the form of `Codec.holds`."""
     return dict.fromkeys(modes, dtypes)

@@ -1,8 +1,8 @@
 """NPY and NPZ: NumPy arrays of any real dtype as images or stacks of images.
 
 (H, W) is a gray image; (H, W, 1..4) gray, gray + alpha, RGB or RGBA; all axes before these count
-images: (N, H, W), (N, H, W, 1..4), ... Written again in the same shape and order. An array says
-nothing of its axes: `Picture.shapes` has its shape, by which denoising refuses what is ambiguous.
+images: (N, H, W), (N, H, W, 1..4), ... Written again in the same shape and order. An array has
+no names for its axes: `Picture.shapes` has its shape, by which denoising refuses what is ambiguous.
 """
 
 from __future__ import annotations
