@@ -1,6 +1,6 @@
 """The trained weights that ship with the package, and where they come from."""
 
-from denoise_ext.models.registry import Pretrained, register_pretrained
+from denoise_ext.models.registry import Calibration, Pretrained, register_pretrained
 
 _DATA = (
     "BSDS500 without the 68 images of BSD68/CBSD68 (432 images, list train/CBSD432.txt), "
@@ -20,6 +20,10 @@ _NOISE_PHOTO = (
 _PROTOCOL_PHOTO = (
     "mean over images; blind; output clipped and rounded to 8 bits; RGB together; "
     "`benchmarks/photos.py`"
+)
+_HELD_OUT = (
+    "middle 192 x 192 pixels of the 8 held-out images, white noise of sigma 15, 25 and 50;"
+    " `benchmarks/uncertainty.py --fit`"
 )
 _PROTOCOL = (
     "mean over images; white Gaussian noise, not clipped, generator seeded with 0 anew for every "
@@ -89,8 +93,11 @@ register_pretrained(
             "Set12 sigma 50": 26.99,
         },
         protocol=_PROTOCOL,
+        calibration=Calibration(
+            variance_ratio=1.0441, variance_ratio_error=0.1622, interval_90=1.605, images=_HELD_OUT
+        ),
     ),
-)
+)  # fmt: skip
 
 register_pretrained(
     "dxnet_s_color",
@@ -109,8 +116,11 @@ register_pretrained(
             "CBSD68 sigma 50": 27.96,
         },
         protocol=_PROTOCOL,
+        calibration=Calibration(
+            variance_ratio=1.0134, variance_ratio_error=0.0828, interval_90=1.6008, images=_HELD_OUT
+        ),
     ),
-)
+)  # fmt: skip
 
 register_pretrained(
     "dxnet_s_photo",
