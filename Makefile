@@ -26,7 +26,7 @@ BUILD_SETTINGS := CXX=$(CXX) CXXFLAGS=$(CXXFLAGS) DENOISE_EXT_CUDA=$(DENOISE_EXT
 	TORCH_CUDA_ARCH_LIST=$(TORCH_CUDA_ARCH_LIST) CUDA_HOME=$(CUDA_HOME)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv build demo test fuzz sanitize lint format bench cuda-report wheel sdist clean distclean FORCE
+.PHONY: help venv build demo test fuzz sanitize lint format bench cuda-report cuda-coverage wheel sdist clean distclean FORCE
 .DELETE_ON_ERROR:
 
 help:  ## what there is
@@ -54,6 +54,9 @@ bench: $(BUILT) $(BENCH)  ## build, install the competitors, then the CPU benchm
 
 cuda-report: $(INSTALLED)  ## registers, shared memory and instructions of every CUDA kernel (needs nvcc)
 	@$(BIN)/python tests/support/cuda_report.py
+
+cuda-coverage: $(BUILT)  ## lines of csrc/cuda that no emulated test runs (needs the toolkit's headers)
+	$(BIN)/python tests/cuda_emulator/coverage.py
 
 lint: $(INSTALLED)  ## check style: ruff, clang-format
 	$(BIN)/ruff check .

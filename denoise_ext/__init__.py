@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import importlib
-import logging
-
-# Silent until a program sets up logging; docs/inference.md names the loggers below it.
-logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 __version__ = "0.1.0"
 
 _SUBPACKAGES = (
     "analysis", "data", "engine", "export", "io", "jobs", "metrics", "models", "nn", "ops",
-    "reference", "runtime", "tasks", "training",
+    "reference", "restore", "runtime", "service", "tasks", "training",
 )  # fmt: skip
 
 # The most used names, under the package's own name.

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import os
 import re
 import secrets
@@ -17,9 +16,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+from denoise_ext._log import get_logger
+
 MOST_ENTRIES = 512
 MOST_BYTES = 1 << 20  # of one entry
-_log = logging.getLogger("denoise_ext")
+_log = get_logger("denoise_ext")
 _NAME = re.compile(r"[0-9a-f]{64}\.json")
 _PART = re.compile(r"\.[0-9a-f]{16}\.part")
 _ABANDONED = 3600  # seconds: a process that was killed while it wrote left an older part

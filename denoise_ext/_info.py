@@ -174,15 +174,16 @@ def runs_on(archs: str, capability: str) -> bool:
     """Whether code for `archs` runs on a GPU of this compute capability.
 
     Machine code of X.Y runs on GPUs of major version X with a minor version of at least Y; PTX
-    ("+PTX") is compiled by the driver for every capability from X.Y on.
+    ("+PTX", or "-virtual" for PTX alone) is compiled by the driver for capabilities from X.Y on.
 
     Args:
-        archs: as in TORCH_CUDA_ARCH_LIST, separated by space, comma or semicolon: "7.5 9.0+PTX".
+        archs: as in TORCH_CUDA_ARCH_LIST, separated by space, comma or semicolon: "7.5 9.0+PTX";
+            or "8.0-virtual".
         capability: "8.6".
     """
     major, minor = (int(part) for part in capability.split("."))
     for arch in archs.replace(",", " ").replace(";", " ").split():
-        number = arch.removesuffix("+PTX")
+        number = arch.removesuffix("+PTX").removesuffix("-virtual")
         have_major, _, have_minor = number.partition(".")
         if not (have_major.isdigit() and have_minor.rstrip("af").isdigit()):
             continue
@@ -190,6 +191,6 @@ def runs_on(archs: str, capability: str) -> bool:
         exact = not have_minor.isdigit()  # 9.0a: this capability alone
         if have == (major, minor) or (not exact and have[0] == major and have[1] <= minor):
             return True
-        if arch.endswith("+PTX") and have <= (major, minor):
+        if arch.endswith(("+PTX", "-virtual")) and have <= (major, minor):
             return True
     return False

@@ -11,14 +11,6 @@
 namespace denoise_ext::cpu {
 namespace {
 
-// What a vector has to win by in the mean absolute difference, in 8-bit levels: `kStill` so that flat areas
-// stay where they are, and a part of sigma, or vectors would follow the noise. The noise in 16 averaged
-// samples has a standard deviation of 0.0375 sigma in the mean of 16 differences, and the best of 81 draws
-// lies 2.5 of them low: 0.1 sigma. A refinement compares 9 vectors: 0.06 sigma.
-constexpr double kCoarseSigma = 0.1, kFineSigma = 0.06, kStill = 0.23;
-constexpr double kCoarseWindow = 16, kHalfWindow = 64, kFullWindow = 256;  // pixels
-constexpr double kLargestSigma = 1e4;  // penalties of 16 bits; far above all differences
-
 MatchPenalty penalty_of(double sigma) {
   const double level = sigma > 0 ? std::min(sigma, kLargestSigma) : 0.0;  // NaN: 0
   const auto rounded = [](double value) { return static_cast<int32_t>(std::nearbyint(value)); };

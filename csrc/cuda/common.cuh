@@ -89,6 +89,15 @@ __device__ __forceinline__ Storage* element(const Tensor4& t, int64_t n, int64_t
          x * t.stride[3];
 }
 
+// The gradient g of an output of ReLU (slope 0) or leaky ReLU, before the activation. As in torch, ReLU
+// selects, so that an infinite gradient becomes 0 and not NaN where the pixel is off, and a NaN in `saved`
+// lets it pass.
+template <class Acc>
+__device__ __forceinline__ Acc masked(Acc g, Acc saved, Acc slope) {
+  if (slope == Acc(0)) return saved <= Acc(0) ? Acc(0) : g;
+  return saved > Acc(0) ? g : g * slope;
+}
+
 // Element (n, c, y, x) of a tensor, through the mask where there is one.
 template <class Storage, class Acc>
 __device__ __forceinline__ Acc masked_element(const Tensor4& t, const ActivationMask& mask, int64_t n,
@@ -96,7 +105,7 @@ __device__ __forceinline__ Acc masked_element(const Tensor4& t, const Activation
   const Acc g = to_acc<Acc>(*element<const Storage>(t, n, c, y, x));
   if (mask.saved.data == nullptr) return g;
   const Acc saved = to_acc<Acc>(*element<const Storage>(mask.saved, n, c, y, x));
-  return saved > Acc(0) ? g : to_acc<Acc>(FromAcc<Storage>::convert(g * static_cast<Acc>(mask.slope)));
+  return to_acc<Acc>(FromAcc<Storage>::convert(masked(g, saved, static_cast<Acc>(mask.slope))));
 }
 
 // A value of a one-dimensional tensor; a single element stands for all.

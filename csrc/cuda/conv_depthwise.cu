@@ -45,8 +45,9 @@ __device__ __forceinline__ void load_tile(const ConvParams& p, const DepthwiseRo
     for (int px = lane >> t.vectors_log2; px < t.in_cols; px += step) {
       const int64_t x = x_first + px;
       const int slot = px + px / (kPixels * stride);
+      const bool inside = row_inside && x >= 0 && x < p.input.size[3];
       cp_async16(tile + (r * t.slots + slot) * t.vectors + vector,
-                 element<Storage>(p.input, at.n, channel, y, x), row_inside && x >= 0 && x < p.input.size[3]);
+                 inside ? element<Storage>(p.input, at.n, channel, y, x) : p.input.data, inside);
     }
   }
   cp_async_commit();

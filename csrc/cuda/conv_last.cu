@@ -214,7 +214,8 @@ __device__ __forceinline__ void load_channels(const ConvParams& p, int64_t n, in
     const int64_t y = y0 - p.padding[0] + pixel / (kCols + 2), x = x0 - p.padding[1] + pixel % (kCols + 2);
     const int64_t c = first + vector * 4;
     const bool inside = c < p.input.size[1] && y >= 0 && y < p.input.size[2] && x >= 0 && x < p.input.size[3];
-    cp_async16(tile + pixel * kPitch + vector * 4, element<float>(p.input, n, c, y, x), inside);
+    cp_async16(tile + pixel * kPitch + vector * 4,
+               inside ? element<float>(p.input, n, c, y, x) : p.input.data, inside);
   }
   cp_async_commit();
   const int outputs = static_cast<int>(p.output.size[1]);

@@ -88,8 +88,8 @@ __device__ __forceinline__ void load_chunk(const ConvParams& p, const Phases& t,
     const int64_t y = at.row - 1 + pixel / (kCols + 1), x = at.col - 1 + pixel % (kCols + 1);
     const int64_t c = (static_cast<int64_t>(chunk) * kPixelVectors + vector) * kVectorLanes<Storage>;
     const bool inside = c < p.input.size[1] && y >= 0 && y < p.input.size[2] && x >= 0 && x < p.input.size[3];
-    cp_async16(tile + pixel * Phases::kPitchBytes + vector * 16, element<Storage>(p.input, at.n, c, y, x),
-               inside);
+    cp_async16(tile + pixel * Phases::kPitchBytes + vector * 16,
+               inside ? element<Storage>(p.input, at.n, c, y, x) : p.input.data, inside);
   }
   cp_async_commit();
   cp_async_wait<0>();

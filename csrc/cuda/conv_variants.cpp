@@ -1,6 +1,8 @@
 // The convolution kernels and how one is chosen (host code, no CUDA).
 #include "conv_variants.h"
 
+#include <algorithm>
+
 #include "conv_conditions.h"
 #include "conv_depthwise.h"
 #include "conv_first.h"
@@ -14,6 +16,10 @@
 namespace denoise_ext::cuda {
 namespace {
 
+// No load is shared between threads, so the caches decide how near the estimate is. It is put so many times
+// higher: a kernel that shares loads is taken where the two are near.
+constexpr double kDirectMargin = 1.75;
+
 double direct_cost(const ConvParams& p, const DeviceLimits& limits) {
   const double outputs = static_cast<double>(p.output.size[0]) * static_cast<double>(p.output.size[1]) *
                          static_cast<double>(p.output.size[2]) * static_cast<double>(p.output.size[3]);
@@ -26,7 +32,9 @@ double direct_cost(const ConvParams& p, const DeviceLimits& limits) {
   // threads have neighbouring channels, each load of theirs of a weight touches a line of its own.
   const bool scattered = p.output.stride[1] == 1 && p.output.size[1] > 1 && p.input.size[1] / p.groups > 1;
   const double arithmetic = multiply_cost(outputs * products, 1.0 / (scattered ? 75 : 13), limits);
-  return memory > arithmetic ? memory : arithmetic;
+  // A thread waits for the loads of every 16 products, about 0.4 us, before it asks for the next.
+  const double waiting = products / 16 * 0.4;
+  return kDirectMargin * std::max({memory, arithmetic, waiting});
 }
 
 const Variant<ConvParams> kConvVariants[] = {

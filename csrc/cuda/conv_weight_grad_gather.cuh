@@ -108,8 +108,7 @@ __device__ __forceinline__ uint4 gathered_mask(const uint4& g, const uint4& save
     uint32_t word[4];
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      const double masked = y[i] > 0.0 ? x[i] : x[i] * slope;
-      const auto bits = static_cast<uint64_t>(__double_as_longlong(masked));
+      const auto bits = static_cast<uint64_t>(__double_as_longlong(masked(x[i], y[i], slope)));
       word[2 * i] = static_cast<uint32_t>(bits);
       word[2 * i + 1] = static_cast<uint32_t>(bits >> 32);
     }
@@ -155,7 +154,8 @@ class Gather {
   __device__ __forceinline__ void walk(const AsFactors& as_factors, const Multiply& multiply) {
     write_columns();
     const int64_t slot = static_cast<int64_t>(threadIdx.x);
-    PixelWalk walk(p_.coarse, block_.begin + (slot < Tile::kPixels ? slot : 0), Tile::kPixels);
+    PixelWalk walk(p_.coarse.size[2], p_.coarse.size[3], block_.begin + (slot < Tile::kPixels ? slot : 0),
+                   Tile::kPixels);
     write_pixels(walk, block_.begin, 0);
     __syncthreads();
     GatherVectors<Tile> vectors;

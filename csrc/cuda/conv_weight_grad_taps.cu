@@ -49,7 +49,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
 
   Acc sum[kTaps] = {}, bias = 0;
   const int64_t first = begin + thread / pairs;
-  PixelWalk walk(p.coarse, first, lanes);
+  PixelWalk walk(p.coarse.size[2], p.coarse.size[3], first, lanes);
   for (int64_t pixel = first; exists && pixel < end; pixel += lanes, walk.advance()) {
     const Acc g = masked_element<Storage, Acc>(p.coarse, p.coarse_mask, walk.n, k, walk.y, walk.x);
     bias += g;

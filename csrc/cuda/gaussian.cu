@@ -13,7 +13,7 @@ constexpr int kSumThreads = 256;
 
 // One kernel for all modes, which differ outside of the loops over taps.
 template <class Acc>
-__global__ void __launch_bounds__(kMostGroups* kThreadRows, sizeof(Acc) == 4 ? 2 : 1)
+__global__ void __launch_bounds__(kMostGroups* kThreadRows, kRegisterBlocks<Acc>)
     gaussian_ring_kernel(GaussianRing p) {
   run_gaussian_ring<Acc>(p);
 }

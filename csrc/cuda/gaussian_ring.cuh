@@ -19,6 +19,12 @@ constexpr int kRows = 4, kThreadRows = 4, kStepRows = kRows * kThreadRows;
 constexpr int kMostGroups = 64;
 // Interleaved channels that a tile takes at once, planar in shared memory.
 constexpr int kMostSlice = 8;
+// Rows of a column that a thread asks for at a time.
+constexpr int kLoads = 8;
+constexpr int64_t kNoRow = INT64_MIN;
+// Blocks per multiprocessor to leave registers for.
+template <class Acc>
+constexpr int kRegisterBlocks = sizeof(Acc) == 4 ? 2 : 1;
 
 // The adjoint is the filter with tables.
 enum class GaussianMode { kFilter, kSigmaGradient };
@@ -59,6 +65,7 @@ struct GaussianStrip {
   Acc* lines;                   // [kStepRows][slice][pitch]; staged results: [kStepRows][columns * slice]
   Acc* ring;                    // [ring_rows][slice][4 groups]
   Acc* taps[2];                 // [padded_taps]
+  int64_t* row_offsets;         // [kStepRows]: of the rows that lines get, in elements, or kNoRow
   int* source;                  // [pitch]: the column that each position of a line is read from, or -1
   double* scratch;              // [scratch()] for taps, or one per thread
 };
@@ -69,7 +76,8 @@ __host__ __device__ size_t gaussian_ring_bytes(const GaussianRing& p) {
   return SharedArena::bytes<Acc>(static_cast<size_t>(kStepRows) * p.slice * p.pitch) +
          SharedArena::bytes<Acc>(static_cast<size_t>(p.ring_rows()) * p.slice * p.columns()) +
          SharedArena::bytes<Acc>(p.padded_taps(0)) + SharedArena::bytes<Acc>(p.padded_taps(1)) +
-         SharedArena::bytes<int>(p.pitch) + SharedArena::bytes<double>(doubles);
+         SharedArena::bytes<int64_t>(kStepRows) + SharedArena::bytes<int>(p.pitch) +
+         SharedArena::bytes<double>(doubles);
 }
 
 template <class Acc>
@@ -81,6 +89,7 @@ __device__ __forceinline__ GaussianStrip<Acc> gaussian_arrays(const GaussianRing
   s.ring = arena.take<Acc>(static_cast<size_t>(p.ring_rows()) * p.slice * p.columns());
   s.taps[0] = arena.take<Acc>(p.padded_taps(0));
   s.taps[1] = arena.take<Acc>(p.padded_taps(1));
+  s.row_offsets = arena.take<int64_t>(kStepRows);
   s.source = arena.take<int>(p.pitch);
   s.scratch = arena.take<double>(doubles);
   return s;
@@ -138,31 +147,48 @@ __device__ __forceinline__ void prepare_strip(const GaussianRing& p, int derivat
   }
 }
 
-// Rows first .. first + kStepRows - 1 of the strip with its radius (row 0: y0 - radius) into lines, the
-// border applied. Neighbouring threads take what lies side by side in memory.
+// Where rows first .. first + kStepRows - 1 of the strip with its radius (row 0: y0 - radius) are read, the
+// border applied. By all threads; a barrier must follow.
 template <class Acc>
-__device__ __forceinline__ void load_lines(const GaussianRing& p, const GaussianStrip<Acc>& s, int first,
-                                           int thread) {
-  const int width = p.slice * p.pitch, last = s.rows + 2 * p.radius[0];
+__device__ __forceinline__ void prepare_rows(const GaussianRing& p, const GaussianStrip<Acc>& s, int first,
+                                             int thread) {
+  const int last = s.rows + 2 * p.radius[0];
+#pragma unroll 1
+  for (int i = thread; i < kStepRows; i += p.threads()) {
+    const int r = first + i;
+    const int64_t y =
+        r >= 0 && r < last ? border_index(s.y0 - p.radius[0] + r, p.input.size[2], p.border) : -1;
+    s.row_offsets[i] = y < 0 ? kNoRow : y * p.input.stride[2];
+  }
+}
+
+// Those rows into lines. Neighbouring threads take what lies side by side in memory; a thread asks for
+// kLoads rows of its column before it stores the first, for each takes as long to come as all of them.
+template <class Acc>
+__device__ __forceinline__ void load_lines(const GaussianRing& p, const GaussianStrip<Acc>& s, int thread) {
+  const int width = p.slice * p.pitch;
   with_pixels<Acc>(p.input.dtype, [&](auto storage) {
     using Storage = decltype(storage);
     const Storage* image =
         static_cast<const Storage*>(p.input.data) + s.n * p.input.stride[0] + s.channel * p.input.stride[1];
 #pragma unroll 1
-    for (int row = 0; row < kStepRows; ++row) {
-      const int r = first + row;
-      const int64_t y =
-          r >= 0 && r < last ? border_index(s.y0 - p.radius[0] + r, p.input.size[2], p.border) : -1;
-      const Storage* from = image + y * p.input.stride[2];
-      Acc* line = s.lines + row * width;
-#pragma unroll 4
-      for (int i = thread; i < width; i += p.threads()) {
-        const int x = p.slice == 1 ? i : i / p.slice, c = p.slice == 1 ? 0 : i - x * p.slice;
-        const int column = s.source[x];
-        Acc value = 0;
-        if (y >= 0 && column >= 0 && c < s.channels)
-          value = to_acc<Acc>(from[column * p.input.stride[3] + c * p.input.stride[1]]);
-        line[c * p.pitch + x] = value;
+    for (int i = thread; i < width; i += p.threads()) {
+      const int x = p.slice == 1 ? i : i / p.slice, c = p.slice == 1 ? 0 : i - x * p.slice;
+      const int column = s.source[x];
+      const bool inside = column >= 0 && c < s.channels;
+      const Storage* from = image + (inside ? column * p.input.stride[3] + c * p.input.stride[1] : 0);
+      Acc* to = s.lines + c * p.pitch + x;
+#pragma unroll 1
+      for (int row = 0; row < kStepRows; row += kLoads) {
+        Storage value[kLoads];
+#pragma unroll
+        for (int j = 0; j < kLoads; ++j) {
+          const int64_t offset = s.row_offsets[row + j];
+          value[j] = FromAcc<Storage>::convert(Acc(0));
+          if (inside && offset != kNoRow) value[j] = from[offset];
+        }
+#pragma unroll
+        for (int j = 0; j < kLoads; ++j) to[(row + j) * width] = to_acc<Acc>(value[j]);
       }
     }
   });
@@ -317,6 +343,15 @@ __device__ __forceinline__ void sum_edge_ring(const GaussianRing& p, const Gauss
 
 // ---- On the host ----
 
+// Blocks that a multiprocessor runs at a time: as many as registers are left for, of those that its shared
+// memory holds. That has 1 KiB more than a block may ask for, and every block takes 1 KiB besides its own.
+template <class Acc>
+int64_t resident_blocks(int64_t bytes, const DeviceLimits& limits) {
+  constexpr int64_t kOwn = 1024;
+  const int64_t held = (limits.shared_bytes + kOwn) / (bytes + kOwn);
+  return held < kRegisterBlocks<Acc> ? held : kRegisterBlocks<Acc>;
+}
+
 // Cuts the image; false where not even narrow tiles fit shared memory.
 template <class Acc>
 bool plan_gaussian_ring(GaussianRing& p, const int64_t (&kernel_size)[2], const DeviceLimits& limits) {
@@ -341,7 +376,7 @@ bool plan_gaussian_ring(GaussianRing& p, const int64_t (&kernel_size)[2], const 
   p.tiles = static_cast<int>(divide_up(width, p.columns()));
   // Enough strips to fill the device once, but each several times as high as what its neighbour filters
   // again.
-  const int64_t resident = limits.multiprocessors * (limits.shared_bytes / bytes());
+  const int64_t resident = limits.multiprocessors * resident_blocks<Acc>(bytes(), limits);
   const int64_t wanted = divide_up(resident, p.input.size[0] * p.slices * p.tiles);
   int64_t rows = divide_up(height, wanted);
   const int64_t lowest = 2 * kernel_size[0] > 2 * kStepRows ? 2 * kernel_size[0] : 2 * kStepRows;

@@ -133,11 +133,13 @@ __device__ __forceinline__ void run_gaussian_ring(const GaussianRing& p) {
     __syncthreads();  // the last task's arrays are no longer read
     place_strip(p, task, s);
     prepare_strip(p, sigma ? static_cast<int>(blockIdx.y) : -1, s, thread);
+    prepare_rows(p, s, -lead, thread);
     __syncthreads();
     double total = 0;
     for (int first = -lead; first < s.rows + window; first += kStepRows) {
-      load_lines(p, s, first, thread);
+      load_lines(p, s, thread);
       __syncthreads();
+      prepare_rows(p, s, first + kStepRows, thread);
       filter_lines<Acc>(p, s, g, first + lead);
       __syncthreads();
       const int emitted = first - window;

@@ -45,7 +45,8 @@ template <class Acc>
 __global__ void __launch_bounds__(kThreads) gaussian_edges_kernel(TableParams p, int axis) {
   const int64_t extent = axis == 0 ? p.extent[0] : p.extent[1];
   const int radius = axis == 0 ? p.radius[0] : p.radius[1], size = 2 * radius + 1;
-  const int64_t edge = blockIdx.x, row = blockIdx.y, count = edge_count(extent, radius);
+  const auto count = static_cast<unsigned>(edge_count(extent, radius));
+  const int64_t edge = blockIdx.x % count, row = blockIdx.x / count;
   const int64_t position = extent <= 2 * radius + 2 || edge <= radius ? edge : edge + extent - 2 * radius - 2;
   const Acc* taps = static_cast<const Acc*>(axis == 0 ? p.tables.taps[0] : p.tables.taps[1]) + row * size;
   Acc* to =
@@ -76,8 +77,10 @@ int launch_tables(const GaussianTableRequest& request, const TableParams& p, voi
   int code = launch(gaussian_taps_kernel<Acc>, dim3(rows, 2), dim3(kThreads), 0, stream, p);
   for (int axis = 0; code == 0 && axis < 2; ++axis) {
     if (!has_edges(request, axis)) continue;
-    const unsigned edges = static_cast<unsigned>(edge_count(p.extent[axis], p.radius[axis]));
-    code = launch(gaussian_edges_kernel<Acc>, dim3(edges, rows), dim3(kThreads), 0, stream, p, axis);
+    // A block for each edge of each row, all along x: y ends at 65535, and a row may be an image's.
+    const int64_t blocks = rows * edge_count(p.extent[axis], p.radius[axis]);
+    code = launch(gaussian_edges_kernel<Acc>, dim3(static_cast<unsigned>(blocks)), dim3(kThreads), 0, stream,
+                  p, axis);
   }
   return code;
 }

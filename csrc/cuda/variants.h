@@ -67,8 +67,11 @@ void explain(const Variant<Params> (&table)[kCount], const Params& params, const
   for (const Variant<Params>& variant : table) {
     if (&variant == &best || used >= bytes) continue;
     const char* reason = variant.cannot_run(params, limits);
-    used += std::snprintf(text + used, static_cast<size_t>(bytes - used), "\n%s: %s", variant.name,
-                          reason == nullptr ? "could run, but is estimated to be slower" : reason);
+    char* const to = text + used;
+    const auto room = static_cast<size_t>(bytes - used);
+    used += reason != nullptr ? std::snprintf(to, room, "\n%s: %s", variant.name, reason)
+                              : std::snprintf(to, room, "\n%s: could run, estimated at %.1f us", variant.name,
+                                              variant.cost(params, limits));
   }
 }
 

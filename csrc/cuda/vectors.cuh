@@ -71,7 +71,7 @@ __device__ __forceinline__ uint4 apply_mask(const uint4& g, const uint4& saved, 
   unpack<Storage>(g, x);
   unpack<Storage>(saved, y);
 #pragma unroll
-  for (int i = 0; i < kVectorLanes<Storage>; ++i) x[i] = y[i] > 0.0f ? x[i] : x[i] * slope;
+  for (int i = 0; i < kVectorLanes<Storage>; ++i) x[i] = masked(x[i], y[i], slope);
   return pack<Storage>(x);
 }
 

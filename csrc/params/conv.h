@@ -7,11 +7,11 @@
 namespace denoise_ext {
 
 // The gradient of ReLU or leaky ReLU as something done to a tensor while it is read: an element g counts
-// as g where the activation's output was positive, as g * slope elsewhere, rounded to its type as if it
-// had been stored. So the masked tensor never exists.
+// as g where the activation's output was positive, elsewhere as 0 behind ReLU and as g * slope behind leaky
+// ReLU, rounded to its type as if it had been stored. So the masked tensor never exists.
 struct ActivationMask {
   Tensor4 saved;  // the activation's output, of the masked tensor's sizes; absent: nothing is done
-  double slope;   // 0 for ReLU
+  double slope;   // 0 for ReLU, else of leaky ReLU
 };
 
 // The mathematics of a convolution. What one device alone can do is in its own cpu::ConvParams
@@ -68,9 +68,11 @@ struct ActivationGradParams {
 };
 
 // Whether that gradient can be a mask on what the convolution's gradients read: the activation's slope has
-// two values, and both tensors lie in memory alike, so that whoever reads one can read the other.
+// two values, and both tensors lie in memory alike, so that whoever reads one can read the other. Leaky ReLU
+// of slope 0 multiplies, as in torch, and a mask of slope 0 selects.
 inline bool is_mask(const ActivationGradParams& p) {
-  if (p.activation != Activation::kRelu && p.activation != Activation::kLeakyRelu) return false;
+  const bool leaky = p.activation == Activation::kLeakyRelu && p.negative_slope != 0.0;
+  if (p.activation != Activation::kRelu && !leaky) return false;
   for (int axis = 0; axis < 4; ++axis)
     if (p.grad_output.size[axis] > 1 && p.grad_output.stride[axis] != p.saved.stride[axis]) return false;
   return true;

@@ -37,8 +37,19 @@ COMMANDS = {
         "  denoise-ext denoise scans/ -o cleaned/ --recursive --resume",
     ),
     "video": (
-        "denoise a video file, frame by frame",
-        "denoise-ext video night.mp4 clean.mkv --sigma 15",
+        "denoise a video file, or y4m in a pipe",
+        "denoise-ext video night.mp4 clean.mkv --sigma 15\n"
+        "  denoise-ext video - - < night.y4m | ffplay -",
+    ),
+    "deblur": (
+        "undo a known blur in image files",
+        "denoise-ext deblur shaken.png -o sharp.png --kernel motion:15,30\n"
+        "  denoise-ext deblur scans/ -o sharp/ --kernel psf.png --sigma 5 --resume",
+    ),
+    "serve": (
+        "serve a page and an HTTP API for images",
+        "denoise-ext serve\n"
+        "  denoise-ext serve --host 0.0.0.0 --port 8080 --token 7f3a --model dxnet_s",
     ),
     "evaluate": (
         "measure PSNR and SSIM of a model on your own images",

@@ -1,4 +1,4 @@
-"""Report of ``denoise-ext denoise``: progress bar, JSON lines, summary."""
+"""Report of ``denoise-ext denoise`` and ``deblur``: progress bar, JSON lines, summary."""
 
 from __future__ import annotations
 
@@ -39,7 +39,10 @@ class Report:
         *,
         quiet: bool,
         as_json: bool,
+        doing: str = "denoising",
+        done: str = "denoised",
     ) -> None:
+        self._doing, self._done = doing, done
         self._total, self._output = total, printable(output)
         self._quiet, self._json = quiet or as_json, as_json
         self.failures = [(printable(name), in_options(reason)) for name, reason in failures]
@@ -58,11 +61,15 @@ class Report:
     def __enter__(self) -> Report:
         self._bar = progress_bar(self._quiet, "rate")
         self._bar.start()
-        self._task = self._bar.add_task("denoising", total=self._total, rate="")
+        self._task = self._bar.add_task(self._doing, total=self._total, rate="")
         return self
 
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
+
+    def step(self, done: int, total: int) -> None:
+        """A step of the picture at work: shown on a terminal."""
+        self._bar.update(self._task, rate=f"step {done} of {total}")
 
     def add(self, outcome: Outcome) -> None:
         """Count an outcome and report it."""
@@ -109,7 +116,7 @@ class Report:
         what = "1 image" if written == 1 else f"{written} images"
         if written:
             rate = f" ({written / seconds:.2f} images/s)" if written > 1 else ""
-            print(f"{what} denoised in {seconds:.1f} s{rate} -> {self._output}")
+            print(f"{what} {self._done} in {seconds:.1f} s{rate} -> {self._output}")
         if skipped:
             print(f"{skipped} done before, left as they are")
         if len(self._treatments) == 1 == written:

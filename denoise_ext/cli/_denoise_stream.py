@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING
 from denoise_ext.cli.common import CliError, max_pixels
 
 if TYPE_CHECKING:
-    from denoise_ext.io import Picture
     from denoise_ext.tasks.processor import Processor
 
 
 def run_stream(args: argparse.Namespace, processor: Processor) -> int:
     """Read, denoise, write; a failure writes nothing. Returns the exit code."""
-    from denoise_ext.io import check_can_write, read_picture, write_picture
+    from denoise_ext.io import check_can_write, format_for, read_picture, write_picture
 
     process = processor.load()
     if len(args.inputs) != 1:
@@ -38,7 +37,7 @@ def run_stream(args: argparse.Namespace, processor: Processor) -> int:
     result = process(picture)
     stream = streams.BytesIO()
     if args.output == "-":
-        write_picture(stream, result.image, format=_format(args.format or "", picture))
+        write_picture(stream, result.image, format=format_for(picture, args.format or ""))
         sys.stdout.buffer.write(stream.getvalue())
         sys.stdout.buffer.flush()
     else:
@@ -51,13 +50,3 @@ def run_stream(args: argparse.Namespace, processor: Processor) -> int:
         how = "estimated" if result.sigma_estimated else "as given"
         print(f"noise level (sigma, 0-255 scale): {result.sigma:.1f}, {how}", file=sys.stderr)
     return 0
-
-
-def _format(suffix: str, picture: Picture) -> str:
-    """The format's name: that of `suffix`, else the input's, or TIFF if that is only read."""
-    from denoise_ext.io.codecs import codec_named, suffix_of
-
-    if suffix:
-        return suffix_of("x" + suffix)[1].name
-    own = codec_named(picture.format)
-    return picture.format if own is None or own.write else "TIFF"

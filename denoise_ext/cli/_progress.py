@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from datetime import timedelta
 
 _EVERY = 10.0  # seconds
 
@@ -37,7 +38,8 @@ class ProgressLines:
 
     def start(self) -> None:
         """The first line is due ten seconds from now."""
-        self._due = self._clock() + _EVERY
+        self._started = self._clock()
+        self._due = self._started + _EVERY
 
     def stop(self) -> None:
         """Nothing is to be cleared."""
@@ -59,6 +61,10 @@ class ProgressLines:
         now = self._clock()
         if advance and not self._quiet and now >= self._due and self._done != self._total:
             self._due = now + _EVERY
-            of = "" if self._total is None else f" of {self._total}"
+            of = left = ""
+            if self._total is not None and self._total > self._done:
+                of = f" of {self._total}"
+                seconds = (now - self._started) / self._done * (self._total - self._done)
+                left = f", {timedelta(seconds=round(seconds))} left"
             shown = "".join(f", {self._values[name]}" for name in self._fields)
-            print(f"{self._what}: {self._done}{of}{shown}", file=sys.stderr, flush=True)
+            print(f"{self._what}: {self._done}{of}{shown}{left}", file=sys.stderr, flush=True)

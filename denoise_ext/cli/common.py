@@ -17,6 +17,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from denoise_ext._precision import PRECISIONS
+from denoise_ext._suggestions import did_you_mean
 from denoise_ext.cli._progress import ProgressLines
 
 if TYPE_CHECKING:
@@ -190,6 +191,58 @@ def max_pixels(args: argparse.Namespace) -> int:
     from denoise_ext.io import DEFAULT_MAX_PIXELS
 
     return args.max_pixels or DEFAULT_MAX_PIXELS
+
+
+def number_type(text: str) -> float:
+    """argparse type of a finite number."""
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"must be finite, got {text}")
+    return value
+
+
+def suffix_type(text: str) -> str:
+    """argparse type of a format that is written: its suffix, with the point."""
+    from denoise_ext.io.codecs import CODECS
+
+    suffix = "." + text.lower().lstrip(".")
+    known = [s for codec in CODECS if codec.write is not None for s in codec.suffixes]
+    if suffix not in known:
+        names = [s[1:] for s in known]
+        raise argparse.ArgumentTypeError(
+            f"must be one of {', '.join(names)}, got {text!r}{did_you_mean(suffix[1:], names)}"
+        )
+    return suffix
+
+
+def add_value_range_argument(parser: argparse.ArgumentParser) -> None:
+    """--value-range."""
+    parser.add_argument(
+        "--value-range", type=number_type, nargs=2, metavar=("BLACK", "WHITE"),
+        help="numbers in the files that mean black and white, such as 0 4095 for 12 bits in 16;"
+        " a --sigma of 255 is the distance between them (default: by the file's type; DICOM, NIfTI"
+        " and others without a range: smallest and largest number)",
+    )  # fmt: skip
+
+
+def check_value_range(args: argparse.Namespace) -> None:
+    """CliError unless --value-range is in order."""
+    if args.value_range and not args.value_range[0] < args.value_range[1]:
+        raise CliError("--value-range: BLACK must be less than WHITE")
+
+
+def add_file_arguments(parser: argparse.ArgumentParser) -> None:
+    """--format, --overwrite, --recursive, --max-pixels."""
+    parser.add_argument(
+        "--format", metavar="SUFFIX", type=suffix_type,
+        help="write tif, png, ... (default: OUT's suffix; in a folder the input's)",
+    )  # fmt: skip
+    parser.add_argument("--overwrite", action="store_true", help="replace existing files")
+    parser.add_argument("--recursive", action="store_true", help="include sub-folders")
+    add_max_pixels_argument(parser)
 
 
 def add_precision_argument(parser: argparse.ArgumentParser) -> None:

@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import argparse
-import math
 import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
-from denoise_ext._suggestions import did_you_mean
 from denoise_ext.cli._denoise_jobs import JobList, list_jobs
 from denoise_ext.cli._denoise_report import Report, printable
 from denoise_ext.cli.common import (
     EXIT_SOME_FAILED,
     CliError,
-    add_max_pixels_argument,
+    add_file_arguments,
     add_memory_arguments,
     add_model_arguments,
     add_precision_argument,
+    add_value_range_argument,
+    check_value_range,
     importing_torch,
     in_options,
     max_pixels,
+    number_type,
     run_options,
     sigma_type,
     strength_type,
@@ -54,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         " created, files keep their names, and with --recursive their sub-folders",
     )  # fmt: skip
     _add_denoising_arguments(parser)
-    _add_file_arguments(parser)
+    add_file_arguments(parser)
     _add_run_arguments(parser)
 
 
@@ -64,12 +65,7 @@ def _add_denoising_arguments(parser: argparse.ArgumentParser) -> None:
         help="standard deviation of the noise on the 0-255 scale (also for 16-bit images);"
         " default: by the noise that each image has; blind models ignore it",
     )  # fmt: skip
-    parser.add_argument(
-        "--value-range", type=_number, nargs=2, metavar=("BLACK", "WHITE"),
-        help="numbers in the files that mean black and white, such as 0 4095 for 12 bits in 16;"
-        " a --sigma of 255 is the distance between them (default: by the file's type; DICOM, NIfTI"
-        " and others without a range: smallest and largest number)",
-    )  # fmt: skip
+    add_value_range_argument(parser)
     parser.add_argument(
         "--axes", type=_axes, metavar="AXES",
         help="a letter for each axis of the file's array or pages, such as ZYX, CYX, YXC, TZCYX; Y"
@@ -87,16 +83,6 @@ def _add_denoising_arguments(parser: argparse.ArgumentParser) -> None:
         help="transparency: keep it, or denoise it as a gray image (default: keep)",
     )  # fmt: skip
     add_memory_arguments(parser, " (all --workers together; with ray: per actor)")
-
-
-def _add_file_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--format", metavar="SUFFIX", type=_suffix,
-        help="write tif, png, ... (default: OUT's suffix; in a folder the input's)",
-    )  # fmt: skip
-    parser.add_argument("--overwrite", action="store_true", help="replace existing files")
-    parser.add_argument("--recursive", action="store_true", help="include sub-folders")
-    add_max_pixels_argument(parser)
 
 
 def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
@@ -141,8 +127,7 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Carry the command out; returns the exit code."""
-    if args.value_range and not args.value_range[0] < args.value_range[1]:
-        raise CliError("--value-range: BLACK must be less than WHITE")
+    check_value_range(args)
     if "-" in (*args.inputs, args.output):
         from denoise_ext.cli._denoise_stream import run_stream
 
@@ -275,16 +260,6 @@ def _no_warnings() -> Iterator[None]:
         yield
 
 
-def _number(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
-    if not math.isfinite(value):
-        raise argparse.ArgumentTypeError(f"must be finite, got {text}")
-    return value
-
-
 def _axes(text: str) -> str:
     from denoise_ext.tasks.axes import check_axes
 
@@ -295,7 +270,7 @@ def _axes(text: str) -> str:
 
 
 def _share(text: str) -> float:
-    value = _number(text)
+    value = number_type(text)
     if value < 0:
         raise argparse.ArgumentTypeError(f"must be >= 0, got {text}")
     return value
@@ -307,16 +282,3 @@ def _shard(text: str) -> tuple[int, int]:
     if not 1 <= index <= count:
         raise argparse.ArgumentTypeError(f"must be I/N with 1 <= I <= N, as 3/8, got {text!r}")
     return index, count
-
-
-def _suffix(text: str) -> str:
-    from denoise_ext.io.codecs import CODECS
-
-    suffix = "." + text.lower().lstrip(".")
-    known = [s for codec in CODECS if codec.write is not None for s in codec.suffixes]
-    if suffix not in known:
-        names = [s[1:] for s in known]
-        raise argparse.ArgumentTypeError(
-            f"must be one of {', '.join(names)}, got {text!r}{did_you_mean(suffix[1:], names)}"
-        )
-    return suffix

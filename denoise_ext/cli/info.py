@@ -66,9 +66,16 @@ def _cpu_lines(cpu: dict[str, Any]) -> list[tuple[str, str]]:
     return lines
 
 
+def _architectures_of(cuda: dict[str, Any]) -> str:
+    """What the build is that is for these architectures, and what PTX alone means."""
+    if "-virtual" in cuda["architectures"]:
+        return f"{cuda['architectures_of']}: PTX alone, which the driver compiles for the GPU"
+    return f"those of {cuda['architectures_of']}"
+
+
 def _cuda_lines(cuda: dict[str, Any]) -> list[tuple[str, str]]:
     if cuda["in_build"]:
-        archs = f"{cuda['architectures']} (those of {cuda['architectures_of']})"
+        archs = f"{cuda['architectures']} ({_architectures_of(cuda)})"
         build = f"CUDA {cuda['version']}, architectures {archs}"
         kernels = ", ".join(cuda["operators"]) or "none yet"
         lines = [("CUDA build", f"{build}; kernels: {kernels}")]

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from denoise_ext.cli.common import (
@@ -15,8 +18,10 @@ from denoise_ext.cli.common import (
     add_memory_arguments,
     add_model_arguments,
     add_precision_argument,
+    importing_torch,
     max_pixels,
     progress_bar,
+    run_options,
     sigma_type,
     strength_type,
     whole_number,
@@ -24,17 +29,22 @@ from denoise_ext.cli.common import (
 
 if TYPE_CHECKING:
     import numpy as np
-    from rich.progress import Progress
 
+    from denoise_ext.cli._video_frames import FrameDenoiser
     from denoise_ext.io.video import Video, VideoFrame
+
+_STREAM = "-"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the command."""
-    parser.add_argument("input", metavar="IN", help="a video file")
+    parser.add_argument(
+        "input", metavar="IN", help="a video file, or - for y4m on the standard input"
+    )
     parser.add_argument(
         "output", metavar="OUT",
-        help="the video to write: .mkv (holds everything), .mp4, .mov, .avi, .webm or .nut",
+        help="the video to write: .mkv (holds everything), .mp4, .mov, .avi, .webm, .nut or .y4m;"
+        " or - for y4m on the standard output",
     )  # fmt: skip
     parser.add_argument(
         "--sigma", type=sigma_type, metavar="S",
@@ -46,8 +56,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="blend of input and result; 0: the input, 1: the result (default: 1)",
     )  # fmt: skip
     parser.add_argument(
+        "--scene-cut", type=_scene_cut, default="auto", metavar="auto|off|0..1",
+        help="with a recurrent network: share of changed blocks from which a frame begins a scene;"
+        " off: never (default: auto, 0.6)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--realtime", action="store_true",
+        help="with - as IN: pass frames through as they are where two newer ones wait already",
+    )  # fmt: skip
+    parser.add_argument(
         "--codec",
-        default="ffv1",
         help="encoder: ffv1 is lossless, libx264 and libx265 are small (default: ffv1)",
     )
     parser.add_argument(
@@ -64,43 +82,82 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Carry the command out; returns the exit code."""
-    from denoise_ext.io.video import check_can_write_video, read_video, write_video
-    from denoise_ext.tasks.video_denoiser import default_video_model, names_recurrent
+    _check_streams(args)
+    with importing_torch():
+        from denoise_ext.cli._video_frames import DenoisedFrames
+        from denoise_ext.io.video import check_can_write_video, read_video, y4m_format
+        from denoise_ext.tasks.video_denoiser import default_video_model, names_recurrent
 
-    check_can_write_video(args.output, args.codec, args.overwrite)
+    if args.output != _STREAM:
+        check_can_write_video(args.output, args.codec, args.overwrite)
     if args.model is None:
         args.model = default_video_model()
-    kind = _Recurrent if names_recurrent(args.model) else _FrameByFrame
-    denoiser = kind(args)
+    denoiser = _recurrent(args) if names_recurrent(args.model) else _FrameByFrame(args)
     start = time.perf_counter()
+    source = sys.stdin.buffer if args.input == _STREAM else args.input
     with (
-        read_video(args.input, max_pixels=max_pixels(args)) as video,
-        progress_bar(args.quiet) as progress,
+        read_video(source, max_pixels=max_pixels(args)) as video,
+        progress_bar(args.quiet, "speed") as progress,
     ):
-        frames = _Denoised(video, denoiser, progress)
-        notes = write_video(
-            args.output, frames, video, codec=args.codec, quality=args.quality,
-            overwrite=args.overwrite,
-        )  # fmt: skip
+        if args.output == _STREAM:
+            y4m_format(video.info.pixel_format)
+        frames = DenoisedFrames(video, denoiser, progress, args.realtime)
+        with contextlib.closing(iter(frames)) as results:
+            notes = _write(args, results, video)
     seconds = time.perf_counter() - start
     if not args.quiet:
         for note in [*video.notes, *notes]:
             print(f"denoise-ext: note: {note}", file=sys.stderr)
         level = "" if denoiser.sigma is None else f", sigma {denoiser.sigma:.1f}"
         estimated = " (estimated)" if args.sigma is None and level else ""
+        late = f"; {frames.late} of them were late and passed as they are" if frames.late else ""
         rate = frames.count / seconds
         print(
             f"{frames.count} frames denoised in {seconds:.1f} s ({rate:.1f} frames/s"
-            f"{level}{estimated}) -> {args.output}"
+            f"{level}{estimated}) -> {args.output}{late}",
+            file=sys.stderr if args.output == _STREAM else sys.stdout,
         )
-    if video.corrupt or video.lost:
-        print(
-            f"denoise-ext: error: {args.input!r} is damaged: {video.corrupt} frames were passed"
-            f" through as they are, {video.lost} could not be read",
-            file=sys.stderr,
-        )
+    if video.damage:
+        name = "the standard input" if args.input == _STREAM else repr(args.input)
+        print(f"denoise-ext: error: {name} is damaged: {video.damage}", file=sys.stderr)
         return EXIT_SOME_FAILED
     return 0
+
+
+def _check_streams(args: argparse.Namespace) -> None:
+    if args.input == _STREAM and sys.stdin is None:
+        raise CliError("- reads the standard input, which is closed")
+    if args.realtime and args.input != _STREAM:
+        raise CliError(f"--realtime: a file waits, only - as IN does not; got {args.input!r}")
+    if args.output != _STREAM:
+        return
+    if sys.stdout is None:
+        raise CliError("- writes to the standard output, which is closed")
+    for name in ("codec", "quality"):
+        if (value := getattr(args, name)) is not None:
+            raise CliError(f"--{name} is for files: - is written as y4m, got {value}")
+
+
+def _write(args: argparse.Namespace, frames: Iterable[VideoFrame], video: Video) -> list[str]:
+    """Write all frames; returns remarks for the user."""
+    from denoise_ext.io.video import write_video, write_y4m
+
+    if args.output != _STREAM:
+        return write_video(
+            args.output, frames, video, codec=args.codec, quality=args.quality,
+            overwrite=args.overwrite,
+        )  # fmt: skip
+    try:
+        return write_y4m(sys.stdout.buffer, frames, video)
+    except BrokenPipeError as error:
+        place = f"at frame {getattr(error, 'frame', 0)}"
+        print(f"denoise-ext: error: the reader of the output closed it {place}", file=sys.stderr)
+        raise
+    except OSError as error:
+        with contextlib.suppress(OSError):  # what is left in its buffer has no place, either
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        place = f"frame {getattr(error, 'frame', 0)}"
+        raise RuntimeError(f"{place} cannot be written to the output: {error.strerror}") from error
 
 
 class _FrameByFrame:
@@ -108,62 +165,45 @@ class _FrameByFrame:
 
     def __init__(self, args: argparse.Namespace) -> None:
         from denoise_ext.runtime.model_names import DEFAULT
-        from denoise_ext.tasks import Denoiser
+        from denoise_ext.tasks.processor import load_denoiser
 
         self.sigma = args.sigma
         # Without a model, images get the network that suits their noise: here one for all frames,
         # as another one from frame to frame would flicker.
-        self._denoiser = Denoiser(
-            args.model or DEFAULT, strength=args.strength, device=args.device, backend=args.backend,
-            precision=args.precision, tile=args.tile, max_memory=args.max_memory,
-        )  # fmt: skip
+        model = args.model or DEFAULT
+        self._denoiser = load_denoiser(model, run_options(args), strength=args.strength)
 
-    def __call__(self, picture: np.ndarray) -> np.ndarray:
+    def push(self, picture: np.ndarray) -> np.ndarray:
+        """The result of a picture."""
         result = self._denoiser.run(picture, self.sigma)
         if self.sigma is None and result.sigma is not None:
             self.sigma = float(result.sigma)  # kept: a level per frame would flicker
         return result.image
 
+    def flush(self) -> list[np.ndarray]:
+        """None are left."""
+        return []
 
-class _Recurrent:
+
+def _recurrent(args: argparse.Namespace) -> FrameDenoiser:
     """Each picture with what those before left."""
+    from denoise_ext.tasks import VideoDenoiser
 
-    def __init__(self, args: argparse.Namespace) -> None:
-        from denoise_ext.tasks import VideoDenoiser
-
-        for name, value, default in (
-            ("--tile", args.tile, "auto"),
-            ("--max-memory", args.max_memory, None),
-        ):
-            if value != default:
-                raise CliError(f"{name}: a recurrent network computes whole frames, got {value}")
-        self._denoiser = VideoDenoiser(
-            args.model, sigma=args.sigma, strength=args.strength, device=args.device,
-            precision=args.precision, backend=args.backend,
-        )  # fmt: skip
-
-    @property
-    def sigma(self) -> float | None:
-        """The noise level of the last frame."""
-        return self._denoiser.sigma
-
-    def __call__(self, picture: np.ndarray) -> np.ndarray:
-        return self._denoiser.push(picture)
+    options = asdict(run_options(args))
+    return VideoDenoiser(
+        args.model, sigma=args.sigma, strength=args.strength, scene_cut=args.scene_cut, **options
+    )
 
 
-class _Denoised:
-    """The frames of a video, denoised one after the other; damaged ones as they are."""
-
-    def __init__(
-        self, video: Video, denoiser: _FrameByFrame | _Recurrent, progress: Progress
-    ) -> None:
-        self._video, self._denoiser, self._progress = video, denoiser, progress
-        self.count = 0
-
-    def __iter__(self) -> Iterator[VideoFrame]:
-        task = self._progress.add_task("denoising", total=self._video.info.frames)
-        for frame in self._video:
-            clean = frame if frame.corrupt else frame.with_picture(self._denoiser(frame.picture()))
-            yield clean
-            self.count += 1
-            self._progress.advance(task)
+def _scene_cut(text: str) -> str | float:
+    if text in ("auto", "off"):
+        return text
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(
+            f"must be auto, off or a number above 0 and up to 1, got {text!r}"
+        )
+    return value

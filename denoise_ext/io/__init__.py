@@ -18,7 +18,7 @@ from denoise_ext.io.read import (
     read_image_file,
     read_picture,
 )
-from denoise_ext.io.write import check_can_write, write_image, write_picture
+from denoise_ext.io.write import check_can_write, format_for, write_image, write_picture
 
 __all__ = [
     "CODECS",
@@ -34,6 +34,7 @@ __all__ = [
     "codec_named",
     "find_images",
     "find_pairs",
+    "format_for",
     "list_images",
     "picture_of",
     "read_image",

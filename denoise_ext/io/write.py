@@ -141,6 +141,17 @@ def check_can_write(path: PathLike, overwrite: bool = False) -> None:
     check_target(path, overwrite)
 
 
+def format_for(picture: Picture, suffix: str = "") -> str:
+    """The name of the format to write: that of `suffix`, else the picture's own, else TIFF.
+
+    The last is for pictures without a format, and for formats that are only read.
+    """
+    if suffix:
+        return _suffix_of("x" + suffix)[1].name
+    own = codec_named(picture.format)
+    return picture.format if own is not None and own.write else "TIFF"
+
+
 def _without_suffix(path: PathLike, picture: Picture) -> str | None:
     """DICOM files need no suffix."""
     name = Path(path).name

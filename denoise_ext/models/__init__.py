@@ -6,6 +6,7 @@ from denoise_ext.models import (  # noqa: F401  (they register)
     drunet,
     dxnet,
     dxnet_blind,
+    fastdvdnet,
     ffdnet,
     nafnet,
     rdxnet,

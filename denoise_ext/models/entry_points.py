@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib.metadata
-import logging
 import threading
 import warnings
 
+from denoise_ext._log import get_logger
+
 GROUP = "denoise_ext.models"
 
-logger = logging.getLogger("denoise_ext.models")
+logger = get_logger("denoise_ext.models")
 _lock = threading.RLock()  # a module that is loaded may look names up itself
 _begun = _done = False
 

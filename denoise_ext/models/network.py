@@ -113,11 +113,15 @@ class Network(nn.Module):
 
     ``stride`` is a multiple of ``signature.alignment``.  ``pad_mode`` is how images are continued
     below and on the right up to a multiple of ``stride``: ``"reflect"`` or ``"replicate"``.
+
+    ``delay`` is by how many calls the outputs of a video network are late: they belong to the image
+    of that many calls before. Such a network looks ahead in time.
     """
 
     family: ClassVar[str]
     signature: Signature
     stride: int = 1
+    delay: int = 0
     pad_mode: ClassVar[str] = "reflect"
     # Stated by a network in place of the analysis. A text is the reason why there is none.
     geometry: Geometry | str | None = None

@@ -121,7 +121,7 @@ register_pretrained(
             "blocks": [2, 5], "channels": 3, "estimator_depth": 6, "estimator_width": 48,
             "family": "dxnet_blind", "widths": [64, 80],
         },
-        recipe="recipes/dxnet_s_photo_5400.toml",
+        recipe="recipes/dxnet_s_photo.toml",
         training_data=_DATA_PHOTO,
         noise=_NOISE_PHOTO,
         steps=5400,

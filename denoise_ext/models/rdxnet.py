@@ -8,6 +8,8 @@
 * The past is moved to where it is now by block matching of the last output with the frame.
 * The state is one tensor: the last output, the last average and the noise level of the average.
   Zeros mean that nothing is known, so a sequence begins with zeros.
+* With ``look_ahead`` the trunk also takes the next frame, moved to this one by block matching. The
+  frame that waits for its next one is part of the state, and results are a frame late.
 * The trunk is DXNet's: bias-free, f(a x, a sigma) = a f(x, sigma). The gate looks at ratios alone.
 """
 
@@ -21,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from denoise_ext.models.image_denoiser import check_positive_int
+from denoise_ext.models.image_denoiser import check_bool, check_positive_int
 from denoise_ext.models.network import Geometry, Network, Port, Signature, Tensors
 from denoise_ext.models.registry import register_architecture, register_model
 from denoise_ext.models.residual_u_net import ResidualUNet
@@ -45,7 +47,8 @@ class RDXNet(Network):
     """Recurrent DXNet for gray (``channels=1``) or colour (``channels=3``) video; needs sigma.
 
     Inputs: ``image`` (N, channels, H, W), nominally in [0, 1], and ``noise_map``, sigma / 255.
-    Output: ``image``. State: ``past`` (N, 2 channels + 1, H, W).
+    Output: ``image``. State: ``past`` (N, 2 channels + 1, H, W); with ``look_ahead`` also
+    ``waiting`` (N, channels + 1, H, W), the last frame and whether there is one.
 
     Args:
         channels: image channels.
@@ -53,6 +56,7 @@ class RDXNet(Network):
         blocks: residual blocks of each level: on the way down and again on the way up for all but
             the coarsest.
         unshuffle: side of the squares of pixels that are channels of the finest level.
+        look_ahead: take the next frame, too; `delay` is 1 then.
     """
 
     family = "rdxnet"
@@ -63,19 +67,26 @@ class RDXNet(Network):
         widths: Sequence[int] = (16, 32, 64),
         blocks: Sequence[int] = (1, 1, 2),
         unshuffle: int = 2,
+        look_ahead: bool = False,
     ) -> None:
         super().__init__()
         if channels not in (1, 3):
             raise ValueError(f"channels must be 1 or 3, got {channels!r}")
         self.in_channels = channels
         self.unshuffle = check_positive_int("unshuffle", unshuffle, maximum=_MAX_UNSHUFFLE)
+        self.look_ahead = check_bool("look_ahead", look_ahead)
+        self.delay = int(self.look_ahead)
+        state = {"past": Port(2 * channels + 1)}
+        if self.look_ahead:
+            state["waiting"] = Port(channels + 1)
         self.signature = Signature(
             {"image": Port(channels), "noise_map": Port(1, kind="condition")},
             {"image": Port(channels)},
-            {"past": Port(2 * channels + 1)},
+            state,
         )
         sub = self.unshuffle**2
-        self.trunk = _Trunk(sub * (3 * channels + 1), sub * channels, widths, blocks)
+        seen = (3 + self.delay) * channels + 1  # by the trunk, for each pixel
+        self.trunk = _Trunk(sub * seen, sub * channels, widths, blocks)
         side = _GATE_SIDE**2
         self.gate = nn.Sequential(
             Conv2d(2 * side + 1, _GATE_WIDTH, 3, padding=1, activation="relu"),
@@ -109,11 +120,25 @@ class RDXNet(Network):
             "widths": self.trunk.widths,
             "blocks": self.trunk.blocks,
             "unshuffle": self.unshuffle,
+            "look_ahead": self.look_ahead,
         }
 
     def compute(self, inputs: Tensors, state: Tensors) -> tuple[Tensors, Tensors]:
         """See :meth:`Network.compute`."""
-        image, noise, past = inputs["image"], inputs["noise_map"], state["past"]
+        if not self.look_ahead:
+            clean, past = self._denoised(inputs["image"], inputs["noise_map"], state["past"])
+            return {"image": clean}, {"past": past}
+        following, waiting = inputs["image"], state["waiting"]
+        image, known = waiting[:, : self.in_channels], waiting[:, self.in_channels :]
+        clean, past = self._denoised(image, inputs["noise_map"], state["past"], following)
+        waiting = torch.cat([following, torch.ones_like(following[:, :1])], 1)
+        # Where no frame has waited, nothing is known afterwards, either.
+        return {"image": clean}, {"past": past * known, "waiting": waiting}
+
+    def _denoised(
+        self, image: Tensor, noise: Tensor, past: Tensor, following: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """A frame (N, C, H, W) and the past after it."""
         channels = self.in_channels
         luma, luma_noise = _luma(image), noise * _luma_noise(channels)
         sigma = luma_noise if noise.shape[-2:] == (1, 1) else F.avg_pool2d(luma_noise, _BLOCK)
@@ -121,10 +146,14 @@ class RDXNet(Network):
         past = self.warp(past, motion)
         weight = self.gate(self._differences(luma, luma_noise, past))
         fused = self.fuse(image, past, weight, noise)  # (N, 2 C + 1, H, W)
-        shown = F.pixel_unshuffle(torch.cat([fused, image], 1), self.unshuffle)
-        residual = F.pixel_shuffle(self.trunk(shown), self.unshuffle)
+        shown = [fused, image]
+        if following is not None:
+            motion = self.match(luma, _luma(following), 255.0 * sigma)
+            shown.append(self.warp(following, motion))
+        residual = self.trunk(F.pixel_unshuffle(torch.cat(shown, 1), self.unshuffle))
+        residual = F.pixel_shuffle(residual, self.unshuffle)
         clean = fused[:, channels : 2 * channels] - residual
-        return {"image": clean}, {"past": torch.cat([clean, fused[:, channels:]], 1)}
+        return clean, torch.cat([clean, fused[:, channels:]], 1)
 
     def _differences(self, luma: Tensor, noise: Tensor, past: Tensor) -> Tensor:
         """The gate's input, (N, 33, H / 4, W / 4): ratios to the noise.

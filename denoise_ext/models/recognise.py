@@ -13,7 +13,7 @@ from torch import Tensor
 
 from denoise_ext.models.folding import BatchNorm, fold_into
 from denoise_ext.models.network import Network
-from denoise_ext.models.recognise_u_net import U_NETS
+from denoise_ext.models.recognise_u_net import FAST_DVDNET, U_NETS, fastdvdnet
 from denoise_ext.models.registry import build_model
 
 RECOGNISED = """recognised layouts:
@@ -22,6 +22,7 @@ RECOGNISED = """recognised layouts:
   intermediate_dncnn.itermediate_dncnn.N.weight  FFDNet of IPOL, with BatchNorm
   m_head.weight, m_down1.0.res.0.weight, ...  DRUNet as KAIR and DPIR write it
   intro.weight, encoders.0.0.conv1.weight, ...  NAFNet as its authors write it
+  temp1.inc.convblock.0.weight, ...  FastDVDnet as its author writes it, with BatchNorm
 and this package's own files, which have metadata"""
 
 _IPOL = "intermediate_dncnn.itermediate_dncnn"  # Tassano, Delon, Veit: FFDNet, IPOL 2019
@@ -53,6 +54,8 @@ def recognise(state: dict[str, Tensor]) -> Network:
     for mark, configuration in U_NETS.items():
         if mark in state:
             return _u_net(state, configuration)
+    if FAST_DVDNET in state:
+        return _u_net(_without_norms(state), fastdvdnet)
     prefix, tensors = _split_keys(state)
     chain = _read_chain(prefix, tensors)
     if prefix == _IPOL and chain:
@@ -79,6 +82,35 @@ def _u_net(
     except (KeyError, IndexError, ValueError) as error:
         missing = f"{error.args[0]} is missing" if isinstance(error, KeyError) else error
         raise _wrong(str(missing)) from None
+
+
+def _without_norms(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Batch normalisation folded into the convolutions, each of which has a bias then.
+
+    A normalisation has the number after that of its convolution. A bias that is not there is 0.
+    """
+    own: dict[str, Tensor] = {}
+    for key, weight in state.items():
+        if not key.endswith(".weight") or weight.dim() != 4:
+            continue
+        name = key.removesuffix(".weight")
+        folder, _, number = name.rpartition(".")
+        if not number.isdecimal():
+            raise _wrong(f"{key} is not expected")
+        bias, after = state.get(f"{name}.bias"), f"{folder}.{int(number) + 1}"
+        norm = {part: state.get(f"{after}.{part}") for part in _NORM_KEYS}
+        if (scale := norm["weight"]) is not None and scale.dim() == 1:
+            shapes = {None if x is None else tuple(x.shape) for x in norm.values()}
+            if shapes != {(len(weight),)} or (bias is not None and bias.shape != scale.shape):
+                raise _wrong(f"{after}: not a batch normalisation of {len(weight)} channels")
+            weight, bias = fold_into(weight, bias, BatchNorm(**norm, eps=1e-5))
+        own[key] = weight
+        own[f"{name}.bias"] = weight.new_zeros(len(weight)) if bias is None else bias
+    for key in state.keys() - own.keys():
+        folder, _, number = key.rpartition(".")[0].rpartition(".")
+        if not number.isdecimal() or f"{folder}.{int(number) - 1}.weight" not in own:
+            raise _wrong(f"{key} is not expected")
+    return own
 
 
 def build_fitting(build: Callable[[], Network], state: dict[str, Tensor]) -> Network:

@@ -40,6 +40,23 @@ def nafnet(state: State) -> dict[str, Any]:
     }
 
 
+def fastdvdnet(state: State) -> dict[str, Any]:
+    """The author's FastDVDnet, without its batch normalisation."""
+    first = state[FAST_DVDNET]
+    levels = ("inc.convblock.3", "downc0.convblock.0", "downc1.convblock.0")
+    channels = _outputs(state["temp1.outc.convblock.3.weight"])
+    if first.dim() != 4 or first.shape[1] != channels + 1:
+        raise ValueError(f"first convolution of shape {tuple(first.shape)} for {channels} channels")
+    return {
+        "family": "fastdvdnet",
+        "channels": channels,
+        "widths": [_outputs(state[f"temp1.{level}.weight"]) for level in levels],
+        "frame_width": _outputs(first) // 3,
+    }
+
+
+FAST_DVDNET = "temp1.inc.convblock.0.weight"
+
 # a key that no other layout has -> what reads the configuration
 U_NETS: dict[str, Callable[[State], dict[str, Any]]] = {
     "m_head.weight": drunet,

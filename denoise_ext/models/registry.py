@@ -29,6 +29,20 @@ A = TypeVar("A", bound=type[Network])
 
 
 @dataclass(frozen=True)
+class Calibration:
+    """How far the stated uncertainty of a network is from its errors, on images held out."""
+
+    variance_ratio: float
+    """Mean squared error over the noise's variance times the mean of the Jacobian's diagonal."""
+    variance_ratio_error: float
+    """Standard deviation of its logarithm over images and levels."""
+    interval_90: float
+    """Conformal factor: an error is at most so many stated deviations in 90 % of the pixels."""
+    images: str
+    """What the factors were fitted on."""
+
+
+@dataclass(frozen=True)
 class Pretrained:
     """Trained weights of one named model."""
 
@@ -42,6 +56,7 @@ class Pretrained:
     licence: str
     psnr: dict[str, float] = field(default_factory=dict)  # "BSD68 sigma 25" -> dB, as measured
     protocol: str = ""  # how psnr was measured
+    calibration: Calibration | None = None  # of the uncertainty (`tasks.uncertainty`)
 
     @property
     def path(self) -> Path:

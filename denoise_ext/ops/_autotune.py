@@ -107,7 +107,7 @@ class Tuner:
         finally:
             self._measuring.release()
 
-    def follow(self, choice: Choice, ours: Call, theirs: Call) -> Any:
+    def follow(self, choice: Choice, ours: Call, theirs: Call | None) -> Any:
         """The result, by what was chosen."""
         if choice.pytorch:
             return theirs()
@@ -184,10 +184,11 @@ def seconds_on_gpu(call: Call) -> float:
 TUNER = Tuner(seconds_on_gpu, lambda names: native().prefer_kernels(names))
 
 
-def run(op: Any, by_pytorch: Callable[..., Any], arguments: tuple) -> Any:
+def run(op: Any, by_pytorch: Callable[..., Any] | None, arguments: tuple) -> Any:
     """``op(*arguments)`` on a GPU, by the fastest kernel that was measured.
 
-    ``by_pytorch`` computes the same of the same arguments with PyTorch's own convolution.
+    ``by_pytorch`` computes the same of the same arguments with PyTorch's own convolution; None:
+    PyTorch is no contender.
     """
     if not may_follow():
         return op(*arguments)
@@ -197,15 +198,31 @@ def run(op: Any, by_pytorch: Callable[..., Any], arguments: tuple) -> Any:
     if choice is None:
         if torch.cuda.is_current_stream_capturing():
             return op(*arguments)
+        theirs = None
+        if by_pytorch is not None and pytorch_may_serve(arguments):
+            theirs = partial(by_pytorch, *arguments)
         with torch.cuda.device(device):
             major, minor = torch.cuda.get_device_capability(device)
-            choice = TUNER.measure(
-                key,
-                other_kernels(op, arguments, 10 * major + minor),
-                partial(op, *arguments),
-                partial(by_pytorch, *arguments) if pytorch_may_serve(arguments) else None,
-            )
-    return TUNER.follow(choice, partial(op, *arguments), partial(by_pytorch, *arguments))
+            steps = other_kernels(op, arguments, 10 * major + minor)
+            choice = TUNER.measure(key, steps, partial(op, *repeatable(op, arguments)), theirs)
+    theirs = None if by_pytorch is None else partial(by_pytorch, *arguments)
+    return TUNER.follow(choice, partial(op, *arguments), theirs)
+
+
+def repeatable(op: Any, arguments: tuple) -> tuple:
+    """The arguments with other memory for a result that lies in what it is made of."""
+    written = [a.alias_info is not None and a.alias_info.is_write for a in op._schema.arguments]
+    read = {
+        x.untyped_storage().data_ptr()
+        for x, is_result in zip(arguments, written)
+        if isinstance(x, Tensor) and not is_result
+    }
+    return tuple(
+        torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device=x.device)
+        if is_result and x.untyped_storage().data_ptr() in read
+        else x
+        for x, is_result in zip(arguments, written)
+    )
 
 
 def may_follow() -> bool:

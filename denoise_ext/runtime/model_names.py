@@ -5,7 +5,6 @@ Some names stand for two networks: "dxnet_s" for dxnet_s_gray and dxnet_s_color.
 
 from __future__ import annotations
 
-import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from denoise_ext._log import get_logger
 from denoise_ext._suggestions import did_you_mean
 from denoise_ext.engine import Accelerated
 from denoise_ext.models import (
@@ -27,7 +27,7 @@ from denoise_ext.nn import to_torch
 from denoise_ext.runtime.device import check_backend, choose_device
 from denoise_ext.runtime.session import place_of, planned
 
-logger = logging.getLogger("denoise_ext.tasks")
+logger = get_logger("denoise_ext.tasks")
 
 Model = Network | Accelerated | nn.Module | str | os.PathLike[str] | None
 

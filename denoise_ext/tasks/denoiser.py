@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any
 
@@ -17,6 +16,8 @@ import numpy as np
 import torch
 
 from denoise_ext._choices import check_choice
+from denoise_ext._log import get_logger
+from denoise_ext._precision import PRECISIONS
 from denoise_ext.io import Picture
 from denoise_ext.io.channels import colour_channels
 from denoise_ext.runtime.device import choose_device
@@ -40,11 +41,13 @@ from denoise_ext.tasks.image_run import ImageRun, Settings
 from denoise_ext.tasks.images import ImageView, open_image
 from denoise_ext.tasks.noise_analysis import NoiseProfile
 from denoise_ext.tasks.noise_level import sample_of
+from denoise_ext.tasks.part import Part, check_part, cropped, frame_of, window_of, within
 from denoise_ext.tasks.sigma import Sigma, check_sigma
-from denoise_ext.tasks.treatment import one_line
+from denoise_ext.tasks.treatment import Treatment, one_line, treatment_of
+from denoise_ext.tasks.trust import Trust, trust_of
 from denoise_ext.tasks.value_range import Range, check_range
 
-logger = logging.getLogger("denoise_ext.tasks")
+logger = get_logger("denoise_ext.tasks")
 ALPHA = ("keep", "denoise")
 
 
@@ -68,6 +71,55 @@ class Result:
     """What the analysis found, one for each image; none if a model or a sigma was given."""
     treatment: str = ""
     """What the analysis found, and what was done, in one line; "" without an analysis."""
+    trust: Trust | None = field(default=None, repr=False)
+
+    @property
+    def uncertainty(self) -> Any:
+        """Standard deviation of the error of each pixel, on the 0-255 scale.
+
+        A tensor in the layout of a tensor, else an array (H, W) or (H, W, C) float32, without
+        alpha.  None: `uncertainty_reason` has the reason.
+        """
+        return self.trust.uncertainty if self.trust else None
+
+    @property
+    def expected_psnr(self) -> float | None:
+        """PSNR of the result in dB, found without the clean image; None as `uncertainty`."""
+        return self.trust.expected_psnr if self.trust else None
+
+    @property
+    def expected_psnr_error(self) -> float | None:
+        """Standard error of `expected_psnr` in dB."""
+        return self.trust.expected_psnr_error if self.trust else None
+
+    @property
+    def interval_90(self) -> float | None:
+        """How many times `uncertainty` the error of a pixel is at most, in 90 % of the pixels.
+
+        Fitted on images of their own; None for networks without such a figure.
+        """
+        return self.trust.interval_90 if self.trust else None
+
+    @property
+    def uncertainty_reason(self) -> str:
+        """Why there is no `uncertainty`; "" where there is one."""
+        return self.trust.reason if self.trust else "Denoiser(uncertainty=16) was not asked for"
+
+    def samples(self, count: int, steps: int = 40, seed: int = 0) -> list[Any]:
+        """Draw images that could be the clean one, of the kind of the image.
+
+        Where they differ, the network does not know.  Each takes `steps` passes.  Fewer steps give
+        samples that differ too little.
+
+        Raises:
+            ValueError: there is no `uncertainty`, or a count or number of steps below 1.
+        """
+        if self.trust is None or self.trust.sampler is None:
+            raise ValueError(f"samples: {self.uncertainty_reason}")
+        for name, value in (("count", count), ("steps", steps)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} must be an integer >= 1, got {value!r}")
+        return [self.trust.sampler(steps, seed + i) for i in range(count)]
 
 
 class Denoiser:
@@ -118,6 +170,9 @@ class Denoiser:
         max_memory: bytes of working memory, for all images of `denoise_many` together, besides
             image, result and weights.  None: 1 GiB, or more for networks whose overlap would be
             half of the work; at most half of the free memory.
+        uncertainty: number of random probes, of two passes each; 16 is a good number.  0: none.
+            `Result` then has `uncertainty`, `expected_psnr` and `samples`, or the reason why not.
+            Needs strength 1 and float32.
         alpha: "keep": pass an alpha channel through; "denoise": denoise it as a gray image, unless
             it is the same everywhere.
 
@@ -148,12 +203,11 @@ class Denoiser:
         tile: Tile = "auto",
         max_memory: int | None = None,
         alpha: str = "keep",
+        uncertainty: int = 0,
     ) -> None:
         self._options = RunOptions(device, precision, backend, tile, max_memory)
         check_choice("alpha", alpha, ALPHA)
-        number = isinstance(strength, (int, float)) and not isinstance(strength, bool)
-        if not (number and 0 <= strength <= 1):
-            raise ValueError(f"strength must be a number from 0 to 1, got {strength!r}")
+        _check_strength(strength)
         named = model is None or isinstance(model, (str, os.PathLike))
         if named and model != JOINT_BILATERAL:
             check_name(model)
@@ -164,6 +218,7 @@ class Denoiser:
         check_image_denoiser(self._model)
         self._sigma, self._strength = sigma, float(strength)
         self._alpha = alpha
+        self._probes = _checked_probes(uncertainty, self._strength, precision)
         self._sessions: dict[tuple[str, int, int], Session] = {}
         self._lock = threading.Lock()
 
@@ -227,6 +282,7 @@ class Denoiser:
         guide: Any = None,
         value_range: Range | None = None,
         axes: str | None = None,
+        strength: float | None = None,
         share: int = 1,
     ) -> Result:
         """Denoise as a call does; return the image with noise level, time and tiles.
@@ -234,10 +290,11 @@ class Denoiser:
         A picture with numbers that are not finite gets a note. Two-level pictures have no other
         `value_range` than their own.
 
+        `strength` replaces the `Denoiser`'s.
         `share`: number of images that are computed at the same time and share the memory.
         """
         axes = check_axes(axes)
-        how = {"guide": guide, "axes": axes, "share": share}
+        how = {"guide": guide, "axes": axes, "strength": strength, "share": share}
         if not isinstance(image, Picture):
             return self._run_one(image, sigma, value_range, **how)[0]
         if image.frames[0].dtype == np.bool_:  # black and white, whatever the range of others
@@ -245,36 +302,91 @@ class Denoiser:
         parts = parts_of(image, axes)
         return _joined(image, [self._run_one(part, sigma, value_range, **how) for part in parts])
 
+    def run_part(
+        self,
+        image: Any,
+        part: Part,
+        sigma: float | None = None,
+        *,
+        treatment: Treatment | None = None,
+        value_range: Range | None = None,
+    ) -> Result:
+        """Denoise a part of an image as `run` denoises it there, and compute nothing else.
+
+        The network reads as much around the part as a pixel of its result depends on.
+
+        Args:
+            image: array (H, W) or (H, W, C), or `io.Picture` of one frame.
+            part: rows and columns of the image, as slices without a step.
+            sigma: as in a call. None, with a model: estimated from the part and its surroundings.
+                None, without a model: the noise of the whole image decides.
+            treatment: what it decided (`tasks.treatment.treatment_of`), so that the next part
+                needs no analysis. Limits of impulses are those of the part.
+            value_range: as in a call.
+
+        Returns:
+            The result for the part: an array, or a picture of that size.
+
+        Raises:
+            TypeError, ValueError: an argument that does not fit; the message names it.
+        """
+        frame = frame_of(image)
+        part = check_part(part, *frame.shape[:2])
+        sigma = self._sigma if sigma is None else sigma
+        if treatment is not None and (self._model is not None or sigma is not None):
+            raise ValueError("treatment: there is a model or a sigma already, which decides")
+        if frame.dtype == np.bool_:  # black and white, whatever the range of others
+            value_range = None
+        if treatment is None and self._model is None and sigma is None:
+            _, treatment = treatment_of(image, value_range)
+        channels = 1 if frame.ndim == 2 else colour_channels(frame.shape[2])
+        model = self._model if treatment is None else treatment.model
+        if treatment is not None and treatment.gray:
+            channels = 1
+        window = window_of(part, *frame.shape[:2], self._session(model, channels, None))
+        view = cropped(image, window)
+        result, _ = self._run_one(view, sigma, value_range, treatment=treatment)
+        return replace(result, image=cropped(result.image, within(part, window)))
+
     def _run_one(
         self,
         image: Any,
         sigma: Sigma,
         value_range: Range | None,
-        guide: Any,
-        axes: str | None,
-        share: int,
+        guide: Any = None,
+        axes: str | None = None,
+        share: int = 1,
+        strength: float | None = None,
+        treatment: Treatment | None = None,
     ) -> tuple[Result, int]:
         """The result for an image, and how many of its numbers are not finite."""
         start = time.perf_counter()
+        if strength is None:
+            strength = self._strength
+        _check_strength(strength)
+        _checked_probes(self._probes, strength, self._options.precision)
         opened = open_image(image, axes)
         value_range = opened.value_range if value_range is None else value_range
         checked = check_range(value_range, opened.source.dtype)
         value_range = None if value_range is None else checked
-        if self._strength == 0 or opened.source.numel() == 0:
+        if strength == 0 or opened.source.numel() == 0:
             target = opened.target(Fraction(1))
             target.pixels.copy_(opened.source)
             seconds = time.perf_counter() - start
             return Result(target.result(), None, False, seconds, 0, 0), opened.missing
         sigma = sigma if sigma is not None else self._sigma
         _warn_of_doubts(opened, sigma, value_range)
-        settings = Settings(self._model, self._strength, self._options, self._session)
+        settings = Settings(self._model, float(strength), self._options, self._session)
         work = ImageRun(settings, opened, sigma, guide, value_range, share)
         channels = opened.source.shape[1]
         colour = colour_channels(channels)
-        if self._model is None and sigma is None and guide is None:
-            noise, treatment = work.treat(slice(0, colour))
+        noise, text = (), ""
+        if treatment is not None:
+            text = treatment.text
+            work.denoise(slice(0, colour), treatment)
+        elif self._model is None and sigma is None and guide is None:
+            noise, text = work.treat(slice(0, colour))
         else:
-            noise, treatment = (), ""
             work.denoise(slice(0, colour))
         facts = work.facts
         alpha = opened.source[:, colour:]
@@ -283,13 +395,19 @@ class Denoiser:
             work.denoise(slice(colour, channels))
         elif colour < channels:
             work.target.pixels[:, colour:] = alpha
+        trust = None
+        if self._probes:
+            trust = trust_of(
+                image, opened, lambda model: self._session(model, colour, None), self._options,
+                self._model, work.treatment, facts[0], value_range, self._probes,
+            )  # fmt: skip
         seconds = time.perf_counter() - start
         logger.debug(
             "image %s: sigma %s, %d tiles (%d again in float32), %.3f s",
             tuple(opened.source.shape), facts[0], work.tiles, work.recomputed, seconds,
         )  # fmt: skip
         result = Result(
-            work.target.result(), *facts, seconds, work.tiles, work.recomputed, noise, treatment
+            work.target.result(), *facts, seconds, work.tiles, work.recomputed, noise, text, trust
         )
         return result, opened.missing
 
@@ -378,7 +496,31 @@ def _joined(picture: Picture, parts: list[tuple[Result, int]]) -> Result:
         sum(result.recomputed for result in results),
         tuple(profile for result in results for profile in result.noise),
         one_line(result.treatment for result in results),
+        _joined_trust([result.trust for result in results]),
     )
+
+
+def _joined_trust(parts: list[Trust | None]) -> Trust | None:
+    """That of a picture of one frame; of several frames none."""
+    if len(parts) == 1 or None in parts:
+        return parts[0]
+    return Trust(reason=f"the picture has {len(parts)} frames; give them one by one")
+
+
+def _checked_probes(uncertainty: object, strength: float, precision: str) -> int:
+    if isinstance(uncertainty, bool) or not isinstance(uncertainty, int) or uncertainty < 0:
+        raise ValueError(f"uncertainty must be a number of probes >= 0, got {uncertainty!r}")
+    if uncertainty and strength != 1:
+        raise ValueError(f"uncertainty needs strength 1, got {strength!r}")
+    if uncertainty and PRECISIONS[precision].dtype is not None:
+        raise ValueError(f"uncertainty needs float32, got precision {precision!r}")
+    return uncertainty
+
+
+def _check_strength(strength: object) -> None:
+    number = isinstance(strength, (int, float)) and not isinstance(strength, bool)
+    if not (number and 0 <= strength <= 1):
+        raise ValueError(f"strength must be a number from 0 to 1, got {strength!r}")
 
 
 def _warn_of_doubts(opened: ImageView, sigma: Sigma, value_range: Range | None) -> None:

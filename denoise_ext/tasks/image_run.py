@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from denoise_ext._log import get_logger
 from denoise_ext.models.network import Network, Tensors
 from denoise_ext.runtime.model_names import Model
 from denoise_ext.runtime.options import RunOptions
@@ -29,7 +29,7 @@ from denoise_ext.tasks.sigma import Sigma, part_of_sigma, sigma_argument
 from denoise_ext.tasks.treatment import Treatment, one_line, sigma_map, treatments_of
 from denoise_ext.tasks.value_range import Range, from_unit, to_unit
 
-logger = logging.getLogger("denoise_ext.tasks")
+logger = get_logger("denoise_ext.tasks")
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,7 @@ class ImageRun:
         self.target: Target | None = None
         self.tiles = self.recomputed = 0
         self.facts: tuple[Any, bool] = (None, False)  # sigma, whether it was estimated
+        self.treatment: Treatment | None = None  # the last one
 
     def treat(self, channels: slice) -> tuple[tuple[NoiseProfile, ...], str]:
         """`denoise` by what the analysis finds; returns that, and what was done, in one line."""
@@ -99,6 +100,7 @@ class ImageRun:
     ) -> None:
         """Fill these channels of the target, of all or of some images."""
         settings, guide = self._settings, self._guide
+        self.treatment = treatment
         if treatment is not None and treatment.gray:
             channels = slice(0, 1)
         given = source = self._opened.source[images, channels]

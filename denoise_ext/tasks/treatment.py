@@ -5,15 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from denoise_ext.io.channels import colour_channels
 from denoise_ext.runtime.model_names import default_model
+from denoise_ext.tasks.images import open_image
 from denoise_ext.tasks.noise_analysis import SMALLEST, NoiseProfile, profile_of
 from denoise_ext.tasks.sigma import Sigma
-from denoise_ext.tasks.value_range import Range, to_unit
+from denoise_ext.tasks.value_range import Range, check_range, to_unit
 
 PHOTO = "dxnet_s_photo"
 # Correlation of channels from which their noise counts as one. Cameras that smooth colours leave
@@ -78,6 +81,33 @@ def treatments_of(
         return [(None, Treatment(model, text=f"too small for an analysis: {model}"))] * count
     profiles = [profile_of(image, value_range) for image in batch]
     return [(profile, treatment_for(profile, channels)) for profile in profiles]
+
+
+def treatment_of(
+    image: Any, value_range: Range | None = None
+) -> tuple[NoiseProfile | None, Treatment]:
+    """What the analysis finds in one image, and what suits it: `Denoiser.run_part` takes that.
+
+    Args:
+        image: of any kind that a `Denoiser` takes, but one image. Alpha is left out.
+        value_range: the numbers that mean black and white, where they are not the image's own.
+
+    Returns:
+        The profile, None for an image that is too small for an analysis, and the treatment.
+
+    Raises:
+        TypeError, ValueError: as `analyse_noise`.
+    """
+    opened = open_image(image)
+    if len(opened.source) != 1:
+        raise ValueError(f"image must be one image, got {len(opened.source)}")
+    value_range = opened.value_range if value_range is None else value_range
+    checked = check_range(value_range, opened.source.dtype)
+    colour = colour_channels(opened.source.shape[1])
+    [found] = treatments_of(
+        opened.source[:, :colour], None if value_range is None else checked
+    )  # fmt: skip
+    return found
 
 
 def one_line(texts: Iterable[str]) -> str:

@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
-import logging
+import copy
 import math
 import os
 import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from denoise_ext._log import get_logger
 from denoise_ext.io.channels import colour_channels
 from denoise_ext.models import Network, load_checkpoint
-from denoise_ext.models.network import Tensors
 from denoise_ext.models.registry import build_named, has_model, list_models
 from denoise_ext.runtime.model_names import Model, member, open_network, original_of
-from denoise_ext.runtime.options import RunOptions
+from denoise_ext.runtime.options import RunOptions, Tile
 from denoise_ext.runtime.session import Session
+from denoise_ext.tasks.frame_run import FrameRun, Scene
 from denoise_ext.tasks.images import ImageView, open_image
 from denoise_ext.tasks.noise_level import sigma_of_batch
-from denoise_ext.tasks.scene_cuts import changed_share
 from denoise_ext.tasks.value_range import Range, check_range, from_unit, to_unit
 
-logger = logging.getLogger("denoise_ext.tasks")
+logger = get_logger("denoise_ext.tasks")
 
 _FAMILY = "rdxnet_s"
 _CUT = 0.6  # share of changed blocks from which a frame is another scene
@@ -71,10 +73,11 @@ class VideoDenoiser:
         strength: 1: the network's result; 0: the frame; between, a blend of both.
         scene_cut: "auto": begin anew where at least 60 % of a frame's blocks are found nowhere in
             the last frame; a number above 0 and up to 1: that share; "off": never.
-        device, precision, backend: as of `denoise_ext.Denoiser`.
+        device, precision, backend, tile, max_memory: as of `denoise_ext.Denoiser`.  The state is
+            kept for whole frames, whose tiles read it.  Tiles therefore have no seams.
 
-    Memory is bounded: one state, whatever the number of frames.  Threads may share one
-    `VideoDenoiser`; their calls queue.
+    Memory is bounded: one state, whatever the number of frames, and `delay` + 1 frames for a
+    network that looks ahead.  Threads may share one `VideoDenoiser`; their calls queue.
 
     Raises:
         TypeError, ValueError: a wrong argument; the message names it.
@@ -90,27 +93,30 @@ class VideoDenoiser:
         device: str | torch.device | None = "auto",
         precision: str = "default",
         backend: str = "native",
+        tile: Tile = "auto",
+        max_memory: int | None = None,
     ) -> None:
-        self._options = RunOptions(device, precision, backend)
+        self._options = RunOptions(device, precision, backend, tile, max_memory)
         if sigma is not None and not (_is_number(sigma) and 0 <= sigma < math.inf):
             raise ValueError(f"sigma must be a finite number >= 0 (0-255 scale), got {sigma!r}")
         if not (_is_number(strength) and 0 <= strength <= 1):
             raise ValueError(f"strength must be a number from 0 to 1, got {strength!r}")
         self._strength, self._cut = float(strength), _cut_share(scene_cut)
         self._model, self._given = model, sigma
-        self._sessions: dict[int, Session] = {}  # by channels
+        self._runs: dict[int, FrameRun] = {}  # by channels
         self._lock = threading.Lock()
-        self._size: tuple[int, ...] | None = None
         self.reset()
 
     def reset(self) -> None:
         """Forget all frames: the next one begins a video, of any size."""
         with self._lock:
-            self._state: Tensors | None = None
-            self._last: Tensor | None = None
+            self._run: FrameRun | None = None
+            self._scene: Scene | None = None
+            self._waiting: tuple[_Waiting, ...] = ()
+            self._ready: tuple[Any, ...] = ()
             self._level: float | None = self._given
-            self._size = None
-            self._count = self._since = 0
+            self._size: tuple[int, ...] | None = None
+            self._count = 0
 
     @property
     def sigma(self) -> float | None:
@@ -122,6 +128,22 @@ class VideoDenoiser:
         """Frames since the last `reset`."""
         return self._count
 
+    @property
+    def delay(self) -> int:
+        """By how many frames results are late: frames that the network looks ahead.
+
+        Known from the first frame on; 0 before.
+        """
+        return 0 if self._run is None else self._run.delay
+
+    def memory(self) -> int:
+        """Bytes that are kept between two frames: state, and frames that wait for their result."""
+        with self._lock:
+            tensors = [] if self._scene is None else self._scene.tensors()
+            tensors += [waiting.image for waiting in self._waiting]
+            # A tensor that two lists share counts once.
+            return sum(x.nbytes for x in {id(x): x for x in tensors}.values())
+
     def push(self, frame: Any, *, value_range: Range | None = None) -> Any:
         """Denoise the next frame.
 
@@ -131,7 +153,8 @@ class VideoDenoiser:
             value_range: the numbers that mean black and white.  Default: those of the type.
 
         Returns:
-            The result, of the same kind.
+            The result, of the same kind.  A network that looks ahead returns that of the frame
+            `delay` pushes before, and None while there is none.
 
         Raises:
             TypeError, ValueError: no such image, another size or other channels than before, or
@@ -145,8 +168,12 @@ class VideoDenoiser:
                 raise type(error)(f"frame {self._count}: {error}") from None
 
     def flush(self) -> list[Any]:
-        """The frames that are still to come: none, as every frame is given at once."""
-        return []
+        """End the video: the results of the last `delay` frames. The next frame begins a scene."""
+        with self._lock, torch.inference_mode():
+            made = [] if self._run is None else self._run.end(self._scene)
+            results = [*self._ready, *self._results(self._waiting, made)]
+            self._scene, self._waiting, self._ready = None, (), ()
+            return results
 
     def _push(self, frame: Any, value_range: Range | None) -> Any:
         opened = open_image(frame)
@@ -156,32 +183,45 @@ class VideoDenoiser:
         source = opened.source
         channels = colour_channels(source.shape[1])
         self._check(opened, channels)
-        session = self._session(channels)
+        run = self._run_for(channels)
+        session = run.session
+        if run.delay:  # the frame is needed later, when its memory may hold another one
+            opened = open_image(_copied(frame))
+            source = opened.source
         with torch.inference_mode():
             image = to_unit(source[:, :channels].to(session.device), session.dtype, value_range)
-            luma = image.mean(1, keepdim=True)
-            state, level, since = self._state, self._level, self._since
-            if self._is_cut(luma):
+            scene, made = self._scene, []
+            if scene is not None and self._cut is not None and run.changed(scene, image, self._cut):
                 logger.debug("frame %d begins a scene", self._count)
-                state, level, since = None, self._given, 0
-            if self._given is None and since % _ESTIMATE_EVERY == 0:
-                level = _updated(level, float(sigma_of_batch(source[:, :channels], value_range)))
-            assert level is not None
-            inputs = {"image": image}
-            if "noise_map" in session.original.signature.inputs:
-                inputs["noise_map"] = image.new_full((1, 1, 1, 1), level / 255.0)
-            outputs, state, _ = session.run(inputs, state)
-            target = opened.target(Fraction(1))
-            made = outputs["image"]
-            blend = made if self._strength == 1 else torch.lerp(image, made, self._strength)
-            target.pixels[:, :channels] = from_unit(blend, target.pixels.dtype, value_range)
-            target.pixels[:, channels:] = source[:, channels:]
-            result = target.result()
+                made, scene = run.end(scene), None
+            scene = Scene(self._given) if scene is None else scene
+            if self._given is None and scene.frames % _ESTIMATE_EVERY == 0:
+                estimate = float(sigma_of_batch(source[:, :channels], value_range))
+                scene = replace(scene, level=_updated(scene.level, estimate))
+            more, scene = run.advance(scene, image, self._cut is not None)
+            waiting = (*self._waiting, _Waiting(opened, image, value_range))
+            made += more
+            ready = (*self._ready, *self._results(waiting, made))
         # nothing has failed: the frame counts
-        self._state, self._level, self._size = state, level, tuple(source.shape)
-        self._last = made.mean(1, keepdim=True) if self._cut is not None else None
-        self._count, self._since = self._count + 1, since + 1
-        return result
+        self._run, self._scene, self._level = run, scene, scene.level
+        waiting = waiting[len(made) :]
+        due = len(waiting) + len(ready) > run.delay  # those of a short scene are ready earlier
+        self._waiting, self._ready = waiting, ready[due:]
+        self._size, self._count = tuple(source.shape), self._count + 1
+        return ready[0] if due else None
+
+    def _results(self, waiting: Sequence[_Waiting], made: Sequence[Tensor]) -> list[Any]:
+        """What the network made of the frames that have waited longest, as their own kind."""
+        results = []
+        for entry, y in zip(waiting, made):
+            source, target = entry.opened.source, entry.opened.target(Fraction(1))
+            channels = y.shape[1]
+            blend = y if self._strength == 1 else torch.lerp(entry.image, y, self._strength)
+            pixels = from_unit(blend, target.pixels.dtype, entry.value_range)
+            target.pixels[:, :channels] = pixels
+            target.pixels[:, channels:] = source[:, channels:]
+            results.append(target.result())
+        return results
 
     def _check(self, opened: ImageView, channels: int) -> None:
         shape = tuple(opened.source.shape)
@@ -193,8 +233,8 @@ class VideoDenoiser:
                 f" {self._size[1:]}, got {shape[1:]}; reset() begins another video"
             )
 
-    def _session(self, channels: int) -> Session:
-        if channels not in self._sessions:
+    def _run_for(self, channels: int) -> FrameRun:
+        if channels not in self._runs:
             options = self._options
             network = open_network(
                 self._model, options.device, None, options.backend, channels=channels
@@ -207,15 +247,22 @@ class VideoDenoiser:
             if own != channels:
                 raise ValueError(f"model takes {own} channels, but the frame has {channels}")
             native = options.backend == "native"
-            self._sessions[channels] = Session(network, options.precision, native)
-        return self._sessions[channels]
+            session = Session(network, options.precision, native)
+            self._runs[channels] = FrameRun(session, options)
+        return self._runs[channels]
 
-    def _is_cut(self, luma: Tensor) -> bool:
-        if self._cut is None or self._last is None:
-            return False
-        assert self._level is not None
-        native = self._options.backend == "native" and luma.device.type == "cpu"
-        return changed_share(luma, self._last, self._level, native) >= self._cut
+
+@dataclass(frozen=True)
+class _Waiting:
+    """A frame without its result."""
+
+    opened: ImageView
+    image: Tensor
+    value_range: Range | None
+
+
+def _copied(frame: Any) -> Any:
+    return frame.detach().clone() if isinstance(frame, Tensor) else copy.deepcopy(frame)
 
 
 def _updated(level: float | None, estimate: float) -> float:

@@ -18,9 +18,7 @@ from denoise_ext.training.distributed import Processes
 from denoise_ext.training.objectives import build_objective
 from denoise_ext.training.schema import TrainConfig
 from denoise_ext.training.sections import IMAGE_DENOISING
-from denoise_ext.training.task import Label, Task, Validator, register_task
-
-_CHAIN_STEP = 2**47  # steps from here on are validation's: no training gets there
+from denoise_ext.training.task import CHAIN_STEP, Label, Task, Validator, register_task
 
 
 @register_task(IMAGE_DENOISING)
@@ -79,7 +77,7 @@ class HeldOut(Validator):
                 noisy, clean = image.chunk(2, dim=1)
             elif label == "chain":
                 chain = self.config.noise.chain
-                noisy, sigma = add_noise_chain(image, chain, seed, _CHAIN_STEP + i)
+                noisy, sigma = add_noise_chain(image, chain, seed, CHAIN_STEP + i)
             else:
                 generator = torch.Generator()
                 generator.manual_seed(step_seed(seed, kind * 2**16 + i, VALIDATION))

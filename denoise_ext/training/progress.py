@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Mapping
 from types import TracebackType
@@ -18,7 +17,9 @@ from rich.progress import (
 )
 from rich.progress import Progress as RichProgress
 
-logger = logging.getLogger("denoise_ext.training")
+from denoise_ext._log import get_logger
+
+logger = get_logger("denoise_ext.training")
 
 
 class Progress:

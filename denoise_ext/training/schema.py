@@ -111,6 +111,8 @@ class TrainConfig(Section):
             raise ValueError(
                 f"loss.noise_level and loss.noise_scale need loss.target 'clean', got {target!r}"
             )
+        if any(step.kind == "h264" for step in self.noise.chain):
+            raise ValueError("noise kind 'h264' is for clips: it needs task.name 'video_denoising'")
         if self.data.channels != 3 and any(step.kind == "photo" for step in self.noise.chain):
             raise ValueError(f"noise kind 'photo' needs data.channels 3, got {self.data.channels}")
         if self.loss.name == "ssim" and self.data.crop < 11:
@@ -123,10 +125,11 @@ class TrainConfig(Section):
                 "task.name 'video_denoising' needs clean files and loss.target 'clean', without "
                 "data.pairs, loss.noise_level and loss.noise_scale"
             )
-        if self.noise.chain or self.data.permute_channels or not self.data.augment:
+        if self.data.permute_channels or not self.data.augment:
             raise ValueError(
-                "task.name 'video_denoising' does not take noise.chain, data.permute_channels or "
-                "data.augment"
+                "task.name 'video_denoising' does not take data.permute_channels or data.augment"
             )
+        if self.data.channels != 3 and any(step.kind == "photo" for step in self.noise.chain):
+            raise ValueError(f"noise kind 'photo' needs data.channels 3, got {self.data.channels}")
         if self.loss.name == "ssim" and self.data.crop < 11:
             raise ValueError(f"data.crop must be >= 11 for the ssim loss, got {self.data.crop}")

@@ -18,6 +18,7 @@ from denoise_ext.models.registry import IMPORT_HINT
 from denoise_ext.training.distributed import Processes
 from denoise_ext.training.schema import TrainConfig
 
+CHAIN_STEP = 2**47  # steps from here on are validation's: no training gets there
 Label = float | str  # sigma of white Gaussian noise on the 0-255 scale; "chain"; "pairs"; ...
 INDEX = "index"
 """Key of a sample's tensor (N,) of whole numbers: the place of each image among those that all

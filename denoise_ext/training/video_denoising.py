@@ -12,6 +12,7 @@ from torch import Tensor
 from denoise_ext.data import fingerprint
 from denoise_ext.data.clips import list_clips, read_clips
 from denoise_ext.data.motion import MovingImages
+from denoise_ext.data.noise import add_clip_noise_chain
 from denoise_ext.data.random import (
     CROPS,
     NOISE,
@@ -30,7 +31,16 @@ from denoise_ext.training.distributed import Processes
 from denoise_ext.training.losses import Criterion, criterion
 from denoise_ext.training.schema import TrainConfig
 from denoise_ext.training.sections import VIDEO_DENOISING
-from denoise_ext.training.task import INDEX, Label, Sampler, Task, Trained, Validator, register_task
+from denoise_ext.training.task import (
+    CHAIN_STEP,
+    INDEX,
+    Label,
+    Sampler,
+    Task,
+    Trained,
+    Validator,
+    register_task,
+)
 from denoise_ext.training.validate import split_held_out
 
 _WARM_UP = 3  # frames over which the weight of the loss grows
@@ -115,6 +125,8 @@ class Sequences(Sampler):
             clean = self.real.sequence(rng)
         else:
             clean = self.moving.sequence(rng)
+        if noise.chain:
+            return clean, *add_clip_noise_chain(clean, noise.chain, config.run.seed, step, index)
         rng = image_generator(config.run.seed, step, NOISE, index)
         sigma = noise.sigma_min + (noise.sigma_max - noise.sigma_min) * rng.random()
         generator = torch.Generator().manual_seed(int(rng.integers(0, 2**63, dtype=np.uint64)))
@@ -253,13 +265,18 @@ class HeldOutClips(Validator):
 
     def __init__(self, config: TrainConfig, clips: Sequence[Tensor], takes_level: bool) -> None:
         self.config, self.clips, self.takes_level = config, clips, takes_level
-        self.labels = tuple(config.validation.sigmas)
+        self.labels = ("chain",) if config.noise.chain else tuple(config.validation.sigmas)
 
     def samples(self, label: Label) -> Iterator[Sample]:
         """Every held-out sequence; the same noise every time, not clipped."""
-        assert not isinstance(label, str)
         seed, kind = self.config.run.seed, self.labels.index(label)
         for i, clean in enumerate(self.clips):
+            if isinstance(label, str):
+                chain = self.config.noise.chain
+                noisy, level = add_clip_noise_chain(clean, chain, seed, CHAIN_STEP + i, 0)
+                sigma = torch.full((1,), level)
+                yield clip_sample(noisy[None], clean[None], sigma, self.takes_level)
+                continue
             generator = torch.Generator()
             generator.manual_seed(step_seed(seed, kind * 2**16 + i, VALIDATION))
             sigma = torch.full((1,), float(label))

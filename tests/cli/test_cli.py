@@ -19,7 +19,8 @@ checkpoints, folder = command_line.checkpoints, command_line.folder  # fixtures
 
 def test_help_is_quick_and_every_help_ends_with_an_example(capsys):
     script = (
-        "import sys\nfrom denoise_ext.cli import main\nassert main(['--help']) == 0\n"
+        "import sys\nimport denoise_ext\nassert 'logging' not in sys.modules\n"
+        "from denoise_ext.cli import main\nassert main(['--help']) == 0\n"
         "assert main(['denoise', '--help']) == 0\n"
         "slow = {'torch', 'numpy', 'PIL', 'rich'} & set(sys.modules)\nassert not slow, slow"
     )

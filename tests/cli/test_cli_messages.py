@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import command_line
@@ -179,7 +180,8 @@ def test_a_line_every_ten_seconds(capsys):
             progress.update(task, advance=1, description=f"{step}.png", rate="0.33 images/s")
     lines = capsys.readouterr().err.splitlines()
     # after 12 s, then ten seconds later at the earliest: every 12 s, 150 s in all
-    assert lines == [f"denoising: {n} of 50, 0.33 images/s" for n in range(4, 50, 4)]
+    shown = (f"{n} of 50, 0.33 images/s, {timedelta(seconds=150 - 3 * n)}" for n in range(4, 50, 4))
+    assert lines == [f"denoising: {line} left" for line in shown]
 
 
 def test_an_unknown_total(capsys):

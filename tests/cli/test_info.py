@@ -152,12 +152,22 @@ def test_a_machine_without_a_driver(monkeypatch, cuda):
     assert ("insufficient" in shown) != cuda  # a build for the CPU alone has a reason of its own
 
 
+def test_a_build_of_ptx_alone_is_named():
+    cuda = {**denoise_ext.info()["cuda"], "in_build": True, "version": "13.0"}
+    cuda |= {"architectures": "8.0-virtual", "architectures_of": "an editable build"}
+    shown = " ".join(format_info({**denoise_ext.info(), "cuda": cuda}).split())
+    assert "8.0-virtual (an editable build: PTX alone" in shown
+
+
 @pytest.mark.parametrize("archs, capability, expected", [
     ("7.5 8.0 9.0+PTX", "9.0", True),
     ("7.5 8.0 9.0+PTX", "8.6", True),  # 8.0 code runs on every 8.x
     ("7.5 8.6", "8.0", False),
     ("7.5 8.0", "12.0", False),
     ("7.5;8.0+PTX", "12.0", True),
+    ("8.0-virtual", "8.0", True),
+    ("8.0-virtual", "12.0", True),
+    ("8.0-virtual", "7.5", False),
     ("9.0a", "9.0", True),
     ("10.0a", "10.3", False),
     ("7.5", "7.0", False),

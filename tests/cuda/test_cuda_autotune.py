@@ -16,11 +16,14 @@ import cuda_emulator
 import pytest
 import torch
 from cases import CASES, make_tensors
+from engine_tools import plan_of
 
 from denoise_ext import ops
 from denoise_ext._loader import native
+from denoise_ext.engine.fuse import conv
 from denoise_ext.ops import _autotune
 from denoise_ext.ops._autotune import ESTIMATED, PYTORCH, Choice, Tuner
+from denoise_ext.ops.tuned import Tuned
 
 conv2d_module = sys.modules["denoise_ext.ops.conv2d"]  # the package's name is the function's
 WITH_CUDA = native().build_info()["cuda"]
@@ -247,6 +250,82 @@ def test_nothing_is_measured_while_a_graph_is_recorded(machine):
     capturing[0] = False
     _run(_arguments())
     assert len(_autotune.TUNER) == 1
+
+
+# --- plans, whose operators write into given memory ------------------------------------------
+
+
+def _out_arguments(out: torch.Tensor, residual: torch.Tensor | None = None) -> tuple:
+    x, w, bias, *pairs = _arguments()[:7]
+    return (x, w, None, bias, *pairs, "constant", "none", 0.0, None, residual, "after", "auto", out,
+            "default")  # fmt: skip
+
+
+def _image(*shape: int) -> torch.Tensor:
+    return torch.randn(shape).half().contiguous(memory_format=torch.channels_last)
+
+
+def test_an_operator_that_writes_is_measured_once(machine):
+    op = torch.ops.denoise_ext.conv2d_out.default
+    outs = [_image(1, 24, 9, 20) for _ in range(2)]
+    arguments = _out_arguments(outs[0])
+    others = _autotune.other_kernels(op, arguments, 90)[0]
+    assert "conv_tiled" in others
+    machine[1][0] = "conv_tiled"
+    Tuned(op)(*arguments)
+    choice = _autotune.TUNER.known(_autotune.key_of(op, arguments, None))
+    assert choice.kernels == "conv_tiled" and PYTORCH not in choice.seconds
+    machine[0][0] = True  # a recorded graph takes what was measured before
+    Tuned(op)(*(outs[1] if x is outs[0] else x for x in arguments))
+    assert len(_autotune.TUNER) == 1 and torch.equal(*outs)
+
+
+def test_a_result_in_its_own_residual_is_timed_in_other_memory():
+    """Each of many turns would add to it."""
+    op = torch.ops.denoise_ext.conv2d_out.default
+    apart, residual = _image(1, 24, 9, 20), _image(1, 24, 9, 20)
+    arguments = _out_arguments(apart, residual)
+    assert all(a is b for a, b in zip(_autotune.repeatable(op, arguments), arguments, strict=True))
+    channels = residual[:, 8:16]
+    arguments = _out_arguments(channels, residual)
+    for got, given in zip(_autotune.repeatable(op, arguments), arguments, strict=True):
+        assert (got is given) == (given is not channels)
+        if given is channels:
+            assert (got.shape, got.stride()) == (given.shape, given.stride())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("recorded", (False, True))
+def test_a_plan_takes_the_measured_kernels(recorded, machine, monkeypatch):
+    """In its first run; where that is recorded already, the estimated choice."""
+    capturing, fastest = machine
+    capturing[0], fastest[0] = recorded, "conv_tiled"
+    monkeypatch.setattr(conv, "_writer", lambda op, device: Tuned(op))
+    monkeypatch.setattr(conv.ConvSite, "_packed", lambda *_: None)  # the CPU's alone
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Conv2d(16, 24, 5, padding=2), torch.nn.ReLU(),
+                              torch.nn.ConvTranspose2d(24, 8, 2, 2)).eval()  # fmt: skip
+    x = torch.randn(1, 16, 6, 9).contiguous(memory_format=torch.channels_last)
+    expected = net.double()(x.double())
+    plan, used = plan_of(net.float(), x, poison=False), []
+    monkeypatch.setattr(_autotune.TUNER, "_with", _noting(_autotune.TUNER, used))
+    for _ in range(2):
+        del used[:]
+        result = plan.run([x])
+        torch.testing.assert_close(result.double(), expected, rtol=1e-5, atol=1e-5)
+    choices = [choice.kernels for choice in _autotune.TUNER._choices.values()]
+    assert choices == ([] if recorded else ["conv_tiled"] * 2)
+    assert used == choices
+
+
+def _noting(tuner: Tuner, used: list[str]) -> Callable:
+    follow = tuner._with
+
+    def noted(kernels: str, call: Callable[[], object]) -> object:
+        used.append(kernels)
+        return follow(kernels, call)
+
+    return noted
 
 
 @pytest.mark.parametrize("way", ("deterministic", "environment", "fake tensors", "compile"))

@@ -121,8 +121,7 @@ ASAN_CAUGHT = {
     "out_of_bounds_arena_neighbour": "use-after-poison",
     "out_of_bounds_arena_too_small": "out of bounds",
     "out_of_bounds_copy_to_global": "out of bounds",
-    "undefined_static_index": "undefined behaviour",
-    "undefined_misaligned": "undefined behaviour",
+    "undefined_static_index": "global-buffer-overflow",
     "divergent_mma": "divergent warp",
 }
 

@@ -26,12 +26,19 @@ def rows():
 
 
 @pytest.fixture(scope="module")
-def kernels() -> list[Kernel]:
-    return cuda_report.read_all()
+def kernels(request: pytest.FixtureRequest) -> list[Kernel]:
+    """Those of the files and architectures that this run tests, of every file at least once."""
+    items = [item for item in request.session.items if item.path == request.path]
+    rows = [item.callspec.params for item in items if hasattr(item, "callspec")]
+    chosen = {(row["file"], row["architecture"]) for row in rows if "architecture" in row}
+    files = {file for file, _ in chosen}
+    chosen |= {(file, ARCHITECTURES[0]) for file in FILES if file not in files}
+    return cuda_report.read(sorted((SOURCES / file, arch) for file, arch in chosen))
 
 
 @pytest.mark.slow
 @needs_tools
+@pytest.mark.rotates(each=["file"])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("file", FILES)
 def test_kernels_are_compiled_as_meant(file, architecture, kernels, rows):
@@ -120,7 +127,16 @@ def test_innermost_loops_are_found():
         "        /*0050*/               @P2 BRA 0x10 ;               /* 0x00 */\n"
         "        /*0060*/                   BRA 0x60;                /* 0x00 */\n"
     )
-    assert cuda_report._inner_loops(code) == (Counter({"FFMA": 1, "BRA": 1}),)
+    assert cuda_report._inner_loops(code) == [["FFMA", "BRA"]]
+
+
+def test_loads_ahead_of_the_first_store():
+    loops = [["LDG.E", "LDG.E.64", "STS", "LDG.E", "STS.64", "BRA"], ["LDG.E", "FFMA"], ["STS"]]
+    assert cuda_report._loads_ahead(loops) == (2, 0)
+    row = replace(GOOD, loads_ahead=(2, 2))
+    assert cuda_report.faults(kernel(loads_ahead=(2, 0, 4)), row) == []
+    found = cuda_report.faults(kernel(loads_ahead=(2, 0, 1)), row)
+    assert found == ["2 loads before the first STS in 1 loops, not in 2"]
 
 
 def test_the_suggested_row_admits_its_kernel():

@@ -26,7 +26,7 @@ pytestmark = [
 ]
 FAULTS = read_faults()
 Outcomes = list[tuple[int, str | None, str]]
-RunCall = Callable[[Path, str, str], Outcomes]
+RunCall = Callable[[Path, str, str, int], Outcomes]
 
 
 @pytest.fixture(scope="module")
@@ -37,22 +37,30 @@ def run_call() -> Iterator[RunCall]:
     streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, env=environment, **streams) as process:
 
-        def run(library: Path, call: str, variant: str) -> Outcomes:
-            print(json.dumps([str(library), call, variant]), file=process.stdin, flush=True)
+        def run(library: Path, call: str, variant: str, multiprocessors: int) -> Outcomes:
+            print(
+                json.dumps([str(library), call, variant, multiprocessors]),
+                file=process.stdin,
+                flush=True,
+            )
             return [tuple(outcome) for outcome in json.loads(process.stdout.readline())]
 
         yield run
         process.stdin.close()
 
 
-@pytest.mark.parametrize("call, variant", sorted({(f.call, f.variant) for f in FAULTS}))
-def test_sound_kernels_pass(call: str, variant: str, run_call: RunCall):
-    for seed, kind, message in run_call(build_operators("shadow"), call, variant):
+@pytest.mark.parametrize(
+    "call, variant, multiprocessors",
+    sorted({(f.call, f.variant, f.multiprocessors) for f in FAULTS}),
+)
+def test_sound_kernels_pass(call: str, variant: str, multiprocessors: int, run_call: RunCall):
+    library = build_operators("shadow")
+    for seed, kind, message in run_call(library, call, variant, multiprocessors):
         assert kind is None, f"seed {seed}: {message}"
 
 
 def test_the_list_is_complete():
-    assert len(FAULTS) >= 15
+    assert len(FAULTS) >= 100
     assert len({fault.name for fault in FAULTS}) == len(FAULTS)
     assert {fault.call for fault in FAULTS} == set(CALLS)
 
@@ -61,7 +69,8 @@ def test_the_list_is_complete():
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name.replace(" ", "_"))
 def test_caught(fault: Fault, run_call: RunCall):
     try:
-        outcomes = run_call(build_faulty(fault), fault.call, fault.variant)
+        library = build_faulty(fault)
+        outcomes = run_call(library, fault.call, fault.variant, fault.multiprocessors)
     finally:
         shutil.rmtree(fault.folder, ignore_errors=True)
     for seed, kind, message in outcomes:

@@ -6,6 +6,8 @@ runs threads ascending, descending and at random (the seed is in the header of t
 
 from __future__ import annotations
 
+import zlib
+
 import cuda_emulator
 import pytest
 import torch
@@ -18,25 +20,32 @@ pytestmark = pytest.mark.skipif(
 )
 
 
+MULTIPROCESSORS = (2, 3, 5)
+
+
 def results(case: OpCase, call: Call, dtype: torch.dtype) -> list[Tensor]:
     """The output and all gradients."""
     tensors = make_tensors(call, dtype, layout=LAYOUTS[dtype])
-    tensors = {name: x.requires_grad_() for name, x in tensors.items()}
+    leaves = [x.requires_grad_() for x in tensors.values() if x.is_floating_point()]
     output = case.op(**tensors, **call.options)
+    if not case.backward:
+        return [output]
     weights = torch.linspace(-1, 1, output.numel(), dtype=torch.float64).view(output.shape)
-    gradients = torch.autograd.grad(output, list(tensors.values()), weights.to(output.dtype))
+    gradients = torch.autograd.grad(output, leaves, weights.to(output.dtype))
     return [output, *gradients]
 
 
 @pytest.mark.rotates(each=["case", "dtype"])
 @pytest.mark.parametrize("dtype", LAYOUTS, ids=str)
 @pytest.mark.parametrize("case, call", CALLS)
-def test_same_bits_in_every_order(case, call, dtype):
+def test_same_bits_in_every_order(case, call, dtype, request):
     if case.name not in cuda_emulator.emulator().operator_names():
         pytest.skip(f"{case.name} has no CUDA kernel")
     expected = None
+    # At other numbers blocks begin and end elsewhere; the parts of a sum are others then.
+    multiprocessors = MULTIPROCESSORS[zlib.crc32(request.node.nodeid.encode()) % 3]
     for order, seed in cuda_emulator.SEEDS.items():
-        with cuda_emulator.emulated_cuda(seed):
+        with cuda_emulator.emulated_cuda(seed, multiprocessors=multiprocessors):
             got = results(case, call, dtype)
         expected = expected or got
         for i, (ours, theirs) in enumerate(zip(got, expected, strict=True)):

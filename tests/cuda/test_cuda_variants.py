@@ -32,7 +32,8 @@ CALLS = [
 GRADIENT_CALLS = [
     parameters
     for parameters in CALLS
-    if torch.Size(parameters.values[1].shapes.get("weight", ())).numel() <= 10_000
+    if parameters.values[0].backward
+    and torch.Size(parameters.values[1].shapes.get("weight", ())).numel() <= 10_000
 ]
 
 

@@ -1,7 +1,8 @@
 """Compile the CUDA kernels with the C++ compiler, into a library of operators for CPU tensors.
 
-``python tests/cuda_emulator/build.py shadow`` (or ``asan``) prints the library's path.  What has
-not changed is not compiled again: an object's key is a hash of its command and all it includes.
+``python tests/cuda_emulator/build.py shadow`` (``asan``, ``coverage``) prints the library's path.
+What has not changed is not compiled again: an object's key is a hash of its command and all it
+includes.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 OUTPUT = ROOT / "build" / "cuda_emulator"
-MODES = ("shadow", "asan")
+SHARED = OUTPUT / "operators"
+MODES = ("shadow", "asan", "coverage")
 JOBS = int(os.environ.get("MAX_JOBS", "2"))
 
 UNDEFINED = "bounds,alignment,shift,signed-integer-overflow,integer-divide-by-zero,return,bool,enum"
@@ -37,11 +39,22 @@ SANITIZERS = {
         "--param=tsan-instrument-func-entry-exit=0",
         "-fno-tree-loop-distribute-patterns",
     ],
-    "asan": [f"-fsanitize=address,{UNDEFINED}", "-fno-omit-frame-pointer"],
+    # Each check is a call: as code at the place of the access it takes three times as long to
+    # compile. Undefined behaviour is found by the shadow build, which runs all that this one runs.
+    "asan": [
+        "-fsanitize=address",
+        "--param=asan-instrumentation-with-call-threshold=0",
+        "-fno-omit-frame-pointer",
+    ],
+    "coverage": ["--coverage"],
 }
 # What runtime/torch_hooks.cpp stands in for.
 REPLACED = ("cuda/device.cu", "cuda/variants.cpp", "ops/memory.cpp")
-CHECKERS = {"shadow": ("shadow.cpp", "shadow_memory.cpp"), "asan": ("address_sanitizer.cpp",)}
+CHECKERS = {
+    "shadow": ("shadow.cpp", "shadow_memory.cpp"),
+    "asan": ("address_sanitizer.cpp",),
+    "coverage": ("no_checker.cpp",),
+}
 
 
 class BuildError(RuntimeError):
@@ -69,7 +82,7 @@ def compiler_library(name: str) -> str:
 
 
 @cache
-def _common_flags(mode: str) -> list[str]:
+def _host_flags() -> list[str]:
     include = cuda_include()
     if include is None:
         raise BuildError(
@@ -77,8 +90,11 @@ def _common_flags(mode: str) -> list[str]:
         )
     flags = ["-g1", "-fPIC", "-fvisibility=hidden", "-DDENOISE_EXT_WITH_CUDA"]
     flags += ["-DDENOISE_EXT_EMULATE_CUDA"]
-    flags += ["-DCUDA_EMULATOR_SHADOW"] if mode == "shadow" else []
     return [*flags, f"-I{HERE / 'include'}", f"-isystem{include}"]
+
+
+def _common_flags(mode: str) -> list[str]:
+    return [*_host_flags(), *(["-DCUDA_EMULATOR_SHADOW"] if mode == "shadow" else [])]
 
 
 @cache
@@ -99,16 +115,19 @@ def torch_libraries() -> list[str]:
 
 @dataclass
 class Source:
-    """One file to compile, and how."""
+    """One file to compile, and how; shared: the same in each mode."""
 
     path: Path
     flags: list[str] = field(default_factory=list)
+    shared: bool = False
 
 
 def _kernel_flags(mode: str) -> list[str]:
-    # -O1 -g keeps lines exact. The warnings switched off are about CUDA's pragmas and attributes.
+    # -O1 -g keeps lines exact; -O0 for their counts. The warnings switched off are about CUDA's
+    # pragmas and attributes.
     quiet = ["-Wall", "-Wno-unknown-pragmas", "-Wno-attributes", "-Wno-unused-function"]
-    flags = ["-std=c++17", "-O1", *quiet, *_common_flags(mode), *SANITIZERS[mode]]
+    level = "-O0" if mode == "coverage" else "-O1"
+    flags = ["-std=c++17", level, *quiet, *_common_flags(mode), *SANITIZERS[mode]]
     return [*flags, "-fno-sanitize-recover=all", "-x", "c++"]
 
 
@@ -129,7 +148,8 @@ def runtime_sources(mode: str) -> list[Source]:
 
 def operator_sources(mode: str, csrc: Path = ROOT / "csrc") -> list[Source]:
     """Kernels, the host code that chooses among them, and the operators of csrc/ops."""
-    host = ["-std=c++20", "-O1", "-Wall", "-Wextra", *_common_flags(mode)]
+    host = ["-std=c++20", "-O1", "-Wall", "-Wextra", *_host_flags()]
+    kernels = [*host, "-O0", "--coverage"] if mode == "coverage" else host
     with_torch = [*host, *torch_flags()[0]]
     # An allocator for torch, which the stable ABI does not offer; AddressSanitizer has its own.
     with_torch_itself = [flag for flag in with_torch if "TORCH_TARGET_VERSION" not in flag]
@@ -142,8 +162,8 @@ def operator_sources(mode: str, csrc: Path = ROOT / "csrc") -> list[Source]:
     # Not the folders below ops: operators of the CPU alone, and torch's current GPU.
     return [
         *(kernel_source(path, mode) for path in files(csrc / "cuda", "*.cu")),
-        *(Source(path, host) for path in files(csrc / "cuda", "*.cpp")),
-        *(Source(path, with_torch) for path in files(ROOT / "csrc" / "ops", "*.cpp")),
+        *(Source(path, kernels) for path in files(csrc / "cuda", "*.cpp")),
+        *(Source(path, with_torch, shared=True) for path in files(ROOT / "csrc" / "ops", "*.cpp")),
         Source(HERE / "runtime" / "torch_hooks.cpp", with_torch),
         *([guarded] if mode == "shadow" else []),
     ]
@@ -205,14 +225,24 @@ def compile_all(sources: list[Source], folder: Path) -> list[Path]:
         return list(pool.map(lambda source: compile_object(source, folder), sources))
 
 
+def compile_operators(mode: str, folder: Path) -> list[Path]:
+    """The objects of operator_sources(), those that the modes share in a folder of their own."""
+    sources = operator_sources(mode)
+    with locked(SHARED):
+        shared = compile_all([source for source in sources if source.shared], SHARED)
+    own = compile_all([source for source in sources if not source.shared], folder)
+    objects = {True: iter(shared), False: iter(own)}
+    return [next(objects[source.shared]) for source in sources]
+
+
 def link(objects: list[Path], target: Path, mode: str, extra: list[str]) -> Path:
     """A shared library, or a program where `target` has no suffix; only if an object is newer."""
     newest = max(path.stat().st_mtime_ns for path in objects)
     if target.exists() and target.stat().st_mtime_ns >= newest:
         return target
     kind = ["-shared", "-Wl,--no-undefined"] if target.suffix == ".so" else []
-    sanitizer = ["-fsanitize=address"] if mode == "asan" else []
-    command = [*_compiler(), *kind, *sanitizer, *map(str, objects), *extra, "-ldl"]
+    runtimes = {"asan": ["-fsanitize=address"], "coverage": ["--coverage"]}.get(mode, [])
+    command = [*_compiler(), *kind, *runtimes, *map(str, objects), *extra, "-ldl"]
     temporary = target.with_name(target.name + ".new")  # a process may have the old one mapped
     _run([*command, "-o", str(temporary)])
     temporary.replace(target)
@@ -232,7 +262,7 @@ def build_operators(mode: str) -> Path:
     """Build the library that registers ``torch.ops.denoise_ext_emulated``, and return its path."""
     folder = OUTPUT / mode
     with locked(folder):
-        objects = compile_all([*runtime_sources(mode), *operator_sources(mode)], folder)
+        objects = compile_all(runtime_sources(mode), folder) + compile_operators(mode, folder)
         return link(objects, folder / "libdenoise_ext_emulated.so", mode, torch_libraries())
 
 

@@ -313,6 +313,16 @@ __global__ void misaligned_ldmatrix(float* out) {
   out[threadIdx.x] = static_cast<float>(r[0]);
 }
 
+// The source must be aligned even where nothing is read of it.
+__global__ void misaligned_copy_of_nothing(const float4* in, float4* out) {
+  SharedArena arena;
+  float4* const tile = arena.take<float4>(32);
+  cp_async16(tile + threadIdx.x, reinterpret_cast<const float*>(in) + 1, false);  // here
+  cp_async_commit();
+  cp_async_wait<0>();
+  out[threadIdx.x] = tile[threadIdx.x];
+}
+
 __global__ void trap(float* out) {
   if (threadIdx.x == 5) __trap();  // here
   out[threadIdx.x] = 1;
@@ -372,6 +382,7 @@ void run_pattern(const std::string& name) {
   PATTERN(deadlock, 1, 64, 0, out.data());
   PATTERN(divergent_mma, 1, 32, 0, out.data());
   PATTERN(misaligned_ldmatrix, 1, 32, kTile, out.data());
+  PATTERN(misaligned_copy_of_nothing, 1, 32, kTile, in4, out4);
   PATTERN(trap, 1, 32, 0, out.data());
   if (name == "launch") return run(out_of_bounds_null, 1, 1025, 0, out.data());
   // Two columns of a tensor of four: what lies between them is none of the kernel's business.

@@ -16,12 +16,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fuzz.target import REFUSED, RESULT, SANITIZED, Target
+from fuzz.target import REFUSED, RESULT, SANITIZED, SANITIZED_TIMES, Target
 
 TESTS = Path(__file__).resolve().parent.parent
 CHILD = (sys.executable, str(TESTS / "fuzz"), "--serve")
 REPEAT = (sys.executable, str(TESTS / ("sanitize" if SANITIZED else "fuzz")))
-STARTING = 120.0  # seconds a child may take to import what it needs
+# Seconds a child may take to import what it needs.
+STARTING = 120.0 * (SANITIZED_TIMES if SANITIZED else 1)
 FINDINGS_PER_TARGET = 5  # then the target is left out
 PROGRESS_EVERY = 10.0  # seconds
 
@@ -90,6 +91,7 @@ class Child:
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self._errors}
         self._process = subprocess.Popen(self._command, bufsize=0, **pipes)
         if not self._answer(STARTING):
+            self._process.kill()  # or its end would be waited for
             raise RuntimeError(f"{shlex.join(self._command)}: {self._ended()}")
 
     def _answer(self, seconds: float) -> bytes | None:
@@ -134,11 +136,15 @@ class Run:
         self._lock = threading.Lock()
         self._start = time.monotonic()
         self._stopped = False
+        self._error: BaseException | None = None
         self.counts = {name: Count() for name in self._targets}
         self.findings: list[Finding] = []
 
     def run(self) -> list[Finding]:
-        """Run to the end; what was found."""
+        """Run to the end; what was found.
+
+        Raises what kept a child process from starting.
+        """
         threads = [threading.Thread(target=self._drive) for _ in range(self._jobs)]
         for thread in threads:
             thread.start()
@@ -153,6 +159,8 @@ class Run:
             self._stopped = True
             for thread in threads:
                 thread.join()
+        if self._error is not None:
+            raise self._error
         for name, count in self.counts.items():
             self._report(f"{name}: {count}")
         return self.findings
@@ -174,9 +182,8 @@ class Run:
                 start = time.monotonic()
                 outcome, text = child.run(target, seed)
                 self._note(target, seed, outcome, text, time.monotonic() - start)
-        except BaseException:
-            self._stopped = True
-            raise
+        except BaseException as error:
+            self._error, self._stopped = error, True
         finally:
             child.close()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import io as bytes_io
 import itertools
 import random
 import struct
@@ -12,6 +13,7 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+from y4m_files import FORMATS, y4m
 
 from denoise_ext import io
 from fuzz.mutate import mutated
@@ -85,11 +87,48 @@ def case(suffix: str, rng: random.Random) -> str:
     return RESULT
 
 
+@functools.cache
+def streams() -> list[bytes]:
+    """A small stream of every kind of pixels."""
+    return [y4m(tag) for tag in FORMATS]
+
+
+def stream_case(rng: random.Random) -> str:
+    """One damaged stream of y4m, more often than not in its first line."""
+    from denoise_ext.io import video
+
+    data = rng.choice(streams())
+    if rng.random() < 0.6:
+        head, _, rest = data.partition(b"\n")
+        data = mutated(rng, head, [s.partition(b"\n")[0] for s in streams()]) + b"\n" + rest
+    else:
+        data = mutated(rng, data, streams())
+    tell(lambda: f"y4m: {len(data)} bytes, {data[:80]!r}")
+    out = bytes_io.BytesIO()
+    try:
+        with video.read_video(bytes_io.BytesIO(data), max_pixels=MAX_PIXELS) as film:
+            frames = list(itertools.islice(film, FRAMES))
+            for frame in frames:
+                assert frame.planes[0].shape == (film.info.height, film.info.width)
+                assert frame.planes[0].size <= MAX_PIXELS
+            film.notes += video.write_y4m(out, frames, film)
+            assert "\n" not in film.damage and len(film.damage) < 300
+    except io.ImageError as error:
+        assert "\n" not in str(error), f"more than a line: {error}"
+        return REFUSED
+    with video.read_video(bytes_io.BytesIO(out.getvalue())) as again:
+        for frame, other in zip(frames, again, strict=True):
+            pairs = zip(frame.planes, other.planes, strict=True)
+            assert all(np.array_equal(a, b) for a, b in pairs)
+    return RESULT
+
+
 def targets() -> list[Target]:
-    """One for every kind of container, where PyAV is installed."""
-    if importlib.util.find_spec("av") is None:
-        return []
-    return [
-        Target(f"videos/{suffix}", functools.partial(case, suffix), memory=MEMORY)
-        for suffix in KINDS
-    ]
+    """Streams, and one for every kind of container, where PyAV is installed."""
+    found = [Target("videos/y4m", stream_case, memory=MEMORY)]
+    if importlib.util.find_spec("av") is not None:
+        found += [
+            Target(f"videos/{suffix}", functools.partial(case, suffix), memory=MEMORY)
+            for suffix in KINDS
+        ]
+    return found

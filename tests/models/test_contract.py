@@ -20,6 +20,8 @@ import denoise_ext
 from denoise_ext._loader import native_error
 from denoise_ext.analysis import gflop_per_megapixel
 from denoise_ext.analysis.geometry import describe
+from denoise_ext.engine import plan
+from denoise_ext.engine.run import memory
 from denoise_ext.export import export_onnx
 from denoise_ext.models import (
     Network,
@@ -37,6 +39,7 @@ from denoise_ext.runtime.tiling import grid, rule, run_tiles
 SIZE = (45, 38)  # no multiple of any stride
 # Of three layers' sums of some 100 numbers of size 1, by Winograd's algorithm too.
 BOUND = {"rtol": 1e-4, "atol": 1e-4}
+RECURRENT = [name for name in KINDS if KINDS[name].signature.state]
 needs_native = pytest.mark.skipif(native_error() is not None, reason="native library missing")
 
 
@@ -274,6 +277,75 @@ def test_accelerate_plans_the_whole(name):
                 torch.testing.assert_close(after[key], expected_state[key], rtol=1e-4, atol=1e-4)
                 assert torch.equal(state[key], kept[key]), "the state that was given is not changed"
             state, kept = after, {key: value.clone() for key, value in after.items()}
+
+
+@needs_native
+@pytest.mark.parametrize("name", RECURRENT)
+def test_plans_follow_streams_sizes_and_resets(name):
+    """Two streams take turns with one plan, one changes its size and begins anew."""
+    network = build(name)
+    fast, states = plan(network), {}
+    sizes = {"a": [SIZE] * 6, "b": [(32, 24)] * 2 + [SIZE, None, SIZE, SIZE]}
+    with torch.inference_mode():
+        for frame in range(6):
+            for stream, by_frame in sizes.items():
+                size = by_frame[frame]
+                if frame and size != by_frame[frame - 1]:
+                    states.pop(stream, None)  # no state yet, or a state of another size
+                if size is None:
+                    continue
+                inputs = in_float32(random_inputs(network, *size, seed=frame))
+                ours, theirs = states.get(stream, (None, None))
+                outputs, ours = fast(inputs, ours)
+                expected, theirs = network(inputs, theirs)
+                assert_equal(network, [outputs], ours, [expected], theirs, **BOUND)
+                states[stream] = (ours, theirs)
+    rows = fast.report().rows
+    assert {row.variant for row in rows if not row.module} == {"plan"}, fast.report()
+
+
+@needs_native
+@pytest.mark.parametrize("name", RECURRENT)
+def test_a_planned_state_lies_in_two_blocks_in_turn(name, monkeypatch):
+    """Once every block is there, a frame neither asks for memory nor clones the state."""
+    network = build(name)
+    fast, allocated = plan(network), []
+    allocate = memory.allocate
+    monkeypatch.setattr(memory, "allocate", lambda *args: allocated.append(args) or allocate(*args))
+    inputs = in_float32(random_inputs(network, 512, 512))
+    with torch.inference_mode():
+        _, state = fast(inputs)
+        _, state = fast(inputs, state)
+        assert allocated
+        allocated.clear()
+        places = []
+        with torch.profiler.profile() as profile:
+            for _ in range(6):
+                _, state = fast(inputs, state)
+                places.append({key: x.data_ptr() for key, x in state.items()})
+    assert not allocated
+    for key in network.signature.state:
+        first, second = places[0][key], places[1][key]
+        assert first != second
+        assert [place[key] for place in places] == [first, second] * 3
+    assert "aten::clone" not in {event.name for event in profile.events()}
+
+
+@needs_native
+@pytest.mark.parametrize("name", RECURRENT)
+def test_a_state_that_is_kept_stays_as_it_is(name):
+    network = build(name)
+    fast, kept = plan(network), []
+    inputs = in_float32(random_inputs(network, 512, 512))
+    with torch.inference_mode():
+        state = None
+        for _ in range(5):
+            _, state = fast(inputs, state)
+            part = {key: x[:, -1:] for key, x in state.items()}  # keeps the whole alive
+            kept.append((part, {key: x.clone() for key, x in part.items()}))
+    for part, values in kept:
+        for key in values:
+            assert torch.equal(part[key], values[key])
 
 
 @pytest.mark.parametrize("name", KINDS)

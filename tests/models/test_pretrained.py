@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import re
+import runpy
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -128,3 +131,30 @@ def test_better_than_bm3d(name, folder, bound):
     assert mean >= bound
     # what the registry publishes, to the digits it is printed with
     assert mean == pytest.approx(pretrained_info(name).psnr[f"{folder} sigma 25"], abs=0.006)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("sepdncnn_gray", "has no entry"), ("dxnet_s_gray", "another network than the entry")],
+)
+def test_ship_refuses(name, reason):
+    color = pretrained_info("dxnet_s_color").path
+    command = [
+        sys.executable,
+        ROOT / "recipes/ship",
+        name,
+        color,
+        ROOT / "recipes/dxnet_s_gray.toml",
+    ]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert ended.returncode == 1 and reason in ended.stderr
+
+
+def test_ship_changes_one_entry():
+    ship = runpy.run_path(str(ROOT / "recipes/ship"))
+    source = ship["ENTRIES"].read_text()
+    changed = ship["with_facts"](source, "dxnet_s_gray", {"steps": "123"})
+    old, new = source.splitlines(), changed.splitlines()
+    different = [(a, b) for a, b in zip(old, new, strict=True) if a != b]
+    assert [b.strip() for _, b in different] == ["steps=123,"]
+    assert different[0][0] in source[source.index('"dxnet_s_gray"') :]

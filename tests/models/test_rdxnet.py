@@ -8,8 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from denoise_ext._loader import native_error
 from denoise_ext.analysis import gflop_per_megapixel
 from denoise_ext.analysis.geometry import describe
+from denoise_ext.engine import plan
 from denoise_ext.models import build_model, create_model, list_models, load_checkpoint, save_model
 from denoise_ext.models.frames import compute_frames
 from denoise_ext.models.rdxnet import RDXNet
@@ -204,3 +206,73 @@ def test_written_and_read(name, tmp_path):
 def test_bad_options_are_named(options, name):
     with pytest.raises((TypeError, ValueError), match=name):
         RDXNet(**{**TINY, **options})
+
+
+# ---- the next frame
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_network_that_looks_ahead_is_a_frame_late(channels):
+    network = tiny(channels, look_ahead=True)
+    assert network.delay == 1 and network.config["look_ahead"] is True
+    x = clip(channels, 5, 27, 34)
+    with torch.inference_mode():
+        outputs, state = compute_frames(network, {"image": x, "noise_map": level()})
+        theirs, _ = compute_frames(to_torch(network), {"image": x, "noise_map": level()})
+        other = x.clone()
+        other[:, 3:] += 0.2
+        changed, _ = compute_frames(network, {"image": other, "noise_map": level()})
+    assert outputs["image"].shape == x.shape
+    torch.testing.assert_close(outputs["image"], theirs["image"], rtol=1e-4, atol=1e-4)
+    same = [torch.equal(a, b) for a, b in zip(*(y["image"].unbind(1) for y in (outputs, changed)))]
+    assert same == [True, True, False, False, False]  # frame 2 takes frame 3
+    assert state["waiting"][:, channels:].eq(1).all()
+
+
+def test_without_weights_for_the_next_frame_the_past_alone_counts():
+    network, causal = tiny(look_ahead=True), tiny()
+    own = causal.state_dict()
+    for key, weight in network.state_dict().items():
+        if weight.shape != own[key].shape:  # the first layer of the trunk
+            own[key] = torch.cat([own[key], torch.zeros_like(weight[:, own[key].shape[1] :])], 1)
+    network.load_state_dict(own)
+    x = clip(1, 4, 32, 40)
+    mirrored = torch.cat([x[:, 1:2], x], 1)
+    with torch.inference_mode():
+        ahead, _ = compute_frames(network, {"image": x, "noise_map": level()})
+        past, _ = compute_frames(causal, {"image": mirrored, "noise_map": level()})
+    torch.testing.assert_close(ahead["image"], past["image"][:, 1:], rtol=1e-5, atol=1e-5)
+
+
+def test_looking_ahead_learns_and_is_stored(tmp_path):
+    network = tiny(look_ahead=True).train()
+    x = clip(1, 3, 16, 24).requires_grad_()
+    outputs, _ = compute_frames(network, {"image": x, "noise_map": level()})
+    outputs["image"][:, 0].square().sum().backward()
+    assert x.grad[:, 1].abs().max() > 0
+    save_model(network.eval(), tmp_path / "ahead.safetensors", torch.float32)
+    again = load_checkpoint(tmp_path / "ahead.safetensors")
+    assert again.config == network.config and again.delay == 1
+    with pytest.raises((TypeError, ValueError), match="look_ahead"):
+        RDXNet(look_ahead=2)
+
+
+@pytest.mark.skipif(native_error() is not None, reason="native library missing")
+@pytest.mark.parametrize("name", NAMES)
+def test_the_whole_step_is_one_plan(name):
+    """Frames of two clips in turn, of two sizes; the first frame of each has no state."""
+    network = create_model(name, **TINY).eval()
+    network.initialise(torch.Generator().manual_seed(1))
+    fast, channels = plan(network), network.in_channels
+    clips = [clip(channels, 5, 45, 38), clip(channels, 5, 64, 48, seed=1)]
+    states = [[None, None] for _ in clips]
+    with torch.inference_mode():
+        for t in range(5):
+            for x, state in zip(clips, states, strict=True):
+                inputs = {"image": x[:, t], "noise_map": level()}
+                ours, state[0] = fast(inputs, state[0])
+                theirs, state[1] = network(inputs, state[1])
+                torch.testing.assert_close(ours["image"], theirs["image"], rtol=1e-4, atol=1e-4)
+                torch.testing.assert_close(state[0]["past"], state[1]["past"], rtol=1e-4, atol=1e-4)
+    rows = fast.report().rows
+    assert {(row.module, row.variant) for row in rows} == {("", "plan")}, fast.report()

@@ -166,18 +166,3 @@ def test_bound_uses_a_correct_algorithm():
         torch.ones(1, 1, 6, 6).double(), torch.ones(1, 1, 4, 4).double(), magnitude=True
     )
     assert float(ones.max()) / 16 == pytest.approx(68.5, abs=0.1)
-
-
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
-def test_relu_stops_an_infinite_gradient(layout, isa):
-    """As in torch: where the pixel is off the gradient is 0, whatever arrives."""
-    x, weight = values(1, 2, 5, 6, seed=0, layout=layout), values(3, 2, 1, 1, seed=1)
-    saved = F.conv2d(x, weight).relu()
-    grad = torch.full_like(saved, torch.inf)
-    expected = torch.ops.aten.threshold_backward(grad, saved, 0)
-    results = torch.ops.denoise_ext.conv2d_backward(
-        grad, x, weight, saved, None, [1, 1], [0, 0], [1, 1], 1, "relu", 0.0,
-        [False, False, True, False, True],
-    )  # fmt: skip
-    assert torch.equal(results[4], expected)
-    assert torch.equal(results[2], expected.sum((0, 2, 3)))

@@ -23,16 +23,6 @@ NO_AUTOGRAD: dict[str, str] = {
 NO_CUDA: dict[str, str] = {
     "conv2d_pack": "the CUDA kernels read weights as torch stores them",
     "conv2d_resampled_out": "it takes what conv2d_pack returns",
-    **dict.fromkeys(
-        (
-            "block_match",
-            "block_warp",
-            "block_warp_backward",
-            "recurrent_fuse",
-            "recurrent_fuse_backward",
-        ),
-        "not written yet; denoise_ext.reference runs on every device",
-    ),
 }
 # Operators without a public function: for callers that own their memory (test_conv2d_out.py,
 # test_conv2d_resampled_out.py, test_conv_transpose2d_out.py).

@@ -102,9 +102,10 @@ def install_gpus(folder: Path, answer: str) -> None:
 def test_an_editable_build_is_for_fewer_architectures(no_cuda, monkeypatch):
     install_nvcc(no_cuda, "75 80 86 89 90 100 120")
     names = load_setup(monkeypatch)
-    assert archs_of(names, editable=True) == ["8.0+PTX"]
+    assert archs_of(names, editable=True) == ["8.0-virtual"]
+    assert names["gencode_flags"](["8.0-virtual"])[1::2] == ["arch=compute_80,code=compute_80"]
     install_gpus(no_cuda, "exit 9")  # a driver that does not match
-    assert archs_of(names, editable=True) == ["8.0+PTX"]
+    assert archs_of(names, editable=True) == ["8.0-virtual"]
     install_gpus(no_cuda, "printf '8.6\\n7.5\\n8.6\\n'")
     assert archs_of(names, editable=True) == ["7.5", "8.6"]
     assert len(archs_of(names)) == 7  # a wheel is for all, whatever is here
@@ -115,7 +116,7 @@ def test_an_editable_build_is_for_fewer_architectures(no_cuda, monkeypatch):
 def test_an_editable_build_leaves_out_a_gpu_that_nvcc_does_not_know(no_cuda, monkeypatch):
     install_nvcc(no_cuda, "75 80 86 89 90 100 120")
     install_gpus(no_cuda, "echo 5.2")
-    assert archs_of(load_setup(monkeypatch), editable=True) == ["8.0+PTX"]
+    assert archs_of(load_setup(monkeypatch), editable=True) == ["8.0-virtual"]
 
 
 @pytest.mark.parametrize("text", ["8.0;9.0a+PTX", "8.0 9.0a+PTX", "8.0, 9.0a+PTX"])

@@ -43,6 +43,8 @@ CASES = {
     "OpenImageIO ": ("a.png", as_wide_png, ["denoise", "a.png", "-o", "out.png"], 3, "io"),
     "rawpy": ("a.dng", lambda: b"II*\0" + bytes(99), ["denoise", "a.dng", "-o", "o.png"], 3, "raw"),
     "av": ("a.mkv", lambda: b"x", ["video", "a.mkv", "out.mkv"], 2, "video"),
+    "starlette": ("a", bytes, ["serve", "--port", "0"], 2, "web"),
+    "uvicorn": ("a", bytes, ["serve", "--port", "0"], 2, "web"),
     "ray": ("a.bmp", lambda: b"x", ["denoise", "a.bmp", "-o", "o/", "--engine", "ray"], 1, "ray"),
     "fsspec": ("a", bytes, ["denoise", "s3://b/a", "-o", "s3://b/o", "--engine", "ray"], 1, "ray"),
 }

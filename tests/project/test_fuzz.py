@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from fuzz import runner
 from fuzz.runner import TESTS, Run
 from fuzz.target import REFUSED, RESULT, Target
 from fuzz.targets import all_targets
@@ -17,7 +18,14 @@ pytestmark = pytest.mark.skipif(native_error() is not None, reason="needs the na
 
 SEED = int(os.environ.get("DENOISE_EXT_FUZZ_SEED", "20240607"))
 # Cases of a target: about 30 s of processor time for all of them.
-CASES = {"operators": 40, "images": 60, "videos": 15, "checkpoints": 40, "manifests": 40}
+CASES = {
+    "operators": 40,
+    "images": 60,
+    "videos": 15,
+    "checkpoints": 40,
+    "manifests": 40,
+    "uploads": 40,
+}
 TARGETS = [] if native_error() else all_targets()
 
 
@@ -108,6 +116,17 @@ def test_what_goes_wrong_is_found_and_the_run_goes_on(name, text):
         assert finding.command.endswith(f"--case {name}:{finding.seed}")
         assert str(finding) in lines
     assert run.counts["fine"].outcomes == {RESULT: 2, REFUSED: 0}
+
+
+@pytest.mark.parametrize(
+    "code", ["import time; time.sleep(100)", "import sys; sys.exit('no module')"]
+)
+def test_a_child_that_does_not_start_ends_the_run(code, monkeypatch):
+    monkeypatch.setattr(runner, "STARTING", 5.0)
+    targets = [Target("fine", lambda rng: RESULT)]
+    run = Run(targets, 3, cases=2, child=(sys.executable, "-c", code), report=lambda line: None)
+    with pytest.raises(RuntimeError, match="the process ended with"):
+        run.run()
 
 
 def test_a_case_is_repeated_by_one_command():

@@ -158,12 +158,15 @@ def test_product_code_asks_for_the_emulator_in_two_places():
 
 # --- Python ----------------------------------------------------------------------------------
 
-COMMON = {"__version__", "_arguments", "_choices", "_precision", "_suggestions", "_tf32"}
+COMMON = {
+    "__version__", "_arguments", "_choices", "_log", "_precision", "_suggestions", "_tf32",
+}  # fmt: skip
 LEAVES = {
     "_arguments",
     "_cache",
     "_choices",
     "_loader",
+    "_log",
     "_motion_arguments",
     "_precision",
     "_suggestions",
@@ -185,12 +188,14 @@ MAY_IMPORT = {
     "export": {"models", "nn", "analysis"},
     "runtime": {"engine", "analysis", "models", "nn", "ops"},
     "tasks": {"runtime", "models", "nn", "data"},
+    "restore": {"tasks", "runtime", "models", "nn"},
     "training": {"models", "nn", "ops", "data", "runtime", "tasks"},  # tasks: what noise there is
     "jobs": {"tasks", "runtime"},  # ray.py alone: a cluster loads the network in its actors
+    "service": {"tasks", "runtime", "models"},
     "_info": {"ops"},
     "cli": {
         "ops", "reference", "nn", "models", "data", "engine", "analysis", "export", "runtime",
-        "tasks", "jobs", "training", "info",
+        "tasks", "restore", "jobs", "service", "training", "info",
     },
 }  # fmt: skip
 DECLARED = {"torch", "numpy", "PIL", "safetensors", "pydantic", "rich"}  # pyproject's dependencies
@@ -198,6 +203,11 @@ OPTIONAL = {
     ("denoise_ext/cli/_bench_cases.py", "cv2"),  # measured against where it is installed
     ("denoise_ext/jobs/ray.py", "ray"),
     ("denoise_ext/jobs/urls.py", "fsspec"),
+    *(
+        (f"denoise_ext/service/{name}.py", "starlette")
+        for name in ("app", "guard", "page_files", "uploads")
+    ),
+    ("denoise_ext/service/server.py", "uvicorn"),
     ("denoise_ext/training/plots.py", "matplotlib"),
 }
 

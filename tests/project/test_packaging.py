@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from PIL import Image
 
 from denoise_ext._loader import native
 
@@ -50,9 +51,9 @@ def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def quick_compiler(folder: Path) -> str:
-    """The C++ compiler with little optimisation, which takes a third of the time."""
+    """The C++ compiler without optimisation, which takes a fifth of the time."""
     script = folder / "quick-c++"
-    script.write_text(f'#!/bin/sh\nexec {os.environ.get("CXX", "g++")} "$@" -O1\n')
+    script.write_text(f'#!/bin/sh\nexec {os.environ.get("CXX", "g++")} "$@" -O0\n')
     script.chmod(0o755)
     return str(script)
 
@@ -156,8 +157,11 @@ def test_wheel_brings_the_command_line(environment, tmp_path):
     assert "0.1.0" in run(command, "--version", cwd=tmp_path)
     assert "isa" in run(command, "info", "--json", cwd=tmp_path)
     photograph = next(environment.rglob("denoise_ext/assets/*.png"))
-    run(command, "denoise", photograph, "-o", tmp_path / "out.png", "--sigma", "10", cwd=tmp_path)
-    assert (tmp_path / "out.png").stat().st_size > 0
+    with Image.open(photograph) as picture:  # a part: the kernels are not optimised
+        picture.crop((0, 0, 96, 96)).save(tmp_path / "in.png")
+    run(command, "denoise", "in.png", "-o", "out.png", "--sigma", "10", cwd=tmp_path)
+    with Image.open(tmp_path / "out.png") as picture:
+        assert picture.size == (96, 96)
 
 
 @pytest.mark.slow

@@ -48,6 +48,8 @@ class Kernel:
     spills: int  # bytes stored and loaded
     opcodes: Counter[str]  # LDG.E.128 -> how often
     loops: tuple[Counter[str], ...] = ()  # the same of each loop that has no other inside
+    # Of each such loop that stores to shared memory: the loads of global memory before it does.
+    loads_ahead: tuple[int, ...] = ()
 
     def loop_of(self, opcode: str) -> Counter[str]:
         """The innermost loop with the most instructions of this kind."""
@@ -72,6 +74,8 @@ class Budget:
     shared: int
     needs: tuple[str, ...]
     loop: tuple[str, float] | None = None  # an instruction, and its share of its loop at least
+    # So many loads before the first store to shared memory, in at least so many loops.
+    loads_ahead: tuple[int, int] | None = None
 
 
 def budgets(path: Path = BUDGETS) -> list[Budget]:
@@ -80,6 +84,7 @@ def budgets(path: Path = BUDGETS) -> list[Budget]:
         Budget(
             r["name"], r["registers"], r["shared"], tuple(r["needs"]),
             tuple(r["loop"]) if "loop" in r else None,
+            tuple(r["loads_ahead"]) if "loads_ahead" in r else None,
         )
         for r in rows
     ]  # fmt: skip
@@ -128,6 +133,11 @@ def faults(kernel: Kernel, row: Budget | None) -> list[str]:
     found += [f"no {need} instruction" for need in row.needs if not kernel.count(need)]
     if row.loop is not None:
         found += _loop_faults(kernel, *row.loop)
+    if row.loads_ahead is not None:
+        least, loops = row.loads_ahead
+        enough = sum(loads >= least for loads in kernel.loads_ahead)
+        if enough < loops:
+            found.append(f"{least} loads before the first STS in {enough} loops, not in {loops}")
     return found
 
 
@@ -276,7 +286,7 @@ def _opcodes(code: str) -> dict[str, Counter[str]]:
 _ADDRESS = re.compile(r"^\s+/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)([^;]*);", re.M)
 
 
-def _inner_loops(body: str) -> tuple[Counter[str], ...]:
+def _inner_loops(body: str) -> list[list[str]]:
     """The instructions between each branch back and its target, of loops with no other inside."""
     lines = [(int(address, 16), opcode, rest) for address, opcode, rest in _ADDRESS.findall(body)]
     loops: list[tuple[int, int]] = []
@@ -285,7 +295,13 @@ def _inner_loops(body: str) -> tuple[Counter[str], ...]:
         if target and int(target[1], 16) < address:
             loops.append((int(target[1], 16), address))
     inner = [a for a in loops if not any(b != a and a[0] <= b[0] and b[1] <= a[1] for b in loops)]
-    return tuple(Counter(op for at, op, _ in lines if a <= at <= b) for a, b in inner)
+    return [[op for at, op, _ in lines if a <= at <= b] for a, b in inner]
+
+
+def _loads_ahead(loops: list[list[str]]) -> tuple[int, ...]:
+    """Of each loop with stores to shared memory: the loads of global memory in front of them."""
+    kinds = [[opcode.split(".")[0] for opcode in loop] for loop in loops]
+    return tuple(loop[: loop.index("STS")].count("LDG") for loop in kinds if "STS" in loop)
 
 
 def read_kernels(source: Path, architecture: str) -> list[Kernel]:
@@ -293,22 +309,23 @@ def read_kernels(source: Path, architecture: str) -> list[Kernel]:
     report, code = compile_source(source, architecture)
     properties, opcodes, bodies = _properties(report), _opcodes(code), _bodies(code)
     names = readable_names(sorted(properties))
+    loops = {symbol: _inner_loops(bodies[symbol]) for symbol in properties}
     return [
         Kernel(
             names[s],
             source.name,
             architecture,
             opcodes=opcodes[s],
-            loops=_inner_loops(bodies[s]),
+            loops=tuple(map(Counter, loops[s])),
+            loads_ahead=_loads_ahead(loops[s]),
             **properties[s],
         )
         for s in sorted(properties)
     ]
 
 
-def read_all() -> list[Kernel]:
-    """Every kernel of csrc/cuda for every architecture of this report."""
-    jobs = [(path, arch) for path in sorted(SOURCES.glob("*.cu")) for arch in ARCHITECTURES]
+def read(jobs: list[tuple[Path, str]]) -> list[Kernel]:
+    """Every kernel of these files, each for an architecture."""
     with ThreadPoolExecutor(JOBS) as pool:
         parts = list(pool.map(lambda job: read_kernels(*job), jobs))
     return [kernel for part in parts for kernel in part]
@@ -341,7 +358,9 @@ def main() -> int:
     if missing():
         print(f"cuda_report: {missing()}", file=sys.stderr)
         return 1
-    kernels, rows = read_all(), budgets()
+    files = sorted(SOURCES.glob("*.cu"))
+    kernels = read([(path, arch) for path in files for arch in ARCHITECTURES])
+    rows = budgets()
     print(table(kernels, rows))
     return int(any(row is None or faults(k, row) for k in kernels for row in [budget_of(k, rows)]))
 

@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from engine_tools import random_norm
 from torch import Tensor, nn
@@ -124,7 +125,12 @@ def boolean_mask(m, x):
 
 
 def constant_in_forward(m, x):
-    return m.a(x) * torch.tensor([2.0]).view(1, 1, 1, 1) + torch.ones(1)
+    rows = torch.tensor([[2, 0.5, 1], (3, 1, -1)], device="cpu").prod(0)
+    return m.a(x) * torch.tensor([2.0]).view(1, 1, 1, 1) + torch.ones(1) + rows.sum()
+
+
+def array_in_forward(m, x):
+    return m.a(x) * torch.tensor(np.float32([2.0])).view(1, 1, 1, 1)
 
 
 def unbatched(m, x):
@@ -235,7 +241,8 @@ ODD: dict[str, Odd] = {
         lambda: nn.Conv2d(3, 3, 3, dtype=torch.complex64), "all",  # of real ones
         inputs=lambda: (torch.randn(1, 3, 9, 9, dtype=torch.complex64),),
     ),
-    "constant made in forward": body(constant_in_forward, "parts"),
+    "constant made in forward": body(constant_in_forward, "all"),
+    "constant made of an array": body(array_in_forward, "parts"),
     "unbatched": body(unbatched),
     "unbatched input": Odd(
         lambda: nn.Sequential(conv(), nn.ReLU()), "all", inputs=lambda: (torch.randn(3, 16, 16),)

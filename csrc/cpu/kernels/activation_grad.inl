@@ -82,11 +82,31 @@ void activation_grad_channels(const ActivationGradPlan& plan, const ActivationGr
   }
 }
 
+constexpr int64_t kActivationGradPixels = 16;
+
+template <class T>
+using AdjacentGrad = void (*)(const ActivationGradRow<T>& row, int64_t count, const T* slope,
+                              ActivationGradSums<T>& sums);
+
+// At most kActivationGradPixels values at the row's distances, through copies side by side.
+template <class Storage, class T>
+void activation_grad_apart(const ActivationGradRow<Storage>& row, int64_t count, const T* slope,
+                           ActivationGradSums<T>& sums, AdjacentGrad<T> adjacent) {
+  T grad[kActivationGradPixels], saved[kActivationGradPixels], result[kActivationGradPixels];
+  for (int64_t i = 0; i < count; ++i) grad[i] = load_as<T>(row.grad[i * row.grad_step]);
+  if (row.saved != nullptr)
+    for (int64_t i = 0; i < count; ++i) saved[i] = load_as<T>(row.saved[i * row.saved_step]);
+  adjacent({grad, saved, row.result == nullptr ? nullptr : result, 1, 1, 1}, count, slope, sums);
+  if (row.result != nullptr)
+    for (int64_t i = 0; i < count; ++i) row.result[i * row.result_step] = StoreAs<Storage>::from(result[i]);
+}
+
 // One channel's pixels after the other, 64 of them in 16 sums.
-template <class Storage, class T, Activation kActivation, bool kUnit>
-void activation_grad_pixels(const ActivationGradPlan& plan, const ActivationGradRow<Storage>& row,
-                            double* sums) {
-  constexpr int64_t kSums = 16;
+template <class Storage, class T, class Some>
+DENOISE_EXT_INLINE void activation_grad_pixels(const ActivationGradPlan& plan,
+                                               const ActivationGradRow<Storage>& row, double* sums,
+                                               const Some& some) {
+  constexpr int64_t kSums = kActivationGradPixels;
   const ActivationGradParams& p = plan.params;
   const int64_t channels = p.grad_output.size[1], cols = p.grad_output.size[3];
   // In blocks of 64 pixels, so that every channel's stay in the first-level cache whatever the strides.
@@ -95,9 +115,8 @@ void activation_grad_pixels(const ActivationGradPlan& plan, const ActivationGrad
     for (int64_t c = 0; c < channels; ++c) {
       ActivationGradSums<T> partial{};
       for (int64_t x = begin; x < end; x += kSums)
-        activation_grad_span<Storage, T, kActivation, kUnit, false>(
-            row.at(x, c, p), x + kSums < end ? kSums : end - x, static_cast<const T*>(plan.slopes) + c,
-            partial);
+        some(row.at(x, c, p), x + kSums < end ? kSums : end - x, static_cast<const T*>(plan.slopes) + c,
+             partial);
       if (sums == nullptr) continue;
       for (int64_t i = 0; i < kSums; ++i) {
         sums[c] += static_cast<double>(partial.bias[i]);
@@ -105,6 +124,27 @@ void activation_grad_pixels(const ActivationGradPlan& plan, const ActivationGrad
       }
     }
   }
+}
+
+template <class Storage, class T, Activation kActivation, bool kUnit>
+void activation_grad_typed_pixels(const ActivationGradPlan& plan, const ActivationGradRow<Storage>& row,
+                                  double* sums) {
+  activation_grad_pixels<Storage, T>(
+      plan, row, sums,
+      [](const ActivationGradRow<Storage>& some, int64_t count, const T* slope, ActivationGradSums<T>& to) {
+        activation_grad_span<Storage, T, kActivation, kUnit, false>(some, count, slope, to);
+      });
+}
+
+// Types of 16 bits at the row's distances: one for all activations, as converting takes the time.
+template <class Storage, class T>
+void activation_grad_apart_pixels(const ActivationGradPlan& plan, const ActivationGradRow<Storage>& row,
+                                  double* sums, AdjacentGrad<T> adjacent) {
+  activation_grad_pixels<Storage, T>(
+      plan, row, sums,
+      [=](const ActivationGradRow<Storage>& some, int64_t count, const T* slope, ActivationGradSums<T>& to) {
+        activation_grad_apart(some, count, slope, to, adjacent);
+      });
 }
 
 template <class Storage>
@@ -137,9 +177,12 @@ void activation_grad_rows(const ActivationGradPlan& plan, int64_t strip) {
     if (unit_stride(1) && p.grad_output.size[1] > 1) {
       activation_grad_channels<Storage, T, kActivation>(plan, row, sums);
     } else if (unit_stride(3)) {
-      activation_grad_pixels<Storage, T, kActivation, true>(plan, row, sums);
+      activation_grad_typed_pixels<Storage, T, kActivation, true>(plan, row, sums);
+    } else if constexpr (sizeof(Storage) == sizeof(T)) {
+      activation_grad_typed_pixels<Storage, T, kActivation, false>(plan, row, sums);
     } else {
-      activation_grad_pixels<Storage, T, kActivation, false>(plan, row, sums);
+      activation_grad_apart_pixels<Storage, T>(plan, row, sums,
+                                               activation_grad_span<T, T, kActivation, true, false>);
     }
   }
 }

@@ -162,7 +162,6 @@ struct Window {
 DENOISE_EXT_INLINE void search_coarse(const BlockMatchPlan& plan, int64_t row, const int16_t* penalty,
                                       int16_t* pairs, int16_t* best, int16_t* index) {
   constexpr int kSearch = kCoarseSearch, kSide = 2 * kSearch + 1, kCentre = kSide * kSearch + kSearch;
-  constexpr int16_t kLength = 5;  // what a pixel of the vector costs
   const int64_t stride = plan.level[2].stride, columns = plan.columns;
   const uint8_t* here = pyramid_row(plan, 0, 2, 2 * row - 1) - 1;
   const uint8_t* there = pyramid_row(plan, 1, 2, 2 * row - 1) - 1;
@@ -179,7 +178,7 @@ DENOISE_EXT_INLINE void search_coarse(const BlockMatchPlan& plan, int64_t row, c
             pair_sums(absolute_difference(load(here + i * stride + 2 * j), load(moved + i * stride + 2 * j)));
       store(pairs + j, reinterpret_cast<Vec<int16_t>>(sum));
     }
-    const int16_t length = static_cast<int16_t>(kLength * ((dy < 0 ? -dy : dy) + (dx < 0 ? -dx : dx)));
+    const int16_t length = static_cast<int16_t>(kVectorLength * ((dy < 0 ? -dy : dy) + (dx < 0 ? -dx : dx)));
     for (int64_t j = 0; j < columns; j += kLanes<int16_t>) {
       const Vec<int16_t> sad = load(pairs + j) + load(pairs + j + 1);
       if (step == 0) {

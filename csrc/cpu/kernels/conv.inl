@@ -87,6 +87,7 @@ void conv_rows(const ConvPlan& plan, const ConvTask<T>& task, const ChannelBlock
   at.channels = left < kWidth ? left : kWidth;
   at.x_step = phase.out_step[1];
   const bool in_place = plan.in_place_output && at.channels == kWidth;
+  const Finish<Storage, T, kWidth> finish(params.output.dtype);
   for (int64_t r = 0; r < task.rows; ++r) {
     at.y = phase.out_y0 + (task.i0 + r) * phase.out_step[0];
     for (int64_t x = 0; x < task.cols; x += kPixels) {
@@ -105,7 +106,7 @@ void conv_rows(const ConvPlan& plan, const ConvTask<T>& task, const ChannelBlock
         store_in_place<T>(in_place_row<T>(plan, at), at.pixels, acc);
       } else {
         store_sums<T>(acc, task.sums);
-        finish_span<Storage, T>(params, at, kWidth, slope, task.sums);
+        finish.call(params, at, slope, task.sums);
       }
     }
   }
@@ -126,7 +127,6 @@ void conv_block(const ConvPlan& plan, const ConvTask<T>& task, const ChannelBloc
 
 template <class Storage, class T>
 void conv_blocks(const ConvPlan& plan, const ConvTask<T>& task) {
-  if (plan.few_outputs) return conv_few_outputs<Storage, T>(plan, task);
   if (plan.depthwise) return conv_block<Storage, T>(plan, task, plan.blocks[task.slice]);
   for (const ChannelBlock& block : plan.blocks) conv_block<Storage, T>(plan, task, block);
 }
@@ -156,14 +156,12 @@ void conv_task(const ConvPlan& plan, int64_t index, void* scratch) {
   task.scratch = static_cast<T*>(scratch);
   task.sums = task.scratch + plan.packed_elements;
   if (phase.tap_count > 0 && !plan.in_place_input) pack_group(plan, task, {0, task.rows, 0, task.cols});
-  switch (plan.params.output.dtype) {
-    case DType::kBFloat16:
-      if constexpr (sizeof(T) == sizeof(float)) conv_blocks<BFloat16, T>(plan, task);
-      break;
-    case DType::kFloat16:
-      if constexpr (sizeof(T) == sizeof(float)) conv_blocks<Float16, T>(plan, task);
-      break;
-    default: conv_blocks<T, T>(plan, task);
+  if (plan.few_outputs) {
+    conv_few_outputs_any(plan, task);
+  } else if (plan.params.output.dtype == accumulation_type(plan.params.output.dtype)) {
+    conv_blocks<T, T>(plan, task);
+  } else if constexpr (sizeof(T) == sizeof(float)) {
+    conv_blocks<SixteenBits, T>(plan, task);
   }
   if (plan.stream) finish_stores_past_caches();
 }

@@ -1,5 +1,18 @@
 // What follows the sums of a direct convolution: residual, activation, store.
 
+// One copy for all the places that call it: as many calls of the library's function as a vector has lanes
+// would be most of their code.
+template <class T>
+__attribute__((noinline)) Vec<T> tanh_of(Vec<T> x) {
+  for (int i = 0; i < kLanes<T>; ++i) x[i] = std::tanh(x[i]);
+  return x;
+}
+
+template <class T>
+__attribute__((noinline)) Vec<T> sigmoid_of(Vec<T> x) {
+  return T(1) / (T(1) + exp<T>(-x));
+}
+
 template <class T>
 DENOISE_EXT_INLINE Vec<T> activate(Vec<T> x, const ConvParams& params, const T* prelu_slope) {
   const Vec<T> zero{};
@@ -9,11 +22,8 @@ DENOISE_EXT_INLINE Vec<T> activate(Vec<T> x, const ConvParams& params, const T* 
     case Activation::kRelu: return x < zero ? zero : x;
     case Activation::kLeakyRelu: return x > zero ? x : x * static_cast<T>(params.negative_slope);
     case Activation::kPrelu: return x > zero ? x : x * load(prelu_slope);
-    case Activation::kSigmoid: return T(1) / (T(1) + exp<T>(-x));
-    case Activation::kTanh: {
-      for (int i = 0; i < kLanes<T>; ++i) x[i] = std::tanh(x[i]);
-      return x;
-    }
+    case Activation::kSigmoid: return sigmoid_of<T>(x);
+    case Activation::kTanh: return tanh_of<T>(x);
   }
   return x;
 }
@@ -70,12 +80,28 @@ DENOISE_EXT_INLINE void apply_epilogue(const ConvParams& params, const OutputSpa
   if (residual && !before) add_residual<Storage, T>(params.residual, at, width, sums);
 }
 
-template <class Storage, class T>
-DENOISE_EXT_INLINE void finish_span(const ConvParams& params, const OutputSpan& at, int64_t width,
-                                    const T* prelu_slope, T* sums) {
-  apply_epilogue<Storage, T>(params, at, width, prelu_slope, sums);
-  store_span<Storage, T>(params.output, at, width, sums);
-}
+// Finishes spans of outputs of type Storage, `kWidth` sums apart. Both types of 16 bits share the code that
+// sums: it calls this through a pointer.
+struct SixteenBits {};
+
+template <class Storage, class T, int kWidth>
+struct Finish {
+  explicit Finish(DType) {}
+  static DENOISE_EXT_INLINE void call(const ConvParams& params, const OutputSpan& at, const T* prelu_slope,
+                                      T* sums) {
+    apply_epilogue<Storage, T>(params, at, kWidth, prelu_slope, sums);
+    store_span<Storage, T>(params.output, at, kWidth, sums);
+  }
+};
+
+template <class T, int kWidth>
+struct Finish<SixteenBits, T, kWidth> {
+  void (*call)(const ConvParams& params, const OutputSpan& at, const T* prelu_slope, T* sums);
+
+  explicit Finish(DType dtype)
+      : call(dtype == DType::kFloat16 ? Finish<Float16, T, kWidth>::call
+                                      : Finish<BFloat16, T, kWidth>::call) {}
+};
 
 // A row of outputs that whole vectors can be written to straight from the registers: adjacent channels
 // of the accumulation type, and an activation that is a maximum (ReLU; none is one with -infinity).

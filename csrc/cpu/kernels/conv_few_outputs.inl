@@ -110,3 +110,12 @@ void conv_few_outputs(const ConvPlan& plan, const ConvTask<T>& task) {
     return conv_few_outputs_rows<Storage, T, 4>(plan, task);
   }
 }
+
+template <class T>
+void conv_few_outputs_any(const ConvPlan& plan, const ConvTask<T>& task) {
+  if constexpr (sizeof(T) == sizeof(float)) {
+    if (plan.params.output.dtype == DType::kBFloat16) return conv_few_outputs<BFloat16, T>(plan, task);
+    if (plan.params.output.dtype == DType::kFloat16) return conv_few_outputs<Float16, T>(plan, task);
+  }
+  conv_few_outputs<T, T>(plan, task);
+}

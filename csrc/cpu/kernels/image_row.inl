@@ -9,8 +9,8 @@ struct RowWindow {
 };
 
 template <class Storage, class T>
-DENOISE_EXT_INLINE void pack_row_halo(const Storage* row, const RowWindow& window, int64_t begin, int64_t end,
-                                      T* to) {
+__attribute__((noinline)) void pack_row_halo(const Storage* row, const RowWindow& window, int64_t begin,
+                                             int64_t end, T* to) {
   for (int64_t i = begin; i < end; ++i) {
     const int64_t x = border_index(window.first + i, window.width, window.border);
     for (int64_t c = 0; c < window.channels; ++c)
@@ -31,8 +31,8 @@ void pack_row(const Storage* row, const RowWindow& window, T* to) {
   const int64_t before = -window.first, after = window.width - window.first;
   const int64_t begin = before < 0 ? 0 : (before < window.pixels ? before : window.pixels);
   const int64_t end = after < begin ? begin : (after < window.pixels ? after : window.pixels);
-  pack_row_halo<Storage, T>(row, window, 0, begin, to);
-  pack_row_halo<Storage, T>(row, window, end, window.pixels, to);
+  if (begin > 0) pack_row_halo<Storage, T>(row, window, 0, begin, to);
+  if (end < window.pixels) pack_row_halo<Storage, T>(row, window, end, window.pixels, to);
   if (begin >= end) return;
   const Storage* from = row + (window.first + begin) * stride;
   to += begin * channels;
@@ -48,22 +48,21 @@ void pack_row(const Storage* row, const RowWindow& window, T* to) {
   }
 }
 
-// Row y of image n from channel `channel` on; y may be outside the image.
+// Row y of image n from channel `channel` on; y may be outside the image. T is the accumulation type of the
+// image's dtype.
 template <class T>
 void pack_image_row(const Tensor4& image, int64_t n, int64_t channel, int64_t y, const RowWindow& window,
                     T* to) {
   const int64_t row = border_index(y, image.size[2], window.border);
+  if (row < 0) return pack_row(static_cast<const T*>(nullptr), window, to);
   const int64_t offset = n * image.stride[0] + channel * image.stride[1] + row * image.stride[2];
-  switch (image.dtype) {
-    case DType::kFloat64:
-      return pack_row(row < 0 ? nullptr : static_cast<const double*>(image.data) + offset, window, to);
-    case DType::kBFloat16:
-      return pack_row(row < 0 ? nullptr : static_cast<const BFloat16*>(image.data) + offset, window, to);
-    case DType::kFloat16:
-      return pack_row(row < 0 ? nullptr : static_cast<const Float16*>(image.data) + offset, window, to);
-    case DType::kUInt8:
-      return pack_row(row < 0 ? nullptr : static_cast<const uint8_t*>(image.data) + offset, window, to);
-    case DType::kFloat32:
-      return pack_row(row < 0 ? nullptr : static_cast<const float*>(image.data) + offset, window, to);
+  if constexpr (sizeof(T) == sizeof(float)) {
+    switch (image.dtype) {
+      case DType::kBFloat16: return pack_row(static_cast<const BFloat16*>(image.data) + offset, window, to);
+      case DType::kFloat16: return pack_row(static_cast<const Float16*>(image.data) + offset, window, to);
+      case DType::kUInt8: return pack_row(static_cast<const uint8_t*>(image.data) + offset, window, to);
+      default: break;
+    }
   }
+  pack_row(static_cast<const T*>(image.data) + offset, window, to);
 }

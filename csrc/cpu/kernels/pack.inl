@@ -51,8 +51,9 @@ DENOISE_EXT_INLINE void pack_pixels(const Storage* from, int64_t col_stride, int
 
 // Pixels [from, until) of a packed row that lie left or right of the image, read from pixels inside it.
 template <class Storage, class T>
-DENOISE_EXT_INLINE void pack_outside(const Storage* row, const Tensor4& tensor, const PackWindow& window,
-                                     int64_t from, int64_t until, int64_t width, T* to) {
+__attribute__((noinline)) void pack_outside(const Storage* row, const Tensor4& tensor,
+                                            const PackWindow& window, int64_t from, int64_t until,
+                                            int64_t width, T* to) {
   if (window.border == Border::kConstant) {
     __builtin_memset(to + from * width, 0, static_cast<size_t>((until - from) * width) * sizeof(T));
     return;
@@ -76,22 +77,22 @@ void pack_window(const Tensor4& tensor, const PackWindow& window, const PackedSh
     const int64_t packed = y < 0 ? 0 : window.cols;
     if (y >= 0) {
       const Storage* row = image + y * tensor.stride[2];
-      pack_outside<Storage, T>(row, tensor, window, 0, begin, width, to);
+      if (begin > 0) pack_outside<Storage, T>(row, tensor, window, 0, begin, width, to);
       if (end > begin)
         pack_pixels<Storage, T>(row + (x0 + begin * step) * tensor.stride[3], step * tensor.stride[3],
                                 tensor.stride[1], window, end - begin, width, to + begin * width);
-      pack_outside<Storage, T>(row, tensor, window, end, window.cols, width, to);
+      if (end < window.cols) pack_outside<Storage, T>(row, tensor, window, end, window.cols, width, to);
     }
     __builtin_memset(to + packed * width, 0, static_cast<size_t>((shape.cols - packed) * width) * sizeof(T));
   }
 }
 
+// T is the accumulation type of the tensor's dtype.
 template <class T>
 void pack(const Tensor4& tensor, const PackWindow& window, const PackedShape& shape, T* to) {
-  switch (tensor.dtype) {
-    case DType::kFloat64: return pack_window<double, T>(tensor, window, shape, to);
-    case DType::kBFloat16: return pack_window<BFloat16, T>(tensor, window, shape, to);
-    case DType::kFloat16: return pack_window<Float16, T>(tensor, window, shape, to);
-    default: return pack_window<float, T>(tensor, window, shape, to);
+  if constexpr (sizeof(T) == sizeof(float)) {
+    if (tensor.dtype == DType::kBFloat16) return pack_window<BFloat16, T>(tensor, window, shape, to);
+    if (tensor.dtype == DType::kFloat16) return pack_window<Float16, T>(tensor, window, shape, to);
   }
+  pack_window<T, T>(tensor, window, shape, to);
 }

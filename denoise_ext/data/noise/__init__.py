@@ -8,6 +8,7 @@ or a list with one per image: what an image gets then does not depend on the bat
 
 from denoise_ext.data.noise.banding import add_banding_noise
 from denoise_ext.data.noise.gaussian import add_gaussian_noise
+from denoise_ext.data.noise.h264 import add_h264_artefacts
 from denoise_ext.data.noise.impulse import add_salt_and_pepper_noise
 from denoise_ext.data.noise.jpeg import add_jpeg_artefacts
 from denoise_ext.data.noise.magnetic import add_rician_noise
@@ -19,7 +20,7 @@ from denoise_ext.data.noise.photons import (
     camera_noise,
     iso_noise,
 )
-from denoise_ext.data.noise.pipeline import NoiseStep, add_noise_chain
+from denoise_ext.data.noise.pipeline import NoiseStep, add_clip_noise_chain, add_noise_chain
 from denoise_ext.data.noise.speckle import add_speckle_noise
 
 __all__ = [
@@ -27,7 +28,9 @@ __all__ = [
     "NoiseStep",
     "PhotoNoise",
     "add_banding_noise",
+    "add_clip_noise_chain",
     "add_gaussian_noise",
+    "add_h264_artefacts",
     "add_jpeg_artefacts",
     "add_noise_chain",
     "add_photo_noise",

@@ -45,14 +45,32 @@ def per_image(
     return tensor.reshape(-1, 1, 1, 1)
 
 
-def normal(x: Tensor, generator: Generators, shape: Sequence[int] | None = None) -> Tensor:
-    """Standard normal numbers of ``shape`` (x's by default), batch first."""
-    return _drawn(torch.randn, x, generator, shape)
+class ClipGenerators(list[torch.Generator]):
+    """One generator for each frame of a clip.
+
+    ``common`` draws what all frames share: the camera's settings, and not its noise.
+    """
+
+    def __init__(self, frames: Sequence[torch.Generator], common: torch.Generator) -> None:
+        super().__init__(frames)
+        self.common = common
 
 
-def uniform(x: Tensor, generator: Generators, shape: Sequence[int] | None = None) -> Tensor:
-    """Numbers in [0, 1) of ``shape`` (x's by default), batch first."""
-    return _drawn(torch.rand, x, generator, shape)
+def normal(
+    x: Tensor, generator: Generators, shape: Sequence[int] | None = None, common: bool = False
+) -> Tensor:
+    """Standard normal numbers of ``shape`` (x's by default), batch first; see `uniform`."""
+    return _drawn(torch.randn, x, generator, shape, common)
+
+
+def uniform(
+    x: Tensor, generator: Generators, shape: Sequence[int] | None = None, common: bool = False
+) -> Tensor:
+    """Numbers in [0, 1) of ``shape`` (x's by default), batch first.
+
+    ``common``: the same for all frames of a clip, where the generators are `ClipGenerators`.
+    """
+    return _drawn(torch.rand, x, generator, shape, common)
 
 
 def poisson(rate: Tensor, generator: Generators) -> Tensor:
@@ -64,13 +82,19 @@ def poisson(rate: Tensor, generator: Generators) -> Tensor:
 
 
 def _drawn(
-    draw: Callable[..., Tensor], x: Tensor, generator: Generators, shape: Sequence[int] | None
+    draw: Callable[..., Tensor],
+    x: Tensor,
+    generator: Generators,
+    shape: Sequence[int] | None,
+    common: bool,
 ) -> Tensor:
     shape = tuple(x.shape if shape is None else shape)
     options = {"dtype": x.dtype, "device": x.device}
     if generator is None or isinstance(generator, torch.Generator):
         return draw(shape, generator=generator, **options)
     _check_count(generator, x)
+    if common and isinstance(generator, ClipGenerators):
+        return draw((1, *shape[1:]), generator=generator.common, **options).expand(shape)
     return torch.stack([draw(shape[1:], generator=g, **options) for g in generator])
 
 

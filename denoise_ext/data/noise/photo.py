@@ -59,7 +59,9 @@ class Draws:
 
     def between(self, low: float, high: float, count: int = 1) -> Tensor:
         """(N,), or (N, count) where ``count`` is above 1."""
-        drawn = low + (high - low) * uniform(self.x, self.generators, (len(self.x), count))
+        drawn = low + (high - low) * uniform(
+            self.x, self.generators, (len(self.x), count), common=True
+        )
         return drawn if count > 1 else drawn[:, 0]
 
     def logarithmic(self, low: float, high: float) -> Tensor:
@@ -130,7 +132,7 @@ def sensor_noise(image: Tensor, draws: Draws, options: PhotoNoise) -> Tensor:
     raw = tone.mix_channels(light, to_sensor) / gains
 
     shot = draws.logarithmic(options.shot_min, options.shot_max)
-    scatter = normal(image, draws.generators, (len(image), 1))[:, 0] * _READ_SCATTER
+    scatter = normal(image, draws.generators, (len(image), 1), common=True)[:, 0] * _READ_SCATTER
     read = (_READ_SLOPE * shot.log() + _READ_OFFSET + scatter).exp()
     noise = demosaiced_noise(raw, shot, read, draws)
     noise = noise - _shaped(draws.some(0.5, 0.0, options.black) * read.sqrt())

@@ -19,9 +19,10 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
-from denoise_ext.data.noise._draw import uniform
+from denoise_ext.data.noise._draw import ClipGenerators, uniform
 from denoise_ext.data.noise.banding import add_banding_noise
 from denoise_ext.data.noise.gaussian import add_gaussian_noise
+from denoise_ext.data.noise.h264 import add_h264_artefacts
 from denoise_ext.data.noise.impulse import add_salt_and_pepper_noise
 from denoise_ext.data.noise.jpeg import add_jpeg_artefacts
 from denoise_ext.data.noise.magnetic import add_rician_noise
@@ -83,7 +84,7 @@ class GaussianStep(_Step):
         if not self.varying:
             sigma = _linear(self.sigma_min, self.sigma_max, draws).to(x)
             return add_gaussian_noise(x, sigma, generators)
-        grid = uniform(x, generators, (len(x), 1, _MAP_GRID, _MAP_GRID))
+        grid = uniform(x, generators, (len(x), 1, _MAP_GRID, _MAP_GRID), common=True)
         smooth = F.interpolate(grid, x.shape[2:], mode="bilinear", align_corners=True)
         return add_gaussian_noise(
             x, self.sigma_min + (self.sigma_max - self.sigma_min) * smooth, generators
@@ -138,7 +139,7 @@ class PoissonGaussianStep(_Step):
 
     def add(self, x: Tensor, draws: np.ndarray, generators: Generators) -> Tensor:
         """See `_Step.add`."""
-        second = uniform(x, generators, (len(x), 1)).cpu().numpy()[:, 0]
+        second = uniform(x, generators, (len(x), 1), common=True).cpu().numpy()[:, 0]
         shot = _logarithmic(self.shot_min, self.shot_max, draws)
         read = _linear(self.read_min, self.read_max, second)
         return add_poisson_gaussian_noise(x, shot, read, generators)
@@ -180,6 +181,19 @@ class JpegStep(_Step):
     def add(self, x: Tensor, draws: np.ndarray, generators: Generators) -> Tensor:
         """See `_Step.add`."""
         return add_jpeg_artefacts(x, _linear(self.quality_min, self.quality_max, draws))
+
+
+class H264Step(_Step):
+    """H.264 compression of a clip, its constant rate factor uniform in the range."""
+
+    kind: Literal["h264"]
+    crf_min: int = Field(18, ge=0, le=51)
+    crf_max: int = Field(34, ge=0, le=51)
+
+    def add(self, x: Tensor, draws: np.ndarray, generators: Generators) -> Tensor:
+        """See `_Step.add`; x is the frames of one clip (T, C, H, W)."""
+        crf = int(self.crf_min + (self.crf_max - self.crf_min + 1) * float(draws[0]))
+        return add_h264_artefacts(x, crf)
 
 
 class RicianStep(_Step):
@@ -247,6 +261,7 @@ STEP_KINDS: dict[str, type[_Step]] = {
     "speckle": SpeckleStep,
     "salt_and_pepper": SaltAndPepperStep,
     "jpeg": JpegStep,
+    "h264": H264Step,
     "rician": RicianStep,
     "banding": BandingStep,
     "photo": PhotoStep,
@@ -281,3 +296,30 @@ def add_noise_chain(
         x = torch.where(hit.reshape(-1, 1, 1, 1), noisy, x)
     added = (x - clean).square().flatten(1).mean(dim=1).sqrt() * 255.0
     return x, added
+
+
+def add_clip_noise_chain(
+    clip: Tensor, steps: Sequence[NoiseStep], seed: int, step: int, index: int
+) -> tuple[Tensor, float]:
+    """The steps one after the other on the frames of a clip.
+
+    Strengths and the settings of a camera are drawn once for all frames, noise for each of them.
+
+    Args:
+        clip: (T, C, H, W) in [0, 1].
+        steps: kinds of noise with their ranges, first applied first.
+        seed, step: of the training run.
+        index: of the clip within the whole batch of this step.
+
+    Returns:
+        The noisy clip, and the root mean square of the added noise, on the 0-255 scale.
+    """
+    x = clip
+    for place, kind in enumerate(steps):
+        source = image_generator(seed, step, NOISE, index, place)
+        draw, chance = source.random(2)
+        seeds = [int(source.integers(2**63)) for _ in range(len(x) + 1)]
+        common, *frames = (torch.Generator(x.device).manual_seed(value) for value in seeds)
+        if chance < kind.probability:
+            x = kind.add(x, np.full(len(x), draw), ClipGenerators(frames, common))
+    return x, float((x - clip).square().mean().sqrt()) * 255.0

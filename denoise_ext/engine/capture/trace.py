@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
@@ -21,7 +21,7 @@ from denoise_ext.engine.capture.graph import Graph, Node, Value, channels_last_s
 from denoise_ext.engine.capture.instrumented_copy import Guard, InstrumentedCopy, NotPlannedError
 from denoise_ext.engine.capture.random_state import random_states, same_on_cpu
 from denoise_ext.engine.capture.shapes import result_of
-from denoise_ext.engine.capture.signature import PLAIN
+from denoise_ext.engine.capture.signature import PLAIN, tensors_in
 
 _META = torch.device("meta")
 # Ways to a tensor's memory that bypass operators.
@@ -34,23 +34,61 @@ _MEMORY = frozenset(
 
 
 class _NoMemory(TorchFunctionMode):
-    """Refuses what tensors without data cannot show.
+    """Refuses what tensors without data cannot show, and keeps the numbers of new ones.
 
-    That is reading or handing out their numbers, and autocast, which passes over them.
+    Refused are reading or handing out a tensor's numbers, and autocast, which passes over them.
     """
 
     def __init__(self, device: torch.device) -> None:
         super().__init__()
-        self._type = device.type
+        self._device = device
 
     def __torch_function__(
         self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None
     ) -> Any:
         if func in _MEMORY:
             raise NotPlannedError(f"it depends on the numbers in a tensor (Tensor.{func.__name__})")
-        if torch.is_autocast_enabled(self._type):
+        if torch.is_autocast_enabled(self._device.type):
             raise NotPlannedError("it turns on autocast")
+        if func is torch.tensor and len(args) == 1:
+            return self._tensor_of(args[0], **(kwargs or {}))
         return func(*args, **(kwargs or {}))
+
+    def _tensor_of(
+        self, data: Any, *, dtype: torch.dtype | None = None, device: Any = None, **more: Any
+    ) -> Tensor:
+        """``torch.tensor`` of Python numbers, as operators that have them among their arguments.
+
+        ``torch.tensor`` itself is no operator: no record would be left of the numbers.
+        """
+        shape, numbers = _shape(data), _numbers(data)
+        if shape is None or not numbers or any(more.values()):
+            raise NotPlannedError("it makes a tensor of something else than Python numbers")
+        if dtype is None:
+            kinds = {type(number) for number in numbers}
+            whole = torch.int64 if int in kinds else torch.bool
+            dtype = torch.get_default_dtype() if float in kinds else whole
+        if device is not None and torch.device(device).type == self._device.type:
+            device = None  # where all tensors of the trace are
+        parts = [torch.full((), number, dtype=dtype, device=device) for number in numbers]
+        return torch.stack(parts).reshape(shape)
+
+
+def _numbers(data: Any) -> list[int | float]:
+    """The numbers of nested lists, in order."""
+    if isinstance(data, (list, tuple)):
+        return [number for item in data for number in _numbers(item)]
+    return [data]
+
+
+def _shape(data: Any) -> tuple[int, ...] | None:
+    """The sizes of nested lists of Python numbers; None if they are irregular, or of others."""
+    if type(data) in (bool, int, float):
+        return ()
+    if type(data) not in (list, tuple):
+        return None
+    inner = {_shape(item) for item in data}
+    return None if len(inner) != 1 or None in inner else (len(data), *inner.pop())
 
 
 class _Recorder(TorchDispatchMode):
@@ -139,12 +177,14 @@ def trace(
     kwargs: dict[str, Any],
     dtype: torch.dtype | None,
     channels_last: bool,
+    as_given: Collection[int] = (),
 ) -> tuple[Graph, list[Tensor], Guard]:
     """Record ``module.method(*args, **kwargs)``.
 
     Args:
         dtype: floating tensors of module and arguments are taken as if cast to it.
         channels_last: 4-D arguments are taken as if laid out so.
+        as_given: positions of tensors, among the arguments, that keep their layout all the same.
 
     Returns:
         The graph, the module's tensors in the order of ``graph.sources``, and a guard that detects
@@ -154,7 +194,9 @@ def trace(
         NotPlannedError: it cannot be recorded faithfully.
     """
     copied = InstrumentedCopy(module)
-    graph, tensors = _record(copied, method, args, kwargs, dtype, channels_last)
+    count = len(tensors_in(args, kwargs))
+    last = [channels_last and position not in as_given for position in range(count)]
+    graph, tensors = _record(copied, method, args, kwargs, dtype, last)
     own, guard = copied.tensors, copied.guard
     del copied  # the last to hold tensors of the trace by right
     if any(tensor() is not None for tensor in tensors):
@@ -166,13 +208,17 @@ def trace(
 
 def _record(
     copied: InstrumentedCopy, method: str, args: tuple, kwargs: dict[str, Any],
-    dtype: torch.dtype | None, channels_last: bool,
+    dtype: torch.dtype | None, channels_last: list[bool],
 ) -> tuple[Graph, list[weakref.ref]]:  # fmt: skip
-    """The graph, and all tensors that were made for it."""
+    """The graph, and all tensors that were made for it.
+
+    ``channels_last`` has a value for each tensor among the arguments.
+    """
     leaves, spec = pytree.tree_flatten((args, kwargs))
-    device = _only_device([x for x in leaves if isinstance(x, Tensor)] + copied.tensors)
+    given = [x for x in leaves if isinstance(x, Tensor)]
+    device = _only_device(given + copied.tensors)
     recorder = _Recorder(device)
-    fakes = [_without_data(x, dtype, channels_last) for x in leaves if isinstance(x, Tensor)]
+    fakes = [_without_data(x, dtype, last) for x, last in zip(given, channels_last, strict=True)]
     stand_ins = [_without_data(x, dtype, False) for x in copied.tensors]
     inputs = [Value.of(fake, device) for fake in fakes]
     sources = [Value.of(fake, device, source=i) for i, fake in enumerate(stand_ins)]

@@ -16,6 +16,7 @@ from torch import Tensor
 from denoise_ext._tf32 import tf32_allowed
 from denoise_ext.engine.capture.graph import Value
 from denoise_ext.engine.fuse.ir import OUT, Constants, Site, Step, rms
+from denoise_ext.ops.tuned import Tuned
 
 # Root mean square of what an algorithm's rounding errors add to those of the direct sum, as a
 # factor on it.  Winograd F(m x m, 3x3) multiplies transformed tiles: an error of the products
@@ -33,6 +34,16 @@ _ALGORITHMS = {
     "default": ("winograd4", "direct"),
     "fast": ("winograd6", "winograd4", "direct"),
 }
+
+
+# What replaces convolutions: fastest on channels_last tensors.
+CONVOLUTIONS = frozenset(
+    {
+        torch.ops.denoise_ext.conv2d_out.default,
+        torch.ops.denoise_ext.conv_transpose2d_out.default,
+        torch.ops.denoise_ext.conv2d_resampled_out.default,
+    }
+)
 
 
 @dataclass(eq=False)
@@ -149,7 +160,7 @@ class ConvSite(Site):
             self.input, weight, bias, self.stride, self.padding, self.output_padding, self.groups,
             self.dilation, *epilogue, self.residual, self.residual_position, self.precision, OUT,
         )  # fmt: skip
-        function = torch.ops.denoise_ext.conv_transpose2d_out.default
+        function = _writer(torch.ops.denoise_ext.conv_transpose2d_out.default, weight.device)
         return Step(function, args, {}, [self.output], any_layout=True)
 
     def _out_step(
@@ -164,9 +175,8 @@ class ConvSite(Site):
             self.groups, self.border, *epilogue, self.residual, self.residual_position, algorithm,
             OUT, self.precision,
         )  # fmt: skip
-        return Step(
-            torch.ops.denoise_ext.conv2d_out.default, args, {}, [self.output], any_layout=True
-        )  # fmt: skip
+        function = _writer(torch.ops.denoise_ext.conv2d_out.default, weight.device)
+        return Step(function, args, {}, [self.output], any_layout=True)
 
     def _packed(self, algorithm: str, weight: Tensor, constants: Constants) -> Tensor:
         key = ("packed", algorithm, self._key())
@@ -235,3 +245,8 @@ class ConvSite(Site):
                 factor = factor * env(gamma).double()
             scale *= float(factor.abs().max())
         return max(scale, 1.0)
+
+
+def _writer(op: Callable, device: torch.device) -> Callable:
+    """The operator; on a GPU by the kernel that is measured to be the fastest there."""
+    return Tuned(op) if device.type == "cuda" else op

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import sys
+import weakref
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +13,8 @@ from torch import Tensor
 
 _ALIGNMENT = 64  # bytes: a cache line, and the widest vector
 _HUGE_PAGE = 2 * 1024 * 1024  # bytes
+_RECYCLED = 256 * 1024  # bytes from which memory is worth keeping
+_MOST_IDLE = 2  # blocks of a result: the one that is read while the other one is written
 _MADV_HUGEPAGE = 14  # Linux, <sys/mman.h>
 
 
@@ -82,6 +86,47 @@ def allocate(size: int, device: torch.device) -> Tensor:
         ctypes.c_void_p(aligned.data_ptr()), ctypes.c_size_t(whole), ctypes.c_int(_MADV_HUGEPAGE)
     )
     return aligned[:size]
+
+
+class Results:
+    """Memory of a plan's results, which goes from result to result.
+
+    A result belongs to the caller.  Once the last tensor in a block is gone, a later call may
+    write the block.  A state that one call returns and the next takes lies in two blocks in turn.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self.bytes = 0  # of all blocks that may be idle
+
+    def maker(
+        self, shape: tuple[int, ...], stride: tuple[int, ...], dtype: torch.dtype
+    ) -> Callable[[], Tensor]:
+        """A function that makes such a tensor."""
+        size = Buffer(shape, stride, dtype).bytes
+        if self._device.type != "cpu" or size < _RECYCLED:
+            device = self._device
+            return lambda: torch.empty_strided(shape, stride, dtype=dtype, device=device)
+        self.bytes += _MOST_IDLE * size
+        idle: list[Tensor] = []
+
+        def make() -> Tensor:
+            try:
+                block = idle.pop()
+            except IndexError:
+                with torch.inference_mode(False):
+                    block = allocate(size, self._device)
+            # The tensor holds this array, and nothing else does.
+            array = block.numpy()
+            weakref.finalize(array, _give_back, idle, block).atexit = False
+            return torch.from_numpy(array).view(dtype).as_strided(shape, stride)
+
+        return make
+
+
+def _give_back(idle: list[Tensor], block: Tensor) -> None:
+    if len(idle) < _MOST_IDLE:
+        idle.append(block)
 
 
 def view(arena: Tensor, buffer: Buffer) -> Tensor:

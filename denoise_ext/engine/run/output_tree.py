@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from denoise_ext.engine.capture.graph import Value
+from denoise_ext.engine.capture.graph import Value, same_layout
 from denoise_ext.engine.capture.signature import PLAIN
 from denoise_ext.engine.fuse import verify
 
@@ -48,6 +48,8 @@ class Finish:
             x = x.to(self._back)
         if stride is None or x.stride() == stride:
             return x
+        if same_layout(tuple(x.shape), x.stride(), stride):
+            return x.as_strided(x.shape, stride)
         return torch.empty_strided(x.shape, stride, dtype=x.dtype, device=x.device).copy_(x)
 
 

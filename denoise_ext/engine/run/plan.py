@@ -13,7 +13,6 @@ from torch.utils import _pytree as pytree
 from denoise_ext.engine.capture.graph import (
     Graph,
     Value,
-    channels_last_stride,
     same_layout,
     substitute,
 )
@@ -47,6 +46,11 @@ class Plan:
     ) -> None:
         self.graph, self.constants, self.schedule = graph, constants, schedule
         self.device, self.poison = device, poison
+        results = memory.Results(device)
+        self.makers = [
+            results.maker(v.shape, stride, v.dtype) for v, stride in schedule.fresh.items()
+        ]
+        self.bytes = schedule.size + results.bytes  # a workspace, and blocks for results
         self._pools: dict[int, list[_Workspace]] = {}
         self._lock = threading.Lock()
         self.workspaces = 0
@@ -70,9 +74,12 @@ class Plan:
         return pytree.tree_unflatten(leaves, self.graph.output_spec)
 
     def inputs(self, tensors: list[Tensor]) -> list[Tensor]:
-        """The call's tensors as they were traced: dtype and strides."""
+        """The call's tensors as they were traced: dtype, and strides where they matter."""
+        free = self.schedule.any_layout
         return [
-            x if x.stride() == v.stride and x.dtype == v.dtype else as_traced(x.to(v.dtype), v)
+            x
+            if x.dtype == v.dtype and (x.stride() == v.stride or v in free)
+            else as_traced(x.to(v.dtype), v)
             for x, v in zip(tensors, self.graph.inputs, strict=True)
         ]
 
@@ -112,11 +119,11 @@ class _Workspace:
         self._slots: dict[Value, int] = {}
         for value in (*plan.graph.inputs, *schedule.fresh):
             self._slots[value] = len(self._slots)
-        inputs = len(plan.graph.inputs)
-        self._fresh = [
-            (v.shape, channels_last_stride(v.shape), v.dtype, plan.device)
-            for v in list(self._slots)[inputs:]
-        ]
+        self._makers = plan.makers
+        self._slices = []  # slots of a part and of its whole, first channel, channels
+        for value, (whole, channel) in schedule.slices.items():
+            slot = self._slots.setdefault(value, len(self._slots))
+            self._slices.append((slot, self._slots[whole], channel, value.shape[1]))
         self._calls = [
             call for i, step in enumerate(schedule.steps) for call in self._bind(i, step, plan)
         ]
@@ -144,11 +151,10 @@ class _Workspace:
         return results
 
     def _launch(self, inputs: list[Tensor]) -> list[Any]:
-        env: list[Any] = inputs + [
-            torch.empty_strided(shape, stride, dtype=dtype, device=device)
-            for shape, stride, dtype, device in self._fresh
-        ]
+        env: list[Any] = inputs + [make() for make in self._makers]
         env += [None] * (len(self._slots) - len(env))
+        for slot, whole, channel, channels in self._slices:
+            env[slot] = env[whole].narrow(1, channel, channels)
         for function, args, kwargs, patches, store in self._calls:
             if patches is None:
                 result = function(*args, **kwargs)

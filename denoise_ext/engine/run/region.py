@@ -15,7 +15,8 @@ from torch.utils import _pytree as pytree
 from denoise_ext._tf32 import tf32_allowed
 from denoise_ext.engine.capture.graph import Graph
 from denoise_ext.engine.capture.instrumented_copy import Guard, InstrumentedCopy, NotPlannedError
-from denoise_ext.engine.capture.signature import call_key, without_numbers
+from denoise_ext.engine.capture.layouts import far_from_convolutions
+from denoise_ext.engine.capture.signature import call_key, tensors_in, without_numbers
 from denoise_ext.engine.capture.trace import trace
 from denoise_ext.engine.fuse import decisions, verify
 from denoise_ext.engine.fuse.ir import Constants, Site, Step, as_traced
@@ -140,7 +141,8 @@ class Region:
         sites = find_sites(graph, constants, self.settings.precision, self._apart)
         if not any(site.replaces for site in sites):
             raise NotPlannedError("there is nothing in it to replace")
-        finish = Finish(tensors, self.settings.dtype, self._strides(args, kwargs, expected))
+        strides = self._strides(args, kwargs, expected)
+        finish = Finish(tensors, self.settings.dtype, strides)
         first = self._decisions is None and self.settings.examine
         if first:
             key = decisions.key_of(graph, constants, self.settings.precision, self.settings.dtype)
@@ -161,7 +163,7 @@ class Region:
             if first:
                 decisions.keep(key, found, self._apart, self.settings.report.rows[-1])
             return entry
-        schedule = Scheduler(graph, constants, chosen).run()
+        schedule = Scheduler(graph, constants, chosen, strides).run()
         plan = Plan(graph, constants, schedule, (graph.inputs + graph.sources)[0].device)
         if not self.settings.examine:
             row = Row(self.path, self._name(), "plan", reason="not examined", decided="known")
@@ -247,12 +249,14 @@ class Region:
         return [own_strides(leaf) for leaf in as_given.outputs]
 
     def _trace(self, args: tuple, kwargs: dict) -> tuple[Graph, list[Tensor], Guard]:
-        dtype = self.settings.dtype
+        call = (self.module, self.method, args, kwargs, self.settings.dtype)
         try:
-            return trace(self.module, self.method, args, kwargs, dtype, channels_last=True)
+            traced = trace(*call, channels_last=True)
+            kept = far_from_convolutions(traced[0], tensors_in(args, kwargs))
+            return trace(*call, channels_last=True, as_given=kept) if kept else traced
         except NotPlannedError:
             # Perhaps a view that only the layout it was written for allows.
-            return trace(self.module, self.method, args, kwargs, dtype, channels_last=False)
+            return trace(*call, channels_last=False)
 
     def _packed_for(self, own: list[Tensor], guard: Guard) -> dict:
         """Weights packed for other sizes, where the module's tensors are still the same."""
@@ -293,7 +297,7 @@ class Region:
     def _keep(self, key: Any, entry: _Entry) -> _Entry:
         self._entries[key] = entry
         self._entries.move_to_end(key)
-        others = [e.plan.schedule.size for e in list(self._entries.values())[:-1] if e.plan]
+        others = [e.plan.bytes for e in list(self._entries.values())[:-1] if e.plan]
         while len(self._entries) > 1 and (
             len(self._entries) > _MOST_PLANS or sum(others) > _MOST_BYTES
         ):

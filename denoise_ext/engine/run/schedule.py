@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -14,6 +15,7 @@ from denoise_ext.engine.capture.graph import (
     same_layout,
     substitute,
 )
+from denoise_ext.engine.fuse.conv import CONVOLUTIONS
 from denoise_ext.engine.fuse.ir import OUT, Constants, Site, Step
 from denoise_ext.engine.fuse.match import ConcatSite
 from denoise_ext.engine.run.memory import Buffer, place
@@ -32,26 +34,45 @@ class Schedule:
     places: dict[Value, tuple[Buffer, int]] = field(default_factory=dict)
     # Views of such values: the step that makes them runs once, when memory is allocated.
     static_views: list[Step] = field(default_factory=list)
-    fresh: list[Value] = field(default_factory=list)  # results of the call that a step writes
+    # Results of the call that steps write, with their strides.
+    fresh: dict[Value, tuple[int, ...]] = field(default_factory=dict)
+    # Channels of such results: which one, and the first channel.
+    slices: dict[Value, tuple[Value, int]] = field(default_factory=dict)
     size: int = 0  # bytes of the plan's memory
+    # Arguments whose strides do not matter to any step.
+    any_layout: set[Value] = field(default_factory=set)
     joined: int = 0  # tensors written in place into a concatenation
 
 
 class Scheduler:
     """Builds a :class:`Schedule`."""
 
-    def __init__(self, graph: Graph, constants: Constants, chosen: dict[Site, Step | None]) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        constants: Constants,
+        chosen: dict[Site, Step | None],
+        strides: Sequence[tuple[int, ...] | None] = (),
+    ) -> None:
+        """``strides``: those that the caller wants of the results, leaf by leaf."""
         self.graph = graph
         self.constants = constants
         self.chosen = chosen
         self.result = Schedule()
+        self._wanted = {
+            value: stride
+            for value, stride in zip(graph.outputs, strides, strict=False)
+            if isinstance(value, Value) and stride is not None
+        }
 
     def run(self) -> Schedule:
         """Build the schedule."""
         steps = self._ordered_steps()
+        self._convolved = _convolved(steps)
         self._choose_fresh(steps)
         self._place_results(steps)
         self._separate_views(self._with_conversions(steps))
+        self._choose_any_layout()
         self._lifetimes()
         buffers = {id(b): b for b, _ in self.result.places.values()}
         self.result.size = place(list(buffers.values()))
@@ -100,14 +121,19 @@ class Scheduler:
     def _choose_fresh(self, steps: list[Step]) -> None:
         """What the caller gets is written into memory of its own, where a step can write it."""
         written = {step.results[0] for step in steps if step.writes}
+        written |= {step.part_of[0] for step in steps if step.part_of is not None}
+        # Convolutions write channels_last fastest; some operators write no slice of other memory.
+        fixed = self._convolved | {step.results[0] for step in steps if not step.any_output}
         view_of = {
             result: step.args[0] for step in steps if step.view for result in step.results
         }  # fmt: skip
         for value in self.graph.outputs:
             while isinstance(value, Value) and value in view_of:
                 value = view_of[value]
-            if value in written and value not in self.result.fresh:
-                self.result.fresh.append(value)
+            if value in written:
+                self.result.fresh[value] = self._stride(value)
+                if value in self._wanted and value not in fixed:
+                    self.result.fresh[value] = self._wanted[value]
 
     def _place_results(self, steps: list[Step]) -> None:
         readers: dict[Value, list[Step]] = {}
@@ -122,33 +148,51 @@ class Scheduler:
         dropped: set[Step] = set()
         # Concatenations from last to first: one inside another finds the outer one placed.
         for output in reversed(parts):
-            if output not in self.result.places:
+            if not self._has_place(output):
                 self.result.places[output] = (self._buffer(output), 0)
-            buffer, base = self.result.places[output]
             for step in parts[output]:
-                value, channel = step.args[0], base + step.part_of[1]
-                self.result.places[step.results[0]] = (buffer, channel)
+                value = step.args[0]
+                self._put_inside(step.results[0], *step.part_of)
                 inside = value in parts or (value in writer and writer[value].any_output)
                 if inside and self._may_join(value, step, readers):
-                    self.result.places[value] = (buffer, channel)
+                    self._put_inside(value, *step.part_of)
                     dropped.add(step)
         self.result.joined = len(dropped)
         steps[:] = [step for step in steps if step not in dropped]
         for step in steps:
             for value in step.results if step.writes else ():
-                if value not in self.result.places and value not in self.result.fresh:
+                if not self._has_place(value):
                     self.result.places[value] = (self._buffer(value), 0)
+
+    def _has_place(self, value: Value) -> bool:
+        made = self.result
+        return value in made.places or value in made.fresh or value in made.slices
+
+    def _put_inside(self, part: Value, whole: Value, channel: int) -> None:
+        """Let ``part`` be channels of ``whole``, from ``channel`` on."""
+        made = self.result
+        if whole in made.places:
+            buffer, base = made.places[whole]
+            made.places[part] = (buffer, base + channel)
+        else:
+            outer, base = made.slices.get(whole, (whole, 0))
+            made.slices[part] = (outer, base + channel)
 
     def _may_join(self, value: Value, copy: Step, readers: dict[Value, list[Step]]) -> bool:
         """Whether ``value`` can be written right where ``copy`` would put it."""
-        if value in self.result.places or value in self.result.fresh:
+        if self._has_place(value):
             return False
         others = [step for step in readers[value] if step is not copy]
         return all(step.any_layout for step in others) and readers[value].count(copy) == 1
 
     def _buffer(self, value: Value) -> Buffer:
-        stride = channels_last_stride(value.shape) if len(value.shape) == 4 else value.stride
-        return Buffer(value.shape, stride, value.dtype)
+        return Buffer(value.shape, self._stride(value), value.dtype)
+
+    def _stride(self, value: Value) -> tuple[int, ...]:
+        """channels_last where convolutions are near, else as traced."""
+        if len(value.shape) != 4 or (value not in self._convolved and _is_dense(value)):
+            return value.stride
+        return channels_last_stride(value.shape)
 
     # --- layouts ----------------------------------------------------------------------------------
 
@@ -172,11 +216,14 @@ class Scheduler:
         return result
 
     def _laid_out_otherwise(self, value: Value) -> bool:
-        if value in self.result.fresh:
-            return not same_layout(value.shape, channels_last_stride(value.shape), value.stride)
-        if value not in self.result.places:
+        made = self.result
+        if value in made.places:
+            stride = made.places[value][0].stride
+        elif value in made.fresh or value in made.slices:
+            stride = made.fresh[made.slices.get(value, (value, 0))[0]]
+        else:
             return False
-        return not same_layout(value.shape, self.result.places[value][0].stride, value.stride)
+        return not same_layout(value.shape, stride, value.stride)
 
     def _reading(self, step: Step, converted: dict[Value, Value]) -> Step:
         def replace(value: Value) -> Value:
@@ -186,6 +233,16 @@ class Scheduler:
             step.function, substitute(step.args, replace), substitute(step.kwargs, replace),
             step.results, step.single, step.view, step.any_layout,
         )  # fmt: skip
+
+    def _choose_any_layout(self) -> None:
+        strict = {
+            value
+            for step in self.result.steps
+            if not step.any_layout or step.function in CONVOLUTIONS
+            for value in step.reads()
+        }
+        outputs = self.graph.output_values()
+        self.result.any_layout = set(self.graph.inputs) - strict - outputs
 
     # --- views and lifetimes ----------------------------------------------------------------------
 
@@ -211,3 +268,27 @@ class Scheduler:
         for value in self.graph.outputs:
             if isinstance(value, Value) and value in self._home:
                 self._home[value].used_at(sys.maxsize - 1)  # copied when the steps are done
+
+
+def _convolved(steps: list[Step]) -> set[Value]:
+    """What convolutions read or write, and what lies side by side with that."""
+    convolved = {
+        value
+        for step in steps
+        if step.function in CONVOLUTIONS
+        for value in (*step.reads(), *step.results)
+    }
+    for parts in (steps[::-1], steps):  # a concatenation and its parts have one layout
+        for step in parts:
+            if step.part_of is not None:
+                joined = {step.part_of[0], step.args[0]}
+                convolved |= joined if convolved & joined else set()
+    return convolved
+
+
+def _is_dense(value: Value) -> bool:
+    return (
+        not value.numel()
+        or 1 + sum((n - 1) * s for n, s in zip(value.shape, value.stride, strict=True))
+        == value.numel()
+    )

@@ -1,8 +1,8 @@
 """A video frame: its stored planes, and its picture in RGB or gray.
 
-Y'CbCr is converted by the matrices of ITU-T H.273 (Kr, Kb below). Only the *difference* to a
-changed picture is added to the stored planes. An unchanged picture leaves every plane as it was,
-bit for bit, with any chroma subsampling.
+Y'CbCr is converted by the matrices of ITU-T H.273 (Kr, Kb below). A number of chroma serves all
+pixels of its block, and comes back as their mean. An unchanged picture therefore leaves every plane
+as it was, bit for bit, with any chroma subsampling.
 """
 
 from __future__ import annotations
@@ -72,16 +72,23 @@ class VideoFrame:
         if self.colour.kind == "gbr":
             green, blue, red = self.planes
             return np.stack([red, green, blue], axis=-1).astype(np.float32) / span
-        luma = (self.planes[0].astype(np.float32) - black) / span
+        luma = (self.planes[0].astype(np.float32) - black) / np.float32(span)
         middle, chroma = float(1 << (self.colour.bits - 1)), self.colour.chroma_span
         cb, cr = (
-            _widened((plane.astype(np.float32) - middle) / chroma, luma.shape)
+            (plane.astype(np.float32) - np.float32(middle)) / np.float32(chroma)
             for plane in self.planes[1:]
         )
         kr, kb = self._coefficients()
-        red, blue = luma + 2 * (1 - kr) * cr, luma + 2 * (1 - kb) * cb
-        green = (luma - kr * red - kb * blue) / (1 - kr - kb)
-        return np.stack([red, green, blue], axis=-1)
+        red, blue = 2 * (1 - kr) * cr, 2 * (1 - kb) * cb
+        green = (kr * red + kb * blue) / -(1 - kr - kb)
+        picture = np.empty((*luma.shape, 3), np.float32)
+        # Chroma is converted at its own size; each number serves a block of pixels.
+        for rows, columns in _phases(luma.shape, cb.shape):
+            part = luma[rows, columns]
+            for channel, offset in enumerate((red, green, blue)):
+                same = offset[: part.shape[0], : part.shape[1]]
+                np.add(part, same, out=picture[rows, columns, channel])
+        return picture
 
     def with_picture(self, picture: np.ndarray) -> VideoFrame:
         """The frame with another picture (as `picture` gives it), rounded to the stored depth.
@@ -89,49 +96,67 @@ class VideoFrame:
         Raises:
             ValueError: a picture of another shape.
         """
-        before = self.picture()
-        if picture.shape != before.shape:
-            raise ValueError(f"picture must be {before.shape}, got {picture.shape}")
-        change = picture.astype(np.float32, copy=False) - before
-        _, span = self.colour.black_and_span
+        shape = self.planes[0].shape + ((3,) if self.colour.kind != "gray" else ())
+        if picture.shape != shape:
+            raise ValueError(f"picture must be {shape}, got {picture.shape}")
+        picture = picture.astype(np.float32, copy=False)
+        black, span = self.colour.black_and_span
         if self.colour.kind == "gray":
-            changes = [change * span]
+            levels = [picture * span + black]
         elif self.colour.kind == "gbr":
-            changes = [change[..., i] * span for i in (1, 2, 0)]
+            levels = [picture[..., i] * span for i in (1, 2, 0)]
         else:
-            kr, kb = self._coefficients()
-            red, green, blue = (change[..., i] for i in range(3))
-            luma = kr * red + (1 - kr - kb) * green + kb * blue
-            cb, cr = (blue - luma) / (2 * (1 - kb)), (red - luma) / (2 * (1 - kr))
-            chroma = self.colour.chroma_span
-            small = [_narrowed(c, p.shape) * chroma for c, p in zip((cb, cr), self.planes[1:])]
-            changes = [luma * span, *small]
+            levels = self._ycbcr(picture)
         highest = (1 << self.colour.bits) - 1
         planes = tuple(
-            np.rint(plane + delta).clip(0, highest).astype(plane.dtype)
-            for plane, delta in zip(self.planes, changes)
+            np.rint(level, out=level).clip(0, highest, out=level).astype(plane.dtype)
+            for plane, level in zip(self.planes, levels)
         )
         return dataclasses.replace(self, planes=planes)
+
+    def _ycbcr(self, picture: np.ndarray) -> list[np.ndarray]:
+        """The levels of Y, Cb and Cr of a picture, not rounded; chroma at its own size."""
+        kr, kb = self._coefficients()
+        black, span = self.colour.black_and_span
+        luma = np.array([kr, 1 - kr - kb, kb])
+        blue = (np.array([0, 0, 1]) - luma) / (2 * (1 - kb))
+        red = (np.array([1, 0, 0]) - luma) / (2 * (1 - kr))
+        small = _narrowed(picture, self.planes[1].shape)
+        middle, chroma = 1 << (self.colour.bits - 1), self.colour.chroma_span
+        return [
+            picture @ (luma * span).astype(np.float32) + np.float32(black),
+            *(
+                small @ (weights * chroma).astype(np.float32) + np.float32(middle)
+                for weights in (blue, red)
+            ),
+        ]
 
     def _coefficients(self) -> tuple[float, float]:
         high = self.planes[0].shape[0] >= _HIGH_DEFINITION
         return _MATRICES.get(self.colour.matrix, _BT709 if high else _BT601)
 
 
-def _widened(plane: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """A subsampled plane at full size: each number is repeated."""
-    for axis in (0, 1):
-        if (factor := -(-shape[axis] // plane.shape[axis])) > 1:
-            plane = plane.repeat(factor, axis)
-    return plane[: shape[0], : shape[1]]
+def _phases(full: tuple[int, int], small: tuple[int, int]) -> Iterator[tuple[slice, slice]]:
+    """The pixels at each place in the blocks that share a number of chroma: rows and columns."""
+    down, right = (-(-large // part) for large, part in zip(full, small))
+    for row in range(min(down, full[0])):
+        for column in range(min(right, full[1])):
+            yield slice(row, None, down), slice(column, None, right)
 
 
-def _narrowed(plane: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """A full-size plane at a subsampled size: the mean of each block of pixels."""
-    factors = [-(-full // small) for full, small in zip(plane.shape, shape)]
-    missing = [(0, f * small - full) for f, small, full in zip(factors, shape, plane.shape)]
-    plane = np.pad(plane, missing, mode="edge")
-    return plane.reshape(shape[0], factors[0], shape[1], factors[1]).mean(axis=(1, 3))
+def _narrowed(picture: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """(H, W, 3) at the size of subsampled chroma: the mean of each block of pixels."""
+    if picture.shape[:2] == shape:
+        return picture
+    down, right = (-(-full // small) for full, small in zip(picture.shape, shape))
+    missing = [(0, f * part - full) for f, part, full in zip((down, right), shape, picture.shape)]
+    if any(after for _, after in missing):
+        picture = np.pad(picture, [*missing, (0, 0)], mode="edge")
+    total = np.zeros((*shape, 3), np.float32)
+    for rows, columns in _phases(picture.shape[:2], shape):
+        total += picture[rows, columns]
+    total /= down * right
+    return total
 
 
 def windows(frames: Iterable[VideoFrame], radius: int) -> Iterator[tuple[VideoFrame, ...]]:

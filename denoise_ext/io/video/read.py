@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from fractions import Fraction
+from typing import BinaryIO
 
 import numpy as np
 
@@ -14,6 +14,8 @@ from denoise_ext.io.errors import ImageError, optional, reason_of, shown
 from denoise_ext.io.read import DEFAULT_MAX_PIXELS, check_max_pixels
 from denoise_ext.io.video.frames import Colour, VideoFrame
 from denoise_ext.io.video.quicktime import LARGEST_HEADER, inflated_header_bytes
+from denoise_ext.io.video.source import USUAL_RATE, Video, VideoInfo, check_frame_size
+from denoise_ext.io.video.y4m import MAGIC, Y4MVideo
 
 # Pixel formats with the same numbers in another order -> the planar one they are read as.
 _PLANAR = {
@@ -26,22 +28,8 @@ _DEMUXERS = "matroska,mov,avi,nut,mpegts,mpeg,ogg,flv,asf,mxf,dv,ivf,yuv4mpegpip
 # Of a container or a coding, not of what is shown.
 _NOT_TITLES = {"major_brand", "minor_version", "compatible_brands", "encoder", "duration"}
 _FULL_RANGE = 2  # AVCOL_RANGE_JPEG
+_COLOUR = ("color_range", "colorspace", "color_primaries", "color_trc")
 _MAX_LOST_IN_A_ROW = 10_000  # packets that give no frame, one after the other
-
-
-@dataclass(frozen=True)
-class VideoInfo:
-    """Facts about the picture of a video file."""
-
-    width: int
-    height: int
-    frames: int | None
-    """How many there are, if the file states it or its length; else None."""
-    frame_rate: Fraction | None
-    """On average; None if it is not stated."""
-    pixel_format: str
-    """FFmpeg's name of the format frames are handed out in: "yuv420p", "yuv420p10le", "gbrp"."""
-    codec: str
 
 
 def open_container(av, path: str):
@@ -50,66 +38,66 @@ def open_container(av, path: str):
     return av.open(f"file:{os.path.abspath(path)}", container_options=limits)
 
 
-class Video:
-    """A video file being read: iterate over it once. Close it, or use it in a `with`."""
+class FileVideo(Video):
+    """A video file, read with PyAV."""
 
-    def __init__(self, path: str | os.PathLike[str], max_pixels: int = DEFAULT_MAX_PIXELS):
-        self.path = os.fspath(path)
-        self.notes: list[str] = []
-        """Remarks for the user; more may be added while frames are read."""
-        self.corrupt = 0
-        """How many frames so far were damaged, and handed out as the decoder made them."""
-        self.lost = 0
-        """How many packets so far gave no frame at all."""
+    def __init__(self, path: str, max_pixels: int) -> None:
+        super().__init__(path)
         self._max_pixels = max_pixels
         self._damaged: set[int] = set()  # times of frames to come
+        self._breaks_off = ""  # why no further packet can be read
         self._av = optional("av", "video", f"{shown(path)} is a video, which")
         self._container = self._open()
         try:
-            self.stream = self._choose()
+            self._stream = self._choose()
             self._frames = self._decoded()
             self._first = self._first_frame()
             self._quarters = round(self._first.rotation / 90)  # counterclockwise, for players
             self.info = self._describe()
+            self.time_base = self._stream.time_base
+            context = self._stream.codec_context
+            self.colour = {name: getattr(context, name) for name in _COLOUR}
+            self.pixel_shape = self._pixel_shape()
             self.titles = _titles(self._container.metadata)
-            self.stream_titles = _titles(self.stream.metadata)
+            self.stream_titles = _titles(self._stream.metadata)
             self.chapters = self._container.chapters()
+            self.has_streams = True
         except BaseException:
             self.close()
             raise
-
-    def __enter__(self) -> Video:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close the file."""
         self._container.close()
 
     def __iter__(self) -> Iterator[VideoFrame]:
-        """The frames in the order they are shown. Raises ImageError where none can be read."""
+        """See `Video`."""
         count = lost_in_a_row = 0
         for decoded in itertools.chain([self._first], self._frames):
             if decoded is None:
-                self.lost += 1
+                self._count_lost(count)
                 lost_in_a_row += 1
                 if lost_in_a_row > _MAX_LOST_IN_A_ROW:
-                    raise ImageError(f"{shown(self.path)} is damaged: no further frame can be read")
+                    self.broken = f"frame {count} and what follows cannot be read"
+                    return
                 continue
             lost_in_a_row = 0
             frame = self._frame(decoded, count)
-            self.corrupt += frame.corrupt
+            if frame.corrupt:
+                self._count_corrupt(count)
+            if decoded.interlaced_frame:
+                self._note_interlaced(count)
             count += 1
             yield frame
+        if self._breaks_off:
+            self.broken = f"the file breaks off after frame {count - 1}: {self._breaks_off}"
 
     def _first_frame(self):
         """The first frame that can be read; its rotation is that of the video."""
         for decoded in itertools.islice(self._frames, _MAX_LOST_IN_A_ROW):
             if decoded is not None:
                 return decoded
-            self.lost += 1
+            self._count_lost(0)
         raise ImageError(f"{shown(self.path)} holds no frame that can be read")
 
     def _open(self):
@@ -140,7 +128,7 @@ class Video:
         context = stream.codec_context
         if context.width < 1 or context.height < 1 or context.pix_fmt is None:
             raise ImageError(f"{shown(self.path)} does not say how large its picture is")
-        self._check_size(context.width, context.height)
+        check_frame_size(self.path, context.width, context.height, self._max_pixels)
         stream.thread_type = "NONE"  # what is logged while a packet is decoded is then about it
         context.options = {"max_pixels": str(self._max_pixels)}
         others = len(self._container.streams.video) - 1
@@ -148,15 +136,8 @@ class Video:
             self.notes.append(f"only one of its {others + 1} video streams is read")
         return stream
 
-    def _check_size(self, width: int, height: int) -> None:
-        if width * height > self._max_pixels:
-            raise ImageError(
-                f"{shown(self.path)} states {width} x {height} = {width * height} pixels per frame,"
-                f" more than the limit of {self._max_pixels} (max_pixels)"
-            )
-
     def _describe(self) -> VideoInfo:
-        stream, context = self.stream, self.stream.codec_context
+        stream, context = self._stream, self._stream.codec_context
         pixel_format = _PLANAR.get(context.pix_fmt, context.pix_fmt)
         self._colour(pixel_format, context.color_range, context.colorspace)
         rate = stream.average_rate
@@ -174,6 +155,11 @@ class Video:
                 )
         return VideoInfo(width, height, frames, rate, pixel_format, context.codec.name)
 
+    def _pixel_shape(self) -> Fraction | None:
+        stream = self._stream
+        ratio = stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio or None
+        return 1 / ratio if ratio and self._quarters % 2 else ratio
+
     def _colour(self, name: str, color_range: int, colorspace: int) -> Colour:
         pixel_format = self._av.VideoFormat(name)
         bits = pixel_format.components[0].bits
@@ -190,14 +176,14 @@ class Video:
 
     def _decoded(self) -> Iterator:
         """Decoded frames, and None for each packet that could not be decoded."""
-        packets = self._container.demux(self.stream)
+        packets = self._container.demux(self._stream)
         while True:
             try:
                 packet = next(packets)
             except StopIteration:
                 return
             except self._av.FFmpegError as error:
-                self.notes.append(f"the file breaks off: {reason_of(error)}")
+                self._breaks_off = reason_of(error)
                 packet = None
             try:
                 yield from self._decode(packet)
@@ -218,7 +204,7 @@ class Video:
         logging.set_level(logging.ERROR)
         try:
             with logging.Capture(local=True) as messages:
-                frames = self.stream.decode(packet)
+                frames = self._stream.decode(packet)
         finally:
             logging.set_level(level)
         if messages and packet is not None and packet.pts is not None:
@@ -239,9 +225,9 @@ class Video:
         planes = tuple(np.rot90(_pixels_of(p, kind), self._quarters) for p in decoded.planes)
         damaged = decoded.is_corrupt or decoded.pts in self._damaged
         self._damaged.discard(decoded.pts)
-        pts, time_base = decoded.pts, decoded.time_base or self.stream.time_base
+        pts, time_base = decoded.pts, decoded.time_base or self._stream.time_base
         if pts is None:  # a raw stream: counted
-            rate = self.info.frame_rate or Fraction(25)
+            rate = self.info.frame_rate or USUAL_RATE
             pts = round(number / rate / time_base)
         return VideoFrame(planes, colour, pts, time_base, damaged)
 
@@ -257,20 +243,59 @@ def _pixels_of(plane, kind) -> np.ndarray:
     return np.ascontiguousarray(rows[:, :width]).view(kind).astype(kind, copy=False)
 
 
-def read_video(path: str | os.PathLike[str], *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Video:
-    """Open a video file for reading, frame by frame, in bounded memory.
+def read_video(
+    path: str | os.PathLike[str] | BinaryIO, *, max_pixels: int = DEFAULT_MAX_PIXELS
+) -> Video:
+    """Open a video for reading, frame by frame, in bounded memory.
 
     Args:
-        path: any container and codec that PyAV's FFmpeg decodes.
+        path: any container and codec that PyAV's FFmpeg decodes, or a binary stream of y4m, such
+            as a pipe. Files of y4m are read without PyAV, too.
         max_pixels: refuse a picture with more pixels (width x height) than this.
 
     Returns:
-        `Video`: iterate over it for `VideoFrame`; `.info` has its facts, `.notes`,
-        `.corrupt` and `.lost` what went wrong.
+        `Video`: iterate over it for `VideoFrame`; `.info` has its facts, `.notes`, `.damage`,
+        `.corrupt`, `.lost` and `.broken` what went wrong.
 
     Raises:
         ImageError: (a ValueError) one line naming the file: missing, no video, pixels of a kind
             that is not read, PyAV not installed.
     """
     check_max_pixels(max_pixels)
-    return Video(path, max_pixels)
+    if not isinstance(path, (str, os.PathLike)):
+        return Y4MVideo(path, "-", max_pixels)
+    path = os.fspath(path)
+    file = _opened_y4m(path)
+    return FileVideo(path, max_pixels) if file is None else Y4MFile(file, path, max_pixels)
+
+
+class Y4MFile(Y4MVideo):
+    """A y4m stream in a file, which is closed with it."""
+
+    def __init__(self, file: BinaryIO, path: str, max_pixels: int) -> None:
+        self._file = file
+        try:
+            super().__init__(file, path, max_pixels)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def _opened_y4m(path: str) -> BinaryIO | None:
+    """The file, if it begins like y4m."""
+    if not os.path.isfile(path):
+        return None
+    try:
+        file = open(path, "rb")  # noqa: SIM115  (handed on)
+        found = file.read(len(MAGIC)) == MAGIC
+        file.seek(0)
+    except OSError as error:
+        raise ImageError(f"{shown(path)} cannot be read: {reason_of(error)}") from error
+    if found:
+        return file
+    file.close()
+    return None

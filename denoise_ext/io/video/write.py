@@ -5,16 +5,17 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterable, Iterator
-from fractions import Fraction
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
 from denoise_ext.io.atomic import check_target, write_atomically
-from denoise_ext.io.errors import ImageError, optional, shown
+from denoise_ext.io.errors import ImageError, optional, reason_of, shown
 from denoise_ext.io.video.frames import VideoFrame
-from denoise_ext.io.video.read import Video, open_container
+from denoise_ext.io.video.read import open_container
+from denoise_ext.io.video.source import USUAL_RATE, Video
+from denoise_ext.io.video.y4m import write_y4m, y4m_format
 
 # suffix -> FFmpeg's name of the container
 _CONTAINERS = {".mkv": "matroska", ".mp4": "mp4", ".mov": "mov", ".avi": "avi", ".webm": "webm",
@@ -27,15 +28,22 @@ _FFV1 = {
 }  # version 3: damage is found, per slice
 # What codecs take where they have no planar RGB of 8 bits.
 _PACKED = {"gbrp": "bgr0"}
-_COLOUR = ("color_range", "colorspace", "color_primaries", "color_trc")
+_Y4M = ".y4m"
+_LOSSLESS = "ffv1"
 
 
 def check_can_write_video(
-    path: str | os.PathLike[str], codec: str = "ffv1", overwrite: bool = False
+    path: str | os.PathLike[str], codec: str | None = None, overwrite: bool = False
 ) -> None:
     """Raise ImageError if `write_video` is bound to fail, before any work is done."""
+    if is_y4m(path):
+        if codec is not None:
+            raise ImageError(f"codec {codec!r}: {shown(path)} is y4m, which has none")
+        check_target(path, overwrite)
+        return
     av = optional("av", "video", f"{shown(path)} is a video, which")
     _container(path)
+    codec = codec or _LOSSLESS
     try:
         kind = av.Codec(codec, "w").type
     except ValueError:
@@ -50,7 +58,7 @@ def write_video(
     frames: Iterable[VideoFrame],
     like: Video,
     *,
-    codec: str = "ffv1",
+    codec: str | None = None,
     quality: float | None = None,
     overwrite: bool = False,
 ) -> list[str]:
@@ -61,10 +69,11 @@ def write_video(
     name only once it is complete.
 
     Args:
-        path: target; .mkv, .mp4, .mov, .avi, .webm or .nut.
+        path: target; .mkv, .mp4, .mov, .avi, .webm or .nut; or .y4m, raw frames alone.
         frames: as read from `like`, changed or not; taken one at a time.
         like: the video they come from, opened by `read_video`.
-        codec: an encoder of FFmpeg's. "ffv1" is lossless; "libx264" and "libx265" are small.
+        codec: an encoder of FFmpeg's. "ffv1", the default, is lossless; "libx264" and "libx265"
+            are small.
         quality: constant rate factor of lossy codecs: 0 the best, 51 the worst (libx264).
         overwrite: replace an existing file; without it an existing file is an error.
 
@@ -72,20 +81,98 @@ def write_video(
         Remarks for the user, one line each: streams that the container cannot hold.
 
     Raises:
-        ImageError: (a ValueError) one line naming the file.
+        ImageError: (a ValueError) one line naming the file, and the frame that cannot be written.
+            Nothing is left of it then.
     """
     check_can_write_video(path, codec, overwrite)
     notes: list[str] = []
 
-    def write(stream: IO[bytes]) -> None:
-        av = optional("av", "video", "video")
-        with av.open(stream, "w", format=_container(path)) as output:
-            coded = _Output(av, output, like, codec, quality, notes)
-            with contextlib.closing(_Copies(av, output, like.path, notes)) as copies:
-                coded.write(frames, copies)
+    if is_y4m(path):
+        if quality is not None:
+            raise ImageError(f"quality {quality}: {shown(path)} is y4m, which has none")
+        y4m_format(like.info.pixel_format)
+    counted = _Counted(frames)
 
-    write_atomically(path, write, overwrite)
+    def write(file: IO[bytes]) -> None:
+        stream: Any = _Target(file)
+        try:
+            if is_y4m(path):
+                notes.extend(write_y4m(stream, counted, like))
+            else:
+                _write_container(stream, path, counted, like, codec, quality, notes)
+        except Exception as error:
+            if counted.error is not None or not counted.taken:
+                raise
+            reason = reason_of(stream.error or error)
+            raise ImageError(f"frame {counted.taken - 1}: {reason}") from error
+
+    try:
+        write_atomically(path, write, overwrite)
+    except ImageError:
+        if counted.error is not None:  # nothing is wrong with the file
+            raise counted.error from None
+        raise
     return notes
+
+
+def _write_container(
+    stream: IO[bytes],
+    path: str | os.PathLike[str],
+    frames: Iterable[VideoFrame],
+    like: Video,
+    codec: str | None,
+    quality: float | None,
+    notes: list[str],
+) -> None:
+    av = optional("av", "video", "video")
+    with av.open(stream, "w", format=_container(path)) as output:
+        coded = _Output(av, output, like, codec or _LOSSLESS, quality, notes)
+        with contextlib.closing(_copies(av, output, like, notes)) as copies:
+            coded.write(frames, copies)
+
+
+class _Target:
+    """A file, and the first error in writing it: PyAV replaces it by one without a reason."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.error: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.error = self.error or error
+            raise
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+
+class _Counted:
+    """Frames, how many were taken, and the error that ended them."""
+
+    def __init__(self, frames: Iterable[VideoFrame]) -> None:
+        self._frames, self.taken = frames, 0
+        self.error: Exception | None = None
+
+    def __iter__(self) -> Iterator[VideoFrame]:
+        frames = iter(self._frames)
+        while True:
+            try:
+                frame = next(frames)
+            except StopIteration:
+                return
+            except Exception as error:
+                self.error = error
+                raise
+            self.taken += 1
+            yield frame
+
+
+def is_y4m(path: str | os.PathLike[str]) -> bool:
+    """Whether a file of this name is written as y4m."""
+    return Path(path).suffix.lower() == _Y4M
 
 
 def _container(path: str | os.PathLike[str]) -> str:
@@ -93,7 +180,8 @@ def _container(path: str | os.PathLike[str]) -> str:
     if suffix not in _CONTAINERS:
         named = f"suffix {suffix!r}" if suffix else "no suffix"
         raise ImageError(
-            f"cannot write {shown(path)}: {named}; videos are written as {' '.join(_CONTAINERS)}"
+            f"cannot write {shown(path)}: {named}; videos are written as"
+            f" {' '.join([*_CONTAINERS, _Y4M])}"
         )
     return _CONTAINERS[suffix]
 
@@ -108,8 +196,9 @@ class _Output:
         output.set_chapters(like.chapters)
 
     def _add_video(self, codec: str, quality: float | None):
-        info, source = self._like.info, self._like.stream
-        stream = self._output.add_stream(codec, rate=info.frame_rate or Fraction(25))
+        like = self._like
+        info = like.info
+        stream = self._output.add_stream(codec, rate=info.frame_rate or USUAL_RATE)
         context = stream.codec_context
         names = [entry.name for entry in context.codec.video_formats or ()]
         wanted = [info.pixel_format, _PACKED.get(info.pixel_format)]
@@ -120,13 +209,12 @@ class _Output:
                 if codec != "ffv1" else f"ffv1 cannot hold pixels of format {info.pixel_format}"
             )  # fmt: skip
         context.width, context.height, context.pix_fmt = info.width, info.height, self._format
-        context.time_base = stream.time_base = source.time_base
-        for name in _COLOUR:
-            setattr(context, name, getattr(source.codec_context, name))
-        ratio = source.sample_aspect_ratio or source.codec_context.sample_aspect_ratio
+        context.time_base = stream.time_base = like.time_base
+        for name, value in like.colour.items():
+            setattr(context, name, value)
+        ratio = like.pixel_shape
         if ratio:
-            turned = (info.width, info.height) != (source.width, source.height)
-            context.sample_aspect_ratio = 1 / ratio if turned else ratio
+            context.sample_aspect_ratio = ratio
             if ratio != 1 and self._output.format.name not in ("mp4", "mov"):
                 shape = f"{ratio.numerator}:{ratio.denominator} as wide as high"
                 self._notes.append(f"that pixels are {shape} cannot be kept here (.mp4 can)")
@@ -137,7 +225,7 @@ class _Output:
         stream.metadata.update(self._like.stream_titles)
         return stream
 
-    def write(self, frames: Iterable[VideoFrame], copies: _Copies) -> None:
+    def write(self, frames: Iterable[VideoFrame], copies: _Copies | _NoCopies) -> None:
         for frame in frames:
             copies.until(frame.seconds)
             self._output.mux(self._encoder.encode(self._coded(frame)))
@@ -154,11 +242,24 @@ class _Output:
             plane.update(rows.tobytes())
         if self._format != info.pixel_format:
             coded = coded.reformat(format=self._format)
-        context = self._like.stream.codec_context
-        for name in _COLOUR:
-            setattr(coded, name, getattr(context, name))
+        for name, value in self._like.colour.items():
+            setattr(coded, name, value)
         coded.pts, coded.time_base = frame.pts, frame.time_base
         return coded
+
+
+class _NoCopies:
+    """Of a source that has a picture alone."""
+
+    def until(self, seconds: float | None) -> None:
+        """See `_Copies`."""
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def _copies(av, output, like: Video, notes: list[str]) -> _Copies | _NoCopies:
+    return _Copies(av, output, like.path, notes) if like.has_streams else _NoCopies()
 
 
 class _Copies:

@@ -1,8 +1,8 @@
 """Try faults under the emulator: reads lines of JSON, answers each with one.
 
-A line is [library, call, variant]; the answer lists [seed, kind of error or None, message].  Each
-runs in a fork of its own, because one process can load one library of emulated operators only and
-importing torch takes longer than most calls.
+A line is [library, call, variant, multiprocessors]; the answer lists [seed, kind of error or None,
+message].  Each runs in a fork of its own, because one process can load one library of emulated
+operators only and importing torch takes longer than most calls.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ SEEDS = (0, 1)
 torch.backends.cudnn.allow_tf32 = False  # float32 means float32, as in conftest.py
 
 
-def run(name: str, variant: str, seed: int) -> tuple[str | None, str]:
+def run(name: str, variant: str, multiprocessors: int, seed: int) -> tuple[str | None, str]:
     """(kind of error or None, message)."""
     try:
-        with emulated_cuda(seed, variant=variant):
+        with emulated_cuda(seed, variant=variant, multiprocessors=multiprocessors):
             error = CALLS[name]()
     except RuntimeError as failure:
         kind = re.search(r"CUDA emulator: ([a-z ]+): ", str(failure))
@@ -32,9 +32,10 @@ def run(name: str, variant: str, seed: int) -> tuple[str | None, str]:
     return (None, "") if error <= TOLERANCE else ("wrong result", f"relative error {error:.3g}")
 
 
-def answer(library: str, call: str, variant: str) -> None:
+def answer(library: str, call: str, variant: str, multiprocessors: int) -> None:
     os.environ["DENOISE_EXT_EMULATED_LIBRARY"] = library
-    print(json.dumps([[seed, *run(call, variant, seed)] for seed in SEEDS]), flush=True)
+    outcomes = [[seed, *run(call, variant, multiprocessors, seed)] for seed in SEEDS]
+    print(json.dumps(outcomes), flush=True)
 
 
 def main() -> int:

@@ -14,6 +14,7 @@ from cuda_emulator.build import (
     Source,
     compile_all,
     compile_object,
+    compile_operators,
     dependencies_of,
     link,
     locked,
@@ -36,6 +37,7 @@ class Fault:
     call: str
     caught: tuple[str, ...]
     variant: str = ""
+    multiprocessors: int = 2
 
     @property
     def folder(self) -> Path:
@@ -73,7 +75,7 @@ def _sound_build() -> tuple[list[Path], list[Path]]:
     """The objects of the emulator, and of the operators."""
     with locked(SOUND):
         runtime = compile_all(runtime_sources("shadow"), SOUND)
-        return runtime, compile_all(operator_sources("shadow"), SOUND)
+        return runtime, compile_operators("shadow", SOUND)
 
 
 def build_faulty(fault: Fault) -> Path:

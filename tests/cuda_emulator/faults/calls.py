@@ -7,55 +7,26 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from cuda_emulator.faults import geometry_calls
+from cuda_emulator.faults.images import compare, gradient, image
 from denoise_ext import ops, reference
 
 F16, F32 = torch.float16, torch.float32
 
 
-def _image(shape: tuple[int, ...], dtype: torch.dtype, channels_last: bool = True) -> Tensor:
-    generator = torch.Generator().manual_seed(sum(shape))
-    x = torch.rand(shape, generator=generator, dtype=torch.float64).sub(0.5).to(dtype)
-    return x.contiguous(memory_format=torch.channels_last) if channels_last else x
-
-
-def _compare(op: Callable, oracle: Callable, *tensors: Tensor, **options: object) -> float:
-    """The largest difference, relative to the reference's largest value."""
-    got = op(*tensors, **options)
-    exact = oracle(*(x.double() for x in tensors), **options)
-    return float((got.double() - exact).abs().max() / exact.abs().max())
-
-
 def _conv(x: Tensor, weight: Tensor, **options: object) -> float:
-    return _compare(ops.conv2d, reference.conv2d, x, weight, **options)
-
-
-def _gradient(
-    x: Tensor, weight: Tensor, bias: Tensor | None, which: str, **geometry: object
-) -> float:
-    def gradient(conv2d: Callable, *tensors: Tensor | None) -> Tensor:
-        leaves = [t if t is None else t.detach().requires_grad_() for t in tensors]
-        activation = "relu" if which == "bias" else "none"
-        output = conv2d(*leaves, activation=activation, **({"padding": 1} | geometry))
-        wanted = leaves[2] if which == "bias" else leaves[1]
-        weights = torch.linspace(-1, 1, output.numel(), dtype=torch.float64).view(output.shape)
-        # In the layout of the output, as in training: empty_like keeps it.
-        weights = torch.empty_like(output).copy_(weights)
-        return torch.autograd.grad(output, wanted, weights)[0]
-
-    exact = gradient(reference.conv2d, *(t if t is None else t.double() for t in (x, weight, bias)))
-    got = gradient(ops.conv2d, x, weight, bias)
-    return float((got.double() - exact).abs().max() / exact.abs().max())
+    return compare(ops.conv2d, reference.conv2d, x, weight, **options)
 
 
 def bias_gradient() -> float:
-    x, weight = _image((2, 3, 9, 40), F32, False), _image((4, 3, 3, 3), F32, False)
-    return _gradient(x, weight, _image((4, 1, 1, 1), F32, False).flatten(), "bias")
+    x, weight = image((2, 3, 9, 40), F32, False), image((4, 3, 3, 3), F32, False)
+    return gradient(x, weight, image((4, 1, 1, 1), F32, False).flatten(), "bias")
 
 
 def masked_gradients_f16() -> float:
     """The gradients of input, weight and bias behind ReLU: no masked copy precedes conv_rowring."""
-    x, weight = _image((1, 40, 9, 70), F16), _image((64, 40, 3, 3), F16)
-    output = _image((1, 64, 9, 70), F16).mul(3).relu()
+    x, weight = image((1, 40, 9, 70), F16), image((64, 40, 3, 3), F16)
+    output = image((1, 64, 9, 70), F16).mul(3).relu()
     grad = torch.empty_like(output).copy_(torch.linspace(-1, 1, output.numel()).view(output.shape))
     got = torch.ops.denoise_ext.conv2d_backward(
         grad, x, weight, output, None, [1, 1], [1, 1], [1, 1], 1, "relu", 0.0,
@@ -70,124 +41,124 @@ def masked_gradients_f16() -> float:
 
 
 def weight_gradient_f16() -> float:
-    return _gradient(_image((1, 32, 6, 70), F16), _image((64, 32, 3, 3), F16), None, "weight")
+    return gradient(image((1, 32, 6, 70), F16), image((64, 32, 3, 3), F16), None, "weight")
 
 
 def weight_gradient_f16_odd() -> float:
-    return _gradient(_image((1, 24, 4, 70), F16), _image((40, 24, 3, 3), F16), None, "weight")
+    return gradient(image((1, 24, 4, 70), F16), image((40, 24, 3, 3), F16), None, "weight")
 
 
 def weight_gradient_f32() -> float:
-    return _gradient(_image((1, 20, 6, 7), F32), _image((20, 20, 3, 3), F32), None, "weight")
+    return gradient(image((1, 20, 6, 7), F32), image((20, 20, 3, 3), F32), None, "weight")
 
 
 def weight_gradient_last_f32() -> float:
-    return _gradient(_image((1, 24, 6, 7), F32), _image((3, 24, 3, 3), F32), None, "weight")
+    return gradient(image((1, 24, 6, 7), F32), image((3, 24, 3, 3), F32), None, "weight")
 
 
 def weight_gradient_depthwise_f16() -> float:
-    x, weight = _image((2, 33, 7, 9), F16), _image((33, 1, 3, 3), F16)
-    return _gradient(x, weight, None, "weight", groups=33)
+    x, weight = image((2, 33, 7, 9), F16), image((33, 1, 3, 3), F16)
+    return gradient(x, weight, None, "weight", groups=33)
 
 
 def weight_gradient_geometry_f32() -> float:
     """Planes; everything that differs along y and x; two images and groups; two parts of pixels."""
-    x, weight = _image((2, 6, 27, 19), F32, False), _image((10, 3, 3, 2), F32, False)
+    x, weight = image((2, 6, 27, 19), F32, False), image((10, 3, 3, 2), F32, False)
     options = {"stride": (2, 1), "padding": (0, 2), "dilation": (1, 3), "groups": 2}
-    return _gradient(x, weight, None, "weight", **options)
+    return gradient(x, weight, None, "weight", **options)
 
 
 def first_layer_f16() -> float:
-    return _conv(_image((1, 3, 9, 35), F16), _image((32, 3, 3, 3), F16), padding=1)
+    return _conv(image((1, 3, 9, 35), F16), image((32, 3, 3, 3), F16), padding=1)
 
 
 def last_layer_f16() -> float:
-    return _conv(_image((1, 64, 18, 40), F16), _image((1, 64, 3, 3), F16), padding=1)
+    return _conv(image((1, 64, 18, 40), F16), image((1, 64, 3, 3), F16), padding=1)
 
 
 def row_ring_f16() -> float:
-    return _conv(_image((1, 64, 12, 70), F16), _image((64, 64, 3, 3), F16), padding=1)
+    return _conv(image((1, 64, 12, 70), F16), image((64, 64, 3, 3), F16), padding=1)
 
 
 def row_ring_f32() -> float:
     """Divided factors: 1000 times the error, for that of a single tf32 product would pass."""
-    return 1000 * _conv(_image((1, 40, 6, 35), F32), _image((24, 40, 3, 3), F32), padding=1)
+    return 1000 * _conv(image((1, 40, 6, 35), F32), image((24, 40, 3, 3), F32), padding=1)
 
 
 def depthwise_f16() -> float:
-    return _conv(_image((1, 32, 9, 18), F16), _image((32, 1, 3, 3), F16), padding=1, groups=32)
+    return _conv(image((1, 32, 9, 18), F16), image((32, 1, 3, 3), F16), padding=1, groups=32)
 
 
 def depthwise_f32() -> float:
-    x, weight = _image((1, 2, 9, 35), F32, False), _image((2, 1, 3, 3), F32, False)
+    x, weight = image((1, 2, 9, 35), F32, False), image((2, 1, 3, 3), F32, False)
     return _conv(x, weight, padding=1, groups=2)
 
 
 def dilated_f16() -> float:
     options = {"padding": (2, 3), "dilation": (2, 3)}
-    return _conv(_image((1, 16, 9, 22), F16), _image((8, 16, 3, 3), F16), **options)
+    return _conv(image((1, 16, 9, 22), F16), image((8, 16, 3, 3), F16), **options)
 
 
 def grouped_f16() -> float:
     x, weight, bias = (
-        _image((1, 16, 5, 17), F16),
-        _image((24, 8, 3, 3), F16),
-        _image((24, 1, 1, 1), F16),
+        image((1, 16, 5, 17), F16),
+        image((24, 8, 3, 3), F16),
+        image((24, 1, 1, 1), F16),
     )
-    return _compare(ops.conv2d, reference.conv2d, x, weight, bias.flatten(), padding=1, groups=2)
+    return compare(ops.conv2d, reference.conv2d, x, weight, bias.flatten(), padding=1, groups=2)
 
 
 def product_f32() -> float:
     """Two blocks of channels and of pixels, PReLU per channel; the last chunk is not full."""
-    x, weight = _image((1, 20, 13, 41), F32), _image((70, 20, 3, 3), F32)
-    bias, slopes = (_image((70, 1, 1, 1), F32).flatten() for _ in range(2))
+    x, weight = image((1, 20, 13, 41), F32), image((70, 20, 3, 3), F32)
+    bias, slopes = (image((70, 1, 1, 1), F32).flatten() for _ in range(2))
 
     def conv(function: Callable) -> Callable:
         options = {"stride": 2, "padding": (1, 0), "activation": "prelu"}
         return lambda x, w, b, s: function(x, w, b, **options, prelu_weight=s)
 
-    return _compare(conv(ops.conv2d), conv(reference.conv2d), x, weight, bias, slopes)
+    return compare(conv(ops.conv2d), conv(reference.conv2d), x, weight, bias, slopes)
 
 
 def product_planes_f32() -> float:
-    x, weight = _image((1, 20, 13, 11), F32, False), _image((70, 20, 3, 3), F32, False)
+    x, weight = image((1, 20, 13, 11), F32, False), image((70, 20, 3, 3), F32, False)
     return _conv(x, weight, stride=2, padding=(1, 0))
 
 
 def product_groups_f32() -> float:
-    x, weight = _image((1, 12, 9, 11), F32), _image((18, 6, 3, 3), F32)
+    x, weight = image((1, 12, 9, 11), F32), image((18, 6, 3, 3), F32)
     return _conv(x, weight, groups=2, dilation=2)
 
 
 def product_common_factor_f32() -> float:
-    x, weight = _image((1, 8, 5, 6), F32), _image((8, 8, 5, 5), F32)
+    x, weight = image((1, 8, 5, 6), F32), image((8, 8, 5, 5), F32)
     options = {"stride": 4, "dilation": 2}
-    return _compare(ops.conv_transpose2d, reference.conv_transpose2d, x, weight, **options)
+    return compare(ops.conv_transpose2d, reference.conv_transpose2d, x, weight, **options)
 
 
 def product_transposed_f16() -> float:
-    x, weight = _image((1, 16, 7, 9), F16), _image((16, 40, 3, 3), F16)
+    x, weight = image((1, 16, 7, 9), F16), image((16, 40, 3, 3), F16)
     options = {"stride": (2, 3), "padding": (1, 0)}
-    return _compare(ops.conv_transpose2d, reference.conv_transpose2d, x, weight, **options)
+    return compare(ops.conv_transpose2d, reference.conv_transpose2d, x, weight, **options)
 
 
 def transposed_planes_f16() -> float:
-    x, weight = _image((1, 16, 5, 18), F16, False), _image((16, 8, 2, 2), F16, False)
-    return _compare(ops.conv_transpose2d, reference.conv_transpose2d, x, weight, stride=2)
+    x, weight = image((1, 16, 5, 18), F16, False), image((16, 8, 2, 2), F16, False)
+    return compare(ops.conv_transpose2d, reference.conv_transpose2d, x, weight, stride=2)
 
 
 def transposed_f16() -> float:
-    x, weight = _image((1, 64, 5, 20), F16), _image((64, 32, 4, 4), F16)
+    x, weight = image((1, 64, 5, 20), F16), image((64, 32, 4, 4), F16)
     options = {"stride": 2, "padding": 1}
-    return _compare(ops.conv_transpose2d, reference.conv_transpose2d, x, weight, **options)
+    return compare(ops.conv_transpose2d, reference.conv_transpose2d, x, weight, **options)
 
 
 def _gaussian(channels_last: bool) -> float:
     def blur(function: Callable) -> Callable:
         return lambda x: function(x, (7, 5), 1.5)
 
-    x = _image((1, 3, 70, 21), F32, channels_last)
-    return _compare(blur(ops.gaussian_blur2d), blur(reference.gaussian_blur2d), x)
+    x = image((1, 3, 70, 21), F32, channels_last)
+    return compare(blur(ops.gaussian_blur2d), blur(reference.gaussian_blur2d), x)
 
 
 def gaussian() -> float:
@@ -202,25 +173,85 @@ def bilateral() -> float:
     def blur(function: Callable) -> Callable:
         return lambda x: function(x, 5, 0.2, 1.5)
 
-    x = _image((1, 3, 37, 35), F32)
-    return _compare(blur(ops.bilateral_blur), blur(reference.bilateral_blur), x)
+    x = image((1, 3, 37, 35), F32)
+    return compare(blur(ops.bilateral_blur), blur(reference.bilateral_blur), x)
 
 
 def bilateral_gradient() -> float:
     """The worst of the gradients of three channels guided by one, and of the sigmas."""
 
     def gradients(function: Callable, dtype: torch.dtype) -> tuple[Tensor, ...]:
-        images = [_image((1, channels, 37, 35), F32, False) for channels in (3, 1)]
+        images = [image((1, channels, 37, 35), F32, False) for channels in (3, 1)]
         sigmas = [torch.tensor([0.2]), torch.tensor([[1.5, 1.0]])]
         leaves = [x.to(dtype).requires_grad_() for x in (*images, *sigmas)]
         x, guide, color, space = leaves
         output = function(x, guide, 5, color, space)
-        weights = _image(tuple(output.shape), F32, False).to(dtype)
+        weights = image(tuple(output.shape), F32, False).to(dtype)
         return torch.autograd.grad(output, leaves, weights)
 
     got = gradients(ops.joint_bilateral_blur, F32)
     exact = gradients(reference.joint_bilateral_blur, torch.float64)
     return max(float((a - b).abs().max() / b.abs().max()) for a, b in zip(got, exact, strict=True))
+
+
+def _moved(size: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """A frame, and the frame before that from 4 rows above and 6 columns to the right."""
+    whole = image((2, 1, size + 8, size + 8), dtype).add(0.5)
+    smooth = torch.nn.functional.avg_pool2d(whole.float(), 5, 1, 2).to(dtype)
+    return smooth[..., 4 : size + 4, :size], smooth[..., :size, 6 : size + 6]
+
+
+def motion() -> float:
+    frame, previous = _moved(40, F32)
+    sigma = torch.tensor([1.0, 5.0]).view(2, 1, 1, 1)
+    got = ops.block_match(frame, previous, sigma)
+    exact = reference.block_match(frame, previous, sigma)
+    return float((got != exact).any())
+
+
+def _vectors(*shape: int) -> Tensor:
+    generator = torch.Generator().manual_seed(5)
+    return torch.randint(-12, 13, (*shape, 2), generator=generator).to(torch.int16)
+
+
+def warp() -> float:
+    x, vectors = image((2, 3, 20, 43), F32, False), _vectors(2, 3, 6)
+    return float((ops.block_warp(x, vectors) != reference.block_warp(x, vectors)).any())
+
+
+def warp_gradient() -> float:
+    x, vectors = image((1, 2, 20, 150), F32, False), _vectors(1, 3, 19)
+
+    def gradient(function: Callable, x: Tensor) -> Tensor:
+        leaf = x.detach().requires_grad_()
+        weights = torch.linspace(-1, 1, x.numel(), dtype=x.dtype).view(x.shape)
+        return torch.autograd.grad(function(leaf, vectors), leaf, weights)[0]
+
+    got, exact = gradient(ops.block_warp, x), gradient(reference.block_warp, x.double())
+    return float((got.double() - exact).abs().max() / exact.abs().max())
+
+
+def _fusion() -> list[Tensor]:
+    x, previous = image((2, 2, 8, 36), F32).add(1), image((2, 5, 8, 36), F32).add(1)
+    previous[:, -1, ::3] = 0
+    return [x, previous, image((2, 16, 2, 9), F32).add(0.5), image((2, 1, 8, 36), F32).add(0.6)]
+
+
+def fuse() -> float:
+    return _compare(ops.recurrent_fuse, reference.recurrent_fuse, *_fusion())
+
+
+def fuse_gradients() -> float:
+    def gradients(function: Callable, tensors: list[Tensor]) -> list[Tensor]:
+        leaves = [x.detach().requires_grad_() for x in tensors]
+        output = function(*leaves)
+        weights = torch.linspace(-1, 1, output.numel(), dtype=output.dtype).view(output.shape)
+        return list(torch.autograd.grad(output, leaves, weights))
+
+    got = gradients(ops.recurrent_fuse, _fusion())
+    exact = gradients(reference.recurrent_fuse, [x.double() for x in _fusion()])
+    errors = [(a.double() - b).abs().max() / b.abs().max() for a, b in zip(got, exact)]
+    return float(max(errors))
 
 
 CALLS = {
@@ -234,7 +265,8 @@ CALLS = {
         product_f32, product_planes_f32, product_groups_f32, product_common_factor_f32,
         product_transposed_f16,
         transposed_f16, gaussian, gaussian_channels_last, bilateral, bilateral_gradient,
+        motion, warp, warp_gradient, fuse, fuse_gradients,
     )
-}  # fmt: skip
+} | geometry_calls.CALLS  # fmt: skip
 # float16 results of up to 600 products summed in float32: an ulp or two, far below a wrong one.
 TOLERANCE = 4e-3

@@ -1,7 +1,9 @@
 // Which memory kernels may touch: static and dynamic shared memory, and the tensors of the call.
+#include <cstdlib>
 #include <cstring>
 #include <map>
 #include <memory>
+#include <vector>
 
 #include "shadow.h"
 
@@ -42,6 +44,21 @@ Region& merged_region(AddressRange range) {
     std::copy(part->cells.begin(), part->cells.end(), region->cell(part->range.begin));
   last_region = nullptr;
   return *(global_regions[whole.end] = std::move(region));
+}
+
+// Of a tensor whose elements lie further apart, in bytes, there are records for each part alone.
+constexpr int64_t kLargestSpan = int64_t{1} << 26;
+
+// The tensor without the axis of the longest stride; `sizes` and `strides` become those of a part.
+int64_t split_axis(std::vector<int64_t>& sizes, std::vector<int64_t>& strides, int64_t* stride) {
+  size_t axis = 0;
+  for (size_t d = 0; d < sizes.size(); ++d)
+    if (sizes[d] > 1 && (sizes[axis] == 1 || std::abs(strides[d]) > std::abs(strides[axis]))) axis = d;
+  const int64_t size = sizes[axis];
+  *stride = strides[axis];
+  sizes.erase(sizes.begin() + static_cast<std::ptrdiff_t>(axis));
+  strides.erase(strides.begin() + static_cast<std::ptrdiff_t>(axis));
+  return size;
 }
 
 // f(offset in elements) for every element.
@@ -113,6 +130,15 @@ void use_memory(void* data, int dims, const int64_t* sizes, const int64_t* strid
   }
   char* const base = static_cast<char*>(data);
   const auto bytes = static_cast<int64_t>(element_bytes);
+  if ((last - first) * bytes > kLargestSpan) {
+    std::vector<int64_t> part_sizes(sizes, sizes + dims), part_strides(strides, strides + dims);
+    int64_t stride = 0;
+    const int64_t parts = split_axis(part_sizes, part_strides, &stride);
+    for (int64_t i = 0; i < parts; ++i)
+      use_memory(base + i * stride * bytes, dims - 1, part_sizes.data(), part_strides.data(), element_bytes,
+                 use);
+    return;
+  }
   Region& region = merged_region({base + first * bytes, base + (last + 1) * bytes});
   region.writable |= use != Use::kRead;
   for_each_element(dims, sizes, strides, 0, [&](int64_t offset) {

@@ -59,7 +59,8 @@ void start_copy(void* destination, const void* source, bool valid, SourceLine li
   ++machine.statistics.copies;
   if (reinterpret_cast<uintptr_t>(destination) % 16 != 0)
     fail("misaligned", "cp.async: the destination is not a multiple of 16 at " + text(line));
-  if (valid && reinterpret_cast<uintptr_t>(source) % 16 != 0)
+  // Also of a source that is not read: PTX asks for it whatever the size.
+  if (reinterpret_cast<uintptr_t>(source) % 16 != 0)
     fail("misaligned", "cp.async: the source is not a multiple of 16 at " + text(line));
   if (!is_shared(destination))
     fail("out of bounds", "cp.async: the destination is not in shared memory at " + text(line));

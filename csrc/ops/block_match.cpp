@@ -1,8 +1,8 @@
 // torch.ops.denoise_ext.block_match: where each block of a frame was in the frame before.
-#include "../../cpu/motion.h"
-#include "../common.h"
-#include "../device.h"
-#include "../register.h"
+#include "../cpu/motion.h"
+#include "common.h"
+#include "device.h"
+#include "register.h"
 
 namespace denoise_ext::ops {
 namespace {
@@ -45,4 +45,4 @@ DENOISE_EXT_SCHEMAS(m) {
   m.def("block_match(Tensor input, Tensor previous, Tensor sigma) -> Tensor");
 }
 
-DENOISE_EXT_REGISTER_FOR_(CPU, block_match, Cpu)
+DENOISE_EXT_REGISTER(block_match)

@@ -1,9 +1,9 @@
 // torch.ops.denoise_ext.recurrent_fuse and its gradients.
-#include "../../cpu/motion.h"
-#include "../common.h"
-#include "../device.h"
-#include "../filters.h"
-#include "../register.h"
+#include "../cpu/motion.h"
+#include "common.h"
+#include "device.h"
+#include "filters.h"
+#include "register.h"
 
 namespace denoise_ext::ops {
 namespace {
@@ -81,5 +81,5 @@ DENOISE_EXT_SCHEMAS(m) {
       "grad_level)");
 }
 
-DENOISE_EXT_REGISTER_FOR_(CPU, recurrent_fuse, Cpu)
-DENOISE_EXT_REGISTER_FOR_(CPU, recurrent_fuse_backward, Cpu)
+DENOISE_EXT_REGISTER(recurrent_fuse)
+DENOISE_EXT_REGISTER(recurrent_fuse_backward)

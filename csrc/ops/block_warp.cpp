@@ -1,9 +1,9 @@
 // torch.ops.denoise_ext.block_warp and its gradient.
-#include "../../cpu/motion.h"
-#include "../common.h"
-#include "../device.h"
-#include "../filters.h"
-#include "../register.h"
+#include "../cpu/motion.h"
+#include "common.h"
+#include "device.h"
+#include "filters.h"
+#include "register.h"
 
 namespace denoise_ext::ops {
 namespace {
@@ -49,5 +49,5 @@ DENOISE_EXT_SCHEMAS(m) {
   m.def("block_warp_backward(Tensor grad_output, Tensor motion) -> Tensor");
 }
 
-DENOISE_EXT_REGISTER_FOR_(CPU, block_warp, Cpu)
-DENOISE_EXT_REGISTER_FOR_(CPU, block_warp_backward, Cpu)
+DENOISE_EXT_REGISTER(block_warp)
+DENOISE_EXT_REGISTER(block_warp_backward)

@@ -1,0 +1,189 @@
+"""How good `Denoiser(uncertainty=16)` is: expected PSNR, 90 % intervals, posterior samples.
+
+    python benchmarks/uncertainty.py                  # BSD68 and Kodak24: results/uncertainty.md
+    python benchmarks/uncertainty.py --every 8        # some images, to the screen alone
+    python benchmarks/uncertainty.py --fit            # the factors of models/pretrained.py
+
+Noise is white, of a known level, not clipped (NumPy, seed 0 anew for every image).  Factors are
+fitted on the middle 192 x 192 pixels of the 8 images that training held out (recipes/*.toml), which
+no figure uses.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from denoise_ext import Denoiser
+from denoise_ext.io import read_image
+from denoise_ext.io.channels import to_gray
+from denoise_ext.models import pretrained_info
+from denoise_ext.tasks import trust
+from denoise_ext.training.validate import split_held_out
+
+HERE = Path(__file__).resolve().parent
+NETWORKS = {"dxnet_s_gray": "test/BSD68", "dxnet_s_color": "test/Kodak24"}
+LEVELS = (15.0, 25.0, 50.0)
+PART = 192  # side of the middle of an image, where samples are drawn and factors are fitted
+HELD_OUT = 8
+PROBES = 16
+
+
+def images(folder: Path, gray: bool, every: int) -> Iterator[tuple[str, np.ndarray]]:
+    """Clean images in [0, 1]."""
+    for file in sorted(folder.glob("*.png"))[::every]:
+        yield file.name, shown(file, gray)
+
+
+def shown(file: Path, gray: bool) -> np.ndarray:
+    pixels = read_image(file)
+    return (to_gray(pixels) if gray and pixels.ndim == 3 else pixels) / 255.0
+
+
+def middle(clean: np.ndarray) -> np.ndarray:
+    top, left = ((n - PART) // 2 for n in clean.shape[:2])
+    return clean[top : top + PART, left : left + PART]
+
+
+def noisy(clean: np.ndarray, sigma: float) -> np.ndarray:
+    noise = np.random.RandomState(0).normal(0, sigma / 255, clean.shape)
+    return (clean + noise).astype(np.float32)
+
+
+def psnr(a: np.ndarray, b: np.ndarray) -> float:
+    return float(-10 * np.log10(np.mean((a - b) ** 2)))
+
+
+def fit(name: str, data: Path) -> dict[str, float]:
+    """The factors of a network, from the images that its training held out."""
+    files = (data / "train/CBSD432.txt").read_text().split()
+    _, chosen = split_held_out(len(files), HELD_OUT)
+    trust.calibration_of = lambda *_: None  # the figures without factors
+    ratios, errors = [], []
+    denoisers = {sigma: Denoiser(name, sigma=sigma, uncertainty=PROBES) for sigma in LEVELS}
+    for i in chosen:
+        clean = middle(shown(data / "train" / files[i], name.endswith("gray")))
+        for sigma, denoiser in denoisers.items():
+            result = denoiser.run(noisy(clean, sigma))
+            if result.uncertainty is None:
+                print(f"{files[i]}, {sigma:g}: left out, {result.uncertainty_reason}")
+                continue
+            error = 255 * np.abs(result.image - clean)
+            ratios.append(np.mean(error**2) / np.mean(result.uncertainty**2))
+            errors.append((error / result.uncertainty).ravel())
+    ratio = math.exp(np.mean(np.log(ratios)))
+    relative = np.sort(np.concatenate(errors)) / math.sqrt(ratio)
+    place = min(len(relative) - 1, math.ceil(0.9 * (len(relative) + 1)) - 1)
+    return {
+        "variance_ratio": round(ratio, 4),
+        "variance_ratio_error": round(float(np.std(np.log(ratios), ddof=1)), 4),
+        "interval_90": round(float(relative[place]), 4),
+    }
+
+
+def measure(name: str, folder: Path, sigma: float, every: int, draws: int) -> dict:
+    """Figures of a network on a set at a level."""
+    rows, relative, widths, reasons, samples = [], [], [], [], []
+    denoiser = Denoiser(name, sigma=sigma, uncertainty=PROBES)
+    for i, (file, clean) in enumerate(images(folder, name.endswith("gray"), every)):
+        result = denoiser.run(noisy(clean, sigma))
+        if result.uncertainty is None:
+            reasons.append((file, result.uncertainty_reason))
+            continue
+        rows.append((result.expected_psnr - psnr(result.image, clean), result.expected_psnr_error))
+        error = 255 * np.abs(result.image - clean)
+        relative.append((error / result.uncertainty).ravel())
+        widths.append(result.uncertainty.ravel())
+        if i < draws:
+            part = middle(clean)
+            samples.append(drawn(denoiser.run(noisy(part, sigma)), part))
+    gaps, stated = np.array(rows).T
+    inside = np.concatenate(relative) <= result_interval(name)
+    order = np.argsort(np.concatenate(widths))
+    deciles = [100 * float(part.mean()) for part in np.array_split(inside[order], 10)]
+    figures = {
+        "images": len(rows), "without": reasons,
+        "mean": float(np.abs(gaps).mean()), "bias": float(gaps.mean()),
+        "worst": float(np.abs(gaps).max()), "stated": float(np.sqrt((stated**2).mean())),
+        "coverage": 100 * float(inside.mean()), "deciles": deciles,
+    }  # fmt: skip
+    if samples:
+        spread, loss = np.mean(samples, axis=0)
+        figures |= {"spread": float(spread), "loss": float(loss)}
+    return figures
+
+
+def drawn(result, clean: np.ndarray, count: int = 16) -> tuple[float, float]:
+    """Spread of samples over the error of the result, and dB that their mean loses."""
+    made = np.stack(result.samples(count))
+    spread = np.sqrt(made.var(axis=0, ddof=1).mean())
+    error = np.sqrt(np.mean((result.image - clean) ** 2))
+    return spread / error, psnr(result.image, clean) - psnr(made.mean(axis=0), clean)
+
+
+def result_interval(name: str) -> float:
+    return pretrained_info(name).calibration.interval_90
+
+
+HEADER = (
+    "| network, set | sigma | images | expected - true PSNR: mean of amounts | bias | worst |"
+    " stated error | intervals of 90 %: coverage | by decile | samples: spread / error |"
+    " mean of 16, loss |\n|---|---|---|---|---|---|---|---|---|---|---|\n"
+)
+
+
+def row(name: str, sigma: float, f: dict) -> str:
+    deciles = f"{min(f['deciles']):.0f}-{max(f['deciles']):.0f}"
+    samples = f"{f['spread']:.2f} | {f['loss']:.2f}" if "spread" in f else " | "
+    skipped = f" ({len(f['without'])} without)" if f["without"] else ""
+    return (
+        f"| {name}, {Path(NETWORKS[name]).name} | {sigma:g} | {f['images']}{skipped} |"
+        f" {f['mean']:.2f} | {f['bias']:+.2f} | {f['worst']:.2f} | {f['stated']:.2f} |"
+        f" {f['coverage']:.1f} | {deciles} | {samples} |\n"
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--fit", action="store_true", help="print the factors alone")
+    parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="every Nth image alone")
+    parser.add_argument("--samples", type=int, default=2, metavar="N", help="images with samples")
+    parser.add_argument("--output", type=Path, default=HERE / "results", metavar="FOLDER")
+    args = parser.parse_args(argv)
+    data = Path(os.environ.get("DENOISE_EXT_DATA", HERE.parents[1] / "shared/data"))
+    needed = ["train/CBSD432.txt"] if args.fit else [NETWORKS[name] for name in args.networks]
+    if missing := [name for name in needed if not (data / name).exists()]:
+        print(f"skipped: needs {', '.join(missing)} in DENOISE_EXT_DATA ({data})")
+        return 0
+    if args.fit:
+        for name in args.networks:
+            print(name, fit(name, data), flush=True)
+        return 0
+    figures, text = {}, HEADER
+    print(HEADER, end="")
+    for name in args.networks:
+        for sigma in LEVELS:
+            found = measure(name, data / NETWORKS[name], sigma, args.every, args.samples)
+            figures[f"{name} {sigma:g}"] = found
+            text += row(name, sigma, found)
+            print(row(name, sigma, found), end="", flush=True)
+    for key, found in figures.items():
+        for file, reason in found["without"]:
+            print(f"{key}: {file}: {reason}")
+    if args.every == 1 and args.networks == list(NETWORKS):
+        args.output.mkdir(parents=True, exist_ok=True)
+        (args.output / "uncertainty.md").write_text(text)
+        (args.output / "uncertainty.json").write_text(json.dumps(figures, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,154 @@
+"""The frames of a video on their way through a denoiser: decoded, denoised and written at once."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from denoise_ext.io import ImageError
+from denoise_ext.jobs.pipeline import Stage, run_stages
+
+if TYPE_CHECKING:
+    import numpy as np
+    from rich.progress import Progress
+
+    from denoise_ext.cli._progress import ProgressLines
+    from denoise_ext.io.video import Video, VideoFrame
+
+_WAITING = 2  # frames between two stages
+_LATE = 2  # newer frames that are there already when a frame's turn comes
+
+
+class FrameDenoiser(Protocol):
+    """What denoises pictures in their order."""
+
+    sigma: float | None
+
+    def push(self, picture: np.ndarray) -> np.ndarray | None:
+        """The next picture; returns a result, if there is one."""
+
+    def flush(self) -> list[np.ndarray]:
+        """The results that are left."""
+
+
+@dataclass
+class _Frame:
+    number: int
+    frame: VideoFrame
+    picture: np.ndarray | None = None
+    done: bool = False
+    """Whether `picture` is the result; without a picture then, the frame passes as it is."""
+
+
+class DenoisedFrames:
+    """The frames of a video, denoised in their order; damaged ones as they are.
+
+    Reading, denoising and writing overlap: each has a thread, and at most seven frames are under
+    way. A video that breaks off ends after its last good frame; `Video.broken` has the reason.
+
+    Args:
+        video: read from the first frame on.
+        denoiser: called from one thread.
+        progress: shown in it.
+        realtime: pass a frame through as it is where two newer ones are waiting already.
+
+    Attributes:
+        count: frames that were handed out so far.
+        late: how many of them were passed through for being late.
+    """
+
+    def __init__(
+        self,
+        video: Video,
+        denoiser: FrameDenoiser,
+        progress: Progress | ProgressLines,
+        realtime: bool = False,
+    ) -> None:
+        self._video, self._denoiser, self._progress = video, denoiser, progress
+        self._realtime, self._arrived = realtime, 0
+        self._held: deque[_Frame] = deque()  # in order; the first one has no result yet
+        self.count = self.late = 0
+
+    def __iter__(self) -> Iterator[VideoFrame]:
+        task = self._progress.add_task("denoising", total=self._video.info.frames, speed="")
+        start = time.perf_counter()
+        for frame in self._results():
+            yield frame
+            self.count += 1
+            rate = self.count / (time.perf_counter() - start)
+            level = self._denoiser.sigma
+            shown = f"{rate:.1f} frames/s" + ("" if level is None else f", sigma {level:.1f}")
+            self._progress.update(task, advance=1, speed=shown)
+
+    def _results(self) -> Iterator[VideoFrame]:
+        stages = [Stage(self._with_picture), Stage(self._denoised), Stage(_finished)]
+        with contextlib.closing(run_stages(self._read(), stages, _WAITING)) as entries:
+            for entry in entries:
+                if entry.error is not None:
+                    raise entry.error
+                yield from entry.value
+        for result in self._denoiser.flush():
+            self._assign(result)
+        yield from _finished(self._ready())
+
+    def _read(self) -> Iterator[_Frame]:
+        """The frames of the video; an error after the first one ends it."""
+        frames = iter(self._video)
+        for number in itertools.count():
+            try:
+                frame = next(frames, None)
+            except ImageError as error:
+                if number == 0:
+                    raise
+                self._video.broken = str(error)
+                return
+            if frame is None:
+                return
+            self._arrived = number + 1
+            yield _Frame(number, frame)
+
+    def _with_picture(self, item: _Frame) -> _Frame:
+        if not item.frame.corrupt and not self._is_late(item):
+            item.picture = item.frame.picture()
+        return item
+
+    def _denoised(self, item: _Frame) -> list[_Frame]:
+        """The frames that have a result now, in their order."""
+        self._held.append(item)
+        late = not item.frame.corrupt and self._is_late(item)
+        if item.frame.corrupt or late:
+            self.late += late
+            item.picture, item.done = None, True
+        else:
+            # A frame that was late a moment ago has no picture yet.
+            picture = item.frame.picture() if item.picture is None else item.picture
+            result = self._denoiser.push(picture)
+            if result is not None:
+                self._assign(result)
+        return self._ready()
+
+    def _is_late(self, item: _Frame) -> bool:
+        return self._realtime and self._arrived - item.number - 1 >= _LATE
+
+    def _assign(self, result: np.ndarray) -> None:
+        """The result of the first frame that waits for one."""
+        waiting = next(item for item in self._held if not item.done)
+        waiting.picture, waiting.done = result, True
+
+    def _ready(self) -> list[_Frame]:
+        ready = []
+        while self._held and self._held[0].done:
+            ready.append(self._held.popleft())
+        return ready
+
+
+def _finished(items: list[_Frame]) -> list[VideoFrame]:
+    return [
+        item.frame if item.picture is None else item.frame.with_picture(item.picture)
+        for item in items
+    ]

@@ -1,0 +1,187 @@
+"""``denoise-ext deblur INPUT... -o OUT --kernel K``."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from denoise_ext.cli._denoise_jobs import JobList, list_jobs
+from denoise_ext.cli._denoise_report import Report
+from denoise_ext.cli.common import (
+    EXIT_SOME_FAILED,
+    CliError,
+    add_file_arguments,
+    add_memory_arguments,
+    add_model_arguments,
+    add_precision_argument,
+    add_value_range_argument,
+    check_value_range,
+    importing_torch,
+    log_on_stderr,
+    max_pixels,
+    run_options,
+    sigma_type,
+    whole_number,
+)
+
+if TYPE_CHECKING:
+    from denoise_ext.io import Picture
+    from denoise_ext.restore import Blur
+    from denoise_ext.runtime import RunOptions
+    from denoise_ext.tasks import Result
+
+DESCRIPTION = """\
+The blur must be known and the same everywhere. A network for white noise is the prior
+(docs/restore.md). A bad file does not stop the others: it is listed at the end, and the exit code
+is 3."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of the command."""
+    parser.description += "\n\n" + DESCRIPTION
+    parser.add_argument(
+        "inputs", nargs="+", metavar="INPUT",
+        help="image files, folders, quoted glob patterns, @FILE (a list) or - (standard input)",
+    )  # fmt: skip
+    parser.add_argument(
+        "-o", "--output", required=True, metavar="OUT",
+        help="a folder, a file (for one input file) or - (standard output)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--kernel", required=True, metavar="K",
+        help="the blur: a gray image file of odd sides, or gaussian:SIGMA, motion:LENGTH,ANGLE,"
+        " disk:RADIUS in pixels and degrees; it is divided by its sum",
+    )  # fmt: skip
+    parser.add_argument(
+        "--border", default="free", choices=("free", "circular"),
+        help="beyond the edge: nothing is assumed, or the opposite edge (default: free)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--sigma", type=sigma_type, metavar="S",
+        help="standard deviation of the noise on the 0-255 scale; a larger one gives a smoother"
+        " result (default: estimated for each image)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--steps", type=whole_number(1), default=8, metavar="N",
+        help="passes of the network, besides 6 more with free borders (default: 8)",
+    )  # fmt: skip
+    add_value_range_argument(parser)
+    add_model_arguments(parser)
+    add_precision_argument(parser)
+    add_memory_arguments(parser)
+    add_file_arguments(parser)
+    parser.add_argument(
+        "--resume", action="store_true", help="skip what an earlier run has done, by hashes"
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print a JSON line for each file and for the summary"
+    )
+    parser.add_argument("-q", "--quiet", action="store_true", help="print errors only")
+    parser.set_defaults(dry_run=False)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Carry the command out; returns the exit code."""
+    check_value_range(args)
+    logs = log_on_stderr("denoise_ext.restore")
+    with contextlib.nullcontext() if args.quiet else logs:
+        work = _work(args)
+    if "-" in (*args.inputs, args.output):
+        from denoise_ext.cli._denoise_stream import run_stream
+
+        return run_stream(args, work)
+    with importing_torch():
+        found = list_jobs(args.inputs, args.output, args.recursive, args.format or "", (1, 1))
+    if args.resume and not found.is_folder:
+        raise CliError("--resume needs a folder as output: for one file, repeat the command")
+    with Report(
+        len(found.jobs), found.failures, args.output, found.notes, quiet=args.quiet,
+        as_json=args.json, doing="deblurring", done="deblurred",
+    ) as report:  # fmt: skip
+        _run_jobs(found, work, report, args)
+    report.finish()
+    return EXIT_SOME_FAILED if report.failures else 0
+
+
+@dataclass(frozen=True)
+class _Deblurring:
+    """What is done to each picture."""
+
+    blur: Blur
+    model: str | None
+    run: RunOptions
+    sigma: float | None
+    steps: int
+    value_range: tuple[float, float] | None
+
+    def load(
+        self, progress: Callable[[int, int], None] | None = None
+    ) -> Callable[[Picture], Result]:
+        """The function that restores a picture."""
+        from denoise_ext.restore import Restorer
+        from denoise_ext.tasks import Result
+
+        restorer = Restorer(
+            self.blur, self.model, sigma=self.sigma, steps=self.steps, **asdict(self.run)
+        )
+
+        def process(picture: Picture) -> Result:
+            done = restorer.run(picture, value_range=self.value_range, progress=progress)
+            how = f"{done.steps} steps, {self.blur.border} borders"
+            return Result(
+                done.image, done.sigma, done.sigma_estimated, done.seconds, 0, 0, treatment=how
+            )
+
+        return process
+
+    def fingerprint(self) -> dict[str, Any]:
+        """All that a result depends on besides its input."""
+        from denoise_ext import __version__
+        from denoise_ext.tasks.processor import weights_sha256
+
+        return {
+            "version": __version__,
+            "task": "deblur",
+            "weights": weights_sha256(self.model),
+            "kernel": self.blur.kernel.tolist(),
+            "border": self.blur.border,
+            "sigma": self.sigma,
+            "steps": self.steps,
+            "precision": self.run.precision,
+            "backend": self.run.backend,
+            "value_range": self.value_range,
+        }
+
+
+def _work(args: argparse.Namespace) -> _Deblurring:
+    options = run_options(args)
+    from denoise_ext.restore import Blur
+    from denoise_ext.runtime.model_names import check_name
+
+    check_name(args.model)  # a wrong name is one error, not one for each file
+    blur = Blur(args.kernel, args.border)
+    return _Deblurring(blur, args.model, options, args.sigma, args.steps, args.value_range)
+
+
+def _run_jobs(found: JobList, work: _Deblurring, report: Report, args: argparse.Namespace) -> None:
+    from denoise_ext.jobs.batch import Worker, known_jobs, run_batch
+    from denoise_ext.jobs.manifest import Manifest
+    from denoise_ext.jobs.storage import LocalStorage
+
+    manifest = None
+    if found.is_folder and found.jobs:
+        manifest = Manifest(found.output, (1, 1), siblings=args.resume)
+    worker = Worker(
+        work.load(report.step),
+        work.fingerprint() if manifest else None,
+        storage=LocalStorage(manifest, make_folders=manifest is not None),
+        overwrite=args.overwrite,
+        max_pixels=max_pixels(args),
+    )
+    with manifest or contextlib.nullcontext():
+        known = known_jobs(found.jobs, manifest) if manifest and args.resume else found.jobs
+        for outcome in run_batch(known, worker):
+            report.add(outcome)

@@ -1,0 +1,29 @@
+"""Undo blur, missing pixels and mosaics, with a denoiser as prior.
+
+Functions for one image: `deblur`, `inpaint`, `demosaic`. `Restorer` keeps a network ready for many
+images and takes any `Operator`. `fit_kernel` and `fit_inverse_kernel` learn from pairs of images.
+"""
+
+from denoise_ext.restore.fit import fit_inverse_kernel, fit_kernel
+from denoise_ext.restore.kernels import disk_kernel, gaussian_kernel, motion_kernel, open_kernel
+from denoise_ext.restore.operators import Blur, Mask, Mosaic, Operator
+from denoise_ext.restore.restorer import Restored, Restorer
+from denoise_ext.restore.tasks import deblur, demosaic, inpaint
+
+__all__ = [
+    "Blur",
+    "Mask",
+    "Mosaic",
+    "Operator",
+    "Restored",
+    "Restorer",
+    "deblur",
+    "demosaic",
+    "disk_kernel",
+    "fit_inverse_kernel",
+    "fit_kernel",
+    "gaussian_kernel",
+    "inpaint",
+    "motion_kernel",
+    "open_kernel",
+]

@@ -1,0 +1,123 @@
+"""What holds for every request: who may ask, what the answer's headers are, what is counted."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import secrets
+import time
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from denoise_ext.service.errors import Refused
+from denoise_ext.service.metrics import Metrics
+from denoise_ext.service.options import ServiceOptions
+
+logger = logging.getLogger("denoise_ext.service")
+
+# The page has files of its own alone, and pictures that it makes.
+_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self';"
+    " img-src 'self' blob: data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+_HEADERS = {
+    "Content-Security-Policy": _POLICY,
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+# Answers that come before the body was read to its end.
+_CLOSING = (408, 413)
+
+
+class Guard:
+    """The application behind its checks.
+
+    Args:
+        app: answers what passes.
+        options: token, local.
+        metrics: counts answers.
+    """
+
+    def __init__(self, app: ASGIApp, options: ServiceOptions, metrics: Metrics) -> None:
+        self._app, self._local, self._metrics = app, options.local, metrics
+        self._token = options.token and options.token.encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, after the checks."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        start, status = time.perf_counter(), 500
+
+        async def send_on(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                for name, value in _HEADERS.items():
+                    headers[name] = value
+                if status in _CLOSING:
+                    headers["Connection"] = "close"
+            await send(message)
+
+        try:
+            self._check(scope)
+            await self._app(scope, receive, send_on)
+        except Refused as error:
+            response = JSONResponse({"error": error.message}, error.status, error.headers)
+            await response(scope, receive, send_on)
+        finally:
+            route = _route(scope)
+            self._metrics.request(_method(scope), route, status)
+            logger.info(
+                "%s %s %d %.3f s", _method(scope), route, status, time.perf_counter() - start
+            )  # fmt: skip
+
+    def _check(self, scope: Scope) -> None:
+        headers = Headers(scope=scope)
+        host = headers.get("host", "")
+        # A page elsewhere must reach this service neither by a name that it made point here, ...
+        if self._local and not _is_local(host):
+            raise Refused(421, "this service is for localhost alone; --host opens it to others")
+        # ... nor by sending a form here.
+        origin = headers.get("origin")
+        if origin is not None and urlsplit(origin).netloc != host:
+            raise Refused(403, "requests of pages from other places are refused")
+        if self._token is None or not _needs_token(scope["path"]):
+            return
+        kind, _, given = headers.get("authorization", "").partition(" ")
+        same = secrets.compare_digest(given.strip().encode("latin-1"), self._token)
+        if not (kind.lower() == "bearer" and same):
+            raise Refused(
+                401,
+                "a token is needed: Authorization: Bearer TOKEN",
+                {"WWW-Authenticate": "Bearer"},
+            )
+
+
+def _needs_token(path: str) -> bool:
+    """Whether it is more than the page itself, its description and a sign of life."""
+    return path.startswith("/v1/") or path == "/metrics"
+
+
+def _is_local(host: str) -> bool:
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+        return name == "localhost" or ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
+def _route(scope: Scope) -> str:
+    """The route's own path, not what a client sent: a log and metrics have few of them."""
+    route = scope.get("route")
+    return getattr(route, "path", "other")
+
+
+def _method(scope: Scope) -> str:
+    known = ("GET", "HEAD", "POST", "DELETE", "PUT", "OPTIONS")
+    return scope["method"] if scope["method"] in known else "other"

@@ -1,0 +1,50 @@
+"""The options and limits of the service."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from denoise_ext.runtime import RunOptions
+
+MEBIBYTE = 1 << 20
+MOST_PIXELS = 50_000_000
+MOST_BYTES = 256 * MEBIBYTE
+
+
+@dataclass(frozen=True)
+class ServiceOptions:
+    """What a service does, and how much it takes on.
+
+    Raises:
+        ValueError: a limit below 1, an empty token.
+    """
+
+    model: str | None = None
+    """Network where a request names none: a model's name, a checkpoint file; None: by the noise."""
+    run: RunOptions = field(default_factory=RunOptions)
+    token: str | None = None
+    """What a client must send as ``Authorization: Bearer TOKEN``; None: nothing."""
+    local: bool = True
+    """Whether it listens to this machine alone; requests for other hosts are then refused."""
+    max_upload: int = MOST_BYTES
+    """Bytes of one upload."""
+    max_pixels: int = MOST_PIXELS
+    """Pixels of one picture, over all its frames."""
+    max_requests: int = 64
+    """Pictures in hand: those that arrive, wait, are computed or sent. One more gets 429."""
+    body_memory: int = 1024 * MEBIBYTE
+    """Bytes of all uploads and results in hand together. One more gets 429."""
+    kept_memory: int = 512 * MEBIBYTE
+    """Bytes of the decoded pictures that pages look at. The one unused longest makes room."""
+    kept_seconds: float = 1800.0
+    """How long such a picture is kept without use."""
+    time_limit: float = 120.0
+    """Seconds from the last byte of a request to the first of its answer."""
+
+    def __post_init__(self) -> None:
+        limits = ("max_upload", "max_pixels", "max_requests", "body_memory", "kept_memory")
+        for name in (*limits, "kept_seconds", "time_limit"):
+            if not getattr(self, name) >= (1 if name in limits else 0):
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)!r}")
+        if self.token is not None and not (self.token and self.token.isascii()):
+            raise ValueError("token must be ASCII text that is not empty")

@@ -1,0 +1,123 @@
+"""One frame's way through a recurrent network: state, frames ahead, tiles."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from denoise_ext.models.frames import mirrored
+from denoise_ext.models.network import Tensors
+from denoise_ext.runtime.options import RunOptions
+from denoise_ext.runtime.session import Session
+from denoise_ext.runtime.tile_planner import cut
+from denoise_ext.runtime.tiling import Grid, Places
+from denoise_ext.tasks.scene_cuts import changed_share
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What is kept of the frames since a cut."""
+
+    level: float | None
+    """Standard deviation of the noise, 0-255 scale; None: not known yet."""
+    frames: int = 0
+    state: Tensors | None = None
+    recent: tuple[Tensor, ...] = ()
+    """The last ones that a network with a delay may take again, (1, C, H, W) in [0, 1]."""
+    last: Tensor | None = None
+    """Gray (1, 1, H, W), to compare the next frame with."""
+
+    def tensors(self) -> list[Tensor]:
+        """All that are kept."""
+        kept = [*(self.state or {}).values(), *self.recent]
+        return kept if self.last is None else [*kept, self.last]
+
+
+class FrameRun:
+    """A recurrent network on the frames of scenes, whole or in tiles.
+
+    A network with a delay takes frames in the order of `models.frames.mirrored`: it begins where
+    its first output has all frames ahead.
+    """
+
+    def __init__(self, session: Session, options: RunOptions) -> None:
+        self.session, self._options = session, options
+        self.delay = session.original.delay
+        self._takes_level = "noise_map" in session.original.signature.inputs
+        self._grids: dict[tuple[int, int], Grid] = {}
+
+    def advance(self, scene: Scene, image: Tensor, compare: bool) -> tuple[list[Tensor], Scene]:
+        """The outputs that one more frame (1, C, H, W) makes possible, and the scene with it.
+
+        ``compare``: keep what `changed` needs.
+        """
+        self._grid(image)  # frames that cannot be tiled are refused before they wait
+        frames, recent = scene.frames + 1, (*scene.recent, image)[-1 - self.delay :]
+        scene = replace(scene, frames=frames, recent=recent)
+        made: list[Tensor] = []
+        if frames == self.delay + 1:
+            for place in range(-self.delay, self.delay + 1):
+                output, scene = self._step(scene, recent[abs(place)])
+            made = [output]
+        elif frames > self.delay:
+            output, scene = self._step(scene, image)
+            made = [output]
+        shown = image if self.delay else output
+        last = shown.mean(1, keepdim=True) if compare else None
+        return made, replace(scene, recent=recent if self.delay else (), last=last)
+
+    def end(self, scene: Scene | None) -> list[Tensor]:
+        """The outputs that the last frames of a scene still lack."""
+        if scene is None or not self.delay:
+            return []
+        if scene.frames <= self.delay:
+            order, skipped = mirrored(scene.frames, self.delay), 2 * self.delay
+        else:
+            order, skipped = range(self.delay - 1, -1, -1), 0
+        made = []
+        for place in order:
+            output, scene = self._step(scene, scene.recent[place])
+            made.append(output)
+        return made[skipped:]
+
+    def changed(self, scene: Scene, image: Tensor, share: float) -> bool:
+        """Whether so large a share of the blocks of a frame is nowhere in the one before."""
+        if scene.last is None:
+            return False
+        assert scene.level is not None
+        # With a delay, the frame before is as noisy as this one: it has no result yet.
+        level = scene.level * (math.sqrt(2.0) if self.delay else 1.0)
+        native = self._options.backend == "native" and image.device.type == "cpu"
+        luma = image.mean(1, keepdim=True)
+        return changed_share(luma, scene.last, level, native) >= share
+
+    def _step(self, scene: Scene, image: Tensor) -> tuple[Tensor, Scene]:
+        """One call of the network."""
+        assert scene.level is not None
+        level = image.new_full((1, 1, 1, 1), scene.level / 255.0)
+        conditions = {"noise_map": level} if self._takes_level else {}
+        grid = self._grid(image)
+        if len(grid) == 1:
+            outputs, state, _ = self.session.run({"image": image, **conditions}, scene.state)
+            return outputs["image"], replace(scene, state=state)
+        output = torch.empty_like(image)
+
+        def read(places: Places) -> Tensors:
+            return {"image": image[(..., *places["image"])], **conditions}
+
+        def write(places: Places, outputs: Tensors) -> None:
+            output[(..., *places["image"])] = outputs["image"]
+
+        state, _ = self.session.run_tiles(grid, read, write, scene.state)
+        return output, replace(scene, state=state)
+
+    def _grid(self, image: Tensor) -> Grid:
+        """The tiles of frames of this size, chosen once."""
+        height, width = image.shape[-2:]
+        if (height, width) not in self._grids:
+            grid, _ = cut(self.session, (1, height, width), self._options)
+            self._grids = {(height, width): grid}
+        return self._grids[height, width]

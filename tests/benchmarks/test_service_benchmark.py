@@ -1,0 +1,30 @@
+"""benchmarks/service.py: service and Denoiser give the same file, and everything runs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from denoise_ext._loader import native_error
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+pytest.importorskip("starlette", reason="needs the extra web")
+pytest.importorskip("uvicorn", reason="needs the extra web")
+pytestmark = [
+    pytest.mark.skipif(not BENCHMARKS.is_dir(), reason="needs the source tree"),
+    pytest.mark.skipif(native_error() is not None, reason="measures the native library"),
+    pytest.mark.slow,
+]
+
+
+def test_dry_run(tmp_path):
+    output = tmp_path / "service.json"
+    command = [sys.executable, BENCHMARKS / "service.py", "--dry-run", "--threads", "1"]
+    done = subprocess.run([*command, "--output", output], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr  # it compares the results before it times anything
+    for name in ("Denoiser", "service, 1 client ", "service, 4 clients", "service, 16 clients"):
+        assert name in done.stdout
+    assert not output.exists()

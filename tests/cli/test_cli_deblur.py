@@ -1,0 +1,96 @@
+"""``denoise-ext deblur``: files, folders, pipes, continued runs, errors."""
+
+from __future__ import annotations
+
+import io as streams
+import sys
+
+import numpy as np
+import pytest
+from command_line import (  # noqa: F401  (fixtures)
+    HAVE_NATIVE,
+    RGB,
+    checkpoints,
+    files,
+    folder,
+    json_lines,
+    run,
+)
+
+from denoise_ext import io
+from denoise_ext.restore import deblur
+
+pytestmark = pytest.mark.skipif(not HAVE_NATIVE, reason="needs the native library")
+QUICK = ["--steps", "1", "--sigma", "5"]
+
+
+def test_one_file(folder, capsys):  # noqa: F811
+    code, out, err = run(
+        capsys, "deblur", "in/a.png", "-o", "a.png", "--kernel", "gaussian:1", *QUICK
+    )
+    assert (code, err) == (0, "")
+    assert "1 image deblurred" in out and "7 steps, free borders" in out
+    expected = deblur(RGB, "gaussian:1", 5, steps=1)
+    assert np.array_equal(io.read_image("a.png"), expected)
+
+
+def test_a_folder_with_a_kernel_file_that_is_continued(folder, capsys):  # noqa: F811
+    io.write_image("k.png", np.array([[10, 20, 30]], np.uint8))
+    how = ["--kernel", "k.png", "--border", "circular", *QUICK]
+    code, out, err = run(capsys, "deblur", "in", "-o", "out", "--recursive", *how)
+    assert code == 0 and "3 images deblurred" in out
+    assert "sum, 60" in err  # a kernel that was normalised
+    assert files(folder / "out") == ["a.png", "b.png", "sub/c.png"]
+    code, out, _ = run(capsys, "deblur", "in", "-o", "out", "--recursive", "--resume", *how)
+    assert code == 0 and "3 done before" in out
+    other = ["--kernel", "k.png", "--border", "free", *QUICK]
+    code, _, err = run(capsys, "deblur", "in", "-o", "out", "--recursive", "--resume", *other)
+    assert code == 3 and "other options" in err
+
+
+def test_json_and_a_broken_file(folder, capsys):  # noqa: F811
+    (folder / "in" / "x.png").write_bytes(b"\x89PNG")
+    code, out, err = run(
+        capsys, "deblur", "in", "-o", "out", "--json", "--kernel", "disk:1", *QUICK
+    )
+    events = json_lines(out)
+    assert code == 3 and "x.png" in err
+    assert [event["event"] for event in events] == ["file"] * 3 + ["summary"]
+    assert events[-1]["written"] == 2
+    assert files(folder / "out") == ["a.png", "b.png"]
+
+
+def test_a_pipe(folder, capsysbinary, monkeypatch):  # noqa: F811
+    from denoise_ext.cli import main
+
+    class Input:
+        buffer = streams.BytesIO((folder / "in" / "a.png").read_bytes())
+
+    monkeypatch.setattr(sys, "stdin", Input)
+    assert main(["deblur", "-", "-o", "-", "--kernel", "disk:1", "-q", *QUICK]) == 0
+    made = io.read_picture(capsysbinary.readouterr().out)
+    assert np.array_equal(made.frames[0], deblur(RGB, "disk:1", 5, steps=1))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--kernel", "nowhere.png"], ["nowhere.png", "gaussian:SIGMA"]),
+        (["--kernel", "gaussian:-1"], ["sigma", "-1"]),
+        (["--kernel", "in"], ["in"]),
+        (["--kernel", "gaussian:9"], ["kernel of 73 x 73", "20 x 31"]),
+        (["--kernel", "disk:1", "--model", "nobody"], ["nobody"]),
+        (["--kernel", "disk:1", "--model", "BLIND"], ["noise level"]),
+        (["--kernel", "disk:1", "--steps", "0"], ["--steps", "0"]),
+        (["--kernel", "disk:1", "--value-range", "9", "3"], ["--value-range"]),
+        (["--kernel", "disk:1", "--resume"], ["--resume", "folder"]),
+        ([], ["--kernel"]),
+    ],
+)
+def test_errors_write_nothing(arguments, words, folder, checkpoints, capsys):  # noqa: F811
+    arguments = [checkpoints["blind"] if x == "BLIND" else x for x in arguments]
+    code, out, err = run(capsys, "deblur", "in/b.png", "-o", "o.png", "--sigma", "5", *arguments)
+    assert code in (2, 3)
+    assert not (folder / "o.png").exists()
+    for word in words:
+        assert word in err + out

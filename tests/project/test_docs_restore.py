@@ -1,0 +1,54 @@
+"""The commands and Python blocks of docs/restore.md run, in order."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from denoise_ext import io
+from denoise_ext._loader import native_error
+from denoise_ext.cli import main
+
+PAGE = Path(__file__).resolve().parents[2] / "docs/restore.md"
+pytestmark = [
+    pytest.mark.skipif(not PAGE.is_file(), reason="needs the source tree"),
+    pytest.mark.skipif(native_error() is not None, reason="needs the native library"),
+]
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", PAGE.read_text(), re.S)
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch) -> Path:
+    photo = np.random.default_rng(0).integers(0, 256, (40, 48, 3), dtype=np.uint8)
+    io.write_image(tmp_path / "shaken.png", photo)
+    (tmp_path / "scans").mkdir()
+    io.write_image(tmp_path / "scans" / "a.png", photo)
+    io.write_image(tmp_path / "psf.png", np.array([[1, 2, 1], [0, 9, 3], [0, 1, 0]], np.uint8))
+    np.save(tmp_path / "shaken.npy", photo)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_commands(place, capsys):
+    lines = "".join(blocks("bash")).splitlines()
+    for line in lines:
+        assert main(shlex.split(line, comments=True)[1:]) == 0, line
+    assert "1 done before" in capsys.readouterr().out
+    assert (place / "sharp.png").is_file() and (place / "sharp" / "a.png").is_file()
+
+
+def test_python(place, capsys):
+    names: dict = {}
+    for block in blocks("python"):
+        exec(compile(block, str(PAGE), "exec"), names)
+    assert names["colour"].shape == (40, 48, 3)
+    assert names["large"].shape == (1, 3, 48, 64)
+    expected = names["blur"].kernel.numpy()
+    assert names["kernel"] == pytest.approx(expected, abs=1e-3)

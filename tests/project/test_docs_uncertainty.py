@@ -1,0 +1,29 @@
+"""The Python blocks of docs/uncertainty.md run, in order."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from denoise_ext._loader import native_error
+
+PAGE = Path(__file__).resolve().parents[2] / "docs/uncertainty.md"
+
+
+@pytest.mark.skipif(not PAGE.is_file(), reason="needs the source tree")
+@pytest.mark.skipif(native_error() is not None, reason="needs the native library")
+def test_snippets(tmp_path, monkeypatch, capsys):
+    y, x = np.mgrid[0:96, 0:96] / 96
+    clean = 0.5 + 0.3 * np.sin(6 * x) * np.cos(5 * y)
+    noise = np.random.default_rng(0).normal(0, 25 / 255, clean.shape)
+    np.save(tmp_path / "noisy.npy", (clean + noise).astype(np.float32))
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    for snippet in re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.S):
+        exec(compile(snippet, str(PAGE), "exec"), names)
+    stated, shape = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"\d+\.\d\d dB, give or take \d\.\d\d", stated)
+    assert shape.startswith("(96, 96)") and names["unsure"].shape == (96, 96)

@@ -1,0 +1,48 @@
+"""Recurrent networks with random weights, and scenes for them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from denoise_ext.models import Network
+from denoise_ext.models.frames import compute_frames
+from denoise_ext.models.rdxnet import RDXNet
+from denoise_ext.tasks import VideoDenoiser
+
+SIGMA = 20.0
+
+
+def network(channels: int = 1) -> RDXNet:
+    """A narrow network with random weights."""
+    model = RDXNet(channels, widths=(4, 6), blocks=(1, 1))
+    model.initialise(torch.Generator().manual_seed(channels))
+    return model.eval()
+
+
+def scene(
+    frames: int, seed: int = 0, size: tuple[int, int] = (64, 80), sigma: float = SIGMA
+) -> Tensor:
+    """(T, 1, H, W): a texture that moves by (1, 2) pixels a frame, with noise."""
+    generator = torch.Generator().manual_seed(seed)
+    large = torch.zeros(1, 1, size[0] + 2 * frames, size[1] + 2 * frames)
+    for scale in (4, 8, 16):
+        small = [-(-side // scale) + 2 for side in large.shape[2:]]
+        noise = torch.rand(1, 1, *small, generator=generator)
+        whole = torch.nn.functional.interpolate(noise, scale_factor=scale, mode="bicubic")
+        large += whole[..., : large.shape[2], : large.shape[3]] / 3
+    cut = [large[0, :, t : t + size[0], 2 * t : 2 * t + size[1]] for t in range(frames)]
+    clean = torch.stack(cut).clamp(0, 1)
+    return clean + sigma / 255 * torch.randn(clean.shape, generator=generator)
+
+
+def expected(model: Network, frames: Tensor, sigma: float = SIGMA) -> Tensor:
+    """The network on the whole clip."""
+    level = torch.full((1, 1, 1, 1), sigma / 255)
+    with torch.inference_mode():
+        outputs, _ = compute_frames(model, {"image": frames[None], "noise_map": level})
+    return outputs["image"][0]
+
+
+def pushed(denoiser: VideoDenoiser, frames: Tensor) -> Tensor:
+    return torch.stack([denoiser.push(frame) for frame in frames])
