@@ -97,7 +97,7 @@ def true_gain(tiles: HeldOutTiles, truth, old, new) -> float:
 
 def compared(tiles: HeldOutTiles, truth) -> list[tuple[Judgement, float]]:
     """Judgements, and true gains, of weak and strong blur."""
-    pairs = [(b, a) for b in (0.0, 0.6, 1.2) for a in (0.3, 0.5, 0.7, 1.0, 1.5, 2.5)]
+    pairs = [(b, a) for b in (0.0, 0.6, 1.2) for a in (0.3, 0.5, 0.7, 1.5)]
     return [
         (judge(tiles, blur(b), blur(a)), true_gain(tiles, truth, blur(b), blur(a)))
         for b, a in pairs
