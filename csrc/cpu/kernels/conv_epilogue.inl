@@ -9,11 +9,6 @@ __attribute__((noinline)) Vec<T> tanh_of(Vec<T> x) {
 }
 
 template <class T>
-__attribute__((noinline)) Vec<T> sigmoid_of(Vec<T> x) {
-  return T(1) / (T(1) + exp<T>(-x));
-}
-
-template <class T>
 DENOISE_EXT_INLINE Vec<T> activate(Vec<T> x, const ConvParams& params, const T* prelu_slope) {
   const Vec<T> zero{};
   switch (params.activation) {
@@ -22,7 +17,7 @@ DENOISE_EXT_INLINE Vec<T> activate(Vec<T> x, const ConvParams& params, const T* 
     case Activation::kRelu: return x < zero ? zero : x;
     case Activation::kLeakyRelu: return x > zero ? x : x * static_cast<T>(params.negative_slope);
     case Activation::kPrelu: return x > zero ? x : x * load(prelu_slope);
-    case Activation::kSigmoid: return sigmoid_of<T>(x);
+    case Activation::kSigmoid: return T(1) / (T(1) + exp<T>(-x));
     case Activation::kTanh: return tanh_of<T>(x);
   }
   return x;
