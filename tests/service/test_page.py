@@ -256,6 +256,7 @@ def test_zoom(page):
         ("photo.JPG", whole_file("JPEG", "rgb uint8"), "photo_clean.JPG"),
         ("wave.png", file_of(IMAGE), "wave_clean.png"),
     ],
+    ids=["tiff", "jpeg", "png"],  # not the bodies, which differ from process to process
 )
 def test_download_in_the_format_of_the_input(page, tmp_path, name, body, saved):
     page.open(name, body)
