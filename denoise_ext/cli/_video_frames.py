@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from denoise_ext.io import ImageError
-from denoise_ext.jobs.pipeline import Stage, run_stages
+from denoise_ext.jobs.pipeline import Finished, Stage, run_stages
 
 if TYPE_CHECKING:
     import numpy as np
@@ -56,6 +56,7 @@ class DenoisedFrames:
         denoiser: called from one thread.
         progress: shown in it.
         realtime: pass a frame through as it is where two newer ones are waiting already.
+        live: the source may be silent for long; nobody waits for its next frame at the end.
 
     Attributes:
         count: frames that were handed out so far.
@@ -68,9 +69,10 @@ class DenoisedFrames:
         denoiser: FrameDenoiser,
         progress: Progress | ProgressLines,
         realtime: bool = False,
+        live: bool = False,
     ) -> None:
         self._video, self._denoiser, self._progress = video, denoiser, progress
-        self._realtime, self._arrived = realtime, 0
+        self._realtime, self._live, self._arrived = realtime, live, 0
         self._held: deque[_Frame] = deque()  # in order; the first one has no result yet
         self.count = self.late = 0
 
@@ -87,7 +89,7 @@ class DenoisedFrames:
 
     def _results(self) -> Iterator[VideoFrame]:
         stages = [Stage(self._with_picture), Stage(self._denoised), Stage(_finished)]
-        with contextlib.closing(run_stages(self._read(), stages, _WAITING)) as entries:
+        with contextlib.closing(self._run(stages)) as entries:
             for entry in entries:
                 if entry.error is not None:
                     raise entry.error
@@ -95,6 +97,10 @@ class DenoisedFrames:
         for result in self._denoiser.flush():
             self._assign(result)
         yield from _finished(self._ready())
+
+    def _run(self, stages: list[Stage]) -> Iterator[Finished]:
+        # A live source may be silent for long; files are closed afterwards, so reading must end.
+        return run_stages(self._read(), stages, _WAITING, wait_for_items=not self._live)
 
     def _read(self) -> Iterator[_Frame]:
         """The frames of the video; an error after the first one ends it."""

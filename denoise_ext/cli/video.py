@@ -94,14 +94,16 @@ def run(args: argparse.Namespace) -> int:
         args.model = default_video_model()
     denoiser = _recurrent(args) if names_recurrent(args.model) else _FrameByFrame(args)
     start = time.perf_counter()
-    source = sys.stdin.buffer if args.input == _STREAM else args.input
+    live = args.input == _STREAM
+    # Without Python's buffer, whose lock the reading thread would hold while the pipe is silent.
+    source = getattr(sys.stdin.buffer, "raw", sys.stdin.buffer) if live else args.input
     with (
         read_video(source, max_pixels=max_pixels(args)) as video,
         progress_bar(args.quiet, "speed") as progress,
     ):
         if args.output == _STREAM:
             y4m_format(video.info.pixel_format)
-        frames = DenoisedFrames(video, denoiser, progress, args.realtime)
+        frames = DenoisedFrames(video, denoiser, progress, args.realtime, live)
         with contextlib.closing(iter(frames)) as results:
             notes = _write(args, results, video)
     seconds = time.perf_counter() - start

@@ -41,7 +41,9 @@ class Done(Exception):
         self.value = value
 
 
-def run_stages(items: Iterable[Any], stages: list[Stage], waiting: int = 1) -> Iterator[Finished]:
+def run_stages(
+    items: Iterable[Any], stages: list[Stage], waiting: int = 1, *, wait_for_items: bool = True
+) -> Iterator[Finished]:
     """Send every item through all stages, each stage in threads of its own.
 
     At most ``sum of threads + waiting x (number of stages - 1)`` items are under way at a time,
@@ -52,8 +54,9 @@ def run_stages(items: Iterable[Any], stages: list[Stage], waiting: int = 1) -> I
         items: iterated in a thread of its own, as fast as there is room.
         stages: what to do, in order.
         waiting: how many items may lie between two stages.
+        wait_for_items: False: closing does not wait for the next item, as from a silent pipe.
     """
-    run = _Run(stages, waiting)
+    run = _Run(stages, waiting, wait_for_items)
     try:
         run.start(items)
         yield from run.results()
@@ -62,7 +65,8 @@ def run_stages(items: Iterable[Any], stages: list[Stage], waiting: int = 1) -> I
 
 
 class _Run:
-    def __init__(self, stages: list[Stage], waiting: int) -> None:
+    def __init__(self, stages: list[Stage], waiting: int, wait_for_items: bool) -> None:
+        self._wait_for_items = wait_for_items
         self._room = threading.Semaphore(
             sum(s.threads for s in stages) + waiting * (len(stages) - 1)
         )
@@ -92,7 +96,7 @@ class _Run:
     def stop(self) -> None:
         self._stopped.set()
         self._room.release()  # the feeding thread may be waiting for room
-        for thread in self._threads:
+        for thread in self._threads[0 if self._wait_for_items else 1 :]:  # the feeding one is first
             thread.join()
 
     def _spawn(self, function: Callable, *args: Any) -> None:

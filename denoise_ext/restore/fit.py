@@ -49,9 +49,6 @@ def fit_kernel(sharp: Any, blurred: Any, size: int) -> np.ndarray:
     _check_fit_size(size)
     x, y = _pixels("sharp", sharp), _pixels("blurred", blurred)
     _check_pair("sharp", x, "blurred", y, size)
-    # A constant that the blur does not change says nothing about it.
-    if float((x - x.mean()).abs().max()) == 0:
-        raise ValueError("sharp is flat: every kernel leaves it as it is")
     gram, right = _normal_equations([(x, y)], size)
     kernel = _nonnegative(gram, right)
     total = float(kernel.sum())
@@ -173,6 +170,9 @@ def _check_pair(name: str, a: Tensor, other: str, b: Tensor, size: int) -> None:
             f"{name} and {other} must have one size and one number of channels, got"
             f" {tuple(a.shape)} and {tuple(b.shape)}"
         )
+    # Constants stay as they are, whatever the kernel.
+    if float((a - a.mean(dim=(-2, -1), keepdim=True)).abs().max()) == 0:
+        raise ValueError(f"{name} is flat: it fits every kernel")
     if min(a.shape[-2:]) < size:
         raise ValueError(
             f"size of {size} pixels is larger than the image, {a.shape[-2]} x {a.shape[-1]}"

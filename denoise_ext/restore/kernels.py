@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+import numbers
 import os
 import re
 from typing import Any
@@ -26,6 +27,7 @@ logger = logging.getLogger("denoise_ext.restore")
 LARGEST = 1023
 """Most pixels on a side of a kernel."""
 _CUT = 4  # a Gaussian ends so many sigmas from its middle
+_TINY = 1e-9
 _FINE = 32  # samples on a side of a pixel that a disk's edge crosses
 _FORMS = "a file, gaussian:SIGMA, motion:LENGTH,ANGLE or disk:RADIUS"
 
@@ -49,7 +51,7 @@ def motion_kernel(length: float, angle: float = 0.0) -> Tensor:
         angle: in degrees, counter-clockwise from a motion to the right.
     """
     length = _size("motion: length", length, LARGEST - 3)
-    if not math.isfinite(angle):
+    if not isinstance(angle, numbers.Real) or not math.isfinite(angle):
         raise ValueError(f"motion: angle must be a finite number of degrees, got {angle!r}")
     reach = math.ceil(length / 2)
     steps = 8 * math.ceil(length) + 1
@@ -76,7 +78,9 @@ def disk_kernel(radius: float) -> Tensor:
     for y in range(-reach, reach + 1):
         inside = (y + fine)[:, None] ** 2 + x**2 <= radius**2
         rows.append(inside.double().reshape(_FINE, -1, _FINE).mean(dim=(0, 2)))
-    return _trimmed(_normalised(torch.stack(rows)))
+    kernel = torch.stack(rows)
+    kernel[reach, reach].clamp_(min=_TINY)  # a disk that no sample lies in is one pixel
+    return _trimmed(_normalised(kernel))
 
 
 def open_kernel(kernel: Kernel) -> Tensor:

@@ -154,13 +154,14 @@ class Blur(Operator):
     def _spectrum(self, x: Tensor) -> Tensor:
         """Of the kernel, its middle at the origin, for images like x: (H, W // 2 + 1)."""
         key = (*x.shape[-2:], x.dtype, x.device)
-        if key not in self._spectra:
+        spectrum = self._spectra.get(key)  # one lookup: other threads may change the dictionary
+        if spectrum is None:
             placed = torch.zeros(x.shape[-2:], dtype=torch.float64)
             placed[: self.kernel.shape[0], : self.kernel.shape[1]] = self.kernel
             placed = placed.roll([-(n // 2) for n in self.kernel.shape], (0, 1))
             spectrum = torch.fft.rfft2(placed).to(x.device, x.dtype.to_complex())
             self._spectra = {key: spectrum}  # the last size alone
-        return self._spectra[key]
+        return spectrum
 
 
 class Mask(Operator):

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 import math
+import numbers
 import os
 import threading
 import time
@@ -172,13 +173,18 @@ class Restorer:
         """Restore measurements that are tensors.
 
         Args:
-            y: (N, C, H, W) floating point, black 0 and white 1.
+            y: (N, C, H, W) float32 or float64, black 0 and white 1.
             sigma: their noise on the 0-255 scale.
             progress: as in `run`.
 
         Returns:
             `Operator.finish` of the last step, not clipped.
         """
+        if y.dtype not in (torch.float32, torch.float64) or y.dim() != 4 or y.numel() == 0:
+            raise ValueError(
+                "y must be (N, C, H, W) float32 or float64 and not empty, got"
+                f" {tuple(y.shape)} {y.dtype}"
+            )
         noise = max(float(sigma), SMALLEST_SIGMA)
         with torch.inference_mode():
             x = self.operator.start(y)
@@ -278,6 +284,6 @@ def _turned_back(x: Tensor, step: int) -> Tensor:
 
 
 def _check_sigma(sigma: object) -> None:
-    if sigma is not None and (isinstance(sigma, bool) or not isinstance(sigma, (int, float))):
+    if sigma is not None and (isinstance(sigma, bool) or not isinstance(sigma, numbers.Real)):
         raise TypeError(f"sigma must be a number or None, got {type(sigma).__name__}")
     check_sigma(sigma)

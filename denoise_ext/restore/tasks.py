@@ -72,7 +72,8 @@ def inpaint(
         image, value_range, progress: as in `Restorer.run`.  Values at missing pixels are ignored,
             but must be finite.
         mask: (H, W), True or 1 where a pixel is known, False or 0 where it is missing.
-        sigma: noise of the known pixels on the 0-255 scale.  0: they are kept as they are.
+        sigma: noise of the known pixels on the 0-255 scale.  0: they are kept, up to the
+            rounding of float32.
         model, steps, options: those of `Restorer`.
 
     Raises:
@@ -96,8 +97,8 @@ def demosaic(
     """Make a colour image of what a sensor behind a Bayer pattern measured, and denoise it.
 
     Args:
-        raw: (H, W) array or tensor, gray Pillow image, gray `io.Picture` of one frame, or a file's
-            name.  Black level and white balance are not applied.
+        raw: (H, W) array or tensor, Pillow image of mode L, gray `io.Picture` of one frame, or the
+            name of a file.  Black level and white balance are not applied.
         pattern: the colours of the upper left 2 x 2 pixels: RGGB, BGGR, GRBG or GBRG.
         sigma: noise of the measurements on the 0-255 scale.  None: estimated.
         model, steps, value_range, progress, options: as in `deblur`.
@@ -125,6 +126,8 @@ def _in_three_channels(raw: Any) -> Any:
             )
         return replace(raw, frames=(_in_three_channels(raw.frames[0]),), mode="rgb")
     if isinstance(raw, PillowImage.Image):
+        if raw.mode != "L":
+            raise ValueError(f"raw must be a Pillow image of mode L, got {raw.mode}; give an array")
         raw = np.asarray(raw)
         return PillowImage.fromarray(_in_three_channels(raw))
     if not isinstance(raw, (np.ndarray, Tensor)):

@@ -151,6 +151,8 @@ class Service:
                 await self._work.view(Timed(), run, np.full(shape, 128, np.uint8))
             except Refused as error:  # a network for one kind of pictures alone
                 logger.debug("warm-up of %s: %s", shape, error.message)
+            except Exception:  # nobody waits for this task
+                logger.exception("warm-up of %s", shape)
 
     # --- pictures ---------------------------------------------------------------------------------
 
@@ -209,6 +211,12 @@ class Service:
         values = parsed(request.query_params.multi_items(), PART)
         name = self._networks.check(values.get("model"))
         looked = self._kept.get(request.path_params["id"])
+        reduce = values.get("reduce", 1)
+        rows, columns = (
+            min(values[side], size) // reduce + 1
+            for side, size in zip(("height", "width"), looked.picture.frames[0].shape, strict=False)
+        )
+        bound = 4 * rows * columns  # bytes of the answer, about
         denoiser = None
         if not values.get("original"):
             if values["width"] * values["height"] > _MOST_IN_PART:
@@ -216,10 +224,11 @@ class Service:
             denoiser = self._networks.denoiser(name)
             values["chooses"] = self._networks.chooses(name)
         async with self._budget.share() as share:
+            share.add(bound)
             timed = Timed()
             work = self._work.view(timed, pictures.part_of, looked, denoiser, values)
             answer = await self._work.in_time(work, _gone(request))
-            share.grow(len(answer.content))
+            share.grow(len(answer.content) - bound)
             await self._send(request, send, answer, timed)
 
     async def _forget(self, request: Request) -> Response:

@@ -85,7 +85,7 @@ class Guard:
             raise Refused(421, "this service is for localhost alone; --host opens it to others")
         # ... nor by sending a form here.
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc != host:
+        if origin is not None and _place(origin) != host:
             raise Refused(403, "requests of pages from other places are refused")
         if self._token is None or not _needs_token(scope["path"]):
             return
@@ -102,6 +102,14 @@ class Guard:
 def _needs_token(path: str) -> bool:
     """Whether it is more than the page itself, its description and a sign of life."""
     return path.startswith("/v1/") or path == "/metrics"
+
+
+def _place(origin: str) -> str | None:
+    """Host and port of an origin; None if it is malformed."""
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:
+        return None
 
 
 def _is_local(host: str) -> bool:

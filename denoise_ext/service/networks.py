@@ -26,6 +26,7 @@ class Networks:
         self._options = options
         self._denoisers: OrderedDict[tuple[str, str], Denoiser] = OrderedDict()
         self._lock = threading.Lock()
+        self._described: list[dict[str, Any]] | None = None
         self._own = options.model and Path(options.model).name
         self._models: dict[str, str | None] = {AUTOMATIC: None, DEFAULT: DEFAULT}
         self._models |= {name: name for name in list_models(pretrained=True)}
@@ -66,7 +67,11 @@ class Networks:
 
     def described(self) -> list[dict[str, Any]]:
         """Names with what the page must know of them."""
-        return [{"name": name, **self._facts(name, model)} for name, model in self._models.items()]
+        if self._described is None:  # builds the networks: once
+            self._described = [
+                {"name": name, **self._facts(name, model)} for name, model in self._models.items()
+            ]
+        return self._described
 
     def _facts(self, name: str, model: str | None) -> dict[str, Any]:
         facts: dict[str, Any] = {"default": name == self.default}

@@ -93,7 +93,7 @@ _DENOISING = (
     Parameter(
         "sigma", "Standard deviation of the noise on the 0-255 scale, for every type of pixels."
         " Default: by the noise of the picture. Blind networks ignore it.",
-        {**_NUMBER, "minimum": 0}, _number(0),
+        {**_NUMBER, "minimum": 0, "maximum": 1e6}, _number(0, 1e6),
     ),
     Parameter(
         "model", "A name of `/v1/models`. Default: the network of the service; without one, the"

@@ -27,6 +27,8 @@ _MEDIA_TYPES = {
 }  # fmt: skip
 _SMALLEST = 8  # pixels on a side for `estimate_sigma`
 _LARGEST_PROFILE = 1 << 16  # bytes of a colour profile that parts for the page carry
+_OVERHEAD = 1 << 14  # bytes of a kept picture besides pixels and profile, at most
+_LEAST_PIXELS = 2048  # that a frame counts as: it costs so much, however small it is
 
 
 @dataclass
@@ -63,17 +65,25 @@ class Looked:
     @property
     def size(self) -> int:
         """Bytes in memory."""
-        return self.picture.frames[0].nbytes
+        profile = self.picture.metadata.icc_profile or b""
+        return self.picture.frames[0].nbytes + len(profile) + _OVERHEAD
 
 
 def read(body: bytes | bytearray, max_pixels: int) -> Picture:
     """The picture of an upload; Refused (413, 415) if there is none."""
     try:
-        return read_picture(body, max_pixels=max_pixels)
+        picture = read_picture(body, max_pixels=max_pixels)
     except ImageError as error:
         raise Refused(413 if "(max_pixels)" in str(error) else 415, _line(error)) from None
     except MemoryError:
         raise no_memory() from None
+    cost = sum(max(frame.shape[0] * frame.shape[1], _LEAST_PIXELS) for frame in picture.frames)
+    if cost > max_pixels:
+        raise Refused(
+            413, f"the picture has {len(picture.frames)} frames, more than this service computes"
+            " (max_pixels)",
+        )  # fmt: skip
+    return picture
 
 
 def denoised(picture: Picture, denoiser: Denoiser, values: dict[str, Any]) -> Result:
@@ -120,7 +130,16 @@ def looked_at(picture: Picture, values: dict[str, Any]) -> tuple[Looked, dict[st
     frame, own = as_shown(replace(picture, frames=picture.frames[:1]))
     if frame.dtype.kind == "f":
         frame = np.nan_to_num(frame, nan=own[0], posinf=own[1], neginf=own[0])
-    shown = replace(picture, frames=(frame,), value_range=own, shapes=())
+    # Nothing else of the file stays in memory: not the other frames, of which this may be a view.
+    frame = frame if frame.base is None else frame.copy()
+    profile = picture.metadata.icc_profile
+    metadata = Metadata(
+        icc_profile=profile if profile and len(profile) <= _LARGEST_PROFILE else None,
+        premultiplied=picture.metadata.premultiplied,
+    )
+    shown = replace(
+        picture, frames=(frame,), value_range=own, shapes=(), metadata=metadata, notes=()
+    )
     try:
         profile, treatment = treatment_of(shown, value_range)
         if min(frame.shape[:2]) >= _SMALLEST:

@@ -330,6 +330,8 @@ class Denoiser:
         Raises:
             TypeError, ValueError: an argument that does not fit; the message names it.
         """
+        if self._probes:
+            raise ValueError("uncertainty: run_part finds none; use run")
         frame = frame_of(image)
         part = check_part(part, *frame.shape[:2])
         sigma = self._sigma if sigma is None else sigma
@@ -373,7 +375,9 @@ class Denoiser:
             target = opened.target(Fraction(1))
             target.pixels.copy_(opened.source)
             seconds = time.perf_counter() - start
-            return Result(target.result(), None, False, seconds, 0, 0), opened.missing
+            trust = Trust(reason="nothing was computed") if self._probes else None
+            result = Result(target.result(), None, False, seconds, 0, 0, trust=trust)
+            return result, opened.missing
         sigma = sigma if sigma is not None else self._sigma
         _warn_of_doubts(opened, sigma, value_range)
         settings = Settings(self._model, float(strength), self._options, self._session)
@@ -388,7 +392,7 @@ class Denoiser:
             noise, text = work.treat(slice(0, colour))
         else:
             work.denoise(slice(0, colour))
-        facts = work.facts
+        facts, treated = work.facts, work.treatment  # of the colours
         alpha = opened.source[:, colour:]
         # one that is the same everywhere, as of an opaque picture, has no noise
         if self._alpha == "denoise" and bool((alpha != alpha[:, :, :1, :1]).any()):
@@ -399,7 +403,7 @@ class Denoiser:
         if self._probes:
             trust = trust_of(
                 image, opened, lambda model: self._session(model, colour, None), self._options,
-                self._model, work.treatment, facts[0], value_range, self._probes,
+                self._model, treated, facts[0], value_range, self._probes,
             )  # fmt: skip
         seconds = time.perf_counter() - start
         logger.debug(

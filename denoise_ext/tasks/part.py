@@ -18,6 +18,8 @@ _AROUND = 8
 
 def check_part(part: Part, height: int, width: int) -> Part:
     """`part` with both ends as numbers; ValueError unless it has a pixel and lies in the image."""
+    if len(part) != 2 or not all(isinstance(along, slice) for along in part):
+        raise TypeError(f"part must be two slices, rows and columns, got {part!r}")
     ends = []
     for name, along, size in zip(("rows", "columns"), part, (height, width), strict=True):
         start, stop = along.start or 0, size if along.stop is None else along.stop

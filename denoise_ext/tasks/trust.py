@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -56,6 +57,8 @@ def trust_of(
     """
     source = opened.source[:, : colour_channels(opened.source.shape[1])]
     if treatment is not None:
+        if treatment.gray:
+            return Trust(reason="a gray picture is stored as RGB; give one channel")
         if replace(treatment, sigma=None, text="") != Treatment(treatment.model):
             return Trust(reason=f"the image was not denoised at one level: {treatment.text}")
         model = treatment.model
@@ -64,8 +67,8 @@ def trust_of(
     ready = session(model)
     if "noise_map" not in ready.original.signature.inputs:
         return Trust(reason="the network estimates the noise itself, at no level that is known")
-    if isinstance(sigma, Tensor) and sigma.numel() == 1:
-        sigma = float(sigma)
+    if isinstance(sigma, numbers.Real) or (isinstance(sigma, Tensor) and sigma.numel() == 1):
+        sigma = float(sigma)  # also NumPy's
     if reason := why_not(source, sigma, value_range):
         return Trust(reason=reason)
     run = NetworkRun(ready, source.shape[1], options)

@@ -37,6 +37,9 @@ SMALLEST_SIGMA = 2.0
 _STEP = 0.01  # of the level
 _WINDOW = 7  # pixels on a side over which the diagonal is averaged: one pixel's estimate is noisy
 _LEAST = 1e-4  # of the noise's variance: that of a pixel is positive
+# Error of Miyasawa's variance where there is hardly any detail, in units of the noise's variance:
+# the largest on pictures of ramps, waves and one value.
+_FLAT = 0.01
 _LAST = 2.0  # level of the last step of a sample, 0-255 scale
 _WRONG = 0.12, 1.5  # deviation of the level found: share of the given one, at least so much
 
@@ -116,7 +119,9 @@ def estimate(
     if calibration and trace > 0:
         # Miyasawa's variance, which for this network is too small by a known factor.
         errors.append(ratio * level**2 * trace)
-        variances.append((errors[1] * calibration.variance_ratio_error) ** 2 + level**4 * spread)
+        relative = errors[1] * calibration.variance_ratio_error
+        absolute = _FLAT * level**2
+        variances.append(relative**2 + absolute**2 + ratio**2 * level**4 * spread)
     weights = [1 / max(variance, 1e-30) for variance in variances]
     error = sum(w * e for w, e in zip(weights, errors, strict=True)) / sum(weights)
     error = max(error, 1e-3 * level**2)

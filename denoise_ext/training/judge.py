@@ -13,6 +13,8 @@ from denoise_ext.metrics.protocol import Sample, inputs_of
 from denoise_ext.models import Network
 from denoise_ext.models.frames import compute_frames
 from denoise_ext.runtime import load_model
+from denoise_ext.tasks.impulses import without_impulses
+from denoise_ext.tasks.noise_analysis import margins_for
 from denoise_ext.tasks.treatment import sigma_map, treatment_for
 from denoise_ext.training.adaptation import HeldOutTiles
 from denoise_ext.training.own_images import HeldOutTile, OwnImages
@@ -113,7 +115,10 @@ def by_default(images: OwnImages) -> Method:
         treatment = treatment_for(images.profiles[tile.index], images.channels)
         if treatment.model not in networks:
             networks[treatment.model] = load_model(treatment.model, "cpu")
-        inputs = {"image": inputs_of(sample)["image"]}
+        image = inputs_of(sample)["image"]
+        if treatment.impulses:
+            image = without_impulses(image, margins_for(tile.image[0], None))
+        inputs = {"image": image}
         if treatment.variance is not None:
             place = (slice(None), slice(None))
             inputs["noise_map"] = sigma_map(tile.image, place, treatment.variance, None) / 255

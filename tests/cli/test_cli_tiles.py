@@ -16,7 +16,7 @@ from zoo import tiny
 from denoise_ext import io
 from denoise_ext.cli.common import size_type, tile_type
 from denoise_ext.models import save_model
-from denoise_ext.tasks import Denoiser, denoiser
+from denoise_ext.tasks import Denoiser, image_run
 
 checkpoints, folder = command_line.checkpoints, command_line.folder  # fixtures
 RGBA = np.dstack([RGB, GRAY])
@@ -31,14 +31,14 @@ def options(checkpoints) -> list[str]:
 @pytest.fixture
 def grids(monkeypatch) -> list[int]:
     """Fills with the number of tiles of each image that is computed."""
-    counts, cut = [], denoiser.cut
+    counts, cut = [], image_run.cut
 
     def counted(*arguments):
         grid, at_once = cut(*arguments)
         counts.append(len(grid))
         return grid, at_once
 
-    monkeypatch.setattr(denoiser, "cut", counted)
+    monkeypatch.setattr(image_run, "cut", counted)
     return counts
 
 

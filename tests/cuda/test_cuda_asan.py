@@ -44,7 +44,7 @@ def test_nothing_is_found(pytestconfig: pytest.Config):
     rotated = ["--all"] if seed is None else ["--rotation", str(seed)]
     environment = {**os.environ, **cuda_emulator.asan_environment()}
     environment["DENOISE_EXT_CUDA_EMULATION"] = "asan"
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *rotated]
+    command = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", *rotated]
     command += ["-k", " or ".join(SELECTED), *itertools.chain(*SELECTED.values())]
     result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout[-8000:] + result.stderr[-8000:]

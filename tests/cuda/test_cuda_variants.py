@@ -79,6 +79,10 @@ def test_the_calls_reach_every_kernel():
             if tensors["input"].numel() == 0:
                 continue
             text = ops.explain(case.op, device="sm_90", **tensors, **call.options)
+            if case.name == "block_warp":  # in the same table, for the gradient alone
+                grad = torch.ones_like(tensors["input"])
+                backward = torch.ops.denoise_ext.block_warp_backward.default
+                text += "\n" + ops.explain(backward, grad, tensors["motion"], device="sm_90")
             lines = [line.split(": ", 1) for line in text.splitlines()]
             known.update(name for name, _ in lines)
             reached.update(name for name, said in lines if said.startswith(("chosen", "could run")))

@@ -60,6 +60,8 @@ def test_what_is_missing_is_named(tmp_path, monkeypatch, capsys, case):
     before = sorted(Path().iterdir())
     for loaded in [module, *(m for m in sys.modules if m.startswith(f"{module}."))]:
         monkeypatch.setitem(sys.modules, loaded, None)  # importing it fails
+    for loaded in [m for m in sys.modules if m.startswith("denoise_ext.service")]:
+        monkeypatch.delitem(sys.modules, loaded)  # it would not be imported again
     code, out, err = run(capsys, *command)
     assert (code, out) == (expected, "")
     last = err.splitlines()[-1]

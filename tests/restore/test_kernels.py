@@ -72,6 +72,7 @@ def test_disk_has_the_area_of_each_pixel():
 
 def test_small_kernels_change_nothing():
     assert disk_kernel(0.4).shape == (1, 1)
+    assert disk_kernel(0.02).tolist() == [[1.0]]
     assert float(gaussian_kernel(0.05).max()) == pytest.approx(1)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -179,6 +180,7 @@ def test_what_the_page_shows_of_other_pictures(service):
 # --- refusals --------------------------------------------------------------------------------
 
 GOOD = file_of(noisy_image(10, 12))
+TINY_FRAMES = file_of(np.zeros((60_000, 1, 8), np.uint8), "NPY")
 # name: (method, path, body, headers, status, words of the error)
 REFUSED = {
     "sigma": ("POST", "/v1/denoise?sigma=loud", GOOD, {}, 400, ["sigma", "loud"]),
@@ -206,6 +208,9 @@ REFUSED = {
     "another host": ("GET", "/", None, {"Host": "evil.example"}, 421, ["localhost"]),
     "another page": ("POST", "/v1/denoise", GOOD, {"Origin": "https://a.example"}, 403, ["page"]),
     "no page": ("POST", "/v1/denoise", GOOD, {"Origin": "null"}, 403, ["page"]),
+    "malformed origin": ("GET", "/healthz", None, {"Origin": "http://[bad"}, 403, ["page"]),
+    "huge sigma": ("POST", "/v1/denoise?sigma=1e308", GOOD, {}, 400, ["sigma"]),
+    "many tiny frames": ("POST", "/v1/denoise", TINY_FRAMES, {}, 413, ["60000 frames"]),
 }  # fmt: skip
 
 
@@ -216,6 +221,17 @@ def test_refused(service, case):
     assert answer.status == status, answer.body
     assert all(word in answer.error for word in words), answer.error
     assert answer.headers["X-Content-Type-Options"] == "nosniff"
+
+
+def test_a_kept_picture_holds_its_first_frame_alone():
+    from denoise_ext.service.pictures import looked_at
+
+    picture = io.read_picture(file_of(np.zeros((500, 64, 64), np.uint8), "NPY"))
+    large = replace(picture.metadata, exif=bytes(1 << 20), native=object())
+    looked, _ = looked_at(replace(picture, metadata=large), {})
+    [frame] = looked.picture.frames
+    assert frame.base is None and frame.nbytes <= looked.size <= frame.nbytes + (1 << 15)
+    assert looked.picture.metadata == io.Metadata()
 
 
 def test_a_network_that_does_not_fit(service):

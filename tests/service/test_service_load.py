@@ -207,7 +207,7 @@ def test_the_time_limit():
 def test_what_is_in_hand_is_finished_at_the_end():
     service_end = {}
     with live_service() as service:
-        images = [noisy_image(300, 300, seed=i) for i in range(4)]
+        images = [noisy_image(900, 900, seed=i) for i in range(4)]
         service.denoise(file_of(images[0]), "?sigma=15")
         idle = opened(service, b"")
         with ThreadPoolExecutor(4) as clients:
@@ -233,12 +233,12 @@ def test_kept_pictures_make_room_and_are_forgotten():
     from denoise_ext.service.pictures import looked_at
 
     now = [0.0]
-    picture = looked_at(io.picture_of(noisy_image(40, 40)), {})[0]  # 4800 bytes
-    kept = Kept(10_000, 60.0, clock=lambda: now[0])
+    picture = looked_at(io.picture_of(noisy_image(40, 40)), {})[0]  # 4800 bytes of pixels
+    kept = Kept(3 * picture.size - 1, 60.0, clock=lambda: now[0])
     first, second = kept.add(picture), kept.add(picture)
     kept.get(first)
     third = kept.add(picture)  # the second was unused longest
-    assert (len(kept), kept.bytes) == (2, 9600)
+    assert (len(kept), kept.bytes) == (2, 2 * picture.size)
     with pytest.raises(Refused, match="send it again"):
         kept.get(second)
     now[0] = 50.0
@@ -249,8 +249,8 @@ def test_kept_pictures_make_room_and_are_forgotten():
     kept.drop(third)
     kept.drop("unknown")
     assert (len(kept), kept.bytes) == (0, 0)
-    with pytest.raises(Refused, match="4800"):
-        Kept(4000, 60.0).add(picture)
+    with pytest.raises(Refused, match=str(picture.size)):
+        Kept(picture.size - 1, 60.0).add(picture)
 
 
 def test_a_client_that_does_not_read_is_dropped(monkeypatch):

@@ -222,3 +222,22 @@ def test_bad_counts_of_samples_and_results_without():
 
 def test_why_not_needs_one_level():
     assert "one level" in why_not(torch.rand(1, 1, 64, 64), None, None)
+
+
+@needs_native
+def test_alpha_that_is_denoised_does_not_change_what_was_found():
+    gray = (noisy(photograph(96), 15).clip(0, 1) * 255).round().astype(np.uint8)
+    alpha = np.random.default_rng(1).integers(0, 255, gray.shape, dtype=np.uint8)
+    stored = np.stack([gray, gray, gray, alpha], -1)
+    result = Denoiser(uncertainty=1, alpha="denoise").run(stored)
+    assert result.uncertainty is None and "stored as RGB" in result.uncertainty_reason
+
+
+@needs_native
+def test_levels_of_numpy_and_parts():
+    y = noisy(photograph(64))
+    expected = Denoiser("dxnet_s_gray", sigma=25, uncertainty=1).run(y)
+    level = Denoiser("dxnet_s_gray", sigma=np.float32(25), uncertainty=1).run(y)
+    assert level.expected_psnr == expected.expected_psnr
+    with pytest.raises(ValueError, match="uncertainty"):
+        Denoiser(sigma=25, uncertainty=1).run_part(y, (slice(0, 9), slice(0, 9)))

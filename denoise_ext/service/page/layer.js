@@ -20,6 +20,7 @@ export class Layer {
     Object.assign(this, { fetch, quick, steady, rate, changed, failed });
     this.cells = new Map(); // "k/column/row" -> {k, column, row, image, version}
     this.version = 0;
+    this.epoch = 0; // counts pictures: what was asked for the one before is dropped
     this.first = true;
     this.busy = false;
     this.wanted = null;
@@ -32,6 +33,7 @@ export class Layer {
     this.height = height;
     for (const cell of this.cells.values()) cell.image.close();
     this.cells.clear();
+    this.epoch++;
     this.outdate();
   }
 
@@ -104,7 +106,7 @@ export class Layer {
     const place = { left: x0 * side, top: y0 * side, reduce: k };
     place.width = Math.min(x1 * side, this.width) - place.left;
     place.height = Math.min(y1 * side, this.height) - place.top;
-    const { version } = this;
+    const { version, epoch } = this;
     this.first = false;
     this.busy = true;
     this.changed();
@@ -114,17 +116,19 @@ export class Layer {
       this.seconds = (performance.now() - start) / 1000;
       const pixels = (place.width + 2 * AROUND) * (place.height + 2 * AROUND);
       this.rate = 0.6 * this.rate + 0.4 * (pixels / this.seconds);
-      await this.cut(image, { x0, y0, x1, y1 }, k, version);
+      await this.cut(image, { x0, y0, x1, y1 }, k, version, epoch);
     } catch (error) {
-      this.wanted = null; // until the view changes
-      this.failed(error);
+      if (epoch === this.epoch) {
+        this.wanted = null; // until the view changes
+        this.failed(error);
+      }
     }
     this.busy = false;
     this.changed();
     this.run();
   }
 
-  async cut(image, { x0, y0, x1, y1 }, k, version) {
+  async cut(image, { x0, y0, x1, y1 }, k, version, epoch) {
     const side = sideOf(k) / k;
     const jobs = [];
     for (let row = y0; row < y1; row++) {
@@ -134,7 +138,7 @@ export class Layer {
         const w = Math.min(side, image.width - x);
         const h = Math.min(side, image.height - y);
         const job = createImageBitmap(image, x, y, w, h);
-        jobs.push(job.then((piece) => this.put({ k, column, row, image: piece, version })));
+        jobs.push(job.then((piece) => this.put({ k, column, row, image: piece, version }, epoch)));
       }
     }
     await Promise.all(jobs);
@@ -142,7 +146,11 @@ export class Layer {
     this.trim();
   }
 
-  put(cell) {
+  put(cell, epoch) {
+    if (epoch !== this.epoch) {
+      cell.image.close();
+      return;
+    }
     const key = `${cell.k}/${cell.column}/${cell.row}`;
     this.cells.get(key)?.image.close();
     this.cells.delete(key);

@@ -132,8 +132,16 @@ export class Viewer {
     context.beginPath();
     context.rect(border, 0, canvas.width - border, canvas.height);
     context.clip();
+    // Cells lie over one another: together first, then blended once.
+    this.sheet ??= document.createElement("canvas");
+    this.sheet.width = canvas.width; // also clears it
+    this.sheet.height = canvas.height;
+    const own = this.sheet.getContext("2d");
+    own.imageSmoothingEnabled = this.scale < 2;
+    own.imageSmoothingQuality = "high";
+    this.layers.after.draw(own, toScreen);
     context.globalAlpha = this.strength;
-    this.layers.after.draw(context, toScreen);
+    context.drawImage(this.sheet, 0, 0);
     context.restore();
   }
 
