@@ -16,7 +16,7 @@ from denoise_ext.io.errors import ImageError, reason_of
 from denoise_ext.io.read import as_shown
 from denoise_ext.service.errors import Refused
 from denoise_ext.tasks import Denoiser, NoiseProfile, estimate_sigma
-from denoise_ext.tasks.denoiser import Result
+from denoise_ext.tasks.result import Result
 from denoise_ext.tasks.treatment import Treatment, treatment_of
 
 # Types as registered with IANA; others are application/octet-stream.

@@ -4,9 +4,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from denoise_ext.tasks.denoise import denoise
-from denoise_ext.tasks.denoiser import Denoiser, Result
+from denoise_ext.tasks.denoiser import Denoiser
 from denoise_ext.tasks.noise_analysis import NoiseProfile, analyse_noise
 from denoise_ext.tasks.noise_level import estimate_sigma
+from denoise_ext.tasks.result import Result
 from denoise_ext.tasks.value_range import from_unit, to_unit
 from denoise_ext.tasks.video_denoiser import VideoDenoiser
 

