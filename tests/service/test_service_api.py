@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io as streams
 import json
 from dataclasses import replace
 
@@ -179,8 +180,15 @@ def test_what_the_page_shows_of_other_pictures(service):
 
 # --- refusals --------------------------------------------------------------------------------
 
+
+def npy_of(stack: np.ndarray) -> bytes:
+    stream = streams.BytesIO()
+    np.save(stream, stack)
+    return stream.getvalue()
+
+
 GOOD = file_of(noisy_image(10, 12))
-TINY_FRAMES = file_of(np.zeros((60_000, 1, 8), np.uint8), "NPY")
+TINY_FRAMES = npy_of(np.zeros((60_000, 1, 8), np.uint8))
 # name: (method, path, body, headers, status, words of the error)
 REFUSED = {
     "sigma": ("POST", "/v1/denoise?sigma=loud", GOOD, {}, 400, ["sigma", "loud"]),
@@ -226,7 +234,7 @@ def test_refused(service, case):
 def test_a_kept_picture_holds_its_first_frame_alone():
     from denoise_ext.service.pictures import looked_at
 
-    picture = io.read_picture(file_of(np.zeros((500, 64, 64), np.uint8), "NPY"))
+    picture = io.read_picture(npy_of(np.zeros((500, 64, 64), np.uint8)))
     large = replace(picture.metadata, exif=bytes(1 << 20), native=object())
     looked, _ = looked_at(replace(picture, metadata=large), {})
     [frame] = looked.picture.frames
