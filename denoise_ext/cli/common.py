@@ -234,6 +234,20 @@ def check_value_range(args: argparse.Namespace) -> None:
         raise CliError("--value-range: BLACK must be less than WHITE")
 
 
+def add_input_arguments(parser: argparse.ArgumentParser) -> None:
+    """What is read, and where it goes."""
+    parser.add_argument(
+        "inputs", nargs="+", metavar="INPUT",
+        help="image files, folders (their images), quoted glob patterns, @FILE (a list of these,"
+        " one per line) or - (standard input)",
+    )  # fmt: skip
+    parser.add_argument(
+        "-o", "--output", required=True, metavar="OUT",
+        help="a folder, a file (for one input file) or - (standard output); in a folder, which is"
+        " created, files keep their names, and with --recursive their sub-folders",
+    )  # fmt: skip
+
+
 def add_file_arguments(parser: argparse.ArgumentParser) -> None:
     """--format, --overwrite, --recursive, --max-pixels."""
     parser.add_argument(

@@ -14,6 +14,7 @@ from denoise_ext.cli.common import (
     EXIT_SOME_FAILED,
     CliError,
     add_file_arguments,
+    add_input_arguments,
     add_memory_arguments,
     add_model_arguments,
     add_precision_argument,
@@ -42,14 +43,7 @@ is 3."""
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the command."""
     parser.description += "\n\n" + DESCRIPTION
-    parser.add_argument(
-        "inputs", nargs="+", metavar="INPUT",
-        help="image files, folders, quoted glob patterns, @FILE (a list) or - (standard input)",
-    )  # fmt: skip
-    parser.add_argument(
-        "-o", "--output", required=True, metavar="OUT",
-        help="a folder, a file (for one input file) or - (standard output)",
-    )  # fmt: skip
+    add_input_arguments(parser)
     parser.add_argument(
         "--kernel", required=True, metavar="K",
         help="the blur: a gray image file of odd sides, or gaussian:SIGMA, motion:LENGTH,ANGLE,"

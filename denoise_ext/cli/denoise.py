@@ -15,6 +15,7 @@ from denoise_ext.cli.common import (
     EXIT_SOME_FAILED,
     CliError,
     add_file_arguments,
+    add_input_arguments,
     add_memory_arguments,
     add_model_arguments,
     add_precision_argument,
@@ -44,16 +45,7 @@ interrupted, killed or found the disk full, repeat the command with --resume."""
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the command."""
     parser.description += "\n\n" + DESCRIPTION
-    parser.add_argument(
-        "inputs", nargs="+", metavar="INPUT",
-        help="image files, folders (their images), quoted glob patterns, @FILE (a list of these,"
-        " one per line) or - (standard input)",
-    )  # fmt: skip
-    parser.add_argument(
-        "-o", "--output", required=True, metavar="OUT",
-        help="a folder, a file (for one input file) or - (standard output); in a folder, which is"
-        " created, files keep their names, and with --recursive their sub-folders",
-    )  # fmt: skip
+    add_input_arguments(parser)
     _add_denoising_arguments(parser)
     add_file_arguments(parser)
     _add_run_arguments(parser)

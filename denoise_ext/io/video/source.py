@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -29,7 +30,7 @@ class VideoInfo:
     codec: str
 
 
-class Video:
+class Video(ABC):
     """A video being read: iterate over it once. Close it, or use it in a `with`."""
 
     info: VideoInfo
@@ -68,12 +69,13 @@ class Video:
     def __exit__(self, *error: object) -> None:
         self.close()
 
+    @abstractmethod
     def close(self) -> None:
-        """Close the file."""
+        """Close the file, unless the caller has opened it."""
 
+    @abstractmethod
     def __iter__(self) -> Iterator[VideoFrame]:
         """The frames in the order they are shown. Raises ImageError where none can be read."""
-        raise NotImplementedError
 
     @property
     def damage(self) -> str:

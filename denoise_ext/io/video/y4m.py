@@ -80,6 +80,9 @@ class Y4MVideo(Video):
         if tags.get("I", "p") in ("t", "b", "m"):
             self._note_interlaced(0)
 
+    def close(self) -> None:
+        """The stream stays open: the caller has opened it."""
+
     def __iter__(self) -> Iterator[VideoFrame]:
         """See `Video`. A stream that breaks off in a frame ends before it; `broken` has why."""
         number = 0
