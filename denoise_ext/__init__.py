@@ -20,7 +20,7 @@ _NAMES = {
 __all__ = ["__version__", *_NAMES, *_SUBPACKAGES]
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> object:
     """Import subpackages on first use, so that ``denoise-ext --help`` need not load torch."""
     if name in _SUBPACKAGES:
         return importlib.import_module(f"denoise_ext.{name}")

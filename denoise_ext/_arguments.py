@@ -81,8 +81,8 @@ def check_precision(precision: str) -> str:
 
 
 # Non-strict export passes sizes as SymInt; NumPy's integers count as ints in torch too.
-_SymInt = torch.SymInt
-_INTS = (int, _SymInt, np.integer)
+_SymInt: type[object] = torch.SymInt  # object: annotations name the plain int
+_INTS = (int, torch.SymInt, np.integer)
 
 
 def int_pair(
@@ -90,14 +90,14 @@ def int_pair(
 ) -> tuple[int, int]:
     """Return ``value`` (an int, or two of them) as a pair, each ``minimum`` to ``largest``."""
     # What nearly every call passes, at once; a SymInt is none of these classes.
-    if value.__class__ is int and minimum <= value <= largest:
+    if type(value) is int and minimum <= value <= largest:
         return value, value
-    if value.__class__ is tuple and len(value) == 2:
+    if type(value) is tuple and len(value) == 2:
         first, second = value
         if first.__class__ is int is second.__class__ and (
             minimum <= first <= largest and minimum <= second <= largest
         ):
-            return value
+            return first, second
     if isinstance(value, _INTS):
         pair = (value, value)
     elif isinstance(value, (tuple, list)) and 1 <= len(value) <= 2:
@@ -108,9 +108,9 @@ def int_pair(
         raise TypeError(f"{name} must be an int or a pair of ints, got {value!r}")
     if pair[0] < minimum or pair[1] < minimum:
         raise ValueError(f"{name} must be at least {minimum}, got {value!r}")
-    for value in pair:
-        if value.__class__ is not _SymInt and value > largest:
-            _at_most(value, largest, name)
+    for extent in pair:
+        if extent.__class__ is not _SymInt and extent > largest:
+            _at_most(extent, largest, name)
     return pair
 
 
@@ -138,9 +138,9 @@ def check_fake_mask(output_mask: Sequence[bool], count: int) -> None:
 def conv_output_size(
     input: Tensor,
     weight: Tensor,
-    stride: tuple[int, int],
-    padding: tuple[int, int],
-    dilation: tuple[int, int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
 ) -> tuple[int, int]:
     """Check the extents of a convolution; return the rows and columns of its output."""
     image, (_, _, kh, kw) = input.shape, weight.shape
@@ -167,10 +167,10 @@ def conv_output_size(
 def conv_transpose_output_size(
     input: Tensor,
     weight: Tensor,
-    stride: tuple[int, int],
-    padding: tuple[int, int],
-    output_padding: tuple[int, int],
-    dilation: tuple[int, int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    output_padding: Sequence[int],
+    dilation: Sequence[int],
 ) -> tuple[int, int]:
     """Check the extents of a transposed convolution; return the rows and columns of its output."""
     image, (_, _, kh, kw) = input.shape, weight.shape
@@ -222,7 +222,7 @@ def odd_kernel_size(kernel_size: int | Sequence[int], largest: int) -> tuple[int
     return pair
 
 
-def _positive(value: float, name: str) -> float:
+def _positive(value: object, name: str) -> float:
     if not isinstance(value, (int, float)):
         if not isinstance(value, (np.number, torch.SymFloat, torch.SymInt)):
             raise TypeError(f"{name} must be a number, got {value!r}")
@@ -278,7 +278,7 @@ def sigma_tensor(
     value = positive_sigma(value, name, length)
     dtype = torch.float64 if input.dtype == torch.float64 else torch.float32
     if not isinstance(value, Tensor):
-        rows = [list(value)] if length == 2 else [value]
+        rows = [list(value)] if isinstance(value, tuple) else [value]
         return torch.tensor(rows, dtype=dtype, device=numbers_on or input.device)
     if value.is_complex():
         raise TypeError(f"{name} must be real, got {value.dtype}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 
@@ -11,4 +13,5 @@ def tf32_allowed() -> bool:
     The setting is ``torch.backends.cudnn.conv.fp32_precision``.  ``torch.backends.fp32_precision``,
     ``torch.backends.cudnn.fp32_precision`` and ``torch.backends.cudnn.allow_tf32`` change it too.
     """
-    return torch.backends.cudnn.conv.fp32_precision == "tf32"
+    cudnn: Any = torch.backends.cudnn  # PyTorch makes `conv` an attribute of it at run time
+    return cudnn.conv.fp32_precision == "tf32"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from statistics import median, quantiles
@@ -77,7 +77,7 @@ def calls_per_turn(call: Call) -> int:
 
 
 def interleaved(
-    turns: dict[str, Callable[[], float]], rounds: tuple[int, int], end: float = math.inf
+    turns: Mapping[str, Callable[[], float]], rounds: tuple[int, int], end: float = math.inf
 ) -> dict[str, list[float]]:
     """Take turns, round by round, in an order that rotates.
 
@@ -105,7 +105,7 @@ def interleaved(
 
 
 def compare(
-    contenders: dict[str, Call], seconds: float, rounds: tuple[int, int] = (3, 51)
+    contenders: Mapping[str, Call], seconds: float, rounds: tuple[int, int] = (3, 51)
 ) -> Comparison:
     """Time all contenders interleaved, for about ``seconds``.
 
@@ -125,7 +125,7 @@ def compare(
         sample = seconds_per_call(contenders[name], calls[name])
         if everyone is not None:
             own = time.process_time() - own
-            others += busy_seconds() - everyone - own
+            others += (busy_seconds() or everyone) - everyone - own
         total += sample * calls[name]
         return sample
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 
 from denoise_ext.analysis.geometry import example, without_data
@@ -24,7 +26,7 @@ def gflop_per_megapixel(model: Network) -> float:
         raise TypeError(f"model must be a denoise_ext model, got {type(model).__name__}")
     from torch.utils.flop_counter import FlopCounterMode  # slow to import, and needed here alone
 
-    network = to_torch(without_data(model)).eval()
+    network = cast("Network", to_torch(without_data(model)).eval())
     side = -(-_SIZE // model.stride) * model.stride
     inputs, state = example(network, side, device="meta")
     with torch.no_grad(), FlopCounterMode(display=False) as counter:

@@ -92,7 +92,13 @@ class Extent:
     columns: Axis
     dims: tuple[int, int] = (2, 3)
 
-    def through(self, rows: Reads, columns: Reads, out: tuple = (1, 1), into: tuple = (1, 1)):
+    def through(
+        self,
+        rows: Reads,
+        columns: Reads,
+        out: tuple[int, int] = (1, 1),
+        into: tuple[int, int] = (1, 1),
+    ) -> Extent:
         """See :meth:`Axis.through`; ``out`` and ``into`` for rows and columns."""
         return Extent(
             self.rows.through(rows, out[0], into[0]),

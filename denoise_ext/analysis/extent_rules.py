@@ -16,10 +16,11 @@ from denoise_ext.analysis.extent import Extent, Reads
 
 WHOLE = "whole"  # depends on every pixel of the image
 
+Ints = Sequence[int] | int
 Rule = Callable[[dict[str, Any], Extent, tuple[int, ...]], Extent | str]
 
 
-def _pair(value: Sequence[int] | int) -> tuple[int, int]:
+def _pair(value: Ints) -> tuple[int, int]:
     values = [value] if isinstance(value, int) else list(value)
     return (values[0], values[-1])
 
@@ -41,7 +42,10 @@ def _transposed(kernel: int, stride: int, padding: int, dilation: int) -> Reads:
     return reads
 
 
-def _windows(extent: Extent, kernel, stride, padding, dilation, transposed: bool = False) -> Extent:
+def _windows(
+    extent: Extent, kernel: Ints, stride: Ints, padding: Ints, dilation: Ints,
+    transposed: bool = False,
+) -> Extent:  # fmt: skip
     make = _transposed if transposed else _strided
     sizes = list(zip(*map(_pair, (kernel, stride, padding, dilation)), strict=True))
     steps = _pair(stride)
@@ -70,7 +74,11 @@ def _pool(a: dict[str, Any], extent: Extent, shape: tuple[int, ...]) -> Extent:
 
 def _shuffle(a: dict[str, Any], extent: Extent, shape: tuple[int, ...]) -> Extent:
     factor = a["upscale_factor"]
-    return extent.through(*[lambda index: (index // factor,)] * 2, out=(factor, factor))
+
+    def reads(index: int) -> list[int]:
+        return [index // factor]
+
+    return extent.through(reads, reads, out=(factor, factor))
 
 
 def _unshuffle(a: dict[str, Any], extent: Extent, shape: tuple[int, ...]) -> Extent:
@@ -141,8 +149,8 @@ def _reduction(a: dict[str, Any], extent: Extent, shape: tuple[int, ...]) -> Ext
     if reduced & set(extent.dims):
         return WHOLE
     if not a.get("keepdim", False):
-        moved = tuple(d - sum(r < d for r in reduced) for d in extent.dims)
-        return Extent(extent.rows, extent.columns, moved)
+        rows, columns = (d - sum(r < d for r in reduced) for d in extent.dims)
+        return Extent(extent.rows, extent.columns, (rows, columns))
     return extent
 
 
@@ -165,7 +173,8 @@ def _softmax(a: dict[str, Any], extent: Extent, shape: tuple[int, ...]) -> Exten
 
 def _permute(a: dict[str, Any], extent: Extent, shape: tuple[int, ...]) -> Extent:
     order = [dim % len(shape) for dim in a["dims"]]
-    return Extent(extent.rows, extent.columns, tuple(order.index(d) for d in extent.dims))
+    rows, columns = (order.index(d) for d in extent.dims)
+    return Extent(extent.rows, extent.columns, (rows, columns))
 
 
 def _same_shape(a: dict[str, Any], extent: Extent, shape: tuple[int, ...]) -> Extent:

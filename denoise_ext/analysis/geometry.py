@@ -8,7 +8,7 @@ executes is followed: it maps the input pixels that its inputs depend on to thos
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from math import lcm
 from typing import Any
 
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from denoise_ext._modules import ModuleT
 from denoise_ext.analysis.extent import Axis, Extent, join
 from denoise_ext.analysis.extent_rules import POINTWISE, RULES, WHOLE
 from denoise_ext.models.network import Geometry, Network, Port, Tensors
@@ -95,9 +96,12 @@ def example(
     Of the weights' dtype, and on their device unless another is given.
     """
     weight = next(model.parameters(), torch.empty(0))
-    options = {"dtype": weight.dtype, "device": device or weight.device}
+    dtype, where = weight.dtype, device or weight.device
     inputs, state = (
-        {name: torch.zeros(_shape(port, side), **options) for name, port in ports.items()}
+        {
+            name: torch.zeros(_shape(port, side), dtype=dtype, device=where)
+            for name, port in ports.items()
+        }
         for ports in (model.signature.inputs, model.signature.state)
     )
     return inputs, state
@@ -107,10 +111,11 @@ def _shape(port: Port, side: int) -> tuple[int, int, int, int]:
     return 1, port.channels, port.size(side), port.size(side)
 
 
-def without_data(model: nn.Module) -> nn.Module:
+def without_data(model: ModuleT) -> ModuleT:
     """A copy of ``model`` whose parameters and buffers are on the "meta" device: shapes alone."""
     tensors = [*model.parameters(), *model.buffers()]
-    return copy.deepcopy(model, {id(t): _shape_of(t) for t in tensors})
+    memo: dict[int, Any] = {id(t): _shape_of(t) for t in tensors}
+    return copy.deepcopy(model, memo)
 
 
 def _shape_of(tensor: Tensor) -> Tensor:
@@ -137,7 +142,7 @@ class _Follower(TorchDispatchMode):
         """The module that runs."""
         return self._modules[-1] if self._modules else "compute"
 
-    def _entering(self, name: str) -> Callable:
+    def _entering(self, name: str) -> Callable[..., None]:
         return lambda *_: self._modules.append(name or "compute")
 
     def set(self, tensor: Tensor, extent: Extent | str) -> None:
@@ -150,7 +155,11 @@ class _Follower(TorchDispatchMode):
         return self._extents.get(id(tensor))
 
     def __torch_dispatch__(
-        self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
@@ -173,7 +182,7 @@ class _Follower(TorchDispatchMode):
 
 
 def _result_extent(
-    func: Callable,
+    func: Any,
     arguments: dict[str, Any],
     inputs: list[Tensor],
     extents: list[Extent | str | None],
@@ -205,7 +214,7 @@ def _result_extent(
             raise ValueError("takes something computed from the image as a parameter")
     extent = RULES[name](arguments, local[0], tuple(result.shape))
     # The residual of our convolution is read at the result's own place.
-    return extent if extent == WHOLE else join([extent, *local[1:]])
+    return join([extent, *local[1:]]) if isinstance(extent, Extent) else extent
 
 
 def _check_constant(tensor: Tensor, extent: Extent, result: Tensor) -> None:
@@ -215,7 +224,7 @@ def _check_constant(tensor: Tensor, extent: Extent, result: Tensor) -> None:
         raise ValueError(f"a constant of shape {tuple(tensor.shape)} differs from place to place")
 
 
-def _by_name(func: Callable, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
+def _by_name(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     """All arguments of an operator's schema, defaults included."""
     schema = func._schema.arguments
     values = {argument.name: argument.default_value for argument in schema}
@@ -223,7 +232,7 @@ def _by_name(func: Callable, args: tuple, kwargs: dict[str, Any]) -> dict[str, A
     return values | kwargs
 
 
-def _tensors_in(values: list | tuple) -> Iterator[Tensor]:
+def _tensors_in(values: Sequence[object]) -> Iterator[Tensor]:
     for value in values:
         if isinstance(value, Tensor):
             yield value

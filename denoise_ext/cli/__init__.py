@@ -108,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return main(arguments)
     try:
         with warnings.catch_warnings():
-            warnings.showwarning = _note
+            warnings.showwarning = _note  # type: ignore[assignment]  # it takes whatever Python gives
             return _run(arguments)
     except KeyboardInterrupt:
         print("denoise-ext: interrupted", file=sys.stderr)

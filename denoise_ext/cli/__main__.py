@@ -6,7 +6,7 @@ import atexit
 import os
 import sys
 import threading
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from denoise_ext.cli import main
 
@@ -25,7 +25,8 @@ def _end_at_once(code: int) -> None:
     Taking PyTorch's modules apart object by object takes as long as denoising a photograph.  All
     files are written and closed by now.
     """
-    threading._shutdown()  # ends idle workers of executors too, which joining them does not
+    _threads: Any = threading
+    _threads._shutdown()  # ends idle workers of executors too, which joining them does not
     atexit._run_exitfuncs()
     flushed = True
     for stream in (sys.stdout, sys.stderr):

@@ -6,11 +6,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from denoise_ext import models, ops, reference
 from denoise_ext import nn as dn
+from denoise_ext._modules import channels_last
 from denoise_ext._timing import Call
 from denoise_ext.engine import accelerate
 
@@ -52,9 +54,9 @@ def _random(*shape: int) -> Tensor:
 
 def _pair(name: str, module: nn.Module, *inputs: object) -> BenchCase:
     """A module of this package beside the same of torch.nn, both channels_last."""
-    ours = module.eval().to(memory_format=torch.channels_last)
+    ours = channels_last(module.eval())
     plain = dn.to_torch(ours)
-    calls = {OURS: lambda: ours(*inputs), TORCH: lambda: plain(*inputs)}
+    calls: dict[str, Call] = {OURS: lambda: ours(*inputs), TORCH: lambda: plain(*inputs)}
     return BenchCase(name, calls, tolerance=1e-3)  # networks by Winograd's algorithm in float32
 
 
@@ -77,12 +79,15 @@ def _kernels(size: int) -> Iterator[BenchCase]:
 def _networks(size: int) -> Iterator[BenchCase]:
     for name in ("dncnn_gray", "ffdnet_gray", "ffdnet_color"):
         model = models.create_model(name).eval()
+        assert isinstance(model, models.ImageDenoiser)
         image = _random(1, model.in_channels, size, size)
         inputs = (image, SIGMA) if model.needs_sigma else (image,)
         case = _pair(f"{name}, {size}x{size}", model, *inputs)
         layers = case.contenders[OURS]
         accelerated = partial(accelerate(model, inputs), *inputs)
-        calls = {OURS: accelerated, LAYERS: layers, TORCH: case.contenders[TORCH]}
+        calls: dict[str, Call] = {
+            OURS: accelerated, LAYERS: layers, TORCH: case.contenders[TORCH],
+        }  # fmt: skip
         yield replace(case, contenders=calls)
 
 
@@ -120,7 +125,7 @@ def _opencv(image: Tensor) -> dict[str, dict[str, Call]]:
     cv2.setNumThreads(torch.get_num_threads())
     array = image[0].permute(1, 2, 0).numpy()  # (H, W, C), the same memory
 
-    def call(function: Callable, *arguments: object) -> Call:
+    def call(function: Callable[..., np.ndarray], *arguments: object) -> Call:
         def run() -> Tensor:
             result = torch.from_numpy(function(array, *arguments))
             return result.reshape(array.shape).permute(2, 0, 1)[None]

@@ -6,6 +6,7 @@ import hashlib
 import os
 import sys
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ from denoise_ext.cli.common import CliError
 
 if TYPE_CHECKING:
     from denoise_ext.io import FoundImage
-    from denoise_ext.jobs.batch import Job
+    from denoise_ext.jobs.storage import Job
 
 Failure = tuple[str, str]  # what, why
 
@@ -96,13 +97,16 @@ def _find(
     """Every file once, and the inputs without a file. CliError if nothing is found."""
     from denoise_ext.io import ImageError, find_images
 
+    find: Callable[[str, bool], list[FoundImage]] = find_images
     if cluster:
-        from denoise_ext.jobs.urls import find_files as find_images
+        from denoise_ext.jobs.urls import find_files
+
+        find = find_files
     found: dict[str, FoundImage] = {}
     failures = []
     for path in paths:
         try:
-            for image in find_images(path, recursive):
+            for image in find(path, recursive):
                 # a pattern may lead through links to the same file: the shortest way is its name
                 url = "://" in str(image.path)
                 key = str(image.path) if url else os.path.realpath(image.path)
@@ -145,7 +149,7 @@ def _is_result(image: FoundImage, output: str) -> bool:
     if "://" in str(image.path) or "://" in output:
         return str(image.path).startswith(output.rstrip("/") + "/")
     folder = Path(os.path.realpath(output))
-    searched = image.path.parents[len(image.relative.parts) - 1]
+    searched = Path(image.path).parents[len(image.relative.parts) - 1]
     around = Path(os.path.realpath(searched)) in folder.parents
     return around and Path(os.path.realpath(image.path)).is_relative_to(folder)
 
@@ -154,7 +158,7 @@ def _targets(
     found: list[FoundImage], output: str, as_folder: bool, suffix: str
 ) -> tuple[list[Job], list[Failure]]:
     """Which file goes where; two sources for one target are a failure of the second."""
-    from denoise_ext.jobs.batch import Job
+    from denoise_ext.jobs.storage import Job
 
     names = [image.relative if as_folder else Path(Path(output).name) for image in found]
     if as_folder:

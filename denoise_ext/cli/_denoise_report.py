@@ -6,14 +6,12 @@ import json
 import os
 import time
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from denoise_ext.cli.common import in_options, progress_bar, report_failures
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
-
-    from denoise_ext.cli._denoise_plan import Failure
+    from denoise_ext.cli._denoise_jobs import Failure
     from denoise_ext.jobs.batch import Outcome
 
 
@@ -54,12 +52,11 @@ class Report:
         self._treatments: list[str] = []
         self._faint = 0
         self._start = time.perf_counter()
-        self._bar: Progress | None = None
+        self._bar = progress_bar(self._quiet, "rate")
         for name, reason in self.failures:
             self._line(event="file", source=name, status="failed", reason=reason)
 
     def __enter__(self) -> Report:
-        self._bar = progress_bar(self._quiet, "rate")
         self._bar.start()
         self._task = self._bar.add_task(self._doing, total=self._total, rate="")
         return self
@@ -78,7 +75,7 @@ class Report:
         reason = in_options(outcome.reason)
         if outcome.status == "failed":
             self.failures.append((source, reason))
-        if outcome.estimated:
+        if outcome.estimated and outcome.sigma is not None:
             self._sigmas.append(outcome.sigma)
             self._faint += outcome.sigma < _FAINT and not outcome.treatment
         self._kinds.update(outcome.kinds)
@@ -87,6 +84,7 @@ class Report:
         seconds = time.perf_counter() - self._start
         rate = f"{self._counts['written'] / seconds:.2f} images/s"
         self._bar.update(self._task, advance=1, description=os.path.basename(source), rate=rate)
+        facts: dict[str, Any]
         facts = {"event": "file", "source": source, "target": target, "status": outcome.status}
         if outcome.status == "failed":
             facts["reason"] = reason

@@ -5,15 +5,25 @@ from __future__ import annotations
 import argparse
 import io as streams
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
 
 from denoise_ext.cli.common import CliError, max_pixels
 
 if TYPE_CHECKING:
-    from denoise_ext.tasks.processor import Processor
+    from denoise_ext.io import Picture
+    from denoise_ext.jobs.batch import Processed
 
 
-def run_stream(args: argparse.Namespace, processor: Processor) -> int:
+class Loads(Protocol):
+    """What loads the function that processes a picture."""
+
+    def load(self) -> Callable[[Picture], Processed]:
+        """The function."""
+        ...
+
+
+def run_stream(args: argparse.Namespace, processor: Loads) -> int:
     """Read, denoise, write; a failure writes nothing. Returns the exit code."""
     from denoise_ext.io import check_can_write, format_for, read_picture, write_picture
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable
+from typing import Any
 
 from denoise_ext._suggestions import did_you_mean
 
@@ -11,7 +12,7 @@ from denoise_ext._suggestions import did_you_mean
 class Parser(argparse.ArgumentParser):
     """A parser that takes no abbreviations: a new option must not change what a script means."""
 
-    def __init__(self, **options) -> None:
+    def __init__(self, **options: Any) -> None:
         super().__init__(**{"allow_abbrev": False, **options})
 
     def refuse(self, unknown: Iterable[str]) -> None:
@@ -25,5 +26,5 @@ class Parser(argparse.ArgumentParser):
         try:
             super()._check_value(action, value)
         except argparse.ArgumentError as error:
-            close = did_you_mean(str(value), map(str, action.choices))
+            close = did_you_mean(str(value), map(str, action.choices or ()))
             raise argparse.ArgumentError(action, f"{error.message}{close}") from None

@@ -6,6 +6,10 @@ import sys
 import time
 from collections.abc import Callable
 from datetime import timedelta
+from typing import TYPE_CHECKING, cast
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
 
 _EVERY = 10.0  # seconds
 
@@ -27,7 +31,8 @@ class ProgressLines:
     ) -> None:
         self._fields, self._quiet, self._clock = fields, quiet, clock
         self._values: dict[str, str] = {}
-        self._done, self._total, self._what = 0, None, ""
+        self._done, self._what = 0, ""
+        self._total: int | None = None
 
     def __enter__(self) -> ProgressLines:
         self.start()
@@ -44,17 +49,19 @@ class ProgressLines:
     def stop(self) -> None:
         """Nothing is to be cleared."""
 
-    def add_task(self, description: str, total: int | None = None, **fields: str) -> int:
+    def add_task(self, description: str, total: int | None = None, **fields: str) -> TaskID:
         """Add a task; every line begins with `description`."""
         self._what, self._total = description, total
         self._values |= fields
-        return 0
+        return cast("TaskID", 0)
 
-    def advance(self, task: int, advance: int = 1) -> None:
+    def advance(self, task: TaskID, advance: int = 1) -> None:
         """Steps more."""
         self.update(task, advance=advance)
 
-    def update(self, task: int, *, advance: int = 0, description: str = "", **fields: str) -> None:
+    def update(
+        self, task: TaskID, *, advance: int = 0, description: str = "", **fields: str
+    ) -> None:
         """Steps more, or other fields. `description`, the name of a file, is for a bar."""
         self._done += advance
         self._values |= fields

@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -27,13 +27,16 @@ _LATE = 2  # newer frames that are there already when a frame's turn comes
 class FrameDenoiser(Protocol):
     """What denoises pictures in their order."""
 
-    sigma: float | None
+    @property
+    def sigma(self) -> float | None:
+        """The level on the 0-255 scale that the last result was denoised for."""
 
     def push(self, picture: np.ndarray) -> np.ndarray | None:
         """The next picture; returns a result, if there is one."""
 
     def flush(self) -> list[np.ndarray]:
         """The results that are left."""
+        ...
 
 
 @dataclass
@@ -76,7 +79,7 @@ class DenoisedFrames:
         self._held: deque[_Frame] = deque()  # in order; the first one has no result yet
         self.count = self.late = 0
 
-    def __iter__(self) -> Iterator[VideoFrame]:
+    def __iter__(self) -> Generator[VideoFrame, None, None]:
         task = self._progress.add_task("denoising", total=self._video.info.frames, speed="")
         start = time.perf_counter()
         for frame in self._results():
@@ -98,7 +101,7 @@ class DenoisedFrames:
             self._assign(result)
         yield from _finished(self._ready())
 
-    def _run(self, stages: list[Stage]) -> Iterator[Finished]:
+    def _run(self, stages: list[Stage]) -> Generator[Finished, None, None]:
         # A live source may be silent for long; files are closed afterwards, so reading must end.
         return run_stages(self._read(), stages, _WAITING, wait_for_items=not self._live)
 

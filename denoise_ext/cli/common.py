@@ -12,7 +12,7 @@ import math
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
@@ -111,7 +111,7 @@ def strength_type(text: str) -> float:
     return value
 
 
-def whole_number(minimum: int):
+def whole_number(minimum: int) -> Callable[[str], int]:
     """argparse type of an integer >= minimum."""
 
     def convert(text: str) -> int:
@@ -130,12 +130,11 @@ def size_type(text: str) -> int:
     """argparse type of an amount of memory, as 1.5GB or 512MiB: bytes."""
     match = re.fullmatch(r"([0-9]+|[0-9]*\.[0-9]+) *([kmgt]?i?)b", text.strip().lower())
     unit = _UNITS.get(match[2]) if match else None
-    if unit is None:
+    if match is None or unit is None:
         raise argparse.ArgumentTypeError(
             f"must be a number and a unit, as 1.5GB: KB, MB, GB, TB (powers of 1000) or KiB, MiB,"
             f" GiB, TiB (powers of 1024), got {text!r}"
         )
-
     size = int(Decimal(match[1]) * unit)
     if size < 1:
         raise argparse.ArgumentTypeError(f"must be 1 byte at least, got {text!r}")

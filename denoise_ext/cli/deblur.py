@@ -42,7 +42,7 @@ is 3."""
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the command."""
-    parser.description += "\n\n" + DESCRIPTION
+    parser.description = f"{parser.description}\n\n{DESCRIPTION}"
     add_input_arguments(parser)
     parser.add_argument(
         "--kernel", required=True, metavar="K",

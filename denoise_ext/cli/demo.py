@@ -6,7 +6,7 @@ import argparse
 from functools import partial
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from denoise_ext.cli.common import CliError, add_model_arguments, output_console, whole_number
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import torch
 
     from denoise_ext.cli._demo_picture import Result
-    from denoise_ext.models import Network
+    from denoise_ext.models import ImageDenoiser
 
 PHOTOGRAPH = "kodim21.png"
 SIGMA, SEED = 25.0, 0
@@ -23,7 +23,7 @@ SIGMA, SEED = 25.0, 0
 # Of windows of 5 to 9 pixels, sigma_color 0.25 to 0.8 and sigma_space 1 to 3 the choice with the
 # highest mean PSNR (27.39 dB) on 192 x 192 pieces of eight other Kodak images with the same kind of
 # noise (20.41 dB).
-BILATERAL = {"kernel_size": 9, "sigma_color": 0.4, "sigma_space": (1.7, 1.7)}
+BILATERAL: dict[str, Any] = {"kernel_size": 9, "sigma_color": 0.4, "sigma_space": (1.7, 1.7)}
 
 OUTPUTS = ("noisy.png", "bilateral.png", "denoised.png", "before_after.png")
 
@@ -103,15 +103,16 @@ def add_noise(clean: np.ndarray) -> np.ndarray:
     return from_unit(noisy, torch.uint8).numpy()
 
 
-def _model(args: argparse.Namespace) -> tuple[str, Network]:
+def _model(args: argparse.Namespace) -> tuple[str, ImageDenoiser]:
     from denoise_ext.runtime import open_network
     from denoise_ext.runtime.model_names import member
 
     name = member(args.model, 3)
-    return Path(name).name, open_network(name, args.device, None, args.backend, channels=3)
+    network = open_network(name, args.device, None, args.backend, channels=3)
+    return Path(name).name, cast("ImageDenoiser", network)
 
 
-def _denoise(noisy: np.ndarray, model: Network) -> np.ndarray:
+def _denoise(noisy: np.ndarray, model: ImageDenoiser) -> np.ndarray:
     from denoise_ext.tasks import denoise
 
     return denoise(noisy, model, SIGMA if model.needs_sigma else None)
@@ -175,7 +176,7 @@ def _print_quality(results: list[Result]) -> None:
     )
 
 
-def _print_times(model: Network, noisy: np.ndarray, args: argparse.Namespace) -> None:
+def _print_times(model: ImageDenoiser, noisy: np.ndarray, args: argparse.Namespace) -> None:
     """The network as it runs here against the same weights in plain PyTorch."""
     import torch
 

@@ -32,8 +32,11 @@ from denoise_ext.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from denoise_ext.jobs.batch import Job, Outcome, Worker
+    from pathlib import Path
+
+    from denoise_ext.jobs.batch import Outcome, Worker
     from denoise_ext.jobs.manifest import Manifest
+    from denoise_ext.jobs.storage import Job, Storage
     from denoise_ext.tasks.processor import Processor
 
 DESCRIPTION = """\
@@ -44,7 +47,7 @@ interrupted, killed or found the disk full, repeat the command with --resume."""
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the command."""
-    parser.description += "\n\n" + DESCRIPTION
+    parser.description = f"{parser.description}\n\n{DESCRIPTION}"
     add_input_arguments(parser)
     _add_denoising_arguments(parser)
     add_file_arguments(parser)
@@ -229,7 +232,8 @@ def _statuses(found: JobList, args: argparse.Namespace) -> Iterator[tuple[Job, s
     from denoise_ext.jobs.batch import Worker
     from denoise_ext.jobs.manifest import recorded
 
-    folder, storage = found.output, None
+    folder: str | Path = found.output
+    storage: Storage | None = None
     if args.engine == "ray":
         from denoise_ext.jobs.ray import manifest_folder
         from denoise_ext.jobs.urls import UrlStorage
@@ -252,7 +256,7 @@ def _no_warnings() -> Iterator[None]:
         yield
 
 
-def _axes(text: str) -> str:
+def _axes(text: str) -> str | None:
     from denoise_ext.tasks.axes import check_axes
 
     try:

@@ -155,9 +155,11 @@ def _scores(
     from denoise_ext.io import read_image
     from denoise_ext.tasks import clean_pixels, evaluate_image, evaluate_pair
 
+    scores: list[tuple[float | None, Scores]]
     pixels = clean_pixels(read_image(file, max_pixels=limit), protocol)
     if partner is None:
-        scores = [(s, evaluate_image(denoiser, pixels, s, protocol)) for s in sigmas]
+        levels = [s for s in sigmas if s is not None]
+        scores = [(s, evaluate_image(denoiser, pixels, s, protocol)) for s in levels]
     else:
         clean = clean_pixels(read_image(partner, max_pixels=limit), protocol)
         scores = [(s, evaluate_pair(denoiser, pixels, clean, s, protocol)) for s in sigmas]
@@ -230,7 +232,7 @@ def _write_json(
         "protocol": dataclasses.asdict(protocol) | {"in_words": protocol.describe()},
         "averages": [{"sigma": s} | _json_numbers(_averages(rows, s)) for s in sigmas],
         "images": [
-            {"file": str(file), "sigma": sigma} | _json_numbers(score.as_dict())
+            {"file": str(file), "sigma": sigma, **_json_numbers(score.as_dict())}
             for file, sigma, score in rows
         ],
         "failed": [{"file": name, "reason": reason} for name, reason in failures],

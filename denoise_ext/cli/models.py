@@ -60,9 +60,9 @@ def describe(name: str) -> dict[str, Any]:
     import torch
 
     from denoise_ext.analysis import GeometryError, gflop_per_megapixel
-    from denoise_ext.analysis.geometry import Geometry
     from denoise_ext.analysis.geometry import describe as geometry_of
     from denoise_ext.models import create_model, pretrained_info
+    from denoise_ext.models.network import Geometry
 
     with torch.device("meta"):  # shapes only: nothing is allocated or initialised
         model = create_model(name)
@@ -106,8 +106,7 @@ def _print_table(facts: list[dict[str, Any]]) -> None:
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading, number in _COLUMNS:
-        justify = "right" if number else "left"
-        table.add_column(heading, justify=justify, no_wrap=heading == "model")
+        table.add_column(heading, justify="right" if number else "left", no_wrap=heading == "model")
     for model in facts:
         table.add_row(
             model["name"],

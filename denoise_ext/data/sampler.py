@@ -54,9 +54,9 @@ class PatchSampler:
         self.dtype = np.dtype(np.uint16 if deep else np.uint8)  # of a batch before it is scaled
         self.seed, self.augment, self.share = seed, augment, share
         self.permute_channels = permute_channels
-        self.bounds = None if probabilities is None else np.cumsum(probabilities)[:-1]
-        if self.bounds is not None:
-            self.bounds = self.bounds / np.sum(probabilities)
+        self.bounds: np.ndarray | None = None
+        if probabilities is not None:
+            self.bounds = np.cumsum(probabilities)[:-1] / np.sum(probabilities)
 
     def batch(self, step: int) -> Tensor:
         """(batch_size, C, crop, crop) float32 in [0, 1], channels_last."""

@@ -8,7 +8,7 @@ import logging
 import os
 import warnings
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -74,7 +74,7 @@ def export_onnx(
     check_target(path, overwrite)
     for package in ("onnx", "onnxscript", *(["onnxruntime"] if check else [])):
         optional(package, "onnx", "export to ONNX")
-    network = to_torch(model).cpu().float().eval()
+    network = cast("Network", to_torch(model).cpu().float().eval())
     data = _onnx_bytes(network, opset)
     difference = _difference(network, data) if check else None
     write_atomically(path, data, overwrite)
@@ -192,10 +192,8 @@ def _dynamic_shapes(network: Network) -> tuple[dict[int, Any], ...]:
     dim = torch.export.Dim
     batch = dim("batch")
     signature, shapes = network.signature, []
-    if _any_size(network):
-        height, width = dim("height"), dim("width")
-    else:
-        rows, columns = dim("rows"), dim("columns")  # in units of the stride
+    height, width = dim("height"), dim("width")
+    rows, columns = dim("rows"), dim("columns")  # in units of the stride
     for name, port in (*signature.inputs.items(), *signature.state.items()):
         if _is_level(name, port):
             shapes.append({0: batch})
@@ -224,6 +222,7 @@ def _onnx_bytes(network: Network, opset: int) -> bytes:
     except Exception as error:  # the exporter raises what its many parts raise
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise ExportError(f"PyTorch cannot export {network.family}: {lines[0]}") from error
+    assert program is not None  # with dynamo=True
     proto = program.model_proto
     proto.producer_name, proto.producer_version = "denoise_ext", __version__
     del proto.metadata_props[:]
@@ -276,6 +275,7 @@ def _difference(network: Network, data: bytes) -> float:
     session = runtime.InferenceSession(data, providers=["CPUExecutionProvider"])
     given, made = _names(network)
     worst, stride = 0.0, network.stride
+    sizes: tuple[tuple[int, int, int], ...]
     sizes = ((1, 2, 1), (3, 1, 3))  # batch, rows and columns in units of the stride
     if _any_size(network):
         sizes = ((1, 1, 1), (3, 2, stride + 1), (1, 3 * stride, 2 * stride + 5))

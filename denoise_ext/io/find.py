@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from denoise_ext.io.codecs import FORMAT_NAMES, codec_named, named_like_dicom, suffix_of
+from denoise_ext.io.codecs import FORMAT_NAMES, known_codec, named_like_dicom, suffix_of
 from denoise_ext.io.errors import ImageError, reason_of, shown
 
 PathLike = str | os.PathLike[str]
@@ -19,7 +19,8 @@ PathLike = str | os.PathLike[str]
 class FoundImage:
     """A file and its name relative to the folder it was found under (its bare name otherwise)."""
 
-    path: Path
+    path: Path | str
+    """A string where it is a URL (`denoise_ext.jobs`)."""
     relative: Path
 
 
@@ -36,9 +37,12 @@ def list_images(
     Raises:
         ImageError: a path that does not exist, a folder or pattern without an image.
     """
-    single = isinstance(path_or_paths, (str, os.PathLike))
-    paths = [path_or_paths] if single else list(path_or_paths)
-    found = [image.path for path in paths for image in find_images(path, recursive)]
+    paths: list[PathLike]
+    if isinstance(path_or_paths, (str, os.PathLike)):
+        paths = [path_or_paths]
+    else:
+        paths = list(path_or_paths)
+    found = [Path(image.path) for path in paths for image in find_images(path, recursive)]
     return list(dict.fromkeys(found))
 
 
@@ -96,7 +100,7 @@ def _is_image(path: Path) -> bool:
     if not (named_like_dicom(path.name) and path.is_file()):  # a pipe must not be opened
         return False
     with contextlib.suppress(OSError), path.open("rb") as stream:
-        return codec_named("DICOM").sniff(stream.read(1024))
+        return known_codec("DICOM").sniff(stream.read(1024))
     return False
 
 

@@ -28,8 +28,11 @@ _BYTES_PER_PIXEL = 32  # of the widest image there is, 4 x 64 bits: bounds what 
 _OVERHEAD = 1 << 26  # metadata of a file: 64 MiB
 
 
+Bytes = bytes | bytearray | memoryview
+
+
 def read_picture(
-    source: str | os.PathLike[str] | bytes | IO[bytes], *, max_pixels: int = DEFAULT_MAX_PIXELS
+    source: str | os.PathLike[str] | Bytes | IO[bytes], *, max_pixels: int = DEFAULT_MAX_PIXELS
 ) -> Picture:
     """Read an image file with all its frames and metadata.
 
@@ -89,7 +92,7 @@ def _recognised(opened: Source, expected: Codec | None) -> Codec:
 
 @contextmanager
 def _opened(
-    source: str | os.PathLike[str] | bytes | IO[bytes], max_pixels: int
+    source: str | os.PathLike[str] | Bytes | IO[bytes], max_pixels: int
 ) -> Iterator[Source]:
     if isinstance(source, (bytes, bytearray, memoryview)):
         if not source:

@@ -20,20 +20,22 @@ class SharedContext:
 
     def __init__(self, make: Callable[[], AbstractContextManager[Any]]) -> None:
         self._make, self._lock = make, threading.Lock()
-        self._count, self._context = 0, None
+        self._count = 0
+        self._context: AbstractContextManager[Any] | None = None
 
     @contextmanager
     def __call__(self) -> Iterator[None]:
         """Be inside."""
         with self._lock:
             if self._count == 0:
-                self._context = self._make()
-                self._context.__enter__()
+                context = self._make()
+                context.__enter__()
+                self._context = context
             self._count += 1
         try:
             yield
         finally:
             with self._lock:
                 self._count -= 1
-                if self._count == 0:
+                if self._count == 0 and self._context is not None:
                     self._context.__exit__(None, None, None)

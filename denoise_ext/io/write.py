@@ -90,6 +90,7 @@ def _can_seek(stream: IO[bytes]) -> bool:
 
 
 def _encode(codec: Codec, stream: IO[bytes], picture: Picture) -> None:
+    assert codec.write is not None  # codecs that only read are refused before
     with no_warnings():
         codec.write(stream, picture)
 
@@ -145,9 +146,18 @@ def format_for(picture: Picture, suffix: str = "") -> str:
     """The name of the format to write: that of `suffix`, else the picture's own, else TIFF.
 
     The last is for pictures without a format, and for formats that are only read.
+
+    Raises:
+        ImageError: a `suffix` of no known format.
     """
     if suffix:
-        return _suffix_of("x" + suffix)[1].name
+        codec = _suffix_of("x" + suffix)[1]
+        if codec is None:
+            raise ImageError(
+                f"suffix must be one of {' '.join(IMAGE_SUFFIXES)}, got {suffix!r}"
+                f"{did_you_mean(suffix, IMAGE_SUFFIXES)}"
+            )
+        return codec.name
     own = codec_named(picture.format)
     return picture.format if own is not None and own.write else "TIFF"
 

@@ -31,14 +31,28 @@ Status = Literal["written", "skipped", "failed"]
 class Processed(Protocol):
     """What a worker's `process` returns."""
 
-    image: Picture
-    sigma: float | None
-    """The noise level it was denoised for, on the 0-255 scale."""
-    sigma_estimated: bool
-    noise: tuple[Any, ...]
-    """Profiles of the noise (with a `kind` each); none if it was not analysed."""
-    treatment: str
-    """What was found, and what was done, in one line."""
+    @property
+    def image(self) -> Any:
+        """The `Picture`."""
+
+    @property
+    def sigma(self) -> Any:
+        """The noise level it was denoised for, on the 0-255 scale, or None."""
+
+    @property
+    def sigma_estimated(self) -> bool:
+        """Whether that was estimated."""
+        ...
+
+    @property
+    def noise(self) -> tuple[Any, ...]:
+        """Profiles of the noise (with a `kind` each); none if it was not analysed."""
+        ...
+
+    @property
+    def treatment(self) -> str:
+        """What was found, and what was done, in one line."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -75,12 +89,18 @@ class _JobState:
     replaces: bool = False
     seconds: dict[str, float] = field(default_factory=dict)
 
+    @property
+    def read(self) -> Picture:
+        """The picture, of a job that has been read."""
+        assert self.picture is not None
+        return self.picture
+
 
 class Worker:
     """The three stages of a job; holds no state of its own, so threads may share it.
 
     Args:
-        process: what is done to each picture.
+        process: what is done to each picture; None: only `status` is called.
         fingerprint: all that the result depends on besides the input (hash of the weights,
             options), as JSON can hold it; None: jobs have no keys (nothing is recorded).
         storage: where the files lie.
@@ -90,7 +110,7 @@ class Worker:
 
     def __init__(
         self,
-        process: Callable[[Picture], Processed],
+        process: Callable[[Picture], Processed] | None,
         fingerprint: dict[str, Any] | None = None,
         *,
         storage: Storage | None = None,
@@ -117,7 +137,8 @@ class Worker:
     def compute(self, work: _JobState) -> _JobState:
         """Process the picture."""
         with _timed(work, "compute"):
-            result = self._process(work.picture)
+            assert self._process is not None
+            result = self._process(work.read)
             work.picture = result.image
             work.found = {
                 "sigma": result.sigma,
@@ -130,11 +151,11 @@ class Worker:
     def write(self, work: _JobState) -> Outcome:
         """Encode, record, write."""
         job, record = work.job, None
-        height, width = work.picture.frames[0].shape[:2]
-        pixels, notes = height * width * len(work.picture.frames), work.picture.notes
+        height, width = work.read.frames[0].shape[:2]
+        pixels, notes = height * width * len(work.read.frames), work.read.notes
         with _timed(work, "write"):
             stream = streams.BytesIO()
-            write_picture(stream, work.picture, format=_format(job))
+            write_picture(stream, work.read, format=_format(job))
             data = stream.getvalue()
             work.picture = None  # an image's worth of memory
             if work.key is not None:
@@ -168,7 +189,7 @@ class Worker:
 
     def _key(self, job: Job) -> str | None:
         content = self._storage.sha256(job.source)
-        return content and key_of(content, {**self._fingerprint, "format": _format(job)})
+        return content and key_of(content, {**(self._fingerprint or {}), "format": _format(job)})
 
     def _check_target(self, job: Job, key: str | None) -> bool:
         """Whether the target may be replaced. Done: finished before. ImageError: refused."""

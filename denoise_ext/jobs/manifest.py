@@ -164,7 +164,7 @@ class Manifest:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _write(self, rows: list[tuple]) -> None:
+    def _write(self, rows: list[tuple[Any, ...]]) -> None:
         statement = "INSERT OR REPLACE INTO outputs VALUES (?, ?, ?, ?)"
         with self._lock:
             _committed(self._database, self.path, statement, rows)
@@ -313,14 +313,16 @@ def _record(path: Path, target: object, key: object, size: object, sha256: objec
 
 def _selected(
     database: sqlite3.Connection, path: Path, query: str, *values: object
-) -> Iterator[tuple]:
+) -> Iterator[tuple[Any, ...]]:
     try:
         yield from database.execute(query, values)
     except _UNUSABLE as error:
         raise ManifestError(f"cannot read {str(path)!r}: {error}") from error
 
 
-def _committed(database: sqlite3.Connection, path: Path, statement: str, rows: list[tuple]) -> None:
+def _committed(
+    database: sqlite3.Connection, path: Path, statement: str, rows: list[tuple[Any, ...]]
+) -> None:
     try:
         database.execute("BEGIN")
         database.executemany(statement, rows)

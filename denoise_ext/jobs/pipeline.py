@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,7 +43,7 @@ class Done(Exception):
 
 def run_stages(
     items: Iterable[Any], stages: list[Stage], waiting: int = 1, *, wait_for_items: bool = True
-) -> Iterator[Finished]:
+) -> Generator[Finished, None, None]:
     """Send every item through all stages, each stage in threads of its own.
 
     At most ``sum of threads + waiting x (number of stages - 1)`` items are under way at a time,
@@ -72,7 +72,7 @@ class _Run:
         )
         self._stopped = threading.Event()
         self._stages = stages
-        self._queues: list[queue.SimpleQueue] = [
+        self._queues: list[queue.SimpleQueue[Any]] = [
             queue.SimpleQueue() for _ in range(len(stages) + 1)
         ]
         self._left = [s.threads for s in stages]
@@ -99,7 +99,7 @@ class _Run:
         for thread in self._threads[0 if self._wait_for_items else 1 :]:  # the feeding one is first
             thread.join()
 
-    def _spawn(self, function: Callable, *args: Any) -> None:
+    def _spawn(self, function: Callable[..., None], *args: Any) -> None:
         thread = threading.Thread(target=function, args=args, daemon=True)
         self._threads.append(thread)
         thread.start()
@@ -141,6 +141,6 @@ class _Run:
             del entry, value  # held until the next item comes otherwise
         with self._lock:
             self._left[index] -= 1
-            done = self._left[index] == 0
-        if done:
+            ended = self._left[index] == 0
+        if ended:
             self._end(index + 1)

@@ -37,12 +37,16 @@ def local_path(path: str | os.PathLike[str]) -> str | os.PathLike[str]:
     return text.removeprefix("file://") if text.startswith("file://") else path
 
 
-def find_files(path: str, recursive: bool) -> list[FoundImage]:
+def _name(path: str | os.PathLike[str]) -> str:
+    return os.fspath(local_path(path))
+
+
+def find_files(path: str | os.PathLike[str], recursive: bool) -> list[FoundImage]:
     """`denoise_ext.io.find_images`, for URLs too. The paths of those are strings with ``://``.
 
     Raises ImageError where there is no image.
     """
-    path = os.fspath(local_path(path))
+    path = _name(path)
     if not is_url(path):
         return find_images(path, recursive)
     fs, root = _file_system(path)
@@ -82,9 +86,9 @@ class UrlStorage:
     def _local(self) -> LocalStorage:
         return LocalStorage()
 
-    def sha256(self, source: str) -> str | None:
+    def sha256(self, source: str | os.PathLike[str]) -> str | None:
         """As in Storage."""
-        source = local_path(source)
+        source = _name(source)
         if not is_url(source):
             return self._local.sha256(source)
         fs, path = _file_system(source)
@@ -97,9 +101,9 @@ class UrlStorage:
             return None
         return digest.hexdigest()
 
-    def read(self, source: str, max_pixels: int) -> Picture:
+    def read(self, source: str | os.PathLike[str], max_pixels: int) -> Picture:
         """As in Storage."""
-        source = local_path(source)
+        source = _name(source)
         if not is_url(source):
             return self._local.read(source, max_pixels)
         fs, path = _file_system(source)
@@ -111,9 +115,9 @@ class UrlStorage:
         except OSError as error:
             raise ImageError(f"cannot open {source!r}: {error}") from error
 
-    def holds(self, target: str, record: Record) -> bool:
+    def holds(self, target: str | os.PathLike[str], record: Record) -> bool:
         """As in Storage."""
-        target = local_path(target)
+        target = _name(target)
         if not is_url(target):
             return self._local.holds(target, record)
         fs, path = _file_system(target)
@@ -122,17 +126,17 @@ class UrlStorage:
         except OSError:
             return False
 
-    def exists(self, target: str) -> bool:
+    def exists(self, target: str | os.PathLike[str]) -> bool:
         """As in Storage."""
-        target = local_path(target)
+        target = _name(target)
         if not is_url(target):
             return self._local.exists(target)
         fs, path = _file_system(target)
         return fs.exists(path)
 
-    def check(self, target: str, overwrite: bool) -> None:
+    def check(self, target: str | os.PathLike[str], overwrite: bool) -> None:
         """As in Storage."""
-        target = local_path(target)
+        target = _name(target)
         if not is_url(target):
             return self._local.check(target, overwrite)
         codec = suffix_of(PurePosixPath(target).name)[1]
@@ -148,7 +152,7 @@ class UrlStorage:
 
     def write(self, job: Job, data: bytes, record: Record | None, overwrite: bool) -> None:
         """As in Storage; the driver keeps the record."""
-        target = local_path(job.target)
+        target = _name(job.target)
         if not is_url(target):
             return self._local.write(job, data, None, overwrite)
         self.check(target, overwrite)
@@ -172,7 +176,7 @@ class UrlStorage:
 
 def _file_system(url: str | os.PathLike[str]) -> tuple[Any, str]:
     try:
-        from fsspec.core import url_to_fs
+        from fsspec.core import url_to_fs  # type: ignore[import-untyped]  # it has no stubs
     except ImportError:
         raise RuntimeError("URLs need the package fsspec: pip install denoise-ext[ray]") from None
     try:

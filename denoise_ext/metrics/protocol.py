@@ -52,6 +52,7 @@ class Degradation(Protocol):
 
     def degrade(self, sample: Sample) -> Sample:
         """The sample with the inputs that a method gets."""
+        ...
 
 
 @dataclass(frozen=True)

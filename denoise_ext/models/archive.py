@@ -16,10 +16,10 @@ import struct
 import sys
 import zipfile
 from collections import Counter, OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
@@ -163,7 +163,7 @@ class _Walk(pickle._Unpickler):  # the one in C takes as much memory as the memo
     objects of classes. Each of them takes time and memory in proportion to its own bytes.
     """
 
-    dispatch: ClassVar = {
+    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = {
         code[0]: pickle._Unpickler.dispatch[code[0]]
         for code in (
             pickle.PROTO, pickle.STOP, pickle.MARK, pickle.GLOBAL, pickle.BINPERSID,
@@ -230,6 +230,13 @@ class _Walk(pickle._Unpickler):  # the one in C takes as much memory as the memo
         if self._copied > _MAX_COPIED:
             raise CheckpointError(f"it would copy more than {_MAX_COPIED} items")
 
+    if TYPE_CHECKING:  # of the unpickler in Python, which typeshed takes for the one in C
+        stack: list[Any]
+        metastack: list[list[Any]]
+
+        def load_setitem(self) -> None: ...
+        def load_setitems(self) -> None: ...
+
     def _reduce(self) -> None:
         arguments = self.stack.pop()
         function = self.stack[-1]
@@ -248,11 +255,11 @@ class _Walk(pickle._Unpickler):  # the one in C takes as much memory as the memo
 
     def _set_item(self) -> None:
         self._check_target(self.stack[-3], self.stack[-2:-1])
-        pickle._Unpickler.load_setitem(self)
+        self.load_setitem()
 
     def _set_items(self) -> None:
         self._check_target(self.metastack[-1][-1], self.stack[::2])
-        pickle._Unpickler.load_setitems(self)
+        self.load_setitems()
 
     @staticmethod
     def _check_target(target: object, keys: list[object]) -> None:
@@ -296,20 +303,20 @@ class _Global:
         return _CALLS[self.name](*arguments)
 
 
-def _ordered(pairs: object = ()) -> OrderedDict:
+def _ordered(pairs: object = ()) -> OrderedDict[Any, Any]:
     if not isinstance(pairs, (list, tuple)):
         raise ValueError("an OrderedDict that is not made of pairs")
     _check_keys(key for key, _ in pairs)
     return OrderedDict(pairs)
 
 
-def _counter(counts: object = None) -> Counter:
+def _counter(counts: object = None) -> Counter[Any]:
     if not isinstance(counts, (dict, type(None))):
         raise ValueError("a Counter that is not made of a dict")
     return Counter(counts)
 
 
-def _set(items: object = ()) -> set:
+def _set(items: object = ()) -> set[Any]:
     if not isinstance(items, (list, tuple)):
         raise ValueError("a set that is not made of a list")
     _check_keys(items)
@@ -348,7 +355,7 @@ _ITEM_SIZES = {
     "QUInt8Storage": 1, "QInt32Storage": 4, "QUInt4x2Storage": 1, "QUInt2x4Storage": 1,
 }  # fmt: skip
 # without torch's functions that make numbers of their own: copies to a device, nested tensors
-_CALLS = {
+_CALLS: dict[str, Callable[..., object]] = {
     "collections.OrderedDict": _ordered,
     "collections.Counter": _counter,
     "builtins.set": _set,

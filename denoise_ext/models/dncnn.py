@@ -6,7 +6,7 @@ Denoising", IEEE TIP 2017.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -122,13 +122,15 @@ def fold_batchnorm(model: DnCNN) -> DnCNN:
         weight, bias = layer.weight, layer.bias
         if isinstance(following, nn.BatchNorm2d):
             weight, bias = fold_into(weight, bias, _read(following))
-        target = next(targets)
+        target = cast("nn.Conv2d", next(targets))
         target.weight.copy_(weight)
+        assert target.bias is not None and bias is not None
         target.bias.copy_(bias)
     return folded.eval()
 
 
 def _read(norm: nn.BatchNorm2d) -> BatchNorm:
+    assert norm.running_mean is not None and norm.running_var is not None  # it tracks them
     return BatchNorm(norm.weight, norm.bias, norm.running_mean, norm.running_var, norm.eps)
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -115,7 +115,7 @@ class DXNetBlind(DXNet):
         """As of `DXNet`. The first filters see no constant, so the first answer has the size of
         the image's finest details: about that of noise."""
         super().initialise(generator)
-        first = self.estimator[0].weight
+        first = cast("nn.Conv2d", self.estimator[0]).weight
         first.sub_(first.mean(dim=(1, 2, 3), keepdim=True))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast, overload
 
 import torch
 import torch.nn.functional as F
@@ -59,10 +59,14 @@ class ImageDenoiser(Network):
         """See :meth:`Network.compute`."""
         return {"image": self.denoise(inputs["image"], inputs.get("noise_map"))}, state
 
-    def forward(self, x: Tensor | Tensors, sigma: Sigma | Tensors = None) -> Any:
+    @overload  # type: ignore[override]  # an image denoiser names its arguments x and sigma
+    def forward(self, x: Tensor, sigma: Sigma = None) -> Tensor: ...
+    @overload
+    def forward(self, x: Tensors, sigma: Tensors | None = None) -> tuple[Tensors, Tensors]: ...
+    def forward(self, x: Any, sigma: Any = None) -> Any:
         """Denoise ``x``; or, for inputs by name, as :class:`Network`: see the class."""
         if isinstance(x, Mapping):
-            return super().forward(x, sigma)
+            return super().forward(cast("Tensors", x), sigma)
         inputs = self.inputs_for(x, sigma)
         if x.numel() == 0:  # empty batch: there is nothing to compute
             return torch.empty_like(x)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import nn
@@ -42,7 +43,7 @@ def initialise_stack(model: nn.Module, generator: torch.Generator) -> None:
 
 @torch.no_grad()
 def initialise_layers(
-    model: nn.Module, generator: torch.Generator, last_of_branches: Iterable[nn.Module] = ()
+    model: nn.Module, generator: torch.Generator, last_of_branches: Iterable[Any] = ()
 ) -> None:
     """Start every convolution (transposed, grouped) with an output as large as its input.
 
@@ -52,7 +53,8 @@ def initialise_layers(
     for module in model.modules():
         if not isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
             continue
-        terms = module.in_channels // module.groups * module.kernel_size[0] * module.kernel_size[1]
+        terms: float = module.in_channels // module.groups
+        terms *= module.kernel_size[0] * module.kernel_size[1]
         if isinstance(module, nn.ConvTranspose2d):
             terms /= module.stride[0] * module.stride[1]
         gain = 2 if getattr(module, "activation", "none") == "relu" else 1

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import lcm
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -174,7 +174,8 @@ class RDXNet(Network):
     def initialise(self, generator: torch.Generator) -> None:
         """Random weights to train from; before training a quarter of the past is taken."""
         self.trunk.initialise_levels(generator)
-        first, last = self.gate
+        first, last = (cast("Conv2d", layer) for layer in self.gate)
+        assert first.bias is not None and last.bias is not None
         nn.init.kaiming_normal_(first.weight, nonlinearity="relu", generator=generator)
         nn.init.kaiming_normal_(last.weight, nonlinearity="linear", generator=generator)
         last.weight.mul_(0.1)

@@ -98,10 +98,13 @@ def _without_norms(state: dict[str, Tensor]) -> dict[str, Tensor]:
         if not number.isdecimal():
             raise _wrong(f"{key} is not expected")
         bias, after = state.get(f"{name}.bias"), f"{folder}.{int(number) + 1}"
-        norm = {part: state.get(f"{after}.{part}") for part in _NORM_KEYS}
-        if (scale := norm["weight"]) is not None and scale.dim() == 1:
-            shapes = {None if x is None else tuple(x.shape) for x in norm.values()}
-            if shapes != {(len(weight),)} or (bias is not None and bias.shape != scale.shape):
+        found = {part: state.get(f"{after}.{part}") for part in _NORM_KEYS}
+        if (scale := found["weight"]) is not None and scale.dim() == 1:
+            norm = {part: x for part, x in found.items() if x is not None}
+            fits = len(norm) == len(found) and all(
+                tuple(x.shape) == (len(weight),) for x in norm.values()
+            )
+            if not fits or (bias is not None and bias.shape != scale.shape):
                 raise _wrong(f"{after}: not a batch normalisation of {len(weight)} channels")
             weight, bias = fold_into(weight, bias, BatchNorm(**norm, eps=1e-5))
         own[key] = weight

@@ -85,9 +85,9 @@ class ResidualUNet(nn.Module):
             if isinstance(module, ConvTranspose2d):  # kernel = stride: each output has one tap
                 nn.init.normal_(module.weight, std=module.in_channels**-0.5, generator=generator)
             elif isinstance(module, Conv2d):
-                nonlinearity = "relu" if module.activation == "relu" else "linear"
+                relu = module.activation == "relu"
                 nn.init.kaiming_normal_(
-                    module.weight, nonlinearity=nonlinearity, generator=generator
+                    module.weight, nonlinearity="relu" if relu else "linear", generator=generator
                 )
         for module in self.modules():
             if isinstance(module, ResidualBlock):

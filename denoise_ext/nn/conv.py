@@ -7,26 +7,39 @@ convolution, so the result is written to memory once.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.types import Device
 
 from denoise_ext import ops
 from denoise_ext._arguments import check_activation, check_precision
 
+PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
 _PRELU_INIT = 0.25  # torch.nn.PReLU's initial slope
 
 
+class _Activated(Protocol):
+    """A layer that keeps an activation."""
+
+    activation: str
+    negative_slope: float
+    prelu_weight: nn.Parameter | None
+
+    def register_parameter(self, name: str, param: nn.Parameter | None) -> None: ...
+
+
 def _add_activation(
-    module: nn.Module,
+    module: _Activated,
     activation: str,
     negative_slope: float,
     prelu_parameters: int,
     out_channels: int,
-    device: Any,
-    dtype: Any,
+    device: Device,
+    dtype: torch.dtype | None,
 ) -> None:
     """Store the activation on ``module``; ``"prelu"`` adds the parameter ``prelu_weight``."""
     module.activation = check_activation(activation, negative_slope)
@@ -44,13 +57,13 @@ def _add_activation(
     module.register_parameter("prelu_weight", weight)
 
 
-def _activation_repr(module: nn.Module) -> str:
+def _activation_repr(module: _Activated) -> str:
     if module.activation == "none":
         return ""
     text = f", activation={module.activation}"
     if module.activation == "leaky_relu":
         text += f", negative_slope={module.negative_slope}"
-    if module.activation == "prelu" and module.prelu_weight.numel() > 1:
+    if module.prelu_weight is not None and module.prelu_weight.numel() > 1:
         text += f", prelu_parameters={module.prelu_weight.numel()}"
     return text
 
@@ -76,6 +89,11 @@ class Conv2d(nn.Conv2d):
     ``forward(input, residual=None)`` adds ``residual`` (the output's shape) before the activation.
     """
 
+    activation: str
+    negative_slope: float
+    prelu_weight: nn.Parameter | None
+    precision: str
+
     def __init__(
         self,
         in_channels: int,
@@ -86,9 +104,9 @@ class Conv2d(nn.Conv2d):
         dilation: int | tuple[int, int] = 1,
         groups: int = 1,
         bias: bool = True,
-        padding_mode: str = "zeros",
-        device: Any = None,
-        dtype: Any = None,
+        padding_mode: PaddingMode = "zeros",
+        device: Device = None,
+        dtype: torch.dtype | None = None,
         *,
         activation: str = "none",
         negative_slope: float = 0.01,
@@ -106,7 +124,7 @@ class Conv2d(nn.Conv2d):
 
     def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
         """Return ``act(conv(input) + bias + residual)``."""
-        padding = self.padding
+        padding: str | int | tuple[int, ...] = self.padding
         if self.padding_mode != "zeros":
             # The list torch.nn keeps for F.pad also holds the uneven halves of padding="same".
             input = F.pad(input, self._reversed_padding_repeated_twice, mode=self.padding_mode)
@@ -141,6 +159,11 @@ class ConvTranspose2d(nn.ConvTranspose2d):
         ``forward``'s ``output_size`` included.
     """
 
+    activation: str
+    negative_slope: float
+    prelu_weight: nn.Parameter | None
+    precision: str
+
     def __init__(
         self,
         in_channels: int,
@@ -152,9 +175,9 @@ class ConvTranspose2d(nn.ConvTranspose2d):
         groups: int = 1,
         bias: bool = True,
         dilation: int | tuple[int, int] = 1,
-        padding_mode: str = "zeros",
-        device: Any = None,
-        dtype: Any = None,
+        padding_mode: PaddingMode = "zeros",
+        device: Device = None,
+        dtype: torch.dtype | None = None,
         *,
         activation: str = "none",
         negative_slope: float = 0.01,
@@ -172,7 +195,8 @@ class ConvTranspose2d(nn.ConvTranspose2d):
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         """Return ``act(conv_transpose(input) + bias)``, of ``output_size`` if given."""
-        output_padding = self.output_padding
+        assert isinstance(self.padding, tuple)  # transposed convolutions have no named paddings
+        output_padding: Sequence[int] = self.output_padding
         if output_size is not None:
             output_padding = self._output_padding(
                 input, list(output_size), list(self.stride), list(self.padding),
@@ -228,9 +252,9 @@ class DepthwiseSeparableConv2d(nn.Module):
         padding: str | int | tuple[int, int] = 0,
         dilation: int | tuple[int, int] = 1,
         bias: bool = True,
-        padding_mode: str = "zeros",
-        device: Any = None,
-        dtype: Any = None,
+        padding_mode: PaddingMode = "zeros",
+        device: Device = None,
+        dtype: torch.dtype | None = None,
         *,
         activation: str = "none",
         depthwise_activation: str = "none",
@@ -238,7 +262,7 @@ class DepthwiseSeparableConv2d(nn.Module):
         precision: str = "default",
     ) -> None:
         super().__init__()
-        common = {
+        common: dict[str, Any] = {
             "bias": bias, "device": device, "dtype": dtype, "negative_slope": negative_slope,
             "precision": precision,
         }  # fmt: skip

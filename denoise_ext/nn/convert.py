@@ -15,13 +15,23 @@ from denoise_ext.nn.conv import (
     ConvTransposeReLU2d,
     _activation_repr,
 )
-from denoise_ext.nn.filters import BilateralBlur, GaussianBlur2d, JointBilateralBlur
+from denoise_ext.nn.filters import (
+    BilateralBlur,
+    BilateralOptions,
+    GaussianBlur2d,
+    GaussianOptions,
+    JointBilateralBlur,
+)
 from denoise_ext.nn.motion import BlockMatch, BlockWarp, RecurrentFuse
 from denoise_ext.reference.activation import apply_activation
 
 
 class TorchConv2d(nn.Conv2d):
     """``torch.nn.Conv2d`` and a ``torch.nn.functional`` activation: what ``to_torch`` puts in."""
+
+    activation: str
+    negative_slope: float
+    prelu_weight: nn.Parameter | None
 
     def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
         """Return ``act(conv(input) + bias + residual)``."""
@@ -41,6 +51,10 @@ class TorchConv2d(nn.Conv2d):
 class TorchConvTranspose2d(nn.ConvTranspose2d):
     """``torch.nn.ConvTranspose2d`` and a ``torch.nn.functional`` activation."""
 
+    activation: str
+    negative_slope: float
+    prelu_weight: nn.Parameter | None
+
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         """Return ``act(conv_transpose(input) + bias)``, of ``output_size`` where that is given."""
         output = super().forward(input, output_size)
@@ -55,22 +69,22 @@ class TorchConvTranspose2d(nn.ConvTranspose2d):
 class TorchGaussianBlur2d(GaussianBlur2d):
     """:class:`GaussianBlur2d` computed by :mod:`denoise_ext.reference`."""
 
-    def _filter(self, input: Tensor, *args: object) -> Tensor:
-        return reference.gaussian_blur2d(input, *args)
+    def _filter(self, input: Tensor, *options: *GaussianOptions) -> Tensor:
+        return reference.gaussian_blur2d(input, *options)
 
 
 class TorchBilateralBlur(BilateralBlur):
     """:class:`BilateralBlur` computed by :mod:`denoise_ext.reference`."""
 
-    def _filter(self, input: Tensor, *args: object) -> Tensor:
-        return reference.bilateral_blur(input, *args)
+    def _filter(self, input: Tensor, *options: *BilateralOptions) -> Tensor:
+        return reference.bilateral_blur(input, *options)
 
 
 class TorchJointBilateralBlur(JointBilateralBlur):
     """:class:`JointBilateralBlur` computed by :mod:`denoise_ext.reference`."""
 
-    def _filter(self, input: Tensor, guidance: Tensor, *args: object) -> Tensor:
-        return reference.joint_bilateral_blur(input, guidance, *args)
+    def _filter(self, input: Tensor, guidance: Tensor, *options: *BilateralOptions) -> Tensor:
+        return reference.joint_bilateral_blur(input, guidance, *options)
 
 
 class TorchBlockMatch(BlockMatch):
@@ -99,7 +113,9 @@ class TorchRecurrentFuse(RecurrentFuse):
         return reference.recurrent_fuse(input, previous, gate, level)
 
 
-def _to_torch_conv(plain: type[nn.Module], fused: type[nn.Module]) -> Callable:
+def _to_torch_conv(
+    plain: type[nn.Module], fused: type[nn.Module]
+) -> Callable[[nn.Module], type[nn.Module]]:
     def target(module: nn.Module) -> type[nn.Module]:
         return plain if module.activation == "none" else fused
 
@@ -134,7 +150,9 @@ _FROM_TORCH: dict[type[nn.Module], Callable[[nn.Module], type[nn.Module]]] = {
 _ACTIVATED = (Conv2d, ConvTranspose2d, TorchConv2d, TorchConvTranspose2d)
 
 
-def _convert(model: nn.Module, table: dict) -> nn.Module:
+def _convert(
+    model: nn.Module, table: dict[type[nn.Module], Callable[[nn.Module], type[nn.Module]]]
+) -> nn.Module:
     # The classes of a pair have the same attributes, parameters and hooks and differ in forward and
     # the activation alone.  Changing the class of the copy therefore keeps everything a user may
     # have hung on a layer: hooks, tied weights, requires_grad, training mode.

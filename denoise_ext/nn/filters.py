@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -18,6 +20,10 @@ from denoise_ext._arguments import (
     positive_sigma,
 )
 
+# What the filters' functions take behind the images, in their order.
+GaussianOptions = tuple[tuple[int, int], Sigma, str]
+BilateralOptions = tuple[tuple[int, int], float | Tensor, Sigma, str, str, str]
+
 
 def _pair_text(pair: tuple[int, int]) -> str:
     return f"({pair[0]}, {pair[1]})"
@@ -33,13 +39,13 @@ class _SigmaModule(nn.Module):
 
     def _add_sigma(self, name: str, value: Sigma, length: int, trainable: bool) -> None:
         """Store ``value`` under ``name``: one number per image (length 1) or a pair (length 2)."""
-        value = positive_sigma(value, name, length)
-        tensor = value if isinstance(value, Tensor) else None
+        checked = positive_sigma(value, name, length)
+        tensor = checked if isinstance(checked, Tensor) else None
         if tensor is not None:
             check_sigma_values(tensor, name)
         if trainable:
             if tensor is None:  # (1, 2) for a pair, (1,) for a single sigma
-                tensor = torch.tensor([value] if length == 2 else value).reshape(
+                tensor = torch.tensor([checked] if length == 2 else checked).reshape(
                     (1, 2) if length == 2 else (1,)
                 )
             if not tensor.is_floating_point():
@@ -48,9 +54,9 @@ class _SigmaModule(nn.Module):
         elif tensor is not None:
             self.register_buffer(f"fixed_{name}", tensor.detach().clone(), persistent=False)
         else:
-            setattr(self, f"fixed_{name}", value)
+            setattr(self, f"fixed_{name}", checked)
 
-    def _get_sigma(self, name: str) -> Sigma:
+    def _get_sigma(self, name: str) -> Any:
         log = self._parameters.get(f"log_{name}")
         return log.exp() if log is not None else getattr(self, f"fixed_{name}")
 
@@ -95,8 +101,8 @@ class GaussianBlur2d(_SigmaModule):
         """The standard deviations (vertical, horizontal) in use, in pixels."""
         return self._get_sigma("sigma")
 
-    def _filter(self, input: Tensor, *args: object) -> Tensor:
-        return ops.gaussian_blur2d(input, *args)
+    def _filter(self, input: Tensor, *options: *GaussianOptions) -> Tensor:
+        return ops.gaussian_blur2d(input, *options)
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the filtered ``input``."""
@@ -141,7 +147,7 @@ class _BilateralBase(_SigmaModule):
         """Spatial sigmas (vertical, horizontal) in use, in pixels."""
         return self._get_sigma("sigma_space")
 
-    def _options(self) -> tuple:
+    def _options(self) -> BilateralOptions:
         return (
             self.kernel_size, self.sigma_color, self.sigma_space, self.border_type,
             self.color_distance_type, self.window,
@@ -175,8 +181,8 @@ class BilateralBlur(_BilateralBase):
         input (N, C, H, W) or (C, H, W); output the same.
     """
 
-    def _filter(self, input: Tensor, *args: object) -> Tensor:
-        return ops.bilateral_blur(input, *args)
+    def _filter(self, input: Tensor, *options: *BilateralOptions) -> Tensor:
+        return ops.bilateral_blur(input, *options)
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the filtered ``input``."""
@@ -192,8 +198,8 @@ class JointBilateralBlur(_BilateralBase):
         input (N, C, H, W), guidance (N, C_guidance, H, W) (or both without N); output as input.
     """
 
-    def _filter(self, input: Tensor, guidance: Tensor, *args: object) -> Tensor:
-        return ops.joint_bilateral_blur(input, guidance, *args)
+    def _filter(self, input: Tensor, guidance: Tensor, *options: *BilateralOptions) -> Tensor:
+        return ops.joint_bilateral_blur(input, guidance, *options)
 
     def forward(self, input: Tensor, guidance: Tensor) -> Tensor:
         """Return ``input`` filtered with the weights of ``guidance``."""

@@ -109,7 +109,7 @@ class Tuner:
 
     def follow(self, choice: Choice, ours: Call, theirs: Call | None) -> Any:
         """The result, by what was chosen."""
-        if choice.pytorch:
+        if choice.pytorch and theirs is not None:
             return theirs()
         return self._with(choice.kernels, ours) if choice.kernels else ours()
 
@@ -184,7 +184,7 @@ def seconds_on_gpu(call: Call) -> float:
 TUNER = Tuner(seconds_on_gpu, lambda names: native().prefer_kernels(names))
 
 
-def run(op: Any, by_pytorch: Callable[..., Any] | None, arguments: tuple) -> Any:
+def run(op: Any, by_pytorch: Callable[..., Any] | None, arguments: tuple[Any, ...]) -> Any:
     """``op(*arguments)`` on a GPU, by the fastest kernel that was measured.
 
     ``by_pytorch`` computes the same of the same arguments with PyTorch's own convolution; None:
@@ -209,7 +209,7 @@ def run(op: Any, by_pytorch: Callable[..., Any] | None, arguments: tuple) -> Any
     return TUNER.follow(choice, partial(op, *arguments), theirs)
 
 
-def repeatable(op: Any, arguments: tuple) -> tuple:
+def repeatable(op: Any, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
     """The arguments with other memory for a result that lies in what it is made of."""
     written = [a.alias_info is not None and a.alias_info.is_write for a in op._schema.arguments]
     read = {
@@ -235,13 +235,13 @@ def may_follow() -> bool:
     )
 
 
-def pytorch_may_serve(arguments: tuple) -> bool:
+def pytorch_may_serve(arguments: tuple[Any, ...]) -> bool:
     """PyTorch rounds float32 factors to tf32 by a setting of its own, "strict" never does."""
     strict = arguments[-1] == "strict" and arguments[0].dtype == torch.float32
     return not (strict and tf32_allowed())
 
 
-def key_of(op: Any, arguments: Sequence, device: int | None) -> Hashable:
+def key_of(op: Any, arguments: Sequence[Any], device: int | None) -> Hashable:
     """A geometry: what kernels are chosen by, large images by their power of 2."""
     tf32 = arguments[0].dtype == torch.float32 and tf32_allowed()
     return (op, device, tf32, *(_part(x) for x in arguments))
@@ -261,7 +261,7 @@ def _size(n: int) -> int:
     return n if n < _EXACT_SIZES else -n.bit_length()
 
 
-def other_kernels(op: Any, arguments: tuple, capability: int) -> list[list[str]]:
+def other_kernels(op: Any, arguments: tuple[Any, ...], capability: int) -> list[list[str]]:
     """For each step of the operator the kernels that could run beside the estimated choice."""
     key = torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA)
     text = native().explain(partial(op.redispatch, key, *arguments), capability)
@@ -275,7 +275,7 @@ def other_kernels(op: Any, arguments: tuple, capability: int) -> list[list[str]]
     return [names for names in steps if names]
 
 
-def report(op: Any, arguments: Sequence, device: int) -> str | None:
+def report(op: Any, arguments: Sequence[Any], device: int) -> str | None:
     """A line on what was measured for this geometry; None where nothing was."""
     defaults = [a.default_value for a in op._schema.arguments[len(arguments) :]]
     choice = TUNER.known(key_of(op, [*arguments, *defaults], device))

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 _aten = torch.ops.aten
-_ACTIVATIONS = {"relu": F.relu, "sigmoid": torch.sigmoid, "tanh": torch.tanh}
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": F.relu,
+    "sigmoid": torch.sigmoid,
+    "tanh": torch.tanh,
+}
 
 
 def fused(
@@ -26,10 +30,15 @@ def fused(
     if activation == "leaky_relu":
         output = F.leaky_relu(output, negative_slope)
     elif activation == "prelu":
-        output = F.prelu(output, prelu_weight)
+        output = F.prelu(output, _given(prelu_weight))
     elif activation != "none":
         output = _ACTIVATIONS[activation](output)
     return output + residual if residual is not None and residual_position == "after" else output
+
+
+def _given(x: Tensor | None) -> Tensor:
+    assert x is not None  # the checks before guarantee what an activation needs
+    return x
 
 
 def conv_gradients(
@@ -38,7 +47,7 @@ def conv_gradients(
     weight: Tensor,
     saved: Tensor | None,
     prelu_weight: Tensor | None,
-    geometry: tuple,
+    geometry: tuple[object, ...],
     activation: str,
     negative_slope: float,
     output_mask: Sequence[bool],
@@ -52,13 +61,13 @@ def conv_gradients(
         grad = _aten.threshold_backward(grad, saved, 0)
     elif activation == "leaky_relu":
         # By the output, which has the input's sign: the slope is not negative.
-        grad = torch.where(saved > 0, grad, grad * negative_slope)
+        grad = torch.where(_given(saved) > 0, grad, grad * negative_slope)
     elif activation == "sigmoid":
         grad = _aten.sigmoid_backward(grad, saved)
     elif activation == "tanh":
         grad = _aten.tanh_backward(grad, saved)
     elif activation == "prelu":
-        slopes = prelu_weight.view(1, -1, 1, 1)
+        slopes = _given(prelu_weight).view(1, -1, 1, 1)
         grad, products = _aten._prelu_kernel_backward(grad, saved, slopes)
         if output_mask[3]:
             grad_prelu = products.sum((0, 2, 3)) if slopes.numel() > 1 else products.sum().view(1)

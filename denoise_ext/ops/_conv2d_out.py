@@ -23,6 +23,8 @@ errors, as for ``out=`` of PyTorch's functions.  A result's version is counted u
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -51,17 +53,21 @@ def _pack_fake(weight: Tensor, algorithm: str) -> Tensor:
 
 
 def _out_fake(
-    input, weight, packed_weight, bias, stride, padding, dilation, groups, border, activation,
-    negative_slope, prelu_weight, residual, residual_position, algorithm, out,
-    precision="default",
+    input: Tensor, weight: Tensor, packed_weight: Tensor | None, bias: Tensor | None,
+    stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int], groups: int,
+    border: str, activation: str, negative_slope: float, prelu_weight: Tensor | None,
+    residual: Tensor | None, residual_position: str, algorithm: str, out: Tensor,
+    precision: str = "default",
 ) -> None:  # fmt: skip
     check_fake_conv(weight, stride=stride, padding=padding, dilation=dilation)
     conv_output_size(input, weight, stride, padding, dilation)
 
 
 def _transpose_out_fake(
-    input, weight, bias, stride, padding, output_padding, groups, dilation, activation,
-    negative_slope, prelu_weight, residual, residual_position, precision, out,
+    input: Tensor, weight: Tensor, bias: Tensor | None, stride: Sequence[int],
+    padding: Sequence[int], output_padding: Sequence[int], groups: int, dilation: Sequence[int],
+    activation: str, negative_slope: float, prelu_weight: Tensor | None, residual: Tensor | None,
+    residual_position: str, precision: str, out: Tensor,
 ) -> None:  # fmt: skip
     check_fake_conv(
         weight, stride=stride, padding=padding, output_padding=output_padding, dilation=dilation
@@ -70,8 +76,10 @@ def _transpose_out_fake(
 
 
 def _resampled_out_fake(
-    coarse, fine, weight, packed_weight, bias, border, activation, negative_slope, prelu_weight,
-    residual, residual_position, pooling, out, pooled,
+    coarse: Tensor | None, fine: Tensor, weight: Tensor, packed_weight: Tensor, bias: Tensor | None,
+    border: str, activation: str, negative_slope: float, prelu_weight: Tensor | None,
+    residual: Tensor | None, residual_position: str, pooling: str, out: Tensor | None,
+    pooled: Tensor | None,
 ) -> None:  # fmt: skip
     return None
 

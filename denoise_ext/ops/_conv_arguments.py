@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import overload
+
 import torch
 from torch import Tensor
 
@@ -22,6 +24,10 @@ def autocast_dtype(device_type: str) -> torch.dtype | None:
     return None
 
 
+@overload
+def cast(x: Tensor, dtype: torch.dtype) -> Tensor: ...
+@overload
+def cast(x: Tensor | None, dtype: torch.dtype) -> Tensor | None: ...
 def cast(x: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     """Cast as autocast does: floating tensors alone, and float64 stays."""
     if x is None or not x.is_floating_point() or x.dtype == torch.float64:

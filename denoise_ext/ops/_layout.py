@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -32,7 +34,7 @@ def output_format(*tensors: Tensor) -> torch.memory_format:
     return torch.contiguous_format
 
 
-def empty_as(x: Tensor, shape: tuple, memory_format: torch.memory_format) -> Tensor:
+def empty_as(x: Tensor, shape: Sequence[int], memory_format: torch.memory_format) -> Tensor:
     """An uninitialised tensor of ``shape`` with the dtype and device of ``x``."""
     return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=memory_format)
 
@@ -42,7 +44,7 @@ def conv_backward_fake(
     weight: Tensor,
     prelu_weight: Tensor | None,
     out_channels: int,
-    output_mask: list[bool],
+    output_mask: Sequence[bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """What both convolutions' backwards return for input, weight, bias and prelu_weight.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ def _missing(name: str) -> str | None:
     return None
 
 
-def native_op(name: str) -> tuple[Callable, bool]:
+def native_op(name: str) -> tuple[Callable[..., Any], bool]:
     """The operator ``torch.ops.denoise_ext.<name>`` and True, or one that raises, and False.
 
     The second value is whether fake kernels and gradients can be registered.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -158,23 +159,27 @@ def _sigmas(
     )
 
 
-def _fake(input, kernel_size, sigma_color, sigma_space, border_type, color_distance_type, window):
+def _fake(
+    input: Tensor, kernel_size: Sequence[int], sigma_color: Tensor, sigma_space: Tensor,
+    border_type: str, color_distance_type: str, window: str,
+) -> Tensor:  # fmt: skip
     bilateral_kernel_size(kernel_size, input, input)
     return empty_as(input, input.shape, output_format(input))
 
 
 def _joint_fake(
-    input, guidance, kernel_size, sigma_color, sigma_space, border_type, color_distance_type,
-    window,
-):  # fmt: skip
+    input: Tensor, guidance: Tensor, kernel_size: Sequence[int], sigma_color: Tensor,
+    sigma_space: Tensor, border_type: str, color_distance_type: str, window: str,
+) -> Tensor:  # fmt: skip
     bilateral_kernel_size(kernel_size, input, guidance)
     return empty_as(input, input.shape, output_format(input))
 
 
 def _backward_fake(
-    grad_output, input, guidance, output, kernel_size, sigma_color, sigma_space, border_type,
-    color_distance_type, window, output_mask,
-):  # fmt: skip
+    grad_output: Tensor, input: Tensor, guidance: Tensor, output: Tensor,
+    kernel_size: Sequence[int], sigma_color: Tensor, sigma_space: Tensor, border_type: str,
+    color_distance_type: str, window: str, output_mask: Sequence[bool],
+) -> tuple[Tensor, ...]:  # fmt: skip
     bilateral_kernel_size(kernel_size, input, guidance)
     outputs = (
         (input, output_format(input)),
@@ -188,13 +193,13 @@ def _backward_fake(
     )
 
 
-def _setup_context(ctx, inputs, output) -> None:
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     input, kernel_size, sigma_color, sigma_space, *options = inputs
     ctx.kernel_size, ctx.options = kernel_size, options
     ctx.save_for_backward(input, output, sigma_color, sigma_space)
 
 
-def _backward(ctx, grad_output: Tensor):
+def _backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
     input, output, sigma_color, sigma_space = ctx.saved_tensors
     need_input, _, need_color, need_space, *_ = ctx.needs_input_grad
     grad_input, grad_guidance, grad_color, grad_space = _backward_op(
@@ -212,13 +217,13 @@ def _backward(ctx, grad_output: Tensor):
     )
 
 
-def _joint_setup_context(ctx, inputs, output) -> None:
+def _joint_setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     input, guidance, kernel_size, sigma_color, sigma_space, *options = inputs
     ctx.kernel_size, ctx.options = kernel_size, options
     ctx.save_for_backward(input, guidance, output, sigma_color, sigma_space)
 
 
-def _joint_backward(ctx, grad_output: Tensor):
+def _joint_backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
     input, guidance, output, sigma_color, sigma_space = ctx.saved_tensors
     need = ctx.needs_input_grad
     mask = [need[0], need[1], need[3], need[4]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -201,7 +202,7 @@ def _padded(input: Tensor, padding: tuple[int, int]) -> tuple[int, int]:
 
 
 def _checked_residual(
-    residual: Tensor, position: str, input: Tensor, shape: tuple, unbatched: bool
+    residual: Tensor, position: str, input: Tensor, shape: tuple[int, ...], unbatched: bool
 ) -> Tensor:
     check_residual_position(position)
     check_like_input(residual, "residual", input)
@@ -214,18 +215,22 @@ def _checked_residual(
 
 
 def _fake(
-    input, weight, bias, stride, padding, dilation, groups, activation, negative_slope,
-    prelu_weight, residual, residual_position, precision="default",
-):  # fmt: skip
+    input: Tensor, weight: Tensor, bias: Tensor | None, stride: Sequence[int],
+    padding: Sequence[int], dilation: Sequence[int], groups: int, activation: str,
+    negative_slope: float, prelu_weight: Tensor | None, residual: Tensor | None,
+    residual_position: str, precision: str = "default",
+) -> Tensor:  # fmt: skip
     check_fake_conv(weight, groups, stride=stride, padding=padding, dilation=dilation)
     shape = _output_shape(input, weight, stride, padding, dilation)
     return empty_as(input, shape, output_format(input, weight))
 
 
 def _backward_fake(
-    grad_output, input, weight, saved, prelu_weight, stride, padding, dilation, groups, activation,
-    negative_slope, output_mask, precision="default",
-):  # fmt: skip
+    grad_output: Tensor, input: Tensor, weight: Tensor, saved: Tensor | None,
+    prelu_weight: Tensor | None, stride: Sequence[int], padding: Sequence[int],
+    dilation: Sequence[int], groups: int, activation: str, negative_slope: float,
+    output_mask: Sequence[bool], precision: str = "default",
+) -> tuple[Tensor, ...]:  # fmt: skip
     check_fake_mask(output_mask, 5)
     check_fake_conv(weight, groups, stride=stride, padding=padding, dilation=dilation)
     _output_shape(input, weight, stride, padding, dilation)  # checks
@@ -241,7 +246,7 @@ def _backward_fake(
     return *grads, preactivation
 
 
-def _setup_context(ctx, inputs, output) -> None:
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     (
         input, weight, bias, stride, padding, dilation, groups, activation, negative_slope,
         prelu_weight, residual, residual_position, precision,
@@ -264,7 +269,7 @@ def _setup_context(ctx, inputs, output) -> None:
     )
 
 
-def _saved_for_activation(ctx) -> Tensor | None:
+def _saved_for_activation(ctx: Any) -> Tensor | None:
     input, weight, _, output, bias, residual = ctx.saved_tensors
     if not ctx.recompute:
         return output
@@ -275,13 +280,13 @@ def _saved_for_activation(ctx) -> Tensor | None:
     )  # fmt: skip
 
 
-def _backward(ctx, grad_output: Tensor):
+def _backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
     input, weight, prelu_weight = ctx.saved_tensors[:3]
     need = ctx.needs_input_grad
     # Without an activation in between, and after it, the residual's gradient is the output's.
     passes_through = ctx.has_residual and (ctx.after or ctx.activation == "none")
     mask = [need[0], need[1], need[2], need[9], need[10] and not passes_through]
-    grads = [None] * 5
+    grads: list[Tensor | None] = [None] * 5
     if any(mask):
         arguments = (
             grad_output, input, weight, _saved_for_activation(ctx), prelu_weight, *ctx.geometry,
@@ -299,17 +304,21 @@ def _backward(ctx, grad_output: Tensor):
 
 
 def _by_pytorch(
-    input, weight, bias, stride, padding, dilation, groups, activation, negative_slope,
-    prelu_weight, residual, residual_position, precision,
-):  # fmt: skip
+    input: Tensor, weight: Tensor, bias: Tensor | None, stride: Sequence[int],
+    padding: Sequence[int], dilation: Sequence[int], groups: int, activation: str,
+    negative_slope: float, prelu_weight: Tensor | None, residual: Tensor | None,
+    residual_position: str, precision: str,
+) -> Tensor:  # fmt: skip
     output = F.conv2d(input, weight, bias, stride, padding, dilation, groups)
     return fused(output, activation, negative_slope, prelu_weight, residual, residual_position)
 
 
 def _backward_by_pytorch(
-    grad_output, input, weight, saved, prelu_weight, stride, padding, dilation, groups, activation,
-    negative_slope, output_mask, precision,
-):  # fmt: skip
+    grad_output: Tensor, input: Tensor, weight: Tensor, saved: Tensor | None,
+    prelu_weight: Tensor | None, stride: Sequence[int], padding: Sequence[int],
+    dilation: Sequence[int], groups: int, activation: str, negative_slope: float,
+    output_mask: Sequence[bool], precision: str,
+) -> tuple[Tensor | None, ...]:  # fmt: skip
     geometry = (stride, padding, dilation, False, (0, 0), groups)
     return conv_gradients(
         grad_output, input, weight, saved, prelu_weight, geometry, activation, negative_slope,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -157,23 +158,26 @@ def _fake_shape(
 
 
 def _fake(
-    input, weight, bias, stride, padding, output_padding, groups, dilation, activation,
-    negative_slope, prelu_weight, precision="default",
-):  # fmt: skip
+    input: Tensor, weight: Tensor, bias: Tensor | None, stride: Sequence[int],
+    padding: Sequence[int], output_padding: Sequence[int], groups: int, dilation: Sequence[int],
+    activation: str, negative_slope: float, prelu_weight: Tensor | None, precision: str = "default",
+) -> Tensor:  # fmt: skip
     shape = _fake_shape(input, weight, stride, padding, output_padding, groups, dilation)
     return empty_as(input, shape, output_format(input, weight))
 
 
 def _backward_fake(
-    grad_output, input, weight, saved, prelu_weight, stride, padding, output_padding, groups,
-    dilation, activation, negative_slope, output_mask, precision="default",
-):  # fmt: skip
+    grad_output: Tensor, input: Tensor, weight: Tensor, saved: Tensor | None,
+    prelu_weight: Tensor | None, stride: Sequence[int], padding: Sequence[int],
+    output_padding: Sequence[int], groups: int, dilation: Sequence[int], activation: str,
+    negative_slope: float, output_mask: Sequence[bool], precision: str = "default",
+) -> tuple[Tensor, ...]:  # fmt: skip
     check_fake_mask(output_mask, 4)
     _fake_shape(input, weight, stride, padding, output_padding, groups, dilation)  # checks
     return conv_backward_fake(input, weight, prelu_weight, weight.shape[1] * groups, output_mask)
 
 
-def _setup_context(ctx, inputs, output) -> None:
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     (
         input, weight, bias, stride, padding, output_padding, groups, dilation, activation,
         negative_slope, prelu_weight, precision,
@@ -191,7 +195,7 @@ def _setup_context(ctx, inputs, output) -> None:
     )
 
 
-def _backward(ctx, grad_output: Tensor):
+def _backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
     input, weight, prelu_weight, saved, bias = ctx.saved_tensors
     need = ctx.needs_input_grad
     mask = [need[0], need[1], need[2], need[10]]
@@ -213,9 +217,10 @@ def _backward(ctx, grad_output: Tensor):
 
 
 def _by_pytorch(
-    input, weight, bias, stride, padding, output_padding, groups, dilation, activation,
-    negative_slope, prelu_weight, precision,
-):  # fmt: skip
+    input: Tensor, weight: Tensor, bias: Tensor | None, stride: Sequence[int],
+    padding: Sequence[int], output_padding: Sequence[int], groups: int, dilation: Sequence[int],
+    activation: str, negative_slope: float, prelu_weight: Tensor | None, precision: str,
+) -> Tensor:  # fmt: skip
     output = F.conv_transpose2d(
         input, weight, bias, stride, padding, output_padding, groups, dilation
     )
@@ -223,9 +228,11 @@ def _by_pytorch(
 
 
 def _backward_by_pytorch(
-    grad_output, input, weight, saved, prelu_weight, stride, padding, output_padding, groups,
-    dilation, activation, negative_slope, output_mask, precision,
-):  # fmt: skip
+    grad_output: Tensor, input: Tensor, weight: Tensor, saved: Tensor | None,
+    prelu_weight: Tensor | None, stride: Sequence[int], padding: Sequence[int],
+    output_padding: Sequence[int], groups: int, dilation: Sequence[int], activation: str,
+    negative_slope: float, output_mask: Sequence[bool], precision: str,
+) -> tuple[Tensor | None, ...]:  # fmt: skip
     geometry = (stride, padding, dilation, True, output_padding, groups)
     return conv_gradients(
         grad_output, input, weight, saved, prelu_weight, geometry, activation, negative_slope,

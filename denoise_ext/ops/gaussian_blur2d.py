@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -80,12 +81,15 @@ def gaussian_blur2d(
     return output.squeeze(0) if unbatched else output
 
 
-def _fake(input, kernel_size, sigma, border_type):
+def _fake(input: Tensor, kernel_size: Sequence[int], sigma: Tensor, border_type: str) -> Tensor:
     odd_kernel_size(kernel_size, LARGEST_GAUSSIAN)
     return empty_as(input, input.shape, output_format(input))
 
 
-def _backward_fake(grad_output, input, kernel_size, sigma, border_type, output_mask):
+def _backward_fake(
+    grad_output: Tensor, input: Tensor, kernel_size: Sequence[int], sigma: Tensor, border_type: str,
+    output_mask: Sequence[bool],
+) -> tuple[Tensor, ...]:  # fmt: skip
     check_fake_mask(output_mask, 2)
     odd_kernel_size(kernel_size, LARGEST_GAUSSIAN)
     return (
@@ -98,12 +102,12 @@ def _backward_fake(grad_output, input, kernel_size, sigma, border_type, output_m
     )
 
 
-def _setup_context(ctx, inputs, output) -> None:
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     input, ctx.kernel_size, sigma, ctx.border_type = inputs
     ctx.save_for_backward(input, sigma)
 
 
-def _backward(ctx, grad_output: Tensor):
+def _backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
     input, sigma = ctx.saved_tensors
     mask = [ctx.needs_input_grad[0], ctx.needs_input_grad[2]]
     grad_input, grad_sigma = _backward_op(

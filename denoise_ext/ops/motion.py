@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -135,39 +138,42 @@ def recurrent_fuse(input: Tensor, previous: Tensor, gate: Tensor, level: float |
     return _fuse_op(input, previous, gate, pixel_level(level, input))
 
 
-def _match_fake(input, previous, sigma):
+def _match_fake(input: Tensor, previous: Tensor, sigma: Tensor) -> Tensor:
     return input.new_empty((input.shape[0], *blocks_of(input), 2), dtype=torch.int16)
 
 
-def _warp_fake(input, motion):
+def _warp_fake(input: Tensor, motion: Tensor) -> Tensor:
     return empty_as(input, input.shape, output_format(input))
 
 
-def _warp_setup_context(ctx, inputs, output) -> None:
+def _warp_setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.save_for_backward(inputs[1])
 
 
-def _warp_backward(ctx, grad_output: Tensor):
+def _warp_backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
     (motion,) = ctx.saved_tensors
     return _warp_backward_op(grad_output, motion), None
 
 
-def _fuse_fake(input, previous, gate, level):
+def _fuse_fake(input: Tensor, previous: Tensor, gate: Tensor, level: Tensor) -> Tensor:
     return empty_as(input, previous.shape, output_format(input))
 
 
-def _fuse_backward_fake(grad_output, input, previous, gate, level, output_mask):
+def _fuse_backward_fake(
+    grad_output: Tensor, input: Tensor, previous: Tensor, gate: Tensor, level: Tensor,
+    output_mask: Sequence[bool],
+) -> tuple[Tensor, ...]:  # fmt: skip
     return tuple(
         empty_as(x, x.shape, output_format(x)) if wanted else x.new_empty(0)
         for x, wanted in zip((input, previous, gate, level), output_mask, strict=True)
     )
 
 
-def _fuse_setup_context(ctx, inputs, output) -> None:
+def _fuse_setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.save_for_backward(*inputs)
 
 
-def _fuse_backward(ctx, grad_output: Tensor):
+def _fuse_backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
     mask = list(ctx.needs_input_grad)
     gradients = _fuse_backward_op(grad_output, *ctx.saved_tensors, mask)
     return tuple(grad if wanted else None for grad, wanted in zip(gradients, mask, strict=True))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -105,8 +106,8 @@ def gaussian_blur2d(
     vertical = weights(ky, sigma[:, 0]).T[..., None, None, None]  # (ky, 1 or B, 1, 1, 1)
     horizontal = weights(kx, sigma[:, 1]).T[..., None, None, None]
     padded = _pad(input.to(vertical.dtype), (ky // 2, kx // 2), border_type)
-    rows = sum(vertical[i] * padded[:, :, i : i + height] for i in range(ky))
-    result = sum(horizontal[i] * rows[..., i : i + width] for i in range(kx))
+    rows = reduce(torch.add, (vertical[i] * padded[:, :, i : i + height] for i in range(ky)))
+    result = reduce(torch.add, (horizontal[i] * rows[..., i : i + width] for i in range(kx)))
     if input.dtype == torch.uint8:
         result = (result + 2**15) >> 16  # from 1/2^16 to whole levels, half up
     return result.to(input.dtype)
@@ -150,7 +151,8 @@ def joint_bilateral_blur(
     horizontal = _gaussian_weights(kx, sigma_space[:, 1]).T[..., None, None, None]
     scale = sigma_color[:, None, None, None]  # divides before squaring: its square may underflow
 
-    total = weight_sum = 0.0  # become (B, C, H, W) and (B, 1, H, W)
+    total = torch.zeros((), dtype=dtype, device=input.device)  # becomes (B, C, H, W)
+    weight_sum = torch.zeros((), dtype=dtype, device=input.device)  # becomes (B, 1, H, W)
     for i in range(ky):
         for j in range(kx):
             if window == "circle" and (i - ky // 2) ** 2 + (j - kx // 2) ** 2 > (ky // 2) ** 2:

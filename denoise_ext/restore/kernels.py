@@ -11,6 +11,7 @@ import math
 import numbers
 import os
 import re
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -141,8 +142,10 @@ def _named(text: str) -> tuple[str, Any]:
         numbers = []
     if len(numbers) not in ((1, 2) if form[1] == "motion" else (1,)):
         raise ValueError(f"kernel must be {_FORMS}, with numbers, got {text!r}")
-    make = {"gaussian": gaussian_kernel, "motion": motion_kernel, "disk": disk_kernel}[form[1]]
-    return text, make(*numbers)
+    forms: dict[str, Callable[..., Tensor]] = {
+        "gaussian": gaussian_kernel, "motion": motion_kernel, "disk": disk_kernel,
+    }  # fmt: skip
+    return text, forms[form[1]](*numbers)
 
 
 def _from_file(path: str) -> np.ndarray:

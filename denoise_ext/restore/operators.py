@@ -190,7 +190,13 @@ class Mask(Operator):
         """x with zeros where pixels are missing."""
         return torch.where(self._like(x), x, torch.zeros((), dtype=x.dtype, device=x.device))
 
-    adjoint = measured = forward
+    def adjoint(self, y: Tensor) -> Tensor:
+        """The same: A is a projection."""
+        return self.forward(y)
+
+    def measured(self, pixels: Tensor) -> Tensor:
+        """The same: what is missing counts as 0."""
+        return self.forward(pixels)
 
     def prox(self, v: Tensor, y: Tensor, rho: float) -> Tensor:
         """A weighted mean where pixels are known, v elsewhere."""

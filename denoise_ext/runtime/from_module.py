@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from denoise_ext.analysis.geometry import Geometry, GeometryError, analyse, without_data
+from denoise_ext.analysis.geometry import GeometryError, analyse, without_data
 from denoise_ext.engine.accelerate import Accelerated, accelerated_like
 from denoise_ext.models.image_denoiser import (
     ImageDenoiser,
@@ -17,7 +17,7 @@ from denoise_ext.models.image_denoiser import (
     check_positive_int,
     checked_sigma,
 )
-from denoise_ext.models.network import Network, Tensors
+from denoise_ext.models.network import Geometry, Network, Tensors
 from denoise_ext.nn import JointBilateralBlur
 
 # Of the images on which a module is analysed. What it does may depend on the size.
@@ -151,7 +151,7 @@ class FromModule(ImageDenoiser):
 
     def _noise_map(self, x: Tensor, sigma: Sigma) -> Tensor | None:
         """Sigma itself, which modules take, as (N, 1, 1 or H, 1 or W) of their own."""
-        if super()._noise_map(x, sigma) is None:
+        if sigma is None or super()._noise_map(x, sigma) is None:
             return None
         shaped = checked_sigma(x, sigma).to(x.dtype)
         return shaped.expand(len(x), -1, -1, -1)

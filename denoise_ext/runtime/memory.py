@@ -86,7 +86,11 @@ class _LiveBytes(TorchDispatchMode):
         return False
 
     def __torch_dispatch__(
-        self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
         tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
@@ -112,7 +116,7 @@ class _LiveBytes(TorchDispatchMode):
             self.now -= size
 
 
-def _result(func: Callable, args: tuple, kwargs: dict) -> Any:
+def _result(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """What ``func`` returns, its strides aside: PyTorch's rules for these load its compiler."""
     tensors = [x for x in args if isinstance(x, Tensor)]
     if func in POINTWISE and len({x.dtype for x in tensors}) == 1:

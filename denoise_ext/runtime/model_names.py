@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
 
 from denoise_ext._log import get_logger
+from denoise_ext._modules import channels_last
 from denoise_ext._suggestions import did_you_mean
 from denoise_ext.engine import Accelerated
 from denoise_ext.models import (
@@ -119,13 +120,13 @@ def load_model(
     else:
         network = load_checkpoint(name)
     if backend == "torch":
-        network = to_torch(network)
+        network = cast("Network", to_torch(network))
     logger.info("loaded %s: %s on %s, %s layers", name, network.family, target, backend)
-    return network.to(target, memory_format=torch.channels_last).eval()
+    return channels_last(network, target).eval()
 
 
 def open_network(
-    model: Network | Accelerated | str | os.PathLike[str] | None = None,
+    model: Model = None,
     device: str | torch.device | None = "auto",
     precision: str | None = None,
     backend: str = "native",
@@ -148,15 +149,15 @@ def open_network(
     check_backend(backend)
     model = member(model, channels)
     if isinstance(model, (str, os.PathLike)):
-        model = load_model(model, device, backend)
+        network: Network | Accelerated = load_model(model, device, backend)
     else:
-        _check_network(model, device)
+        network = _checked_network(model, device)
     if precision is None or backend != "native":
-        return model
-    return planned(model, precision)
+        return network
+    return planned(network, precision)
 
 
-def _check_network(model: object, device: str | torch.device | None) -> None:
+def _checked_network(model: Any, device: str | torch.device | None) -> Network | Accelerated:
     network = original_of(model)
     if not isinstance(network, Network):
         raise TypeError(
@@ -169,8 +170,9 @@ def _check_network(model: object, device: str | torch.device | None) -> None:
         place, wanted = place_of(network)[0], choose_device(device, "torch")
         if wanted.type != place.type or wanted.index not in (None, place.index):
             raise ValueError(f"model is on {place}, but device is {str(device)!r}")
+    return model
 
 
-def original_of(model: object) -> object:
+def original_of(model: Any) -> Any:
     """The network that an accelerated one was made from; anything else as it is."""
     return model.original if isinstance(model, Accelerated) else model

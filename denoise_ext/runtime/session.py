@@ -6,14 +6,15 @@ import copy
 import math
 import threading
 from functools import cached_property
+from typing import cast
 
 import torch
 from torch import nn
 
 from denoise_ext._precision import PRECISIONS
-from denoise_ext.analysis.geometry import Geometry, GeometryError, describe
+from denoise_ext.analysis.geometry import GeometryError, describe
 from denoise_ext.engine import Accelerated, accelerate, plan
-from denoise_ext.models.network import Network, Tensors
+from denoise_ext.models.network import Geometry, Network, Tensors
 from denoise_ext.nn import Conv2d, ConvTranspose2d
 from denoise_ext.runtime import tiling
 from denoise_ext.runtime.from_module import FromModule
@@ -47,7 +48,7 @@ class Session:
         place: tuple[torch.device, torch.dtype] | None = None,
     ) -> None:
         accelerated = isinstance(network, Accelerated)
-        self.original: Network = network.original if accelerated else network
+        self.original = cast("Network", network.original if accelerated else network)
         self.device, self.dtype = place or place_of(self.original)
         half = half_of(precision)
         if accelerated and precision != "default":
@@ -65,7 +66,7 @@ class Session:
             if run_planned:
                 network = planned(network, precision)
             elif native and precision in ("strict", "fast"):
-                network = _with_precision(network, precision)
+                network = _with_precision(cast("Network", network), precision)
         self._network = network
         # One that is accelerated already may have been so with any precision.
         self._precision = "fast" if accelerated else precision

@@ -10,7 +10,7 @@ one plan and one block of memory serve all tiles.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -185,10 +185,11 @@ def run_tiles(
             places[name], parts[name] = _kept(port, spans, results[name])
         write(places, parts)
         # What the padding of the whole image makes of the state is kept too.
-        spans = tuple(
+        rows, columns = (
             replace(span, last=most) if span.last == end else span
             for span, end, most in zip(spans, size, full, strict=True)
         )
+        spans = (rows, columns)
         for name, port in signature.state.items():
             place, part = _kept(port, spans, next_state[name])
             _put(after, name, part, place, (port.size(full[0]), port.size(full[1])))
@@ -196,15 +197,17 @@ def run_tiles(
 
 
 def _window(port: Port, spans: Iterable[Span]) -> tuple[slice, slice]:
-    return tuple(slice(port.size(s.start), port.size(s.stop)) for s in spans)  # type: ignore[return-value]
+    rows, columns = (slice(port.size(s.start), port.size(s.stop)) for s in spans)
+    return rows, columns
 
 
-def _kept(port: Port, spans: Iterable[Span], x: Tensor) -> tuple[tuple[slice, slice], Tensor]:
+def _kept(port: Port, spans: Sequence[Span], x: Tensor) -> tuple[tuple[slice, slice], Tensor]:
     """Where what a tile keeps of a port belongs, and that part of its tensor."""
-    place = tuple(slice(port.size(s.first), port.size(s.last)) for s in spans)
-    starts = (port.size(s.start) for s in spans)
-    inside = (slice(p.start - at, p.stop - at) for p, at in zip(place, starts, strict=True))
-    return place, x[(..., *inside)]  # type: ignore[return-value]
+    rows, columns = (slice(port.size(s.first), port.size(s.last)) for s in spans)
+    top, left = (port.size(s.start) for s in spans)
+    inner_rows = slice(rows.start - top, rows.stop - top)
+    inner_columns = slice(columns.start - left, columns.stop - left)
+    return (rows, columns), x[..., inner_rows, inner_columns]
 
 
 def _put(

@@ -54,16 +54,17 @@ def create_app(options: ServiceOptions | None = None) -> Guard:
         ValueError, RuntimeError: a model that cannot be loaded, a device that cannot be used.
     """
     service = Service(options or ServiceOptions())
+    handlers: dict[Any, Callable[[Request, Any], Awaitable[Response]]] = {
+        Refused: _refused,
+        HTTPException: _http_error,
+        ClientDisconnect: _client_gone,
+        ClientGone: _client_gone,
+        Exception: _failed,
+    }
     app = Starlette(
         routes=service.routes(),
         lifespan=service.lifespan,
-        exception_handlers={
-            Refused: _refused,
-            HTTPException: _http_error,
-            ClientDisconnect: _client_gone,
-            ClientGone: _client_gone,
-            Exception: _failed,
-        },
+        exception_handlers=handlers,
     )
     return Guard(app, service.options, service.metrics)
 

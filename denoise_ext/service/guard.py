@@ -44,7 +44,7 @@ class Guard:
 
     def __init__(self, app: ASGIApp, options: ServiceOptions, metrics: Metrics) -> None:
         self._app, self._local, self._metrics = app, options.local, metrics
-        self._token = options.token and options.token.encode()
+        self._token = None if options.token is None else options.token.encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, after the checks."""

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from denoise_ext.io import Metadata, Picture, format_for, picture_of, read_picture, write_picture
-from denoise_ext.io.codecs import codec_named, suffix_of
+from denoise_ext.io.codecs import known_codec, suffix_of
 from denoise_ext.io.errors import ImageError, reason_of
 from denoise_ext.io.read import as_shown
 from denoise_ext.service.errors import Refused
@@ -88,7 +88,9 @@ def read(body: bytes | bytearray, max_pixels: int) -> Picture:
 
 def denoised(picture: Picture, denoiser: Denoiser, values: dict[str, Any]) -> Result:
     """The result; Refused (422) where the picture or an option does not fit the network."""
-    options = {name: values.get(name) for name in ("value_range", "axes", "strength")}
+    options: dict[str, Any] = {
+        name: values.get(name) for name in ("value_range", "axes", "strength")
+    }
     try:
         return denoiser.run(picture, values.get("sigma"), **options)
     except (TypeError, ValueError) as error:
@@ -110,7 +112,7 @@ def written(result: Result, suffix: str | None) -> Answer:
         raise Refused(422, _line(error)) from None
     except MemoryError:
         raise no_memory() from None
-    codec = codec_named(name)
+    codec = known_codec(name)
     headers = {
         "Denoise-Format": name,
         "Denoise-Suffix": f".{suffix}" if suffix else codec.suffixes[0],
@@ -141,7 +143,7 @@ def looked_at(picture: Picture, values: dict[str, Any]) -> tuple[Looked, dict[st
         picture, frames=(frame,), value_range=own, shapes=(), metadata=metadata, notes=()
     )
     try:
-        profile, treatment = treatment_of(shown, value_range)
+        found, treatment = treatment_of(shown, value_range)
         if min(frame.shape[:2]) >= _SMALLEST:
             estimate = estimate_sigma(frame, value_range=value_range or own)
         else:
@@ -151,7 +153,7 @@ def looked_at(picture: Picture, values: dict[str, Any]) -> tuple[Looked, dict[st
     except MemoryError:
         raise no_memory() from None
     looked = Looked(shown, treatment, float(estimate), value_range)
-    return looked, {**_facts(picture, frame, looked), "noise": _noise(profile)}
+    return looked, {**_facts(picture, frame, looked), "noise": _noise(found)}
 
 
 def _facts(picture: Picture, frame: np.ndarray, looked: Looked) -> dict[str, Any]:
@@ -164,7 +166,7 @@ def _facts(picture: Picture, frame: np.ndarray, looked: Looked) -> dict[str, Any
         "frames": len(picture.frames),
         "dtype": picture.frames[0].dtype.name,
         "format": picture.format,
-        "written_as": suffix_of("x" + codec_named(written_as).suffixes[0])[0],
+        "written_as": suffix_of("x" + known_codec(written_as).suffixes[0])[0],
         "treatment": looked.treatment.text,
         "model": looked.treatment.model,
         "sigma": None if level is None else round(float(level), 2),

@@ -9,7 +9,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -32,7 +32,9 @@ class BoundedProtocol(H11Protocol):
 
     head_seconds = HEAD_SECONDS
 
-    def __init__(self, config: Any, server_state: Any, app_state: dict, _loop: Any = None) -> None:
+    def __init__(
+        self, config: Any, server_state: Any, app_state: dict[str, Any], _loop: Any = None
+    ) -> None:
         super().__init__(config, server_state, {**app_state, "abort": self.abort}, _loop)
         self._head_limit: asyncio.TimerHandle | None = None
 
@@ -40,9 +42,9 @@ class BoundedProtocol(H11Protocol):
         """Drop the connection, with what is not yet sent."""
         self.transport.abort()
 
-    def connection_made(self, transport: asyncio.Transport) -> None:
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Wait for a head, if there are not too many connections."""
-        super().connection_made(transport)
+        super().connection_made(cast("asyncio.Transport", transport))
         if len(self.connections) > _MOST_CONNECTIONS:
             self.abort()
         else:

@@ -39,6 +39,7 @@ from denoise_ext.tasks.guided_filter import (
 )
 from denoise_ext.tasks.image_run import ImageRun, Settings
 from denoise_ext.tasks.images import ImageView, open_image
+from denoise_ext.tasks.noise_analysis import NoiseProfile
 from denoise_ext.tasks.noise_level import sample_of
 from denoise_ext.tasks.part import Part, check_part, cropped, frame_of, window_of, within
 from denoise_ext.tasks.result import Result, joined
@@ -138,7 +139,7 @@ class Denoiser:
         check_choice("alpha", alpha, ALPHA)
         _check_strength(strength)
         named = model is None or isinstance(model, (str, os.PathLike))
-        if named and model != JOINT_BILATERAL:
+        if (model is None or isinstance(model, (str, os.PathLike))) and model != JOINT_BILATERAL:
             check_name(model)
         if device not in (None, "auto"):
             choose_device(device, backend if named else "torch")
@@ -263,20 +264,21 @@ class Denoiser:
             raise ValueError("uncertainty: run_part finds none; use run")
         frame = frame_of(image)
         part = check_part(part, *frame.shape[:2])
-        sigma = self._sigma if sigma is None else sigma
-        if treatment is not None and (self._model is not None or sigma is not None):
+        level = self._sigma if sigma is None else sigma
+        if treatment is not None and (self._model is not None or level is not None):
             raise ValueError("treatment: there is a model or a sigma already, which decides")
         if frame.dtype == np.bool_:  # black and white, whatever the range of others
             value_range = None
-        if treatment is None and self._model is None and sigma is None:
+        if treatment is None and self._model is None and level is None:
             _, treatment = treatment_of(image, value_range)
         channels = 1 if frame.ndim == 2 else colour_channels(frame.shape[2])
         model = self._model if treatment is None else treatment.model
         if treatment is not None and treatment.gray:
             channels = 1
-        window = window_of(part, *frame.shape[:2], self._session(model, channels, None))
+        height, width = frame.shape[:2]
+        window = window_of(part, height, width, self._session(model, channels, None))
         view = cropped(image, window)
-        result, _ = self._run_one(view, sigma, value_range, treatment=treatment)
+        result, _ = self._run_one(view, level, value_range, treatment=treatment)
         return replace(result, image=cropped(result.image, within(part, window)))
 
     def _run_one(
@@ -313,7 +315,8 @@ class Denoiser:
         work = ImageRun(settings, opened, sigma, guide, value_range, share)
         channels = opened.source.shape[1]
         colour = colour_channels(channels)
-        noise, text = (), ""
+        noise: tuple[NoiseProfile, ...] = ()
+        text = ""
         if treatment is not None:
             text = treatment.text
             work.denoise(slice(0, colour), treatment)
@@ -322,12 +325,14 @@ class Denoiser:
         else:
             work.denoise(slice(0, colour))
         facts, treated = work.facts, work.treatment  # of the colours
+        made = work.target
+        assert made is not None  # after the colours
         alpha = opened.source[:, colour:]
         # one that is the same everywhere, as of an opaque picture, has no noise
         if self._alpha == "denoise" and bool((alpha != alpha[:, :, :1, :1]).any()):
             work.denoise(slice(colour, channels))
         elif colour < channels:
-            work.target.pixels[:, colour:] = alpha
+            made.pixels[:, colour:] = alpha
         trust = None
         if self._probes:
             trust = trust_of(
@@ -340,7 +345,7 @@ class Denoiser:
             tuple(opened.source.shape), facts[0], work.tiles, work.recomputed, seconds,
         )  # fmt: skip
         result = Result(
-            work.target.result(), *facts, seconds, work.tiles, work.recomputed, noise, text, trust
+            made.result(), *facts, seconds, work.tiles, work.recomputed, noise, text, trust
         )
         return result, opened.missing
 
@@ -377,7 +382,7 @@ class Denoiser:
             with called_from(place):
                 return self.run(image, **how)
 
-        waiting: deque[Future] = deque()
+        waiting: deque[Future[Result]] = deque()
         pool = ThreadPoolExecutor(workers, thread_name_prefix="denoise")
         try:
             for image in images:
@@ -420,7 +425,7 @@ def _checked_probes(uncertainty: object, strength: float, precision: str) -> int
 
 def _check_strength(strength: object) -> None:
     number = isinstance(strength, (int, float)) and not isinstance(strength, bool)
-    if not (number and 0 <= strength <= 1):
+    if not (isinstance(strength, (int, float)) and number and 0 <= strength <= 1):
         raise ValueError(f"strength must be a number from 0 to 1, got {strength!r}")
 
 

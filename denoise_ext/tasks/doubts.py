@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
@@ -83,7 +84,7 @@ def _warn(text: str) -> None:
 
 def caller() -> dict[str, Any]:
     """The line outside of this package that made the call: Python warns once for each."""
-    frame = sys._getframe(1)
+    frame: FrameType | None = sys._getframe(1)
     while frame is not None and frame.f_code.co_filename.startswith(_PACKAGE):
         frame = frame.f_back
     if frame is None:  # the package itself is what runs

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -73,6 +74,7 @@ class FrameRun:
         """The outputs that the last frames of a scene still lack."""
         if scene is None or not self.delay:
             return []
+        order: Sequence[int]
         if scene.frames <= self.delay:
             order, skipped = mirrored(scene.frames, self.delay), 2 * self.delay
         else:

@@ -54,7 +54,7 @@ def is_guided(model: object) -> bool:
 
 
 def guided_session(
-    model: JointBilateralBlur | str,
+    model: object,
     channels: int,
     guide_channels: int,
     device: str | torch.device | None,
@@ -79,8 +79,9 @@ class GuidedPorts:
 
     images = 1
 
-    def inputs(self, x: Tensor, guide: Tensor) -> Tensors:
-        """The filter's inputs."""
+    def inputs(self, x: Tensor, guide: float | Tensor | None) -> Tensors:
+        """The filter's inputs; ``guide`` is a tensor."""
+        assert isinstance(guide, Tensor)
         return {"image": x, "guide": guide}
 
     def image(self, outputs: Tensors) -> Tensor:

@@ -6,6 +6,7 @@ import math
 
 from torch import Tensor
 
+from denoise_ext.models.image_denoiser import ImageDenoiser
 from denoise_ext.models.network import Network, Tensors
 from denoise_ext.runtime.from_module import check_image_denoiser
 from denoise_ext.runtime.model_names import default_model
@@ -24,6 +25,7 @@ class ImagePorts:
 
     def __init__(self, network: Network, channels: int) -> None:
         check_image_denoiser(network)
+        assert isinstance(network, ImageDenoiser)
         own = network.in_channels
         if channels == 1 and own != 1 and not network.needs_sigma:
             raise ValueError(
@@ -46,7 +48,8 @@ class ImagePorts:
         n, c, h, w = x.shape
         if self._copies > 1:
             # Copied noise is so much stronger in their mean than the independent noise of training.
-            sigma = sigma * math.sqrt(self._copies)  # type: ignore[operator]
+            assert sigma is not None  # a blind colour network takes no gray image
+            sigma = sigma * math.sqrt(self._copies)
             x = x.expand(n, self._copies, h, w)
         elif self._split > 1:
             if isinstance(sigma, Tensor) and sigma.dim() > 0 and sigma.shape[0] == n:

@@ -113,7 +113,7 @@ class ImageRun:
         if treatment is not None and treatment.impulses:
             source = _repaired(source, self._range)
         sigma = self._level(network, source, treatment)
-        variance = treatment and treatment.variance
+        variance = None if treatment is None else treatment.variance
         count, _, height, width = source.shape
         grid, at_once = cut(
             session, (count, height, width), settings.options, self._share, ports.images
@@ -128,6 +128,7 @@ class ImageRun:
 
         def read(images: slice, places: Places) -> Tensors:
             place = places["image"]
+            condition: float | Tensor | None
             if guide:
                 condition = guide.part(images, place, session.device)
             elif variance is not None:

@@ -216,7 +216,8 @@ def _like(image: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Memory for a tensor of this shape, with the axes in the order that `image` has in memory."""
     if shape == tuple(image.shape):
         return torch.empty_like(image)
-    order = sorted(range(image.dim()), key=lambda dim: -image.stride(dim))
+    steps = image.stride()
+    order = sorted(range(image.dim()), key=lambda dim: -steps[dim])
     return torch.empty_permuted(shape, order, dtype=image.dtype, device=image.device)
 
 

@@ -70,13 +70,15 @@ def isolated_share(parts: list[Tensor], margins: Tensor) -> float:
             continue
         height, width = part.shape[-2:]
         centre = part[..., 1:-1:3, 1:-1]
-        smallest, around = None, []
+        smallest: Tensor | None = None
+        around = []
         for dy, dx in _PLACES:
             other = part[..., 1 + dy : height - 1 + dy : 3, 1 + dx : width - 1 + dx]
             difference = (centre - other).abs()
             smallest = difference if smallest is None else torch.minimum(smallest, difference)
             if 0 in (dy, dx):
                 around.append(other)
+        assert smallest is not None
         middle = _middle(around)
         isolated += int((smallest > margins[_bin(middle)]).sum())
         total += smallest.numel()

@@ -216,8 +216,11 @@ class _Blocks:
 def _blocks(parts: list[Tensor], limits: list[Tensor]) -> _Blocks:
     found = [_blocks_of(x, limit) for x, limit in zip(parts, limits, strict=True)]
     fine, low, noise, mean, use, half, double = zip(*found, strict=True)
-    flat = (torch.cat(columns, dim=1) for columns in (fine, low, noise, mean, use))
-    return _Blocks(*flat, torch.cat(half, dim=2), torch.cat(double, dim=1))
+    return _Blocks(
+        torch.cat(fine, dim=1), torch.cat(low, dim=1), torch.cat(noise, dim=1),
+        torch.cat(mean, dim=1), torch.cat(use, dim=1), torch.cat(half, dim=2),
+        torch.cat(double, dim=1),
+    )  # fmt: skip
 
 
 def _blocks_of(x: Tensor, limit: Tensor) -> tuple[Tensor, ...]:

@@ -140,7 +140,7 @@ def _energies(tile: Tensor, value_range: Range | None) -> tuple[Tensor, Tensor, 
     x = to_unit(tile, torch.float32, value_range)[None, None]
     # without the mean, float32 has digits to spare for the noise
     coefficients = F.conv2d(x - x.mean(), _dct_filters(), stride=_STEP).square()  # (1, 63, ...)
-    frequency = sum(_frequencies())[1:]
+    frequency = _frequencies()
     low = coefficients[0, frequency < _SPLIT].sum(0).flatten()
     high = coefficients[0, frequency >= _SPLIT].sum(0).flatten()
     largest, smallest = (sign * F.max_pool2d(sign * x, _BLOCK, _STEP).flatten() for sign in (1, -1))
@@ -157,9 +157,10 @@ def at_limit(x: Tensor, tile: Tensor) -> Tensor:
     return found
 
 
-def _frequencies() -> tuple[Tensor, Tensor]:
+def _frequencies() -> Tensor:
+    """i + j of the filters (63,)."""
     both = torch.arange(_BLOCK)
-    return both.repeat_interleave(_BLOCK), both.repeat(_BLOCK)
+    return (both.repeat_interleave(_BLOCK) + both.repeat(_BLOCK))[1:]
 
 
 def _dct_filters() -> Tensor:
@@ -178,7 +179,7 @@ def cosines(size: int) -> Tensor:
 
 def dct_basis() -> tuple[Tensor, Tensor]:
     """The same as rows (63, 64), and the frequency i + j of each."""
-    return _dct_filters().flatten(1), sum(_frequencies())[1:]
+    return _dct_filters().flatten(1), _frequencies()
 
 
 __all__ = ["estimate_sigma", "sample_of", "sigma_of_batch"]

@@ -64,7 +64,8 @@ def noise_model(image: Tensor, profile: NoiseProfile) -> NoiseModel:
     """
     if profile.kind in ("white", "signal-dependent"):
         return NoiseModel(profile.variance_slope, profile.variance_offset)
-    places = sample_places(*image.shape[-2:], _SAMPLE)
+    height, width = image.shape[-2:]
+    places = sample_places(height, width, _SAMPLE)
     found = zip(*(_blocks(image[(slice(None), *place)].detach().cpu()) for place in places))
     coefficients, usable = (torch.cat(parts, dim=i) for parts, i in zip(found, (1, 0)))
     low = coefficients[:, :, _LOW][:, :, 1:].square().sum((0, 2))  # without the mean

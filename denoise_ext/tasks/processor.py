@@ -87,7 +87,7 @@ def load_denoiser(
         options: the other ones of `Denoiser`.
     """
     run = replace(run, device=choose_device(run.device, run.backend))
-    if not (isinstance(model, Network) or is_family(model)):
+    if not (model is None or isinstance(model, Network) or is_family(model)):
         model = load_model(model, run.device, run.backend)
     return Denoiser(model, **asdict(run), **options)
 
@@ -100,6 +100,7 @@ def weights_sha256(model: str | os.PathLike[str] | None) -> str:
         shipped = [pretrained_info(name) for name in names]
         together = "".join(entry.sha256 if entry else "-" for entry in shipped)
         return hashlib.sha256(together.encode()).hexdigest()
+    assert model is not None  # None is a family
     name = os.fspath(model)
-    shipped = pretrained_info(name) if name in list_models(pretrained=True) else None
-    return shipped.sha256 if shipped else file_sha256(name)
+    own = pretrained_info(name) if name in list_models(pretrained=True) else None
+    return own.sha256 if own else file_sha256(name)

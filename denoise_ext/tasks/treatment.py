@@ -48,17 +48,19 @@ def treatment_for(profile: NoiseProfile, channels: int) -> Treatment:
     gray = profile.gray_stored_as_rgb
     impulses = profile.kind in ("impulse", "mixed")
     model = default_model(1 if gray else channels)
-    sigma, variance = profile.level, None
+    sigma: float | None = profile.level
+    variance: tuple[float, float] | None = None
     colour = model == default_model(3)
     if colour and _equal_in_channels(profile):
         # In their mean it is so much stronger than the independent noise of training.
-        sigma *= math.sqrt(1 + 2 * profile.channel_correlation) * profile.scale_ratio
+        stronger = math.sqrt(1 + 2 * profile.channel_correlation) * profile.scale_ratio
+        sigma = profile.level * stronger
     elif colour and (profile.faint or profile.correlated):
         # Faint noise of cameras is like fine texture; this network leaves clean pictures alone.
         model, sigma = PHOTO, None
     elif profile.correlated:
         # Of gray networks none is made for it: what is left at half the size is nearest.
-        sigma *= profile.scale_ratio
+        sigma = profile.level * profile.scale_ratio
     elif profile.variance_slope > 0:
         variance = profile.variance_slope, profile.variance_offset
     text = f"{_found(profile)}: {_done(model, variance is not None, impulses)}"

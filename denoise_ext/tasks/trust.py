@@ -95,8 +95,9 @@ def calibration_of(model: Model, channels: int) -> Calibration | None:
     name = member(model, channels)
     name = name if isinstance(name, str) else ""
     shipped = pretrained_info(name) if name in list_models(pretrained=True) else None
-    own = shipped is not None and shipped.config.get("channels") == channels
-    return shipped.calibration if own else None
+    if shipped is None or shipped.config.get("channels") != channels:
+        return None
+    return shipped.calibration
 
 
 def _like(deviation: Tensor, image: Any) -> Any:

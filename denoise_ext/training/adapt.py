@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -127,7 +127,7 @@ def adapt(
     except FloatingPointError:
         shutil.rmtree(folder, ignore_errors=True)  # continued, it would end there again
         raise
-    network = load_checkpoint(result.model_path)
+    network = cast("ImageDenoiser", load_checkpoint(result.model_path))  # as its task trains
     old = by_default(own) if start is None else by_network(old_network)
     judgement = judge(HeldOutTiles(config, own, network.needs_sigma), old, by_network(network))
     if judgement.better:

@@ -47,7 +47,7 @@ def adaptation(
     config: TrainConfig, network: Network, processes: Processes, device: torch.device
 ) -> Task:
     """See `task.register_task`."""
-    check_fit(network, config)
+    network = check_fit(network, config)
     images = read_images(config)
     target, seed = config.loss.target, config.run.seed
     distance = criterion(config.loss.name, config.loss.ssim_weight)

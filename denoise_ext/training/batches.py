@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from denoise_ext._modules import channels_last
 from denoise_ext.data import (
     ImageCache,
     PatchSampler,
@@ -22,7 +23,8 @@ from denoise_ext.metrics.protocol import Sample, as_sample, inputs_of, targets_o
 from denoise_ext.models import Network, create_model, pretrained_info
 from denoise_ext.training.config import data_path, user_path
 from denoise_ext.training.distributed import Processes
-from denoise_ext.training.schema import Data, TrainConfig
+from denoise_ext.training.schema import TrainConfig
+from denoise_ext.training.sections import Data
 from denoise_ext.training.task import INDEX, Sampler
 from denoise_ext.training.validate import centre_crop, split_held_out
 
@@ -214,10 +216,11 @@ class Cleaner:
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """The image without that noise."""
         if self._network is None:
-            self._network = self._build().to(memory_format=torch.channels_last)
+            self._network = channels_last(self._build())
+        network = self._network
         x = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float()
         white = float(white_of(image))
-        clean = (self._network(x / white, self.level).clamp(0, 1) * white).round()
+        clean = (network(x / white, self.level).clamp(0, 1) * white).round()
         return clean[0].permute(1, 2, 0).numpy().astype(image.dtype)
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import fnmatch
 import os
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, cast
 
 import torch
 from torch import nn
 
+from denoise_ext._modules import channels_last
 from denoise_ext.data.random import WEIGHTS, step_seed
 from denoise_ext.models import (
     Network,
@@ -18,7 +20,7 @@ from denoise_ext.models import (
     pretrained_info,
     read_metadata,
 )
-from denoise_ext.models.checkpoints import CheckpointError
+from denoise_ext.models.recognise import CheckpointError
 from denoise_ext.models.registry import IMPORT_HINT, check_config, has_model, unknown_name
 from denoise_ext.nn import to_torch
 from denoise_ext.training.config import user_path
@@ -39,20 +41,21 @@ def build_network(config: TrainConfig) -> tuple[Network, dict[str, Any] | None]:
     elif config.model.start:
         model, start = _started(config)
     else:
-        _check_options(config.model.name, config.model.options)
-        model = create_model(config.model.name, **config.model.options)
+        options = _checked_options(config.model.name, config.model.options)
+        model = create_model(config.model.name, **options)
     if not config.model.start:
         model.initialise(_weights_generator(config))
     if config.run.layers == "torch":
-        model = to_torch(model)
+        model = cast("Network", to_torch(model))
     freeze(model, config.model.freeze)
-    return model.to(memory_format=torch.channels_last).train(), start
+    return channels_last(model).train(), start
 
 
 def _started(config: TrainConfig) -> tuple[Network, dict[str, Any] | None]:
-    name, start, options = config.model.name, config.model.start, config.model.options
+    name, start = config.model.name, config.model.start
+    options: dict[str, Any] = dict(config.model.options)
     if name:
-        _check_options(name, options)
+        _checked_options(name, options)
     if has_model(start):
         if name not in ("", start):
             raise ValueError(f"model.name is {name!r}, but model.start the model {start!r}")
@@ -79,8 +82,8 @@ def _started(config: TrainConfig) -> tuple[Network, dict[str, Any] | None]:
 
 def _extended(config: TrainConfig) -> tuple[Network, dict[str, Any] | None]:
     """The named network with the weights of ``model.start``; those of ``model.new`` are random."""
-    _check_options(config.model.name, config.model.options)
-    model = create_model(config.model.name, **config.model.options)
+    options = _checked_options(config.model.name, config.model.options)
+    model = create_model(config.model.name, **options)
     model.initialise(_weights_generator(config))
     plain = config.model.model_copy(update={"name": "", "options": {}, "new": []})
     source, start = _started(config.model_copy(update={"model": plain}))
@@ -105,10 +108,14 @@ def _weights_generator(config: TrainConfig) -> torch.Generator:
     return torch.Generator().manual_seed(step_seed(config.run.seed, 0, WEIGHTS))
 
 
-def _check_options(name: str, options: dict[str, Any]) -> None:
+def _checked_options(name: str, given: Mapping[str, object]) -> dict[str, Any]:
     """Build the network without data: ValueError where that, or its training, cannot be."""
     if not has_model(name):
         raise ValueError(f"model.name: {unknown_name('model', name, list_models())}")
+    options: dict[str, Any] = dict(given)
+    for weights in ("pretrained", "checkpoint_path"):
+        if weights in options:
+            raise ValueError(f"model.options: {weights} is no option; model.start names weights")
     try:
         with torch.device("meta"):
             model = create_model(name, **options)
@@ -125,6 +132,7 @@ def _check_options(name: str, options: dict[str, Any]) -> None:
             f"model.options: {count / 1e9:.1f} * 10^9 parameters of {options} need "
             f"{needed / 1e9:.0f} GB to be trained, and this machine has {memory / 1e9:.0f} GB"
         )
+    return options
 
 
 def freeze(model: nn.Module, patterns: list[str]) -> None:
@@ -148,7 +156,8 @@ def freeze(model: nn.Module, patterns: list[str]) -> None:
 
 def build_optimiser(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
     """Adam or Muon over the parameters that train, weight decay on matrices and kernels alone."""
-    decay, plain = [], []
+    decay: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
     for parameter in model.parameters():
         if parameter.requires_grad:
             (decay if parameter.dim() > 1 else plain).append(parameter)

@@ -26,14 +26,14 @@ def image_denoising(
     config: TrainConfig, network: Network, processes: Processes, device: torch.device
 ) -> Task:
     """See `task.register_task`."""
-    check_fit(network, config)
+    network = check_fit(network, config)
     batches = Batches(config, processes, device, network.needs_sigma)
     validator = HeldOut(config, batches.held_out, network.needs_sigma)
     return Task(batches, build_objective(config), validator if batches.held_out else None)
 
 
-def check_fit(model: Network, config: TrainConfig) -> None:
-    """ValueError where the network cannot take what the configuration would give it."""
+def check_fit(model: Network, config: TrainConfig) -> ImageDenoiser:
+    """The network; ValueError where it cannot take what the configuration would give it."""
     named = config.model.name or config.model.start
     if not isinstance(model, ImageDenoiser):
         raise ValueError(
@@ -51,6 +51,7 @@ def check_fit(model: Network, config: TrainConfig) -> None:
         raise ValueError(
             f"data.crop must be a multiple of {model.stride} for this model, got {config.data.crop}"
         )
+    return model
 
 
 class HeldOut(Validator):
@@ -79,6 +80,7 @@ class HeldOut(Validator):
                 chain = self.config.noise.chain
                 noisy, sigma = add_noise_chain(image, chain, seed, CHAIN_STEP + i)
             else:
+                assert not isinstance(label, str)  # a sigma
                 generator = torch.Generator()
                 generator.manual_seed(step_seed(seed, kind * 2**16 + i, VALIDATION))
                 noisy = add_gaussian_noise(image, label, generator)

@@ -59,7 +59,7 @@ def judge(tiles: HeldOutTiles, old: Method, new: Method) -> Judgement:
         _CERTAIN if tile.partner is not None else _range(tiles.images, tile.index)
         for tile in tiles.images.held_out
     ], dtype=torch.float64)  # fmt: skip
-    gains, better = [], True
+    gains, better, error = [], True, 0.0
     for factor in (torch.ones(len(rows), dtype=torch.float64), *ranges.T):
         before = old_error + (factor - 1) * old_slope
         after = new_error + (factor - 1) * new_slope

@@ -7,7 +7,7 @@ import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -161,7 +161,7 @@ class _Trainer:
     @property
     def judged(self) -> Network:
         """The network that is validated and kept: the running mean where there is one."""
-        return self.model if self.mean is None else self.mean.model
+        return self.model if self.mean is None else cast("Network", self.mean.model)
 
     # ---- continuing
 

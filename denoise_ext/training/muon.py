@@ -8,10 +8,12 @@ is taken as the matrix (out, in * kh * kw).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from typing import Any, overload
 
 import torch
 from torch import Tensor
+from torch.optim.optimizer import ParamsT
 
 # Quintic Newton-Schulz iteration of the source: five steps bring every singular value of a matrix
 # of norm <= 1 to about 0.7-1.2, which serves as well as exactly 1.
@@ -38,7 +40,7 @@ class Muon(torch.optim.Optimizer):
 
     def __init__(
         self,
-        params: Iterable,
+        params: ParamsT,
         lr: float = 0.01,
         betas: tuple[float, float] = (0.95, 0.95),
         eps: float = 1e-8,
@@ -50,6 +52,10 @@ class Muon(torch.optim.Optimizer):
         )
         self.decoupled = decoupled
 
+    @overload
+    def step(self, closure: None = None) -> None: ...
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
         """Change every parameter that has a gradient."""
@@ -73,7 +79,7 @@ class Muon(torch.optim.Optimizer):
                     self._vector_step(parameter, gradient, group)
         return loss
 
-    def _matrix_step(self, parameter: Tensor, gradient: Tensor, group: dict) -> None:
+    def _matrix_step(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
         state, beta = self.state[parameter], group["betas"][0]
         if not state:
             state["momentum"] = torch.zeros_like(parameter)
@@ -83,7 +89,7 @@ class Muon(torch.optim.Optimizer):
         rate = group["lr"] * math.sqrt(max(1.0, matrix.shape[0] / matrix.shape[1]))
         parameter.sub_(matrix.reshape(parameter.shape), alpha=rate)
 
-    def _vector_step(self, parameter: Tensor, gradient: Tensor, group: dict) -> None:
+    def _vector_step(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
         state, (beta1, beta2) = self.state[parameter], group["betas"]
         if not state:
             state["step"] = 0

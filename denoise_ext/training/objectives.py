@@ -29,12 +29,13 @@ def build_objective(config: TrainConfig) -> Objective:
     distance = criterion(config.loss.name, config.loss.ssim_weight)
     if config.loss.noise_level or config.loss.noise_scale:
         return Blind(distance, config.loss.noise_level, config.loss.noise_scale, seed)
-    return {
+    objectives: dict[str, Objective] = {
         "clean": Supervised(distance),
         "noise2noise": Noise2Noise(distance, seed),
         "blind_spot": BlindSpot(distance, seed),
         "sure": Sure(seed),
-    }[config.loss.target]
+    }
+    return objectives[config.loss.target]
 
 
 class Supervised:
@@ -82,7 +83,7 @@ class Blind:
 
     def __init__(self, distance: Criterion, weight: float, scaled: float, seed: int) -> None:
         self.distance, self.weight, self.scaled, self.seed = distance, weight, scaled, seed
-        self.parts = ("loss_image", "loss_noise_level")
+        self.parts: tuple[str, ...] = ("loss_image", "loss_noise_level")
 
     def __call__(self, network: Trained, sample: Sample, step: int) -> Loss:
         """The loss of a step."""
@@ -96,7 +97,7 @@ class Blind:
         estimate = outputs["noise_level"].flatten(1).mean(dim=1)  # (N,), in units of white
         ratio = ((estimate + self.FLOOR) / (sample["sigma"] / 255.0 + self.FLOOR)).log()
         error = ratio.square().mean()
-        parts = dict(zip(self.parts, (loss, error)))
+        parts: dict[str, Tensor] = dict(zip(self.parts, (loss, error)))
         return loss + self.weight * error, parts
 
     def _target(self, sample: Sample, scale: Tensor) -> Tensor:
@@ -186,7 +187,7 @@ class BlindSpot:
         """(4, M): rows, columns, and the rows and columns of their stand-ins."""
         height, width = shape[2:]
         rows, columns = height // self.CELL, width // self.CELL
-        grid = np.stack(np.mgrid[0:rows, 0:columns]).reshape(2, -1) * self.CELL
+        grid = np.asarray(np.mgrid[0:rows, 0:columns]).reshape(2, -1) * self.CELL
         place = grid + rng.integers(0, self.CELL, grid.shape)
         side = 2 * self.REACH + 1
         other = rng.integers(0, side * side - 1, grid.shape[1])

@@ -30,7 +30,7 @@ class Task(Section):
     """What the network learns; see ``register_task`` in ``task.py``."""
 
     name: str = Field(
-        IMAGE_DENOISING,
+        default=IMAGE_DENOISING,
         description="image_denoising, video_denoising, or a registered task of your own.",
     )
     options: dict[str, bool | int | float | str | list[int]] = Field(
@@ -42,19 +42,21 @@ class Source(Section):
     """One of several sets of images to train on."""
 
     train: str = Field(min_length=1, description="As data.train.")
-    weight: PositiveFloat = Field(1.0, description="Its share of the crops, among all sources'.")
+    weight: PositiveFloat = Field(
+        default=1.0, description="Its share of the crops, among all sources'."
+    )
     scales: list[Scale] = Field(
         default_factory=lambda: [1.0],
         min_length=1,
         description="As data.scales, but need not begin with 1.0; held-out images have the first.",
     )
     denoise: NonNegativeFloat = Field(
-        0.0,
+        default=0.0,
         description="dxnet_s removes noise of this level (0-255 scale) from the images first, so "
         "that their grain is not learnt. 0: they stay as they are.",
     )
     leave_out: str = Field(
-        "",
+        default="",
         description="List file of names, one per line, of files that are not trained on; relative "
         "to the current directory.",
     )
@@ -64,7 +66,7 @@ class Data(Section):
     """What to train on."""
 
     train: str = Field(
-        "",
+        default="",
         description="Image folder or list file; relative to $DENOISE_EXT_DATA, or to the current "
         "directory where that is not set.",
     )
@@ -82,24 +84,28 @@ class Data(Section):
         description="Part of the sorted list of files to train on, as fractions.",
     )
     sigma: NonNegativeFloat = Field(
-        0.0,
+        default=0.0,
         description="Noise level of noisy files on the 0-255 scale, for networks that are "
         "conditioned on it and for SURE.",
     )
     match_means: bool = Field(
-        False,
+        default=False,
         description="Give the target crop of every pair the mean of its noisy crop, channel by "
         "channel: use it if takes of a scene differ in brightness. Validation uses the files as "
         "they are.",
     )
-    channels: Literal[1, 3] = Field(1, description="1: gray (Pillow's L of colour images), 3: RGB.")
-    crop: PositiveInt = Field(64, description="Side of the square training crops in pixels.")
-    augment: bool = Field(True, description="Random flips and quarter turns.")
+    channels: Literal[1, 3] = Field(
+        default=1, description="1: gray (Pillow's L of colour images), 3: RGB."
+    )
+    crop: PositiveInt = Field(
+        default=64, description="Side of the square training crops in pixels."
+    )
+    augment: bool = Field(default=True, description="Random flips and quarter turns.")
     permute_channels: bool = Field(
-        False, description="Random order of the three colour channels, crop by crop."
+        default=False, description="Random order of the three colour channels, crop by crop."
     )
     sampling: Literal["image", "area"] = Field(
-        "image",
+        default="image",
         description="image: every image, at each of its sizes, is drawn as often; area: in "
         "proportion to its pixels, so every place of a source as often.",
     )
@@ -109,7 +115,7 @@ class Data(Section):
         description="Sizes every image is trained on at (Lanczos); DnCNN's were 1, 0.9, 0.8, 0.7.",
     )
     normalise: Literal["range", "stretch"] = Field(
-        "range",
+        default="range",
         description="range: the file's full range becomes [0, 1]; stretch: the 0.1 and 99.9 "
         "percentiles of each image do (dark scans, microscopy).",
     )
@@ -119,18 +125,19 @@ class Data(Section):
         "They are used at half their size.",
     )
     clips_share: Part = Field(
-        0.25,
+        default=0.25,
         description="Part of the sequences that are taken from clips; the others are images in "
         "motion.",
     )
-    frames: PositiveInt = Field(6, description="Frames of a sequence, for video_denoising.")
+    frames: PositiveInt = Field(default=6, description="Frames of a sequence, for video_denoising.")
     cache: str = Field(
-        "auto",
+        default="auto",
         description='Folder for the decoded images, mapped into memory; "auto": '
         '$XDG_CACHE_HOME/denoise_ext or ~/.cache/denoise_ext; "off": decoded into memory.',
     )
     workers: NonNegativeInt = Field(
-        1, description="Threads that prepare batches ahead of the step; same batches for any."
+        default=1,
+        description="Threads that prepare batches ahead of the step; same batches for any.",
     )
 
     @model_validator(mode="after")
@@ -165,8 +172,8 @@ class Noise(Section):
     Without a chain: white Gaussian noise, its sigma drawn uniformly for every crop.
     """
 
-    sigma_min: NonNegativeFloat = Field(0.0, description="On the 0-255 scale.")
-    sigma_max: NonNegativeFloat = Field(55.0, description="On the 0-255 scale.")
+    sigma_min: NonNegativeFloat = Field(default=0.0, description="On the 0-255 scale.")
+    sigma_max: NonNegativeFloat = Field(default=55.0, description="On the 0-255 scale.")
     chain: list[NoiseStep] = Field(
         default_factory=list,
         description="[[noise.chain]] tables, each a kind of noise, applied in their order.",
@@ -187,12 +194,14 @@ class Noise(Section):
 class Model(Section):
     """The network: a registered model and changes to its defaults, or what a checkpoint holds."""
 
-    name: str = Field("", description="Registered model; empty: the one that `start` holds.")
+    name: str = Field(
+        default="", description="Registered model; empty: the one that `start` holds."
+    )
     options: dict[str, bool | int | float | str | list[int]] = Field(
         default_factory=dict, description="See the model's class in denoise_ext/models."
     )
     start: str = Field(
-        "",
+        default="",
         description="Weights training starts from: a model with shipped weights, or a checkpoint "
         "file relative to the current directory; empty: random weights.",
     )
@@ -234,32 +243,32 @@ class Loss(Section):
     """What is minimised: a distance to a target, plus weight decay."""
 
     name: Literal["mse", "l1", "charbonnier", "ssim", "psnr"] = Field(
-        "mse", description="See denoise_ext/training/losses.py; ssim: mixed with l1."
+        default="mse", description="See denoise_ext/training/losses.py; ssim: mixed with l1."
     )
-    ssim_weight: Part = Field(0.84, description="Part of 1 - SSIM in the loss `ssim`.")
+    ssim_weight: Part = Field(default=0.84, description="Part of 1 - SSIM in the loss `ssim`.")
     target: Literal["clean", "noise2noise", "blind_spot", "sure"] = Field(
-        "clean",
+        default="clean",
         description="clean: noise is added to clean files, or data.pairs are (noisy, clean); "
         "noise2noise: data.pairs are two noisy takes; blind_spot, sure: files are noisy.",
     )
     noise_level: NonNegativeFloat = Field(
-        0.0,
+        default=0.0,
         description="Weight of the squared error of the logarithm of the noise level, for networks "
         "that estimate it.",
     )
     noise_scale: Part = Field(
-        0.0,
+        default=0.0,
         description="Part of the crops that are trained at another noise_scale than 1, for "
         "networks that have one; see objectives.py.",
     )
     truncate: NonNegativeInt = Field(
-        0,
+        default=0,
         description="Frames after which the state is cut off from the gradient (truncated "
         "back-propagation through time); 0: never.",
     )
     weight_decay: NonNegativeFloat = 0.0
     decay: Literal["classic", "decoupled"] = Field(
-        "classic",
+        default="classic",
         description="classic: weight_decay / 2 * sum(w^2) is part of the loss; decoupled: every "
         "step subtracts learning rate * weight_decay * w (AdamW).",
     )
@@ -273,10 +282,11 @@ class Optimiser(Section):
     beta2: Probability = 0.999
     eps: PositiveFloat = 1e-8
     clip_norm: NonNegativeFloat = Field(
-        0.0, description="Largest norm of the gradient of all weights together; 0: no limit."
+        default=0.0,
+        description="Largest norm of the gradient of all weights together; 0: no limit.",
     )
     ema: Probability = Field(
-        0.0,
+        default=0.0,
         description="Decay of a running mean of the weights, which is validated and kept as the "
         "result (e.g. 0.999); 0: the weights themselves.",
     )
@@ -285,7 +295,7 @@ class Optimiser(Section):
 class Schedule(Section):
     """Learning rate: linear warm-up from 0 to peak, then a half cosine down to final."""
 
-    peak: PositiveFloat = Field(1e-3, description="Default with model.start: 1e-4.")
+    peak: PositiveFloat = Field(default=1e-3, description="Default with model.start: 1e-4.")
     final: NonNegativeFloat = 1e-6
     warmup_steps: NonNegativeInt = 300
 
@@ -299,21 +309,23 @@ class Schedule(Section):
 class Validation(Section):
     """PSNR on training images that are held out (never trained on)."""
 
-    images: NonNegativeInt = Field(8, description="How many; spread evenly over the list.")
+    images: NonNegativeInt = Field(default=8, description="How many; spread evenly over the list.")
     clips: NonNegativeInt = Field(
-        2, description="How many of data.clips are held out; spread evenly over the list."
+        default=2, description="How many of data.clips are held out; spread evenly over the list."
     )
-    frames: PositiveInt = Field(16, description="Frames of a held-out sequence.")
-    crop: PositiveInt = Field(256, description="Largest side of the centre crop that is used.")
+    frames: PositiveInt = Field(default=16, description="Frames of a held-out sequence.")
+    crop: PositiveInt = Field(
+        default=256, description="Largest side of the centre crop that is used."
+    )
     sigmas: list[NonNegativeFloat] = Field(default_factory=lambda: [15.0, 25.0, 50.0], min_length=1)
-    every: PositiveInt = Field(1000, description="Steps between validations.")
+    every: PositiveInt = Field(default=1000, description="Steps between validations.")
     patience: NonNegativeInt = Field(
-        0,
+        default=0,
         description="Stop after this many validations in a row without a better mean PSNR, and "
         "keep the best weights as the result; 0: never.",
     )
     samples: NonNegativeInt = Field(
-        4, description="Held-out images shown in samples/ at each validation."
+        default=4, description="Held-out images shown in samples/ at each validation."
     )
 
 
@@ -323,24 +335,28 @@ class Run(Section):
     out: str = Field(min_length=1, description="Run directory, relative to the current one.")
     steps: PositiveInt
     minutes: NonNegativeFloat = Field(
-        0.0,
+        default=0.0,
         description="Stop after this long, with a checkpoint; the same command continues. 0: no "
         "limit.",
     )
-    batch_size: PositiveInt = Field(16, description="Crops per step (and per process, if several).")
-    seed: int = Field(0, ge=0, lt=2**63)
+    batch_size: PositiveInt = Field(
+        default=16, description="Crops per step (and per process, if several)."
+    )
+    seed: int = Field(default=0, ge=0, lt=2**63)
     device: Literal["auto", "cpu", "cuda"] = Field(
-        "auto", description="auto: a GPU if torch finds one."
+        default="auto", description="auto: a GPU if torch finds one."
     )
     precision: Literal["fp32", "bf16"] = Field(
-        "fp32", description="bf16: torch.autocast; weights, loss and optimiser stay float32."
+        default="fp32",
+        description="bf16: torch.autocast; weights, loss and optimiser stay float32.",
     )
     layers: Literal["denoise_ext", "torch"] = Field(
-        "denoise_ext", description="Which convolution layers train; the weights are the same."
+        default="denoise_ext",
+        description="Which convolution layers train; the weights are the same.",
     )
-    threads: NonNegativeInt = Field(0, description="CPU threads; 0: torch's default.")
+    threads: NonNegativeInt = Field(default=0, description="CPU threads; 0: torch's default.")
     checkpoint_every: PositiveInt = 1000
     log_every: PositiveInt = 100
     tensorboard: Literal["auto", "on", "off"] = Field(
-        "auto", description="Also log for TensorBoard; auto: where it is installed."
+        default="auto", description="Also log for TensorBoard; auto: where it is installed."
     )

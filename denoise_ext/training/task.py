@@ -62,6 +62,7 @@ class Objective(Protocol):
         self, network: Trained, sample: Sample, step: int
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss, and a scalar for each of ``parts``."""
+        ...
 
 
 class Validator(ABC):

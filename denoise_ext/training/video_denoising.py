@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import operator
 from collections.abc import Iterator, Mapping, Sequence
+from functools import reduce
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -133,7 +136,7 @@ class Sequences(Sampler):
         return clean, _noisy(clean, sigma, generator), sigma
 
 
-def _with_clips(images: Mapping[str, int | str], clips: Sequence) -> dict[str, int | str]:
+def _with_clips(images: Mapping[str, int | str], clips: Sequence[Path]) -> dict[str, int | str]:
     """What identifies images and clips together."""
     if not clips:
         return dict(images)
@@ -245,7 +248,8 @@ class ClipLoss:
         made, target = network(inputs_of(sample))["image"], targets_of(sample)["image"]
         weights = [min(1.0, (t + 1) / _WARM_UP) for t in range(target.shape[1])]
         losses = [self.distance(made[:, t], target[:, t]) for t in range(target.shape[1])]
-        loss = sum(weight * part for weight, part in zip(weights, losses)) / sum(weights)
+        total = reduce(operator.add, (weight * part for weight, part in zip(weights, losses)))
+        loss = total / sum(weights)
         return loss, {"loss_last": losses[-1]}
 
 

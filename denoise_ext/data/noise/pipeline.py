@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import fields
-from functools import reduce
-from operator import or_
 from typing import Annotated, Literal
 
 import numpy as np
@@ -266,7 +264,20 @@ STEP_KINDS: dict[str, type[_Step]] = {
     "banding": BandingStep,
     "photo": PhotoStep,
 }
-NoiseStep = Annotated[reduce(or_, STEP_KINDS.values()), Field(discriminator="kind")]
+NoiseStep = Annotated[
+    GaussianStep
+    | PoissonStep
+    | PoissonGaussianStep
+    | CameraStep
+    | SpeckleStep
+    | SaltAndPepperStep
+    | JpegStep
+    | H264Step
+    | RicianStep
+    | BandingStep
+    | PhotoStep,
+    Field(discriminator="kind"),
+]
 
 
 def add_noise_chain(

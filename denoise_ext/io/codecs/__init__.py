@@ -23,6 +23,14 @@ def codec_named(name: str) -> Codec | None:
     return next((codec for codec in CODECS if codec.name == name.upper()), None)
 
 
+def known_codec(name: str) -> Codec:
+    """The codec with this name, which the table has."""
+    codec = codec_named(name)
+    if codec is None:
+        raise KeyError(name)
+    return codec
+
+
 def suffix_of(name: str) -> tuple[str, Codec | None]:
     """The suffix of a file name as the table has it, and its codec; else what follows the dot."""
     lower = name.lower()

@@ -8,7 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import IO
+from typing import IO, Any
 
 from denoise_ext.io.errors import ImageError, optional
 from denoise_ext.io.picture import Picture
@@ -53,7 +53,7 @@ class Source:
         """Return the error; `text` is the reason, which follows the name: "has CMYK pixels"."""
         return ImageError(f"{self.name} {text}")
 
-    def optional(self, module: str, extra: str, what: str):
+    def optional(self, module: str, extra: str, what: str) -> Any:
         """Import what reading this file needs; `what` it holds begins the message if missing."""
         return optional(module, extra, f"{self.name} {what}, which")
 

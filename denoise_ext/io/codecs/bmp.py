@@ -22,7 +22,8 @@ def _read(source: Source) -> Picture:
         dpi = image.info.get("dpi")
     per_metre = None
     if dpi and all(np.isfinite(dpi)) and min(dpi) > 0:
-        per_metre = tuple(float(round(n * _INCHES_PER_METRE)) for n in dpi)
+        across, down = (float(round(n * _INCHES_PER_METRE)) for n in dpi)
+        per_metre = across, down
     metadata = Metadata(pixels_per_metre=per_metre)
     return Picture((frame,), value_range_of([frame]), mode_of(frame), "BMP", metadata)
 

@@ -12,7 +12,7 @@ import hashlib
 import io
 import zlib
 from dataclasses import dataclass, field
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
@@ -31,7 +31,7 @@ _MAX_DESCRIPTION = 1024  # of a value of kind ST
 
 @dataclass(frozen=True, eq=False)
 class _Tags:
-    dataset: object = field(repr=False)  # pydicom's, without the pixels
+    dataset: Any = field(repr=False)  # pydicom's, without the pixels
     padding: tuple[tuple[np.ndarray, np.ndarray], ...] | None = field(repr=False)
     """Per frame, where the stored number means "outside of the picture", and these numbers."""
 
@@ -55,7 +55,7 @@ def _read(source: Source) -> Picture:
     return Picture(frames, value_range, mode_of(frames[0]), "DICOM", Metadata(native=tags))
 
 
-def _inflated(source: Source, pydicom) -> IO[bytes]:
+def _inflated(source: Source, pydicom: Any) -> IO[bytes]:
     """The file, or a deflated one as it is without: pydicom would inflate whatever there is.
 
     As much is inflated as metadata may take, and then as the pixels take that the metadata state.
@@ -85,7 +85,7 @@ def _inflated(source: Source, pydicom) -> IO[bytes]:
     return io.BytesIO(bytes(128) + b"DICM" + plain.getvalue() + data)
 
 
-def _check(source: Source, dataset) -> None:
+def _check(source: Source, dataset: Any) -> None:
     if "PixelData" not in dataset:
         raise source.error("is a DICOM file without an image (no Pixel Data)")
     rows, columns = int(dataset.get("Rows") or 0), int(dataset.get("Columns") or 0)
@@ -102,7 +102,7 @@ def _check(source: Source, dataset) -> None:
         )
 
 
-def _check_codestreams(source: Source, pydicom, dataset) -> None:
+def _check_codestreams(source: Source, pydicom: Any, dataset: Any) -> None:
     """Compressed frames must have the size that the tags state: decoders go by the stream's."""
     syntax = dataset.file_meta.TransferSyntaxUID
     if not syntax.is_compressed or syntax == pydicom.uid.RLELossless:  # RLE states no size
@@ -120,7 +120,7 @@ def _check_codestreams(source: Source, pydicom, dataset) -> None:
             )
 
 
-def _stored_pixels(source: Source, pydicom, dataset) -> np.ndarray:
+def _stored_pixels(source: Source, pydicom: Any, dataset: Any) -> np.ndarray:
     if dataset.PhotometricInterpretation != "PALETTE COLOR":
         return dataset.pixel_array
     coloured = pydicom.pixels.apply_color_lut(dataset.pixel_array, dataset)
@@ -129,7 +129,7 @@ def _stored_pixels(source: Source, pydicom, dataset) -> np.ndarray:
     return coloured
 
 
-def _kept(dataset, frames: tuple[np.ndarray, ...]) -> _Tags:
+def _kept(dataset: Any, frames: tuple[np.ndarray, ...]) -> _Tags:
     outside = dataset.get("PixelPaddingValue")
     padding = None
     if outside is not None and frames[0].ndim == 2:
@@ -144,6 +144,7 @@ def _kept(dataset, frames: tuple[np.ndarray, ...]) -> _Tags:
 def _write(stream: IO[bytes], picture: Picture) -> None:
     pydicom = optional("pydicom", "medical", "DICOM")
     tags = picture.metadata.native
+    assert isinstance(tags, _Tags)  # `native` of `CODEC`, which the caller checks
     frames = _fitting(picture.frames, tags)
     data = b"".join(np.ascontiguousarray(f, f.dtype.newbyteorder("<")).tobytes() for f in frames)
     dataset = copy.deepcopy(tags.dataset)
@@ -172,7 +173,7 @@ def _fitting(frames: tuple[np.ndarray, ...], tags: _Tags) -> list[np.ndarray]:
     return result
 
 
-def _describe_pixels(dataset, frames: list[np.ndarray]) -> None:
+def _describe_pixels(dataset: Any, frames: list[np.ndarray]) -> None:
     colour = frames[0].ndim == 3
     bits = frames[0].dtype.itemsize * 8
     if dataset.BitsAllocated != bits or colour:  # a palette gives colours of its own depth
@@ -191,7 +192,7 @@ def _describe_pixels(dataset, frames: list[np.ndarray]) -> None:
             setattr(dataset, name, extreme(int(dataset[name].value), *values))
 
 
-def _derive(pydicom, dataset, pixels: str) -> None:
+def _derive(pydicom: Any, dataset: Any, pixels: str) -> None:
     """Mark the image as derived from the original. The same pixels give the same UIDs."""
     uids = pydicom.uid
     old, series = str(dataset.get("SOPInstanceUID", "")), str(dataset.get("SeriesInstanceUID", ""))

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
@@ -61,9 +62,10 @@ def _read(source: Source) -> Picture:
     return Picture(frames, (0.0, 1.0), mode_of(frames[0]), "EXR", metadata, notes)
 
 
-def _headers(source: Source, file) -> list:
+def _headers(source: Source, file: Any) -> list[Any]:
     """The specification of every part, once all of them fit the limits."""
-    specs, total = [], 0
+    specs: list[Any] = []
+    total = 0
     while file.seek_subimage(len(specs), 0):
         spec = file.spec()
         total = source.check_pixels(spec.width, spec.height, spec.depth, total)
@@ -83,7 +85,7 @@ def _headers(source: Source, file) -> list:
     return specs
 
 
-def _part(oiio, spec) -> tuple[_Part, list[str]]:
+def _part(oiio: Any, spec: Any) -> tuple[_Part, list[str]]:
     """What is kept of a part, and the names of attributes that cannot be."""
     attributes, lost = [], []
     scratch = oiio.ImageSpec()
@@ -103,8 +105,9 @@ def _part(oiio, spec) -> tuple[_Part, list[str]]:
 def _write(stream: IO[bytes], picture: Picture) -> None:
     oiio = optional("OpenImageIO", "io", "EXR")
     native = picture.metadata.native
-    known = isinstance(native, tuple) and all(isinstance(part, _Part) for part in native)
-    parts = native if known else (None,) * len(picture.frames)
+    parts: Sequence[_Part | None] = (None,) * len(picture.frames)
+    if isinstance(native, tuple) and all(isinstance(part, _Part) for part in native):
+        parts = native
     specs = [_spec(oiio, *pair) for pair in zip(picture.frames, parts, strict=True)]
     with tempfile.NamedTemporaryFile(suffix=".exr") as file:
         output = oiio.ImageOutput.create(file.name)
@@ -119,7 +122,7 @@ def _write(stream: IO[bytes], picture: Picture) -> None:
             shutil.copyfileobj(written, stream)
 
 
-def _spec(oiio, frame: np.ndarray, part: _Part | None):
+def _spec(oiio: Any, frame: np.ndarray, part: _Part | None) -> Any:
     height, width = frame.shape[:2]
     channels = _CHANNELS[mode_of(frame)] if part is None else part.channels
     spec = oiio.ImageSpec(width, height, len(channels), _TYPES[frame.dtype.name])
@@ -128,8 +131,8 @@ def _spec(oiio, frame: np.ndarray, part: _Part | None):
     if part is None:
         spec.attribute("compression", "zip")
         return spec
-    for name, value in zip(_WINDOW, part.window):
-        setattr(spec, name, value)
+    for name, place in zip(_WINDOW, part.window):
+        setattr(spec, name, place)
     for name, kind, value in part.attributes:
         spec.attribute(name, oiio.TypeDesc(kind), value)
     name = part.compression.split(":")[0]
@@ -137,7 +140,7 @@ def _spec(oiio, frame: np.ndarray, part: _Part | None):
     return spec
 
 
-def _done(output, worked: bool) -> None:
+def _done(output: Any, worked: bool) -> None:
     if not worked:
         raise ImageError(output.geterror() or "OpenImageIO failed")
 

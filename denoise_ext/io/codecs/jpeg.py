@@ -6,6 +6,7 @@ Written with quality 95 and full-resolution colour, the one format here that is 
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import IO
 
@@ -59,7 +60,7 @@ def _segments(source: Source) -> list[tuple[int, bytes]]:
     return _walk(source.stream, lambda marker: _APP0 <= marker <= _APP15 or marker == _COM)[0]
 
 
-def _walk(stream: IO[bytes], wanted) -> tuple[list[tuple[int, bytes]], int]:
+def _walk(stream: IO[bytes], wanted: Callable[[int], bool]) -> tuple[list[tuple[int, bytes]], int]:
     """The wanted segments, and where the first one begins that is none of APPn and COM."""
     stream.seek(2)
     found = []

@@ -11,7 +11,7 @@ import gzip
 import math
 import zlib
 from dataclasses import dataclass, field
-from typing import IO
+from typing import IO, Any, cast
 
 import numpy as np
 
@@ -49,7 +49,7 @@ def _unpacked(head: bytes) -> bytes:
         return b""
 
 
-def _header(nibabel, version: int, data: bytes):
+def _header(nibabel: Any, version: int, data: bytes) -> Any:
     kind = nibabel.Nifti1Header if version == 1 else nibabel.Nifti2Header
     return kind(data[: _SIZES[version]], check=False)
 
@@ -60,7 +60,7 @@ def _read_plain(source: Source) -> Picture:
 
 def _read_gzipped(source: Source) -> Picture:
     with gzip.GzipFile(fileobj=source.stream) as stream:
-        return _read(source, stream, "NIFTI.GZ")
+        return _read(source, cast("IO[bytes]", stream), "NIFTI.GZ")
 
 
 def _read(source: Source, stream: IO[bytes], name: str) -> Picture:
@@ -98,6 +98,7 @@ def _read(source: Source, stream: IO[bytes], name: str) -> Picture:
 
 def _write_plain(stream: IO[bytes], picture: Picture) -> None:
     volume = picture.metadata.native
+    assert isinstance(volume, _Volume)  # `native` of both codecs, which the caller checks
     start, dtype = volume.start, volume.dtype
     kind = picture.frames[0].dtype
     if kind != dtype.newbyteorder("="):
@@ -114,7 +115,7 @@ def _write_plain(stream: IO[bytes], picture: Picture) -> None:
 def _write_gzipped(stream: IO[bytes], picture: Picture) -> None:
     # no name and no time in it: the same voxels, the same file
     with gzip.GzipFile("", "wb", compresslevel=6, fileobj=stream, mtime=0) as packed:
-        _write_plain(packed, picture)
+        _write_plain(cast("IO[bytes]", packed), picture)
 
 
 _BOTH = ("NIFTI", "NIFTI.GZ")

@@ -57,7 +57,9 @@ def _read_npz(source: Source) -> Picture:
     return _picture(source, arrays, frames, "NPZ")
 
 
-def _load(source: Source, stream: IO[bytes], name: str, others: int):
+def _load(
+    source: Source, stream: IO[bytes], name: str, others: int
+) -> tuple[_Array, list[np.ndarray], int]:
     """One array as frames, read to its stated size and no further."""
     where = f"its array {name!r} " if name else ""
     shape, fortran, dtype = _header(source, stream, where)
@@ -79,7 +81,9 @@ def _load(source: Source, stream: IO[bytes], name: str, others: int):
     return _Array(name, shape, dtype, fortran, count), list(stack), total
 
 
-def _header(source: Source, stream: IO[bytes], where: str):
+def _header(
+    source: Source, stream: IO[bytes], where: str
+) -> tuple[tuple[int, ...], bool, np.dtype]:
     """Shape, whether in Fortran's order, and dtype; the length is checked before it is read."""
     start = stream.read(np.lib.format.MAGIC_LEN)
     version = np.lib.format.read_magic(io.BytesIO(start))
@@ -132,7 +136,7 @@ def _arrays(picture: Picture, limit: int | None) -> list[tuple[str, np.ndarray]]
     """(name, array) of the arrays to write: laid out as they were, else as a stack."""
     layouts = picture.metadata.native
     known = isinstance(layouts, tuple) and all(isinstance(a, _Array) for a in layouts)
-    if not known or (limit and len(layouts) > limit):
+    if not (isinstance(layouts, tuple) and known) or (limit and len(layouts) > limit):
         stacked = picture.frames[0] if len(picture.frames) == 1 else np.stack(picture.frames)
         return [("image.npy", stacked)]
     arrays, at = [], 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from denoise_ext.io.codecs.base import Source
@@ -30,13 +32,13 @@ def decode(source: Source, what: str, suffix: str, pages: list[int]) -> list[np.
             file.close()
 
 
-def _page(oiio, file, page: int) -> np.ndarray:
+def _page(oiio: Any, file: Any, page: int) -> np.ndarray:
     if not file.seek_subimage(page, 0):
         raise ValueError(file.geterror() or f"page {page} cannot be read")
     return pixels_of(file, page, file.spec(), "page")
 
 
-def pixels_of(file, number: int, spec, what: str) -> np.ndarray:
+def pixels_of(file: Any, number: int, spec: Any, what: str) -> np.ndarray:
     """The pixels (H, W) or (H, W, C) of an open file's sub-image, a "page" or a "part"."""
     pixels = file.read_image(number, 0, 0, spec.nchannels, spec.format)
     message = file.geterror()

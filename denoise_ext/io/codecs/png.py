@@ -12,7 +12,10 @@ from dataclasses import dataclass
 from typing import IO
 
 import numpy as np
-from PIL import PngImagePlugin  # noqa: F401  Image.open(formats=...) does not load it itself
+from PIL import (
+    Image,
+    PngImagePlugin,  # noqa: F401  Image.open(formats=...) does not load it itself
+)
 
 from denoise_ext.io.codecs import oiio
 from denoise_ext.io.codecs.base import ALL_MODES, Codec, Source, holds
@@ -95,12 +98,12 @@ def _parse(source: Source) -> tuple[_Chunks, tuple[str, ...]]:
             transparent = body
         elif name not in _OF_THE_PIXELS:
             (after if seen_pixels else before).append((name, body))
-    if depth is None:
+    if depth is None or colour_type is None:
         raise source.error("is a truncated PNG file: it ends before its header")
     return _Chunks(tuple(before), tuple(after), depth, colour_type, transparent), tuple(notes)
 
 
-def _narrow_pixels(image, chunks: _Chunks) -> np.ndarray:
+def _narrow_pixels(image: Image.Image, chunks: _Chunks) -> np.ndarray:
     load(image)
     if chunks.colour_type == _PALETTE:
         return pixels_of(image, "RGBA" if "transparency" in image.info else "RGB")
@@ -114,7 +117,7 @@ def _narrow_pixels(image, chunks: _Chunks) -> np.ndarray:
 
 def _with_alpha(frame: np.ndarray, chunks: _Chunks) -> np.ndarray:
     """The transparent colour of tRNS, (H, W) or (H, W, 3), made an alpha channel."""
-    colour = np.frombuffer(chunks.transparent, ">u2")
+    colour = np.frombuffer(chunks.transparent or b"", ">u2")
     if len(colour) != (1 if frame.ndim == 2 else 3):
         raise ValueError("the tRNS chunk does not fit the colour type")
     if frame.dtype == np.bool_:
@@ -151,7 +154,8 @@ def _xmp(chunks: tuple[tuple[bytes, bytes], ...]) -> bytes | None:
 def _resolution(body: bytes | None) -> tuple[float, float] | None:
     if body is None or len(body) != 9 or body[8] != 1:  # 1: the unit is the metre
         return None
-    return tuple(float(n) for n in struct.unpack(">II", body[:8]))
+    across, down = struct.unpack(">II", body[:8])
+    return float(across), float(down)
 
 
 def _write(stream: IO[bytes], picture: Picture) -> None:
@@ -177,10 +181,11 @@ def _chunks_to_write(picture: Picture, depth: int, colour_type: int) -> tuple[by
     if isinstance(native, _Chunks):
         same_type = (depth, colour_type) == (native.depth, native.colour_type)
         left_out = set() if same_type else _OF_THE_COLOUR_TYPE
-        return tuple(
+        before, after = (
             b"".join(_chunk(name, body) for name, body in part if name not in left_out)
             for part in (native.before, native.after)
         )
+        return before, after
     chunks = b""
     metadata = picture.metadata
     if metadata.icc_profile:

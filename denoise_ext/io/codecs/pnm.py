@@ -61,9 +61,12 @@ def _read(source: Source) -> Picture:
     return Picture((frame,), value_range, mode_of(frame), "PNM", metadata)
 
 
-def _header_words(source: Source, head: bytes, count: int):
+def _header_words(
+    source: Source, head: bytes, count: int
+) -> tuple[list[bytes], int, tuple[bytes, ...]]:
     """The numbers after the magic, where the pixels begin, and the comments between."""
-    words, comments, at = [], [], 2
+    words: list[bytes] = []
+    comments, at = [], 2
     while len(words) < count:
         while at < len(head) and (head[at : at + 1].isspace() or head[at] == ord("#")):
             if head[at] == ord("#"):
@@ -82,7 +85,7 @@ def _header_words(source: Source, head: bytes, count: int):
     return words, at + 1, tuple(comments)
 
 
-def _pam_header(source: Source, head: bytes):
+def _pam_header(source: Source, head: bytes) -> tuple[int, int, int, int, int, tuple[bytes, ...]]:
     fields, comments, at = {}, [], 3
     while True:
         end = head.find(b"\n", at)
@@ -96,11 +99,14 @@ def _pam_header(source: Source, head: bytes):
         elif line:
             name, _, value = line.partition(b" ")
             fields[name.decode("latin1")] = value.strip()
-    numbers = (int(fields[name]) for name in ("WIDTH", "HEIGHT", "DEPTH", "MAXVAL"))
-    return (*numbers, at, tuple(comments))
+    names = ("WIDTH", "HEIGHT", "DEPTH", "MAXVAL")
+    width, height, depth, maximum = (int(fields[name]) for name in names)
+    return width, height, depth, maximum, at, tuple(comments)
 
 
-def _pixels(source: Source, kind: str, shape: tuple[int, int, int], maximum: int, scale: float):
+def _pixels(
+    source: Source, kind: str, shape: tuple[int, int, int], maximum: int, scale: float
+) -> np.ndarray:
     height, width, channels = shape
     if kind in "123":
         return _text_pixels(source, kind, shape, maximum)
@@ -116,15 +122,17 @@ def _pixels(source: Source, kind: str, shape: tuple[int, int, int], maximum: int
     return np.ascontiguousarray(pixels, dtype=pixels.dtype.newbyteorder("="))
 
 
-def _raw(source: Source, dtype, shape: tuple[int, ...]) -> np.ndarray:
-    dtype = np.dtype(dtype)
+def _raw(source: Source, kind: type[np.generic] | str, shape: tuple[int, ...]) -> np.ndarray:
+    dtype = np.dtype(kind)
     size = math.prod(shape) * dtype.itemsize
     if source.size - source.stream.tell() < size:
         raise source.error("is truncated: it has fewer pixels than its header states")
     return np.frombuffer(bytearray(source.stream.read(size)), dtype).reshape(shape)
 
 
-def _text_pixels(source: Source, kind: str, shape: tuple[int, int, int], maximum: int):
+def _text_pixels(
+    source: Source, kind: str, shape: tuple[int, int, int], maximum: int
+) -> np.ndarray:
     count = math.prod(shape)
     if source.size - source.stream.tell() < count:  # at least a character each
         raise source.error("is truncated: it has fewer pixels than its header states")

@@ -15,7 +15,10 @@ from dataclasses import dataclass
 from typing import IO
 
 import numpy as np
-from PIL import TiffImagePlugin  # noqa: F401  Image.open(formats=...) does not load it itself
+from PIL import (
+    Image,
+    TiffImagePlugin,  # noqa: F401  Image.open(formats=...) does not load it itself
+)
 
 from denoise_ext.io.codecs import oiio, tiff_tags
 from denoise_ext.io.codecs.base import ALL_MODES, Codec, Source, holds
@@ -183,7 +186,7 @@ def _decode(
     return [frames[number] for number in range(len(pages))]
 
 
-def _pillow_pixels(image, page: _Page) -> np.ndarray:
+def _pillow_pixels(image: Image.Image, page: _Page) -> np.ndarray:
     load(image)
     if page.bits == 16:  # Pillow inverts MinIsWhite for 8 bits only
         return _bright_is_white(np.asarray(image).astype(np.uint16), page)
@@ -226,6 +229,7 @@ def _resolution(directory: Directory) -> tuple[float, float] | None:
         tag = directory.tags.get(code)
         if tag is None or tag.type != tiff_tags.RATIONAL or tag.count != 1 or per_metre is None:
             return None
+        assert isinstance(tag.value, bytes)  # of RATIONAL
         top, bottom = np.frombuffer(tag.value, directory.order + "u4").tolist()
         if not top or not bottom:
             return None
@@ -291,12 +295,13 @@ def _strips(frame: np.ndarray, order: str) -> Iterator[bytes]:
             rows = np.packbits(rows, axis=1)
         if _has_predictor(frame):
             rows = np.diff(rows, axis=1, prepend=rows.dtype.type(0))
-        yield zlib.compress(np.ascontiguousarray(rows, rows.dtype.newbyteorder(order)).data)
+        stored = rows.dtype.newbyteorder("<" if order == "<" else ">")
+        yield zlib.compress(np.ascontiguousarray(rows, stored).data)
 
 
 def _new_tags(metadata: Metadata) -> dict[int, Tag]:
     """The tags of a first page for metadata that came with another format."""
-    tags = {}
+    tags: dict[int, Tag] = {}
     if metadata.exif:
         found, order = tiff_tags.exif_tags(metadata.exif)
         found = {code: tag for code, tag in found.items() if code not in _OF_THE_PIXELS}

@@ -87,7 +87,8 @@ def read_pages(stream: IO[bytes]) -> tuple[Layout, list[Directory]]:
     stream.seek(0)
     layout = Layout.of(stream.read(16))
     reader = _Reader(stream, layout, size)
-    pages, seen, at = [], set(), layout.first
+    pages: list[Directory] = []
+    seen, at = set(), layout.first
     while at:
         if at in seen or len(pages) >= _MAX_PAGES:
             raise ValueError("the list of its pages runs in a circle")
@@ -125,10 +126,10 @@ class _Reader:
         if self._tags > min(_MAX_TAGS, self._size // entry_size):
             raise ValueError(f"its directories overlap, or hold more than {_MAX_TAGS} tags")
         entries = stream.read(count * entry_size)
-        following = stream.read(room)
+        ending = stream.read(room)
         if len(entries) != count * entry_size:
             raise ValueError("a directory is truncated")
-        following = _unpack(following, order + ("Q" if self._layout.big else "I"))
+        following = _unpack(ending, order + ("Q" if self._layout.big else "I"))
         tags = {}
         for start in range(0, len(entries), entry_size):
             entry = entries[start : start + entry_size]
@@ -137,12 +138,13 @@ class _Reader:
             if kind not in TYPE_SIZES:
                 continue  # "readers should skip over fields containing an unexpected field type"
             length = number * TYPE_SIZES[kind]
-            value = entry[-room:][:length]
+            data = entry[-room:][:length]
             if length > room:
                 place = _unpack(entry[-room:], order + ("Q" if self._layout.big else "I"))
-                value = self._value(code, place, length)
+                data = self._value(code, place, length)
+            value: bytes | dict[int, Tag] = data
             if code in _SUB_DIRECTORIES and depth < _MAX_DEPTH and 0 < number <= 1:
-                place = _unpack(value, order + _INTEGERS.get(kind, "I"))
+                place = _unpack(data, order + _INTEGERS.get(kind, "I"))
                 value = self._sub_directory(place, depth + 1)
             tags[code] = Tag(kind, number, value)
         return tags, following

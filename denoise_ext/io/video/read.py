@@ -6,7 +6,7 @@ import itertools
 import os
 from collections.abc import Iterator
 from fractions import Fraction
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -32,7 +32,7 @@ _COLOUR = ("color_range", "colorspace", "color_primaries", "color_trc")
 _MAX_LOST_IN_A_ROW = 10_000  # packets that give no frame, one after the other
 
 
-def open_container(av, path: str):
+def open_container(av: Any, path: str) -> Any:
     """A file with PyAV: containers only, no playlist that names further files or addresses."""
     limits = {"format_whitelist": _DEMUXERS, "protocol_whitelist": "file"}
     return av.open(f"file:{os.path.abspath(path)}", container_options=limits)
@@ -92,7 +92,7 @@ class FileVideo(Video):
         if self._breaks_off:
             self.broken = f"the file breaks off after frame {count - 1}: {self._breaks_off}"
 
-    def _first_frame(self):
+    def _first_frame(self) -> Any:
         """The first frame that can be read; its rotation is that of the video."""
         for decoded in itertools.islice(self._frames, _MAX_LOST_IN_A_ROW):
             if decoded is not None:
@@ -100,7 +100,7 @@ class FileVideo(Video):
             self._count_lost(0)
         raise ImageError(f"{shown(self.path)} holds no frame that can be read")
 
-    def _open(self):
+    def _open(self) -> Any:
         if not os.path.isfile(self.path):
             what = "is not a regular file" if os.path.exists(self.path) else "does not exist"
             raise ImageError(f"{shown(self.path)} {what}")
@@ -120,7 +120,7 @@ class FileVideo(Video):
                 f"{shown(self.path)} is not a video in a known format: {reason_of(error)}"
             ) from error
 
-    def _choose(self):
+    def _choose(self) -> Any:
         """The video stream that is read: FFmpeg's choice of the best."""
         stream = self._container.streams.best("video")
         if stream is None or stream.codec_context is None:
@@ -174,7 +174,7 @@ class FileVideo(Video):
         full = color_range == _FULL_RANGE or name.startswith("yuvj")
         return Colour(kind, bits, full or (kind == "gray" and color_range == 0), colorspace)
 
-    def _decoded(self) -> Iterator:
+    def _decoded(self) -> Iterator[Any]:
         """Decoded frames, and None for each packet that could not be decoded."""
         packets = self._container.demux(self._stream)
         while True:
@@ -194,7 +194,7 @@ class FileVideo(Video):
             if packet is None:
                 return
 
-    def _decode(self, packet) -> list:
+    def _decode(self, packet: Any) -> list[Any]:
         """The frames of a packet; `_damaged` learns its time if the decoder complains of it.
 
         Decoders conceal damage as well as they can and report it only in the log.
@@ -211,7 +211,7 @@ class FileVideo(Video):
             self._damaged.add(packet.pts)
         return frames
 
-    def _frame(self, decoded, number: int) -> VideoFrame:
+    def _frame(self, decoded: Any, number: int) -> VideoFrame:
         size = (decoded.width, decoded.height)
         if size != (expected := (self._first.width, self._first.height)):
             raise ImageError(
@@ -236,7 +236,7 @@ def _titles(metadata: dict[str, str]) -> dict[str, str]:
     return {name: text for name, text in metadata.items() if name.lower() not in _NOT_TITLES}
 
 
-def _pixels_of(plane, kind) -> np.ndarray:
+def _pixels_of(plane: Any, kind: Any) -> np.ndarray:
     """A copy of a plane (H, W), without the bytes that pad its rows."""
     rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[: plane.height]
     width = plane.width * np.dtype(kind).itemsize

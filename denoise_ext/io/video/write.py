@@ -189,13 +189,15 @@ def _container(path: str | os.PathLike[str]) -> str:
 class _Output:
     """An open output container, and the coded video in it."""
 
-    def __init__(self, av, output, like: Video, codec: str, quality, notes: list[str]):
+    def __init__(
+        self, av: Any, output: Any, like: Video, codec: str, quality: float | None, notes: list[str]
+    ) -> None:
         self._av, self._output, self._like, self._notes = av, output, like, notes
         self._encoder = self._add_video(codec, quality)
         output.metadata.update(like.titles)
         output.set_chapters(like.chapters)
 
-    def _add_video(self, codec: str, quality: float | None):
+    def _add_video(self, codec: str, quality: float | None) -> Any:
         like = self._like
         info = like.info
         stream = self._output.add_stream(codec, rate=info.frame_rate or USUAL_RATE)
@@ -232,7 +234,7 @@ class _Output:
         self._output.mux(self._encoder.encode(None))
         copies.until(None)
 
-    def _coded(self, frame: VideoFrame):
+    def _coded(self, frame: VideoFrame) -> Any:
         info = self._like.info
         coded = self._av.VideoFrame(info.width, info.height, info.pixel_format)
         for plane, pixels in zip(coded.planes, frame.planes, strict=True):
@@ -258,14 +260,14 @@ class _NoCopies:
         """Nothing is open."""
 
 
-def _copies(av, output, like: Video, notes: list[str]) -> _Copies | _NoCopies:
+def _copies(av: Any, output: Any, like: Video, notes: list[str]) -> _Copies | _NoCopies:
     return _Copies(av, output, like.path, notes) if like.has_streams else _NoCopies()
 
 
 class _Copies:
     """Sound, subtitles and attachments of a file, copied as they are, in step with the picture."""
 
-    def __init__(self, av, output, path: str, notes: list[str]):
+    def __init__(self, av: Any, output: Any, path: str, notes: list[str]) -> None:
         self._output = output
         self._input = open_container(av, path)
         self._streams = {}
@@ -285,7 +287,7 @@ class _Copies:
     def close(self) -> None:
         self._input.close()
 
-    def _demuxed(self) -> Iterator:
+    def _demuxed(self) -> Iterator[Any]:
         wanted = [self._input.streams[index] for index in self._streams]
         return iter(self._input.demux(wanted) if wanted else ())
 

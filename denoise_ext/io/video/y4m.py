@@ -157,7 +157,7 @@ def _format_of(tag: str, path: str) -> tuple[str, int, tuple[int, int] | None]:
 
 def _fill(stream: BinaryIO, plane: np.ndarray) -> int:
     """Read a plane; returns how many bytes there were."""
-    view = memoryview(plane).cast("B")
+    view = plane.data.cast("B")
     done = 0
     while done < len(view) and (count := stream.readinto(view[done:])):  # type: ignore[attr-defined]
         done += count
@@ -219,7 +219,8 @@ def write_y4m(stream: BinaryIO, frames: Iterable[VideoFrame], like: Video) -> li
         OSError: the stream cannot be written; its `frame` is the number of the frame.
     """
     y4m_format(like.info.pixel_format)
-    notes, period, number = [], 1 / (like.info.frame_rate or USUAL_RATE), 0
+    notes: list[str] = []
+    period, number = 1 / (like.info.frame_rate or USUAL_RATE), 0
     start = None
     try:
         stream.write(y4m_header(like))
@@ -233,7 +234,7 @@ def write_y4m(stream: BinaryIO, frames: Iterable[VideoFrame], like: Video) -> li
             stream.write(_FRAME + b"\n")
             for plane in frame.planes:
                 kind = plane.dtype.newbyteorder("<")
-                stream.write(memoryview(np.ascontiguousarray(plane, kind)).cast("B"))
+                stream.write(np.ascontiguousarray(plane, kind).data.cast("B"))
             stream.flush()
     except OSError as error:
         error.frame = number  # type: ignore[attr-defined]
