@@ -115,13 +115,13 @@ class Accelerated(Wrapper):
 
     # --- deciding ---------------------------------------------------------------------------------
 
-    def _must_run_original(self, args: tuple, kwargs: dict[str, Any]) -> bool:
+    def _must_run_original(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         if self.training:
             return True
         grad = torch.is_grad_enabled() and any(x.requires_grad for x in tensors_in(args, kwargs))
         return not is_ordinary(args, kwargs, grad)
 
-    def _decide(self, args: tuple, kwargs: dict[str, Any]) -> Any:
+    def _decide(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The first call: regions verify themselves in it; then the whole is verified and timed."""
         with self._settings.lock:
             if self._decided:
@@ -194,7 +194,7 @@ class Accelerated(Wrapper):
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         self._original._load_from_state_dict(*args, **kwargs)
 
-    def _apply(self, fn: Callable, recurse: bool = True) -> Accelerated:
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Accelerated:
         self._original._apply(fn, recurse)
         return self
 
@@ -202,7 +202,7 @@ class Accelerated(Wrapper):
         """The original's."""
         return self._original.named_modules(*args, **kwargs)
 
-    def __reduce__(self) -> tuple:
+    def __reduce__(self) -> tuple[Any, ...]:
         return Accelerated, (self._original, *self._options)
 
     def extra_repr(self) -> str:
@@ -228,7 +228,7 @@ def accelerated_like(model: Accelerated, other: nn.Module) -> Accelerated:
     return Accelerated(other, *model._options)
 
 
-def _example(example: Any) -> tuple[tuple, dict[str, Any]]:
+def _example(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     if isinstance(example, dict):
         return (), example
     if isinstance(example, tuple):

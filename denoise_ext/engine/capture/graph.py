@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
+
+if TYPE_CHECKING:
+    from torch._ops import OpOverload
 
 
 @dataclass(eq=False)
@@ -44,12 +47,19 @@ class Value:
 class Node:
     """One operator call; :class:`Value` objects stand where its tensors go."""
 
-    op: Callable
+    op: OpOverload[..., Any]
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     results: list[Value | None]  # None: a result that is no tensor
     single: bool  # returns one tensor rather than a tuple or list
     index: int = 0
+
+    @property
+    def first(self) -> Value:
+        """The first result, a tensor."""
+        value = self.results[0]
+        assert value is not None
+        return value
 
     def inputs(self) -> Iterator[Value]:
         """The tensors it reads, in order, repetitions included."""

@@ -53,11 +53,11 @@ class Guard:
         self._empty: list[Any] = []
         self._views: list[Any] = []
         self._values: list[list[Any]] = []
-        self._keyed: list[dict | set] = []
+        self._keyed: list[dict[Any, Any] | set[Any]] = []
         self._keys: list[list[Any]] = []
         self.tensors = TensorGuard()
 
-    def watch(self, container: dict | list | set) -> None:
+    def watch(self, container: dict[Any, Any] | list[Any] | set[Any]) -> None:
         """Record the current content of ``container``."""
         if not container:
             self._empty.append(container)
@@ -217,7 +217,7 @@ class InstrumentedCopy:
             object.__setattr__(copy, field.name, item)
         return copy
 
-    def _copy_set(self, value: set, name: str) -> set:
+    def _copy_set(self, value: set[Any], name: str) -> set[Any]:
         copy = set(value)
         self._memo[id(value)] = copy
         self.guard.watch(value)

@@ -46,8 +46,9 @@ def _reaches_convolution(value: Value) -> bool:
                 continue
             for result in node.results:
                 # One channel has one layout.
-                spread = result is not None and len(result.shape) == 4 and result.shape[1] > 1
-                if spread and result not in seen:
+                if result is None or len(result.shape) != 4 or result.shape[1] <= 1:
+                    continue
+                if result not in seen:
                     seen.add(result)
                     waiting.append(result)
     return False

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import numpy as np
 import torch
 
 
-def random_states() -> tuple:
+def random_states() -> tuple[Any, ...]:
     """Those of Python, NumPy and PyTorch, and of the GPUs where they are in use."""
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
     return random.getstate(), np.random.get_state(), torch.get_rng_state(), cuda
 
 
-def set_random_states(states: tuple) -> None:
+def set_random_states(states: tuple[Any, ...]) -> None:
     """Restore what `random_states` returned."""
     python, numpy, pytorch, cuda = states
     random.setstate(python)
@@ -24,7 +25,7 @@ def set_random_states(states: tuple) -> None:
         torch.cuda.set_rng_state_all(cuda)
 
 
-def same_on_cpu(before: tuple, after: tuple) -> bool:
+def same_on_cpu(before: tuple[Any, ...], after: tuple[Any, ...]) -> bool:
     """Whether nothing was drawn on the CPU in between."""
     numpy_before, numpy_after = before[1], after[1]
     return (

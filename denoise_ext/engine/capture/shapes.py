@@ -7,7 +7,7 @@ compiler (seconds) for the shape of a sum, or a computer algebra system for that
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -30,7 +30,7 @@ POINTWISE = {
 _PADS = {aten.reflection_pad2d.default, aten.replication_pad2d.default}
 
 
-def result_of(func: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
+def result_of(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Run ``func`` on tensors without data; shape, dtype and strides of the result are right."""
     if func in POINTWISE and _all_alike(args, kwargs):
         stride = _pointwise_strides([x for x in args if isinstance(x, Tensor)])
@@ -56,11 +56,12 @@ def result_of(func: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
             shapes = (tuple(x.shape), statistics, statistics)
             return tuple(_empty(shape, _contiguous_stride(shape), x) for shape in shapes)
     if func in _SHUFFLES and args[0].dim() == 4 and args[1] > 0:
-        shape = _SHUFFLES[func](*args[0].shape, args[1])
+        n, c, h, w = args[0].shape
+        shape = _SHUFFLES[func](n, c, h, w, args[1])
         if shape is not None:
             return _as_laid_out(args[0], shape)
     if func in _PADS and args[0].dim() == 4:
-        shape = _padded(*args, reflects=func is aten.reflection_pad2d.default)
+        shape = _padded(args[0], args[1], reflects=func is aten.reflection_pad2d.default)
         if shape is not None:
             return _as_laid_out(args[0], shape)
     return func(*args, **kwargs)
@@ -78,7 +79,8 @@ def _padded(input: Tensor, padding: list[int], reflects: bool) -> tuple[int, ...
 
 
 def _pooled(
-    input: Tensor, kernel_size: list[int], stride: list[int] = (), padding: list[int] = (0,),
+    input: Tensor, kernel_size: Sequence[int], stride: Sequence[int] = (),
+    padding: Sequence[int] = (0,),
     ceil_mode: bool = False, *_: Any,
 ) -> tuple[int, ...] | None:  # fmt: skip
     """The shape after average pooling; None if PyTorch must compute it."""
@@ -106,7 +108,7 @@ def _unshuffled(n: int, c: int, h: int, w: int, factor: int) -> tuple[int, ...] 
 _SHUFFLES = {aten.pixel_shuffle.default: _shuffled, aten.pixel_unshuffle.default: _unshuffled}
 
 
-def _all_alike(args: tuple, kwargs: dict[str, Any]) -> bool:
+def _all_alike(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     first = args[0]
     if not isinstance(first, Tensor) or not first.is_floating_point():
         return False

@@ -17,8 +17,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from denoise_ext.engine.capture.constants import NotPlannedError
 from denoise_ext.engine.capture.graph import Graph, Node, Value, channels_last_stride
-from denoise_ext.engine.capture.instrumented_copy import Guard, InstrumentedCopy, NotPlannedError
+from denoise_ext.engine.capture.instrumented_copy import Guard, InstrumentedCopy
 from denoise_ext.engine.capture.random_state import random_states, same_on_cpu
 from denoise_ext.engine.capture.shapes import result_of
 from denoise_ext.engine.capture.signature import PLAIN, tensors_in
@@ -44,7 +45,11 @@ class _NoMemory(TorchFunctionMode):
         self._device = device
 
     def __torch_function__(
-        self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
     ) -> Any:
         if func in _MEMORY:
             raise NotPlannedError(f"it depends on the numbers in a tensor (Tensor.{func.__name__})")
@@ -88,7 +93,8 @@ def _shape(data: Any) -> tuple[int, ...] | None:
     if type(data) not in (list, tuple):
         return None
     inner = {_shape(item) for item in data}
-    return None if len(inner) != 1 or None in inner else (len(data), *inner.pop())
+    sizes = inner.pop() if len(inner) == 1 else None
+    return None if sizes is None else (len(data), *sizes)
 
 
 class _Recorder(TorchDispatchMode):
@@ -107,7 +113,7 @@ class _Recorder(TorchDispatchMode):
         self._values: dict[int, Value] = {}
         self._alive: list[Tensor] = []  # ids are unique among living objects only
 
-    def release(self) -> list[weakref.ref]:
+    def release(self) -> list[weakref.ref[Tensor]]:
         """Let go of the tensors of the trace; what is alive afterwards, others hold."""
         tensors = [weakref.ref(tensor) for tensor in self._alive]
         self._alive.clear()
@@ -124,7 +130,11 @@ class _Recorder(TorchDispatchMode):
         return value
 
     def __torch_dispatch__(
-        self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
         result = result_of(func, args, kwargs)
@@ -141,13 +151,14 @@ class _Recorder(TorchDispatchMode):
             if not isinstance(leaf, Tensor):
                 results.append(None)
                 continue
-            results.append(Value.of(leaf, self.device))
-            self.name(leaf, results[-1])
+            value = Value.of(leaf, self.device)
+            results.append(value)
+            self.name(leaf, value)
         single = not isinstance(result, (tuple, list))
         node = Node(func, named_args, named_kwargs, results, single)
-        for value in results:
-            if value is not None:
-                value.producer = node
+        for made in results:
+            if made is not None:
+                made.producer = node
         self.nodes.append(node)
         return result
 
@@ -161,7 +172,7 @@ class _Recorder(TorchDispatchMode):
         return self.device if tree == _META else tree
 
 
-def _check_operator(func: Callable) -> None:
+def _check_operator(func: Any) -> None:
     if func._schema.is_mutable:
         raise NotPlannedError(f"it changes an argument or a buffer in place ({func})")
     if torch.Tag.nondeterministic_seeded in func.tags:
@@ -173,7 +184,7 @@ def _check_operator(func: Callable) -> None:
 def trace(
     module: nn.Module,
     method: str,
-    args: tuple,
+    args: tuple[Any, ...],
     kwargs: dict[str, Any],
     dtype: torch.dtype | None,
     channels_last: bool,
@@ -207,9 +218,9 @@ def trace(
 
 
 def _record(
-    copied: InstrumentedCopy, method: str, args: tuple, kwargs: dict[str, Any],
+    copied: InstrumentedCopy, method: str, args: tuple[Any, ...], kwargs: dict[str, Any],
     dtype: torch.dtype | None, channels_last: list[bool],
-) -> tuple[Graph, list[weakref.ref]]:  # fmt: skip
+) -> tuple[Graph, list[weakref.ref[Tensor]]]:  # fmt: skip
     """The graph, and all tensors that were made for it.
 
     ``channels_last`` has a value for each tensor among the arguments.
@@ -225,6 +236,8 @@ def _record(
     for fake, value in zip(fakes + stand_ins, inputs + sources, strict=True):
         recorder.name(fake, value)
 
+    output_spec: pytree.TreeSpec | None = None
+
     def call(tensors: list[Tensor], own: list[Tensor]) -> list[Any]:
         copied.install(own.__getitem__)
         waiting = iter(tensors)
@@ -235,13 +248,13 @@ def _record(
         flat, output_spec = pytree.tree_flatten(run(*call_args, **call_kwargs))
         return flat
 
-    output_spec: pytree.TreeSpec | None = None
     flat = _run(lambda: torch.func.functionalize(call)(fakes, stand_ins), recorder)
     if copied.refused:
         raise NotPlannedError(copied.refused[0])
     changed = copied.changed()
     if changed is not None:
         raise NotPlannedError(f"its forward writes to {changed}")
+    assert output_spec is not None  # `call` has run
     outputs = [recorder.value(leaf) if isinstance(leaf, Tensor) else leaf for leaf in flat]
     for leaf in outputs:
         if not isinstance(leaf, (Value, *PLAIN)):
@@ -250,7 +263,7 @@ def _record(
     return graph.remove_dead(), recorder.release()
 
 
-def _run(call: Callable, recorder: _Recorder) -> list[Any]:
+def _run(call: Callable[..., Any], recorder: _Recorder) -> list[Any]:
     """Run under the recorder; an exception becomes the reason not to plan."""
     states = random_states()
     try:

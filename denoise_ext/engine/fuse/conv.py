@@ -62,7 +62,7 @@ class ConvSite(Site):
     border: str = "constant"
     # What the weights are multiplied with, in order: ("norm", gamma, beta, mean, variance, eps) or
     # ("factor", number).
-    scales: list[tuple] = field(default_factory=list)
+    scales: list[tuple[Any, ...]] = field(default_factory=list)
     activation: str = "none"
     negative_slope: float = 0.01
     prelu_weight: Value | None = None
@@ -97,9 +97,8 @@ class ConvSite(Site):
                 w, b = w * values[0], b * values[0]
                 continue
             *tensors, eps = values
-            gamma, beta, mean, variance = (
-                None if v is None else constants[v].double() for v in tensors
-            )
+            gamma, beta = (None if v is None else constants[v].double() for v in tensors[:2])
+            mean, variance = (constants[v].double() for v in tensors[2:])
             factor = (variance + eps).rsqrt()
             if gamma is not None:
                 factor = factor * gamma
@@ -126,12 +125,12 @@ class ConvSite(Site):
                 return None
             parts.append(None if value is None else value.source)
         for kind, *values in self.scales:
-            for value in values:
-                if isinstance(value, Value):
-                    if value.source is None:
+            for part in values:
+                if isinstance(part, Value):
+                    if part.source is None:
                         return None
-                    value = ("source", value.source)
-                parts.append((kind, value))
+                    part = ("source", part.source)
+                parts.append((kind, part))
         return tuple(parts)
 
     def variants(self) -> list[str]:
@@ -164,7 +163,7 @@ class ConvSite(Site):
         return Step(function, args, {}, [self.output], any_layout=True)
 
     def _out_step(
-        self, algorithm: str, weight: Tensor, bias: Tensor | None, epilogue: tuple,
+        self, algorithm: str, weight: Tensor, bias: Tensor | None, epilogue: tuple[Any, ...],
         constants: Constants,
     ) -> Step:  # fmt: skip
         packed = None
@@ -247,6 +246,6 @@ class ConvSite(Site):
         return max(scale, 1.0)
 
 
-def _writer(op: Callable, device: torch.device) -> Callable:
+def _writer(op: Callable[..., Any], device: torch.device) -> Callable[..., Any]:
     """The operator; on a GPU by the kernel that is measured to be the fastest there."""
     return Tuned(op) if device.type == "cuda" else op

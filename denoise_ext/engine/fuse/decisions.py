@@ -14,7 +14,7 @@ import sys
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -66,7 +66,8 @@ class Entry:
         found = None if key is None else _cache.read(key)
         if not isinstance(found, dict):
             return None
-        rows, apart, slower, times = (found.get(k) for k in ("rows", "apart", "slower", "times"))
+        names = ("rows", "apart", "slower", "times")
+        rows, apart, slower, times = (cast("Any", found.get(name)) for name in names)
         if not all(isinstance(x, list) for x in (rows, apart, times)) or len(times) != 2:
             return None
         pairs = all(isinstance(p, list) and list(map(type, p)) == [str, str] for p in apart)
@@ -179,7 +180,7 @@ def _hash_tensor(digest: Any, tensor: Tensor) -> None:
 @cache
 def _code() -> str:
     """A hash of all code that makes and runs plans: decisions hold for one version."""
-    digest = hashlib.sha256(Path(native().__file__).read_bytes())
+    digest = hashlib.sha256(Path(str(native().__file__)).read_bytes())
     for path in sorted(path for pattern in _SOURCES for path in _PACKAGE.glob(pattern)):
         data = path.read_bytes()
         digest.update(f"{path.relative_to(_PACKAGE)} {len(data)};".encode() + data)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,10 +30,10 @@ class Step:
     without, it returns them.
     """
 
-    function: Callable
+    function: Callable[..., Any]
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
-    results: list[Value | None]
+    results: Sequence[Value | None]
     single: bool = True
     view: bool = False  # the results share the first argument's memory
     any_layout: bool = False  # reads tensors of any strides
@@ -41,11 +41,16 @@ class Step:
     part_of: tuple[Value, int] | None = None  # a copy into a concatenation, at that channel
 
     @property
+    def made(self) -> list[Value]:
+        """The results that are tensors."""
+        return [value for value in self.results if value is not None]
+
+    @property
     def writes(self) -> bool:
         """Whether it writes into given memory."""
         return any(isinstance(a, Out) for a in (*self.args, *self.kwargs.values()))
 
-    def filled(self, results: list[Any]) -> Step:
+    def filled(self, results: Sequence[Any]) -> Step:
         """The same call with ``results`` in place of :class:`Out`, and none to give back."""
 
         def fill(argument: Any) -> Any:
@@ -118,12 +123,13 @@ class Constants:
     def enter(self, graph: Graph) -> None:
         """Compute every value of ``graph`` that depends on no argument of the call."""
         for value in graph.sources:
+            assert value.source is not None
             self.values[value] = self._cast(self.tensors[value.source])
         for node in graph.nodes:
             if all(value in self.values for value in node.inputs()):
                 results = run(Step.of(node), self.values.__getitem__)
-                self.values.update(zip(node.results, results, strict=True))
-        self.values.pop(None, None)
+                pairs = zip(node.results, results, strict=True)
+                self.values.update((value, x) for value, x in pairs if value is not None)
 
     def _cast(self, tensor: Tensor) -> Tensor:
         tensor = tensor.detach()

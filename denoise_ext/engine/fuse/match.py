@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass
 
 import torch
@@ -78,7 +78,10 @@ class ConcatSite(Site):
 
 
 def find_sites(
-    graph: Graph, constants: Constants, precision: str, apart: set[tuple[str, str]] = frozenset()
+    graph: Graph,
+    constants: Constants,
+    precision: str,
+    apart: Set[tuple[str, str]] = frozenset(),
 ) -> list[Site]:
     """The sites of ``graph``, none overlapping another.
 
@@ -97,7 +100,7 @@ def find_sites(
 
 
 def _concat(node: Node) -> ConcatSite | None:
-    output = node.results[0]
+    output = node.first
     if node.op is not aten.cat.default or node.argument("dim") not in (1, -3):
         return None
     inputs = node.args[0]
@@ -109,7 +112,7 @@ def _concat(node: Node) -> ConcatSite | None:
 
 
 def _planned(node: Node, constants: Constants) -> PlannedSite | None:
-    output = node.results[0]
+    output = node.first
     if len(output.shape) != 4 or output.numel() == 0 or not output.dtype.is_floating_point:
         return None
     if any(v.dtype != output.dtype for v in node.inputs()):
@@ -138,7 +141,9 @@ def _planned_step(node: Node, output: Value) -> Step | None:
     if node.op in _DENSE:
         function = _DENSE[node.op]
         return Step(function, node.args, kwargs, [output], any_layout=True, any_output=False)
-    if node.op is aten.max_pool2d_with_indices.default and not node.results[1].users:
+    if node.op is aten.max_pool2d_with_indices.default and not any(
+        value.users for value in node.results[1:] if value is not None
+    ):
         function = aten.max_pool2d_with_indices.out
         return Step(
             function, node.args, {**node.kwargs, "out": OUT, "indices": Out(1)}, node.results,

@@ -44,7 +44,7 @@ def find_convolutions(graph: Graph, constants: Constants, precision: str) -> lis
             if following in taken or not _absorb(site, following, constants):
                 break
             site.nodes.append(following)
-            site.output = following.results[0]
+            site.output = following.first
         _absorb_padding(site)
         _describe(site, graph)
         taken.update(site.nodes)
@@ -61,15 +61,15 @@ def _convolution(node: Node, constants: Constants) -> ConvSite | None:
     input, weight, bias = (node.argument(key) for key in ("input", "weight", "bias"))
     prelu = node.argument("prelu_weight") if own else None
     tensors = [v for v in (weight, bias, prelu) if v is not None]
-    output = node.results[0]
+    output = node.first
     if len(input.shape) != 4 or input.dtype not in _FLOATS or output.numel() == 0:
         return None
     if any(v not in constants or v.dtype != input.dtype for v in tensors):
         return None
     transposed = name.endswith("transpose2d") if own else node.argument("transposed")
     site = ConvSite(
-        [node], output, [], "", "", input, weight, bias,
-        *(_pair(node.argument(key)) for key in ("stride", "padding", "dilation")),
+        [node], output, [], "", "", input, weight, bias, _pair(node.argument("stride")),
+        _pair(node.argument("padding")), _pair(node.argument("dilation")),
         groups=node.argument("groups"), transposed=transposed,
     )  # fmt: skip
     if transposed:
@@ -92,7 +92,7 @@ def _only_user(value: Value, outputs: set[Value]) -> Node | None:
 
 def _absorb(site: ConvSite, node: Node, constants: Constants) -> bool:
     """Make ``node`` part of ``site`` if it can be; it is the only reader of the site's output."""
-    if node.results[0].dtype != site.output.dtype or node.results[0].shape != site.output.shape:
+    if node.first.dtype != site.output.dtype or node.first.shape != site.output.shape:
         return False
     if node.op in _NORMS:
         return _absorb_norm(site, node, constants)
@@ -116,7 +116,8 @@ def _absorb_norm(site: ConvSite, node: Node, constants: Constants) -> bool:
     known = all(v is None or v in constants for v in values)
     if not _linear(site) or training or not known or values[2] is None or values[3] is None:
         return False
-    if node.argument("input") is not site.output or any(v.users for v in node.results[1:]):
+    others = [v for v in node.results[1:] if v is not None]
+    if node.argument("input") is not site.output or any(v.users for v in others):
         return False
     site.scales.append(("norm", *values, node.argument("eps")))
     return True

@@ -6,7 +6,7 @@ been upsampled exists nowhere, it is read from the coarse one; one only pooled i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -50,14 +50,15 @@ class ResampledSite(ConvSite):
         return [name for name in super().variants() if name in _ALGORITHMS]
 
     def _out_step(
-        self, algorithm: str, weight: Tensor, bias: Tensor | None, epilogue: tuple,
+        self, algorithm: str, weight: Tensor, bias: Tensor | None, epilogue: tuple[Any, ...],
         constants: Constants,
     ) -> Step:  # fmt: skip
         turned = weight
         if self.fine_first:  # the operator reads the coarse image's channels first
-            first = self.fine.shape[1]
+            first = self._first_channels()
             turned = torch.cat((weight[:, first:], weight[:, :first]), 1)
         packed = self._packed(algorithm, turned, constants)
+        out: Out | None
         if self.pooling is None:
             results, out, pooled = [self.output], OUT, None
         else:
@@ -73,7 +74,11 @@ class ResampledSite(ConvSite):
     def _key(self) -> Any:
         """See :class:`ConvSite`: with the order of the channels that are packed."""
         key = super()._key()
-        return key if key is None or not self.fine_first else (key, self.fine.shape[1])
+        return key if key is None or not self.fine_first else (key, self._first_channels())
+
+    def _first_channels(self) -> int:
+        assert self.fine is not None  # with `fine_first`
+        return self.fine.shape[1]
 
     def error_bound(self, variant: str, env: Callable[[Value], Tensor]) -> float:
         """See :class:`Site`."""
@@ -82,7 +87,7 @@ class ResampledSite(ConvSite):
 
 
 def fuse_resampling(
-    graph: Graph, constants: Constants, sites: list[ConvSite], apart: set[tuple[str, str]]
+    graph: Graph, constants: Constants, sites: list[ConvSite], apart: Set[tuple[str, str]]
 ) -> list[ConvSite]:
     """Fuse upsampling and pooling into ``sites`` that allow it.
 
@@ -92,8 +97,7 @@ def fuse_resampling(
     result = []
     for site in sites:
         new = _resampled(site, constants, outputs)
-        fused = new is not None and (new.module, new.label) not in apart
-        result.append(new if fused else site)
+        result.append(site if new is None or (new.module, new.label) in apart else new)
     return result
 
 
@@ -116,7 +120,7 @@ def _resampled(
 
 def _fuse_upsampling(site: ResampledSite, constants: Constants, outputs: set[Value]) -> bool:
     node = _made_for_one(site.input, outputs)
-    paddings = [value for padding in site.before for value in padding.results]
+    paddings = [padding.first for padding in site.before]
     if node is None or any(_made_for_one(value, outputs) is None for value in paddings):
         return False
     if node.op is not aten.cat.default:
@@ -144,7 +148,7 @@ def _fuse_coarse(
 ) -> bool:  # fmt: skip
     if node.op is not aten.upsample_nearest2d.default or node.args[0] in constants:
         return False
-    coarse, doubled = node.args[0], node.results[0].shape
+    coarse, doubled = node.args[0], node.first.shape
     scales = (node.argument("scales_h"), node.argument("scales_w"))
     # A scale of 2.2 makes 8 pixels of 4, too, but not two of each.
     if any(scale not in (None, 2.0) for scale in scales) or coarse.numel() == 0:
@@ -176,7 +180,7 @@ def _fuse_pooling(site: ResampledSite, outputs: set[Value]) -> bool:
     if any(node.index < pool.index for node in rest):
         return False  # it would have to wait for the pooling
     site.pooling = _POOLINGS[pool.op]
-    site.output, site.also = pool.results[0], [full] if rest else []
+    site.output, site.also = pool.first, [full] if rest else []
     site.nodes.append(pool)
     site.label += f" + {site.pooling} pool"
     return True

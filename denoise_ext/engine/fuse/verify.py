@@ -49,7 +49,7 @@ def examine(
 ) -> Examination:
     """Run the original operator by operator and try every site's variants on what it reads."""
     found = Examination()
-    known: dict[str, Row] = {}  # what was timed for a site of the same kind and sizes
+    known: dict[str, tuple[float, float]] = {}  # times of a site of the same kind and sizes
 
     def visit(site: Site, look_up: Callable[[Value], Tensor]) -> None:
         _try(site, constants, look_up, found, known)
@@ -106,7 +106,9 @@ def _run_original(
 
 
 def _relative_bound(site: Site, variant: str, look_up: Callable[[Value], Tensor]) -> float:
-    return site.error_bound(variant, look_up) / max(rms(look_up(site.output)), _TINY)
+    bound = site.error_bound(variant, look_up)
+    assert bound is not None  # of variants that may round otherwise
+    return bound / max(rms(look_up(site.output)), _TINY)
 
 
 def _mark_left_out(found: Examination) -> None:
@@ -121,7 +123,7 @@ def _mark_left_out(found: Examination) -> None:
 
 def _try(
     site: Site, constants: Constants, look_up: Callable[[Value], Tensor], found: Examination,
-    known: dict[str, Row],
+    known: dict[str, tuple[float, float]],
 ) -> None:  # fmt: skip
     row = Row(site.module, site.label, "original")
     found.rows.append(row)
@@ -153,7 +155,7 @@ def _try(
         row.variant, row.reason = "original", f"{row.variant} is not faster"
         found.chosen[site] = None
     else:
-        found.bounds.append(row.bound)
+        found.bounds.append(row.bound or 0.0)
 
 
 def _as_planned(
@@ -210,7 +212,7 @@ def _bound(
     device = look_up(site.output).device
     outs = [
         torch.empty_strided(v.shape, channels_last_stride(v.shape), dtype=v.dtype, device=device)
-        for v in step.results
+        for v in step.made
     ]
     filled = step.filled(outs)
 
@@ -223,7 +225,7 @@ def _bound(
 
 def _times(
     step: Step, site: Site, variant: str, look_up: Callable[[Value], Tensor],
-    planned: Callable[[Value], Tensor], known: dict[str, Row],
+    planned: Callable[[Value], Tensor], known: dict[str, tuple[float, float]],
 ) -> tuple[float, float]:  # fmt: skip
     read = [(value.shape, planned(value).stride()) for value in site.reads()]
     key = f"{site.label} {variant} {read} {len(site.also)}"
@@ -234,11 +236,12 @@ def _times(
             env: dict[Value, Tensor] = {}
             for node in nodes:
                 results = run(node, lambda v: env[v] if v in env else look_up(v))
-                env.update(zip(node.results, results, strict=True))
+                pairs = zip(node.results, results, strict=True)
+                env.update((value, x) for value, x in pairs if value is not None)
 
         a, b = interleaved([original, _bound(step, site, planned)])
-        known[key] = Row("", "", "", original_ms=a, ours_ms=b)
-    return known[key].original_ms, known[key].ours_ms
+        known[key] = a, b
+    return known[key]
 
 
 def whole_bound(bounds: list[float]) -> float:

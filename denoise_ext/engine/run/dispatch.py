@@ -54,7 +54,8 @@ def shim(module: nn.Module, path: str, settings: Settings) -> nn.Module:
     reason = _left_alone(module)
     if reason is None:
         try:
-            result = object.__new__(_shim_class(type(module)))
+            kind: Any = type(module)  # hashable, as `cache` needs
+            result = object.__new__(_shim_class(kind))
             object.__setattr__(result, "__dict__", module.__dict__)  # past the class's own
             _STATE.__set__(result, State(module, path, settings))
             return result
@@ -100,7 +101,7 @@ class _Slot(nn.Module):
         """Nothing: a shim is no new class that the module's own might register."""
 
 
-_STATE = _Slot._engine_state
+_STATE: Any = vars(_Slot)["_engine_state"]  # the slot's descriptor
 
 
 @cache
@@ -127,11 +128,11 @@ def _shim_class(cls: type[nn.Module]) -> type[nn.Module]:
     else:
         for method in _methods(cls):
             members[method] = _dispatcher(method, getattr(cls, method))
-    result = type(cls.__name__, (_Slot, cls), members)
+    result: Any = type(cls.__name__, (_Slot, cls), members)
     return result
 
 
-def _dispatcher(method: str, own: Callable) -> Callable:
+def _dispatcher(method: str, own: Callable[..., Any]) -> Callable[..., Any]:
     def call(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         state = state_of(self)
         # Hooks may be registered since; the forward itself may have turned on gradients or

@@ -177,7 +177,7 @@ class _Workspace:
             return self._static[value]
         return self._constants[value]
 
-    def _bind(self, index: int, step: Step, plan: Plan) -> list[tuple]:
+    def _bind(self, index: int, step: Step, plan: Plan) -> list[tuple[Any, ...]]:
         """The calls that ``step`` is: (function, args, kwargs, patches, what to do with results).
 
         ``patches`` are the arguments of each call, as (position, slot). ``()`` means a function
@@ -194,8 +194,9 @@ class _Workspace:
             calls += self._poisoning(index, plan)
         return calls
 
-    def _call(self, step: Step, store: Callable | None) -> tuple:
-        patches, args = [], []
+    def _call(self, step: Step, store: Callable[..., Any] | None) -> tuple[Any, ...]:
+        patches: list[tuple[int, int]] = []
+        args: list[Any] = []
         for position, argument in enumerate(step.args):
             if isinstance(argument, Value) and argument in self._slots:
                 patches.append((position, self._slots[argument]))
@@ -211,7 +212,7 @@ class _Workspace:
             step.function, fixed, substitute(step.kwargs, self._known), patches or None, store,
         )  # fmt: skip
 
-    def _poisoning(self, index: int, plan: Plan) -> list[tuple]:
+    def _poisoning(self, index: int, plan: Plan) -> list[tuple[Any, ...]]:
         ended = {
             id(b): b for b, _ in plan.schedule.places.values() if b.last == index
         }.values()  # fmt: skip

@@ -14,7 +14,9 @@ from denoise_ext.engine.capture.signature import tensors_in
 class ReferenceRun:
     """A copy of a module and of a call's arguments; ``missing`` is the reason if there is none."""
 
-    def __init__(self, module: nn.Module, method: str, args: tuple, kwargs: dict[str, Any]) -> None:
+    def __init__(
+        self, module: nn.Module, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
         self.missing, self._method = "", method
         try:
             memo: dict[int, Any] = {}

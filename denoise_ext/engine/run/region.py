@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from denoise_ext._tf32 import tf32_allowed
+from denoise_ext.engine.capture.constants import NotPlannedError
 from denoise_ext.engine.capture.graph import Graph
-from denoise_ext.engine.capture.instrumented_copy import Guard, InstrumentedCopy, NotPlannedError
+from denoise_ext.engine.capture.instrumented_copy import Guard, InstrumentedCopy
 from denoise_ext.engine.capture.layouts import far_from_convolutions
 from denoise_ext.engine.capture.signature import call_key, tensors_in, without_numbers
 from denoise_ext.engine.capture.trace import trace
@@ -43,13 +44,17 @@ class Settings:
     lock: threading.RLock = field(default_factory=threading.RLock)
 
 
+def _as_it_is(result: Any) -> Any:
+    return result
+
+
 @dataclass
 class _Entry:
     """What is done for arguments of one kind: run ``plan``, or leave them for ``reason``."""
 
     plan: Plan | None
     guard: Guard | None = None
-    finish: Callable[[Any], Any] | None = None
+    finish: Callable[[Any], Any] = _as_it_is
     # Left, but parts of the module may yet be replaced one by one.
     descend: bool = False
 
@@ -60,17 +65,17 @@ class Region:
     def __init__(self, module: nn.Module, method: str, path: str, settings: Settings) -> None:
         self.module, self.method, self.path, self.settings = module, method, path, settings
         self._entries: OrderedDict[Any, _Entry] = OrderedDict()
-        self._decisions: dict[tuple, str | None] | None = None  # variant by site
+        self._decisions: dict[tuple[Any, ...], str | None] | None = None  # variant by site
         self._slower: str | None = None  # why the whole is left
-        self._numbers: dict[tuple, list[tuple]] = {}
+        self._numbers: dict[tuple[Any, ...], list[tuple[Any, ...]]] = {}
         self._bounds: list[float] = []  # on sites' relative errors, from the example
         self._trusts_cache = True  # until a plan made of a kept decision was off
         self._tf32: bool | None = None  # PyTorch's setting, which plans for CUDA are made under
         self._noted = 0  # rows of sites in the report
         self._apart: set[tuple[str, str]] = set()  # sites that take in no upsampling or pooling
-        self._packed: tuple[list[Tensor], Guard, dict] = ([], Guard(), {})
+        self._packed: tuple[list[Tensor], Guard, dict[Any, Any]] = ([], Guard(), {})
 
-    def call(self, args: tuple, kwargs: dict[str, Any]) -> tuple[bool, Any]:
+    def call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[bool, Any]:
         """(True, the result), or (False, whether to try the module's parts)."""
         key, tensors = call_key(args, kwargs)
         if key is None:
@@ -100,7 +105,9 @@ class Region:
 
     # --- making plans -----------------------------------------------------------------------------
 
-    def _prepare(self, key: Any, args: tuple, kwargs: dict, tensors: list[Tensor]) -> _Entry:
+    def _prepare(
+        self, key: Any, args: tuple[Any, ...], kwargs: dict[str, Any], tensors: list[Tensor]
+    ) -> _Entry:
         if self._slower is not None:
             return self._keep(key, _Entry(None))
         # A number that varies from call to call, such as a noise level, would need a plan each.
@@ -122,7 +129,7 @@ class Region:
             entry = _Entry(None, descend=True)
         return self._keep(key, entry)
 
-    def _expected(self, args: tuple, kwargs: dict) -> Any:
+    def _expected(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """What a copy of the module returns.
 
         Whatever the forward keeps outside of the module, in a cache, is made of real tensors then.
@@ -134,7 +141,9 @@ class Region:
             raise NotPlannedError(reference.missing)
         return result
 
-    def _make(self, args: tuple, kwargs: dict, tensors: list[Tensor], expected: Any) -> _Entry:
+    def _make(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], tensors: list[Tensor], expected: Any
+    ) -> _Entry:
         graph, own, guard = self._trace(args, kwargs)
         constants = Constants(own, self.settings.dtype, self._packed_for(own, guard))
         constants.enter(graph)
@@ -166,19 +175,17 @@ class Region:
         schedule = Scheduler(graph, constants, chosen, strides).run()
         plan = Plan(graph, constants, schedule, (graph.inputs + graph.sources)[0].device)
         if not self.settings.examine:
-            row = Row(self.path, self._name(), "plan", reason="not examined", decided="known")
-            self._note(row)
+            self._note(Row(self.path, self._name(), "plan", reason="not examined", decided="known"))
             return _Entry(plan, guard, finish)
         if first:
             self._bounds = found.bounds
         actual = finish(plan.run(tensors))
-        row = Row(
-            self.path, self._name(), "plan", largest_error(actual, expected), self._allowed(graph)
-        )
-        if first and kept is not None and not row.error <= row.bound:
+        error, bound = largest_error(actual, expected), self._allowed(graph)
+        if first and kept is not None and not error <= bound:
             return self._make_anew(args, kwargs, tensors, expected)
-        if not row.error <= row.bound:
-            row.reason = f"its result is off by {row.error:.1e}, allowed {row.bound:.0e}"
+        row = Row(self.path, self._name(), "plan", error, bound)
+        if not error <= bound:
+            row.reason = f"its result is off by {error:.1e}, allowed {bound:.0e}"
         elif first and kept is not None:
             (row.original_ms, row.ours_ms), row.decided = kept.times, "cached"
         elif first:
@@ -186,7 +193,7 @@ class Region:
             row.original_ms, row.ours_ms = verify.interleaved(
                 [lambda: original(*args, **kwargs), lambda: finish(plan.run(tensors))]
             )
-            row.reason = "the plan is not faster" if row.speedup < 1 else ""
+            row.reason = "the plan is not faster" if (row.speedup or 0.0) < 1 else ""
             row.decided = "timed"
             decisions.keep(key, found, self._apart, row)
         if row.reason:
@@ -221,7 +228,9 @@ class Region:
             found = verify.examine(graph, constants, sites, inputs)
         return sites, found, None
 
-    def _make_anew(self, args: tuple, kwargs: dict, tensors: list[Tensor], expected: Any) -> _Entry:
+    def _make_anew(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], tensors: list[Tensor], expected: Any
+    ) -> _Entry:
         """The plan that a kept decision led to is off: decide as if there were none."""
         rows = self.settings.report.rows
         del rows[len(rows) - self._noted :]
@@ -240,7 +249,9 @@ class Region:
         eps = max((torch.finfo(dtype).eps for dtype in dtypes), default=0.0)
         return verify.whole_bound([*self._bounds, 64 * max(eps, torch.finfo(torch.float32).eps)])
 
-    def _strides(self, args: tuple, kwargs: dict, expected: Any) -> list[tuple[int, ...] | None]:
+    def _strides(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], expected: Any
+    ) -> list[tuple[int, ...] | None]:
         """The strides of the original's results, leaf by leaf."""
         if self.settings.examine:
             return [own_strides(leaf) for leaf in pytree.tree_leaves(expected)]
@@ -248,7 +259,9 @@ class Region:
         as_given = trace(self.module, self.method, args, kwargs, None, channels_last=False)[0]
         return [own_strides(leaf) for leaf in as_given.outputs]
 
-    def _trace(self, args: tuple, kwargs: dict) -> tuple[Graph, list[Tensor], Guard]:
+    def _trace(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Graph, list[Tensor], Guard]:
         call = (self.module, self.method, args, kwargs, self.settings.dtype)
         try:
             traced = trace(*call, channels_last=True)
@@ -258,7 +271,7 @@ class Region:
             # Perhaps a view that only the layout it was written for allows.
             return trace(*call, channels_last=False)
 
-    def _packed_for(self, own: list[Tensor], guard: Guard) -> dict:
+    def _packed_for(self, own: list[Tensor], guard: Guard) -> dict[Any, Any]:
         """Weights packed for other sizes, where the module's tensors are still the same."""
         tensors, guarded, _ = self._packed
         same = len(tensors) == len(own) and all(a is b for a, b in zip(tensors, own, strict=True))
@@ -289,7 +302,7 @@ class Region:
                 chosen[site] = site.step(usable, constants)
         return chosen
 
-    def _site_key(self, site: Site) -> tuple:
+    def _site_key(self, site: Site) -> tuple[Any, ...]:
         return (site.module, site.label)
 
     # --- keeping them -----------------------------------------------------------------------------

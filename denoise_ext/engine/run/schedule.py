@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -91,7 +92,9 @@ class Scheduler:
             elif isinstance(site, ConcatSite):
                 steps += self._concat_steps(site)
             else:
-                steps.append(self.chosen[site])
+                step = self.chosen[site]
+                assert step is not None
+                steps.append(step)
         return self._needed(steps)
 
     def _needed(self, steps: list[Step]) -> list[Step]:
@@ -151,16 +154,17 @@ class Scheduler:
             if not self._has_place(output):
                 self.result.places[output] = (self._buffer(output), 0)
             for step in parts[output]:
-                value = step.args[0]
-                self._put_inside(step.results[0], *step.part_of)
+                value, place = step.args[0], step.part_of
+                assert place is not None
+                self._put_inside(step.made[0], *place)
                 inside = value in parts or (value in writer and writer[value].any_output)
                 if inside and self._may_join(value, step, readers):
-                    self._put_inside(value, *step.part_of)
+                    self._put_inside(value, *place)
                     dropped.add(step)
         self.result.joined = len(dropped)
         steps[:] = [step for step in steps if step not in dropped]
         for step in steps:
-            for value in step.results if step.writes else ():
+            for value in step.made if step.writes else ():
                 if not self._has_place(value):
                     self.result.places[value] = (self._buffer(value), 0)
 
@@ -250,11 +254,11 @@ class Scheduler:
         """Views of tensors that have a place are made once, with the memory."""
         fixed = dict(self.result.places)
         for step in steps:
-            base = step.args[0] if step.view else None
+            base: Any = step.args[0] if step.view else None
             others = [value for value in step.reads() if value is not base]
             if base in fixed and all(value in self.constants for value in others):
                 self.result.static_views.append(step)
-                for value in step.results:
+                for value in step.made:
                     fixed[value] = fixed[base]
             else:
                 self.result.steps.append(step)
@@ -262,7 +266,7 @@ class Scheduler:
 
     def _lifetimes(self) -> None:
         for index, step in enumerate(self.result.steps):
-            for value in (*step.reads(), *(step.results if step.writes else ())):
+            for value in (*step.reads(), *(step.made if step.writes else ())):
                 if value in self._home:
                     self._home[value].used_at(index)
         for value in self.graph.outputs:
@@ -276,7 +280,7 @@ def _convolved(steps: list[Step]) -> set[Value]:
         value
         for step in steps
         if step.function in CONVOLUTIONS
-        for value in (*step.reads(), *step.results)
+        for value in (*step.reads(), *step.made)
     }
     for parts in (steps[::-1], steps):  # a concatenation and its parts have one layout
         for step in parts:
