@@ -58,10 +58,13 @@ cuda-report: $(INSTALLED)  ## registers, shared memory and instructions of every
 cuda-coverage: $(BUILT)  ## lines of csrc/cuda that no emulated test runs (needs the toolkit's headers)
 	$(BIN)/python tests/cuda_emulator/coverage.py
 
-lint: $(INSTALLED)  ## check style: ruff, clang-format
+lint: $(INSTALLED)  ## check style and types: ruff, clang-format, mypy, pyright
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/clang-format --dry-run -Werror $(NATIVE_FILES) $(NATIVE_TESTS)
+	$(BIN)/mypy
+	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/python tests/support/type_completeness.py
 
 format: $(INSTALLED)  ## rewrite files to that style
 	$(BIN)/ruff check --fix-only .
@@ -77,7 +80,7 @@ sdist: $(INSTALLED)  ## dist/*.tar.gz
 	$(BIN)/python -m build --sdist --no-isolation --outdir dist .
 
 clean:  ## remove what was built, keep the virtual environment
-	rm -rf build dist *.egg-info denoise_ext/_native*.so .pytest_cache .ruff_cache .benchmarks
+	rm -rf build dist *.egg-info denoise_ext/_native*.so .pytest_cache .ruff_cache .mypy_cache .benchmarks
 	rm -f $(BUILT)
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 

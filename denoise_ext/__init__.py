@@ -6,6 +6,30 @@ import importlib
 
 __version__ = "0.1.0"
 
+TYPE_CHECKING = False  # as typing's, which takes time to import
+if TYPE_CHECKING:
+    from denoise_ext import (
+        analysis,
+        data,
+        engine,
+        export,
+        io,
+        jobs,
+        metrics,
+        models,
+        nn,
+        ops,
+        reference,
+        restore,
+        runtime,
+        service,
+        tasks,
+        training,
+    )
+    from denoise_ext._info import info
+    from denoise_ext.engine import accelerate
+    from denoise_ext.tasks import Denoiser, NoiseProfile, VideoDenoiser, analyse_noise, denoise
+
 _SUBPACKAGES = (
     "analysis", "data", "engine", "export", "io", "jobs", "metrics", "models", "nn", "ops",
     "reference", "restore", "runtime", "service", "tasks", "training",
@@ -17,7 +41,11 @@ _NAMES = {
     "analyse_noise": "tasks", "denoise": "tasks", "info": "_info",
 }  # fmt: skip
 
-__all__ = ["__version__", *_NAMES, *_SUBPACKAGES]
+__all__ = [
+    "Denoiser", "NoiseProfile", "VideoDenoiser", "__version__", "accelerate", "analyse_noise",
+    "analysis", "data", "denoise", "engine", "export", "info", "io", "jobs", "metrics", "models",
+    "nn", "ops", "reference", "restore", "runtime", "service", "tasks", "training",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> object:

@@ -147,7 +147,7 @@ def _run(arguments: list[str]) -> int:
     if getattr(args, "quiet", False):
         warnings.simplefilter("ignore")
     import_modules(getattr(args, "imports", []))
-    return module.run(args)
+    return importlib.import_module(f"denoise_ext.cli.{args.command}").run(args)
 
 
 def _parser() -> tuple[Parser, dict[str, Parser]]:

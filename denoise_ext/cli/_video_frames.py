@@ -31,7 +31,7 @@ class FrameDenoiser(Protocol):
     def sigma(self) -> float | None:
         """The level on the 0-255 scale that the last result was denoised for."""
 
-    def push(self, picture: np.ndarray) -> np.ndarray | None:
+    def push(self, picture: np.ndarray, /) -> np.ndarray | None:
         """The next picture; returns a result, if there is one."""
 
     def flush(self) -> list[np.ndarray]:

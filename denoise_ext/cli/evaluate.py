@@ -93,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
         args.seed, args.clip, not args.no_round, args.crop, args.gray, bool(partners)
     )
     denoiser = load_denoiser(args.model, run_options(args))
-    sigmas = list(dict.fromkeys(args.sigma or [None]))
+    sigmas: list[float | None] = list(dict.fromkeys(args.sigma or [None]))
     rows: Rows = []
     failures: list[tuple[str, str]] = []
     used: set[str] = set()

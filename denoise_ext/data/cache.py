@@ -60,7 +60,9 @@ class ImageCache(Sequence[np.ndarray]):
         if normalise not in ("range", "stretch"):
             raise ValueError(f"normalise must be 'range' or 'stretch', got {normalise!r}")
         self.channels = channels
-        self.groups = [tuple(map(Path, f)) if isinstance(f, tuple) else (Path(f),) for f in files]
+        self.groups: list[tuple[Path, ...]] = [
+            tuple(map(Path, f)) if isinstance(f, tuple) else (Path(f),) for f in files
+        ]
         self._scales = len(scales)
 
         def decoded(group: tuple[Path, ...]) -> np.ndarray:

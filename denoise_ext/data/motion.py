@@ -44,6 +44,10 @@ class MovingImages:
     Raises ValueError where there is no image.
     """
 
+    images: Sequence[np.ndarray]
+    crop: int
+    frames: int
+
     def __init__(
         self,
         images: Sequence[np.ndarray],
@@ -55,7 +59,7 @@ class MovingImages:
             raise ValueError("no images to move")
         self.images, self.crop, self.frames = images, crop, frames
         weights = np.ones(len(images)) if probabilities is None else probabilities
-        self.bounds = np.cumsum(weights)[:-1] / np.sum(weights)
+        self.bounds: np.ndarray = np.cumsum(weights)[:-1] / np.sum(weights)
 
     def sequence(self, rng: np.random.Generator) -> Tensor:
         """(T, C, crop, crop) float32 in [0, 1], a function of the generator's state."""

@@ -24,7 +24,7 @@ class Prefetcher(Generic[T]):
         self._make, self._end, self._workers = make, end, workers
         self._pool = ThreadPoolExecutor(workers, "batches") if workers else None
         self._waiting: dict[int, Future[T]] = {}
-        self.waited = 0.0  # seconds that `get` has taken so far
+        self.waited: float = 0.0  # seconds that `get` has taken so far
 
     def get(self, step: int) -> T:
         """The batch of ``step``; those after it are begun. Raises what ``make`` raised."""

@@ -32,6 +32,13 @@ class PatchSampler:
         ValueError: no images, or one smaller than ``crop``.
     """
 
+    images: Sequence[np.ndarray]
+    crop: int
+    batch_size: int
+    seed: int
+    augment: bool
+    share: tuple[int, int]
+
     def __init__(
         self,
         images: Sequence[np.ndarray],
@@ -51,7 +58,9 @@ class PatchSampler:
             raise ValueError(f"{len(small)} images are smaller than the crop {crop}: e.g. {shape}")
         self.images, self.crop, self.batch_size = images, crop, batch_size
         deep = any(image.dtype == np.uint16 for image in images)
-        self.dtype = np.dtype(np.uint16 if deep else np.uint8)  # of a batch before it is scaled
+        self.dtype: np.dtype = np.dtype(
+            np.uint16 if deep else np.uint8
+        )  # of a batch before it is scaled
         self.seed, self.augment, self.share = seed, augment, share
         self.permute_channels = permute_channels
         self.bounds: np.ndarray | None = None

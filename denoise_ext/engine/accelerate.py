@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import Any
 
 import torch
@@ -198,7 +198,9 @@ class Accelerated(Wrapper):
         self._original._apply(fn, recurse)
         return self
 
-    def named_modules(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, nn.Module]]:
+    def named_modules(
+        self, *args: Any, **kwargs: Any
+    ) -> Generator[tuple[str, nn.Module], None, None]:
         """The original's."""
         return self._original.named_modules(*args, **kwargs)
 

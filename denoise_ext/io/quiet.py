@@ -16,5 +16,5 @@ def _ignored() -> Iterator[None]:
         yield
 
 
-no_warnings = SharedContext(_ignored)
+no_warnings: SharedContext = SharedContext(_ignored)
 """No warning is shown while any thread is inside ("corrupt EXIF" and the like)."""

@@ -182,14 +182,15 @@ def read_image_file(
     if not isinstance(path, (str, os.PathLike)):
         raise TypeError(f"path must be a str or a path object, got {type(path).__name__}")
     picture = read_picture(path, max_pixels=max_pixels)
+    first = picture.frames[0]
     if len(picture.frames) > 1:
         raise ImageError(
             f"{shown(path)} holds {len(picture.frames)} frames or pages; only single images are"
             " read (read_picture reads them all)"
         )
-    if picture.frames[0].dtype not in (np.bool_, np.uint8, np.uint16):
+    if first.dtype not in (np.bool_, np.uint8, np.uint16):
         raise ImageError(
-            f"{shown(path)} has {picture.frames[0].dtype.name} pixels; unsigned 8- and 16-bit are"
+            f"{shown(path)} has {first.dtype.name} pixels; unsigned 8- and 16-bit are"
             " read (read_picture reads the others)"
         )
     frame, _ = as_shown(picture)

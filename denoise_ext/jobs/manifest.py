@@ -92,10 +92,10 @@ class Manifest:
         *,
         siblings: bool = False,
     ) -> None:
-        self.output = Path(output)
+        self.output: Path = Path(output)
         folder = self.output / FOLDER
         name = "manifest.sqlite" if shard[1] == 1 else f"manifest-{shard[0]}-of-{shard[1]}.sqlite"
-        self.path = folder / name
+        self.path: Path = folder / name
         self._lock = threading.Lock()
         self._folders: set[bytes] = set()
         self._made = [p for p in (folder, *folder.parents) if not p.exists()]
@@ -109,7 +109,7 @@ class Manifest:
         self._is_new = not self.path.exists()
         self._database = _open(self.path)
         try:
-            self.run_id = self._fact("run_id", secrets.token_hex(6))
+            self.run_id: str = self._fact("run_id", secrets.token_hex(6))
             self._others = recorded(self.output, but=self.path) if siblings else {}
             self._remove_temporaries()
         except BaseException:

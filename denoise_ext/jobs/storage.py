@@ -38,12 +38,15 @@ class Storage(Protocol):
 
     def read(self, source: str | os.PathLike[str], max_pixels: int) -> Picture:
         """Decode an input. ImageError names it and gives the reason."""
+        ...
 
     def holds(self, target: str | os.PathLike[str], record: Record) -> bool:
         """Whether the output is there and agrees with the record."""
+        ...
 
     def exists(self, target: str | os.PathLike[str]) -> bool:
         """Whether there is a file of this name."""
+        ...
 
     def check(self, target: str | os.PathLike[str], overwrite: bool) -> None:
         """ImageError if `write` is bound to fail, before any work is done."""

@@ -61,28 +61,28 @@ class DeconvNet(ImageDenoiser):
         predicts: str = "noise",
     ) -> None:
         super().__init__(channels, needs_sigma=check_bool("noise_map", noise_map))
-        self.width = check_positive_int("width", width)
-        self.levels = check_positive_int("levels", levels, 1, MAX_LEVELS)
-        self.depth = check_positive_int("depth", depth, 1, MAX_LAYERS)
-        self.pooling = check_choice("pooling", pooling, tuple(_POOLING))
-        self.skips = check_bool("skips", skips)
-        self.predicts = check_choice("predicts", predicts, ("image", "noise"))
-        self.stride = 2**levels
-        self.pool = _POOLING[pooling](2)
+        self.width: int = check_positive_int("width", width)
+        self.levels: int = check_positive_int("levels", levels, 1, MAX_LEVELS)
+        self.depth: int = check_positive_int("depth", depth, 1, MAX_LAYERS)
+        self.pooling: str = check_choice("pooling", pooling, tuple(_POOLING))
+        self.skips: bool = check_bool("skips", skips)
+        self.predicts: str = check_choice("predicts", predicts, ("image", "noise"))
+        self.stride: int = 2**levels
+        self.pool: nn.Module = _POOLING[pooling](2)
         widths = [width * 2**level for level in range(levels + 1)]
         inputs = [channels + int(self.needs_sigma), *widths]
-        self.encoder = nn.ModuleList(
+        self.encoder: nn.ModuleList = nn.ModuleList(
             _convolutions(inputs[level], widths[level], depth) for level in range(levels + 1)
         )
         # From the lowest level up; a 4x4 kernel overlaps evenly, every pixel gets 2x2 values.
-        self.up = nn.ModuleList(
+        self.up: nn.ModuleList = nn.ModuleList(
             ConvTranspose2d(widths[level + 1], widths[level], 4, stride=2, padding=1)
             for level in reversed(range(levels))
         )
-        self.decoder = nn.ModuleList(
+        self.decoder: nn.ModuleList = nn.ModuleList(
             _transposed(widths[level], depth) for level in reversed(range(levels))
         )
-        self.tail = ConvTranspose2d(width, channels, 3, padding=1)
+        self.tail: ConvTranspose2d = ConvTranspose2d(width, channels, 3, padding=1)
 
     @property
     def config(self) -> dict[str, Any]:

@@ -53,10 +53,10 @@ class DnCNN(ImageDenoiser):
         predicts: str = "noise",
     ) -> None:
         super().__init__(channels, needs_sigma=check_bool("noise_map", noise_map))
-        self.width = check_positive_int("width", width)
-        self.depth = check_positive_int("depth", depth, 2, MAX_LAYERS)
-        self.batch_norm = check_bool("batch_norm", batch_norm)
-        self.predicts = check_choice("predicts", predicts, ("image", "noise"))
+        self.width: int = check_positive_int("width", width)
+        self.depth: int = check_positive_int("depth", depth, 2, MAX_LAYERS)
+        self.batch_norm: bool = check_bool("batch_norm", batch_norm)
+        self.predicts: str = check_choice("predicts", predicts, ("image", "noise"))
         layers: list[nn.Module] = [
             Conv2d(channels + int(self.needs_sigma), width, 3, padding=1, activation="relu")
         ]
@@ -70,7 +70,7 @@ class DnCNN(ImageDenoiser):
             else:
                 layers.append(Conv2d(width, width, 3, padding=1, activation="relu"))
         layers.append(Conv2d(width, channels, 3, padding=1))
-        self.body = nn.Sequential(*layers)
+        self.body: nn.Sequential = nn.Sequential(*layers)
 
     @property
     def config(self) -> dict[str, Any]:

@@ -53,19 +53,19 @@ class DRUNet(ImageDenoiser):
         bias: bool = False,
     ) -> None:
         super().__init__(channels, needs_sigma=check_bool("noise_map", noise_map))
-        self.widths = check_positive_ints("widths", widths)
-        self.blocks = check_positive_int("blocks", blocks, 1, MAX_LAYERS)
-        self.bias = check_bool("bias", bias)
-        self.levels = len(self.widths) - 1
-        self.stride = 2**self.levels
+        self.widths: list[int] = check_positive_ints("widths", widths)
+        self.blocks: int = check_positive_int("blocks", blocks, 1, MAX_LAYERS)
+        self.bias: bool = check_bool("bias", bias)
+        self.levels: int = len(self.widths) - 1
+        self.stride: int = 2**self.levels
         inputs = channels + int(self.needs_sigma)
-        self.m_head = Conv2d(inputs, self.widths[0], 3, padding=1, bias=self.bias)
+        self.m_head: Conv2d = Conv2d(inputs, self.widths[0], 3, padding=1, bias=self.bias)
         for level in range(self.levels):
             here, below = self.widths[level : level + 2]
             self.add_module(f"m_down{level + 1}", self._down(here, below))
             self.add_module(f"m_up{level + 1}", self._up(below, here))
-        self.m_body = nn.Sequential(*self._blocks(self.widths[-1]))
-        self.m_tail = Conv2d(self.widths[0], channels, 3, padding=1, bias=self.bias)
+        self.m_body: nn.Sequential = nn.Sequential(*self._blocks(self.widths[-1]))
+        self.m_tail: Conv2d = Conv2d(self.widths[0], channels, 3, padding=1, bias=self.bias)
 
     def _blocks(self, width: int) -> list[nn.Module]:
         return [ResidualBlock(width, self.bias) for _ in range(self.blocks)]
@@ -114,7 +114,7 @@ class ResidualBlock(nn.Module):
     def __init__(self, width: int, bias: bool) -> None:
         super().__init__()
         # KAIR's Sequential, in which the ReLU is number 1.
-        self.res = nn.ModuleDict(
+        self.res: nn.ModuleDict = nn.ModuleDict(
             {
                 "0": Conv2d(width, width, 3, padding=1, bias=bias, activation="relu"),
                 "2": Conv2d(width, width, 3, padding=1, bias=bias),

@@ -52,7 +52,7 @@ class DXNet(ResidualUNet, ImageDenoiser):
         super().__init__(channels, needs_sigma=True)
         sub = channels * 4  # channels after the pixel-unshuffle
         self.add_levels(sub + 1, sub, widths, blocks)
-        self.stride = 2 ** len(self.widths)
+        self.stride: int = 2 ** len(self.widths)
 
     @property
     def config(self) -> dict[str, Any]:

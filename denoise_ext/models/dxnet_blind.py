@@ -53,21 +53,23 @@ class DXNetBlind(DXNet):
         super().__init__(channels, widths, blocks)
         self.needs_sigma = False
         outputs = {"image": Port(channels), "noise_level": Port(1, scale=Fraction(1, 2))}
-        self.signature = Signature({"image": Port(channels)}, outputs)
-        self.estimator_width = check_positive_int("estimator_width", estimator_width)
-        self.estimator_depth = check_positive_int("estimator_depth", estimator_depth, 3, MAX_LAYERS)
+        self.signature: Signature = Signature({"image": Port(channels)}, outputs)
+        self.estimator_width: int = check_positive_int("estimator_width", estimator_width)
+        self.estimator_depth: int = check_positive_int(
+            "estimator_depth", estimator_depth, 3, MAX_LAYERS
+        )
         width = self.estimator_width
         coarse = [
             Conv2d(width, width, 3, padding=1, bias=False, activation="relu")
             for _ in range(self.estimator_depth - 3)
         ]
-        self.estimator = nn.Sequential(
+        self.estimator: nn.Sequential = nn.Sequential(
             Conv2d(4 * channels, width, 3, padding=1, bias=False, activation="relu"),
             Conv2d(width, width, 2, stride=2, bias=False, activation="relu"),
             *coarse,
             ConvTranspose2d(width, 1, 2, stride=2, bias=False),
         )
-        self.stride = max(self.stride, 4)
+        self.stride: int = max(self.stride, 4)
         self._noise_scale = 1.0
 
     @property

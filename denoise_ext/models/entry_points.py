@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import logging
 import threading
 import warnings
 
@@ -10,7 +11,7 @@ from denoise_ext._log import get_logger
 
 GROUP = "denoise_ext.models"
 
-logger = get_logger("denoise_ext.models")
+logger: logging.Logger = get_logger("denoise_ext.models")
 _lock = threading.RLock()  # a module that is loaded may look names up itself
 _begun = _done = False
 

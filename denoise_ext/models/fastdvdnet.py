@@ -50,18 +50,18 @@ class FastDVDnet(Network):
         if channels not in (1, 3):
             raise ValueError(f"channels must be 1 or 3, got {channels!r}")
         self.in_channels = channels
-        self.widths = check_positive_ints("widths", widths)
+        self.widths: list[int] = check_positive_ints("widths", widths)
         if len(self.widths) != _LEVELS:
             raise ValueError(f"widths must be {_LEVELS} numbers, got {widths!r}")
-        self.frame_width = check_positive_int("frame_width", frame_width)
-        self.signature = Signature(
+        self.frame_width: int = check_positive_int("frame_width", frame_width)
+        self.signature: Signature = Signature(
             {"image": Port(channels), "noise_map": Port(1, kind="condition")},
             {"image": Port(channels)},
             {"frames": Port(2 * channels), "denoised": Port(2 * channels)},
         )
         self.stride = 2 ** (_LEVELS - 1)
-        self.temp1 = _Stage(channels, self.widths, self.frame_width)
-        self.temp2 = _Stage(channels, self.widths, self.frame_width)
+        self.temp1: _Stage = _Stage(channels, self.widths, self.frame_width)
+        self.temp2: _Stage = _Stage(channels, self.widths, self.frame_width)
 
     @property
     def config(self) -> dict[str, Any]:
@@ -98,7 +98,7 @@ class _Stage(nn.Module):
         super().__init__()
         fine, middle, coarse = widths
         self.channels = channels
-        self.inc = _Block(
+        self.inc: _Block = _Block(
             {
                 "0": Conv2d(
                     _FRAMES * (channels + 1), _FRAMES * frame_width, 3, padding=1, groups=_FRAMES,
@@ -107,11 +107,13 @@ class _Stage(nn.Module):
                 "3": _conv(_FRAMES * frame_width, fine),
             }
         )  # fmt: skip
-        self.downc0 = _Block({"0": _conv(fine, middle, stride=2), "3": _pair(middle)})
-        self.downc1 = _Block({"0": _conv(middle, coarse, stride=2), "3": _pair(coarse)})
-        self.upc2 = _up(coarse, middle)
-        self.upc1 = _up(middle, fine)
-        self.outc = _Block({"0": _conv(fine, fine), "3": Conv2d(fine, channels, 3, padding=1)})
+        self.downc0: _Block = _Block({"0": _conv(fine, middle, stride=2), "3": _pair(middle)})
+        self.downc1: _Block = _Block({"0": _conv(middle, coarse, stride=2), "3": _pair(coarse)})
+        self.upc2: _Block = _up(coarse, middle)
+        self.upc1: _Block = _up(middle, fine)
+        self.outc: _Block = _Block(
+            {"0": _conv(fine, fine), "3": Conv2d(fine, channels, 3, padding=1)}
+        )
 
     @property
     def last(self) -> Conv2d:
@@ -132,7 +134,7 @@ class _Block(nn.Module):
 
     def __init__(self, layers: dict[str, nn.Module]) -> None:
         super().__init__()
-        self.convblock = nn.ModuleDict(layers)
+        self.convblock: nn.ModuleDict = nn.ModuleDict(layers)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) through all layers."""

@@ -49,16 +49,16 @@ class FFDNet(ImageDenoiser):
         self, channels: int = 1, width: int = 64, depth: int = 15, predicts: str = "image"
     ) -> None:
         super().__init__(channels, needs_sigma=True)
-        self.width = check_positive_int("width", width)
-        self.depth = check_positive_int("depth", depth, 2, MAX_LAYERS)
-        self.predicts = check_choice("predicts", predicts, ("image", "noise"))
+        self.width: int = check_positive_int("width", width)
+        self.depth: int = check_positive_int("depth", depth, 2, MAX_LAYERS)
+        self.predicts: str = check_choice("predicts", predicts, ("image", "noise"))
         sub = channels * self.stride**2  # channels after the pixel-unshuffle
         widths = [sub + 1] + [width] * (depth - 1)
         layers: list[nn.Module] = [
             Conv2d(a, b, 3, padding=1, activation="relu") for a, b in pairwise(widths)
         ]
         layers.append(Conv2d(width, sub, 3, padding=1))
-        self.body = nn.Sequential(*layers)
+        self.body: nn.Sequential = nn.Sequential(*layers)
 
     @property
     def config(self) -> dict[str, Any]:

@@ -41,12 +41,12 @@ class ImageDenoiser(Network):
 
     def __init__(self, in_channels: int, needs_sigma: bool) -> None:
         super().__init__()
-        self.in_channels = check_positive_int("channels", in_channels)
+        self.in_channels: int = check_positive_int("channels", in_channels)
         self.needs_sigma = needs_sigma
         inputs = {"image": Port(in_channels)}
         if needs_sigma:
             inputs["noise_map"] = Port(1, kind="condition")
-        self.signature = Signature(inputs, {"image": Port(in_channels)})
+        self.signature: Signature = Signature(inputs, {"image": Port(in_channels)})
 
     def denoise(self, x: Tensor, noise_map: Tensor | None) -> Tensor:
         """Denoise ``x`` (N, C, H, W), H and W multiples of ``stride``.
@@ -63,7 +63,7 @@ class ImageDenoiser(Network):
     def forward(self, x: Tensor, sigma: Sigma = None) -> Tensor: ...
     @overload
     def forward(self, x: Tensors, sigma: Tensors | None = None) -> tuple[Tensors, Tensors]: ...
-    def forward(self, x: Any, sigma: Any = None) -> Any:
+    def forward(self, x: Any, sigma: Any = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Denoise ``x``; or, for inputs by name, as :class:`Network`: see the class."""
         if isinstance(x, Mapping):
             return super().forward(cast("Tensors", x), sigma)

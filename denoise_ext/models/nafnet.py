@@ -57,28 +57,36 @@ class NAFNet(ImageDenoiser):
         noise_map: bool = False,
     ) -> None:
         super().__init__(channels, needs_sigma=check_bool("noise_map", noise_map))
-        self.width = check_positive_int("width", width)
-        self.encoder_blocks = check_positive_ints("encoder_blocks", encoder_blocks, MAX_LAYERS)
-        self.middle_blocks = check_positive_int("middle_blocks", middle_blocks, 1, MAX_LAYERS)
-        self.decoder_blocks = check_positive_ints("decoder_blocks", decoder_blocks, MAX_LAYERS)
+        self.width: int = check_positive_int("width", width)
+        self.encoder_blocks: list[int] = check_positive_ints(
+            "encoder_blocks", encoder_blocks, MAX_LAYERS
+        )
+        self.middle_blocks: int = check_positive_int("middle_blocks", middle_blocks, 1, MAX_LAYERS)
+        self.decoder_blocks: list[int] = check_positive_ints(
+            "decoder_blocks", decoder_blocks, MAX_LAYERS
+        )
         levels = len(self.encoder_blocks)
         if len(self.decoder_blocks) != levels:
             raise ValueError(
                 f"decoder_blocks must name as many levels as encoder_blocks ({levels}), got "
                 f"{self.decoder_blocks}"
             )
-        self.stride = 2**levels
+        self.stride: int = 2**levels
         widths = [width * 2**level for level in range(levels + 1)]
-        self.intro = Conv2d(channels + int(self.needs_sigma), width, 3, padding=1)
-        self.encoders = nn.ModuleList(map(_blocks, widths, self.encoder_blocks))
-        self.downs = nn.ModuleList(Conv2d(w, 2 * w, 2, stride=2) for w in widths[:-1])
-        self.middle_blks = _blocks(widths[-1], self.middle_blocks)
-        self.ups = nn.ModuleList(
+        self.intro: Conv2d = Conv2d(channels + int(self.needs_sigma), width, 3, padding=1)
+        self.encoders: nn.ModuleList = nn.ModuleList(map(_blocks, widths, self.encoder_blocks))
+        self.downs: nn.ModuleList = nn.ModuleList(
+            Conv2d(w, 2 * w, 2, stride=2) for w in widths[:-1]
+        )
+        self.middle_blks: nn.Sequential = _blocks(widths[-1], self.middle_blocks)
+        self.ups: nn.ModuleList = nn.ModuleList(
             nn.Sequential(Conv2d(w, 2 * w, 1, bias=False), nn.PixelShuffle(2))
             for w in reversed(widths[1:])
         )
-        self.decoders = nn.ModuleList(map(_blocks, reversed(widths[:-1]), self.decoder_blocks))
-        self.ending = Conv2d(width, channels, 3, padding=1)
+        self.decoders: nn.ModuleList = nn.ModuleList(
+            map(_blocks, reversed(widths[:-1]), self.decoder_blocks)
+        )
+        self.ending: Conv2d = Conv2d(width, channels, 3, padding=1)
 
     @property
     def config(self) -> dict[str, Any]:
@@ -120,16 +128,16 @@ class NAFBlock(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.norm1 = LayerNorm2d(width)
-        self.conv1 = Conv2d(width, 2 * width, 1)
-        self.conv2 = Conv2d(2 * width, 2 * width, 3, padding=1, groups=2 * width)
-        self.sca = nn.Sequential(GlobalMean(), Conv2d(width, width, 1))
-        self.conv3 = Conv2d(width, width, 1)
-        self.norm2 = LayerNorm2d(width)
-        self.conv4 = Conv2d(width, 2 * width, 1)
-        self.conv5 = Conv2d(width, width, 1)
-        self.beta = nn.Parameter(torch.zeros(1, width, 1, 1))
-        self.gamma = nn.Parameter(torch.zeros(1, width, 1, 1))
+        self.norm1: LayerNorm2d = LayerNorm2d(width)
+        self.conv1: Conv2d = Conv2d(width, 2 * width, 1)
+        self.conv2: Conv2d = Conv2d(2 * width, 2 * width, 3, padding=1, groups=2 * width)
+        self.sca: nn.Sequential = nn.Sequential(GlobalMean(), Conv2d(width, width, 1))
+        self.conv3: Conv2d = Conv2d(width, width, 1)
+        self.norm2: LayerNorm2d = LayerNorm2d(width)
+        self.conv4: Conv2d = Conv2d(width, 2 * width, 1)
+        self.conv5: Conv2d = Conv2d(width, width, 1)
+        self.beta: nn.Parameter = nn.Parameter(torch.zeros(1, width, 1, 1))
+        self.gamma: nn.Parameter = nn.Parameter(torch.zeros(1, width, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, width, H, W) to the same shape."""
@@ -147,8 +155,8 @@ class LayerNorm2d(nn.Module):
 
     def __init__(self, width: int, eps: float = 1e-6) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.ones(width))
-        self.bias = nn.Parameter(torch.zeros(width))
+        self.weight: nn.Parameter = nn.Parameter(torch.ones(width))
+        self.bias: nn.Parameter = nn.Parameter(torch.zeros(width))
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:

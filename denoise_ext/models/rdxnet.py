@@ -59,6 +59,10 @@ class RDXNet(Network):
         look_ahead: take the next frame, too; `delay` is 1 then.
     """
 
+    match: BlockMatch
+    warp: BlockWarp
+    fuse: RecurrentFuse
+
     family = "rdxnet"
 
     def __init__(
@@ -73,31 +77,33 @@ class RDXNet(Network):
         if channels not in (1, 3):
             raise ValueError(f"channels must be 1 or 3, got {channels!r}")
         self.in_channels = channels
-        self.unshuffle = check_positive_int("unshuffle", unshuffle, maximum=_MAX_UNSHUFFLE)
-        self.look_ahead = check_bool("look_ahead", look_ahead)
-        self.delay = int(self.look_ahead)
+        self.unshuffle: int = check_positive_int("unshuffle", unshuffle, maximum=_MAX_UNSHUFFLE)
+        self.look_ahead: bool = check_bool("look_ahead", look_ahead)
+        self.delay: int = int(self.look_ahead)
         state = {"past": Port(2 * channels + 1)}
         if self.look_ahead:
             state["waiting"] = Port(channels + 1)
-        self.signature = Signature(
+        self.signature: Signature = Signature(
             {"image": Port(channels), "noise_map": Port(1, kind="condition")},
             {"image": Port(channels)},
             state,
         )
         sub = self.unshuffle**2
         seen = (3 + self.delay) * channels + 1  # by the trunk, for each pixel
-        self.trunk = _Trunk(sub * seen, sub * channels, widths, blocks)
+        self.trunk: _Trunk = _Trunk(sub * seen, sub * channels, widths, blocks)
         side = _GATE_SIDE**2
-        self.gate = nn.Sequential(
+        self.gate: nn.Sequential = nn.Sequential(
             Conv2d(2 * side + 1, _GATE_WIDTH, 3, padding=1, activation="relu"),
             Conv2d(_GATE_WIDTH, side, 3, padding=1, activation="sigmoid"),
         )
         self.match, self.warp, self.fuse = BlockMatch(), BlockWarp(), RecurrentFuse()
-        self.smooth = GaussianBlur2d(5, 1.2, border_type="replicate")
+        self.smooth: GaussianBlur2d = GaussianBlur2d(5, 1.2, border_type="replicate")
         coarsest = self.unshuffle * 2 ** (len(self.trunk.widths) - 1)
-        self.stride = lcm(_BLOCK, coarsest)
+        self.stride: int = lcm(_BLOCK, coarsest)
         radius = _MATCH_REACH + self._gate_radius() + self._trunk_radius()
-        self.geometry = Geometry(self.stride + 2 * radius, radius, self.stride, ())
+        self.geometry: Geometry | str | None = Geometry(
+            self.stride + 2 * radius, radius, self.stride, ()
+        )
 
     def _gate_radius(self) -> int:
         """Two 3x3 convolutions at a quarter of the resolution, and the smoothing before."""

@@ -20,8 +20,8 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.conv1 = Conv2d(width, width, 3, padding=1, bias=False, activation="relu")
-        self.conv2 = Conv2d(width, width, 3, padding=1, bias=False)
+        self.conv1: Conv2d = Conv2d(width, width, 3, padding=1, bias=False, activation="relu")
+        self.conv2: Conv2d = Conv2d(width, width, 3, padding=1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the block's output."""
@@ -45,25 +45,25 @@ class ResidualUNet(nn.Module):
         Raises:
             TypeError, ValueError: not lists of numbers >= 1, or of different lengths.
         """
-        self.widths = check_positive_ints("widths", widths)
-        self.blocks = check_positive_ints("blocks", blocks, MAX_LAYERS)
+        self.widths: list[int] = check_positive_ints("widths", widths)
+        self.blocks: list[int] = check_positive_ints("blocks", blocks, MAX_LAYERS)
         if len(self.widths) != len(self.blocks):
             raise ValueError(
                 f"widths and blocks need one entry per level, got {widths!r} and {blocks!r}"
             )
-        self.head = Conv2d(in_channels, widths[0], 3, padding=1, bias=False)
+        self.head: Conv2d = Conv2d(in_channels, widths[0], 3, padding=1, bias=False)
         fine = list(zip(self.widths, self.blocks))[:-1]
-        self.encoder = nn.ModuleList(_stage(width, count) for width, count in fine)
-        self.down = nn.ModuleList(
+        self.encoder: nn.ModuleList = nn.ModuleList(_stage(width, count) for width, count in fine)
+        self.down: nn.ModuleList = nn.ModuleList(
             Conv2d(a, b, 2, stride=2, bias=False) for a, b in zip(self.widths, self.widths[1:])
         )
-        self.bottom = _stage(self.widths[-1], self.blocks[-1])
-        self.up = nn.ModuleList(
+        self.bottom: nn.Sequential = _stage(self.widths[-1], self.blocks[-1])
+        self.up: nn.ModuleList = nn.ModuleList(
             ConvTranspose2d(b, a, 2, stride=2, bias=False)
             for a, b in zip(self.widths, self.widths[1:])
         )
-        self.decoder = nn.ModuleList(_stage(width, count) for width, count in fine)
-        self.tail = Conv2d(widths[0], out_channels, 3, padding=1, bias=False)
+        self.decoder: nn.ModuleList = nn.ModuleList(_stage(width, count) for width, count in fine)
+        self.tail: Conv2d = Conv2d(widths[0], out_channels, 3, padding=1, bias=False)
 
     def run_levels(self, x: Tensor) -> Tensor:
         """(N, in_channels, H, W) to (N, out_channels, H, W)."""

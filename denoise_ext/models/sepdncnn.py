@@ -55,9 +55,9 @@ class SepDnCNN(ImageDenoiser):
         predicts: str = "noise",
     ) -> None:
         super().__init__(channels, needs_sigma=check_bool("noise_map", noise_map))
-        self.width = check_positive_int("width", width)
-        self.depth = check_positive_int("depth", depth, 2, MAX_LAYERS)
-        self.predicts = check_choice("predicts", predicts, ("image", "noise"))
+        self.width: int = check_positive_int("width", width)
+        self.depth: int = check_positive_int("depth", depth, 2, MAX_LAYERS)
+        self.predicts: str = check_choice("predicts", predicts, ("image", "noise"))
         inputs = channels + int(self.needs_sigma)
         layers: list[nn.Module] = [Conv2d(inputs, width, 3, padding=1, activation="relu")]
         layers += [
@@ -65,7 +65,7 @@ class SepDnCNN(ImageDenoiser):
             for _ in range(depth - 2)
         ]
         layers.append(Conv2d(width, channels, 3, padding=1))
-        self.body = nn.Sequential(*layers)
+        self.body: nn.Sequential = nn.Sequential(*layers)
 
     @property
     def config(self) -> dict[str, Any]:

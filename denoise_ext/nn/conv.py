@@ -266,11 +266,13 @@ class DepthwiseSeparableConv2d(nn.Module):
             "bias": bias, "device": device, "dtype": dtype, "negative_slope": negative_slope,
             "precision": precision,
         }  # fmt: skip
-        self.depthwise = Conv2d(
+        self.depthwise: Conv2d = Conv2d(
             in_channels, in_channels, kernel_size, stride, padding, dilation, groups=in_channels,
             padding_mode=padding_mode, activation=depthwise_activation, **common,
         )  # fmt: skip
-        self.pointwise = Conv2d(in_channels, out_channels, 1, activation=activation, **common)
+        self.pointwise: Conv2d = Conv2d(
+            in_channels, out_channels, 1, activation=activation, **common
+        )
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the 1x1 part of the depthwise part of ``input``."""

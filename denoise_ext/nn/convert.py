@@ -32,6 +32,7 @@ class TorchConv2d(nn.Conv2d):
     activation: str
     negative_slope: float
     prelu_weight: nn.Parameter | None
+    precision: str  # of the layer that it was made from
 
     def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
         """Return ``act(conv(input) + bias + residual)``."""
@@ -54,6 +55,7 @@ class TorchConvTranspose2d(nn.ConvTranspose2d):
     activation: str
     negative_slope: float
     prelu_weight: nn.Parameter | None
+    precision: str  # of the layer that it was made from
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         """Return ``act(conv_transpose(input) + bias)``, of ``output_size`` where that is given."""

@@ -92,8 +92,8 @@ class GaussianBlur2d(_SigmaModule):
         trainable: bool = False,
     ) -> None:
         super().__init__()
-        self.kernel_size = odd_kernel_size(kernel_size, LARGEST_GAUSSIAN)
-        self.border_type = check_border(border_type)
+        self.kernel_size: tuple[int, int] = odd_kernel_size(kernel_size, LARGEST_GAUSSIAN)
+        self.border_type: str = check_border(border_type)
         self._add_sigma("sigma", sigma, 2, trainable)
 
     @property
@@ -130,10 +130,10 @@ class _BilateralBase(_SigmaModule):
         trainable: bool = False,
     ) -> None:
         super().__init__()
-        self.kernel_size = odd_kernel_size(kernel_size, LARGEST_BILATERAL)
-        self.border_type = check_border(border_type)
-        self.color_distance_type = check_color_distance(color_distance_type)
-        self.window = check_window(window, self.kernel_size)
+        self.kernel_size: tuple[int, int] = odd_kernel_size(kernel_size, LARGEST_BILATERAL)
+        self.border_type: str = check_border(border_type)
+        self.color_distance_type: str = check_color_distance(color_distance_type)
+        self.window: str = check_window(window, self.kernel_size)
         self._add_sigma("sigma_color", sigma_color, 1, trainable)
         self._add_sigma("sigma_space", sigma_space, 2, trainable)
 

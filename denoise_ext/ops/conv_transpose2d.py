@@ -245,7 +245,7 @@ class _ByPyTorch(torch.autograd.Function):
 
     forward = staticmethod(_by_pytorch)
     setup_context = staticmethod(_setup_context)
-    backward = staticmethod(_backward)
+    backward = staticmethod(_backward)  # pyright: ignore[reportAssignmentType]  # of one output
 
 
 if _available:

@@ -23,7 +23,7 @@ from denoise_ext.io.channels import without_alpha
 from denoise_ext.io.errors import shown
 from denoise_ext.io.read import as_shown
 
-logger = logging.getLogger("denoise_ext.restore")
+logger: logging.Logger = logging.getLogger("denoise_ext.restore")
 
 LARGEST = 1023
 """Most pixels on a side of a kernel."""

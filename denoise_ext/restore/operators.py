@@ -88,8 +88,8 @@ class Blur(Operator):
     """
 
     def __init__(self, kernel: Kernel, border: str = "free") -> None:
-        self.kernel = open_kernel(kernel)
-        self.border = check_choice("border", border, BORDERS)
+        self.kernel: Tensor = open_kernel(kernel)
+        self.border: str = check_choice("border", border, BORDERS)
         self.settling = 6 if border == "free" else 0
         self._spectra: dict[Any, Tensor] = {}
 
@@ -227,7 +227,7 @@ class Mosaic(Operator):
     """
 
     def __init__(self, pattern: str = "RGGB") -> None:
-        self.pattern = check_choice("pattern", pattern, PATTERNS)
+        self.pattern: str = check_choice("pattern", pattern, PATTERNS)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, 3, H, W) -> (N, 1, H, W)."""

@@ -21,8 +21,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Any
+from typing import Any, overload
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -40,12 +41,12 @@ from denoise_ext.runtime.model_names import (
 from denoise_ext.runtime.options import RunOptions, Tile
 from denoise_ext.runtime.session import Session
 from denoise_ext.tasks.axes import parts_of
-from denoise_ext.tasks.images import ImageView, open_image
+from denoise_ext.tasks.images import ImageT, ImageView, open_image
 from denoise_ext.tasks.network_run import NetworkRun
 from denoise_ext.tasks.sigma import check_sigma
 from denoise_ext.tasks.value_range import Range, check_range, from_unit, to_unit
 
-logger = logging.getLogger("denoise_ext.restore")
+logger: logging.Logger = logging.getLogger("denoise_ext.restore")
 
 FIRST_LEVEL = 49.0
 """The noise level of the first prior step, on the 0-255 scale."""
@@ -121,6 +122,10 @@ class Restorer:
         self._sessions: dict[int, Session] = {}
         self._lock = threading.Lock()
 
+    @overload
+    def __call__(self, image: str | os.PathLike[str], **how: Any) -> np.ndarray: ...
+    @overload
+    def __call__(self, image: ImageT, **how: Any) -> ImageT: ...
     def __call__(self, image: Any, **how: Any) -> Any:
         """The restored image alone: arguments of `run`."""
         return self.run(image, **how).image

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, overload
 
 import numpy as np
 from PIL import Image as PillowImage
@@ -16,13 +16,13 @@ from denoise_ext.restore.kernels import Kernel
 from denoise_ext.restore.operators import Blur, Mask, Mosaic
 from denoise_ext.restore.restorer import Progress, Restorer
 from denoise_ext.runtime.model_names import Model
+from denoise_ext.tasks.images import ImageT
 from denoise_ext.tasks.value_range import Range
 
-Image = TypeVar("Image")
 
-
+@overload
 def deblur(
-    image: Image,
+    image: str | os.PathLike[str],
     kernel: Kernel,
     sigma: float | None = None,
     border: str = "free",
@@ -32,7 +32,32 @@ def deblur(
     value_range: Range | None = None,
     progress: Progress | None = None,
     **options: Any,
-) -> Image:
+) -> np.ndarray: ...
+@overload
+def deblur(
+    image: ImageT,
+    kernel: Kernel,
+    sigma: float | None = None,
+    border: str = "free",
+    *,
+    model: Model = None,
+    steps: int = 8,
+    value_range: Range | None = None,
+    progress: Progress | None = None,
+    **options: Any,
+) -> ImageT: ...
+def deblur(
+    image: Any,
+    kernel: Kernel,
+    sigma: float | None = None,
+    border: str = "free",
+    *,
+    model: Model = None,
+    steps: int = 8,
+    value_range: Range | None = None,
+    progress: Progress | None = None,
+    **options: Any,
+) -> Any:
     """Undo a known blur.
 
     Args:
@@ -55,8 +80,9 @@ def deblur(
     return restorer(image, value_range=value_range, progress=progress)
 
 
+@overload
 def inpaint(
-    image: Image,
+    image: str | os.PathLike[str],
     mask: np.ndarray | Tensor,
     sigma: float = 0.0,
     *,
@@ -65,7 +91,30 @@ def inpaint(
     value_range: Range | None = None,
     progress: Progress | None = None,
     **options: Any,
-) -> Image:
+) -> np.ndarray: ...
+@overload
+def inpaint(
+    image: ImageT,
+    mask: np.ndarray | Tensor,
+    sigma: float = 0.0,
+    *,
+    model: Model = None,
+    steps: int = 40,
+    value_range: Range | None = None,
+    progress: Progress | None = None,
+    **options: Any,
+) -> ImageT: ...
+def inpaint(
+    image: Any,
+    mask: np.ndarray | Tensor,
+    sigma: float = 0.0,
+    *,
+    model: Model = None,
+    steps: int = 40,
+    value_range: Range | None = None,
+    progress: Progress | None = None,
+    **options: Any,
+) -> Any:
     """Fill missing pixels.  Good for pixels, lines and thin scratches, not for large areas.
 
     Args:

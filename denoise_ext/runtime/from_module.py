@@ -118,9 +118,11 @@ class FromModule(ImageDenoiser):
         found = self._analysed()
         if isinstance(found, Geometry):
             _check_stated(found, given, radius)
-            self.stride = given or (1 if self._takes_any_size(found.stride) else found.stride)
+            self.stride: int = given or (1 if self._takes_any_size(found.stride) else found.stride)
             # Windows of tiles are padded as the whole image is.
-            self.geometry = replace(found, stride=max(found.stride, self.stride))
+            self.geometry: Geometry | str | None = replace(
+                found, stride=max(found.stride, self.stride)
+            )
         else:
             self.stride = given or 1
             self.geometry = f"{found}; runtime.from_module(model, radius=...) states the radius"

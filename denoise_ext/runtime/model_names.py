@@ -5,6 +5,7 @@ Some names stand for two networks: "dxnet_s" for dxnet_s_gray and dxnet_s_color.
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 from typing import Any, cast
@@ -28,7 +29,7 @@ from denoise_ext.nn import to_torch
 from denoise_ext.runtime.device import check_backend, choose_device
 from denoise_ext.runtime.session import place_of, planned
 
-logger = get_logger("denoise_ext.tasks")
+logger: logging.Logger = get_logger("denoise_ext.tasks")
 
 Model = Network | Accelerated | nn.Module | str | os.PathLike[str] | None
 

@@ -40,6 +40,9 @@ class Session:
         RuntimeError: the native library is missing (with `run_planned`).
     """
 
+    device: torch.device
+    dtype: torch.dtype
+
     def __init__(
         self,
         network: Network | Accelerated,
@@ -48,7 +51,7 @@ class Session:
         place: tuple[torch.device, torch.dtype] | None = None,
     ) -> None:
         accelerated = isinstance(network, Accelerated)
-        self.original = cast("Network", network.original if accelerated else network)
+        self.original: Network = cast("Network", network.original if accelerated else network)
         self.device, self.dtype = place or place_of(self.original)
         half = half_of(precision)
         if accelerated and precision != "default":

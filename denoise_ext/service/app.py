@@ -36,7 +36,7 @@ from denoise_ext.service.pictures import Answer, Timed
 from denoise_ext.service.uploads import Budget, Share, read_body, seconds_for
 from denoise_ext.service.work import ClientGone, Work
 
-logger = logging.getLogger("denoise_ext.service")
+logger: logging.Logger = logging.getLogger("denoise_ext.service")
 _CHUNK = 1 << 18  # bytes of an answer that are sent at a time
 _EXPIRE_EVERY = 30.0  # seconds
 _MOST_IN_PART = 16_000_000  # pixels that one request for a part may compute
@@ -84,7 +84,7 @@ class Service:
 
     def __init__(self, options: ServiceOptions) -> None:
         self.options = options
-        self.metrics = Metrics()
+        self.metrics: Metrics = Metrics()
         self._networks = Networks(options)
         self._work = Work(options.max_requests, options.time_limit)
         self._budget = Budget(options.body_memory)

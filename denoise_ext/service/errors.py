@@ -12,6 +12,10 @@ class Refused(Exception):
         headers: of the answer.
     """
 
+    status: int
+    message: str
+    headers: dict[str, str]
+
     def __init__(self, status: int, message: str, headers: dict[str, str] | None = None) -> None:
         super().__init__(message)
         self.status, self.message, self.headers = status, message, headers or {}

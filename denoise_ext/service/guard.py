@@ -16,7 +16,7 @@ from denoise_ext.service.errors import Refused
 from denoise_ext.service.metrics import Metrics
 from denoise_ext.service.options import ServiceOptions
 
-logger = logging.getLogger("denoise_ext.service")
+logger: logging.Logger = logging.getLogger("denoise_ext.service")
 
 # The page has files of its own alone, and pictures that it makes.
 _POLICY = (

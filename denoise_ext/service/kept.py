@@ -25,7 +25,7 @@ class Kept:
     ) -> None:
         self._most, self._seconds, self._clock = most, seconds, clock
         self._pictures: OrderedDict[str, tuple[float, Looked]] = OrderedDict()
-        self.bytes = 0
+        self.bytes: int = 0
 
     def __len__(self) -> int:
         return len(self._pictures)

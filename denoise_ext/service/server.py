@@ -50,10 +50,10 @@ class BoundedProtocol(H11Protocol):
         else:
             self._wait_for_head()
 
-    def connection_lost(self, error: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:
         """Wait for nothing any more."""
         self._stop_waiting()
-        super().connection_lost(error)
+        super().connection_lost(exc)
 
     def handle_events(self) -> None:
         """Stop waiting once a head is complete, which makes a new cycle."""

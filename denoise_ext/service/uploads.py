@@ -24,6 +24,9 @@ def seconds_for(size: int) -> float:
 class Budget:
     """Bytes that all uploads and results in hand share."""
 
+    most: int
+    used: int
+
     def __init__(self, most: int) -> None:
         self.most, self.used = most, 0
 
@@ -39,6 +42,8 @@ class Budget:
 
 class Share:
     """The bytes of one request."""
+
+    size: int
 
     def __init__(self, budget: Budget) -> None:
         self._budget, self.size = budget, 0

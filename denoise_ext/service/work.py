@@ -32,6 +32,10 @@ class Work:
         seconds: from the start of the work to its end.
     """
 
+    most: int
+    in_hand: int
+    parts: int
+
     def __init__(self, most: int, seconds: float) -> None:
         self.most, self._seconds = most, seconds
         self.in_hand = self.parts = 0

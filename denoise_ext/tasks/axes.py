@@ -103,10 +103,11 @@ def _plain(shape: tuple[int, ...]) -> bool:
 def array_of(picture: Picture, axes: str) -> tuple[np.ndarray, str]:
     """The one array that a picture's frames are, and its axes: pages are one axis, N."""
     frames = picture.frames
+    first = frames[0]
     if picture.shapes:
         return np.stack(frames).reshape(picture.shapes[0]), axes
-    array = np.stack(frames) if len(frames) > 1 else frames[0]
-    inner = axes[len(axes) - frames[0].ndim :]
+    array = np.stack(frames) if len(frames) > 1 else first
+    inner = axes[len(axes) - first.ndim :]
     if len(axes) > array.ndim and set(inner) <= set("SYX"):
         array, axes = np.stack(frames), "N" + inner  # pages of several axes, as a TIFF has them
     return array, axes

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+import os
+from typing import Any, overload
 
+import numpy as np
 import torch
 
 from denoise_ext.runtime.model_names import Model
 from denoise_ext.runtime.options import Tile
 from denoise_ext.tasks.denoiser import Denoiser
+from denoise_ext.tasks.images import ImageT
 from denoise_ext.tasks.sigma import Sigma
 from denoise_ext.tasks.value_range import Range
 
-Image = TypeVar("Image")
 
-
+@overload
 def denoise(
-    image: Image,
+    image: str | os.PathLike[str],
     model: Model = None,
     sigma: Sigma = None,
     *,
@@ -32,7 +34,44 @@ def denoise(
     guide: Any = None,
     value_range: Range | None = None,
     axes: str | None = None,
-) -> Image:
+) -> np.ndarray: ...
+@overload
+def denoise(
+    image: ImageT,
+    model: Model = None,
+    sigma: Sigma = None,
+    *,
+    channels: int | None = None,
+    needs_sigma: bool | None = None,
+    strength: float = 1.0,
+    device: str | torch.device | None = "auto",
+    precision: str = "default",
+    backend: str = "native",
+    tile: Tile = "auto",
+    max_memory: int | None = None,
+    alpha: str = "keep",
+    guide: Any = None,
+    value_range: Range | None = None,
+    axes: str | None = None,
+) -> ImageT: ...
+def denoise(
+    image: Any,
+    model: Model = None,
+    sigma: Sigma = None,
+    *,
+    channels: int | None = None,
+    needs_sigma: bool | None = None,
+    strength: float = 1.0,
+    device: str | torch.device | None = "auto",
+    precision: str = "default",
+    backend: str = "native",
+    tile: Tile = "auto",
+    max_memory: int | None = None,
+    alpha: str = "keep",
+    guide: Any = None,
+    value_range: Range | None = None,
+    axes: str | None = None,
+) -> Any:
     """Denoise one image, of any kind, and return one of the same kind.
 
     Arguments, result and errors are those of `Denoiser` and of its call: NumPy array, tensor,

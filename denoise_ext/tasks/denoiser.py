@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -10,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from fractions import Fraction
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -38,7 +39,7 @@ from denoise_ext.tasks.guided_filter import (
     guided_session,
 )
 from denoise_ext.tasks.image_run import ImageRun, Settings
-from denoise_ext.tasks.images import ImageView, open_image
+from denoise_ext.tasks.images import ImageT, ImageView, open_image
 from denoise_ext.tasks.noise_analysis import NoiseProfile
 from denoise_ext.tasks.noise_level import sample_of
 from denoise_ext.tasks.part import Part, check_part, cropped, frame_of, window_of, within
@@ -48,7 +49,7 @@ from denoise_ext.tasks.treatment import Treatment, treatment_of
 from denoise_ext.tasks.trust import Trust, trust_of
 from denoise_ext.tasks.value_range import Range, check_range
 
-logger = get_logger("denoise_ext.tasks")
+logger: logging.Logger = get_logger("denoise_ext.tasks")
 ALPHA = ("keep", "denoise")
 
 
@@ -159,6 +160,26 @@ class Denoiser:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _lock=threading.Lock())
 
+    @overload
+    def __call__(
+        self,
+        image: str | os.PathLike[str],
+        sigma: Sigma = None,
+        *,
+        guide: Any = None,
+        value_range: Range | None = None,
+        axes: str | None = None,
+    ) -> np.ndarray: ...
+    @overload
+    def __call__(
+        self,
+        image: ImageT,
+        sigma: Sigma = None,
+        *,
+        guide: Any = None,
+        value_range: Range | None = None,
+        axes: str | None = None,
+    ) -> ImageT: ...
     def __call__(
         self,
         image: Any,
@@ -349,6 +370,24 @@ class Denoiser:
         )
         return result, opened.missing
 
+    @overload
+    def denoise_many(
+        self,
+        images: Iterable[str | os.PathLike[str]],
+        workers: int = 2,
+        *,
+        value_range: Range | None = None,
+        axes: str | None = None,
+    ) -> Iterator[np.ndarray]: ...
+    @overload
+    def denoise_many(
+        self,
+        images: Iterable[ImageT],
+        workers: int = 2,
+        *,
+        value_range: Range | None = None,
+        axes: str | None = None,
+    ) -> Iterator[ImageT]: ...
     def denoise_many(
         self,
         images: Iterable[Any],

@@ -44,9 +44,11 @@ class FrameRun:
     its first output has all frames ahead.
     """
 
+    session: Session
+
     def __init__(self, session: Session, options: RunOptions) -> None:
         self.session, self._options = session, options
-        self.delay = session.original.delay
+        self.delay: int = session.original.delay
         self._takes_level = "noise_map" in session.original.signature.inputs
         self._grids: dict[tuple[int, int], Grid] = {}
 
@@ -62,11 +64,11 @@ class FrameRun:
         if frames == self.delay + 1:
             for place in range(-self.delay, self.delay + 1):
                 output, scene = self._step(scene, recent[abs(place)])
-            made = [output]
+                made = [output]  # the last one
         elif frames > self.delay:
             output, scene = self._step(scene, image)
             made = [output]
-        shown = image if self.delay else output
+        shown = image if self.delay else made[0]
         last = shown.mean(1, keepdim=True) if compare else None
         return made, replace(scene, recent=recent if self.delay else (), last=last)
 

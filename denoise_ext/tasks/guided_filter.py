@@ -34,12 +34,12 @@ class GuidedFilter(Network):
     def __init__(self, layer: JointBilateralBlur, channels: int, guide_channels: int) -> None:
         super().__init__()
         image = Port(channels)
-        self.signature = Signature(
+        self.signature: Signature = Signature(
             {"image": image, "guide": Port(guide_channels)}, {"image": image}
         )
         self.layer = layer
         radius = max(layer.kernel_size) // 2
-        self.geometry = Geometry(2 * radius + 1, radius, 1, ())
+        self.geometry: Geometry | str | None = Geometry(2 * radius + 1, radius, 1, ())
         if layer.border_type == "circular":  # the opposite side of the image, which tiles lack
             self.geometry = "its border is circular"
 
@@ -112,7 +112,7 @@ class Guide:
                 f"guide must have the image's size {tuple(image.shape[-2:])} (and number), got"
                 f" {tuple(source.shape[-2:])} (N = {source.shape[0]})"
             )
-        self.channels = colour_channels(source.shape[1])
+        self.channels: int = colour_channels(source.shape[1])
         self._pixels = source[:, : self.channels].expand(image.shape[0], -1, -1, -1)
 
     def part(self, images: slice, window: tuple[slice, slice], device: torch.device) -> Tensor:

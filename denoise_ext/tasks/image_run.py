@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -29,7 +30,7 @@ from denoise_ext.tasks.sigma import Sigma, part_of_sigma, sigma_argument
 from denoise_ext.tasks.treatment import Treatment, one_line, sigma_map, treatments_of
 from denoise_ext.tasks.value_range import Range, from_unit, to_unit
 
-logger = get_logger("denoise_ext.tasks")
+logger: logging.Logger = get_logger("denoise_ext.tasks")
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,8 @@ class Settings:
 
 class ImageRun:
     """One image on its way through a `Denoiser`."""
+
+    recomputed: int
 
     def __init__(
         self,

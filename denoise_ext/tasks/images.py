@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -18,6 +18,9 @@ from denoise_ext.io.errors import shown
 from denoise_ext.io.read import as_shown
 from denoise_ext.tasks.axes import array_of, batch_of, by_pictures, check_axes, check_count
 from denoise_ext.tasks.value_range import Range
+
+# The kinds of images that come back as what they were; a file comes back as an array.
+ImageT = TypeVar("ImageT", bound=np.ndarray | Tensor | Image.Image | Picture)
 
 # Pillow modes whose pixels are what they look like; the others are palettes, print colours, bits.
 _PIL_MODES = ("L", "LA", "RGB", "RGBA", "I;16", "I", "F")

@@ -65,20 +65,21 @@ def trust_of(
     if source.shape[0] != 1:
         return Trust(reason=f"{source.shape[0]} images are one batch; give them one by one")
     ready = session(model)
+    level: Any = sigma
     if "noise_map" not in ready.original.signature.inputs:
         return Trust(reason="the network estimates the noise itself, at no level that is known")
     if isinstance(sigma, numbers.Real) or (isinstance(sigma, Tensor) and sigma.numel() == 1):
-        sigma = float(sigma)  # also NumPy's
-    if reason := why_not(source, sigma, value_range):
+        level = float(sigma)  # also NumPy's
+    if reason := why_not(source, level, value_range):
         return Trust(reason=reason)
     run = NetworkRun(ready, source.shape[1], options)
     y = to_unit(source.to(ready.device), ready.dtype, value_range)
     calibration = calibration_of(model, source.shape[1])
-    found = estimate(run, y, sigma, probes, calibration)
+    found = estimate(run, y, level, probes, calibration)
 
     def draw(steps: int, seed: int) -> Any:
         target = opened.target(Fraction(1))
-        drawn = from_unit(sample(run, y, sigma, steps, seed), source.dtype, value_range)
+        drawn = from_unit(sample(run, y, level, steps, seed), source.dtype, value_range)
         colour = source.shape[1]
         target.pixels[:, :colour] = drawn.to(target.pixels.device)
         target.pixels[:, colour:] = opened.source[:, colour:]

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import copy
+import logging
 import math
 import os
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Any
+from typing import Any, overload
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,11 +24,11 @@ from denoise_ext.runtime.model_names import Model, member, open_network, origina
 from denoise_ext.runtime.options import RunOptions, Tile
 from denoise_ext.runtime.session import Session
 from denoise_ext.tasks.frame_run import FrameRun, Scene
-from denoise_ext.tasks.images import ImageView, open_image
+from denoise_ext.tasks.images import ImageT, ImageView, open_image
 from denoise_ext.tasks.noise_level import sigma_of_batch
 from denoise_ext.tasks.value_range import Range, check_range, from_unit, to_unit
 
-logger = get_logger("denoise_ext.tasks")
+logger: logging.Logger = get_logger("denoise_ext.tasks")
 
 _FAMILY = "rdxnet_s"
 _CUT = 0.6  # share of changed blocks from which a frame is another scene
@@ -144,6 +146,12 @@ class VideoDenoiser:
             # A tensor that two lists share counts once.
             return sum(x.nbytes for x in {id(x): x for x in tensors}.values())
 
+    @overload
+    def push(
+        self, frame: str | os.PathLike[str], *, value_range: Range | None = None
+    ) -> np.ndarray | None: ...
+    @overload
+    def push(self, frame: ImageT, *, value_range: Range | None = None) -> ImageT | None: ...
     def push(self, frame: Any, *, value_range: Range | None = None) -> Any:
         """Denoise the next frame.
 

@@ -27,7 +27,7 @@ from denoise_ext.training.own_images import CROP, OwnImages
 from denoise_ext.training.run_dir import RunDir
 from denoise_ext.training.schema import TrainConfig
 
-logger = logging.getLogger("denoise_ext.training")
+logger: logging.Logger = logging.getLogger("denoise_ext.training")
 
 _TARGETS = {"supervised": "clean", "noise2noise": "noise2noise", "sure": "sure"}
 _TRIAL = 12, 4  # steps that time a step; those before it counts

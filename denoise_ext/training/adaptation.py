@@ -75,14 +75,18 @@ class Crops(Sampler):
     model.
     """
 
+    images: OwnImages
+    takes_level: bool
+    seed: int
+
     def __init__(
         self, config: TrainConfig, images: OwnImages, processes: Processes, takes_level: bool
     ) -> None:
         self.images, self.takes_level = images, takes_level
         self.seed, self.target = config.run.seed, config.loss.target
-        self.files = images.files
-        self.first = processes.rank * config.run.batch_size
-        self.sampler = PatchSampler(
+        self.files: Mapping[str, int | str] = images.files
+        self.first: int = processes.rank * config.run.batch_size
+        self.sampler: PatchSampler = PatchSampler(
             images.images, config.data.crop, config.run.batch_size, self.seed,
             share=(processes.rank, processes.count),
         )  # fmt: skip
@@ -136,9 +140,17 @@ class HeldOutTiles(Validator):
     variance of the noise, over which it is linear.
     """
 
+    metric: str
+    unit: str
+    digits: int
+    higher_is_better: bool
+    images: OwnImages
+    takes_level: bool
+    seed: int
+
     metric, unit, digits, higher_is_better = "noise_left", "of the noise", 4, False
-    others = ("slope",)
-    labels = ("held_out",)
+    others: tuple[str, ...] = ("slope",)
+    labels: tuple[Label, ...] = ("held_out",)
 
     def __init__(self, config: TrainConfig, images: OwnImages, takes_level: bool) -> None:
         self.images, self.takes_level = images, takes_level

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -39,6 +41,10 @@ class Batches(Sampler):
     Raises ValueError where the data does not fit the configuration.
     """
 
+    config: TrainConfig
+    processes: Processes
+    device: torch.device
+
     def __init__(
         self,
         config: TrainConfig,
@@ -50,8 +56,8 @@ class Batches(Sampler):
         self.takes_level = takes_level
         data = config.data
         pool = ImagePool(data, config.validation.images)
-        self.files = pool.files
-        self.sampler = PatchSampler(
+        self.files: Mapping[str, int | str] = pool.files
+        self.sampler: PatchSampler = PatchSampler(
             pool.images,
             data.crop,
             config.run.batch_size,
@@ -62,7 +68,9 @@ class Batches(Sampler):
             data.permute_channels,
         )
         # (1, C, h, w) each; (1, 2 C, h, w) for pairs
-        self.held_out = [centre_crop(image, config.validation.crop) for image in pool.held_out]
+        self.held_out: list[Tensor] = [
+            centre_crop(image, config.validation.crop) for image in pool.held_out
+        ]
 
     def batch(self, step: int) -> Sample:
         """The part of a sample that other threads make: crops, and on the CPU their noise."""
@@ -168,7 +176,9 @@ class ImagePool:
             groups += caches[-1].groups
         sources = [data_path(source.train) for source in data.parts]
         bases = [path if path.is_dir() else path.parent for path in sources]
-        self.files = fingerprint(groups, bases[0] if len(bases) == 1 else data_path(""))
+        self.files: Mapping[str, int | str] = fingerprint(
+            groups, bases[0] if len(bases) == 1 else data_path("")
+        )
         train, chosen = split_held_out(len(groups), held_out)
         self.images: list[np.ndarray] = []
         self.held_out: list[np.ndarray] = []
@@ -195,7 +205,7 @@ class ImagePool:
             self.images += sized
             first += count
         alike = data.sampling == "image" and not data.sources
-        self.probabilities = None if alike else np.concatenate(shares)
+        self.probabilities: np.ndarray | None = None if alike else np.concatenate(shares)
 
 
 class Cleaner:
@@ -203,6 +213,9 @@ class Cleaner:
 
     ``name`` identifies the network, its weights and the level.
     """
+
+    name: str
+    level: float
 
     def __init__(self, channels: int, level: float) -> None:
         network = "dxnet_s_gray" if channels == 1 else "dxnet_s_color"

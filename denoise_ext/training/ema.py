@@ -16,14 +16,14 @@ class RunningMean:
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
-        self.model = copy.deepcopy(model).requires_grad_(False)
+        self.model: nn.Module = copy.deepcopy(model).requires_grad_(False)
         self.decay = decay
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
         """Add the weights after step ``step``, counted from 0."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(
+        torch._foreach_lerp_(  # pyright: ignore[reportPrivateImportUsage]  # no public name
             list(self.model.parameters()), list(model.parameters()), weight=1 - decay
         )
         for mean, buffer in zip(self.model.buffers(), model.buffers(), strict=True):

@@ -63,9 +63,15 @@ class HeldOut(Validator):
         takes_level: whether the network takes the noise level.
     """
 
+    config: TrainConfig
+    images: Sequence[Tensor]
+    takes_level: bool
+
     def __init__(self, config: TrainConfig, images: Sequence[Tensor], takes_level: bool) -> None:
         self.config, self.images, self.takes_level = config, images, takes_level
-        self.labels = ("pairs",) if config.data.pairs else tuple(config.validation.sigmas)
+        self.labels: tuple[Label, ...] = (
+            ("pairs",) if config.data.pairs else tuple(config.validation.sigmas)
+        )
         if config.noise.chain:
             self.labels = ("chain",)
 

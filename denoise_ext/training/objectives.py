@@ -46,9 +46,14 @@ class Supervised:
         outputs: which outputs have targets. Of several, each distance is logged, too.
     """
 
+    distance: Criterion
+    outputs: tuple[str, ...]
+
     def __init__(self, distance: Criterion, outputs: tuple[str, ...] = ("image",)) -> None:
         self.distance, self.outputs = distance, outputs
-        self.parts = tuple(f"loss_{name}" for name in outputs) if len(outputs) > 1 else ()
+        self.parts: tuple[str, ...] = (
+            tuple(f"loss_{name}" for name in outputs) if len(outputs) > 1 else ()
+        )
 
     def __call__(self, network: Trained, sample: Sample, step: int) -> Loss:
         """The loss of a step."""
@@ -76,6 +81,11 @@ class Blind:
     the target keeps (1 - k) of the noise. Above 1 it is the clean image after a bilateral filter
     whose range is (k - 1) times the noise level: what is weaker is taken for noise, too.
     """
+
+    distance: Criterion
+    weight: float
+    scaled: float
+    seed: int
 
     KERNEL, SPACE = 5, 1.5  # pixels, of the bilateral filter
     LEAST = 1e-3  # range in units of white below which the filter does nothing
@@ -131,6 +141,9 @@ class Noise2Noise:
     zero: the minimum is then that of clean targets.
     """
 
+    distance: Criterion
+    seed: int
+
     def __init__(self, distance: Criterion, seed: int) -> None:
         self.distance, self.seed = distance, seed
         self.parts: tuple[str, ...] = ()
@@ -156,6 +169,9 @@ class BlindSpot:
     pixel of every 8 x 8 cell; its stand-in is drawn from the 5 x 5 pixels around it, itself left
     out. The noise must be independent from pixel to pixel.
     """
+
+    distance: Criterion
+    seed: int
 
     CELL, REACH = 8, 2
 
@@ -214,6 +230,9 @@ class Sure:
         relative: divide the error of each image by its noise's variance, so that images with strong
             noise do not dominate.
     """
+
+    seed: int
+    relative: bool
 
     EPS = 1e-3  # small against the noise, large against float32's 6e-8
 

@@ -56,7 +56,7 @@ class OwnImages:
     def __init__(self, groups: Sequence[tuple[Path, ...]], channels: int) -> None:
         self.channels = channels
         self._cache = ImageCache(groups, channels, folder=default_cache_folder())
-        self.files = fingerprint(self._cache.groups, groups[0][0].parent)
+        self.files: dict[str, int | str] = fingerprint(self._cache.groups, groups[0][0].parent)
         self.profiles: list[NoiseProfile] = []
         self.models: list[NoiseModel] = []
         self.levels: list[float] = []
@@ -99,7 +99,7 @@ class OwnImages:
             )
         step = max(1.0, len(tiles) / _TILES)
         chosen = [tiles[int(k * step)] for k in range(min(len(tiles), _TILES))]
-        self.held_out = [self._tile(*tile) for tile in chosen]
+        self.held_out: list[HeldOutTile] = [self._tile(*tile) for tile in chosen]
 
     def _tile(self, image: np.ndarray, index: int) -> HeldOutTile:
         pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Mapping
 from types import TracebackType
@@ -11,6 +12,7 @@ from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -19,7 +21,7 @@ from rich.progress import Progress as RichProgress
 
 from denoise_ext._log import get_logger
 
-logger = get_logger("denoise_ext.training")
+logger: logging.Logger = get_logger("denoise_ext.training")
 
 
 class Progress:
@@ -27,7 +29,7 @@ class Progress:
 
     def __init__(self, total: int, start: int, shown: bool = True) -> None:
         self.total = total
-        self.console = Console(file=sys.stderr, quiet=not shown)
+        self.console: Console = Console(file=sys.stderr, quiet=not shown)
         self.bar: RichProgress | None = None
         if self.console.is_terminal and shown:
             self.bar = RichProgress(
@@ -35,7 +37,7 @@ class Progress:
                 TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[state]}"),
                 console=self.console,
             )  # fmt: skip
-            self.task = self.bar.add_task("train", total=total, completed=start, state="")
+            self.task: TaskID = self.bar.add_task("train", total=total, completed=start, state="")
 
     def __enter__(self) -> Progress:
         if self.bar is not None:

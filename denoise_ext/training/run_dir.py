@@ -37,7 +37,7 @@ class RunDir:
     """
 
     def __init__(self, path: str | Path, owner: bool = True) -> None:
-        self.path = Path(path)
+        self.path: Path = Path(path)
         self._lock: int | None = None
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -51,12 +51,12 @@ class RunDir:
         except ValueError:
             self.close()
             raise
-        self.checkpoint = self.path / "checkpoint.pt"
-        self.log = self.path / "log.csv"
-        self.best = self.path / "best.safetensors"
-        self.result = self.path / "model.safetensors"
-        self.samples = self.path / "samples"
-        self.curves = self.path / "curves.png"
+        self.checkpoint: Path = self.path / "checkpoint.pt"
+        self.log: Path = self.path / "log.csv"
+        self.best: Path = self.path / "best.safetensors"
+        self.result: Path = self.path / "model.safetensors"
+        self.samples: Path = self.path / "samples"
+        self.curves: Path = self.path / "curves.png"
 
     def close(self) -> None:
         """Unlock the directory."""

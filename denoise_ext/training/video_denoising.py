@@ -96,19 +96,27 @@ class Sequences(Sampler):
     Raises ValueError where the data does not fit the configuration.
     """
 
+    config: TrainConfig
+    processes: Processes
+    takes_level: bool
+
     def __init__(self, config: TrainConfig, processes: Processes, takes_level: bool) -> None:
         self.config, self.processes, self.takes_level = config, processes, takes_level
         data, held_out = config.data, config.validation
         pool = ImagePool(data, held_out.images)
-        self.moving = MovingImages(pool.images, data.crop, data.frames, pool.probabilities)
+        self.moving: MovingImages = MovingImages(
+            pool.images, data.crop, data.frames, pool.probabilities
+        )
         files = list_clips(map(data_path, data.clips))
-        self.files = _with_clips(pool.files, files)
+        self.files: Mapping[str, int | str] = _with_clips(pool.files, files)
         clips = read_clips(files, data.channels)
         chosen: list[int] = []
         if clips:
             train, chosen = split_held_out(len(clips), held_out.clips)
-            self.real = RealClips([clips[i] for i in train], data.crop, data.frames)
-        self.held_out = _moving(pool.held_out, held_out.crop, held_out.frames, config.run.seed)
+            self.real: RealClips = RealClips([clips[i] for i in train], data.crop, data.frames)
+        self.held_out: list[Tensor] = _moving(
+            pool.held_out, held_out.crop, held_out.frames, config.run.seed
+        )
         self.held_out += [_middle(clips[i], held_out.crop, held_out.frames) for i in chosen]
 
     def batch(self, step: int) -> Sample:
@@ -177,6 +185,10 @@ class RealClips:
     Raises ValueError where a clip is shorter or smaller than a sequence.
     """
 
+    clips: Sequence[np.ndarray]
+    crop: int
+    frames: int
+
     def __init__(self, clips: Sequence[np.ndarray], crop: int, frames: int) -> None:
         for clip in clips:
             if len(clip) < frames or min(clip.shape[1:3]) < crop:
@@ -186,7 +198,7 @@ class RealClips:
                     f"{clip.shape[2]} x {clip.shape[1]}"
                 )
         self.clips, self.crop, self.frames = clips, crop, frames
-        self.bounds = np.cumsum([len(clip) for clip in clips])
+        self.bounds: np.ndarray = np.cumsum([len(clip) for clip in clips])
 
     def sequence(self, rng: np.random.Generator) -> Tensor:
         """(T, C, crop, crop) float32 in [0, 1], forwards or backwards, turned and mirrored."""
@@ -265,11 +277,17 @@ class HeldOutClips(Validator):
         takes_level: whether the network takes the noise level.
     """
 
-    others = ("flicker",)
+    config: TrainConfig
+    clips: Sequence[Tensor]
+    takes_level: bool
+
+    others: tuple[str, ...] = ("flicker",)
 
     def __init__(self, config: TrainConfig, clips: Sequence[Tensor], takes_level: bool) -> None:
         self.config, self.clips, self.takes_level = config, clips, takes_level
-        self.labels = ("chain",) if config.noise.chain else tuple(config.validation.sigmas)
+        self.labels: tuple[Label, ...] = (
+            ("chain",) if config.noise.chain else tuple(config.validation.sigmas)
+        )
 
     def samples(self, label: Label) -> Iterator[Sample]:
         """Every held-out sequence; the same noise every time, not clipped."""

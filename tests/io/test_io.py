@@ -285,6 +285,14 @@ def test_check_can_write(tmp_path):
     io.check_can_write(tmp_path / "a.png", overwrite=True)
 
 
+def test_a_format_is_named_by_a_known_suffix():
+    picture = io.picture_of(np.zeros((2, 2), np.uint8))
+    assert io.format_for(picture) == "TIFF"
+    assert io.format_for(picture, ".jpg") == "JPEG"
+    with pytest.raises(io.ImageError, match=r"suffix .*\.png.*'\.pgn'"):
+        io.format_for(picture, ".pgn")
+
+
 def test_list_images(tmp_path):
     for name in ("b.png", "a.JPG", "notes.txt", ".hidden.png", "sub/c.tif", "sub/.d/e.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)

@@ -167,6 +167,7 @@ LEAVES = {
     "_choices",
     "_loader",
     "_log",
+    "_modules",
     "_motion_arguments",
     "_precision",
     "_suggestions",

@@ -109,6 +109,8 @@ def test_unreadable_configurations(tmp_path):
         ("model.options.colour=1", "model.options: "),
         ("model.options.width=6.5", "model.options: width must be an int, got 6.5"),
         ("model.options.width=x", "model.options: width must be an int, got 'x'"),
+        ("model.options.pretrained=true", "model.options: pretrained is no option"),
+        ("model.options.checkpoint_path=x", "model.options: checkpoint_path is no option"),
         ("model.options.width=100000", "* 10^9 parameters of {'width': 100000, 'depth': 3} need"),
         ("model.options.width=100000000000", "model.options: no network is as large as {'width'"),
         ("data.train=config.toml", "config.toml: not a list file (one image path per line), or of"),

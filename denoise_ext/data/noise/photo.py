@@ -54,6 +54,9 @@ class PhotoNoise:
 class Draws:
     """Uniform numbers, one per image of a batch, from one generator or one per image."""
 
+    x: Tensor
+    generators: Generators
+
     def __init__(self, x: Tensor, generators: Generators) -> None:
         self.x, self.generators = x, generators
 

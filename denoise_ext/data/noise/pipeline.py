@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import fields
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -43,7 +43,7 @@ _MAP_GRID = 4  # a map of sigma is interpolated from this many random values on 
 class _Step(BaseModel):
     """One kind of noise; ``X_min`` and ``X_max`` are the range that X is drawn from."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     probability: float = Field(1.0, gt=0, le=1, description="That an image gets this step at all.")
 

@@ -55,7 +55,7 @@ class Guard:
         self._values: list[list[Any]] = []
         self._keyed: list[dict[Any, Any] | set[Any]] = []
         self._keys: list[list[Any]] = []
-        self.tensors = TensorGuard()
+        self.tensors: TensorGuard = TensorGuard()
 
     def watch(self, container: dict[Any, Any] | list[Any] | set[Any]) -> None:
         """Record the current content of ``container``."""
@@ -120,7 +120,7 @@ class InstrumentedCopy:
     def __init__(self, module: nn.Module) -> None:
         self.tensors: list[Tensor] = []  # the module's own, each once
         self.names: list[str] = []
-        self.guard = Guard()
+        self.guard: Guard = Guard()
         # Why not, once a forward has read what cannot be watched: it may catch all that is raised.
         self.refused: list[str] = []
         self._positions: dict[int, int] = {}
@@ -128,7 +128,7 @@ class InstrumentedCopy:
         self._memo: dict[int, Any] = {}
         self._copies: list[tuple[str, Any]] = []
         self._before: list[Any] = []
-        self.module = self._copy(module, "")
+        self.module: Any = self._copy(module, "")
 
     def install(self, make: Callable[[int], Tensor]) -> None:
         """Put ``make(position)`` where the module's tensor of that position was."""

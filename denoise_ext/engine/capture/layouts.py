@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from denoise_ext.engine.capture.graph import Graph, Value
 
-aten = torch.ops.aten
+aten: Any = torch.ops.aten
 
 _CONVOLUTIONS = {"aten::convolution", "denoise_ext::conv2d", "denoise_ext::conv_transpose2d"}
 # They write each value to another place: the layout of what they read ends there.

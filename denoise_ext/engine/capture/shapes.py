@@ -17,7 +17,7 @@ from denoise_ext._arguments import conv_output_size, conv_transpose_output_size
 from denoise_ext.engine.capture.graph import channels_last_stride
 from denoise_ext.ops import is_channels_last
 
-aten = torch.ops.aten
+aten: Any = torch.ops.aten
 
 # All tensors have one shape and dtype: the result's strides are `_pointwise_strides`.
 POINTWISE = {
@@ -105,7 +105,10 @@ def _unshuffled(n: int, c: int, h: int, w: int, factor: int) -> tuple[int, ...] 
     return None if h % factor or w % factor else (n, c * factor**2, h // factor, w // factor)
 
 
-_SHUFFLES = {aten.pixel_shuffle.default: _shuffled, aten.pixel_unshuffle.default: _unshuffled}
+_SHUFFLES: dict[Any, Callable[..., tuple[int, ...] | None]] = {
+    aten.pixel_shuffle.default: _shuffled,
+    aten.pixel_unshuffle.default: _unshuffled,
+}
 
 
 def _all_alike(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:

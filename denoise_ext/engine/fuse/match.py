@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Set
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from denoise_ext.engine.fuse.ir import OUT, Constants, Out, Site, Step
 from denoise_ext.engine.fuse.match_conv import find_convolutions
 from denoise_ext.engine.fuse.resampled import fuse_resampling
 
-aten = torch.ops.aten
+aten: Any = torch.ops.aten
 
 # The same operators, writing into given memory; element by element, so whatever its strides.
 _POINTWISE = {

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from denoise_ext.engine.capture.graph import Graph, Node, Value
 from denoise_ext.engine.fuse.conv import ConvSite
 from denoise_ext.engine.fuse.ir import Constants
 
-aten = torch.ops.aten
+aten: Any = torch.ops.aten
 _FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 _ADDS = {aten.add.Tensor, aten.sub.Tensor}
 _ACTIVATIONS = {
@@ -192,10 +194,10 @@ def _absorb_padding(site: ConvSite) -> None:
     if above != below or above < 0:
         return
     if border == "constant":
-        value = node.args[2] if len(node.args) > 2 else 0
-        if value not in (0, None):
+        if any(value not in (0, None) for value in node.args[2:]):
             return
-        site.padding = (site.padding[0] + above, site.padding[1] + left)
+        rows, columns = site.padding
+        site.padding = (rows + above, columns + left)
     elif site.padding != (0, 0):
         return
     else:

@@ -17,7 +17,7 @@ from denoise_ext.engine.capture.graph import Graph, Node, Value
 from denoise_ext.engine.fuse.conv import ConvSite
 from denoise_ext.engine.fuse.ir import OUT, Constants, Out, Step
 
-aten = torch.ops.aten
+aten: Any = torch.ops.aten
 _ALGORITHMS = ("winograd4", "winograd6")
 _POOLINGS = {
     aten.max_pool2d_with_indices.default: "max",

@@ -24,9 +24,13 @@ from denoise_ext.engine.run.region import Region, Settings
 class State:
     """The state of a shim besides its module's ``__dict__``."""
 
+    module: nn.Module
+    path: str
+    settings: Settings
+
     def __init__(self, module: nn.Module, path: str, settings: Settings) -> None:
         self.module, self.path, self.settings = module, path, settings
-        self.regions = {
+        self.regions: dict[str, Region] = {
             method: Region(module, method, path, settings) for method in _methods(type(module))
         }
         self._children: dict[int, tuple[nn.Module, nn.Module]] = {}

@@ -97,7 +97,7 @@ class Results:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self.bytes = 0  # of all blocks that may be idle
+        self.bytes: int = 0  # of all blocks that may be idle
 
     def maker(
         self, shape: tuple[int, ...], stride: tuple[int, ...], dtype: torch.dtype

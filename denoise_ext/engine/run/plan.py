@@ -36,6 +36,12 @@ class Plan:
             step that may read it.
     """
 
+    graph: Graph
+    constants: Constants
+    schedule: Schedule
+    device: torch.device
+    poison: bool
+
     def __init__(
         self,
         graph: Graph,
@@ -47,13 +53,13 @@ class Plan:
         self.graph, self.constants, self.schedule = graph, constants, schedule
         self.device, self.poison = device, poison
         results = memory.Results(device)
-        self.makers = [
+        self.makers: list[Callable[[], Tensor]] = [
             results.maker(v.shape, stride, v.dtype) for v, stride in schedule.fresh.items()
         ]
-        self.bytes = schedule.size + results.bytes  # a workspace, and blocks for results
+        self.bytes: int = schedule.size + results.bytes  # a workspace, and blocks for results
         self._pools: dict[int, list[_Workspace]] = {}
         self._lock = threading.Lock()
-        self.workspaces = 0
+        self.workspaces: int = 0
         self.unrecorded: str | None = None  # why a GPU launches the steps one by one
         if device.type == "cuda":
             self.unrecorded = cuda_graph.obstacle(graph, device)

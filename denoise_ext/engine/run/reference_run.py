@@ -14,6 +14,8 @@ from denoise_ext.engine.capture.signature import tensors_in
 class ReferenceRun:
     """A copy of a module and of a call's arguments; ``missing`` is the reason if there is none."""
 
+    missing: str
+
     def __init__(
         self, module: nn.Module, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:

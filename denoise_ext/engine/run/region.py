@@ -62,6 +62,11 @@ class _Entry:
 class Region:
     """``module.method`` and its plans; ``path`` is the module's name in the model."""
 
+    module: nn.Module
+    method: str
+    path: str
+    settings: Settings
+
     def __init__(self, module: nn.Module, method: str, path: str, settings: Settings) -> None:
         self.module, self.method, self.path, self.settings = module, method, path, settings
         self._entries: OrderedDict[Any, _Entry] = OrderedDict()

@@ -59,7 +59,7 @@ class Scheduler:
         self.graph = graph
         self.constants = constants
         self.chosen = chosen
-        self.result = Schedule()
+        self.result: Schedule = Schedule()
         self._wanted = {
             value: stride
             for value, stride in zip(graph.outputs, strides, strict=False)
@@ -123,11 +123,11 @@ class Scheduler:
 
     def _choose_fresh(self, steps: list[Step]) -> None:
         """What the caller gets is written into memory of its own, where a step can write it."""
-        written = {step.results[0] for step in steps if step.writes}
+        written: set[Any] = {step.results[0] for step in steps if step.writes}
         written |= {step.part_of[0] for step in steps if step.part_of is not None}
         # Convolutions write channels_last fastest; some operators write no slice of other memory.
         fixed = self._convolved | {step.results[0] for step in steps if not step.any_output}
-        view_of = {
+        view_of: dict[Any, Any] = {
             result: step.args[0] for step in steps if step.view for result in step.results
         }  # fmt: skip
         for value in self.graph.outputs:
@@ -147,14 +147,15 @@ class Scheduler:
         for step in steps:
             if step.part_of is not None:
                 parts.setdefault(step.part_of[0], []).append(step)
-        writer = {value: step for step in steps if step.writes for value in step.results}
+        writer = {value: step for step in steps if step.writes for value in step.made}
         dropped: set[Step] = set()
         # Concatenations from last to first: one inside another finds the outer one placed.
         for output in reversed(parts):
             if not self._has_place(output):
                 self.result.places[output] = (self._buffer(output), 0)
             for step in parts[output]:
-                value, place = step.args[0], step.part_of
+                value = step.args[0]
+                place = step.part_of
                 assert place is not None
                 self._put_inside(step.made[0], *place)
                 inside = value in parts or (value in writer and writer[value].any_output)

@@ -38,7 +38,7 @@ class Source:
         self.stream = stream
         self.name = name
         self.max_pixels = max_pixels
-        self.size = stream.seek(0, io.SEEK_END)
+        self.size: int = stream.seek(0, io.SEEK_END)
         self.path = path
         stream.seek(0)
 

@@ -70,7 +70,8 @@ def _load(
     if not 2 <= len(shape) <= _MAX_AXES or min(shape) < 1:
         raise source.error(f"{where}has shape {shape}; (..., H, W) or (..., H, W, 1..4) is read")
     count = math.prod(spatial[:-2])
-    total = source.check_pixels(spatial[-1], spatial[-2], count, others)
+    height, width = list(spatial[-2:])
+    total = source.check_pixels(width, height, count, others)
     size = math.prod(shape) * dtype.itemsize
     data = read_up_to(stream, size)
     if len(data) != size:

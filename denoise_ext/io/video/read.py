@@ -53,14 +53,14 @@ class FileVideo(Video):
             self._frames = self._decoded()
             self._first = self._first_frame()
             self._quarters = round(self._first.rotation / 90)  # counterclockwise, for players
-            self.info = self._describe()
-            self.time_base = self._stream.time_base
+            self.info: VideoInfo = self._describe()
+            self.time_base: Fraction = self._stream.time_base
             context = self._stream.codec_context
-            self.colour = {name: getattr(context, name) for name in _COLOUR}
-            self.pixel_shape = self._pixel_shape()
-            self.titles = _titles(self._container.metadata)
-            self.stream_titles = _titles(self._stream.metadata)
-            self.chapters = self._container.chapters()
+            self.colour: dict[str, int] = {name: getattr(context, name) for name in _COLOUR}
+            self.pixel_shape: Fraction | None = self._pixel_shape()
+            self.titles: dict[str, str] = _titles(self._container.metadata)
+            self.stream_titles: dict[str, str] = _titles(self._stream.metadata)
+            self.chapters: list[Any] = self._container.chapters()
             self.has_streams = True
         except BaseException:
             self.close()
@@ -78,7 +78,7 @@ class FileVideo(Video):
                 self._count_lost(count)
                 lost_in_a_row += 1
                 if lost_in_a_row > _MAX_LOST_IN_A_ROW:
-                    self.broken = f"frame {count} and what follows cannot be read"
+                    self.broken: str = f"frame {count} and what follows cannot be read"
                     return
                 continue
             lost_in_a_row = 0
@@ -138,7 +138,7 @@ class FileVideo(Video):
 
     def _describe(self) -> VideoInfo:
         stream, context = self._stream, self._stream.codec_context
-        pixel_format = _PLANAR.get(context.pix_fmt, context.pix_fmt)
+        pixel_format = str(_PLANAR.get(context.pix_fmt, context.pix_fmt))  # `_choose` has seen it
         self._colour(pixel_format, context.color_range, context.colorspace)
         rate = stream.average_rate
         frames = stream.frames or None

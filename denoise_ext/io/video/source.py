@@ -43,13 +43,13 @@ class Video(ABC):
         self.path = path
         self.notes: list[str] = []
         """Remarks for the user; more may be added while frames are read."""
-        self.corrupt = 0
+        self.corrupt: int = 0
         """How many frames so far were damaged, and handed out as the decoder made them."""
         self.corrupt_frames: list[int] = []
         """The numbers of the first of them, from 0."""
-        self.lost = 0
+        self.lost: int = 0
         """How many packets so far gave no frame at all."""
-        self.first_lost = 0
+        self.first_lost: int = 0
         """The number of the frame that was to come next at the first of them."""
         self.broken = ""
         """Why no further frame can be read, with its number; "" for a whole video."""

@@ -61,20 +61,20 @@ class Y4MVideo(Video):
         width, height = (self._size(tags, letter) for letter in "WH")
         check_frame_size(path, width, height, max_pixels)
         rate = self._ratio(tags, "F")
-        self.pixel_shape = self._ratio(tags, "A")
-        self.time_base = 1 / (rate or USUAL_RATE)
+        self.pixel_shape: Fraction | None = self._ratio(tags, "A")
+        self.time_base: Fraction = 1 / (rate or USUAL_RATE)
         name, bits, shared = _format_of(tags.get("C", "420jpeg"), path)
-        self.info = VideoInfo(width, height, None, rate, name, "rawvideo")
+        self.info: VideoInfo = VideoInfo(width, height, None, rate, name, "rawvideo")
         comments = [word for word in words[1:] if word.startswith("X")]
         full = f"{_RANGE}FULL" in comments
         if full or f"{_RANGE}LIMITED" in comments:
-            self.colour = {"color_range": 2 if full else 1}
+            self.colour: dict[str, int] = {"color_range": 2 if full else 1}
         kind = "gray" if shared is None else "ycbcr"
         self._colour = Colour(kind, bits, full or (kind == "gray" and not self.colour))
         self._shapes = [(height, width)]
         if shared is not None:
             self._shapes += [(-(-height // shared[1]), -(-width // shared[0]))] * 2
-        self.tags = [f"I{tags['I']}"] if tags.get("I") else []
+        self.tags: list[str] = [f"I{tags['I']}"] if tags.get("I") else []
         self.tags += [f"C{tags['C']}"] if tags.get("C") else []
         self.tags += comments
         if tags.get("I", "p") in ("t", "b", "m"):
@@ -100,7 +100,9 @@ class Y4MVideo(Video):
             if not line:
                 return None
             if not (line.startswith(_FRAME) and line[len(_FRAME) :][:1] in (b"\n", b" ")):
-                self.broken = f"frame {number} does not begin with FRAME but with {line[:16]!r}"
+                self.broken: str = (
+                    f"frame {number} does not begin with FRAME but with {line[:16]!r}"
+                )
                 return None
             if not line.endswith(b"\n"):
                 self.broken = f"frame {number} has a header without end"
