@@ -27,8 +27,9 @@ if TYPE_CHECKING:
         training,
     )
     from denoise_ext._info import info
-    from denoise_ext.engine import accelerate
-    from denoise_ext.tasks import Denoiser, NoiseProfile, VideoDenoiser, analyse_noise, denoise
+    from denoise_ext.engine.accelerate import accelerate
+    from denoise_ext.tasks import Denoiser, NoiseProfile, VideoDenoiser, analyse_noise
+    from denoise_ext.tasks.denoise import denoise
 
 _SUBPACKAGES = (
     "analysis", "data", "engine", "export", "io", "jobs", "metrics", "models", "nn", "ops",

@@ -59,7 +59,8 @@ class ImageDenoiser(Network):
         """See :meth:`Network.compute`."""
         return {"image": self.denoise(inputs["image"], inputs.get("noise_map"))}, state
 
-    @overload  # type: ignore[override]  # an image denoiser names its arguments x and sigma
+    # An image denoiser names its arguments x and sigma.
+    @overload
     def forward(self, x: Tensor, sigma: Sigma = None) -> Tensor: ...
     @overload
     def forward(self, x: Tensors, sigma: Tensors | None = None) -> tuple[Tensors, Tensors]: ...
