@@ -153,7 +153,7 @@ class FromModule(ImageDenoiser):
 
     def _noise_map(self, x: Tensor, sigma: Sigma) -> Tensor | None:
         """Sigma itself, which modules take, as (N, 1, 1 or H, 1 or W) of their own."""
-        if sigma is None or super()._noise_map(x, sigma) is None:
+        if super()._noise_map(x, sigma) is None or sigma is None:
             return None
         shaped = checked_sigma(x, sigma).to(x.dtype)
         return shaped.expand(len(x), -1, -1, -1)

@@ -463,8 +463,8 @@ def _checked_probes(uncertainty: object, strength: float, precision: str) -> int
 
 
 def _check_strength(strength: object) -> None:
-    number = isinstance(strength, (int, float)) and not isinstance(strength, bool)
-    if not (isinstance(strength, (int, float)) and number and 0 <= strength <= 1):
+    number = None if isinstance(strength, bool) else strength
+    if not isinstance(number, (int, float)) or not 0 <= number <= 1:
         raise ValueError(f"strength must be a number from 0 to 1, got {strength!r}")
 
 

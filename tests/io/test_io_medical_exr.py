@@ -6,6 +6,7 @@ import gzip
 import io as bytes_io
 import os
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -223,3 +224,14 @@ def test_camera_raw_is_developed_and_read_only(tmp_path):
     np.testing.assert_array_equal(io.read_picture(tmp_path / "b.tif").frames[0], frame)
     with pytest.raises(io.ImageError, match="max_pixels"):
         io.read_picture(path, max_pixels=1000)
+
+
+@pytest.mark.parametrize(("format", "module"), [("DICOM", "pydicom"), ("NIFTI", "nibabel")])
+def test_a_picture_that_was_not_read_from_such_a_file_is_one_line(tmp_path, format, module):
+    pytest.importorskip(module)
+    picture = replace(io.picture_of(np.zeros((4, 4), np.uint8)), format=format)
+    path = tmp_path / {"DICOM": "x.dcm", "NIFTI": "x.nii"}[format]
+    with pytest.raises(io.ImageError, match=r"cannot write .*metadata are not those of") as error:
+        io.write_picture(path, picture)
+    assert "\n" not in str(error.value)
+    assert not path.exists()

@@ -171,7 +171,9 @@ def test_wheel_holds_the_package_and_only_it(wheel):
         name = str(path.relative_to(ROOT))
         if path.is_file() and "__pycache__" not in name and ".so" not in path.suffixes:
             assert name in names
-    assert sum(name.startswith("denoise_ext/_native.") for name in names) == 1
+    native = {name for name in names if name.startswith("denoise_ext/_native.")}
+    assert sum(name.endswith(".so") for name in native) == 1
+    assert native > {"denoise_ext/_native.pyi"}
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert {name.split("/")[0].split("-")[0] for name in names} == {"denoise_ext"}
 
@@ -180,7 +182,11 @@ def test_sdist_holds_every_source(sdist):
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     sources = [p for end in ("h", "inl", "cuh", "cu", "cpp") for p in ROOT.glob(f"csrc/**/*.{end}")]
-    sources += [*ROOT.glob("denoise_ext/**/*.py"), *ROOT.glob("tests/**/*.py")]
+    sources += [
+        *ROOT.glob("denoise_ext/**/*.py"),
+        *ROOT.glob("denoise_ext/*.pyi"),
+        *ROOT.glob("tests/**/*.py"),
+    ]
     sources += [ROOT / name for name in ("setup.py", "pyproject.toml", "Makefile", "LICENSE")]
     sources += [ROOT / name for name in ("constraints.txt", "README.md", ".ci/run")]
     assert len(sources) > 30

@@ -144,7 +144,8 @@ def _kept(dataset: Any, frames: tuple[np.ndarray, ...]) -> _Tags:
 def _write(stream: IO[bytes], picture: Picture) -> None:
     pydicom = optional("pydicom", "medical", "DICOM")
     tags = picture.metadata.native
-    assert isinstance(tags, _Tags)  # `native` of `CODEC`, which the caller checks
+    if not isinstance(tags, _Tags):
+        raise ValueError("its metadata are not those of a DICOM file")
     frames = _fitting(picture.frames, tags)
     data = b"".join(np.ascontiguousarray(f, f.dtype.newbyteorder("<")).tobytes() for f in frames)
     dataset = copy.deepcopy(tags.dataset)

@@ -98,7 +98,8 @@ def _read(source: Source, stream: IO[bytes], name: str) -> Picture:
 
 def _write_plain(stream: IO[bytes], picture: Picture) -> None:
     volume = picture.metadata.native
-    assert isinstance(volume, _Volume)  # `native` of both codecs, which the caller checks
+    if not isinstance(volume, _Volume):
+        raise ValueError("its metadata are not those of a NIfTI file")
     start, dtype = volume.start, volume.dtype
     kind = picture.frames[0].dtype
     if kind != dtype.newbyteorder("="):
