@@ -6,31 +6,6 @@ import importlib
 
 __version__ = "0.1.0"
 
-TYPE_CHECKING = False  # as typing's, which takes time to import
-if TYPE_CHECKING:
-    from denoise_ext import (
-        analysis,
-        data,
-        engine,
-        export,
-        io,
-        jobs,
-        metrics,
-        models,
-        nn,
-        ops,
-        reference,
-        restore,
-        runtime,
-        service,
-        tasks,
-        training,
-    )
-    from denoise_ext._info import info
-    from denoise_ext.engine.accelerate import accelerate
-    from denoise_ext.tasks import Denoiser, NoiseProfile, VideoDenoiser, analyse_noise
-    from denoise_ext.tasks.denoise import denoise
-
 _SUBPACKAGES = (
     "analysis", "data", "engine", "export", "io", "jobs", "metrics", "models", "nn", "ops",
     "reference", "restore", "runtime", "service", "tasks", "training",

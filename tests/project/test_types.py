@@ -24,10 +24,13 @@ def test_the_stub_of_the_native_library_has_its_functions():
         assert signature.count(":") == len(node.args.args), signature
 
 
-def test_names_of_the_package_are_there_for_checkers_too():
-    tree = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
-    block = next(node for node in tree.body if isinstance(node, ast.If))
-    seen = {name.name for node in block.body for name in node.names}
-    assert {"__version__", *seen} == set(denoise_ext.__all__)
-    for name in denoise_ext.__all__:
+def test_the_stub_of_the_package_has_its_names():
+    stub = ast.parse((PACKAGE / "__init__.pyi").read_text(encoding="utf-8"))
+    imported = {
+        name.name for node in stub.body if isinstance(node, ast.ImportFrom) for name in node.names
+    }
+    [listed] = (ast.literal_eval(n.value) for n in stub.body if isinstance(n, ast.Assign))
+    assert listed == denoise_ext.__all__
+    assert {"__version__", *imported} == set(listed)
+    for name in listed:
         assert getattr(denoise_ext, name) is not None
