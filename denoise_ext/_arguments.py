@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -90,14 +91,15 @@ def int_pair(
 ) -> tuple[int, int]:
     """Return ``value`` (an int, or two of them) as a pair, each ``minimum`` to ``largest``."""
     # What nearly every call passes, at once; a SymInt is none of these classes.
-    if type(value) is int and minimum <= value <= largest:
-        return value, value
-    if type(value) is tuple and len(value) == 2:
-        first, second = value
+    given: Any = value
+    if given.__class__ is int and minimum <= given <= largest:
+        return given, given
+    if given.__class__ is tuple and len(given) == 2:
+        first, second = given
         if first.__class__ is int is second.__class__ and (
             minimum <= first <= largest and minimum <= second <= largest
         ):
-            return first, second
+            return given
     if isinstance(value, _INTS):
         pair = (value, value)
     elif isinstance(value, (tuple, list)) and 1 <= len(value) <= 2:
