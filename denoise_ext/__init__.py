@@ -1,5 +1,6 @@
 """Image denoising for PyTorch: fast operators, drop-in layers, trained models, a command line."""
 
+# pyright: reportUnsupportedDunderAll=false
 from __future__ import annotations
 
 import importlib
@@ -17,11 +18,7 @@ _NAMES = {
     "analyse_noise": "tasks", "denoise": "tasks", "info": "_info",
 }  # fmt: skip
 
-__all__ = [
-    "Denoiser", "NoiseProfile", "VideoDenoiser", "__version__", "accelerate", "analyse_noise",
-    "analysis", "data", "denoise", "engine", "export", "info", "io", "jobs", "metrics", "models",
-    "nn", "ops", "reference", "restore", "runtime", "service", "tasks", "training",
-]  # fmt: skip
+__all__ = ["__version__", *_NAMES, *_SUBPACKAGES]  # for checkers: `__init__.pyi`
 
 
 def __getattr__(name: str) -> object:
