@@ -100,7 +100,6 @@ class Guard:
                 {"WWW-Authenticate": "Bearer"},
             )
 
-
     def _is_own(self, host: str) -> bool:
         """Whether the host of a request is this service."""
         anyone = not (self._local or self._names)
