@@ -192,7 +192,7 @@ MAY_IMPORT = {
     "training": {"models", "nn", "ops", "data", "runtime", "tasks"},  # tasks: what noise there is
     "jobs": {"tasks", "runtime"},  # ray.py alone: a cluster loads the network in its actors
     "integrations": {"restore", "tasks", "runtime"},
-    "report": {"tasks", "runtime", "models", "analysis", "nn"},
+    "report": {"tasks", "runtime"},
     "service": {"tasks", "runtime", "models"},
     "_info": {"ops"},
     "cli": {
