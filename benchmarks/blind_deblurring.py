@@ -8,7 +8,7 @@ ratio is that of Levin, Weiss, Durand and Freeman, "Understanding and evaluating
 algorithms" (CVPR 2009): the squared error with the kernel that was found, over that with the true
 one, by the same method (`deblur`).  A kernel's place is not determined, so the result is shifted
 by whole pixels to the smallest error, and 30 pixels at the edge are left out.  `estimate_kernel` is
-given the size of the true kernel.  Its kernel is not exact, so `deblur` takes a level of 15 with it.
+given the size of the true kernel.  What it finds is not exact, so `deblur` takes a level of 15.
 """
 
 from __future__ import annotations
