@@ -4,7 +4,6 @@ Functions for one image: `deblur`, `inpaint`, `demosaic`. `Restorer` keeps a net
 images and takes any `Operator`. `fit_kernel` and `fit_inverse_kernel` learn from pairs of images.
 """
 
-from denoise_ext.restore.blind import estimate_kernel
 from denoise_ext.restore.fit import fit_inverse_kernel, fit_kernel
 from denoise_ext.restore.kernels import disk_kernel, gaussian_kernel, motion_kernel, open_kernel
 from denoise_ext.restore.operators import Blur, Mask, Mosaic, Operator
@@ -21,7 +20,6 @@ __all__ = [
     "deblur",
     "demosaic",
     "disk_kernel",
-    "estimate_kernel",
     "fit_inverse_kernel",
     "fit_kernel",
     "gaussian_kernel",

@@ -46,8 +46,8 @@ def fit_kernel(sharp: Any, blurred: Any, size: int) -> np.ndarray:
         TypeError, ValueError: images of different sizes or smaller than the kernel, a flat sharp
             image, a wrong size; the message names the argument.
     """
-    check_fit_size(size)
-    x, y = unit_pixels("sharp", sharp), unit_pixels("blurred", blurred)
+    _check_fit_size(size)
+    x, y = _pixels("sharp", sharp), _pixels("blurred", blurred)
     _check_pair("sharp", x, "blurred", y, size)
     gram, right = _normal_equations([(x, y)], size)
     kernel = _nonnegative(gram, right)
@@ -74,12 +74,12 @@ def fit_inverse_kernel(pairs: Iterable[tuple[Any, Any]], size: int) -> nn.Conv2d
     Raises:
         TypeError, ValueError: no pairs, images that do not fit; the message names the argument.
     """
-    check_fit_size(size)
+    _check_fit_size(size)
     opened = []
     for pair in pairs:
         if not isinstance(pair, (tuple, list)) or len(pair) != 2:
             raise TypeError("pairs must hold (blurred, sharp) pairs")
-        y, x = unit_pixels("pairs: blurred", pair[0]), unit_pixels("pairs: sharp", pair[1])
+        y, x = _pixels("pairs: blurred", pair[0]), _pixels("pairs: sharp", pair[1])
         _check_pair("pairs: blurred", y, "sharp", x, size)
         opened.append((y, x))
     if not opened:
@@ -152,7 +152,7 @@ def _nonnegative(gram: Tensor, right: Tensor) -> Tensor:
         free = free ^ wrong
 
 
-def unit_pixels(name: str, image: Any) -> Tensor:
+def _pixels(name: str, image: Any) -> Tensor:
     """One image as (C, H, W) float64, black 0 and white 1, without alpha."""
     opened = open_image(image)
     if opened.source.shape[0] != 1:
@@ -179,8 +179,7 @@ def _check_pair(name: str, a: Tensor, other: str, b: Tensor, size: int) -> None:
         )
 
 
-def check_fit_size(size: object) -> None:
-    """Raise TypeError or ValueError unless a kernel to be found may have such a side."""
+def _check_fit_size(size: object) -> None:
     if isinstance(size, bool) or not isinstance(size, int):
         raise TypeError(f"size must be an odd number of pixels, got {size!r}")
     if not (1 <= size <= LARGEST and size % 2):
