@@ -26,7 +26,8 @@ include_patterns = [
     "SECURITY.md",
     "docs/**",
     "csrc/README.md",
-    "recipes/**/README.md",
+    "recipes/README.md",
+    "recipes/*/README.md",
     "benchmarks/README.md",
     "benchmarks/results/*.md",
 ]
