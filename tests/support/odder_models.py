@@ -221,8 +221,8 @@ ODDER: dict[str, Odd] = {
     "writes to a frozen dataclass's dict": Odd(
         with_attribute(writes_to_a_frozen_dict, Frozen(Fraction(1), {"a": 2.0})), "parts"
     ),
-    "gradient step": body(gradient_step, "parts"),
-    "pure gradient": body(pure_gradient, "nothing"),
+    "gradient step": body(gradient_step, "all"),
+    "pure gradient": body(pure_gradient, "all"),
     "autocast": body(autocast_inside, "nothing"),
     "autocast of a part": body(autocast_later, "parts"),
 }
