@@ -142,7 +142,7 @@ class InstrumentedCopy:
             after = _items(copy)
             missing = object()
             for key in {**before, **after}:
-                if before.get(key, missing) is not after.get(key, missing):
+                if not _unchanged(before.get(key, missing), after.get(key, missing)):
                     return _join(name, key)
         return None
 
@@ -240,6 +240,15 @@ class InstrumentedCopy:
             self.guard.tensors.watch(value)
         container[key] = None
         self._slots.append((container, key, position))
+
+
+def _unchanged(before: Any, after: Any) -> bool:
+    """Whether a write has left the same: the object, or a number or text equal to it."""
+    if before is after:
+        return True
+    # repr: 0.0 equals -0.0, and is not the same.
+    plain = type(before) is type(after) and type(before) in (bool, int, float, str)
+    return plain and repr(before) == repr(after)
 
 
 def _items(container: Any) -> dict[Any, Any]:

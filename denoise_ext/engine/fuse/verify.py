@@ -204,7 +204,10 @@ def _error(
 def _bound(
     step: Step, site: Site, look_up: Callable[[Value], Tensor]
 ) -> Callable[[], list[Tensor]]:  # fmt: skip
-    """``step`` as a function without arguments; its memory is allocated once."""
+    """``step`` as a function without arguments; its memory is allocated once.
+
+    The memory is filled with NaN: what a step leaves unwritten must not look right by chance.
+    """
     if not step.writes:
         return lambda: run(step, look_up)
     device = look_up(site.output).device
@@ -212,6 +215,9 @@ def _bound(
         torch.empty_strided(v.shape, channels_last_stride(v.shape), dtype=v.dtype, device=device)
         for v in step.results
     ]
+    for out in outs:
+        if out.is_floating_point():
+            out.fill_(torch.nan)
     filled = step.filled(outs)
 
     def call() -> list[Tensor]:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from denoise_ext.engine.capture.random_state import random_states, set_random_states
 from denoise_ext.engine.capture.signature import tensors_in
+from denoise_ext.engine.fuse import verify
 
 
 class ReferenceRun:
@@ -23,7 +24,8 @@ class ReferenceRun:
                 if id(x) not in memo:
                     same = x.detach().requires_grad_(x.requires_grad) if x.is_leaf else x.detach()
                     memo[id(x)] = copy.deepcopy(same, memo)
-            self._module, self._args, self._kwargs = copy.deepcopy((module, args, kwargs), memo)
+            self.module, self._args, self._kwargs = copy.deepcopy((module, args, kwargs), memo)
+            _set_modes(self.module, module)
         except Exception as error:
             # Whatever a foreign class raises: only this comparison needs the copy.
             self.missing = f"it cannot be copied ({type(error).__name__}: {error})"
@@ -32,7 +34,7 @@ class ReferenceRun:
     def run(self) -> Any:
         """Return the original's result; restore the random generators afterwards."""
         now = random_states()
-        call = self._module if self._method == "forward" else getattr(self._module, self._method)
+        call = self.module if self._method == "forward" else getattr(self.module, self._method)
         try:
             set_random_states(self._random)
             return call(*self._args, **self._kwargs)
@@ -41,6 +43,31 @@ class ReferenceRun:
             return None
         finally:
             set_random_states(now)
+
+    def times(self, replaced: nn.Module) -> list[float]:
+        """Milliseconds of the copy's call, and of the same call of ``replaced``.
+
+        ``replaced`` shares its state with the copy.
+        """
+        now = random_states()
+        try:
+            return verify.interleaved(
+                [
+                    lambda: self.module(*self._args, **self._kwargs),
+                    lambda: replaced(*self._args, **self._kwargs),
+                ]
+            )
+        finally:
+            set_random_states(now)
+
+
+def _set_modes(copied: nn.Module, module: nn.Module) -> None:
+    """Give ``copied`` the modes of ``module``: some classes' copies are in training mode."""
+    modes = {name: part.training for name, part in module.named_modules()}
+    if copied.training != module.training:
+        copied.train(module.training)
+    for name, part in copied.named_modules():
+        part.training = modes.get(name, part.training)
 
 
 def _computed(module: nn.Module) -> list[Tensor]:

@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from denoise_ext._tf32 import tf32_allowed
 from denoise_ext.engine.capture.graph import Graph
 from denoise_ext.engine.capture.instrumented_copy import Guard, InstrumentedCopy, NotPlannedError
 from denoise_ext.engine.capture.layouts import far_from_convolutions
+from denoise_ext.engine.capture.result_nest import flatten
 from denoise_ext.engine.capture.signature import call_key, tensors_in, without_numbers
 from denoise_ext.engine.capture.trace import trace
 from denoise_ext.engine.fuse import decisions, verify
@@ -88,7 +88,7 @@ class Region:
         if entry.plan is None:
             return False, entry.descend
         self._touch(key)
-        return True, entry.finish(entry.plan.run(tensors))
+        return True, entry.finish(entry.plan.leaves(tensors))
 
     def forget(self) -> None:
         """Drop all plans and decisions."""
@@ -142,7 +142,7 @@ class Region:
         if not any(site.replaces for site in sites):
             raise NotPlannedError("there is nothing in it to replace")
         strides = self._strides(args, kwargs, expected)
-        finish = Finish(tensors, self.settings.dtype, strides)
+        finish = Finish(tensors, self.settings.dtype, strides, graph.output_spec)
         first = self._decisions is None and self.settings.examine
         if first:
             key = decisions.key_of(graph, constants, self.settings.precision, self.settings.dtype)
@@ -171,7 +171,7 @@ class Region:
             return _Entry(plan, guard, finish)
         if first:
             self._bounds = found.bounds
-        actual = finish(plan.run(tensors))
+        actual = finish(plan.leaves(tensors, spoil=True))
         row = Row(
             self.path, self._name(), "plan", largest_error(actual, expected), self._allowed(graph)
         )
@@ -184,7 +184,7 @@ class Region:
         elif first:
             original = getattr(self.module, self.method)
             row.original_ms, row.ours_ms = verify.interleaved(
-                [lambda: original(*args, **kwargs), lambda: finish(plan.run(tensors))]
+                [lambda: original(*args, **kwargs), lambda: finish(plan.leaves(tensors))]
             )
             row.reason = "the plan is not faster" if row.speedup < 1 else ""
             row.decided = "timed"
@@ -243,7 +243,7 @@ class Region:
     def _strides(self, args: tuple, kwargs: dict, expected: Any) -> list[tuple[int, ...] | None]:
         """The strides of the original's results, leaf by leaf."""
         if self.settings.examine:
-            return [own_strides(leaf) for leaf in pytree.tree_leaves(expected)]
+            return [own_strides(leaf) for leaf in flatten(expected)[0]]
         # Traced with the layout that the arguments have, instead of the one that plans prefer.
         as_given = trace(self.module, self.method, args, kwargs, None, channels_last=False)[0]
         return [own_strides(leaf) for leaf in as_given.outputs]
