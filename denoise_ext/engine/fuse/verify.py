@@ -44,12 +44,20 @@ class Examination:
         }
 
 
+def clock() -> float:
+    """Seconds since some moment."""
+    return time.perf_counter()
+
+
 def examine(
-    graph: Graph, constants: Constants, sites: list[Site], tensors: list[Tensor]
-) -> Examination:
-    """Run the original operator by operator and try every site's variants on what it reads."""
+    graph: Graph, constants: Constants, sites: list[Site], tensors: list[Tensor],
+    known: dict[str, Row],
+) -> Examination:  # fmt: skip
+    """Run the original operator by operator and try every site's variants on what it reads.
+
+    ``known`` keeps what was timed for a site of the same kind and sizes.
+    """
     found = Examination()
-    known: dict[str, Row] = {}  # what was timed for a site of the same kind and sizes
 
     def visit(site: Site, look_up: Callable[[Value], Tensor]) -> None:
         _try(site, constants, look_up, found, known)
@@ -266,12 +274,12 @@ def interleaved(calls: list[Callable[[], Any]]) -> list[float]:
 
 
 def _seconds(call: Callable[[], Any], repeats: int) -> float:
-    start = time.perf_counter()
+    start = clock()
     for _ in range(repeats):
         call()
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         torch.cuda.synchronize()
-    return (time.perf_counter() - start) / repeats
+    return (clock() - start) / repeats
 
 
 def relative_error(actual: Tensor, expected: Tensor) -> float:

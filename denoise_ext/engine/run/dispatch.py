@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from denoise_ext.engine.capture.instrumented_copy import Wrapper
+from denoise_ext.engine.capture.known_hooks import has_unknown_hooks
 from denoise_ext.engine.capture.signature import is_ordinary
 from denoise_ext.engine.report import Row
 from denoise_ext.engine.run.region import Region, Settings
@@ -50,7 +51,13 @@ class State:
             path = f"{self.path}.{name}" if self.path else name
             # The pair keeps the module alive, and with it its id.
             known = self._children[id(module)] = (module, self._shim(name, module, path))
+        elif known[1] is not module and state_of(known[1]).is_idle():
+            known = self._children[id(module)] = (module, module)
         return known[1]
+
+    def is_idle(self) -> bool:
+        """Whether its calls are the module's own: there is nothing to replace, also in parts."""
+        return all(region.left_for_good for region in self.regions.values())
 
     def _shim(self, name: str, module: nn.Module, path: str) -> nn.Module:
         if self._rehearsed is None:
@@ -107,17 +114,12 @@ def state_of(module: nn.Module) -> State:
     return _STATE.__get__(module)
 
 
-def has_hooks(module: nn.Module) -> bool:
-    """Whether calls of this module must go through its own ``__call__``."""
-    return bool(module._forward_hooks or module._forward_pre_hooks)
-
-
 def _left_alone(module: nn.Module) -> str | None:
     if isinstance(module, torch.jit.ScriptModule):
         return "it is a TorchScript module"
     if isinstance(module, Wrapper):
         return "it is accelerated already"
-    if has_hooks(module):
+    if has_unknown_hooks(module):
         return "it has hooks, which must run"
     if "forward" in module.__dict__:
         return "its forward was replaced on the instance"
@@ -213,7 +215,7 @@ def _dispatcher(method: str, own: Callable) -> Callable:
         state = state_of(self)
         # Hooks may be registered since; the forward itself may have turned on gradients or
         # autocast: the engine calls it without either.
-        if has_hooks(self) or not is_ordinary(args, kwargs, torch.is_grad_enabled()):
+        if has_unknown_hooks(self) or not is_ordinary(args, kwargs, torch.is_grad_enabled()):
             return getattr(state.module, "__call__" if method == "forward" else method)(
                 *args, **kwargs
             )

@@ -13,12 +13,19 @@ from denoise_ext.engine.fuse import verify
 
 
 class ReferenceRun:
-    """A copy of a module and of a call's arguments; ``missing`` is the reason if there is none."""
+    """A copy of a module and of a call's arguments; ``missing`` is the reason if there is none.
 
-    def __init__(self, module: nn.Module, method: str, args: tuple, kwargs: dict[str, Any]) -> None:
-        self.missing, self._method = "", method
+    ``raised``: the reason is an exception of the call.  ``share``: the copy has the parameters of
+    the module itself, which the call must not change.
+    """
+
+    def __init__(
+        self, module: nn.Module, method: str, args: tuple, kwargs: dict[str, Any],
+        share: bool = False,
+    ) -> None:  # fmt: skip
+        self.missing, self.raised, self._method = "", False, method
         try:
-            memo: dict[int, Any] = {}
+            memo: dict[int, Any] = {id(x): x for x in module.parameters()} if share else {}
             # deepcopy refuses tensors with a history: of gradients, of which the copy needs none.
             for x in tensors_in(args, kwargs) + _computed(module):
                 if id(x) not in memo:
@@ -39,7 +46,7 @@ class ReferenceRun:
             set_random_states(self._random)
             return call(*self._args, **self._kwargs)
         except Exception as error:
-            self.missing = f"its copy raises {type(error).__name__}: {error}"
+            self.missing, self.raised = f"its copy raises {type(error).__name__}: {error}", True
             return None
         finally:
             set_random_states(now)
