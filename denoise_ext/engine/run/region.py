@@ -75,6 +75,7 @@ class Region:
         self._numbers: dict[tuple, list[tuple]] = {}
         self._bounds: list[float] = []  # on sites' relative errors, from the example
         self._trusts_cache = True  # until a plan made of a kept decision was off
+        self._relaid = True  # images are taken as if they were in channels_last
         self._tf32: bool | None = None  # PyTorch's setting, which plans for CUDA are made under
         self._noted = 0  # rows of sites in the report
         self._apart: set[tuple[str, str]] = set()  # sites that take in no upsampling or pooling
@@ -112,7 +113,7 @@ class Region:
             self._entries.clear()
             self._numbers.clear()
             self._decisions = self._left = self._row = None
-            self._economy = Economy()
+            self._economy, self._relaid = Economy(), True
             self._apart.clear()
 
     # --- making plans -----------------------------------------------------------------------------
@@ -198,17 +199,9 @@ class Region:
             sites, found, kept = self._examination(graph, constants, sites, tensors, key)
             self._decide(found)
             if kept is not None and kept.slower is not None:
-                name = self._name()
-                return self._leave(
-                    Row(self.path, name, "original", reason=kept.slower, decided="cached")
-                )
-            # Only what the chosen variants read stays packed.
-            used = {id(a) for step in found.chosen.values() if step for a in step.args}
-            unused = [
-                k for k, v in constants.packed.items() if k[0] == "packed" and id(v) not in used
-            ]
-            for name in unused:
-                del constants.packed[name]
+                row = Row(self.path, self._name(), "original", reason=kept.slower, decided="cached")
+                return self._not_planned(row, args, kwargs, tensors, expected)
+            _drop_unused(constants, found)
         chosen = self._choose(sites, constants)
         if not any(chosen.get(site) is not None for site in sites if site.replaces):
             row = Row(self.path, self._name(), "original", reason=_AS_FAST, decided="timed")
@@ -243,21 +236,23 @@ class Region:
             row.reason = _NOT_FASTER if row.speedup < 1 else ""
             row.decided = "timed"
             decisions.keep(key, found, self._apart, row)
-        if not row.reason:
+        if row.reason:
+            row.variant = "original"
             if first:
-                self._row = row
-                self._note(row)
-                if row.original_ms is not None and row.ours_ms is not None:
-                    self._economy.timed(row.original_ms, row.ours_ms, 1e3 * planning, tensors)
-                if plan.unrecorded:
-                    name = self._name()
-                    self._note(Row(self.path, name, "no CUDA graph", reason=plan.unrecorded))
-            return _Entry(plan, guard, finish)
-        row.variant = "original"
+                return self._not_planned(row, args, kwargs, tensors, expected)
+            self._note_once(row)
+            return _Entry(None)
         if first:
-            return self._leave(row)
-        self._note_once(row)
-        return _Entry(None)
+            self._note_plan(row, plan)
+            if row.original_ms is not None and row.ours_ms is not None:
+                self._economy.timed(row.original_ms, row.ours_ms, 1e3 * planning, tensors)
+        return _Entry(plan, guard, finish)
+
+    def _note_plan(self, row: Row, plan: Plan) -> None:
+        self._row = row
+        self._note(row)
+        if plan.unrecorded:
+            self._note(Row(self.path, self._name(), "no CUDA graph", reason=plan.unrecorded))
 
     def _examination(
         self, graph: Graph, constants: Constants, sites: list[Site], tensors: list[Tensor],
@@ -289,6 +284,25 @@ class Region:
         self._apart.clear()
         return self._make(args, kwargs, tensors, expected)
 
+    def _not_planned(
+        self, row: Row, args: tuple, kwargs: dict, tensors: list[Tensor], expected: Any
+    ) -> _Entry:  # fmt: skip
+        """Leave the calls to the original or to parts.
+
+        A plan that is not faster is tried in the arguments' own layout first: PyTorch's operators
+        in it may be faster there.
+        """
+        if row.reason != _NOT_FASTER or not self._relaid:
+            return self._leave(row)
+        rows = self.settings.report.rows
+        del rows[len(rows) - self._noted :]
+        self._noted, self._decisions, self._relaid = 0, None, False
+        self._apart.clear()
+        try:
+            return self._make(args, kwargs, tensors, expected)
+        except NotPlannedError:
+            return self._leave(row)
+
     def _leave(self, row: Row) -> _Entry:
         """Leave all calls to the original, or to parts where the plan as a whole is not faster."""
         self._note(row)
@@ -311,6 +325,8 @@ class Region:
 
     def _trace(self, args: tuple, kwargs: dict) -> tuple[Graph, list[Tensor], Guard]:
         call = (self.module, self.method, args, kwargs, self.settings.dtype)
+        if not self._relaid:
+            return trace(*call, channels_last=False)
         try:
             traced = trace(*call, channels_last=True)
             kept = far_from_convolutions(traced[0], tensors_in(args, kwargs))
@@ -389,3 +405,11 @@ class Region:
         if count == 1:
             self._note(row)
         return count
+
+
+def _drop_unused(constants: Constants, found: verify.Examination) -> None:
+    """Only what the chosen variants read stays packed."""
+    used = {id(a) for step in found.chosen.values() if step for a in step.args}
+    packed = constants.packed
+    for name in [k for k, v in packed.items() if k[0] == "packed" and id(v) not in used]:
+        del packed[name]
