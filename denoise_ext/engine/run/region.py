@@ -96,9 +96,10 @@ class Region:
                 entry = self._entries.get(key)
                 if entry is None or (entry.guard is not None and not entry.guard.holds()):
                     entry = self._prepare(key, args, kwargs, tensors)
+        else:
+            entry.used = True
         if entry.plan is None:
             return False, entry.descend
-        entry.used = True
         self._touch(key)
         return True, entry.finish(entry.plan.leaves(tensors))
 
