@@ -118,7 +118,9 @@ FORWARDS = {
         nn.Conv2d(3, 16, 3, padding=(2, 1), padding_mode="circular"), nn.ReLU()
     ),
     "weight_norm": lambda: nn.Sequential(weight_norm(nn.Conv2d(3, 16, 3, padding=1)), nn.ReLU()),
-    "spectral_norm": lambda: nn.Sequential(spectral_norm(nn.Conv2d(3, 16, 3, padding=1)), nn.ReLU()),
+    "spectral_norm": lambda: nn.Sequential(
+        spectral_norm(nn.Conv2d(3, 16, 3, padding=1)), nn.ReLU()
+    ),
     "pruning": lambda: nn.Sequential(
         prune.l1_unstructured(nn.Conv2d(3, 16, 3, padding=1), "weight", 0.3), nn.ReLU()
     ),

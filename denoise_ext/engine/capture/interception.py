@@ -74,12 +74,12 @@ class Interception(TorchFunctionMode):
         tensors = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
         if tensors or device not in (None, META):
             raise NotPlannedError("it makes a tensor of something else than numbers")
-        with _outside(), torch.device(self._device):
+        with _Outside(), torch.device(self._device):
             made = func(*args, **{k: v for k, v in kwargs.items() if k != "device"}).clone()
             return torch._to_functional_tensor(self._add_constant(made))
 
 
-class _outside:  # noqa: N801, a context
+class _Outside:
     """Operators run as they do without a trace."""
 
     def __enter__(self) -> None:
@@ -95,7 +95,7 @@ class _outside:  # noqa: N801, a context
 
 
 def functionalized(
-    call: Callable[[list[Tensor]], tuple[list[Any], Any]], tensors: list[Tensor]
+    call: Callable[[list[Tensor]], tuple[list[Any], Any]], tensors: list[Tensor], names: list[str]
 ) -> tuple[list[Any], Any]:
     """``call(tensors)`` with every write in place turned into a new tensor.
 
@@ -106,7 +106,7 @@ def functionalized(
         The leaves of the result, as ordinary tensors, and what else ``call`` returns.
 
     Raises:
-        NotPlannedError: it writes to one of ``tensors``.
+        NotPlannedError: it writes to one of ``tensors``, of these ``names``.
     """
     wrapped = [torch._to_functional_tensor(x) for x in tensors]
     torch._enable_functionalization(reapply_views=True)
@@ -114,9 +114,9 @@ def functionalized(
         leaves, more = call(wrapped)
     finally:
         torch._disable_functionalization()
-    for given, wrapper in zip(tensors, wrapped, strict=True):
+    for given, wrapper, name in zip(tensors, wrapped, names, strict=True):
         if _unwrapped(wrapper) is not given:
-            raise NotPlannedError("it changes an argument or a buffer in place")
+            raise NotPlannedError(f"it changes {name} in place")
     return [_unwrapped(x) if isinstance(x, Tensor) else x for x in leaves], more
 
 

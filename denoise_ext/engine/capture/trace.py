@@ -7,8 +7,10 @@ it would decide by the numbers in a tensor raises, and the call is left to PyTor
 from __future__ import annotations
 
 import gc
+import traceback
 import weakref
 from collections.abc import Callable, Collection
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,6 +31,7 @@ from denoise_ext.engine.capture.random_state import random_states, same_on_cpu
 from denoise_ext.engine.capture.result_nest import flatten
 from denoise_ext.engine.capture.shapes import result_of
 from denoise_ext.engine.capture.signature import PLAIN, tensors_in
+
 
 class _Recorder(TorchDispatchMode):
     """Record every operator below autograd and functionalisation."""
@@ -128,6 +131,9 @@ class _Recorder(TorchDispatchMode):
         return self.device if tree == META else tree
 
 
+_NOT_THE_FORWARD = (Path(torch.__file__).parent, Path(__file__).parents[1])
+
+
 def _check_operator(func: Callable) -> None:
     if func._schema.is_mutable:
         raise NotPlannedError(f"it changes an argument or a buffer in place ({func})")
@@ -208,7 +214,8 @@ def _record(
         run = copied.module if method == "forward" else getattr(copied.module, method)
         return flatten(run(*call_args, **call_kwargs))
 
-    flat, output_spec = _run(call, fakes + stand_ins, recorder)
+    names = ["an argument"] * len(fakes) + copied.names
+    flat, output_spec = _run(call, fakes + stand_ins, names, recorder)
     if copied.refused:
         raise NotPlannedError(copied.refused[0])
     changed = copied.changed()
@@ -225,7 +232,7 @@ def _record(
 
 def _run(
     call: Callable[[list[Tensor]], tuple[list[Any], pytree.TreeSpec]], tensors: list[Tensor],
-    recorder: _Recorder,
+    names: list[str], recorder: _Recorder,
 ) -> tuple[list[Any], pytree.TreeSpec]:  # fmt: skip
     """Run under the recorder; an exception becomes the reason not to plan."""
     states = random_states()
@@ -234,17 +241,26 @@ def _run(
             torch.no_grad(), torch.device("meta"),
             Interception(recorder.device, recorder.add_constant), recorder,
         ):  # fmt: skip
-            result = functionalized(call, tensors)
-    except NotPlannedError:
-        raise
+            result = functionalized(call, tensors, names)
+    except NotPlannedError as error:
+        raise NotPlannedError(str(error) + _line_of(error)) from error
     except Exception as error:  # a forward may raise anything without data
         text = str(error).strip().splitlines()
-        raise NotPlannedError(
-            f"it cannot be traced: {type(error).__name__}: {text[0] if text else ''}"
-        ) from error
+        reason = f"it cannot be traced: {type(error).__name__}: {text[0] if text else ''}"
+        raise NotPlannedError(reason + _line_of(error)) from error
     if not same_on_cpu(states, random_states()):
         raise NotPlannedError("it draws random numbers outside of PyTorch")
     return result
+
+
+def _line_of(error: Exception) -> str:
+    """The line of the forward that raised it: the innermost that is PyTorch's nor the engine's."""
+    own = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not any(folder in Path(frame.filename).parents for folder in _NOT_THE_FORWARD)
+    ]
+    return f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
 
 
 def _only_device(tensors: list[Tensor]) -> torch.device:

@@ -30,9 +30,12 @@ class Economy:
         self._refusals: Counter[str] = Counter()
         self._changes = 0
 
-    def timed(self, original: float, ours: float, planning: float, tensors: list[Tensor]) -> None:
-        """Record the times of the example."""
-        self._original, self._ours, self._planning = original, ours, planning
+    def timed(
+        self, original: float | None, ours: float | None, planning: float, tensors: list[Tensor]
+    ) -> None:
+        """Record the times of the example, if they are known."""
+        if original is not None and ours is not None:
+            self._original, self._ours, self._planning = original, ours, planning
         self._elements = max(1, _elements(tensors))
 
     def planned(self, elapsed: float, tensors: list[Tensor]) -> None:

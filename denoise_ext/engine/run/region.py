@@ -152,7 +152,7 @@ class Region:
     def _refuse(self, reason: NotPlannedError) -> _Entry:
         row = Row(self.path, self._name(), "original", reason=str(reason))
         count = self._note_once(row)
-        entry = _Entry(None, descend=bool(self.module._modules))
+        entry = _Entry(None, descend=not reason.certain and bool(self.module._modules))
         never_planned = self._decisions is None
         if never_planned and (reason.certain or (reason.lasting and self._economy.is_rule(count))):
             self._left = entry
@@ -231,11 +231,7 @@ class Region:
             (row.original_ms, row.ours_ms), row.decided = kept.times, "cached"
         elif first:
             original = getattr(self.module, self.method)
-            row.original_ms, row.ours_ms = verify.interleaved(
-                [lambda: original(*args, **kwargs), lambda: finish(plan.leaves(tensors))]
-            )
-            row.reason = _NOT_FASTER if row.speedup < 1 else ""
-            row.decided = "timed"
+            _time(row, lambda: original(*args, **kwargs), lambda: finish(plan.leaves(tensors)))
             decisions.keep(key, found, self._apart, row)
         if row.reason:
             row.variant = "original"
@@ -245,8 +241,7 @@ class Region:
             return _Entry(None)
         if first:
             self._note_plan(row, plan)
-            if row.original_ms is not None and row.ours_ms is not None:
-                self._economy.timed(row.original_ms, row.ours_ms, 1e3 * planning, tensors)
+            self._economy.timed(row.original_ms, row.ours_ms, 1e3 * planning, tensors)
         return _Entry(plan, guard, finish)
 
     def _note_plan(self, row: Row, plan: Plan) -> None:
@@ -406,6 +401,11 @@ class Region:
         if count == 1:
             self._note(row)
         return count
+
+
+def _time(row: Row, original: Callable[[], Any], ours: Callable[[], Any]) -> None:
+    row.original_ms, row.ours_ms = verify.interleaved([original, ours])
+    row.reason, row.decided = _NOT_FASTER if row.speedup < 1 else "", "timed"
 
 
 def _drop_unused(constants: Constants, found: verify.Examination) -> None:
