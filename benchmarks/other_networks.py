@@ -27,11 +27,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from harness.provenance import commit, processor
 from torch import nn
 
 import denoise_ext
 from denoise_ext._timing import compare
+from harness.provenance import commit, processor
 
 TARGET = 0.98
 
@@ -198,7 +198,8 @@ def measure(case: Case, seconds: float) -> Result:
     errors = [row.error for row in plans if row.error is not None]
     return Result(
         case.name, **times, planned=planned if plans else "original",
-        replaced=f"{replaced}/{len(convolutions)}", error=max(errors, default=None), quiet=found.quiet,
+        replaced=f"{replaced}/{len(convolutions)}", error=max(errors, default=None),
+        quiet=found.quiet,
     )  # fmt: skip
 
 
