@@ -213,6 +213,7 @@ class Accelerated(Wrapper):
         result = self._original(*args, **kwargs)
         if not isinstance(error, (MemoryError, torch.OutOfMemoryError)):
             self._keep_original(f"with parts replaced it raises {_described(error)}")
+            self.__dict__["_decided"] = True
         return result
 
     # --- the original's state ---------------------------------------------------------------------
