@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,7 +22,6 @@ _POINTWISE = {
     aten.tanh.default: aten.tanh.out,
     aten.leaky_relu.default: aten.leaky_relu.out,
     aten.silu.default: aten.silu.out,
-    aten.gelu.default: aten.gelu.out,
     aten.add.Tensor: aten.add.out,
     aten.sub.Tensor: aten.sub.out,
     aten.mul.Tensor: aten.mul.out,
@@ -125,6 +125,8 @@ def _planned_step(node: Node, output: Value) -> Step | None:
     kwargs = {**node.kwargs, "out": OUT}
     if node.op is aten.relu.default:  # has no such form
         return Step(aten.clamp_min.out, (*node.args, 0), {"out": OUT}, [output], any_layout=True)
+    if node.op is aten.gelu.default:
+        return Step(_gelu, node.args, kwargs, [output], any_layout=True)
     if node.op in _POINTWISE:
         return Step(_POINTWISE[node.op], node.args, kwargs, [output], any_layout=True)
     if node.op is aten.upsample_nearest2d.default:
@@ -175,6 +177,14 @@ def _repeats(size: int, factor: int, scale: float | None) -> bool:
     output = torch.arange(size * factor)
     source = (output.float() * step).floor().long().clamp(max=size - 1)
     return torch.equal(source, output // factor)
+
+
+def _gelu(input: Tensor, *, out: Tensor, **options: Any) -> None:
+    """GELU; PyTorch's own form (2.13, oneDNN) leaves ``out`` unwritten where strides differ."""
+    if input.stride() == out.stride():
+        aten.gelu.out(input, **options, out=out)
+    else:
+        out.copy_(aten.gelu(input, **options))
 
 
 def _repeat_pixels(input: Tensor, factor_y: int, factor_x: int, out: Tensor) -> None:
