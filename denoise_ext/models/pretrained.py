@@ -154,7 +154,7 @@ register_pretrained(
     "rdxnet_s_gray",
     Pretrained(
         file="rdxnet_s_gray.safetensors",
-        sha256="34ef2703a3e52c5390da106d6c2479e2e6ca628dfa61a06bd38da41e5b49224d",
+        sha256="8660b18240cc59e5105a7f6b48b5a45a4e0b19ab3eab0e72199d8f082739eb83",
         config={
             "blocks": [1, 1, 2], "channels": 1, "family": "rdxnet", "look_ahead": False,
             "unshuffle": 2, "widths": [16, 32, 64],
