@@ -10,28 +10,17 @@ template <class Element, int64_t kStep>
 DENOISE_EXT_INLINE void warp_line(const Element* plane, int64_t row_stride, const int16_t* motion, int64_t y,
                                   int64_t height, int64_t width, int64_t any_step, Element* to) {
   const int64_t step = kStep > 0 ? kStep : any_step;
-  for (int64_t x = 0, end = 0; x < width; x = end) {
-    // Blocks of one motion are copied together: most of them, where a scene stands still or a camera pans.
-    const int64_t block = x / kBlock, dy = motion[2 * block], dx = motion[2 * block + 1];
-    for (end = x + kBlock; end < width; end += kBlock) {
-      const int16_t* next = motion + end / kBlock * 2;
-      if (next[0] != dy || next[1] != dx) break;
-    }
-    end = end < width ? end : width;
-    const Element* row = plane + clamped(y + dy, height) * row_stride;
-    // Pixels from `first` to `last` have come from inside the image.
-    const int64_t inside = clamped(-dx, end + 1), outside = width - dx < end ? width - dx : end;
-    const int64_t first = inside > x ? inside : x, last = outside > first ? outside : first;
-    for (int64_t i = x; i < first; ++i)
-      for (int64_t c = 0; c < step; ++c) to[i * step + c] = row[clamped(i + dx, width) * step + c];
-    if (last - first == kBlock)  // a size that the compiler has
-      __builtin_memcpy(to + first * step, row + (first + dx) * step,
+  for (int64_t x = 0; x < width; x += kBlock, motion += 2) {
+    const Element* row = plane + clamped(y + motion[0], height) * row_stride;
+    const int64_t source = x + motion[1];
+    if (source >= 0 && source + kBlock <= width && x + kBlock <= width) {
+      __builtin_memcpy(to + x * step, row + source * step,
                        static_cast<size_t>(kBlock * step) * sizeof(Element));
-    else if (last > first)
-      __builtin_memcpy(to + first * step, row + (first + dx) * step,
-                       static_cast<size_t>((last - first) * step) * sizeof(Element));
-    for (int64_t i = last; i < end; ++i)
-      for (int64_t c = 0; c < step; ++c) to[i * step + c] = row[clamped(i + dx, width) * step + c];
+      continue;
+    }
+    const int64_t end = x + kBlock < width ? x + kBlock : width;
+    for (int64_t i = x; i < end; ++i)
+      for (int64_t c = 0; c < step; ++c) to[i * step + c] = row[clamped(i + motion[1], width) * step + c];
   }
 }
 
