@@ -124,7 +124,7 @@ def recurrent_fuse(input: Tensor, previous: Tensor, gate: Tensor, level: float |
     =========  ===================================================================================
 
     Returns:
-        (N, 2 C + 1, H, W): last output, fused frame, its level; dtype and layout of input.
+        (N, 2 C + 1, H, W): last output, fused frame, its level; dtype and layout of previous.
 
     Raises:
         TypeError: wrong type or dtype.
@@ -156,7 +156,7 @@ def _warp_backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
 
 
 def _fuse_fake(input: Tensor, previous: Tensor, gate: Tensor, level: Tensor) -> Tensor:
-    return empty_as(input, previous.shape, output_format(input))
+    return empty_as(input, previous.shape, output_format(previous))
 
 
 def _fuse_backward_fake(

@@ -46,7 +46,7 @@ from denoise_ext.tasks.part import Part, check_part, cropped, frame_of, window_o
 from denoise_ext.tasks.result import Result, joined
 from denoise_ext.tasks.sigma import Sigma, check_sigma
 from denoise_ext.tasks.treatment import Treatment, treatment_of
-from denoise_ext.tasks.trust import Trust, trust_of
+from denoise_ext.tasks.trust import Trust, trust_in_part, trust_of
 from denoise_ext.tasks.value_range import Range, check_range
 
 logger: logging.Logger = get_logger("denoise_ext.tasks")
@@ -260,6 +260,8 @@ class Denoiser:
         sigma: float | None = None,
         *,
         treatment: Treatment | None = None,
+        noise: NoiseProfile | None = None,
+        uncertainty: int | None = None,
         value_range: Range | None = None,
     ) -> Result:
         """Denoise a part of an image as `run` denoises it there, and compute nothing else.
@@ -273,6 +275,10 @@ class Denoiser:
                 None, without a model: the noise of the whole image decides.
             treatment: what it decided (`tasks.treatment.treatment_of`), so that the next part
                 needs no analysis. Limits of impulses are those of the part.
+            noise: what the analysis found in the whole image, for the check of `uncertainty`.
+                None: the part and its surroundings are checked.
+            uncertainty: replaces that of the `Denoiser`.  The expected PSNR is that of the part
+                with its surroundings.
             value_range: as in a call.
 
         Returns:
@@ -281,8 +287,6 @@ class Denoiser:
         Raises:
             TypeError, ValueError: an argument that does not fit; the message names it.
         """
-        if self._probes:
-            raise ValueError("uncertainty: run_part finds none; use run")
         frame = frame_of(image)
         part = check_part(part, *frame.shape[:2])
         level = self._sigma if sigma is None else sigma
@@ -299,8 +303,12 @@ class Denoiser:
         height, width = frame.shape[:2]
         window = window_of(part, height, width, self._session(model, channels, None))
         view = cropped(image, window)
-        result, _ = self._run_one(view, level, value_range, treatment=treatment)
-        return replace(result, image=cropped(result.image, within(part, window)))
+        result, _ = self._run_one(
+            view, level, value_range, treatment=treatment, noise=noise, uncertainty=uncertainty
+        )
+        place = within(part, window)
+        trust = result.trust and trust_in_part(result.trust, place)
+        return replace(result, image=cropped(result.image, place), trust=trust)
 
     def _run_one(
         self,
@@ -312,13 +320,16 @@ class Denoiser:
         share: int = 1,
         strength: float | None = None,
         treatment: Treatment | None = None,
+        noise: NoiseProfile | None = None,
+        uncertainty: int | None = None,
     ) -> tuple[Result, int]:
         """The result for an image, and how many of its numbers are not finite."""
         start = time.perf_counter()
         if strength is None:
             strength = self._strength
         _check_strength(strength)
-        _checked_probes(self._probes, strength, self._options.precision)
+        probes = self._probes if uncertainty is None else uncertainty
+        _checked_probes(probes, strength, self._options.precision)
         opened = open_image(image, axes)
         value_range = opened.value_range if value_range is None else value_range
         checked = check_range(value_range, opened.source.dtype)
@@ -327,7 +338,7 @@ class Denoiser:
             target = opened.target(Fraction(1))
             target.pixels.copy_(opened.source)
             seconds = time.perf_counter() - start
-            trust = Trust(reason="nothing was computed") if self._probes else None
+            trust = Trust(reason="nothing was computed") if probes else None
             result = Result(target.result(), None, False, seconds, 0, 0, trust=trust)
             return result, opened.missing
         sigma = sigma if sigma is not None else self._sigma
@@ -336,13 +347,13 @@ class Denoiser:
         work = ImageRun(settings, opened, sigma, guide, value_range, share)
         channels = opened.source.shape[1]
         colour = colour_channels(channels)
-        noise: tuple[NoiseProfile, ...] = ()
+        profiles: tuple[NoiseProfile, ...] = ()
         text = ""
         if treatment is not None:
             text = treatment.text
             work.denoise(slice(0, colour), treatment)
         elif self._model is None and sigma is None and guide is None:
-            noise, text = work.treat(slice(0, colour))
+            profiles, text = work.treat(slice(0, colour))
         else:
             work.denoise(slice(0, colour))
         facts, treated = work.facts, work.treatment  # of the colours
@@ -355,10 +366,10 @@ class Denoiser:
         elif colour < channels:
             made.pixels[:, colour:] = alpha
         trust = None
-        if self._probes:
+        if probes:
             trust = trust_of(
                 image, opened, lambda model: self._session(model, colour, None), self._options,
-                self._model, treated, facts[0], value_range, self._probes,
+                self._model, treated, facts[0], value_range, probes, noise,
             )  # fmt: skip
         seconds = time.perf_counter() - start
         logger.debug(
@@ -366,7 +377,7 @@ class Denoiser:
             tuple(opened.source.shape), facts[0], work.tiles, work.recomputed, seconds,
         )  # fmt: skip
         result = Result(
-            made.result(), *facts, seconds, work.tiles, work.recomputed, noise, text, trust
+            made.result(), *facts, seconds, work.tiles, work.recomputed, profiles, text, trust
         )
         return result, opened.missing
 
