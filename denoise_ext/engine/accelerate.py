@@ -80,7 +80,8 @@ class Accelerated(Wrapper):
 
     def __new__(cls, original: nn.Module, *options: Any, **named: Any) -> Accelerated:
         """Make an object of a subclass with the original's container methods."""
-        return super().__new__(_with_methods(cls, _container_methods(type(original))))
+        own: Any = cls  # hashable, as `cache` needs
+        return super().__new__(_with_methods(own, _container_methods(type(original))))
 
     def __init__(
         self, original: nn.Module, precision: str, dtype: torch.dtype | None, examine: bool = True
@@ -156,7 +157,13 @@ class Accelerated(Wrapper):
             self.__dict__["_decided"] = True
         return result
 
-    def _try(self, args: tuple, kwargs: dict, reference: ReferenceRun, expected: Any) -> Any:
+    def _try(
+        self,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        reference: ReferenceRun,
+        expected: Any,
+    ) -> Any:
         before = Snapshot(self._original, tensors_in(args, kwargs))
         try:
             result = self._shim(*args, **kwargs)
@@ -197,13 +204,14 @@ class Accelerated(Wrapper):
             row.reason = f"a further call raises {_described(failure)}"
         else:
             row.decided = "timed"
-            row.reason = "its parts' plans are not faster together" if row.speedup < 1 else ""
+            slower = (row.speedup or 0.0) < 1
+            row.reason = "its parts' plans are not faster together" if slower else ""
         if row.reason:
             row.variant, self.__dict__["_shim"] = "original", None
         rows.append(row)
         return True
 
-    def _after(self, error: Exception, args: tuple, kwargs: dict[str, Any]) -> Any:
+    def _after(self, error: Exception, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The original's result, or what it raises, after the plans raised ``error``.
 
         Without memory this call alone is the original's, else all that follow.
@@ -277,10 +285,10 @@ def _container_methods(cls: type[nn.Module]) -> tuple[str, ...]:
 
 
 @cache
-def _with_methods(cls: type[Accelerated], names: tuple[str, ...]) -> type[Accelerated]:
+def _with_methods(cls: type[Accelerated], names: tuple[str, ...]) -> Any:
     """``cls`` with these special methods, which Python looks up in classes alone."""
 
-    def own(name: str) -> Callable:
+    def own(name: str) -> Callable[..., Any]:
         return lambda self, *args: getattr(self.__dict__["_original"], name)(*args)
 
     members = {"__module__": cls.__module__, "__qualname__": cls.__qualname__}

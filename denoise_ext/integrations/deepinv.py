@@ -91,6 +91,9 @@ class PhysicsOperator(Operator):
         TypeError: an object without `A` and `A_adjoint`.
     """
 
+    physics: Any
+    settling: int
+
     def __init__(self, physics: Any, settling: int = 0) -> None:
         for name in ("A", "A_adjoint"):
             if not callable(getattr(physics, name, None)):

@@ -90,8 +90,10 @@ def explain(
             raise ValueError(f"{name} must be an integer >= 0, got {count!r}")
     y = _pixels(image, value_range)
     options = RunOptions(device, precision, backend, tile, max_memory)
-    how = {"device": device, "precision": precision, "backend": backend, "tile": tile,
-           "max_memory": max_memory, "uncertainty": probes}  # fmt: skip
+    how: dict[str, Any] = {
+        "device": device, "precision": precision, "backend": backend, "tile": tile,
+        "max_memory": max_memory, "uncertainty": probes,
+    }  # fmt: skip
     noisy = _array(y)
     progress("denoising, uncertainty")
     denoiser = Denoiser(model, sigma=sigma, **how)

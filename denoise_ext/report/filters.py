@@ -7,7 +7,9 @@ network made for this pixel (Mohan et al., ICLR 2020).  The second one comes fro
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -102,7 +104,7 @@ def feature_maps(session: Session, y: Tensor, sigma: float | None) -> list[tuple
     """What the first and the coarsest convolution make of y: (name, (at most 16, h, w))."""
     found: dict[str, Tensor] = {}
 
-    def keep(name: str):
+    def keep(name: str) -> Callable[[nn.Module, Any, Any], None]:
         def hook(module: nn.Module, inputs: object, output: object) -> None:
             if isinstance(output, Tensor) and output.dim() == 4:
                 found[name] = output.detach()

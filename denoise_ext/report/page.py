@@ -105,7 +105,7 @@ def _stage(report: Found) -> str:
     )
     layers.append(f'<img class="removed" src="{difference}" alt="What was removed" hidden>')
     if result.uncertainty is not None:
-        strongest = float(result.sigma)
+        strongest = float(level)
         factor = result.interval_90
         text = (
             f"The strongest colour: nine of ten such pixels are off by less than"

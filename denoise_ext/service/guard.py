@@ -106,7 +106,7 @@ class Guard:
         return anyone or _is_local(host) or self._has_name(host)
 
     def _has_name(self, place: str | None) -> bool:
-        return bool(place) and _name_of(place) in self._names
+        return bool(place and _name_of(place) in self._names)
 
 
 def _needs_token(path: str) -> bool:

@@ -34,7 +34,8 @@ def main() -> int:
     score = found["completenessScore"]
     for symbol in found["symbols"]:
         if symbol["isExported"] and not symbol["isTypeKnown"]:
-            print(f"{symbol['name']}: {symbol['diagnostics'][0]['message'].splitlines()[0]}")
+            for diagnostic in symbol["diagnostics"][:1]:  # none of a class of such attributes
+                print(f"{symbol['name']}: {diagnostic['message'].splitlines()[0]}")
     print(f"types of public names: {score:.1%} complete, {LEAST:.0%} needed")
     return int(score < LEAST)
 

@@ -36,6 +36,9 @@ class NotPlannedError(Exception):
     ``lasting``: it may hold for other arguments, too.  ``certain``: it does.
     """
 
+    lasting: bool
+    certain: bool
+
     def __init__(self, reason: str, lasting: bool = True, certain: bool = False) -> None:
         super().__init__(reason)
         self.lasting, self.certain = lasting, certain
@@ -65,11 +68,11 @@ class _Plain:
     """An object that is its attributes."""
 
 
-class _PlainDict(dict):
+class _PlainDict(dict[Any, Any]):
     """A dict with attributes."""
 
 
-class _PlainOrderedDict(OrderedDict):
+class _PlainOrderedDict(OrderedDict[Any, Any]):
     """An ordered dict with attributes."""
 
 
@@ -78,9 +81,10 @@ _HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: made by a class statement, or by few
 
 def is_plain_object(value: Any) -> bool:
     """Whether it is its attributes, and its items if it is a dict: no slots, nothing in C."""
-    cls = type(value)
+    cls: Any = type(value)
     if cls is types.SimpleNamespace:
         return True
+    like: Any
     if isinstance(value, dict):
         like = _PlainOrderedDict if isinstance(value, OrderedDict) else _PlainDict
     else:

@@ -65,14 +65,19 @@ class Guard:
         self._keys: list[list[Any]] = []
         self.tensors: TensorGuard = TensorGuard()
 
-    def watch(self, container: dict | list | set, without: frozenset[str] = frozenset()) -> None:
+    def watch(
+        self,
+        container: dict[Any, Any] | list[Any] | set[Any],
+        without: frozenset[str] = frozenset(),
+    ) -> None:
         """Record the current content of ``container``, except for some keys of a dict."""
         if without:
+            assert isinstance(container, dict)
             self._watch(_Without(container, without, keys=True), self._keyed, self._keys)
             self._watch(_Without(container, without, keys=False), self._views, self._values)
             return
         # Past the methods of a subclass. Views are live; lists are their own.
-        kind = OrderedDict if isinstance(container, OrderedDict) else dict
+        kind: Any = OrderedDict if isinstance(container, OrderedDict) else dict
         keys = kind.keys(container) if isinstance(container, dict) else container
         if not keys:
             self._empty.append(keys)
@@ -103,7 +108,7 @@ class Guard:
 class _Without:
     """Keys or values of a dict, except for those of some keys."""
 
-    def __init__(self, container: dict, without: frozenset[str], keys: bool) -> None:
+    def __init__(self, container: dict[Any, Any], without: frozenset[str], keys: bool) -> None:
         self._container, self._without, self._position = container, without, 0 if keys else 1
 
     def __iter__(self) -> Iterator[Any]:
@@ -258,7 +263,7 @@ class InstrumentedCopy:
     def _copy_object(self, value: Any, name: str) -> Any:
         """An object that is its attributes, and its items if it is a dict."""
         self._objects += 1
-        built_in = next(cls for cls in _BUILT_IN if isinstance(value, cls))
+        built_in: Any = next(cls for cls in _BUILT_IN if isinstance(value, cls))
         copy = built_in.__new__(type(value))
         self._memo[id(value)] = copy
         own = object.__getattribute__(copy, "__dict__")
@@ -272,7 +277,7 @@ class InstrumentedCopy:
             self._copies.append((name, copied))
         return copy
 
-    def _copy_set(self, value: set, name: str) -> set:
+    def _copy_set(self, value: set[Any], name: str) -> set[Any]:
         copy = set(value)
         self._memo[id(value)] = copy
         self.guard.watch(value)

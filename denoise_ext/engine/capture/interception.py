@@ -13,7 +13,8 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from denoise_ext.engine.capture.constants import NotPlannedError
 
-META = torch.device("meta")
+META: torch.device = torch.device("meta")
+_PRIVATE: Any = torch  # what `torch.func.functionalize` is made of has no public name
 # Ways to a tensor's memory that bypass operators.
 _MEMORY = frozenset(
     {
@@ -38,7 +39,11 @@ class Interception(TorchFunctionMode):
         self._device, self._add_constant = device, add_constant
 
     def __torch_function__(
-        self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
         if func in _MEMORY:
@@ -68,7 +73,9 @@ class Interception(TorchFunctionMode):
             return META if own else argument
         return argument
 
-    def _tensor_of(self, func: Callable, args: tuple, kwargs: dict[str, Any]) -> Tensor:
+    def _tensor_of(
+        self, func: Callable[..., Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Tensor:
         """A tensor of Python's or NumPy's numbers."""
         device = self._device_here(kwargs.get("device"))
         tensors = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
@@ -76,7 +83,7 @@ class Interception(TorchFunctionMode):
             raise NotPlannedError("it makes a tensor of something else than numbers")
         with _Outside(), torch.device(self._device):
             made = func(*args, **{k: v for k, v in kwargs.items() if k != "device"}).clone()
-            return torch._to_functional_tensor(self._add_constant(made))
+            return _PRIVATE._to_functional_tensor(self._add_constant(made))
 
 
 class _Outside:
@@ -84,14 +91,14 @@ class _Outside:
 
     def __enter__(self) -> None:
         self._contexts = [_disable_current_modes(), torch._C.DisableTorchFunction()]
-        torch._disable_functionalization()
+        _PRIVATE._disable_functionalization()
         for context in self._contexts:
             context.__enter__()
 
     def __exit__(self, *details: Any) -> None:
         for context in reversed(self._contexts):
             context.__exit__(*details)
-        torch._enable_functionalization(reapply_views=True)
+        _PRIVATE._enable_functionalization(reapply_views=True)
 
 
 def functionalized(
@@ -108,12 +115,12 @@ def functionalized(
     Raises:
         NotPlannedError: it writes to one of ``tensors``, of these ``names``.
     """
-    wrapped = [torch._to_functional_tensor(x) for x in tensors]
-    torch._enable_functionalization(reapply_views=True)
+    wrapped = [_PRIVATE._to_functional_tensor(x) for x in tensors]
+    _PRIVATE._enable_functionalization(reapply_views=True)
     try:
         leaves, more = call(wrapped)
     finally:
-        torch._disable_functionalization()
+        _PRIVATE._disable_functionalization()
     for given, wrapper, name in zip(tensors, wrapped, names, strict=True):
         if _unwrapped(wrapper) is not given:
             raise NotPlannedError(f"it changes {name} in place")
@@ -121,7 +128,7 @@ def functionalized(
 
 
 def _unwrapped(x: Tensor) -> Tensor:
-    if not torch._is_functional_tensor(x):
+    if not _PRIVATE._is_functional_tensor(x):
         return x
-    torch._sync(x)
-    return torch._from_functional_tensor(x)
+    _PRIVATE._sync(x)
+    return _PRIVATE._from_functional_tensor(x)

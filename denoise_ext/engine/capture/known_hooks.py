@@ -27,7 +27,7 @@ def _hooks(module: nn.Module) -> list[object]:
 
 
 def _weight_of(hook: object) -> str | None:
-    if type(hook) in (WeightNorm, SpectralNorm):
+    if type(hook) is WeightNorm or type(hook) is SpectralNorm:
         return hook.name
     # Subclasses choose the mask; what a call does is the same.
     if isinstance(hook, BasePruningMethod) and type(hook).__call__ is BasePruningMethod.__call__:

@@ -15,11 +15,11 @@ from torch.utils import _pytree as pytree
 class _Fields:
     """A dataclass's fields, as a node of a nest."""
 
-    def __init__(self, cls: type, values: dict[str, Any]) -> None:
+    def __init__(self, cls: type[Any], values: dict[str, Any]) -> None:
         self.cls, self.values = cls, values
 
 
-def _put_together(values: Any, context: tuple) -> Any:
+def _put_together(values: Any, context: tuple[Any, ...]) -> Any:
     cls, names = context
     result = object.__new__(cls)
     for name, value in zip(names, values, strict=True):

@@ -101,8 +101,8 @@ class _Recorder(TorchDispatchMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        args, kwargs = pytree.tree_map_only(Tensor, self._without_data, (args, kwargs or {}))
-        result = result_of(func, args, kwargs)
+        args, named = pytree.tree_map_only(Tensor, self._without_data, (args, kwargs or {}))
+        result = result_of(func, args, named)
         if func is torch.ops.prim.device.default:
             return result
         if func is torch.ops.aten.alias.default or _strides_alike(func, result, args):
@@ -111,7 +111,7 @@ class _Recorder(TorchDispatchMode):
         _check_operator(func)
         leaves = list(result) if isinstance(result, (tuple, list)) else [result]
         results: list[Value | None] = []
-        named_args, named_kwargs = self._substitute(args), self._substitute(kwargs)
+        named_args, named_kwargs = self._substitute(args), self._substitute(named)
         for leaf in leaves:
             if not isinstance(leaf, Tensor):
                 results.append(None)
@@ -149,7 +149,7 @@ def _check_operator(func: Any) -> None:
         raise NotPlannedError(f"it depends on the layout of memory ({func})")
 
 
-def _strides_alike(func: Callable, result: Any, args: tuple) -> bool:
+def _strides_alike(func: Any, result: Any, args: tuple[Any, ...]) -> bool:
     """Whether it only words the strides otherwise, as PyTorch's mean over all pixels does."""
     if func is not torch.ops.aten.as_strided.default or result.shape != args[0].shape:
         return False

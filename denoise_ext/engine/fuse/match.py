@@ -120,8 +120,8 @@ def _planned(node: Node, constants: Constants) -> PlannedSite | None:
     name = node.op._schema.name.partition("::")[2]
     if node.op.namespace == "denoise_ext" and name in _WITH_OUT and output.device.type == "cpu":
         function = getattr(torch.ops.denoise_ext, f"{name}_out").default
-        step = Step(function, (*node.args, OUT), {}, [output], any_layout=True)
-        return PlannedSite([node], output, [], name, "", step)
+        own = Step(function, (*node.args, OUT), {}, [output], any_layout=True)
+        return PlannedSite([node], output, [], name, "", own)
     if any(v.dtype != output.dtype for v in node.inputs()):
         return None
     step = _planned_step(node, output)

@@ -229,11 +229,10 @@ def _describe(site: ConvSite, graph: Graph) -> None:
 
 def _origin(value: Value) -> int | None:
     """The position of the module's tensor that ``value`` is computed of first."""
-    while value.source is None and value.producer is not None:
-        value = next(value.producer.inputs(), None)
-        if value is None:
-            return None
-    return value.source
+    found: Value | None = value
+    while found is not None and found.source is None and found.producer is not None:
+        found = next(found.producer.inputs(), None)
+    return None if found is None else found.source
 
 
 def _pair(values: list[int]) -> tuple[int, int]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, MutableMapping
 from functools import cache
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import nn
@@ -94,7 +94,8 @@ def shim(module: nn.Module, path: str, settings: Settings) -> nn.Module:
 def _extended(
     module: nn.Module, path: str, settings: Settings, rehearsed: State | None = None
 ) -> nn.Module:
-    result = object.__new__(_shim_class(type(module)))
+    kind: Any = type(module)  # hashable, as `cache` needs
+    result = object.__new__(_shim_class(kind))
     object.__setattr__(result, "__dict__", module.__dict__)  # past the class's own
     _STATE.__set__(result, State(module, path, settings, rehearsed))
     return result
@@ -109,7 +110,7 @@ def rehearsal(replaced: nn.Module, copied: nn.Module) -> nn.Module:
     return _extended(copied, state.path, state.settings, state)
 
 
-def is_shim(module: nn.Module | None) -> bool:
+def is_shim(module: nn.Module | None) -> TypeGuard[nn.Module]:
     """Whether it is a shim."""
     return isinstance(module, _Slot)
 
@@ -148,7 +149,7 @@ class _Slot(nn.Module):
 _STATE: Any = vars(_Slot)["_engine_state"]  # the slot's descriptor
 
 
-class _Submodules(dict):
+class _Submodules(dict[str, Any]):
     """The shims of a module's submodules by name; what is written goes to the module itself."""
 
     __slots__ = ("_own", "_state")

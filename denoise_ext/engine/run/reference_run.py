@@ -19,6 +19,7 @@ class ReferenceRun:
     the module itself, which the call must not change.
     """
 
+    module: nn.Module
     missing: str
     raised: bool
 

@@ -295,7 +295,8 @@ class Region:
         return self._make(args, kwargs, tensors, expected)
 
     def _not_planned(
-        self, row: Row, args: tuple, kwargs: dict, tensors: list[Tensor], expected: Any
+        self, row: Row, args: tuple[Any, ...], kwargs: dict[str, Any], tensors: list[Tensor],
+        expected: Any,
     ) -> _Entry:  # fmt: skip
         """Leave the calls to the original or to parts.
 
@@ -423,7 +424,7 @@ class Region:
 
 def _time(row: Row, original: Callable[[], Any], ours: Callable[[], Any]) -> None:
     row.original_ms, row.ours_ms = verify.interleaved([original, ours])
-    row.reason, row.decided = _NOT_FASTER if row.speedup < 1 else "", "timed"
+    row.reason, row.decided = _NOT_FASTER if (row.speedup or 0.0) < 1 else "", "timed"
 
 
 def _drop_unused(constants: Constants, found: verify.Examination) -> None:
