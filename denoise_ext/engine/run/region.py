@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -41,6 +42,8 @@ class Settings:
     examine: bool = True  # False: take the best guess everywhere
     report: Report = field(default_factory=lambda: Report([]))
     lock: threading.RLock = field(default_factory=threading.RLock)
+    # What runs, by the module's name; a plan that is dropped leaves its report.
+    plans: list[tuple[str, weakref.ref[Plan]]] = field(default_factory=list)
 
 
 @dataclass
@@ -168,7 +171,7 @@ class Region:
         if not self.settings.examine:
             row = Row(self.path, self._name(), "plan", reason="not examined", decided="known")
             self._note(row)
-            return _Entry(plan, guard, finish)
+            return self._planned(plan, guard, finish)
         if first:
             self._bounds = found.bounds
         actual = finish(plan.run(tensors))
@@ -197,7 +200,7 @@ class Region:
             self._note(Row(self.path, self._name(), "no CUDA graph", reason=plan.unrecorded))
         if first:
             self._slower = row.reason or None
-        return _Entry(None) if row.reason else _Entry(plan, guard, finish)
+        return _Entry(None) if row.reason else self._planned(plan, guard, finish)
 
     def _examination(
         self, graph: Graph, constants: Constants, sites: list[Site], tensors: list[Tensor],
@@ -318,6 +321,10 @@ class Region:
     def _name(self) -> str:
         name = type(self.module).__name__
         return name if self.method == "forward" else f"{name}.{self.method}"
+
+    def _planned(self, plan: Plan, guard: Guard, finish: Callable[[Any], Any]) -> _Entry:
+        self.settings.plans.append((self.path, weakref.ref(plan)))
+        return _Entry(plan, guard, finish)
 
     def _note(self, row: Row) -> None:
         self.settings.report.rows.append(row)
