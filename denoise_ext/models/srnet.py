@@ -19,20 +19,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from denoise_ext.models.image_denoiser import MAX_LAYERS, append_noise_map, check_positive_int
+from denoise_ext.models.image_denoiser import (
+    MAX_LAYERS,
+    ImageUpscaler,
+    append_noise_map,
+    check_positive_int,
+)
 from denoise_ext.models.initialise import initialise_layers
-from denoise_ext.models.network import Network, Port, Signature, Tensors
 from denoise_ext.models.registry import register_architecture, register_model
 from denoise_ext.models.residual_u_net import ResidualBlock
 from denoise_ext.nn import Conv2d
 from denoise_ext.resampling import contributions
 
-MAX_SCALE = 8
 _SKIP = 5  # taps: four of the cubic kernel, on either side of the pixel
 
 
 @register_architecture("srnet")
-class SRNet(Network):
+class SRNet(ImageUpscaler):
     """SRNet for gray (``channels=1``) or colour (``channels=3``) images.
 
     Args:
@@ -43,15 +46,9 @@ class SRNet(Network):
     """
 
     def __init__(self, channels: int = 3, scale: int = 2, width: int = 48, blocks: int = 8) -> None:
-        super().__init__()
-        self.channels = check_positive_int("channels", channels)
-        self.scale = check_positive_int("scale", scale, 2, MAX_SCALE)
+        super().__init__(channels, needs_sigma=True, scale=scale)
         self.width = check_positive_int("width", width)
         self.blocks = check_positive_int("blocks", blocks, maximum=MAX_LAYERS)
-        self.signature = Signature(
-            {"image": Port(channels), "noise_map": Port(1, kind="condition")},
-            {"image": Port(channels, scale=Fraction(scale))},
-        )
         made = channels * scale * scale
         self.head = Conv2d(channels + 1, width, 3, padding=1, bias=False)
         self.body = nn.Sequential(*(ResidualBlock(width) for _ in range(blocks)))
@@ -63,18 +60,17 @@ class SRNet(Network):
         """What rebuilds this network."""
         return {
             "family": self.family,
-            "channels": self.channels,
+            "channels": self.in_channels,
             "scale": self.scale,
             "width": self.width,
             "blocks": self.blocks,
         }
 
-    def compute(self, inputs: Tensors, state: Tensors) -> tuple[Tensors, Tensors]:
-        """See :meth:`Network.compute`."""
-        x = inputs["image"]
-        features = self.body(self.head(append_noise_map(x, inputs["noise_map"])))
+    def enlarge(self, x: Tensor, noise_map: Tensor | None) -> Tensor:
+        """See :meth:`ImageUpscaler.enlarge`."""
+        features = self.body(self.head(append_noise_map(x, noise_map)))
         parts = self.skip(x) + self.tail(features)  # (N, C s^2, H, W)
-        return {"image": F.pixel_shuffle(parts, self.scale)}, state
+        return F.pixel_shuffle(parts, self.scale)
 
     def initialise(self, generator: torch.Generator) -> None:
         """Random weights to train from; the skip begins as bicubic interpolation."""
@@ -83,7 +79,7 @@ class SRNet(Network):
         weights = bicubic_weights(self.scale).to(self.skip.weight)
         with torch.no_grad():
             self.skip.weight.zero_()
-            for channel in range(self.channels):
+            for channel in range(self.in_channels):
                 mine = slice(channel * self.scale**2, (channel + 1) * self.scale**2)
                 self.skip.weight[mine, channel] = weights
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from denoise_ext.models.network import Tensors
+from denoise_ext.runtime.from_module import check_image_denoiser
 from denoise_ext.runtime.options import RunOptions
 from denoise_ext.runtime.session import Session
 from denoise_ext.runtime.tile_planner import cut
@@ -26,6 +27,7 @@ class NetworkRun:
     """
 
     def __init__(self, session: Session, channels: int, options: RunOptions) -> None:
+        check_image_denoiser(session.original)
         self._session, self._options = session, options
         self._ports = ImagePorts(session.original, channels)
         if "noise_map" not in session.original.signature.inputs:
