@@ -10,8 +10,10 @@ from denoise_ext.models import (  # noqa: F401  (they register)
     ffdnet,
     nafnet,
     rdxnet,
+    rrdb,
     sepdncnn,
     srnet,
+    srvgg,
 )
 from denoise_ext.models import pretrained as pretrained  # after the names that it refers to
 from denoise_ext.models.checkpoints import load_checkpoint, read_metadata, save_model
