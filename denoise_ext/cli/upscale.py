@@ -80,7 +80,11 @@ class _Upscaling:
 
         def process(picture: Picture) -> Result:
             done = self.upscaler.run(picture, value_range=self.value_range)
-            return Result(done.image, done.sigma, done.sigma_estimated, done.seconds, done.tiles, 0)
+            how = f"{done.scale} times the size"
+            return Result(
+                done.image, done.sigma, done.sigma_estimated, done.seconds, done.tiles, 0,
+                treatment=how,
+            )  # fmt: skip
 
         return process
 
