@@ -168,7 +168,8 @@ def table(facts: dict) -> str:
         lines += [
             "",
             f"{SIZE[1]} x {SIZE[0]} pixels out, {machine['threads']} threads of"
-            f" {facts['processor']}; other processes kept {machine['other_load'] or 0:.1f} cores busy:",
+            f" {facts['processor']}; other processes kept {machine['other_load'] or 0:.1f} cores"
+            " busy:",
             "",
             "| runtime | seconds |",
             "|---|---|",
