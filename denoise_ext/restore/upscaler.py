@@ -18,6 +18,7 @@ from denoise_ext.models import ImageUpscaler, Network, create_model, list_models
 from denoise_ext.models.registry import has_model
 from denoise_ext.resampling import imresize
 from denoise_ext.runtime.device import choose_device
+from denoise_ext.runtime.from_module import ModelKindError
 from denoise_ext.runtime.model_names import Model, check_name, open_network, original_of
 from denoise_ext.runtime.options import RunOptions, Tile
 from denoise_ext.runtime.session import Session
@@ -255,11 +256,11 @@ def check_model_name(model: str | os.PathLike[str]) -> None:
 
 
 def check_upscaler(model: object, scale: int | None) -> None:
-    """TypeError, ValueError unless a network enlarges images ``scale`` times."""
+    """ModelKindError, ValueError unless a network enlarges images ``scale`` times."""
     network = original_of(model)
     if not _enlarges(network):
         assert isinstance(network, Network)
-        raise TypeError(
+        raise ModelKindError(
             "model must enlarge images (models.ImageUpscaler), got"
             f" {type(network).__name__} with outputs {', '.join(network.signature.outputs)}"
         )

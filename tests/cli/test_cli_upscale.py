@@ -21,6 +21,7 @@ from tiny_upscaler import upscaler_file
 
 from denoise_ext import io
 from denoise_ext.cli import main
+from denoise_ext.models import create_model, save_model
 from denoise_ext.restore import upscale
 
 pytestmark = pytest.mark.skipif(not HAVE_NATIVE, reason="needs the native library")
@@ -109,6 +110,20 @@ def test_json_and_files_that_fail(folder, model, capsys):  # noqa: F811
 def test_wrong_usage_is_one_error(folder, model, capsys, arguments, named):  # noqa: F811
     code, _, err = run(capsys, "upscale", "in", "-o", "out", "--model", model, *arguments)
     assert code == 2 and named in err and err.count("error") == 1
+    assert not (folder / "out").exists()
+
+
+def test_networks_of_another_kind_are_one_error(folder, model, capsys):  # noqa: F811
+    save_model(create_model("ffdnet_color", width=8, depth=3), "denoiser.safetensors")
+    for command, given, named in (
+        (["upscale"], "denoiser.safetensors", "FFDNet"), (["upscale"], "dxnet_s", "DXNet"),
+        (["denoise"], model, "restore.Upscaler"),
+        (["denoise", "--sigma", "5"], model, "restore.Upscaler"),
+        (["evaluate", "--sigma", "5"], model, "restore.Upscaler"),
+    ):  # fmt: skip
+        out = [] if command[0] == "evaluate" else ["-o", "out"]
+        code, _, err = run(capsys, command[0], "in", *command[1:], *out, "--model", given)
+        assert code == 2 and named in err and err.count("\n") == 1, (command, err)
     assert not (folder / "out").exists()
 
 
