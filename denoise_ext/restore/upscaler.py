@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, TypeVar
 
 import numpy as np
@@ -138,9 +139,10 @@ class Upscaler:
         sigma = self._sigma if sigma is None else sigma
         check_sigma(sigma)
         if not isinstance(image, Picture):
-            made, work = self._enlarged(open_image(image, axes), sigma, value_range, share)
-            level, estimated = work.facts
-            return self._result(made, level, estimated, start, work.tiles)
+            made, (level, estimated), tiles = self._enlarged(
+                open_image(image, axes), sigma, value_range, share
+            )
+            return self._result(made, level, estimated, start, tiles)
         self._check_sizes([frame.shape[:2] for frame in image.frames])
         if image.frames[0].dtype == np.bool_:  # black and white, whatever the range of others
             value_range = None
@@ -148,12 +150,12 @@ class Upscaler:
             self._enlarged(open_image(part, axes), sigma, value_range, share)
             for part in parts_of(image, axes)
         ]
-        picture = resized(image, [frame for part, _ in parts for frame in part.frames])
-        facts = [work.facts for _, work in parts]
+        picture = resized(image, [frame for part, _, _ in parts for frame in part.frames])
+        facts = [found for _, found, _ in parts]
         levels = [float(torch.as_tensor(level).double().mean()) for level, _ in facts
                   if level is not None]  # fmt: skip
         mean = sum(levels) / len(levels) if levels else None
-        tiles = sum(work.tiles for _, work in parts)
+        tiles = sum(count for _, _, count in parts)
         return self._result(picture, mean, any(found for _, found in facts), start, tiles)
 
     def _result(
@@ -165,15 +167,16 @@ class Upscaler:
 
     def _enlarged(
         self, opened: ImageView, sigma: Sigma, value_range: Range | None, share: int
-    ) -> tuple[Any, ImageRun]:
-        """The result for an image or batch, and the work it took."""
+    ) -> tuple[Any, tuple[Any, bool], int]:
+        """The result for an image or batch, its level and whether that was estimated, tiles."""
         source = opened.source
         self._check_sizes([tuple(source.shape[2:])] * max(1, source.shape[0]))
         value_range = opened.value_range if value_range is None else value_range
         checked = check_range(value_range, source.dtype)
         value_range = None if value_range is None else checked
-        network = self._session.original
-        if not network.needs_sigma:
+        if source.numel() == 0:
+            return opened.target(Fraction(self.scale)).result(), (None, False), 0
+        if not self._session.original.needs_sigma:
             sigma = None
         settings = Settings(None, 1.0, self._options, lambda *_: self._session)
         work = ImageRun(settings, opened, sigma, None, value_range, share)
@@ -183,7 +186,7 @@ class Upscaler:
         if alpha.numel():
             unit = imresize(to_unit(alpha, torch.float32, value_range), self.scale)
             work.target.pixels[:, colour:] = from_unit(unit.clamp(0, 1), source.dtype, value_range)
-        return work.target.result(), work
+        return work.target.result(), work.facts, work.tiles
 
     def _check_sizes(self, sizes: Sequence[tuple[int, ...]]) -> None:
         """ValueError for images that are too small, or results that are too large."""

@@ -144,6 +144,21 @@ def test_bad_arguments(how, named):
         upscale(FLOAT, **how)
 
 
+def test_batches_maps_and_axes():
+    upscaler = Upscaler(tiny_upscaler(), precision="strict")
+    batch = torch.from_numpy(np.stack([FLOAT, FLOAT[::-1]])).permute(0, 3, 1, 2)
+    made = upscaler.run(batch, torch.tensor([3.0, 9.0]))
+    assert torch.equal(made.image[1], upscaler(batch[1], 9))
+    assert upscaler(batch[:0], 3).shape == (0, 3, 48, 62)
+    level = np.full((24, 31), 9, np.float32)
+    np.testing.assert_allclose(upscaler(FLOAT, level), upscaler(FLOAT, 9), rtol=0, atol=1e-5)
+    stack = np.moveaxis(FLOAT, 2, 0).copy()
+    made = upscaler(stack, 3, axes="ZYX")
+    assert made.shape == (3, 48, 62) and np.array_equal(made[1], upscaler(stack[1], 3))
+    picture = io.Picture(tuple(stack), (0, 1), "gray", "NPY", shapes=((3, 24, 31),))
+    assert upscaler.run(picture, 3, axes="ZYX").image.shapes == ((3, 48, 62),)
+
+
 def test_small_images_and_other_kinds():
     upscaler = Upscaler(tiny_upscaler())
     for shape in ((7, 20), (20, 7, 3), (1, 1)):
