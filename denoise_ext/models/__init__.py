@@ -12,6 +12,7 @@ from denoise_ext.models import (  # noqa: F401  (they register)
     rdxnet,
     rrdb,
     sepdncnn,
+    span,
     srnet,
     srvgg,
 )

@@ -54,7 +54,8 @@ def load_checkpoint(path: str | PathLike[str]) -> Network:
     * ``intro.weight``: the authors' NAFNet;
     * ``body.0.weight`` and ``body.1.weight``: Real-ESRGAN's SRVGGNetCompact with PReLU;
     * ``model.1.sub.0.RDB1.conv1.0.weight``, ``RRDB_trunk.0.RDB1.conv1.weight``,
-      ``body.0.rdb1.conv1.weight``: RRDBNet of ESRGAN, BSRGAN and Real-ESRGAN.
+      ``body.0.rdb1.conv1.weight``: RRDBNet of ESRGAN, BSRGAN and Real-ESRGAN;
+    * ``conv_1.sk.weight``: the authors' SPAN.
 
     ``{"state_dict": ...}``, ``{"params_ema": ...}`` and ``{"params": ...}`` are unwrapped.
     ``module.`` prefixes are dropped.

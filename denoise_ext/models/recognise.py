@@ -28,6 +28,7 @@ RECOGNISED = """recognised layouts:
   body.0.weight, body.1.weight, ...  SRVGGNetCompact as Real-ESRGAN writes it, with PReLU
   model.1.sub.0.RDB1.conv1.0.weight, RRDB_trunk.0.RDB1.conv1.weight, body.0.rdb1.conv1.weight, ...
                   RRDBNet as ESRGAN, BSRGAN and Real-ESRGAN write it
+  conv_1.sk.weight, block_1.c1_r.sk.weight, ...  SPAN as its authors write it
 and this package's own files, which have metadata"""
 
 _IPOL = "intermediate_dncnn.itermediate_dncnn"  # Tassano, Delon, Veit: FFDNet, IPOL 2019

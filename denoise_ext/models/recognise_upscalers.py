@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 State = dict[str, Tensor]
@@ -17,6 +18,8 @@ _RRDB_MARKS = (
     "RRDB_trunk.0.RDB1.conv1.weight",
     "body.0.rdb1.conv1.weight",
 )
+_SPAN_MARKS = ("conv_1.sk.weight", "block_1.c1_r.sk.weight", "upsampler.0.weight")
+_GAIN = 2  # channels inside SPAN's folded convolutions, over those outside
 _BLOCKS = re.compile(
     r"(?:model\.1\.sub|RRDB_trunk|body)\.(\d+)\.(?:RDB|rdb)([123])\.conv([1-5])(?:\.0)?\.(weight|bias)"
 )
@@ -29,6 +32,8 @@ def upscaler_of(state: State) -> Callable[[State], tuple[dict[str, Any], State]]
     """What reads a published upscaler's configuration and tensors; None: it is none."""
     if all(key in state for key in _SRVGG_MARK) and state[_SRVGG_MARK[1]].dim() == 1:
         return srvgg
+    if all(key in state for key in _SPAN_MARKS):
+        return span
     return rrdb if any(key in state for key in _RRDB_MARKS) else None
 
 
@@ -103,6 +108,53 @@ def _rrdb_name(key: str, ends: list[int]) -> str:
     name, _, kind = key.partition(".")
     name = _NAMES.get(name, name.replace("upconv", "conv_up"))
     return f"{name}.{kind}"
+
+
+def span(state: State) -> tuple[dict[str, Any], State]:
+    """SPAN, every group of convolutions folded into one; its own folded copies are left out."""
+    own: State = {}
+    for key, value in state.items():
+        name, _, rest = key.partition(".sk.")
+        if rest == "weight":
+            own[f"{name}.weight"], own[f"{name}.bias"] = _folded(state, name)
+        elif match := re.fullmatch(r"(?:conv_cat|upsampler\.0)\.(weight|bias)", key):
+            own[f"{key.split('.')[0]}.{match[1]}"] = value
+        elif not (rest or key == "no_norm" or re.search(r"\.(conv\.[012]|eval_conv)\.", key)):
+            raise ValueError(f"{key} is not expected")
+    first = own["conv_1.weight"]
+    channels = _inputs(first)
+    config = {
+        "family": "span",
+        "channels": channels,
+        "scale": _root(_outputs(own["upsampler.weight"]), channels),
+        "width": _outputs(first),
+        "normalise": "no_norm" not in state,
+    }
+    return config, own
+
+
+def _folded(state: State, name: str) -> tuple[Tensor, Tensor]:
+    """The 3x3 convolution that is a 1x1, a 3x3 and a 1x1 in a row, and a 1x1 beside them.
+
+    Computed in float64, returned in the weights' dtype.
+    """
+    beside, beside_bias = state[f"{name}.sk.weight"], state[f"{name}.sk.bias"]
+    outputs, inputs = _outputs(beside), _inputs(beside)
+    within = (_GAIN * outputs, _GAIN * inputs)
+    expected = [
+        (within[1], inputs, 1, 1), (within[1],), (*within, 3, 3), (within[0],),
+        (outputs, within[0], 1, 1), (outputs,), (outputs, inputs, 1, 1), (outputs,),
+    ]  # fmt: skip
+    row = [state[f"{name}.conv.{i}.{kind}"] for i in range(3) for kind in ("weight", "bias")]
+    found = [tuple(x.shape) for x in (*row, beside, beside_bias)]
+    if found != expected:
+        raise ValueError(f"{name}: convolutions of shapes {found}, not {expected}")
+    w1, b1, w2, b2, w3, b3 = (x.double() for x in row)
+    w1, w3 = w1[:, :, 0, 0], w3[:, :, 0, 0]
+    weight = torch.einsum("oa,abhw,bi->oihw", w3, w2, w1)
+    weight[:, :, 1, 1] += beside[:, :, 0, 0].double()
+    bias = w3 @ (w2.sum((2, 3)) @ b1 + b2) + b3 + beside_bias.double()
+    return weight.to(beside.dtype), bias.to(beside.dtype)
 
 
 def _root(values: int, channels: int) -> int:

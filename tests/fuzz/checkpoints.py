@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 from networks import keys_under, published_chain
-from published_upscalers import rrdb_state, srvgg_state
+from published_upscalers import rrdb_state, span_state, srvgg_state
 from safetensors.torch import save as safetensors_bytes
 
 from denoise_ext.jobs.manifest import FOLDER, Manifest, ManifestError, Record
@@ -57,6 +57,7 @@ def published() -> list[bytes]:
         _saved({"params": srvgg_state(3, 2, 4, 2)}),
         _saved(rrdb_state("old", 3, 1, 1, 4, 2, 1)),
         _saved({"params_ema": rrdb_state("new", 3, 2, 2, 4, 2, 1)}),
+        _saved(span_state(3, 2, 2)),
     ]
     return [_saved(chain), _saved(wrapped), *older, *upscalers, stated]
 

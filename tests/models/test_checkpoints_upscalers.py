@@ -1,10 +1,18 @@
-"""Published upscalers are read: SRVGGNetCompact, and RRDBNet in its three layouts."""
+"""Published upscalers are read: SRVGGNetCompact, RRDBNet in its three layouts, SPAN."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from published_upscalers import rrdb, rrdb_names, rrdb_state, srvgg, srvgg_state
+from published_upscalers import (
+    rrdb,
+    rrdb_names,
+    rrdb_state,
+    span,
+    span_state,
+    srvgg,
+    srvgg_state,
+)
 
 from denoise_ext.models import CheckpointError, load_checkpoint
 from denoise_ext.nn import to_torch
@@ -66,6 +74,41 @@ def test_rrdb(tmp_path, layout, doublings, unshuffle):
     with torch.inference_mode():
         for network in (model, to_torch(model)):
             torch.testing.assert_close(network(x), expected, **CLOSE)
+
+
+@pytest.mark.parametrize(
+    ("channels", "scale", "normalise"), [(3, 4, True), (3, 2, False), (1, 2, False)]
+)
+def test_span(tmp_path, channels, scale, normalise):
+    state = span_state(channels, scale, 6, normalise)
+    torch.save({"params": state}, tmp_path / "net.pth")
+    model = load_checkpoint(tmp_path / "net.pth")
+    assert model.config == {
+        "family": "span", "channels": channels, "scale": scale, "width": 6, "normalise": normalise,
+    }  # fmt: skip
+    x = image(channels)
+    expected = span(state, x, scale, normalise)
+    # In float64 little differs: a folded weight at the middle of two float32 may be either.
+    with torch.inference_mode():
+        made = to_torch(model).double()(x.double())
+        size = expected.abs().max()
+        assert (made - expected).abs().max() < 1e-6 * size
+        assert (model(x) - expected).abs().max() < 1e-4 * size
+
+
+def test_a_span_of_a_wide_product_is_refused(tmp_path):
+    """Two thin matrices whose product is large: refused before it is made."""
+    state = span_state(3, 2, 6)
+    state["conv_1.conv.2.weight"] = torch.zeros(10**5, 1, 1, 1)
+    state["conv_1.sk.weight"] = torch.zeros(10**5, 1, 1, 1)
+    torch.save(state, tmp_path / "net.pth")
+    with pytest.raises(CheckpointError, match="conv_1: convolutions of shapes"):
+        load_checkpoint(tmp_path / "net.pth")
+    state = span_state(3, 2, 6)
+    del state["block_3.c2_r.conv.1.bias"]
+    torch.save(state, tmp_path / "net.pth")
+    with pytest.raises(CheckpointError, match=r"block_3\.c2_r\.conv\.1\.bias is missing"):
+        load_checkpoint(tmp_path / "net.pth")
 
 
 def broken(name: str) -> dict[str, torch.Tensor]:

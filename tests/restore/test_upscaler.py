@@ -10,7 +10,7 @@ from tiny_upscaler import tiny_upscaler, upscaler_file
 
 from denoise_ext import Denoiser, io
 from denoise_ext._loader import native_error
-from denoise_ext.models import create_model, pretrained_info
+from denoise_ext.models import build_model, create_model, pretrained_info
 from denoise_ext.nn import to_torch
 from denoise_ext.resampling import imresize
 from denoise_ext.restore import Upscaler, restorer, upscale
@@ -76,6 +76,25 @@ def test_tiles_are_the_whole_image(scale):
     assert np.array_equal(whole_image.image, tiles.image)
     few = Upscaler(tiny_upscaler(scale), precision="strict", max_memory=3 << 20).run(image, 5)
     assert few.tiles > 1 and np.array_equal(whole_image.image, few.image)
+
+
+@pytest.mark.parametrize(
+    ("config", "tile"),
+    [
+        ({"family": "srvgg", "scale": 4, "width": 8, "depth": 3}, 60),
+        ({"family": "span", "scale": 2, "width": 8}, 60),
+        ({"family": "rrdb", "unshuffle": 2, "width": 8, "growth": 4, "blocks": 1}, 100),
+    ],
+)  # fmt: skip
+def test_tiles_of_published_networks(config, tile):
+    network = build_model(config).eval()
+    network.initialise(torch.Generator().manual_seed(0))
+    image = RNG.random((120, 91, 3), dtype=np.float32)
+    whole_image = Upscaler(network, precision="strict", tile=None).run(image)
+    tiles = Upscaler(network, precision="strict", tile=tile).run(image)
+    assert tiles.tiles > 1 and tiles.sigma is None
+    assert whole_image.image.shape == (120 * network.scale, 91 * network.scale, 3)
+    assert np.array_equal(whole_image.image, tiles.image)
 
 
 def test_the_level_is_estimated_given_or_zero():

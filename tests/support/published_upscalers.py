@@ -1,7 +1,8 @@
-"""SRVGGNetCompact and RRDBNet as published, as functions of tensors with the published keys.
+"""SRVGGNetCompact, RRDBNet and SPAN as published, as functions of tensors with the published keys.
 
 Written after xinntao/Real-ESRGAN, realesrgan/archs/srvgg_arch.py; XPixelGroup/BasicSR,
-basicsr/archs/rrdbnet_arch.py; xinntao/ESRGAN, RRDBNet_arch.py and its older models/modules.
+basicsr/archs/rrdbnet_arch.py; xinntao/ESRGAN, RRDBNet_arch.py and its older models/modules;
+hongyuanyu/SPAN, basicsr/archs/span_arch.py.
 """
 
 from __future__ import annotations
@@ -107,3 +108,68 @@ def rrdb(
         larger = F.interpolate(features, scale_factor=2, mode="nearest")
         features = active(names["up"].format(number), larger)
     return _conv(state, names["last"], active(names["hr"], features))
+
+
+def span_state(channels: int, scale: int, width: int, normalise: bool = True) -> State:
+    state: State = {} if normalise else {"no_norm": torch.zeros(1)}
+    generator = torch.Generator().manual_seed(9)
+
+    def add(key: str, outputs: int, inputs: int, size: int) -> None:
+        weight = torch.randn(outputs, inputs, size, size, generator=generator)
+        state[f"{key}.weight"] = weight / (size * size * inputs) ** 0.5
+        state[f"{key}.bias"] = 0.1 * torch.randn(outputs, generator=generator)
+
+    def group(key: str, outputs: int, inputs: int) -> None:
+        add(f"{key}.sk", outputs, inputs, 1)
+        add(f"{key}.conv.0", 2 * inputs, inputs, 1)
+        add(f"{key}.conv.1", 2 * outputs, 2 * inputs, 3)
+        add(f"{key}.conv.2", outputs, 2 * outputs, 1)
+        add(f"{key}.eval_conv", outputs, inputs, 3)  # stale: what counts are the others
+
+    group("conv_1", width, channels)
+    for block in range(1, 7):
+        for part in (1, 2, 3):
+            group(f"block_{block}.c{part}_r", width, width)
+    add("conv_cat", width, 4 * width, 1)
+    group("conv_2", width, width)
+    add("upsampler.0", channels * scale**2, width, 3)
+    return state
+
+
+def _span_group(state: State, key: str, x: Tensor) -> Tensor:
+    """The group as one convolution, its weights from the responses to impulses, in float32."""
+
+    def row(x: Tensor) -> Tensor:
+        made = x
+        for index in range(3):
+            name = f"{key}.conv.{index}"
+            made = F.conv2d(made, state[f"{name}.weight"].double(), state[f"{name}.bias"].double())
+        name = f"{key}.sk"
+        one = F.conv2d(x, state[f"{name}.weight"].double(), state[f"{name}.bias"].double())
+        return made + one[..., 1:-1, 1:-1]
+
+    inputs = x.shape[1]
+    bias = row(torch.zeros(1, inputs, 3, 3, dtype=torch.float64))[0, :, 0, 0]
+    impulses = torch.eye(inputs * 9, dtype=torch.float64).reshape(-1, inputs, 3, 3)
+    weight = (row(impulses)[..., 0, 0] - bias).T.reshape(-1, inputs, 3, 3)
+    return F.conv2d(x, weight.float().double(), bias.float().double(), padding=1)
+
+
+def span(state: State, x: Tensor, scale: int, normalise: bool = True) -> Tensor:
+    """Computed in float64."""
+    x = x.double()
+    if normalise:
+        mean = torch.tensor([0.4488, 0.4371, 0.4040], dtype=torch.float64)
+        x = (x - mean.reshape(1, 3, 1, 1)) * 255
+    features = made = _span_group(state, "conv_1", x)
+    outputs = []
+    for block in range(1, 7):
+        first = _span_group(state, f"block_{block}.c1_r", made)
+        second = _span_group(state, f"block_{block}.c2_r", F.silu(first))
+        third = _span_group(state, f"block_{block}.c3_r", F.silu(second))
+        made = (third + made) * (torch.sigmoid(third) - 0.5)
+        outputs.append(made)
+    parts = torch.cat([features, _span_group(state, "conv_2", made), outputs[0], first], 1)
+    weights = {key: value.double() for key, value in state.items()}
+    joined = F.conv2d(parts, weights["conv_cat.weight"], weights["conv_cat.bias"])
+    return F.pixel_shuffle(_conv(weights, "upsampler.0", joined), scale)
