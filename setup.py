@@ -103,7 +103,7 @@ def arch_list(nvcc: str, editable: bool) -> list[str]:
 
 def gencode_flags(archs: list[str]) -> list[str]:
     """nvcc's options. Minor versions of one major version share the lowest one's PTX: no kernel
-    tells them apart, and nvcc's front end, half of the build, runs once for all of them."""
+    differs between them, and nvcc's front end, half of the build, runs once for all of them."""
     families: dict[str, list[str]] = {}
     ptx = []
     for arch in archs:
