@@ -9,7 +9,7 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
-_REACH = 2  # pixels of the larger grid: half the width of the kernel
+_REACH = 2  # pixels of the coarser grid: half the width of the kernel
 _LARGEST_DENOMINATOR = 1 << 20  # of a factor that is given as a float: 0.1 means a tenth
 
 

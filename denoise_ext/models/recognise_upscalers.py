@@ -19,6 +19,7 @@ _RRDB_MARKS = (
     "body.0.rdb1.conv1.weight",
 )
 _SPAN_MARKS = ("conv_1.sk.weight", "block_1.c1_r.sk.weight", "upsampler.0.weight")
+_SPAN_GROUP = re.compile(r"conv_[12]|block_[1-6]\.c[123]_r")
 _GAIN = 2  # channels inside SPAN's folded convolutions, over those outside
 _BLOCKS = re.compile(
     r"(?:model\.1\.sub|RRDB_trunk|body)\.(\d+)\.(?:RDB|rdb)([123])\.conv([1-5])(?:\.0)?\.(weight|bias)"
@@ -115,6 +116,8 @@ def span(state: State) -> tuple[dict[str, Any], State]:
     own: State = {}
     for key, value in state.items():
         name, _, rest = key.partition(".sk.")
+        if rest and not _SPAN_GROUP.fullmatch(name):
+            raise ValueError(f"{key} is not expected")
         if rest == "weight":
             own[f"{name}.weight"], own[f"{name}.bias"] = _folded(state, name)
         elif match := re.fullmatch(r"(?:conv_cat|upsampler\.0)\.(weight|bias)", key):

@@ -105,6 +105,11 @@ def test_a_span_of_a_wide_product_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match="conv_1: convolutions of shapes"):
         load_checkpoint(tmp_path / "net.pth")
     state = span_state(3, 2, 6)
+    state["block_7.c1_r.sk.weight"] = state["block_1.c1_r.sk.weight"]
+    torch.save(state, tmp_path / "net.pth")
+    with pytest.raises(CheckpointError, match=r"block_7\.c1_r\.sk\.weight is not expected"):
+        load_checkpoint(tmp_path / "net.pth")
+    state = span_state(3, 2, 6)
     del state["block_3.c2_r.conv.1.bias"]
     torch.save(state, tmp_path / "net.pth")
     with pytest.raises(CheckpointError, match=r"block_3\.c2_r\.conv\.1\.bias is missing"):

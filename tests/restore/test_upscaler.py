@@ -94,7 +94,10 @@ def test_tiles_of_published_networks(config, tile):
     tiles = Upscaler(network, precision="strict", tile=tile).run(image)
     assert tiles.tiles > 1 and tiles.sigma is None
     assert whole_image.image.shape == (120 * network.scale, 91 * network.scale, 3)
-    assert np.array_equal(whole_image.image, tiles.image)
+    # SPAN: PyTorch's silu and sigmoid of a vector and of a single number differ in the last bit.
+    # There are 24 of them in a row, of which a result of this size may keep all.
+    bound = 24 * 2.0**-23 * np.abs(tiles.image).max() if config["family"] == "span" else 0
+    np.testing.assert_allclose(tiles.image, whole_image.image, rtol=0, atol=bound)
 
 
 def test_the_level_is_estimated_given_or_zero():
