@@ -3,7 +3,7 @@
 DENOISE_EXT_CUDA=auto|1|0     auto (default): with CUDA if nvcc is there; 1: fail without; 0: none
 TORCH_CUDA_ARCH_LIST          e.g. "8.0;9.0+PTX". Default of a wheel: Turing to Blackwell. Default
                               of an editable build: the GPUs of this machine, else the PTX of 8.0
-CXX, CXXFLAGS                 the C++ compiler (GCC) and further options
+CXX, CXXFLAGS                 the C++ compiler (GCC or clang) and further options
 MAX_JOBS                      parallel compilations; default: one per processor
 """
 

@@ -51,6 +51,11 @@ COMMANDS = {
         "denoise-ext upscale small.png -o large.png --model my_upscaler.safetensors\n"
         "  denoise-ext upscale scans/ -o large/ --model realesr-general-x4v3.pth --resume",
     ),
+    "explain": (
+        "write a report about one denoised image: HTML",
+        "denoise-ext explain noisy.png -o report.html\n"
+        "  denoise-ext explain scan.tif -o report.html --sigma 15 --part 200,100,800,600",
+    ),
     "serve": (
         "serve a page and an HTTP API for images",
         "denoise-ext serve\n"

@@ -195,7 +195,7 @@ DENOISE_EXT_INLINE DirectOutput direct_output(const WinogradPlan& plan, const Wi
 
 // The larger of each pair, NaN if either is, as in torch.
 DENOISE_EXT_INLINE Vec<float> pooled_maximum(const Vec<float>& a, const Vec<float>& b) {
-  return (a >= b) | (a != a) ? a : b;
+  return ((a >= b) | (a != a)) ? a : b;
 }
 
 // Stores a tile's outputs as they come, row by row or the even rows first, and reduces their 2x2 blocks.

@@ -15,7 +15,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from denoise_ext.data.noise import in_camera, tone
-from denoise_ext.data.noise._draw import Generators, checked_image, normal, uniform
+from denoise_ext.data.noise._draw import (
+    ClipGenerators,
+    Generators,
+    checked_image,
+    normal,
+    uniform,
+)
 from denoise_ext.data.noise.jpeg import add_jpeg_artefacts
 from denoise_ext.data.noise.mosaic import demosaic_bilinear, demosaic_malvar, to_mosaic
 
@@ -100,9 +106,12 @@ def add_photo_noise(
     draws = Draws(image, generator)
     kind = draws.between(0.0, 1.0)
     is_white, is_clean = kind < options.white, kind > 1.0 - options.clean
-    noise = sensor_noise(image, draws, options)
-    noise = camera_processing(noise, draws, options)
-    camera = ((image + noise).clamp(0, 1) * 255.0).round() / 255.0
+    camera = image
+    if not (isinstance(generator, ClipGenerators) and bool((is_white | is_clean).all())):
+        # All images of a batch: what one gets must not depend on the others. The frames of a clip
+        # are of one kind, and half the time of training data would go into unused cameras.
+        noise = camera_processing(sensor_noise(image, draws, options), draws, options)
+        camera = ((image + noise).clamp(0, 1) * 255.0).round() / 255.0
     white = image + normal(image, generator) * _shaped(
         draws.between(0, options.white_sigma) / 255.0
     )
