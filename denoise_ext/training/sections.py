@@ -18,6 +18,7 @@ Scale = Annotated[float, Field(gt=0, le=1)]
 
 IMAGE_DENOISING = "image_denoising"
 VIDEO_DENOISING = "video_denoising"
+IMAGE_UPSCALING = "image_upscaling"
 
 
 class Section(BaseModel):
@@ -31,7 +32,8 @@ class Task(Section):
 
     name: str = Field(
         default=IMAGE_DENOISING,
-        description="image_denoising, video_denoising, or a registered task of your own.",
+        description="image_denoising, video_denoising, image_upscaling, or a registered task of "
+        "your own.",
     )
     options: dict[str, bool | int | float | str | list[int]] = Field(
         default_factory=dict, description="Of a task of your own."
@@ -98,7 +100,9 @@ class Data(Section):
         default=1, description="1: gray (Pillow's L of colour images), 3: RGB."
     )
     crop: PositiveInt = Field(
-        default=64, description="Side of the square training crops in pixels."
+        default=64,
+        description="Side of the square training crops in pixels; for image_upscaling that of the "
+        "large images.",
     )
     augment: bool = Field(default=True, description="Random flips and quarter turns.")
     permute_channels: bool = Field(
@@ -207,8 +211,8 @@ class Model(Section):
     )
     new: list[str] = Field(
         default_factory=list,
-        description="Parameters that `start` does not hold and that begin at random, as patterns "
-        'of their names: ["estimator.*"].',
+        description="Parameters that `start` does not hold, or holds in another shape, and that "
+        'begin at random, as patterns of their names: ["estimator.*"].',
     )
     freeze: list[str] = Field(
         default_factory=list,
