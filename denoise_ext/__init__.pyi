@@ -12,6 +12,7 @@ from denoise_ext import (
     nn,
     ops,
     reference,
+    resampling,
     restore,
     runtime,
     service,
@@ -28,5 +29,5 @@ __version__: str
 __all__ = [
     "Denoiser", "NoiseProfile", "VideoDenoiser", "__version__", "accelerate", "analyse_noise",
     "analysis", "data", "denoise", "engine", "export", "info", "io", "jobs", "metrics", "models",
-    "nn", "ops", "reference", "restore", "runtime", "service", "tasks", "training",
+    "nn", "ops", "reference", "resampling", "restore", "runtime", "service", "tasks", "training",
 ]  # fmt: skip

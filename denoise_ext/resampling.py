@@ -46,11 +46,12 @@ def imresize(x: Tensor, scale: float | Fraction) -> Tensor:
 def _checked(scale: object) -> Fraction:
     if isinstance(scale, bool) or not isinstance(scale, numbers.Real):
         raise TypeError(f"scale must be a number, got {type(scale).__name__}")
-    if not (math.isfinite(scale) and scale > 0):
+    if not 0 < float(scale) < math.inf:
         raise ValueError(f"scale must be finite and > 0, got {scale}")
-    exact = isinstance(scale, numbers.Rational)
-    factor = Fraction(scale) if exact else Fraction(float(scale))
-    factor = factor if exact else factor.limit_denominator(_LARGEST_DENOMINATOR)
+    if isinstance(scale, numbers.Rational):
+        factor = Fraction(scale)
+    else:
+        factor = Fraction(float(scale)).limit_denominator(_LARGEST_DENOMINATOR)
     if factor <= 0:
         raise ValueError(f"scale must be at least 2^-20, got {scale}")
     return factor
@@ -77,7 +78,7 @@ def contributions(size: int, factor: Fraction) -> tuple[Tensor, Tensor]:
         places (new size, taps) int64 and weights (new size, taps) float64, of sum 1.
     """
     new = math.ceil(size * factor)
-    stretch = float(min(factor, 1))
+    stretch = min(float(factor), 1.0)
     # Pixels are squares: the centre of new pixel i is at (i + 0.5) / factor - 0.5.
     centre = (torch.arange(new, dtype=torch.float64) + 0.5) / float(factor) - 0.5
     reach = _REACH / stretch

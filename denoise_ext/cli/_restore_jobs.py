@@ -23,9 +23,11 @@ class Work(Protocol):
         self, progress: Callable[[int, int], None] | None = None
     ) -> Callable[[Picture], Result]:
         """The function that restores a picture; ``progress`` takes steps done and in all."""
+        ...
 
     def fingerprint(self) -> dict[str, Any]:
         """All that a result depends on besides its input."""
+        ...
 
 
 def add_batch_arguments(parser: argparse.ArgumentParser) -> None:

@@ -35,7 +35,7 @@ at the end, and the exit code is 3."""
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the command."""
-    parser.description += "\n\n" + DESCRIPTION
+    parser.description = f"{parser.description}\n\n{DESCRIPTION}"
     add_input_arguments(parser)
     parser.add_argument(
         "--scale", type=whole_number(1), metavar="N",

@@ -38,6 +38,9 @@ class ImageNetwork(Network):
     and gives ``image``; it has no state.  ``model({"image": x, ...})`` calls it so.
     """
 
+    needs_sigma: bool
+    scale: int
+
     def __init__(self, in_channels: int, needs_sigma: bool, scale: int = 1) -> None:
         super().__init__()
         self.in_channels: int = check_positive_int("channels", in_channels)

@@ -31,9 +31,9 @@ class _Dense(nn.Module):
 
     def __init__(self, width: int, growth: int) -> None:
         super().__init__()
-        for index in range(1, 5):
-            made = _conv(width + (index - 1) * growth, growth, active=True)
-            self.add_module(f"conv{index}", made)
+        self.conv1, self.conv2, self.conv3, self.conv4 = (
+            _conv(width + index * growth, growth, active=True) for index in range(4)
+        )
         self.conv5 = _conv(width + 4 * growth, width)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -83,17 +83,18 @@ class RRDB(ImageUpscaler):
         if unshuffle not in (1, 2, 4) or isinstance(unshuffle, bool):
             raise ValueError(f"unshuffle must be 1, 2 or 4, got {unshuffle!r}")
         super().__init__(channels, needs_sigma=False, scale=2**doublings // unshuffle)
-        self.doublings, self.unshuffle, self.stride = doublings, unshuffle, unshuffle
-        self.width = check_positive_int("width", width)
-        self.growth = check_positive_int("growth", growth)
-        self.blocks = check_positive_int("blocks", blocks, maximum=MAX_LAYERS)
-        self.conv_first = _conv(channels * unshuffle**2, width)
-        self.body = nn.Sequential(*(_Block(width, growth) for _ in range(blocks)))
-        self.conv_body = _conv(width, width)
+        self.unshuffle, self.stride = unshuffle, unshuffle
+        self.doublings: int = doublings
+        self.width: int = check_positive_int("width", width)
+        self.growth: int = check_positive_int("growth", growth)
+        self.blocks: int = check_positive_int("blocks", blocks, maximum=MAX_LAYERS)
+        self.conv_first: Conv2d = _conv(channels * unshuffle**2, width)
+        self.body: nn.Sequential = nn.Sequential(*(_Block(width, growth) for _ in range(blocks)))
+        self.conv_body: Conv2d = _conv(width, width)
         for index in range(1, doublings + 1):
             self.add_module(f"conv_up{index}", _conv(width, width, active=True))
-        self.conv_hr = _conv(width, width, active=True)
-        self.conv_last = _conv(width, channels)
+        self.conv_hr: Conv2d = _conv(width, width, active=True)
+        self.conv_last: Conv2d = _conv(width, channels)
 
     @property
     def config(self) -> dict[str, Any]:

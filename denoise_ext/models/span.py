@@ -54,16 +54,16 @@ class SPAN(ImageUpscaler):
         self, channels: int = 3, scale: int = 4, width: int = 48, normalise: bool = True
     ) -> None:
         super().__init__(channels, needs_sigma=False, scale=scale)
-        self.width = check_positive_int("width", width)
-        self.normalise = check_bool("normalise", normalise)
+        self.width: int = check_positive_int("width", width)
+        self.normalise: bool = check_bool("normalise", normalise)
         if normalise and channels != len(_MEAN):
             raise ValueError(f"normalise needs {len(_MEAN)} channels, got {channels}")
-        self.conv_1 = Conv2d(channels, width, 3, padding=1)
+        self.conv_1: Conv2d = Conv2d(channels, width, 3, padding=1)
         for index in range(1, _BLOCKS + 1):
             self.add_module(f"block_{index}", _Block(width))
-        self.conv_cat = Conv2d(4 * width, width, 1)
-        self.conv_2 = Conv2d(width, width, 3, padding=1)
-        self.upsampler = Conv2d(width, channels * scale * scale, 3, padding=1)
+        self.conv_cat: Conv2d = Conv2d(4 * width, width, 1)
+        self.conv_2: Conv2d = Conv2d(width, width, 3, padding=1)
+        self.upsampler: Conv2d = Conv2d(width, channels * scale * scale, 3, padding=1)
 
     @property
     def config(self) -> dict[str, Any]:

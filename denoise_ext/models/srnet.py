@@ -47,13 +47,13 @@ class SRNet(ImageUpscaler):
 
     def __init__(self, channels: int = 3, scale: int = 2, width: int = 48, blocks: int = 8) -> None:
         super().__init__(channels, needs_sigma=True, scale=scale)
-        self.width = check_positive_int("width", width)
-        self.blocks = check_positive_int("blocks", blocks, maximum=MAX_LAYERS)
+        self.width: int = check_positive_int("width", width)
+        self.blocks: int = check_positive_int("blocks", blocks, maximum=MAX_LAYERS)
         made = channels * scale * scale
-        self.head = Conv2d(channels + 1, width, 3, padding=1, bias=False)
-        self.body = nn.Sequential(*(ResidualBlock(width) for _ in range(blocks)))
-        self.tail = Conv2d(width, made, 3, padding=1, bias=False)
-        self.skip = Conv2d(channels, made, _SKIP, padding=_SKIP // 2, bias=False)
+        self.head: Conv2d = Conv2d(channels + 1, width, 3, padding=1, bias=False)
+        self.body: nn.Sequential = nn.Sequential(*(ResidualBlock(width) for _ in range(blocks)))
+        self.tail: Conv2d = Conv2d(width, made, 3, padding=1, bias=False)
+        self.skip: Conv2d = Conv2d(channels, made, _SKIP, padding=_SKIP // 2, bias=False)
 
     @property
     def config(self) -> dict[str, Any]:

@@ -31,9 +31,9 @@ class SRVGG(ImageUpscaler):
 
     def __init__(self, channels: int = 3, scale: int = 4, width: int = 64, depth: int = 17) -> None:
         super().__init__(channels, needs_sigma=False, scale=scale)
-        self.width = check_positive_int("width", width)
-        self.depth = check_positive_int("depth", depth, maximum=MAX_LAYERS)
-        self.body = nn.Sequential(
+        self.width: int = check_positive_int("width", width)
+        self.depth: int = check_positive_int("depth", depth, maximum=MAX_LAYERS)
+        self.body: nn.Sequential = nn.Sequential(
             *(
                 Conv2d(
                     width if index else channels, width, 3, padding=1,
@@ -42,7 +42,7 @@ class SRVGG(ImageUpscaler):
                 for index in range(depth)
             )
         )  # fmt: skip
-        self.tail = Conv2d(width, channels * scale * scale, 3, padding=1)
+        self.tail: Conv2d = Conv2d(width, channels * scale * scale, 3, padding=1)
 
     @property
     def config(self) -> dict[str, Any]:

@@ -197,7 +197,9 @@ def run(op: Any, by_pytorch: Callable[..., Any] | None, arguments: tuple[Any, ..
     return TUNER.follow(choice, partial(op, *arguments), theirs)
 
 
-def choose(op: Any, by_pytorch: Callable[..., Any] | None, arguments: tuple) -> Choice | None:
+def choose(
+    op: Any, by_pytorch: Callable[..., Any] | None, arguments: tuple[Any, ...]
+) -> Choice | None:
     """What serves this call, measured now if it is the first; None: the estimated choice."""
     if not may_follow():
         return None

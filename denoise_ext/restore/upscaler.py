@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Sequence
@@ -29,7 +30,7 @@ from denoise_ext.tasks.images import ImageView, open_image
 from denoise_ext.tasks.sigma import Sigma, check_sigma
 from denoise_ext.tasks.value_range import Range, check_range, from_unit, to_unit
 
-logger = get_logger("denoise_ext.restore")
+logger: logging.Logger = get_logger("denoise_ext.restore")
 
 SCALES = (2, 3, 4)
 """Of this package's own networks."""
@@ -103,7 +104,7 @@ class Upscaler:
         network = open_network(model, device, None, backend, channels=3)
         check_upscaler(network, scale)
         self._session = Session(network, precision, backend == "native")
-        self.scale = int(self._session.original.signature.outputs["image"].scale)
+        self.scale: int = int(self._session.original.signature.outputs["image"].scale)
 
     def __call__(self, image: Any, sigma: Sigma = None, **how: Any) -> Any:
         """The enlarged image alone: arguments of `run`."""
@@ -182,11 +183,13 @@ class Upscaler:
         work = ImageRun(settings, opened, sigma, None, value_range, share)
         colour = colour_channels(source.shape[1])
         work.denoise(slice(0, colour))
+        made = work.target
+        assert made is not None  # after the colours
         alpha = source[:, colour:]
         if alpha.numel():
             unit = imresize(to_unit(alpha, torch.float32, value_range), self.scale)
-            work.target.pixels[:, colour:] = from_unit(unit.clamp(0, 1), source.dtype, value_range)
-        return work.target.result(), work.facts, work.tiles
+            made.pixels[:, colour:] = from_unit(unit.clamp(0, 1), source.dtype, value_range)
+        return made.result(), work.facts, work.tiles
 
     def _check_sizes(self, sizes: Sequence[tuple[int, ...]]) -> None:
         """ValueError for images that are too small, or results that are too large."""

@@ -7,7 +7,7 @@ import math
 from torch import Tensor
 
 from denoise_ext.models.image_denoiser import ImageNetwork
-from denoise_ext.models.network import Tensors
+from denoise_ext.models.network import Network, Tensors
 from denoise_ext.runtime.model_names import default_model
 
 
@@ -21,7 +21,8 @@ class ImagePorts:
         ValueError: the network cannot take images of so many channels.
     """
 
-    def __init__(self, network: ImageNetwork, channels: int) -> None:
+    def __init__(self, network: Network, channels: int) -> None:
+        assert isinstance(network, ImageNetwork)  # the callers refuse others
         own = network.in_channels
         if channels == 1 and own != 1 and not network.needs_sigma:
             raise ValueError(

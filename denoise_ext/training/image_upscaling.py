@@ -78,6 +78,11 @@ class ReducedCrops(Sampler):
     Raises ValueError where the data does not fit the configuration.
     """
 
+    config: TrainConfig
+    processes: Processes
+    scale: int
+    takes_level: bool
+
     def __init__(
         self, config: TrainConfig, processes: Processes, scale: int, takes_level: bool
     ) -> None:
@@ -86,8 +91,8 @@ class ReducedCrops(Sampler):
         crop = config.data.crop + 2 * _MARGIN * scale
         data = config.data.model_copy(update={"crop": crop})
         pool = ImagePool(data, config.validation.images)
-        self.files = pool.files
-        self.sampler = PatchSampler(
+        self.files: Mapping[str, int | str] = pool.files
+        self.sampler: PatchSampler = PatchSampler(
             pool.images,
             crop,
             config.run.batch_size,
@@ -98,7 +103,9 @@ class ReducedCrops(Sampler):
             data.permute_channels,
         )
         side = config.validation.crop // scale * scale
-        self.held_out = [_whole(centre_crop(image, side), scale) for image in pool.held_out]
+        self.held_out: list[Tensor] = [
+            _whole(centre_crop(image, side), scale) for image in pool.held_out
+        ]
 
     def batch(self, step: int) -> Sample:
         """See `Sampler`."""
@@ -161,12 +168,17 @@ class HeldOutReduced(Validator):
         takes_level: whether the network takes the noise level.
     """
 
+    config: TrainConfig
+    images: Sequence[Tensor]
+    scale: int
+    takes_level: bool
+
     def __init__(
         self, config: TrainConfig, images: Sequence[Tensor], scale: int, takes_level: bool
     ) -> None:
         self.config, self.images = config, images
         self.scale, self.takes_level = scale, takes_level
-        self.labels = tuple(config.validation.sigmas)
+        self.labels: tuple[Label, ...] = tuple(config.validation.sigmas)
 
     def samples(self, label: Label) -> Iterator[Sample]:
         """Every held-out image; the same noise every time, not clipped."""
