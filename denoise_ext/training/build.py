@@ -94,6 +94,11 @@ def _extended(config: TrainConfig) -> tuple[Network, dict[str, Any] | None]:
     missing = {name for name, value in own.items() if shapes.get(name) != value.shape}
     if new != missing:
         wrong = min(new ^ missing)
+        if wrong in shapes and wrong in own and wrong not in new:
+            raise ValueError(
+                f"model.start: {config.model.start!r} does not fit: {wrong!r} is "
+                f"{tuple(shapes[wrong])}, and {tuple(own[wrong].shape)} in the network"
+            )
         raise ValueError(
             f"model.new: {config.model.new} must name what {config.model.start!r} does not hold "
             f"and nothing else; {wrong!r} is {'in it' if wrong in new else 'missing'}"

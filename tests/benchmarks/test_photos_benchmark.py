@@ -66,7 +66,7 @@ def test_every_set_with_every_method(data, capsys):
     table = (data / "out" / "photos.md").read_text()
     assert table.endswith(printed := capsys.readouterr().out)
     assert len(printed.splitlines()) == 2 + sum(map(len, results.values()))
-    assert str(pretrained_info("dxnet_s_photo").steps) in table.splitlines()[0]
+    assert str(pretrained_info("dxnet_s_photo").steps) in table.splitlines()[2]
 
 
 def test_made_up_noise_has_the_strength_it_names(data):

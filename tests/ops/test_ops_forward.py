@@ -53,7 +53,8 @@ def test_layouts(case, name, layout, device):
     for dtype in (torch.float32, torch.bfloat16):
         tensors = make_tensors(call, dtype, device, layout)
         result = check_forward(case, call, tensors, f"{layout} {dtype}")
-        images = (tensors["input"], tensors.get("weight", tensors["input"]))
+        main = tensors.get("previous", tensors["input"])  # a state keeps its own layout
+        images = (main, tensors.get("weight", main))
         if result.dim() == 3 or case.output_dtype is not None:
             continue  # one image has no layout of its own, and neither have vectors
         if result.numel() and any(map(is_channels_last, images)):

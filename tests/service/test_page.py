@@ -299,7 +299,7 @@ def test_uncertainty_lies_over_the_result(page):
     deviation = Denoiser(uncertainty=4).run(image).uncertainty.mean(axis=-1)[:, 212:]
     blocks = [x[:296, :208].reshape(37, 8, 26, 8).mean((1, 3)) for x in (change, deviation)]
     assert np.corrcoef(blocks[0].ravel(), blocks[1].ravel())[0, 1] > 0.7
-    assert "±" in page.text("#doubt-most") and "Nine of ten" in page.text("#doubt-help")
+    assert "±" in page.text("#doubt-most") and "nine of ten" in page.text("#doubt-help").lower()
     assert "colours" in page.tab.inner_text("#status")
     page.shoot("uncertainty")
     # A new level is another result: its uncertainty is asked for anew.

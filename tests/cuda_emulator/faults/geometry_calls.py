@@ -222,7 +222,7 @@ def bilateral_small() -> float:
     x = image((1, 3, 17, 35), F32) * 1e-25
 
     def blur(function: Callable) -> Callable:
-        return lambda x: function(x, 5, 2e-26, 1.5)
+        return lambda x: function(x, 5, 2e-26, 1.5, color_distance_type="l2")
 
     return compare(blur(ops.bilateral_blur), blur(reference.bilateral_blur), x)
 
