@@ -7,7 +7,6 @@ so the clean image stays the target: blur and demosaicing errors are not learnt.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from denoise_ext.data.noise import in_camera, tone
-from denoise_ext.data.noise._draw import Generators, checked_image, normal, uniform
+from denoise_ext.data.noise._draw import Draws, Generators, checked_image, normal
+from denoise_ext.data.noise.developed import developed_noise
 from denoise_ext.data.noise.jpeg import add_jpeg_artefacts
 from denoise_ext.data.noise.mosaic import demosaic_bilinear, demosaic_malvar, to_mosaic
 
@@ -35,6 +35,8 @@ class PhotoNoise:
         smoothed: share of the pictures whose noise a camera has smoothed throughout; its luma is
             then set to a value between luma_min and luma_max, log-uniform.
         jpeg: share of the camera pictures that are stored as JPEG.
+        developed: share of the camera pictures that a raw developer made instead; half as many of
+            them are stored as JPEG.
         white: share that gets white Gaussian noise of 0 to white_sigma instead of a camera's.
         clean: share that stays as it is.
     """
@@ -46,35 +48,10 @@ class PhotoNoise:
     luma_min: float = 1.0
     luma_max: float = 10.0
     jpeg: float = 0.75
+    developed: float = 0.0
     white: float = 0.15
     white_sigma: float = 50.0
     clean: float = 0.05
-
-
-class Draws:
-    """Uniform numbers, one per image of a batch, from one generator or one per image."""
-
-    def __init__(self, x: Tensor, generators: Generators) -> None:
-        self.x, self.generators = x, generators
-
-    def between(self, low: float, high: float, count: int = 1) -> Tensor:
-        """(N,), or (N, count) where ``count`` is above 1."""
-        drawn = low + (high - low) * uniform(
-            self.x, self.generators, (len(self.x), count), common=True
-        )
-        return drawn if count > 1 else drawn[:, 0]
-
-    def logarithmic(self, low: float, high: float) -> Tensor:
-        """(N,), the logarithm uniform; low > 0."""
-        return self.between(math.log(low), math.log(high)).exp()
-
-    def chance(self, probability: float) -> Tensor:
-        """(N,), true with this probability."""
-        return self.between(0.0, 1.0) < probability
-
-    def some(self, probability: float, low: float, high: float) -> Tensor:
-        """(N,): a number in the range with this probability, else 0."""
-        return torch.where(self.chance(probability), self.between(low, high), 0.0)
 
 
 def add_photo_noise(
@@ -102,14 +79,19 @@ def add_photo_noise(
     is_white, is_clean = kind < options.white, kind > 1.0 - options.clean
     noise = sensor_noise(image, draws, options)
     noise = camera_processing(noise, draws, options)
+    developed = draws.chance(options.developed)
+    chosen = developed.nonzero()[:, 0].tolist()
+    if chosen:
+        noise[chosen] = developed_noise(draws.of(chosen), options.shot_min, options.shot_max)
     camera = ((image + noise).clamp(0, 1) * 255.0).round() / 255.0
     white = image + normal(image, generator) * _shaped(
         draws.between(0, options.white_sigma) / 255.0
     )
     noisy = torch.where(_shaped(is_white), white, camera)
     stored = add_jpeg_artefacts(noisy, *jpeg_settings(draws))
-    # White noise less often: it is mostly measured without JPEG.
-    is_stored = draws.chance(options.jpeg) & ~(is_white & draws.chance(0.6))
+    # White noise less often: it is mostly measured without JPEG. Raw developers write PNG, too.
+    kept = torch.where(is_white, draws.chance(0.6), developed & draws.chance(0.5))
+    is_stored = draws.chance(options.jpeg) & ~kept
     noisy = torch.where(_shaped(is_stored), stored, noisy)
     return torch.where(_shaped(is_clean), image, noisy).to(x.dtype)
 
