@@ -91,14 +91,19 @@ def test_colours_can_be_undone_and_leave_gray_gray():
     assert balance.min() >= 1.2 and balance.max() <= 2.8
 
 
-def test_half_of_the_sensors_have_nothing_below_black():
-    """Green at its own sites is what the sensor has; the same in all demosaicings."""
-    raw = torch.full((400, 3, 17, 16), 0.01, dtype=torch.float64)  # odd: a whole pattern is cut
-    shot, read = torch.full((400,), 1e-3).double(), torch.full((400,), 1e-4).double()
+def test_half_of_the_black_levels_are_too_high():
+    """By up to one deviation of the read noise. Green at its own sites is what the sensor has."""
+    raw = torch.full((400, 3, 63, 64), 0.5, dtype=torch.float64)  # odd: a whole pattern is cut
+    shot, read = torch.full((400,), 1e-8).double(), torch.full((400,), 1e-4).double()
     noise = developed._demosaiced(raw, shot, read, draws(raw))
     assert noise.shape == raw.shape
-    least = (raw + noise)[:, 1, ::2, 1::2].amin(dim=(1, 2))
-    assert abs(share(least >= -1e-12) - 0.5) < 5 * math.sqrt(0.25 / 400)
+    sites = noise[:, 1, ::2, 1::2] / 0.01  # in deviations
+    mean = sites.mean(dim=(1, 2))
+    # the mean of 32 x 32 sites is right within 1 / 32, with rows of 0.4 within 0.4 / sqrt(32)
+    assert mean.max() < 5 * math.hypot(1 / 32, 0.4 / math.sqrt(32))
+    assert mean.min() > -1 - 5 * math.hypot(1 / 32, 0.4 / math.sqrt(32))
+    expected, limit = 0.5 * 0.75, 0.25
+    assert abs(share(mean < -limit) - expected) < 5 * math.sqrt(expected * (1 - expected) / 400)
 
 
 def test_some_sensors_have_rows():

@@ -70,9 +70,7 @@ def _demosaiced(raw: Tensor, shot: Tensor, read: Tensor, draws: Draws) -> Tensor
     noise = normal(sites, draws.generators) * (_shaped(shot) * sites + _shaped(read)).sqrt()
     rows = normal(sites, draws.generators, (len(sites), 1, sites.shape[2], 1))
     noise = noise + rows * deviation * _shaped(draws.some(0.15, 0.0, 0.4))
-    noise = noise - deviation * _shaped(draws.some(0.3, -0.5, 1.0))
-    cut = torch.maximum(noise, -sites)  # no photosite is below black
-    noise = torch.where(_shaped(draws.chance(0.5)), cut, noise)
+    noise = noise - deviation * _shaped(draws.some(0.5, 0.0, 1.0))
     sharp = _shaped(torch.where(draws.chance(0.5), 1.0, draws.between(0.0, 1.3)))
     noise = sharp * demosaic_malvar(noise) + (1.0 - sharp) * demosaic_bilinear(noise)
     noise = torch.where(_shaped(draws.chance(0.25)), smooth_colour_differences(noise), noise)
