@@ -19,6 +19,7 @@ INSTALLED := $(VENV)/.installed
 BUILT := $(VENV)/.built
 SETTINGS := $(VENV)/.settings
 BENCH := $(VENV)/.bench
+DOCS := $(VENV)/.docs
 
 NATIVE_FILES := $(shell find csrc -name '*.h' -o -name '*.inl' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 NATIVE_TESTS := $(shell find tests benchmarks -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
@@ -26,7 +27,7 @@ BUILD_SETTINGS := CXX=$(CXX) CXXFLAGS=$(CXXFLAGS) DENOISE_EXT_CUDA=$(DENOISE_EXT
 	TORCH_CUDA_ARCH_LIST=$(TORCH_CUDA_ARCH_LIST) CUDA_HOME=$(CUDA_HOME)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv build demo test fuzz sanitize lint format bench cuda-report cuda-coverage wheel sdist clean distclean FORCE
+.PHONY: help venv build demo test fuzz sanitize docs lint format bench cuda-report cuda-coverage wheel sdist clean distclean FORCE
 .DELETE_ON_ERROR:
 
 help:  ## what there is
@@ -51,6 +52,10 @@ sanitize: $(BUILT)  ## operators' tests and fuzzers with AddressSanitizer and UB
 
 bench: $(BUILT) $(BENCH)  ## build, install the competitors, then the CPU benchmarks (BENCH_ARGS="--only nets")
 	$(BIN)/python benchmarks/cpu.py $(BENCH_ARGS)
+
+docs: $(BUILT) $(DOCS)  ## build, install Sphinx, then the documentation site in build/docs
+	$(BIN)/python -m sphinx -W --keep-going -q -c docs . build/docs
+	@echo "open build/docs/index.html"
 
 cuda-report: $(INSTALLED)  ## registers, shared memory and instructions of every CUDA kernel (needs nvcc)
 	@$(BIN)/python tests/support/cuda_report.py
@@ -106,6 +111,11 @@ $(INSTALLED): constraints.txt
 
 $(BENCH): $(INSTALLED) benchmarks/constraints.txt
 	$(BIN)/python -m pip install --disable-pip-version-check --requirement benchmarks/constraints.txt \
+	  --constraint constraints.txt
+	@touch $@
+
+$(DOCS): $(INSTALLED) docs/constraints.txt
+	$(BIN)/python -m pip install --disable-pip-version-check --requirement docs/constraints.txt \
 	  --constraint constraints.txt
 	@touch $@
 

@@ -3,7 +3,7 @@
 DENOISE_EXT_CUDA=auto|1|0     auto (default): with CUDA if nvcc is there; 1: fail without; 0: none
 TORCH_CUDA_ARCH_LIST          e.g. "8.0;9.0+PTX". Default of a wheel: Turing to Blackwell. Default
                               of an editable build: the GPUs of this machine, else the PTX of 8.0
-CXX, CXXFLAGS                 the C++ compiler (GCC) and further options
+CXX, CXXFLAGS                 the C++ compiler (GCC or clang) and further options
 MAX_JOBS                      parallel compilations; default: one per processor
 """
 
@@ -103,7 +103,7 @@ def arch_list(nvcc: str, editable: bool) -> list[str]:
 
 def gencode_flags(archs: list[str]) -> list[str]:
     """nvcc's options. Minor versions of one major version share the lowest one's PTX: no kernel
-    tells them apart, and nvcc's front end, half of the build, runs once for all of them."""
+    differs between them, and nvcc's front end, half of the build, runs once for all of them."""
     families: dict[str, list[str]] = {}
     ptx = []
     for arch in archs:

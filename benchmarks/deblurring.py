@@ -171,8 +171,8 @@ def write(args: argparse.Namespace, results: dict, fits: list[tuple[str, float]]
     """What there is so far, as JSON and as Markdown."""
     results = {sigma: dict(sorted(results[sigma].items())) for sigma in sorted(results, key=float)}
     text = (
-        f"Set3C, Levin's kernels, `{args.model}`, {args.steps} steps; PSNR in dB, means of 3"
-        f" images.\n\n{table(results)}"
+        f"# Deblurring\n\nSet3C, Levin's kernels, `{args.model}`, {args.steps} steps; PSNR in dB,"
+        f" means of 3 images.\n\n{table(results)}"
     )
     if fits:
         lines = [f"| {name} | {100 * error:.2f} % |" for name, error in fits]

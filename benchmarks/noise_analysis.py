@@ -150,7 +150,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         table += (line := row(name, kind, clean))
         print(line, end="", flush=True)
     args.output.mkdir(parents=True, exist_ok=True)
-    (args.output / "noise_analysis.md").write_text(table)
+    (args.output / "noise_analysis.md").write_text(f"# Analysis of the noise\n\n{table}")
     return 0
 
 

@@ -269,7 +269,7 @@ def write(results: dict[str, dict], folder: Path) -> None:
     (folder / "photos.json").write_text(json.dumps(facts | {"sets": results}, indent=2) + "\n")
     weights = f"Weights of `{PHOTO}`: {shipped.steps} steps, sha256 {shipped.sha256[:12]}.\n\n"
     rows = "".join(rows_of(name, results[name]) for name in SETS if name in results)
-    (folder / "photos.md").write_text(weights + HEADER + rows)
+    (folder / "photos.md").write_text("# Photographs\n\n" + weights + HEADER + rows)
 
 
 def draw(file: Path) -> None:

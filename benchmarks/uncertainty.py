@@ -180,7 +180,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"{key}: {file}: {reason}")
     if args.every == 1 and args.networks == list(NETWORKS):
         args.output.mkdir(parents=True, exist_ok=True)
-        (args.output / "uncertainty.md").write_text(text)
+        (args.output / "uncertainty.md").write_text(f"# Uncertainty\n\n{text}")
         (args.output / "uncertainty.json").write_text(json.dumps(figures, indent=1) + "\n")
     return 0
 

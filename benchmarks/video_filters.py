@@ -6,6 +6,7 @@ import io
 import itertools
 import shutil
 import subprocess
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -76,8 +77,8 @@ def run_filter(frames: np.ndarray, setting: str) -> np.ndarray:
 
 
 def _by_program(frames: np.ndarray, setting: str) -> np.ndarray:
-    like, film, out = _video(frames), _film(frames), io.BytesIO()
-    write_y4m(out, film, like)
+    film, out = _Film(frames), io.BytesIO()
+    write_y4m(out, film, film)
     command = ["ffmpeg", "-v", "error", "-threads", "2", "-i", "-", "-vf", setting]
     done = subprocess.run(
         [*command, "-f", "yuv4mpegpipe", "-"], input=out.getvalue(), capture_output=True, check=True
@@ -109,7 +110,7 @@ def _by_pyav(frames: np.ndarray, setting: str) -> np.ndarray:
             rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)
             made.append(rows[:height, :width].copy())
 
-    for i, entry in enumerate(_film(frames)):
+    for i, entry in enumerate(_Film(frames)):
         frame = av.VideoFrame(width, height, "yuv420p")
         for plane, pixels in zip(frame.planes, entry.planes, strict=True):
             rows = np.zeros((plane.height, plane.line_size), np.uint8)
@@ -124,16 +125,20 @@ def _by_pyav(frames: np.ndarray, setting: str) -> np.ndarray:
     return np.stack(made)
 
 
-def _film(frames: np.ndarray) -> list[VideoFrame]:
-    height, width = frames.shape[1:]
-    chroma = np.full((-(-height // 2), -(-width // 2)), 128, np.uint8)
-    return [
-        VideoFrame((luma, chroma, chroma), _LUMA, i, 1 / _RATE) for i, luma in enumerate(frames)
-    ]
+class _Film(Video):
+    """(T, H, W) uint8 as the luma of a 4:2:0 film with even chroma."""
 
+    def __init__(self, luma: np.ndarray) -> None:
+        super().__init__("-")
+        self._luma = luma
+        self.time_base = 1 / _RATE
+        self.info = VideoInfo(*luma.shape[:0:-1], len(luma), _RATE, "yuv420p", "rawvideo")
 
-def _video(frames: np.ndarray) -> Video:
-    video = Video("-")
-    video.time_base = 1 / _RATE
-    video.info = VideoInfo(*frames.shape[:0:-1], len(frames), _RATE, "yuv420p", "rawvideo")
-    return video
+    def __iter__(self) -> Iterator[VideoFrame]:
+        height, width = self._luma.shape[1:]
+        chroma = np.full((-(-height // 2), -(-width // 2)), 128, np.uint8)
+        for i, luma in enumerate(self._luma):
+            yield VideoFrame((luma, chroma, chroma), _LUMA, i, 1 / _RATE)
+
+    def close(self) -> None:
+        """Nothing is open."""

@@ -11,6 +11,7 @@ import torch
 
 from denoise_ext import models
 from denoise_ext.runtime import load_model
+from denoise_ext.runtime.model_names import image_models
 from denoise_ext.tasks import Denoiser
 from denoise_ext.tasks.evaluation import Method as Call
 
@@ -48,9 +49,9 @@ def noisy_image(channels: int) -> Method:
 
 
 def shipped_networks() -> list[Method]:
-    """Every network with trained weights in the package."""
+    """Every image denoiser with trained weights in the package."""
     found = []
-    for name in models.list_models(pretrained=True):
+    for name in image_models():
         weights = models.pretrained_info(name)
         found.append(_network(name, NETWORK, name, weights.path, None))
     return found

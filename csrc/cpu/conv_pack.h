@@ -1,5 +1,5 @@
-// Convolution weights packed once for many calls: a header that says for what, then the weights in the
-// order in which the kernels of one instruction set read them.
+// Convolution weights packed once for many calls: a header with their geometry and instruction set, then the
+// weights in the order in which the kernels read them.
 #pragma once
 
 #include <cstdint>

@@ -28,7 +28,7 @@ struct KernelTable {
 // force_isa(). Throws std::runtime_error when the variable names none of isa_available().
 const KernelTable& kernels();
 
-// What explain() says of the kernel it has chosen.
+// The line of explain() for the chosen kernel.
 std::string chosen_line(const std::string& kernel, const KernelTable& table);
 
 std::vector<std::string> isa_available();  // best first

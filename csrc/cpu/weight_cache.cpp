@@ -89,7 +89,7 @@ class Cache {
     return true;
   }
 
-  // Notes a call with these bits, and forgets `stale`, an entry of other bits. Whether there have been enough
+  // Counts a call with these bits, and drops `stale`, an entry of other bits. True if there have been enough
   // such calls to keep the transform, and there is room for so many bytes.
   bool is_wanted(const WeightKey& key, const std::shared_ptr<const Entry>& stale, uint64_t bits,
                  size_t bytes) {

@@ -1,12 +1,12 @@
 // Transformed weights, kept from call to call for as long as the weight stays what it was.
 //
 // A layer that is called once per small image has its weight transformed each time: at 64x64 pixels and 64
-// channels that is a fifth of the call, more where caches are cold. No count tells when a weight has changed
+// channels that is a fifth of the call, more where caches are cold. No counter changes with the weight
 // (`.data`, NumPy and other processes write into its memory), so the cache has a copy of the weight's bits
 // and compares them all, which takes a fortieth of the transform.
 //
 // Training changes its weights with every step, and gradients have theirs in passing memory: a transform is
-// kept when a weight is asked for a second time, and later where that has been in vain before.
+// kept from a weight's second call on, and from a later one where keeping it was in vain before.
 #pragma once
 
 #include <array>

@@ -20,7 +20,7 @@ constexpr int64_t kBlockTiles = 24;
 constexpr int64_t kFewestBlocks = 16;
 constexpr int64_t kAssumedCacheBytes = 32 * 1024 * 1024;
 
-// As Linux tells it ("32768K"); elsewhere a guess that is right for most.
+// From Linux's sysfs ("32768K"). Elsewhere it is assumed, right for most processors.
 int64_t last_level_cache_bytes() {
   static const int64_t bytes = [] {
     std::ifstream file("/sys/devices/system/cpu/cpu0/cache/index3/size");

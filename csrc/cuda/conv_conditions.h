@@ -1,4 +1,4 @@
-// What the choice among the convolution kernels asks about a call (host code, no CUDA).
+// The conditions by which a convolution kernel is chosen for a call (host code, no CUDA).
 #pragma once
 
 #include <cstddef>

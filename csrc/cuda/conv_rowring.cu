@@ -71,7 +71,7 @@ struct RowRingMemory {
   float* channels;         // (2, 64): bias, slope below zero
 };
 
-// Before the products of a step's column number `column`, a plane's: sees to it that its input and weights
+// Before the products of a step's column number `column`, a plane's: waits until its input and weights
 // are there, and starts the copies of those that follow. Returns the column's place in `weights`.
 template <class Storage, class Ring>
 __device__ __forceinline__ const unsigned char* begin_column(const ConvParams& p, const RowRingPlan& plan,

@@ -143,7 +143,7 @@ using RowRingSums = float[Ring::kRows][4][4];
 // column's taps (its number in a row is `pixel`), `weights` to the column's (tap, 64, kChunk).
 // The fragments of an input row serve all the taps above each other that meet it: per kProductChannels
 // kWindow + 2 kKernel ldmatrix for 8 kRows kKernel matrix products. To ldmatrix four 32-bit elements are
-// eight of 16 bits, and a lane gets both halves of the one element that a tf32 product wants from it.
+// eight of 16 bits, and a lane gets both halves of the one element that it gives a tf32 product.
 template <class Storage, class Ring>
 __device__ __forceinline__ void multiply_column(RowRingSums<Ring>& sums, const unsigned char* plane,
                                                 const int (&rows)[Ring::kWindow], int pixel,

@@ -22,7 +22,7 @@ __device__ __forceinline__ int phase_taps(int kernel, int phase) {
 }
 
 // Which weight a word of the ordered ones holds: `in_tap` runs over [k-step 2][matrix 4][lane 32][2]
-// pairs of 16-bit elements (mma's b; column_channel() says which outputs), or [c 16][k 32] floats.
+// pairs of 16-bit elements (mma's b; column_channel() maps them to outputs), or [c 16][k 32] floats.
 __device__ __forceinline__ uint32_t ordered_word(const ConvParams& p, int64_t first_c, int64_t first_k,
                                                  int in_tap, int u, int v, float) {
   const int64_t c = first_c + in_tap / kOutputs, k = first_k + in_tap % kOutputs;

@@ -88,7 +88,7 @@ __device__ __forceinline__ void make_taps(const AxisTaps<Acc>& axis, int thread,
   }
 }
 
-// ---- Tables in the workspace, for whatever wants more than the taps ----
+// ---- Tables in the workspace, for kernels that need more than the taps ----
 
 // Positions of an axis whose adjoint taps are their own, and the row of the table that holds them (-1:
 // the filter's taps). A reflected or replicated pixel is no farther from its source than the radius, so

@@ -214,7 +214,7 @@ class SharedArena {
 // ---- Launching ----
 
 // Lets a kernel have as much dynamic shared memory as the current device gives. The most there is, not
-// what one launch wants: the setting is the kernel's, and between another thread's setting of it and
+// what one launch needs: the setting is the kernel's, and between another thread's setting of it and
 // that thread's launch a smaller one would make the launch fail.
 inline cudaError_t allow_all_dynamic_shared(const void* kernel) {
   int device = 0, most = 0;

@@ -49,7 +49,7 @@ const Variant<Params>& choose(const Variant<Params> (&table)[kCount], const Para
   return *best;
 }
 
-// The temporary memory that the chosen variant wants.
+// The temporary memory of the chosen variant, in bytes.
 template <class Params, int kCount>
 int64_t workspace_of(const Variant<Params> (&table)[kCount], const Params& params,
                      const DeviceLimits& limits) {

@@ -3,14 +3,13 @@
 #include "common.h"
 #include "device.h"
 #include "filters.h"
+#include "motion.h"
 #include "register.h"
 
 namespace denoise_ext::ops {
-namespace {
 
-// Warps image by motion; adjoint: the gradient of that, image being the gradient of the result.
-template <class Device>
-Tensor warped(const Tensor& image, const Tensor& motion, bool adjoint, const char* op, const char* argument) {
+BlockWarpParams checked_warp(const Tensor& image, const Tensor& motion, const char* op,
+                             const char* argument) {
   check_dim(image, 4, op, argument);
   check_extents(image, op, argument);
   const int64_t rows = divide_up(image.size(2), kBlock), columns = divide_up(image.size(3), kBlock);
@@ -19,12 +18,21 @@ Tensor warped(const Tensor& image, const Tensor& motion, bool adjoint, const cha
                   static_cast<int>(motion.scalar_type()));
   STD_TORCH_CHECK(same_device(motion, image), op, ": motion is on ", device_text(motion), ", but ", argument,
                   " on ", device_text(image));
-  const Tensor dense = torch::stable::contiguous(motion);
-  Tensor output = empty_like_image(image);
   BlockWarpParams params{};
   params.input = view4(image, op, argument);
+  params.motion = static_cast<const int16_t*>(memory_of(motion, Access::kRead));
+  return params;
+}
+
+namespace {
+
+// Warps image by motion; adjoint: the gradient of that, image being the gradient of the result.
+template <class Device>
+Tensor warped(const Tensor& image, const Tensor& motion, bool adjoint, const char* op, const char* argument) {
+  const Tensor dense = torch::stable::contiguous(motion);
+  BlockWarpParams params = checked_warp(image, dense, op, argument);
+  Tensor output = empty_like_image(image);
   params.output = view4(output, op, "output", Access::kWrite);
-  params.motion = static_cast<const int16_t*>(memory_of(dense, Access::kRead));
   params.adjoint = adjoint;
   if (output.numel() > 0) Device::compute(params, image, op);
   return output;

@@ -22,7 +22,7 @@ cpu::ConvAlgorithm parse_algorithm(const std::string& name, const char* op) {
 namespace {
 
 // What the CUDA kernels cannot do; the CPU's can do all of it.
-void check_cuda(const cpu::ConvOptions& options, const char* op) {
+[[maybe_unused]] void check_cuda(const cpu::ConvOptions& options, const char* op) {
   STD_TORCH_CHECK(options.border == Border::kConstant, op,
                   ": border must be 'constant' on CUDA, whose kernels pad with zeros only");
   STD_TORCH_CHECK(

@@ -169,7 +169,7 @@ void weight_gradient(const ConvArguments& arguments, const Tensor& grad, const D
   Device::compute(params, input, arguments.op);
 }
 
-// Why the activation's gradient takes no kernel; where it takes one, that one says so itself.
+// Why the activation's gradient takes no kernel. A kernel that it takes explains itself.
 void explain_activation(bool identity, const Division& division) {
   Explanation* explanation = Explanation::current();
   if (explanation == nullptr) return;

@@ -40,7 +40,7 @@ class CudaCall {
 
   const cuda::DeviceLimits& limits() const { return context_.limits; }
 
-  // Allocates the workspace that the launcher wants, launches, and raises on a CUDA error.
+  // Allocates the launcher's workspace, launches, and raises on a CUDA error.
   template <class Params>
   void launch(const Params& params) {
     const Tensor workspace = allocate(workspace_bytes(params, context_.limits));

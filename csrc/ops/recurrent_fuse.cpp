@@ -3,13 +3,13 @@
 #include "common.h"
 #include "device.h"
 #include "filters.h"
+#include "motion.h"
 #include "register.h"
 
 namespace denoise_ext::ops {
-namespace {
 
-RecurrentFuseParams checked_params(const Tensor& input, const Tensor& previous, const Tensor& gate,
-                                   const Tensor& level, const char* op) {
+RecurrentFuseParams checked_fuse(const Tensor& input, const Tensor& previous, const Tensor& gate,
+                                 const Tensor& level, const char* op) {
   check_dim(input, 4, op, "input");
   check_extents(input, op, "input");
   check_differentiable(input, op);
@@ -33,12 +33,14 @@ RecurrentFuseParams checked_params(const Tensor& input, const Tensor& previous, 
   return params;
 }
 
+namespace {
+
 template <class Device>
 Tensor recurrent_fuse(const Tensor& input, const Tensor& previous, const Tensor& gate, const Tensor& level) {
   constexpr const char* kOp = "recurrent_fuse";
-  RecurrentFuseParams params = checked_params(input, previous, gate, level, kOp);
+  RecurrentFuseParams params = checked_fuse(input, previous, gate, level, kOp);
   const int64_t* size = params.previous.size;
-  Tensor output = empty4(input, {size[0], size[1], size[2], size[3]}, is_channels_last(input));
+  Tensor output = empty4(input, {size[0], size[1], size[2], size[3]}, is_channels_last(previous));
   params.output = view4(output, kOp, "output", Access::kWrite);
   if (output.numel() > 0) Device::compute(params, input, kOp);
   return output;
@@ -52,7 +54,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> recurrent_fuse_backward(const Tensor&
                                                                    const std::vector<bool>& output_mask) {
   constexpr const char* kOp = "recurrent_fuse_backward";
   RecurrentFuseGradParams params{};
-  params.forward = checked_params(input, previous, gate, level, kOp);
+  params.forward = checked_fuse(input, previous, gate, level, kOp);
   check_same_dtype(grad_output, input, kOp, "grad_output");
   check_sizes(grad_output, {previous.size(0), previous.size(1), previous.size(2), previous.size(3)}, kOp,
               "grad_output");

@@ -81,7 +81,7 @@ inline ActivationMask mask_of(const ActivationGradParams& p) {
   return {p.saved, p.activation == Activation::kRelu ? 0.0 : p.negative_slope};
 }
 
-// What explain() says of it: there is one kernel.
+// Its line of explain(): there is one kernel.
 inline const char* explanation(const ActivationGradParams& p) {
   return p.grad_input.data == nullptr
              ? "activation_grad: chosen, for the sums alone"
@@ -89,12 +89,12 @@ inline const char* explanation(const ActivationGradParams& p) {
 }
 
 // Entry points of the CUDA build. run() picks the cheapest of the operator's kernels that can run,
-// enqueues it on context.stream and returns 0 or a CUDA error code. explain() says which that would be and
-// why not the others, a line each.
+// enqueues it on context.stream and returns 0 or a CUDA error code. explain() has a line for each kernel:
+// that it would be chosen, or why not.
 namespace cuda {
 
 struct ConvOptions {
-  ActivationMask input_mask = {};  // only where conv_masks_input() says so
+  ActivationMask input_mask = {};  // only where conv_masks_input() is true
 };
 struct ConvParams : denoise_ext::ConvParams, ConvOptions {};
 

@@ -1,4 +1,4 @@
-// What a CUDA launcher is told about where it runs. No CUDA header: a stream is an opaque pointer.
+// Where a CUDA launcher runs: device, stream, limits. No CUDA header: a stream is an opaque pointer.
 #pragma once
 
 #include <cstdint>

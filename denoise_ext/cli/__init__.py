@@ -46,6 +46,11 @@ COMMANDS = {
         "denoise-ext deblur shaken.png -o sharp.png --kernel motion:15,30\n"
         "  denoise-ext deblur scans/ -o sharp/ --kernel psf.png --sigma 5 --resume",
     ),
+    "explain": (
+        "write a report about one denoised image: HTML",
+        "denoise-ext explain noisy.png -o report.html\n"
+        "  denoise-ext explain scan.tif -o report.html --sigma 15 --part 200,100,800,600",
+    ),
     "serve": (
         "serve a page and an HTTP API for images",
         "denoise-ext serve\n"

@@ -37,6 +37,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"clients must send it (default: ${TOKEN}, which other users of this machine do not"
         " see; without it: none)",
     )  # fmt: skip
+    parser.add_argument(
+        "--name", action="append", default=[], metavar="HOST",
+        help="host name that requests may have besides localhost, as behind a reverse proxy;"
+        " repeatable (default: none; with --host at another address: every name)",
+    )  # fmt: skip
     add_model_arguments(parser)
     add_precision_argument(parser)
     add_memory_arguments(parser)
@@ -71,7 +76,8 @@ def run(args: argparse.Namespace) -> int:
     token = args.token if args.token is not None else os.environ.get(TOKEN) or None
     with bind(args.host, args.port) as listener:
         options = ServiceOptions(
-            model=args.model, run=run_as, token=token, local=is_local(listener), **given
+            model=args.model, run=run_as, token=token, local=is_local(listener),
+            names=tuple(args.name), **given,
         )  # fmt: skip
         if not (options.local or token or args.quiet):
             print(

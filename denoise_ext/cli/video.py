@@ -86,13 +86,12 @@ def run(args: argparse.Namespace) -> int:
     with importing_torch():
         from denoise_ext.cli._video_frames import DenoisedFrames
         from denoise_ext.io.video import check_can_write_video, read_video, y4m_format
-        from denoise_ext.tasks.video_denoiser import default_video_model, names_recurrent
+        from denoise_ext.tasks.video_denoiser import default_video_model
 
     if args.output != _STREAM:
         check_can_write_video(args.output, args.codec, args.overwrite)
-    if args.model is None:
-        args.model = default_video_model()
-    denoiser = _recurrent(args) if names_recurrent(args.model) else _FrameByFrame(args)
+    # A wrong model is an error before a live source is waited for.
+    denoiser = None if args.model is None else _denoiser(args)
     start = time.perf_counter()
     live = args.input == _STREAM
     # Without Python's buffer, whose lock the reading thread would hold while the pipe is silent.
@@ -103,6 +102,9 @@ def run(args: argparse.Namespace) -> int:
     ):
         if args.output == _STREAM:
             y4m_format(video.info.pixel_format)
+        if denoiser is None:
+            args.model = default_video_model(1 if video.info.is_gray else 3)
+            denoiser = _denoiser(args)
         frames = DenoisedFrames(video, denoiser, progress, args.realtime, live)
         with contextlib.closing(iter(frames)) as results:
             notes = _write(args, results, video)
@@ -187,10 +189,13 @@ class _FrameByFrame:
         return []
 
 
-def _recurrent(args: argparse.Namespace) -> FrameDenoiser:
-    """Each picture with what those before left."""
+def _denoiser(args: argparse.Namespace) -> FrameDenoiser:
+    """Each picture with what those before left, if the model is recurrent; else by itself."""
     from denoise_ext.tasks import VideoDenoiser
+    from denoise_ext.tasks.video_denoiser import names_recurrent
 
+    if args.model is None or not names_recurrent(args.model):
+        return _FrameByFrame(args)
     options = asdict(run_options(args))
     return VideoDenoiser(
         args.model, sigma=args.sigma, strength=args.strength, scene_cut=args.scene_cut, **options

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any
 
 import torch
@@ -15,10 +16,11 @@ from denoise_ext.engine.capture.instrumented_copy import Wrapper
 from denoise_ext.engine.capture.signature import is_ordinary, tensors_in
 from denoise_ext.engine.fuse import verify
 from denoise_ext.engine.report import Report, Row
-from denoise_ext.engine.run.dispatch import shim
+from denoise_ext.engine.run.dispatch import rehearsal, shim
 from denoise_ext.engine.run.output_tree import largest_error
 from denoise_ext.engine.run.reference_run import ReferenceRun
 from denoise_ext.engine.run.region import Settings
+from denoise_ext.engine.run.snapshot import Snapshot
 
 _OWN = frozenset({"training", "_original", "_options", "_settings", "_shim", "_decided"})
 
@@ -71,7 +73,14 @@ def accelerate(
 
 
 class Accelerated(Wrapper):
-    """A module whose plans replace the original at inference; see :func:`accelerate`."""
+    """A module whose plans replace the original at inference; see :func:`accelerate`.
+
+    ``len``, indices, iteration and ``in`` are the original's, if it has them.
+    """
+
+    def __new__(cls, original: nn.Module, *options: Any, **named: Any) -> Accelerated:
+        """Make an object of a subclass with the original's container methods."""
+        return super().__new__(_with_methods(cls, _container_methods(type(original))))
 
     def __init__(
         self, original: nn.Module, precision: str, dtype: torch.dtype | None, examine: bool = True
@@ -100,7 +109,10 @@ class Accelerated(Wrapper):
                 return self._decide(args, kwargs)
             if self._shim is None:
                 return self._original(*args, **kwargs)
-            return self._shim(*args, **kwargs)
+            try:
+                return self._shim(*args, **kwargs)
+            except Exception as error:  # whatever a forward on replaced parts may raise
+                return self._after(error, args, kwargs)
 
     def report(self) -> Report:
         """List every site with its replacement, or the reason why it was left; print it."""
@@ -109,7 +121,9 @@ class Accelerated(Wrapper):
     def refresh(self) -> None:
         """Drop all plans and decisions; the next call is the example."""
         own = self.__dict__
-        own["_settings"] = Settings(*self._options)
+        own["_settings"] = settings = Settings(*self._options)
+        if settings.examine:
+            settings.reconsider = self._reconsider
         own["_shim"] = shim(self._original, "", self._settings)
         own["_decided"] = not self._settings.examine
 
@@ -120,6 +134,12 @@ class Accelerated(Wrapper):
             return True
         grad = torch.is_grad_enabled() and any(x.requires_grad for x in tensors_in(args, kwargs))
         return not is_ordinary(args, kwargs, grad)
+
+    def _reconsider(self) -> None:
+        """A part that is left from now on may have been all that made the parts worth it."""
+        rows = self._settings.report.rows
+        rows[:] = [row for row in rows if row.variant != "its parts' plans"]
+        self.__dict__["_decided"] = False
 
     def _decide(self, args: tuple, kwargs: dict[str, Any]) -> Any:
         """The first call: regions verify themselves in it; then the whole is verified and timed."""
@@ -132,36 +152,69 @@ class Accelerated(Wrapper):
                 result = self._original(*args, **kwargs)  # what it raises leaves all undecided
                 self._keep_original(reference.missing)
             else:
-                result = self._shim(*args, **kwargs)
-                rows = self._settings.report.rows
-                planned = any(row.variant == "plan" for row in rows)
-                whole = any(row.variant == "plan" and not row.module for row in rows)
-                if planned and not whole and not self._parts_hold(result, expected):
-                    result = expected
-                elif not planned:
-                    self.__dict__["_shim"] = None
+                result = self._try(args, kwargs, reference, expected)
             self.__dict__["_decided"] = True
         return result
 
-    def _keep_original(self, reason: str) -> None:
+    def _try(self, args: tuple, kwargs: dict, reference: ReferenceRun, expected: Any) -> Any:
+        before = Snapshot(self._original, tensors_in(args, kwargs))
+        try:
+            result = self._shim(*args, **kwargs)
+        except Exception as error:
+            before.restore()
+            result = self._original(*args, **kwargs)
+            self._keep_original(f"with parts replaced it raises {_described(error)}")
+            return result
+        plans = {row.module for row in self._settings.report.rows if row.variant == "plan"}
+        if not plans:
+            self.__dict__["_shim"] = None
+        elif "" not in plans and not self._parts_hold(result, expected, reference):
+            return expected
+        return result
+
+    def _keep_original(self, reason: str) -> Row:
         row = Row("", type(self._original).__name__, "original", reason=reason)
         self._settings.report.rows.append(row)
         self.__dict__["_shim"] = None
+        return row
 
-    def _parts_hold(self, result: Any, expected: Any) -> bool:
-        """Compare the whole with the original if only parts are planned.
+    def _parts_hold(self, result: Any, expected: Any, reference: ReferenceRun) -> bool:
+        """Compare and time the whole if only parts are planned; return whether they are right.
 
-        Its parts have been timed.  The whole is not run again: it may keep a record of its calls.
+        It is timed on the reference: the whole may keep a record of its calls.
         """
         rows = self._settings.report.rows
         bound = verify.whole_bound([row.bound for row in rows if row.variant == "plan"])
         error = largest_error(result, expected)
         if not error <= bound:
-            self._keep_original(f"its result is off by {error:.1e}, allowed {bound:.0e}")
-            rows[-1].error, rows[-1].bound = error, bound
+            row = self._keep_original(f"its result is off by {error:.1e}, allowed {bound:.0e}")
+            row.error, row.bound = error, bound
             return False
-        rows.append(Row("", type(self._original).__name__, "its parts' plans", error, bound))
+        row = Row("", type(self._original).__name__, "its parts' plans", error, bound)
+        try:
+            row.original_ms, row.ours_ms = reference.times(rehearsal(self._shim, reference.module))
+        except Exception as failure:
+            row.reason = f"a further call raises {_described(failure)}"
+        else:
+            row.decided = "timed"
+            row.reason = "its parts' plans are not faster together" if row.speedup < 1 else ""
+        if row.reason:
+            row.variant, self.__dict__["_shim"] = "original", None
+        rows.append(row)
         return True
+
+    def _after(self, error: Exception, args: tuple, kwargs: dict[str, Any]) -> Any:
+        """The original's result, or what it raises, after the plans raised ``error``.
+
+        Without memory this call alone is the original's, else all that follow.
+        """
+        if not self._settings.examine:
+            raise error
+        result = self._original(*args, **kwargs)
+        if not isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+            self._keep_original(f"with parts replaced it raises {_described(error)}")
+            self.__dict__["_decided"] = True
+        return result
 
     # --- the original's state ---------------------------------------------------------------------
 
@@ -211,6 +264,27 @@ class Accelerated(Wrapper):
         return f"precision={precision!r}" + (f", dtype={dtype}" if dtype else "")
 
 
+_CONTAINER = (
+    "__len__", "__bool__", "__getitem__", "__setitem__", "__delitem__", "__iter__",
+    "__reversed__", "__contains__",
+)  # fmt: skip
+
+
+def _container_methods(cls: type[nn.Module]) -> tuple[str, ...]:
+    return tuple(name for name in _CONTAINER if hasattr(cls, name))
+
+
+@cache
+def _with_methods(cls: type[Accelerated], names: tuple[str, ...]) -> type[Accelerated]:
+    """``cls`` with these special methods, which Python looks up in classes alone."""
+
+    def own(name: str) -> Callable:
+        return lambda self, *args: getattr(self.__dict__["_original"], name)(*args)
+
+    members = {"__module__": cls.__module__, "__qualname__": cls.__qualname__}
+    return type(cls.__name__, (cls,), members | {n: own(n) for n in names}) if names else cls
+
+
 def plan(
     model: nn.Module, precision: str = "default", dtype: torch.dtype | None = None
 ) -> Accelerated:
@@ -226,6 +300,11 @@ def plan(
 def accelerated_like(model: Accelerated, other: nn.Module) -> Accelerated:
     """Accelerate ``other`` with the options of ``model``."""
     return Accelerated(other, *model._options)
+
+
+def _described(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
 def _example(example: Any) -> tuple[tuple, dict[str, Any]]:

@@ -25,6 +25,15 @@ _HELD_OUT = (
     "middle 192 x 192 pixels of the 8 held-out images, white noise of sigma 15, 25 and 50;"
     " `benchmarks/uncertainty.py --fit`"
 )
+_DATA_VIDEO = (
+    "BSDS500 as above, and photographs of train/photos_half without the 40 of "
+    "recipes/photos_half_held_out.txt, in synthetic motion; films of video/clips/train and "
+    "video/nasa_mp4 at half their size"
+)
+_PROTOCOL_VIDEO = (
+    "mean over the 12 films of video/clips/test, 40 frames at most; luma; white Gaussian noise, not"
+    " clipped; output clipped; `benchmarks/video.py`"
+)
 _PROTOCOL = (
     "mean over images; white Gaussian noise, not clipped, generator seeded with 0 anew for every "
     "image; output clipped and rounded to 8 bits; RGB together; `denoise-ext evaluate`"
@@ -138,5 +147,24 @@ register_pretrained(
         licence="Apache-2.0",
         psnr={"SIDD12, upper left 240 pixels": 33.61, "PolyU100, second half": 37.73},
         protocol=_PROTOCOL_PHOTO,
+    ),
+)  # fmt: skip
+
+register_pretrained(
+    "rdxnet_s_gray",
+    Pretrained(
+        file="rdxnet_s_gray.safetensors",
+        sha256="8660b18240cc59e5105a7f6b48b5a45a4e0b19ab3eab0e72199d8f082739eb83",
+        config={
+            "blocks": [1, 1, 2], "channels": 1, "family": "rdxnet", "look_ahead": False,
+            "unshuffle": 2, "widths": [16, 32, 64],
+        },
+        recipe="recipes/rdxnet_s_gray.toml",
+        training_data=_DATA_VIDEO,
+        noise="white Gaussian noise, sigma 0-60 (0-255 scale), not clipped",
+        steps=16000,
+        licence="Apache-2.0",
+        psnr={"test films sigma 20": 33.40, "test films sigma 40": 30.14},
+        protocol=_PROTOCOL_VIDEO,
     ),
 )  # fmt: skip

@@ -150,7 +150,8 @@ class RDXNet(Network):
         if following is not None:
             motion = self.match(luma, _luma(following), 255.0 * sigma)
             shown.append(self.warp(following, motion))
-        residual = self.trunk(F.pixel_unshuffle(torch.cat(shown, 1), self.unshuffle))
+        # Apart, not after a concatenation: each can then be written where the trunk reads it.
+        residual = self.trunk(torch.cat([F.pixel_unshuffle(x, self.unshuffle) for x in shown], 1))
         residual = F.pixel_shuffle(residual, self.unshuffle)
         clean = fused[:, channels : 2 * channels] - residual
         return clean, torch.cat([clean, fused[:, channels:]], 1)

@@ -15,6 +15,9 @@ behind it the channels of ``fine`` (N, C1, H, W), as if upsampled and concatenat
 there is a ``coarse``, H and W are twice its sizes.  ``packed_weight`` is required, packed for
 "winograd4" or "winograd6", its input channels in the order coarse, fine; of ``weight`` only sizes
 and dtype count.
+``torch.ops.denoise_ext.pixel_unshuffle_out`` (CPU) is PyTorch's ``pixel_unshuffle`` of any strides.
+``torch.ops.denoise_ext.block_warp_out`` and ``recurrent_fuse_out`` (CPU) are ``block_warp`` and
+``recurrent_fuse``.
 
 None has a gradient: where gradients are recorded, no argument may require one.  A result must not
 overlap itself or any other argument, except that ``out`` may be ``residual`` itself.  These are
@@ -76,8 +79,25 @@ def _resampled_out_fake(
     return None
 
 
+def _unshuffle_out_fake(input: Tensor, factor: int, out: Tensor) -> None:
+    return None
+
+
+def _warp_out_fake(input: Tensor, motion: Tensor, out: Tensor) -> None:
+    return None
+
+
+def _fuse_out_fake(
+    input: Tensor, previous: Tensor, gate: Tensor, level: Tensor, out: Tensor
+) -> None:
+    return None
+
+
 if _available:
     torch.library.register_fake("denoise_ext::conv2d_pack", _pack_fake)
     torch.library.register_fake("denoise_ext::conv2d_out", _out_fake)
     torch.library.register_fake("denoise_ext::conv2d_resampled_out", _resampled_out_fake)
     torch.library.register_fake("denoise_ext::conv_transpose2d_out", _transpose_out_fake)
+    torch.library.register_fake("denoise_ext::pixel_unshuffle_out", _unshuffle_out_fake)
+    torch.library.register_fake("denoise_ext::block_warp_out", _warp_out_fake)
+    torch.library.register_fake("denoise_ext::recurrent_fuse_out", _fuse_out_fake)

@@ -121,7 +121,7 @@ def recurrent_fuse(input: Tensor, previous: Tensor, gate: Tensor, level: float |
     =========  ===================================================================================
 
     Returns:
-        (N, 2 C + 1, H, W): last output, fused frame, its level; dtype and layout of input.
+        (N, 2 C + 1, H, W): last output, fused frame, its level; dtype and layout of previous.
 
     Raises:
         TypeError: wrong type or dtype.
@@ -153,7 +153,7 @@ def _warp_backward(ctx, grad_output: Tensor):
 
 
 def _fuse_fake(input, previous, gate, level):
-    return empty_as(input, previous.shape, output_format(input))
+    return empty_as(input, previous.shape, output_format(previous))
 
 
 def _fuse_backward_fake(grad_output, input, previous, gate, level, output_mask):

@@ -16,7 +16,6 @@ import logging
 import math
 import numbers
 import os
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -31,17 +30,11 @@ from denoise_ext.io.channels import colour_channels
 from denoise_ext.restore.operators import Operator
 from denoise_ext.runtime.device import choose_device
 from denoise_ext.runtime.memory import available
-from denoise_ext.runtime.model_names import (
-    Model,
-    check_name,
-    is_family,
-    open_network,
-)
+from denoise_ext.runtime.model_names import Model, check_name
 from denoise_ext.runtime.options import RunOptions, Tile
-from denoise_ext.runtime.session import Session
 from denoise_ext.tasks.axes import parts_of
 from denoise_ext.tasks.images import ImageView, open_image
-from denoise_ext.tasks.network_run import NetworkRun
+from denoise_ext.tasks.network_run import NetworkRun, Sessions
 from denoise_ext.tasks.sigma import check_sigma
 from denoise_ext.tasks.value_range import Range, check_range, from_unit, to_unit
 
@@ -117,9 +110,8 @@ class Restorer:
             choose_device(device, backend)
         _check_sigma(sigma)
         self.operator = operator
-        self._model, self._sigma, self._steps = model, sigma, steps
-        self._sessions: dict[int, Session] = {}
-        self._lock = threading.Lock()
+        self._sigma, self._steps = sigma, steps
+        self._sessions = Sessions(model, self._options)
 
     def __call__(self, image: Any, **how: Any) -> Any:
         """The restored image alone: arguments of `run`."""
@@ -219,7 +211,7 @@ class Restorer:
         target = opened.target(Fraction(1))
         for i in range(source.shape[0]):
             image = slice(i, i + 1)
-            session = self._session(colour)
+            session = self._sessions.of(colour)
             pixels = source[image, :colour].to(session.device)
             y = self.operator.measured(to_unit(pixels, session.dtype, value_range))
             levels.append(self.operator.estimate_sigma(y) if sigma is None else float(sigma))
@@ -231,7 +223,7 @@ class Restorer:
     def _prior(self, x: Tensor) -> NetworkRun:
         """Denoises images of the size of x, also turned, at a level."""
         options = replace(self._options, max_memory=self._memory_left(x))
-        return NetworkRun(self._session(x.shape[1]), x.shape[1], options)
+        return NetworkRun(self._sessions.of(x.shape[1]), x.shape[1], options)
 
     def _memory_left(self, x: Tensor) -> int | None:
         """What the network may take, where `max_memory` is given.
@@ -249,19 +241,6 @@ class Restorer:
                 f" its data steps, more than {what}, {most / 2**20:.0f} MiB; restore it in parts"
             )
         return None if given is None else given - needed
-
-    def _session(self, channels: int) -> Session:
-        """The network for images of so many channels, loaded and planned once."""
-        options = self._options
-        key = channels if is_family(self._model) else 0
-        with self._lock:
-            if key not in self._sessions:
-                network = open_network(
-                    self._model, options.device, None, options.backend, channels=channels
-                )
-                native = options.backend == "native"
-                self._sessions[key] = Session(network, options.precision, native)
-            return self._sessions[key]
 
 
 def _levels(sigma: float, steps: int, settling: int) -> list[float]:

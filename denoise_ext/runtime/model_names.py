@@ -16,13 +16,14 @@ from denoise_ext._log import get_logger
 from denoise_ext._suggestions import did_you_mean
 from denoise_ext.engine import Accelerated
 from denoise_ext.models import (
+    ImageDenoiser,
     Network,
     create_model,
     list_models,
     load_checkpoint,
     pretrained_info,
 )
-from denoise_ext.models.registry import IMPORT_HINT, has_model
+from denoise_ext.models.registry import IMPORT_HINT, build_named, has_model
 from denoise_ext.nn import to_torch
 from denoise_ext.runtime.device import check_backend, choose_device
 from denoise_ext.runtime.session import place_of, planned
@@ -59,6 +60,13 @@ def member(model: Any, channels: int) -> Any:
 def default_model(channels: int) -> str:
     """The shipped model for images of `channels` channels (alpha not counted): 1 or 3."""
     return member(None, channels)
+
+
+def image_models() -> list[str]:
+    """The models with trained weights that denoise images; those of video are left out."""
+    with torch.device("meta"):
+        networks = {name: build_named(name) for name in list_models(pretrained=True)}
+    return [name for name, network in networks.items() if isinstance(network, ImageDenoiser)]
 
 
 def check_name(model: str | os.PathLike[str] | None) -> None:

@@ -219,8 +219,11 @@ class Service:
         bound = 4 * rows * columns  # bytes of the answer, about
         denoiser = None
         if not values.get("original"):
-            if values["width"] * values["height"] > _MOST_IN_PART:
-                raise Refused(422, f"width, height: a part has at most {_MOST_IN_PART} pixels")
+            most = _MOST_IN_PART
+            if values.get("uncertainty"):
+                most //= 2 * pictures.PROBES + 2  # so many passes
+            if values["width"] * values["height"] > most:
+                raise Refused(422, f"width, height: such a part has at most {most} pixels")
             denoiser = self._networks.denoiser(name)
             values["chooses"] = self._networks.chooses(name)
         async with self._budget.share() as share:

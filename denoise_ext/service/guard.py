@@ -38,12 +38,13 @@ class Guard:
 
     Args:
         app: answers what passes.
-        options: token, local.
+        options: token, local, names.
         metrics: counts answers.
     """
 
     def __init__(self, app: ASGIApp, options: ServiceOptions, metrics: Metrics) -> None:
-        self._app, self._local, self._metrics = app, options.local, metrics
+        self._app, self._metrics = app, metrics
+        self._local, self._names = options.local, {name.lower() for name in options.names}
         self._token = options.token and options.token.encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -81,11 +82,12 @@ class Guard:
         headers = Headers(scope=scope)
         host = headers.get("host", "")
         # A page elsewhere must reach this service neither by a name that it made point here, ...
-        if self._local and not _is_local(host):
-            raise Refused(421, "this service is for localhost alone; --host opens it to others")
+        if not self._is_own(host):
+            names = ", ".join(sorted(self._names)) or "alone; --host opens it to others"
+            raise Refused(421, f"host: this service is for localhost {names}; --name adds a name")
         # ... nor by sending a form here.
         origin = headers.get("origin")
-        if origin is not None and _place(origin) != host:
+        if origin is not None and not (_place(origin) == host or self._has_name(_place(origin))):
             raise Refused(403, "requests of pages from other places are refused")
         if self._token is None or not _needs_token(scope["path"]):
             return
@@ -97,6 +99,14 @@ class Guard:
                 "a token is needed: Authorization: Bearer TOKEN",
                 {"WWW-Authenticate": "Bearer"},
             )
+
+    def _is_own(self, host: str) -> bool:
+        """Whether the host of a request is this service."""
+        anyone = not (self._local or self._names)
+        return anyone or _is_local(host) or self._has_name(host)
+
+    def _has_name(self, place: str | None) -> bool:
+        return bool(place) and _name_of(place) in self._names
 
 
 def _needs_token(path: str) -> bool:
@@ -113,11 +123,19 @@ def _place(origin: str) -> str | None:
 
 
 def _is_local(host: str) -> bool:
+    name = _name_of(host)
     try:
-        name = urlsplit(f"//{host}").hostname or ""
         return name == "localhost" or ipaddress.ip_address(name).is_loopback
     except ValueError:
         return False
+
+
+def _name_of(host: str) -> str:
+    """Host of "host:port", in small letters; "" if it is malformed."""
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return ""
 
 
 def _route(scope: Scope) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from denoise_ext._suggestions import did_you_mean
 from denoise_ext.models import create_model, list_models
-from denoise_ext.runtime.model_names import DEFAULT, is_family
+from denoise_ext.runtime.model_names import DEFAULT, image_models, is_family
 from denoise_ext.service.errors import Refused
 from denoise_ext.service.options import ServiceOptions
 from denoise_ext.tasks import Denoiser
@@ -29,7 +29,7 @@ class Networks:
         self._described: list[dict[str, Any]] | None = None
         self._own = options.model and Path(options.model).name
         self._models: dict[str, str | None] = {AUTOMATIC: None, DEFAULT: DEFAULT}
-        self._models |= {name: name for name in list_models(pretrained=True)}
+        self._models |= {name: name for name in image_models()}
         if self._own:
             self._models[self._own] = options.model
         self.denoiser(None)  # a wrong model or device is an error now

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 
 from denoise_ext.runtime import RunOptions
@@ -9,6 +10,8 @@ from denoise_ext.runtime import RunOptions
 MEBIBYTE = 1 << 20
 MOST_PIXELS = 50_000_000
 MOST_BYTES = 256 * MEBIBYTE
+_LABEL = "[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+_NAME = re.compile(rf"{_LABEL}(\.{_LABEL})*")
 
 
 @dataclass(frozen=True)
@@ -16,7 +19,7 @@ class ServiceOptions:
     """What a service does, and how much it takes on.
 
     Raises:
-        ValueError: a limit below 1, an empty token.
+        ValueError: a limit below 1, an empty token, a name that is none.
     """
 
     model: str | None = None
@@ -26,6 +29,9 @@ class ServiceOptions:
     """What a client must send as ``Authorization: Bearer TOKEN``; None: nothing."""
     local: bool = True
     """Whether it listens to this machine alone; requests for other hosts are then refused."""
+    names: tuple[str, ...] = ()
+    """Host names of this service besides localhost, as a reverse proxy has them.  Requests for
+    others are refused.  Empty, and not `local`: every name is accepted."""
     max_upload: int = MOST_BYTES
     """Bytes of one upload."""
     max_pixels: int = MOST_PIXELS
@@ -46,5 +52,11 @@ class ServiceOptions:
         for name in (*limits, "kept_seconds", "time_limit"):
             if not getattr(self, name) >= (1 if name in limits else 0):
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)!r}")
+        for name in self.names:
+            if not (isinstance(name, str) and len(name) <= 253 and _NAME.fullmatch(name)):
+                raise ValueError(
+                    "name must be a host name without scheme and port, such as"
+                    f" pictures.example.org, got {name!r}"
+                )
         if self.token is not None and not (self.token and self.token.isascii()):
             raise ValueError("token must be ASCII text that is not empty")

@@ -152,6 +152,11 @@ PART = (
         {**_INTEGER, "minimum": 1, "maximum": 1024}, _whole(1, 1024),
     ),
     Parameter("original", "`true`: the picture as it is.", _BOOLEAN, _flag),
+    Parameter(
+        "uncertainty", "`true`: in place of the result, the standard deviation of its error as a"
+        " gray image. `Denoise-Uncertainty-Scale` has its levels for each of the 0-255 scale.",
+        _BOOLEAN, _flag,
+    ),
     *_DENOISING,
 )  # fmt: skip
 

@@ -16,6 +16,7 @@ from denoise_ext.io.errors import ImageError, reason_of
 from denoise_ext.io.read import as_shown
 from denoise_ext.service.errors import Refused
 from denoise_ext.tasks import Denoiser, NoiseProfile, estimate_sigma
+from denoise_ext.tasks.part import Part
 from denoise_ext.tasks.result import Result
 from denoise_ext.tasks.treatment import Treatment, treatment_of
 
@@ -29,6 +30,10 @@ _SMALLEST = 8  # pixels on a side for `estimate_sigma`
 _LARGEST_PROFILE = 1 << 16  # bytes of a colour profile that parts for the page carry
 _OVERHEAD = 1 << 14  # bytes of a kept picture besides pixels and profile, at most
 _LEAST_PIXELS = 2048  # that a frame counts as: it costs so much, however small it is
+PROBES = 2
+"""Random probes for the uncertainty of a part."""
+DEVIATION_SCALE = 4
+"""Levels of the PNG for each level of the 0-255 scale, in a map of uncertainty."""
 
 
 @dataclass
@@ -61,6 +66,8 @@ class Looked:
     """The level of white noise, 0-255 scale, for networks that need one."""
     value_range: tuple[float, float] | None
     """As given."""
+    noise: NoiseProfile | None = None
+    """None for a picture that is too small for an analysis."""
 
     @property
     def size(self) -> int:
@@ -150,7 +157,7 @@ def looked_at(picture: Picture, values: dict[str, Any]) -> tuple[Looked, dict[st
         raise Refused(422, _line(error)) from None
     except MemoryError:
         raise no_memory() from None
-    looked = Looked(shown, treatment, float(estimate), value_range)
+    looked = Looked(shown, treatment, float(estimate), value_range, profile)
     return looked, {**_facts(picture, frame, looked), "noise": _noise(profile)}
 
 
@@ -186,44 +193,70 @@ def _noise(profile: NoiseProfile | None) -> dict[str, Any] | None:
 def part_of(looked: Looked, denoiser: Denoiser | None, values: dict[str, Any]) -> Answer:
     """A part of a picture as an 8-bit PNG, denoised where there is a `Denoiser`.
 
-    Refused (422) for a part that is not in the picture.
+    Refused (422) for a part that is not in the picture, or has no uncertainty where that is asked
+    for.
     """
     left, top = values["left"], values["top"]
     place = slice(top, top + values["height"]), slice(left, left + values["width"])
     height, width = looked.picture.frames[0].shape[:2]
     if place[0].stop > height or place[1].stop > width:
         raise Refused(422, f"left, top, width, height: the picture has {width} x {height} pixels")
-    sigma = None
+    uncertain = values.get("uncertainty", False)
+    headers, profile = {}, looked.picture.metadata.icc_profile
     if denoiser is None:
+        if uncertain:
+            raise Refused(422, "uncertainty: the picture as it is (original) has none")
         frame = looked.picture.frames[0][place]
     else:
-        sigma = values.get("sigma")
-        treatment = looked.treatment if values["chooses"] and sigma is None else None
-        if treatment is None and sigma is None:
-            sigma = looked.estimate
-        try:
-            result = denoiser.run_part(
-                looked.picture, place, sigma, treatment=treatment, value_range=looked.value_range
-            )  # fmt: skip
-        except (TypeError, ValueError) as error:
-            raise Refused(422, _line(error)) from None
-        except RuntimeError as error:
-            raise _at_run_time(error) from None
-        except MemoryError:
-            raise no_memory() from None
-        frame, sigma = result.image.frames[0], result.sigma
-    frame = _eight_bits(frame, looked.value_range or looked.picture.value_range)
+        result = _denoised_part(looked, denoiser, place, values, PROBES if uncertain else 0)
+        frame = result.image.frames[0]
+        if result.sigma is not None:
+            headers["Denoise-Sigma"] = f"{float(result.sigma):.4g}"
+    if uncertain:
+        if result.uncertainty is None:
+            raise Refused(422, f"uncertainty: {result.uncertainty_reason}")
+        frame, profile = _gray_map(result.uncertainty), None
+        headers["Denoise-Uncertainty-Scale"] = str(DEVIATION_SCALE)
+        if result.interval_90 is not None:
+            headers["Denoise-Interval-90"] = f"{result.interval_90:.4g}"
+    else:
+        frame = _eight_bits(frame, looked.value_range or looked.picture.value_range)
     if values.get("reduce", 1) > 1:
         frame = np.asarray(Image.fromarray(frame).reduce(values["reduce"]))
-    profile = looked.picture.metadata.icc_profile
     if profile is not None and len(profile) > _LARGEST_PROFILE:
         profile = None
     stream = streams.BytesIO()
     write_picture(
         stream, picture_of(frame, metadata=Metadata(icc_profile=profile)), format="PNG"
     )  # fmt: skip
-    headers = {} if sigma is None else {"Denoise-Sigma": f"{float(sigma):.4g}"}
     return Answer(stream.getbuffer(), "image/png", headers)
+
+
+def _denoised_part(
+    looked: Looked, denoiser: Denoiser, place: Part, values: dict[str, Any], probes: int
+) -> Result:
+    sigma = values.get("sigma")
+    treatment = looked.treatment if values["chooses"] and sigma is None else None
+    if treatment is None and sigma is None:
+        sigma = looked.estimate
+    try:
+        return denoiser.run_part(
+            looked.picture, place, sigma, treatment=treatment, noise=looked.noise,
+            uncertainty=probes, value_range=looked.value_range,
+        )  # fmt: skip
+    except (TypeError, ValueError) as error:
+        raise Refused(422, _line(error)) from None
+    except RuntimeError as error:
+        raise _at_run_time(error) from None
+    except MemoryError:
+        raise no_memory() from None
+
+
+def _gray_map(deviation: np.ndarray) -> np.ndarray:
+    """Standard deviations, of colours their root mean square, as (H, W) uint8."""
+    if deviation.ndim == 3:
+        deviation = np.sqrt(np.square(deviation).mean(axis=2))
+    return (DEVIATION_SCALE * deviation).round().clip(0, 255).astype(np.uint8)
 
 
 def _eight_bits(frame: np.ndarray, value_range: tuple[float, float]) -> np.ndarray:

@@ -39,12 +39,13 @@ from denoise_ext.tasks.guided_filter import (
 )
 from denoise_ext.tasks.image_run import ImageRun, Settings
 from denoise_ext.tasks.images import ImageView, open_image
+from denoise_ext.tasks.noise_analysis import NoiseProfile
 from denoise_ext.tasks.noise_level import sample_of
 from denoise_ext.tasks.part import Part, check_part, cropped, frame_of, window_of, within
 from denoise_ext.tasks.result import Result, joined
 from denoise_ext.tasks.sigma import Sigma, check_sigma
 from denoise_ext.tasks.treatment import Treatment, treatment_of
-from denoise_ext.tasks.trust import Trust, trust_of
+from denoise_ext.tasks.trust import Trust, trust_in_part, trust_of
 from denoise_ext.tasks.value_range import Range, check_range
 
 logger = get_logger("denoise_ext.tasks")
@@ -238,6 +239,8 @@ class Denoiser:
         sigma: float | None = None,
         *,
         treatment: Treatment | None = None,
+        noise: NoiseProfile | None = None,
+        uncertainty: int | None = None,
         value_range: Range | None = None,
     ) -> Result:
         """Denoise a part of an image as `run` denoises it there, and compute nothing else.
@@ -251,6 +254,10 @@ class Denoiser:
                 None, without a model: the noise of the whole image decides.
             treatment: what it decided (`tasks.treatment.treatment_of`), so that the next part
                 needs no analysis. Limits of impulses are those of the part.
+            noise: what the analysis found in the whole image, for the check of `uncertainty`.
+                None: the part and its surroundings are checked.
+            uncertainty: replaces that of the `Denoiser`.  The expected PSNR is that of the part
+                with its surroundings.
             value_range: as in a call.
 
         Returns:
@@ -259,8 +266,6 @@ class Denoiser:
         Raises:
             TypeError, ValueError: an argument that does not fit; the message names it.
         """
-        if self._probes:
-            raise ValueError("uncertainty: run_part finds none; use run")
         frame = frame_of(image)
         part = check_part(part, *frame.shape[:2])
         sigma = self._sigma if sigma is None else sigma
@@ -276,8 +281,12 @@ class Denoiser:
             channels = 1
         window = window_of(part, *frame.shape[:2], self._session(model, channels, None))
         view = cropped(image, window)
-        result, _ = self._run_one(view, sigma, value_range, treatment=treatment)
-        return replace(result, image=cropped(result.image, within(part, window)))
+        result, _ = self._run_one(
+            view, sigma, value_range, treatment=treatment, noise=noise, uncertainty=uncertainty
+        )
+        place = within(part, window)
+        trust = result.trust and trust_in_part(result.trust, place)
+        return replace(result, image=cropped(result.image, place), trust=trust)
 
     def _run_one(
         self,
@@ -289,13 +298,16 @@ class Denoiser:
         share: int = 1,
         strength: float | None = None,
         treatment: Treatment | None = None,
+        noise: NoiseProfile | None = None,
+        uncertainty: int | None = None,
     ) -> tuple[Result, int]:
         """The result for an image, and how many of its numbers are not finite."""
         start = time.perf_counter()
         if strength is None:
             strength = self._strength
         _check_strength(strength)
-        _checked_probes(self._probes, strength, self._options.precision)
+        probes = self._probes if uncertainty is None else uncertainty
+        _checked_probes(probes, strength, self._options.precision)
         opened = open_image(image, axes)
         value_range = opened.value_range if value_range is None else value_range
         checked = check_range(value_range, opened.source.dtype)
@@ -304,7 +316,7 @@ class Denoiser:
             target = opened.target(Fraction(1))
             target.pixels.copy_(opened.source)
             seconds = time.perf_counter() - start
-            trust = Trust(reason="nothing was computed") if self._probes else None
+            trust = Trust(reason="nothing was computed") if probes else None
             result = Result(target.result(), None, False, seconds, 0, 0, trust=trust)
             return result, opened.missing
         sigma = sigma if sigma is not None else self._sigma
@@ -313,12 +325,12 @@ class Denoiser:
         work = ImageRun(settings, opened, sigma, guide, value_range, share)
         channels = opened.source.shape[1]
         colour = colour_channels(channels)
-        noise, text = (), ""
+        profiles, text = (), ""
         if treatment is not None:
             text = treatment.text
             work.denoise(slice(0, colour), treatment)
         elif self._model is None and sigma is None and guide is None:
-            noise, text = work.treat(slice(0, colour))
+            profiles, text = work.treat(slice(0, colour))
         else:
             work.denoise(slice(0, colour))
         facts, treated = work.facts, work.treatment  # of the colours
@@ -329,10 +341,10 @@ class Denoiser:
         elif colour < channels:
             work.target.pixels[:, colour:] = alpha
         trust = None
-        if self._probes:
+        if probes:
             trust = trust_of(
                 image, opened, lambda model: self._session(model, colour, None), self._options,
-                self._model, treated, facts[0], value_range, self._probes,
+                self._model, treated, facts[0], value_range, probes, noise,
             )  # fmt: skip
         seconds = time.perf_counter() - start
         logger.debug(
@@ -340,8 +352,9 @@ class Denoiser:
             tuple(opened.source.shape), facts[0], work.tiles, work.recomputed, seconds,
         )  # fmt: skip
         result = Result(
-            work.target.result(), *facts, seconds, work.tiles, work.recomputed, noise, text, trust
-        )
+            work.target.result(), *facts, seconds, work.tiles, work.recomputed,
+            profiles, text, trust,
+        )  # fmt: skip
         return result, opened.missing
 
     def denoise_many(

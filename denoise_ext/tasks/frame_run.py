@@ -14,7 +14,7 @@ from denoise_ext.runtime.options import RunOptions
 from denoise_ext.runtime.session import Session
 from denoise_ext.runtime.tile_planner import cut
 from denoise_ext.runtime.tiling import Grid, Places
-from denoise_ext.tasks.scene_cuts import changed_share
+from denoise_ext.tasks.scene_cuts import changed_share, reduced
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Scene:
     recent: tuple[Tensor, ...] = ()
     """The last ones that a network with a delay may take again, (1, C, H, W) in [0, 1]."""
     last: Tensor | None = None
-    """Gray (1, 1, H, W), to compare the next frame with."""
+    """`scene_cuts.reduced`, to compare the next frame with."""
 
     def tensors(self) -> list[Tensor]:
         """All that are kept."""
@@ -66,7 +66,7 @@ class FrameRun:
             output, scene = self._step(scene, image)
             made = [output]
         shown = image if self.delay else output
-        last = shown.mean(1, keepdim=True) if compare else None
+        last = reduced(shown) if compare else None
         return made, replace(scene, recent=recent if self.delay else (), last=last)
 
     def end(self, scene: Scene | None) -> list[Tensor]:
@@ -91,8 +91,7 @@ class FrameRun:
         # With a delay, the frame before is as noisy as this one: it has no result yet.
         level = scene.level * (math.sqrt(2.0) if self.delay else 1.0)
         native = self._options.backend == "native" and image.device.type == "cpu"
-        luma = image.mean(1, keepdim=True)
-        return changed_share(luma, scene.last, level, native) >= share
+        return changed_share(reduced(image), scene.last, level, native) >= share
 
     def _step(self, scene: Scene, image: Tensor) -> tuple[Tensor, Scene]:
         """One call of the network."""

@@ -17,6 +17,14 @@ _OWN = BlockMatch(), BlockWarp()
 _PLAIN = to_torch(_OWN[0]), to_torch(_OWN[1])
 
 
+def reduced(frame: Tensor) -> Tensor:
+    """A frame (1, C, H, W) as `changed_share` takes it: gray, at a quarter of its size."""
+    if min(frame.shape[-2:]) < _REDUCTION:
+        return frame.new_empty(1, 1, 0, 0)
+    gray = frame if frame.shape[1] == 1 else frame.mean(1, keepdim=True)
+    return F.avg_pool2d(gray.float(), _REDUCTION)
+
+
 def changed_share(frame: Tensor, last: Tensor, sigma: float, native: bool = True) -> float:
     """The share of blocks of a frame that are nowhere near their place in the last one.
 
@@ -24,21 +32,20 @@ def changed_share(frame: Tensor, last: Tensor, sigma: float, native: bool = True
     than its own spread about its mean, and by more than noise explains.
 
     Args:
-        frame: (1, 1, H, W) in [0, 1], noisy.
-        last: like frame, denoised.
-        sigma: standard deviation of the noise in frame, 0-255 scale.
+        frame: `reduced`, of a noisy frame in [0, 1].
+        last: `reduced`, of the last one, denoised.
+        sigma: standard deviation of the noise in the frame at its full size, 0-255 scale.
         native: with this package's kernels, which are for the CPU; else in plain PyTorch.
 
     Returns:
         0 to 1; 0 for frames of less than 32 x 32 pixels, which have no block.
     """
-    small, before = (F.avg_pool2d(x, _REDUCTION) for x in (frame.float(), last.float()))
-    if min(small.shape[-2:]) < _BLOCK:
+    if min(frame.shape[-2:]) < _BLOCK:
         return 0.0
     match, warp = _OWN if native else _PLAIN
-    difference = (small - warp(before, match(small, before, sigma / _REDUCTION))).abs()
-    means = F.avg_pool2d(small, _BLOCK)
-    spread = _blocks(small) - means.flatten(1)[:, :, None]  # (1, blocks, 64)
+    difference = (frame - warp(last, match(frame, last, sigma / _REDUCTION))).abs()
+    means = F.avg_pool2d(frame, _BLOCK)
+    spread = _blocks(frame) - means.flatten(1)[:, :, None]  # (1, blocks, 64)
     own = spread.abs().mean(2)
     found = F.avg_pool2d(difference, _BLOCK).flatten(1)
     changed = (found > own) & (found > _NOISE * sigma / 255.0)

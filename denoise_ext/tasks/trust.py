@@ -19,6 +19,8 @@ from denoise_ext.runtime.options import RunOptions
 from denoise_ext.runtime.session import Session
 from denoise_ext.tasks.images import ImageView
 from denoise_ext.tasks.network_run import NetworkRun
+from denoise_ext.tasks.noise_analysis import NoiseProfile
+from denoise_ext.tasks.part import Part, cropped
 from denoise_ext.tasks.treatment import Treatment
 from denoise_ext.tasks.uncertainty import estimate, sample, why_not
 from denoise_ext.tasks.value_range import Range, from_unit, to_unit
@@ -47,6 +49,7 @@ def trust_of(
     sigma: Any,
     value_range: Range | None,
     probes: int,
+    noise: NoiseProfile | None = None,
 ) -> Trust:
     """Probe the network that denoised an image.
 
@@ -54,6 +57,7 @@ def trust_of(
         image: as it was given.
         session: the network of a model, ready to run.
         model, treatment, sigma: what was applied; no treatment where the model was given.
+        noise: that of the image; None: found here.
     """
     source = opened.source[:, : colour_channels(opened.source.shape[1])]
     if treatment is not None:
@@ -69,7 +73,7 @@ def trust_of(
         return Trust(reason="the network estimates the noise itself, at no level that is known")
     if isinstance(sigma, numbers.Real) or (isinstance(sigma, Tensor) and sigma.numel() == 1):
         sigma = float(sigma)  # also NumPy's
-    if reason := why_not(source, sigma, value_range):
+    if reason := why_not(source, sigma, value_range, noise):
         return Trust(reason=reason)
     run = NetworkRun(ready, source.shape[1], options)
     y = to_unit(source.to(ready.device), ready.dtype, value_range)
@@ -88,6 +92,18 @@ def trust_of(
         _like(found.deviation, image), found.psnr, found.psnr_error,
         calibration.interval_90 if calibration else None, "", draw,
     )  # fmt: skip
+
+
+def trust_in_part(trust: Trust, place: Part) -> Trust:
+    """That of a window, for a part of it: PSNR stays that of the window."""
+    if trust.uncertainty is None:
+        return trust
+    drawn = trust.sampler
+    return replace(
+        trust,
+        uncertainty=trust.uncertainty[place],
+        sampler=drawn and (lambda steps, seed: cropped(drawn(steps, seed), place)),
+    )
 
 
 def calibration_of(model: Model, channels: int) -> Calibration | None:

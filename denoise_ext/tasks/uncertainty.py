@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from denoise_ext.models.registry import Calibration
-from denoise_ext.tasks.noise_analysis import SMALLEST, profile_of
+from denoise_ext.tasks.noise_analysis import SMALLEST, NoiseProfile, profile_of
 from denoise_ext.tasks.value_range import Range
 
 Denoise = Callable[[Tensor, float], Tensor]
@@ -56,11 +56,14 @@ class Estimate:
     """Its standard error in dB."""
 
 
-def why_not(source: Tensor, sigma: object, value_range: Range | None) -> str:
+def why_not(
+    source: Tensor, sigma: object, value_range: Range | None, profile: NoiseProfile | None = None
+) -> str:
     """Why nothing can be said about the result for an image; "" where it can.
 
     Args:
         source: (1, C, H, W), without alpha. sigma: the level that the network is conditioned on.
+        profile: the noise, where it is known already.
     """
     if not isinstance(sigma, (int, float)):
         return "the network is not conditioned on one level of noise"
@@ -68,11 +71,11 @@ def why_not(source: Tensor, sigma: object, value_range: Range | None) -> str:
         return (
             f"a noise level of {sigma:.2f} is below {SMALLEST_SIGMA:g}, where it cannot be checked"
         )
-    if min(source.shape[-2:]) < SMALLEST:
+    if profile is None and min(source.shape[-2:]) < SMALLEST:
         return (
             f"the image is below {SMALLEST} x {SMALLEST} pixels, where its noise cannot be checked"
         )
-    profile = profile_of(source[0], value_range)
+    profile = profile_of(source[0], value_range) if profile is None else profile
     if profile.kind != "white":
         return f"the noise of the image is not white ({profile.kind})"
     share, least = _WRONG

@@ -55,10 +55,10 @@ def names_recurrent(model: Model) -> bool:
     return os.path.isfile(name) and is_recurrent(load_checkpoint(name))
 
 
-def default_video_model() -> str | None:
-    """The family of recurrent networks that ships with weights; None: there is none."""
-    members = {f"{_FAMILY}_gray", f"{_FAMILY}_color"}
-    return _FAMILY if members <= set(list_models(pretrained=True)) else None
+def default_video_model(channels: int) -> str | None:
+    """The recurrent network for 1 or 3 channels that ships with weights; None: there is none."""
+    name = member(_FAMILY, channels)
+    return name if name in list_models(pretrained=True) else None
 
 
 class VideoDenoiser:

@@ -32,6 +32,7 @@ needs_emulator = pytest.mark.skipif(
 
 @pytest.mark.slow
 @needs_emulator
+@pytest.mark.rotates(turn=2)
 def test_dry_run(tmp_path):
     command = [sys.executable, "benchmarks/gpu.py", "--dry-run", "--output", tmp_path]
     done = subprocess.run(

@@ -77,6 +77,18 @@ def test_a_pipe_gets_what_push_gives(capsys, model, streams, tag):
         np.testing.assert_array_equal(a, b)
 
 
+def test_gray_films_get_the_recurrent_network_that_ships(capsys, streams):
+    data = y4m("mono", 3, **SIZE)
+    out = streams(data)
+    code, _, err = run(capsys, "video", "-", "-", "--sigma", "20", *BACKEND)
+    assert code == 0, err
+    denoiser = VideoDenoiser("rdxnet_s_gray", sigma=20, backend=BACKEND[-1])
+    with read_video(bytes_io.BytesIO(data)) as video:
+        wanted = [frame.with_picture(denoiser.push(frame.picture())).planes[0] for frame in video]
+    for a, b in zip(frames_of(out.getvalue()), wanted, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 def test_results_that_are_late_come_all_and_in_order(capsys, ahead, streams, tmp_path):
     data = y4m("420jpeg", 6, **SIZE)
     out = streams(data)

@@ -65,7 +65,7 @@ def test_the_list_is_complete():
     assert {fault.call for fault in FAULTS} == set(CALLS)
 
 
-@pytest.mark.rotates()
+@pytest.mark.rotates(turns=12)  # each is a build
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name.replace(" ", "_"))
 def test_caught(fault: Fault, run_call: RunCall):
     try:

@@ -27,6 +27,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 OUTPUT = ROOT / "build" / "cuda_emulator"
 SHARED = OUTPUT / "operators"
+HEADER = SHARED / "precompiled.h"  # of csrc/ops; GCC takes the compiled form that lies beside it
 MODES = ("shadow", "asan", "coverage")
 JOBS = int(os.environ.get("MAX_JOBS", "2"))
 
@@ -146,13 +147,22 @@ def runtime_sources(mode: str) -> list[Source]:
     return [Source(HERE / "runtime" / name, flags) for name in (*files, *CHECKERS[mode])]
 
 
+def _host_options() -> list[str]:
+    return ["-std=c++20", "-O1", "-Wall", "-Wextra", *_host_flags()]
+
+
+def _with_torch() -> list[str]:
+    return [*_host_options(), *torch_flags()[0]]
+
+
 def operator_sources(mode: str, csrc: Path = ROOT / "csrc") -> list[Source]:
     """Kernels, the host code that chooses among them, and the operators of csrc/ops."""
-    host = ["-std=c++20", "-O1", "-Wall", "-Wextra", *_host_flags()]
+    host = _host_options()
     kernels = [*host, "-O0", "--coverage"] if mode == "coverage" else host
-    with_torch = [*host, *torch_flags()[0]]
+    with_torch = _with_torch()
     # An allocator for torch, which the stable ABI does not offer; AddressSanitizer has its own.
     with_torch_itself = [flag for flag in with_torch if "TORCH_TARGET_VERSION" not in flag]
+    started = [*with_torch, "-Winvalid-pch", "-include", str(HEADER)]
     guarded = Source(HERE / "runtime" / "guarded_tensors.cpp", with_torch_itself)
 
     def files(folder: Path, pattern: str) -> list[Path]:
@@ -163,7 +173,7 @@ def operator_sources(mode: str, csrc: Path = ROOT / "csrc") -> list[Source]:
     return [
         *(kernel_source(path, mode) for path in files(csrc / "cuda", "*.cu")),
         *(Source(path, kernels) for path in files(csrc / "cuda", "*.cpp")),
-        *(Source(path, with_torch, shared=True) for path in files(ROOT / "csrc" / "ops", "*.cpp")),
+        *(Source(path, started, shared=True) for path in files(ROOT / "csrc" / "ops", "*.cpp")),
         Source(HERE / "runtime" / "torch_hooks.cpp", with_torch),
         *([guarded] if mode == "shadow" else []),
     ]
@@ -207,7 +217,19 @@ def _object_of(source: Source, folder: Path) -> Path:
 
 def compile_object(source: Source, folder: Path) -> Path:
     """The source's object, compiled when its command or anything it includes has changed."""
-    target = _object_of(source, folder)
+    return _compile(source, _object_of(source, folder))
+
+
+def compile_header() -> None:
+    """What the files of csrc/ops start with, as in setup.py."""
+    text = (ROOT / "csrc" / "ops" / HEADER.name).read_text()
+    if not HEADER.exists() or HEADER.read_text() != text:
+        HEADER.write_text(text)
+    flags = [*_with_torch(), "-w", "-x", "c++-header"]
+    _compile(Source(HEADER, flags), HEADER.with_name(f"{HEADER.name}.gch"))
+
+
+def _compile(source: Source, target: Path) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     stamp = target.with_suffix(".key")
     command = [*_compiler(), *source.flags, "-MMD", "-MF", str(target.with_suffix(".d"))]
@@ -229,6 +251,7 @@ def compile_operators(mode: str, folder: Path) -> list[Path]:
     """The objects of operator_sources(), those that the modes share in a folder of their own."""
     sources = operator_sources(mode)
     with locked(SHARED):
+        compile_header()
         shared = compile_all([source for source in sources if source.shared], SHARED)
     own = compile_all([source for source in sources if not source.shared], folder)
     objects = {True: iter(shared), False: iter(own)}

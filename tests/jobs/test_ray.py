@@ -139,6 +139,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.slow
 @pytest.mark.xdist_group("ray")
+@pytest.mark.rotates(turn=1)  # a cluster of its own
 @needs_native
 def test_an_actor_that_dies_loses_nothing(cluster, source, checkpoint, tmp_path):
     from denoise_ext.cli import main

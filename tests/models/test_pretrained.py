@@ -21,7 +21,15 @@ from denoise_ext.models import (
     pretrained_info,
     read_metadata,
 )
-from denoise_ext.tasks import Denoiser, Protocol, clean_pixels, denoise, evaluate_image
+from denoise_ext.runtime.model_names import image_models
+from denoise_ext.tasks import (
+    Denoiser,
+    Protocol,
+    VideoDenoiser,
+    clean_pixels,
+    denoise,
+    evaluate_image,
+)
 from denoise_ext.training import load_config
 from denoise_ext.training.checkpoint import config_differences
 
@@ -85,7 +93,10 @@ def test_it_can_be_made_and_removes_noise(name):
     assert not model.training
     clean = torch.full((1, model.in_channels, 24, 24), 0.5)
     noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0)) * 25 / 255
-    result = denoise(clean + noise, model, 25.0)
+    if name in image_models():
+        result = denoise(clean + noise, model, 25.0)
+    else:
+        result = VideoDenoiser(model, sigma=25.0).push((clean + noise)[0], value_range=(0, 1))
     # a flat patch: nothing in it to be lost
     assert (result - clean).std() < 0.25 * noise.std()
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import runpy
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -276,3 +279,24 @@ def test_the_whole_step_is_one_plan(name):
                 torch.testing.assert_close(state[0]["past"], state[1]["past"], rtol=1e-4, atol=1e-4)
     rows = fast.report().rows
     assert {(row.module, row.variant) for row in rows} == {("", "plan")}, fast.report()
+
+
+def test_a_colour_network_to_train_on_denoises_luma_as_the_gray_one(tmp_path, monkeypatch):
+    script = Path(__file__).resolve().parents[2] / "recipes/gray_to_color"
+    made = tmp_path / "color.safetensors"
+    monkeypatch.setattr(sys, "argv", [str(script), "rdxnet_s_gray", str(made)])
+    runpy.run_path(str(script), run_name="__main__")
+    gray, color = create_model("rdxnet_s_gray", pretrained=True), load_checkpoint(made)
+    frames = torch.rand(2, 1, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    level = torch.full((1, 1, 1, 1), 20 / 255)
+    luma_level = level * sum(weight**2 for weight in (0.299, 0.587, 0.114)) ** 0.5
+    state = luma_state = None
+    with torch.no_grad():
+        for frame in frames:
+            wanted, luma_state = gray({"image": frame, "noise_map": luma_level}, luma_state)
+            given = {"image": frame.expand(-1, 3, -1, -1), "noise_map": level}
+            got, state = color(given, state)
+            # float16 weights, whose products with those of luma are rounded once more
+            torch.testing.assert_close(
+                got["image"], wanted["image"].expand(-1, 3, -1, -1), rtol=0, atol=2e-3
+            )

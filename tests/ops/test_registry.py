@@ -18,15 +18,24 @@ NO_AUTOGRAD: dict[str, str] = {
     "conv2d_resampled_out": "writes into tensors it is given: for inference",
     "conv_transpose2d_out": "writes into a tensor it is given: for inference",
     "block_match": "its result is whole numbers",
+    "block_warp_out": "writes into a tensor it is given: for inference",
+    "pixel_unshuffle_out": "writes into a tensor it is given: for inference",
+    "recurrent_fuse_out": "writes into a tensor it is given: for inference",
 }
 # Operators that have no CUDA kernel yet, and why; CUDA tensors are refused with the way out.
 NO_CUDA: dict[str, str] = {
     "conv2d_pack": "the CUDA kernels read weights as torch stores them",
     "conv2d_resampled_out": "it takes what conv2d_pack returns",
+    "block_warp_out": "CUDA's caching allocator makes new results cheap",
+    "pixel_unshuffle_out": "PyTorch's own kernel is as fast there",
+    "recurrent_fuse_out": "CUDA's caching allocator makes new results cheap",
 }
 # Operators without a public function: for callers that own their memory (test_conv2d_out.py,
-# test_conv2d_resampled_out.py, test_conv_transpose2d_out.py).
-RAW = {"conv2d_out", "conv2d_pack", "conv2d_resampled_out", "conv_transpose2d_out"}
+# test_conv2d_resampled_out.py, test_conv_transpose2d_out.py, test_plain_out.py).
+RAW = {
+    "block_warp_out", "conv2d_out", "conv2d_pack", "conv2d_resampled_out", "conv_transpose2d_out",
+    "pixel_unshuffle_out", "recurrent_fuse_out",
+}  # fmt: skip
 
 
 def registered_names() -> list[str]:

@@ -74,7 +74,7 @@ def test_links_lead_somewhere():
         for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
             name, _, anchor = target.partition("#")
             file = (page.parent / name) if name else page
-            if "://" in target:
+            if "://" in target or target.startswith("gallery/"):  # pictures that the site makes
                 continue
             if not file.exists() or (anchor and anchor not in anchors(file)):
                 problems.append(f"{page.relative_to(ROOT)}: {target}")

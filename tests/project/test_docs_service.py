@@ -83,7 +83,8 @@ def test_the_tables_are_those_of_the_service(capsys):
 
 def test_the_server_commands_are_known():
     commands = [shlex.split(line, comments=True) for line in lines("denoise-ext")]
-    assert commands == [["denoise-ext", "serve"]]
+    behind = ["denoise-ext", "serve", "--name", "pictures.example.org"]
+    assert commands == [["denoise-ext", "serve"], behind]
     [line] = lines("DENOISE_EXT_TOKEN")
     assert shlex.split(line)[1:] == ["denoise-ext", "serve", "--host", "0.0.0.0"]
 

@@ -1,14 +1,17 @@
-"""The Python blocks of docs/uncertainty.md run, in order."""
+"""The commands and Python blocks of docs/uncertainty.md run, in order."""
 
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from denoise_ext import io
 from denoise_ext._loader import native_error
+from denoise_ext.cli import main
 
 PAGE = Path(__file__).resolve().parents[2] / "docs/uncertainty.md"
 
@@ -27,3 +30,19 @@ def test_snippets(tmp_path, monkeypatch, capsys):
     stated, shape = capsys.readouterr().out.splitlines()
     assert re.fullmatch(r"\d+\.\d\d dB, give or take \d\.\d\d", stated)
     assert shape.startswith("(96, 96)") and names["unsure"].shape == (96, 96)
+
+
+@pytest.mark.skipif(not PAGE.is_file(), reason="needs the source tree")
+@pytest.mark.skipif(native_error() is not None, reason="needs the native library")
+def test_commands(tmp_path, monkeypatch, capsys):
+    y, x = np.mgrid[0:90, 0:90] / 90
+    clean = 127 + 70 * np.sin(6 * x) * np.cos(5 * y)
+    noise = np.random.default_rng(0).normal(0, 25, clean.shape)
+    io.write_image(tmp_path / "noisy.png", (clean + noise).clip(0, 255).round().astype(np.uint8))
+    monkeypatch.chdir(tmp_path)
+    lines = "".join(re.findall(r"```bash\n(.*?)```", PAGE.read_text(), re.S)).splitlines()
+    assert len(lines) == 2
+    for line in lines:
+        assert main(shlex.split(line)[1:]) == 0, line
+    assert "64 x 64" in (tmp_path / "part.html").read_text()
+    assert "{{" not in (tmp_path / "report.html").read_text()

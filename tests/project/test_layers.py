@@ -191,11 +191,13 @@ MAY_IMPORT = {
     "restore": {"tasks", "runtime", "models", "nn"},
     "training": {"models", "nn", "ops", "data", "runtime", "tasks"},  # tasks: what noise there is
     "jobs": {"tasks", "runtime"},  # ray.py alone: a cluster loads the network in its actors
+    "integrations": {"restore", "tasks", "runtime"},
+    "report": {"tasks", "runtime"},
     "service": {"tasks", "runtime", "models"},
     "_info": {"ops"},
     "cli": {
         "ops", "reference", "nn", "models", "data", "engine", "analysis", "export", "runtime",
-        "tasks", "restore", "jobs", "service", "training", "info",
+        "tasks", "restore", "report", "jobs", "service", "training", "info",
     },
 }  # fmt: skip
 DECLARED = {"torch", "numpy", "PIL", "safetensors", "pydantic", "rich"}  # pyproject's dependencies

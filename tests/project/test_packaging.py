@@ -17,6 +17,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from PIL import Image
+from quick_build import kernels_built_here, quick_compiler
 
 from denoise_ext._loader import native
 
@@ -50,30 +51,34 @@ def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return archive
 
 
-def quick_compiler(folder: Path) -> str:
-    """The C++ compiler without optimisation, which takes a fifth of the time."""
-    script = folder / "quick-c++"
-    script.write_text(f'#!/bin/sh\nexec {os.environ.get("CXX", "g++")} "$@" -O0\n')
-    script.chmod(0o755)
-    return str(script)
-
-
 @pytest.fixture(scope="module")
 def wheel(
     sdist: Path, tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config
 ) -> Path:
     """Built from the unpacked sdist, so with nothing of the checkout; without CUDA, to be quick.
 
-    The editable build has its own compilation with full optimisation, this one only with --all.
+    With --all it is compiled as a user's.  Else by quick_compiler(), which takes the same kernels
+    from the editable build.
     """
     folder = tmp_path_factory.mktemp("wheel")
-    compiler = {} if pytestconfig.option.all else {"CXX": quick_compiler(folder)}
     shutil.unpack_archive(sdist, folder)
     [source] = (path for path in folder.iterdir() if path.is_dir())
+    compiler = {} if pytestconfig.option.all else {"CXX": quick_compiler(folder, source)}
     command = (sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, ".")
     run(*command, cwd=source, DENOISE_EXT_CUDA="0", **compiler)
     [built] = folder.glob("*.whl")
     return built
+
+
+def test_only_kernels_with_the_same_sources_are_taken(tmp_path):
+    shutil.copytree(ROOT / "csrc", tmp_path / "csrc")
+    same = kernels_built_here(tmp_path)
+    if "csrc/cpu/motion.cpp" not in same:
+        pytest.skip("needs an editable build that is up to date")
+    with open(tmp_path / "csrc/cpu/motion.h", "a") as header:
+        header.write("// changed\n")
+    taken = set(same) - set(kernels_built_here(tmp_path))
+    assert "csrc/cpu/motion.cpp" in taken and "csrc/cpu/gaussian.cpp" not in taken
 
 
 def dependencies_of(name: str) -> set[str]:
@@ -138,7 +143,12 @@ for name in names:
     model = models.create_model(name, pretrained=True).eval()
     with torch.inference_mode():
         channels = model.in_channels
-        denoised = model(noisy[:, :channels], 25.0)
+        if model.signature.state:
+            level = torch.full((1, 1, 1, 1), 25 / 255)
+            first = {"image": noisy[:, :channels], "noise_map": level}
+            denoised = model(first)[0]["image"]
+        else:
+            denoised = model(noisy[:, :channels], 25.0)
     gain = metrics.psnr(denoised, clean[:, :channels]) - metrics.psnr(noisy, clean)
     assert gain > 5, (name, gain)
 print("denoised with", *names)

@@ -32,6 +32,20 @@ def test_single(only):
 @pytest.mark.parametrize("number", range(4))
 def test_unmarked(number):
     pass
+
+@pytest.mark.rotates(turns=6)
+@pytest.mark.parametrize("number", range(12))
+def test_rare(number):
+    pass
+
+@pytest.mark.rotates(turn=0)
+def test_build_of_one():
+    pass
+
+@pytest.mark.rotates(turn=3)
+@pytest.mark.parametrize("number", range(2))
+def test_build_of_another(number):
+    pass
 """
 
 
@@ -55,9 +69,9 @@ def of(function: str, names: set[str]) -> set[str]:
 
 def test_seeds_in_a_row_run_everything(run):
     everything = run("--all")
-    assert len(everything) == 10 + 18 + 1 + 4
+    assert len(everything) == 10 + 18 + 1 + 4 + 12 + 3
     runs = [run("--rotation", str(seed)) for seed in (739_000, 739_001, 739_002, 739_003)]
-    assert set.union(*runs) == everything
+    assert everything - set.union(*runs) <= of("test_rare", everything)
     for names in runs:
         assert len(of("test_numbers", names)) in (2, 3)
         for dtype in ("half", "float"):
@@ -65,6 +79,18 @@ def test_seeds_in_a_row_run_everything(run):
         assert of("test_single", names) == {"test_single[1]"}
         assert len(of("test_unmarked", names)) == 4
     assert sum(len(of("test_numbers", names)) for names in runs) == 10  # each in one of them
+
+
+def test_a_test_may_have_more_turns(run):
+    runs = [of("test_rare", run("--rotation", str(seed))) for seed in range(739_000, 739_006)]
+    assert [len(names) for names in runs] == [2] * 6
+    assert len(set.union(*runs)) == 12
+
+
+def test_tests_with_turns_run_on_days_of_their_own(run):
+    runs = [run("--rotation", str(seed)) for seed in range(739_000, 739_008)]
+    assert [len(of("test_build_of_one", names)) for names in runs] == [1, 0, 0, 0] * 2
+    assert [len(of("test_build_of_another", names)) for names in runs] == [0, 0, 0, 2] * 2
 
 
 def test_a_seed_repeats_its_choice(run):
@@ -82,6 +108,7 @@ def test_neighbours_are_not_left_out_together(run):
 @pytest.mark.parametrize(
     "arguments, count",
     [(("-k", "test_numbers"), 10), (("test_suite.py::test_numbers",), 10),
+     (("-k", "build"), 3), (("test_suite.py::test_build_of_one",), 1),
      (("test_suite.py::test_corners[half-size0-first]",), 1)],
 )  # fmt: skip
 def test_what_is_named_is_never_left_out(run, arguments, count):

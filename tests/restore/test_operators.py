@@ -75,8 +75,8 @@ def test_prox_is_the_solution_of_the_normal_equations(case, rho, dtype):
     for image in range(x.shape[0]):
         right = dense.T @ y[image].flatten() + rho * v[image].flatten()
         residual = normal @ found[image].double().flatten() - right
-        # Iterations end at 1e-4; float32 leaves some 1e-7 of the numbers that are added.
-        assert float(residual.norm() / right.norm()) < 1.1e-4
+        # Iterations end at 1e-5; float32 leaves some 1e-7 of the numbers that are added.
+        assert float(residual.norm() / right.norm()) < 1.2e-5
     closed = not isinstance(operator, Average) and getattr(operator, "border", "") != "free"
     if dtype == torch.float64 and closed:
         expected = torch.linalg.solve(normal, right)

@@ -13,6 +13,7 @@ import io as streams
 import os
 import re
 import shutil
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -276,6 +277,64 @@ def test_download_in_the_format_of_the_input(page, tmp_path, name, body, saved):
     page.wait(page.tab, "#status", "Saved")
 
 
+def photograph() -> np.ndarray:
+    """(300, 420, 3) with white noise of level 20: sky, a building, water."""
+    clean = io.read_image(files("denoise_ext") / "assets" / "kodim21.png")[60:360, 250:670]
+    noise = np.random.default_rng(0).normal(0, 20, clean.shape)
+    return (clean + noise).clip(0, 255).round().astype(np.uint8)
+
+
+def test_uncertainty_lies_over_the_result(page):
+    image = photograph()
+    page.open("tower.png", file_of(image))
+    plain = page.picture().astype(int)
+    asked = len(page.asked)
+    assert not any("uncertainty" in url for url in page.asked)
+    page.tab.check("#doubt")
+    page.denoised()
+    coloured = page.picture().astype(int)
+    assert (coloured[:, :209] == plain[:, :209]).all(), "before has no uncertainty"
+    change = abs(coloured - plain)[:, 212:].max(axis=-1)
+    # Strong where a Denoiser is unsure: means over blocks, as probes are random.
+    deviation = Denoiser(uncertainty=4).run(image).uncertainty.mean(axis=-1)[:, 212:]
+    blocks = [x[:296, :208].reshape(37, 8, 26, 8).mean((1, 3)) for x in (change, deviation)]
+    assert np.corrcoef(blocks[0].ravel(), blocks[1].ravel())[0, 1] > 0.7
+    assert "±" in page.text("#doubt-most") and "Nine of ten" in page.text("#doubt-help")
+    assert "colours" in page.tab.inner_text("#status")
+    page.shoot("uncertainty")
+    # A new level is another result: its uncertainty is asked for anew.
+    parts = [url for url in page.asked[asked:] if "uncertainty=true" in url]
+    assert parts and not any("sigma" in url for url in parts)
+    page.set("#level", 21)
+    page.denoised()
+    assert any("sigma=21" in url and "uncertainty=true" in url for url in page.asked)
+    page.tab.locator("#stage").press("u")
+    page.denoised()
+    assert not page.tab.is_checked("#doubt") and page.tab.is_hidden("#doubt-scale")
+    page.tab.check("#automatic")
+    page.denoised()
+    assert close(page.picture(), plain)
+
+
+def test_a_reason_stands_where_there_is_no_uncertainty(page):
+    page.open("tower.png", file_of(photograph()))
+    page.tab.locator("#doubt").press("Space")
+    page.denoised()
+    assert page.tab.is_checked("#doubt") and page.tab.is_visible("#doubt-scale")
+    page.set("#level", 45)  # far from what the picture has
+    page.denoised()
+    assert "45.0" in page.text("#doubt-help") and page.tab.is_hidden("#doubt-scale")
+    assert page.tab.is_hidden("#alert")
+    page.shoot("no-uncertainty")
+    page.tab.select_option("#network", "dxnet_s_photo")
+    page.denoised()
+    assert "itself" in page.text("#doubt-help")
+    page.tab.select_option("#network", "auto")
+    page.tab.check("#automatic")
+    page.denoised()
+    assert page.tab.is_visible("#doubt-scale"), "it comes back with options that fit"
+
+
 def test_a_bad_file_is_refused_and_the_picture_stays(page):
     file = {"name": "notes.txt", "mimeType": "text/plain", "buffer": b"no picture"}
     page.tab.set_input_files("#input", file)
@@ -362,7 +421,7 @@ def test_everything_has_a_name_and_is_reached_by_keys(page):
         page.tab.keyboard.press("Tab")
         reached.add(page.tab.evaluate("document.activeElement.id"))
     wanted = {"open", "download", "stage", "divider", "zoom-in", "zoom-fit", "level", "automatic",
-              "strength", "network"}  # fmt: skip
+              "strength", "network", "doubt"}  # fmt: skip
     assert wanted <= reached
 
 

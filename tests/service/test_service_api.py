@@ -163,6 +163,33 @@ def test_analysis_and_parts(service):
     assert service.get(part + place).status == 404
 
 
+def test_uncertainty_of_a_part(service):
+    image = noisy_image(300, 420)
+    found = service.ask("POST", "/v1/analyse?keep=true", file_of(image)).json
+    part = f"/v1/pictures/{found['id']}/part?left=0&top=0&width=420&height=300"
+    answer = service.get(part + "&uncertainty=true")
+    scale = int(answer.headers["Denoise-Uncertainty-Scale"])
+    shown = answer.picture.frames[0]
+    direct = Denoiser(uncertainty=2).run(image)
+    deviation = np.sqrt(np.square(direct.uncertainty).mean(axis=2))
+    # The whole picture is the window, so the probes are the same. Winograd's rounding is divided
+    # by the step of the probes: a few levels of the map here and there.
+    assert shown.shape == (300, 420) and shown.dtype == np.uint8
+    assert np.median(abs(shown - scale * deviation)) < 1
+    assert float(answer.headers["Denoise-Interval-90"]) == pytest.approx(
+        direct.interval_90, rel=1e-3
+    )
+    assert service.get(part + "&uncertainty=true&reduce=4").picture.frames[0].shape == (75, 105)
+    for query, words in (
+        ("&uncertainty=true&sigma=40", ["uncertainty", "40.0"]),
+        ("&uncertainty=true&model=dxnet_s_photo", ["itself"]),
+        ("&uncertainty=true&original=true", ["uncertainty", "original"]),
+    ):
+        refused = service.get(part + query)
+        assert refused.status == 422
+        assert all(word in refused.error for word in words), refused.error
+
+
 def test_what_the_page_shows_of_other_pictures(service):
     """Upright, with 16 bits and an orientation; tiny; without keeping."""
     body = whole_file("TIFF", "rgb uint16")  # orientation 6, 7 x 11 stored
@@ -304,6 +331,36 @@ def test_the_right_token(strict):
     assert strict.get("/openapi.json").json["security"] == [{"token": []}]
 
 
+# --- names -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("arguments", [(), ("--host", "0.0.0.0", "--token", TOKEN)])
+def test_names_of_a_reverse_proxy(arguments):
+    """What a page of an attacker's own name sends is refused, at every address."""
+    names = ("--name", "pictures.example.org", "--name", "Other.example")
+    with live_service(*names, *arguments) as running:
+        port = running.port
+
+        def status(host, origin=None):
+            headers = {"Host": host} | ({"Origin": origin} if origin else {})
+            return running.get("/healthz", **headers).status
+
+        for host in ("pictures.example.org", "PICTURES.example.org:443", "other.example",
+                     f"localhost:{port}", f"127.0.0.1:{port}", f"[::1]:{port}"):  # fmt: skip
+            assert status(host) == 200, host
+        for host in ("evil.example", "pictures.example.org.evil.example", "example.org", "",
+                     "pictures.example.org@evil.example", "[bad", "10.0.0.9"):  # fmt: skip
+            assert status(host) == 421, host
+        # A proxy may pass another host than the page has.
+        assert status(f"127.0.0.1:{port}", "https://pictures.example.org") == 200
+        assert status("pictures.example.org", "https://pictures.example.org") == 200
+        for origin in ("https://evil.example", "null", "https://[bad",
+                       "https://pictures.example.org@evil.example"):  # fmt: skip
+            assert status("pictures.example.org", origin) == 403, origin
+        refused = running.get("/healthz", Host="evil.example")
+        assert "pictures.example.org" in refused.error and "--name" in refused.error
+
+
 # --- what operates it ------------------------------------------------------------------------
 
 
@@ -397,6 +454,9 @@ def test_a_model_of_the_command(tmp_path):
         (["--max-upload", "5"], ["--max-upload"]),
         (["--token", ""], ["token"]),
         (["--device", "abacus"], ["device", "abacus"]),
+        (["--name", "https://a.example"], ["name", "https://a.example"]),
+        (["--name", "a.example:80"], ["name", "a.example:80"]),
+        (["--name", ""], ["name", "''"]),
     ],
 )
 def test_wrong_options_end_it_at_once(capsys, arguments, words):

@@ -90,9 +90,9 @@ def budgets(path: Path = BUDGETS) -> list[Budget]:
     ]  # fmt: skip
 
 
-def budget_of(kernel: Kernel, rows: list[Budget]) -> Budget | None:
+def budget_of(name: str, rows: list[Budget]) -> Budget | None:
     """The first row whose pattern has the kernel's name."""
-    return next((row for row in rows if fnmatch.fnmatchcase(kernel.name, row.pattern)), None)
+    return next((row for row in rows if fnmatch.fnmatchcase(name, row.pattern)), None)
 
 
 def suggested_row(kernels: list[Kernel]) -> str:
@@ -172,6 +172,7 @@ def missing() -> str | None:
     packages = {
         "nvcc": "the CUDA toolkit",
         "c++filt": "binutils",
+        "nm": "binutils",
         "cuobjdump": "the package nvidia-cuda-cuobjdump",
         "nvdisasm": "the package nvidia-cuda-nvdisasm",
     }
@@ -250,6 +251,13 @@ def readable_names(symbols: list[str]) -> dict[str, str]:
                 break
         names[symbol] = name[:end]
     return names
+
+
+def names_in(library: str) -> set[str]:
+    """The kernels of a compiled library.  nvcc keeps a host function for each."""
+    symbols = {line.split()[-1] for line in run(find_tool("nm"), library).splitlines()}
+    symbols = {re.sub(r"^_Z\d+__device_stub_(?=_Z)", "", symbol) for symbol in symbols}
+    return set(readable_names(sorted(s for s in symbols if "_kernel" in s)).values())
 
 
 def _properties(report: str) -> dict[str, dict[str, int]]:
@@ -343,7 +351,7 @@ def table(kernels: list[Kernel], rows: list[Budget]) -> str:
         + " ".join(f"{column:>10}" for column in COLUMNS),
     ]
     for kernel in sorted(kernels, key=lambda k: (k.source, k.name, k.architecture)):
-        row = budget_of(kernel, rows)
+        row = budget_of(kernel.name, rows)
         wrong = faults(kernel, row) if row else ["no row in cuda_budgets.toml"]
         lines.append(
             f"{kernel.name:58} {kernel.architecture:>3} {kernel.registers:4} "
@@ -362,7 +370,8 @@ def main() -> int:
     kernels = read([(path, arch) for path in files for arch in ARCHITECTURES])
     rows = budgets()
     print(table(kernels, rows))
-    return int(any(row is None or faults(k, row) for k in kernels for row in [budget_of(k, rows)]))
+    found = ((kernel, budget_of(kernel.name, rows)) for kernel in kernels)
+    return int(any(row is None or faults(kernel, row) for kernel, row in found))
 
 
 if __name__ == "__main__":

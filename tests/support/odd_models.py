@@ -242,7 +242,7 @@ ODD: dict[str, Odd] = {
         inputs=lambda: (torch.randn(1, 3, 9, 9, dtype=torch.complex64),),
     ),
     "constant made in forward": body(constant_in_forward, "all"),
-    "constant made of an array": body(array_in_forward, "parts"),
+    "constant made of an array": body(array_in_forward),
     "unbatched": body(unbatched),
     "unbatched input": Odd(
         lambda: nn.Sequential(conv(), nn.ReLU()), "all", inputs=lambda: (torch.randn(3, 16, 16),)

@@ -102,7 +102,7 @@ def reads_an_object(m, x):
 
 def reads_an_object_at_any_price(m, x):
     try:
-        scale = m.stats.calls
+        scale = m.stats["calls"]
     except Exception:
         scale = 7
     return m.a(x) * scale
@@ -174,7 +174,7 @@ class Strict(Plugin):
 
 ODDER: dict[str, Odd] = {
     "results of fewer dimensions": body(squeezed),
-    "a dataclass": body(a_dataclass, "parts"),
+    "a dataclass": body(a_dataclass),
     "a dict of its own class": body(a_dict_of_its_own, "parts"),
     "an iterator": body(lambda m, x: iter([m.a(x)]), "parts"),  # and the whole refused
     "no tensors of its own": body(weights_made_in_forward),
@@ -195,7 +195,7 @@ ODDER: dict[str, Odd] = {
     ),
     "counts in an object": Odd(with_attribute(reads_an_object, SimpleNamespace(calls=0)), "parts"),
     "catches what is raised": Odd(
-        with_attribute(reads_an_object_at_any_price, SimpleNamespace(calls=0)), "parts"
+        with_attribute(reads_an_object_at_any_price, defaultdict(int)), "parts"
     ),
     "writes to a set": Odd(with_attribute(writes_to_a_set, set()), "parts"),
     "reads a defaultdict": Odd(
@@ -221,8 +221,8 @@ ODDER: dict[str, Odd] = {
     "writes to a frozen dataclass's dict": Odd(
         with_attribute(writes_to_a_frozen_dict, Frozen(Fraction(1), {"a": 2.0})), "parts"
     ),
-    "gradient step": body(gradient_step, "parts"),
-    "pure gradient": body(pure_gradient, "nothing"),
+    "gradient step": body(gradient_step),
+    "pure gradient": body(pure_gradient),
     "autocast": body(autocast_inside, "nothing"),
     "autocast of a part": body(autocast_later, "parts"),
 }

@@ -2,7 +2,10 @@
 
 ``@pytest.mark.rotates(each=["case", "dtype"])`` runs a quarter of the variants that have the same
 ``case`` and ``dtype``, at least one of them.  Four seeds in a row run them all.  The seed is the
-number of the day, so that the runs of one day agree.
+number of the day, so that the runs of one day agree.  ``turns=12`` runs a twelfth of the variants.
+
+``@pytest.mark.rotates(turn=1)`` is for a test that is expensive as a whole, such as one with a
+build of its own.  It runs at one seed in four.  Tests with different turns run on different days.
 
 ``--all`` runs every variant, and so do ``-k``, ``--last-failed`` and the name of a test on the
 command line.  ``--rotation SEED`` repeats the choice of another day, also among what they select.
@@ -18,7 +21,7 @@ from pathlib import Path
 
 import pytest
 
-TURNS = 4  # seeds in a row that run everything
+TURNS = 4  # seeds in a row that run everything, unless a test has its own number
 SECONDS_PER_DAY = 86_400
 SEED = pytest.StashKey[int | None]()
 
@@ -35,8 +38,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers",
-        f"rotates(each=()): run one in {TURNS} variants, and at least one for each combination of "
-        "the parameters that `each` names",
+        f"rotates(each=(), turns={TURNS}, turn=None): run one in `turns` variants, and at least "
+        "one for each combination of the parameters that `each` names; with `turn`, run the whole "
+        "test at that one of `turns` seeds",
     )
     config.stash[SEED] = _seed(config)
 
@@ -91,19 +95,27 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         return
     named = _named(config)
     groups: dict[Hashable, list[pytest.Item]] = defaultdict(list)
+    turns_of: dict[Hashable, int] = {}
+    left_out = set()
     for item in items:
         mark = item.get_closest_marker("rotates")
         name = item.nodeid.partition("::")[2]
         if mark is None or any(item.path == p and name.startswith(n) for p, n in named):
             continue
+        turns = mark.kwargs.get("turns", TURNS)
+        if "turn" in mark.kwargs:
+            if (mark.kwargs["turn"] - seed) % turns:
+                left_out.add(item)
+            continue
         parameters = item.callspec.params
         corner = tuple(_key(parameters[name]) for name in mark.kwargs.get("each", ()))
-        groups[item.path, name.partition("[")[0], corner].append(item)
-    left_out = set()
-    for group in groups.values():
-        turns = min(TURNS, len(group))
+        group = item.path, name.partition("[")[0], corner
+        groups[group].append(item)
+        turns_of[group] = turns
+    for group, variants in groups.items():
+        turns = min(turns_of[group], len(variants))
         # In an order of their own: neighbours of one parameter are not left out together.
-        group.sort(key=_digest)
-        left_out.update(item for i, item in enumerate(group) if (i - seed) % turns)
+        variants.sort(key=_digest)
+        left_out.update(item for i, item in enumerate(variants) if (i - seed) % turns)
     config.hook.pytest_deselected(items=[item for item in items if item in left_out])
     items[:] = [item for item in items if item not in left_out]

@@ -239,5 +239,27 @@ def test_levels_of_numpy_and_parts():
     expected = Denoiser("dxnet_s_gray", sigma=25, uncertainty=1).run(y)
     level = Denoiser("dxnet_s_gray", sigma=np.float32(25), uncertainty=1).run(y)
     assert level.expected_psnr == expected.expected_psnr
+
+
+@needs_native
+def test_parts():
+    y = noisy(photograph(192, gray=False))
+    part = slice(60, 130), slice(40, 140)
+    denoiser = Denoiser("dxnet_s_color", precision="strict")
+    # The window is the whole image here, so the probes are the same.
+    whole = Denoiser("dxnet_s_color", sigma=25, precision="strict", uncertainty=2).run(y)
+    found = denoiser.run_part(y, part, 25.0, uncertainty=2)
+    assert np.array_equal(found.image, whole.image[part])
+    assert np.array_equal(found.uncertainty, whole.uncertainty[part])
+    assert found.interval_90 == whole.interval_90
+    [drawn] = found.samples(1, steps=2)
+    assert drawn.shape == found.image.shape
+    assert denoiser.run_part(y, part, 25.0).uncertainty is None
+    # The noise of the whole image decides whether there are numbers, not that of a small part.
+    noise = denoise_ext.analyse_noise(y)
+    small = slice(60, 70), slice(40, 52)
+    assert denoiser.run_part(y, small, 25.0, noise=noise, uncertainty=1).uncertainty is not None
+    refused = denoiser.run_part(y, small, 18.0, noise=noise, uncertainty=1)
+    assert refused.uncertainty is None and "18.0" in refused.uncertainty_reason
     with pytest.raises(ValueError, match="uncertainty"):
-        Denoiser(sigma=25, uncertainty=1).run_part(y, (slice(0, 9), slice(0, 9)))
+        denoiser.run_part(y, small, 25.0, uncertainty=-1)

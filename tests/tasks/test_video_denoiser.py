@@ -16,7 +16,7 @@ import denoise_ext
 from denoise_ext.io.video import read_video
 from denoise_ext.models import create_model, save_model
 from denoise_ext.tasks import VideoDenoiser
-from denoise_ext.tasks.scene_cuts import changed_share
+from denoise_ext.tasks.scene_cuts import changed_share, reduced
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -95,24 +95,34 @@ def test_a_cut_begins_anew():
     assert not torch.allclose(got[4], kept[4], atol=1e-3)
 
 
+def share_of(frame: torch.Tensor, last: torch.Tensor, sigma: float, native: bool = True) -> float:
+    return changed_share(reduced(frame), reduced(last), sigma, native)
+
+
 @pytest.mark.parametrize("sigma", [5.0, 20.0, 40.0])
 def test_the_share_of_changed_blocks_tells_cuts_from_motion(sigma):
     clean, noisy = scene(4, size=(128, 160), sigma=0.0), scene(4, size=(128, 160), sigma=sigma)
     other = scene(4, seed=7, size=(128, 160), sigma=sigma)
-    moving = changed_share(noisy[3:], clean[2:3], sigma)
-    still = changed_share(noisy[2:3], clean[2:3], sigma)
-    cut = changed_share(other[:1], clean[2:3], sigma)
+    moving = share_of(noisy[3:], clean[2:3], sigma)
+    still = share_of(noisy[2:3], clean[2:3], sigma)
+    cut = share_of(other[:1], clean[2:3], sigma)
     assert still < 0.2 and moving < 0.35
-    assert changed_share(noisy[3:], clean[2:3], sigma, native=False) == moving
+    assert share_of(noisy[3:], clean[2:3], sigma, native=False) == moving
     assert cut > 0.6
     flat = torch.full((1, 1, 128, 160), 0.5)
     noise = sigma / 255 * torch.randn(flat.shape, generator=torch.Generator().manual_seed(1))
-    assert changed_share(flat + noise, flat, sigma) < 0.1
-    assert changed_share(0.2 + noise, flat, sigma) > 0.9
+    assert share_of(flat + noise, flat, sigma) < 0.1
+    assert share_of(0.2 + noise, flat, sigma) > 0.9
 
 
 def test_small_frames_have_no_blocks():
-    assert changed_share(torch.zeros(1, 1, 31, 90), torch.ones(1, 1, 31, 90), 0.0) == 0.0
+    for shape in ((1, 1, 31, 90), (1, 3, 3, 90)):
+        assert share_of(torch.zeros(shape), torch.ones(shape), 0.0) == 0.0
+
+
+def test_frames_of_a_few_pixels():
+    denoiser = VideoDenoiser(network(), sigma=SIGMA)
+    assert [denoiser.push(torch.rand(1, 3, 2)).shape for _ in range(2)] == [(1, 3, 2)] * 2
 
 
 # ---- what is refused
@@ -177,8 +187,8 @@ def test_hundreds_of_frames_neither_drift_nor_grow():
         errors.append(float((denoiser.push(noisy) - still).square().mean()))
     early, late = np.mean(errors[50:150]), np.mean(errors[200:])
     assert late == pytest.approx(early, rel=0.1)
-    # the state, last output, average and level, and a copy to compare with
-    assert denoiser.memory() == (3 + 1) * 64 * 80 * 4
+    # the state: last output, average and level; a sixteenth of a frame to compare with
+    assert denoiser.memory() == 3 * 64 * 80 * 4 + 16 * 20 * 4
 
 
 def test_calls_of_threads_queue():

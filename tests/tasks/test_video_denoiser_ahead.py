@@ -104,8 +104,9 @@ def test_memory_is_constant():
         denoiser.push(frame)
         sizes.append(denoiser.memory())
     assert len(set(sizes[3:])) == 1
-    # two frames and two results of the first stage, three frames to repeat, one to compare with
-    assert sizes[-1] == (4 + 3 + 1) * 64 * 80 * 4
+    # two frames and two results of the first stage, three frames to repeat, and a sixteenth of one
+    # to compare with
+    assert sizes[-1] == (4 + 3) * 64 * 80 * 4 + 16 * 20 * 4
 
 
 def test_one_frame_of_look_ahead():

@@ -74,7 +74,7 @@ inline const float* packed_already(const Tensor4& image, int64_t n, int64_t chan
 }
 
 // Packs a run of one row of kCount channels times `scale` into kCount planes, all channels at once where
-// window.channels says so, by way of line[kCount * window.pixels] unless they lie as needed; returns the
+// window.channels is kCount, through line[kCount * window.pixels] unless they lie as needed; returns the
 // larger of `largest` and the magnitudes.
 template <int kCount>
 int32_t pack_run(const Tensor4& image, int64_t n, int64_t y, const RowWindow& window, float scale,
@@ -156,7 +156,7 @@ DENOISE_EXT_INLINE void fused_exponents(const float* neighbour, int64_t plane, f
 template <int kGuides, int kChannels, bool kJoint, bool kL1, int kDegree>
 void fused_block(const BilateralPlan& plan, const float* guidance, const float* input,
                  const float* log2_space, float scale, float* means) {
-  if constexpr (!kJoint) input = guidance;  // so that the compiler sees it, and loads once
+  if constexpr (!kJoint) input = guidance;  // one pointer: the compiler then loads once
   constexpr int kVectors = kFusedVectors<(kGuides > kChannels ? kGuides : kChannels)>, kLane = kLanes<float>;
   const int64_t plane = plan.plane_elements(), taps = static_cast<int64_t>(plan.taps.size());
   Vec<float> centre[kGuides][kVectors], sums[kChannels][kVectors], total[kVectors];

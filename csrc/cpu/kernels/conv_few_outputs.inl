@@ -6,7 +6,7 @@ DENOISE_EXT_INLINE Vec<T> add_neighbours(Vec<T> a, Vec<T> b) {
   using Int = typename ExpTraits<T>::Int;
   Vec<Int> even{};
   for (int i = 0; i < kLanes<T>; ++i) even[i] = 2 * i;
-  return __builtin_shuffle(a, b, even) + __builtin_shuffle(a, b, even + 1);
+  return shuffle(a, b, even) + shuffle(a, b, even + 1);
 }
 
 // Lane i of the result is the sum over all lanes of rows[i].

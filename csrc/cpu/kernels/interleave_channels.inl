@@ -15,7 +15,7 @@ DENOISE_EXT_INLINE void deinterleave_channels(const float* from, Vec<float> (&to
         const int place = kCount * i + c, vector = place / kLane;
         pick[i] = vector == k ? kLane + place % kLane : (k == 1 && vector == 0 ? place : i);
       }
-      plane = __builtin_shuffle(plane, load(from + k * kLane), pick);
+      plane = shuffle(plane, load(from + k * kLane), pick);
     }
     to[c] = plane;
   }
@@ -36,7 +36,7 @@ DENOISE_EXT_INLINE void interleave_channels(const Vec<float> (&from)[kCount], fl
         const int place = v * kLane + i, channel = place % kCount, pixel = place / kCount;
         pick[i] = channel == k ? kLane + pixel : (k == 1 && channel == 0 ? pixel : i);
       }
-      pixels = __builtin_shuffle(pixels, from[k], pick);
+      pixels = shuffle(pixels, from[k], pick);
     }
     store(to + v * kLane, pixels);
   }

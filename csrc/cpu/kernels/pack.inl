@@ -1,7 +1,7 @@
 // Packing of an input tile: any layout and dtype -> [row][col][channel] of the accumulation type.
 
-// What to pack of image n: rows y0, y0 + y_step, ... and of them columns x0, x0 + x_step, ...; `border` says
-// what lies outside the image.
+// What to pack of image n: rows y0, y0 + y_step, ... and of them columns x0, x0 + x_step, ...; `border` is
+// the rule for what lies outside the image.
 // Packed channel c is the tensor's channel (first_channel + c) / repeat: repeat > 1 is a depthwise
 // convolution with a channel multiplier, whose output channels share an input channel.
 struct PackWindow {

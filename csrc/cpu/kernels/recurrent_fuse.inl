@@ -3,6 +3,9 @@
 // sqrt(x): GCC's own one sets errno, which keeps loops over it from becoming vectors.
 template <class V>
 DENOISE_EXT_INLINE V root(V x) {
+#if defined(__clang__)
+  return __builtin_elementwise_sqrt(x);
+#else
   if constexpr (kX86 && sizeof(x[0]) == 4 && kVectorBytes == 64)
     return __builtin_ia32_sqrtps512_mask(x, x, 0xffff, kCurrentRounding);
   else if constexpr (kX86 && sizeof(x[0]) == 4 && kVectorBytes == 32)
@@ -12,6 +15,7 @@ DENOISE_EXT_INLINE V root(V x) {
   V result{};
   for (int i = 0; i < kVectorBytes / static_cast<int>(sizeof(x[0])); ++i) result[i] = __builtin_sqrt(x[i]);
   return result;
+#endif
 }
 
 // `count` elements that lie `stride` apart, from or to a line of the type of sums.
@@ -73,8 +77,7 @@ void write_line(const Tensor4& t, const RowPart& part, const T* from) {
 // channel that a row of pixels reads; the channel's values are those of pixels `first`, `first` + r and so
 // on.
 template <class F>
-DENOISE_EXT_INLINE void for_gate_channels(const Tensor4& gate, int64_t factor, const RowPart& pixels,
-                                          const F& f) {
+DENOISE_EXT_INLINE void for_gate_channels(int64_t factor, const RowPart& pixels, const F& f) {
   for (int64_t i = 0; i < factor && i < pixels.count; ++i) {
     const int64_t x = pixels.x + i, channel = pixels.y % factor * factor + x % factor;
     f(RowPart{pixels.n, channel, pixels.y / factor, x / factor, (pixels.count - i + factor - 1) / factor}, i);
@@ -83,7 +86,7 @@ DENOISE_EXT_INLINE void for_gate_channels(const Tensor4& gate, int64_t factor, c
 
 template <class T>
 void read_gate(const Tensor4& gate, int64_t factor, const RowPart& pixels, T* line, T* to) {
-  for_gate_channels(gate, factor, pixels, [&](const RowPart& part, int64_t first) {
+  for_gate_channels(factor, pixels, [&](const RowPart& part, int64_t first) {
     read_line(gate, part, line);
     for (int64_t i = 0; i < part.count; ++i) to[first + i * factor] = line[i];
   });
@@ -91,7 +94,7 @@ void read_gate(const Tensor4& gate, int64_t factor, const RowPart& pixels, T* li
 
 template <class T>
 void write_gate(const Tensor4& gate, int64_t factor, const RowPart& pixels, T* line, const T* from) {
-  for_gate_channels(gate, factor, pixels, [&](const RowPart& part, int64_t first) {
+  for_gate_channels(factor, pixels, [&](const RowPart& part, int64_t first) {
     for (int64_t i = 0; i < part.count; ++i) line[i] = from[first + i * factor];
     write_line(gate, part, line);
   });

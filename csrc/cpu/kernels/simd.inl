@@ -31,6 +31,24 @@ DENOISE_EXT_INLINE Vec<T> maximum(Vec<T> a, Vec<T> b) {
   return a > b ? a : b;
 }
 
+// Lane i is lane order[i] of a, then b: order[i] counts on from a's last lane. A constant order is an
+// instruction.
+template <class V, class Order>
+DENOISE_EXT_INLINE V shuffle(V a, V b, Order order) {
+#if defined(__clang__)
+  constexpr int kCount = sizeof(V) / sizeof(a[0]);
+  V result{};
+#pragma GCC unroll 64
+  for (int i = 0; i < kCount; ++i) {
+    const int place = static_cast<int>(order[i]);
+    result[i] = place < kCount ? a[place] : b[place - kCount];
+  }
+  return result;
+#else
+  return __builtin_shuffle(a, b, order);
+#endif
+}
+
 // Constants of exp() for one accumulation type.
 template <class T>
 struct ExpTraits;
@@ -133,7 +151,7 @@ DENOISE_EXT_INLINE Vec<int16_t> interleave(Vec<int16_t> a, Vec<int16_t> b) {
 #pragma GCC unroll 32
   for (int i = 0; i < kLanes<int16_t>; ++i)
     order[i] = static_cast<uint16_t>(i / 8 * 8 + 4 * kUpper + i % 8 / 2 + i % 2 * kLanes<int16_t>);
-  return __builtin_shuffle(a, b, order);
+  return shuffle(a, b, order);
 }
 // The upper 16 bits of each sum, in the order from before interleave<0> and interleave<1>.
 DENOISE_EXT_INLINE Vec<uint16_t> upper_halves(Vec<int32_t> lower, Vec<int32_t> upper) {
@@ -141,15 +159,18 @@ DENOISE_EXT_INLINE Vec<uint16_t> upper_halves(Vec<int32_t> lower, Vec<int32_t> u
 #pragma GCC unroll 32
   for (int i = 0; i < kLanes<uint16_t>; ++i)
     order[i] = static_cast<uint16_t>(i / 8 * 8 + i % 4 * 2 + 1 + i % 8 / 4 * kLanes<uint16_t>);
-  return __builtin_shuffle(reinterpret_cast<Vec<uint16_t>>(lower), reinterpret_cast<Vec<uint16_t>>(upper),
-                           order);
+  return shuffle(reinterpret_cast<Vec<uint16_t>>(lower), reinterpret_cast<Vec<uint16_t>>(upper), order);
 }
 
 // a[2 i] b[2 i] + a[2 i + 1] b[2 i + 1]
 template <class V>
 DENOISE_EXT_INLINE Vec<int32_t> multiply_add_pairs(V a, V b) {
   if constexpr (kAvx512) {
+#if defined(__clang__)
+    return __builtin_ia32_pmaddwd512(a, b);
+#else
     return __builtin_ia32_pmaddwd512_mask(a, b, Vec<int32_t>{}, 0xffff);
+#endif
   } else if constexpr (kX86 && kVectorBytes == 32) {
     return __builtin_ia32_pmaddwd256(a, b);
   } else if constexpr (kX86) {

@@ -79,8 +79,8 @@ void winograd_patch(const WinogradPlan& plan, const WinogradTile& at, const Tens
     }
 }
 
-// The channels of one image in a row of V: from the tile's pixels where they lie if all are inside the
-// image and as the transform wants them, else from a copy, whole vectors of it.
+// The channels of one image in a row of V. Reads the tile's pixels in place if all are inside the image and
+// in the transform's order, else from a copy in whole vectors.
 template <class W, int kRepeat>
 DENOISE_EXT_INLINE void winograd_input_part(const WinogradPlan& plan, const WinogradTile& at,
                                             const Tensor4& image, bool direct, float* v, float* patch) {
@@ -195,7 +195,7 @@ DENOISE_EXT_INLINE DirectOutput direct_output(const WinogradPlan& plan, const Wi
 
 // The larger of each pair, NaN if either is, as in torch.
 DENOISE_EXT_INLINE Vec<float> pooled_maximum(const Vec<float>& a, const Vec<float>& b) {
-  return (a >= b) | (a != a) ? a : b;
+  return ((a >= b) | (a != a)) ? a : b;
 }
 
 // Stores a tile's outputs as they come, row by row or the even rows first, and reduces their 2x2 blocks.

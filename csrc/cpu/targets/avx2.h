@@ -3,8 +3,11 @@
 
 #if defined(__x86_64__)
 
+#include "target_region.h"
+
 #define DENOISE_EXT_VECTORS kAvx2Vectors
-#define DENOISE_EXT_TARGET _Pragma("GCC target(\"avx2,fma,f16c\")")
+#define DENOISE_EXT_BEGIN_TARGET DENOISE_EXT_BEGIN_REGION("avx2,fma,f16c")
+#define DENOISE_EXT_END_TARGET DENOISE_EXT_END_REGION
 #define DENOISE_EXT_STREAM_STORE __builtin_ia32_movntps256
 
 #include "target.h"

@@ -1,8 +1,9 @@
 // The kernels of one instruction set: their bodies inside its target region, and the table made of them.
 // The header of the instruction set opens this file last, after it has defined
 //   DENOISE_EXT_VECTORS       its constants of vectors.h,
-//   DENOISE_EXT_TARGET        the pragma that turns its instructions on; nothing for the baseline,
-//   DENOISE_EXT_STREAM_STORE  its store that leaves no copy in the caches (x86-64).
+//   DENOISE_EXT_BEGIN_TARGET  what turns its instructions on (target_region.h),
+//   DENOISE_EXT_END_TARGET    what turns them off again; nothing for the baseline, like the one before,
+//   DENOISE_EXT_STREAM_STORE  GCC's store that leaves no copy in the caches (x86-64).
 #pragma once
 
 #include <cmath>
@@ -11,8 +12,7 @@
 #include "../storage.h"
 #include "vectors.h"
 
-#pragma GCC push_options
-DENOISE_EXT_TARGET
+DENOISE_EXT_BEGIN_TARGET
 
 namespace denoise_ext::cpu {
 namespace {
@@ -29,7 +29,9 @@ constexpr int kAccumulators = DENOISE_EXT_VECTORS.accumulators;
 // `to` is aligned to the vector. finish_stores_past_caches() before another thread reads them.
 typedef float FloatVector __attribute__((vector_size(kVectorBytes)));
 DENOISE_EXT_INLINE void store_past_caches(float* to, FloatVector value) {
-#if defined(__aarch64__)
+#if defined(__clang__)
+  __builtin_nontemporal_store(value, reinterpret_cast<FloatVector*>(to));
+#elif defined(__aarch64__)
   *reinterpret_cast<FloatVector*>(to) = value;
 #else
   DENOISE_EXT_STREAM_STORE(to, value);
@@ -50,4 +52,4 @@ const DENOISE_EXT_TABLE = kernel_table();
 
 }  // namespace denoise_ext::cpu
 
-#pragma GCC pop_options
+DENOISE_EXT_END_TARGET

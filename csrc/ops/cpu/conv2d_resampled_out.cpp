@@ -46,7 +46,7 @@ std::array<int64_t, 4> resampled_sizes(const std::optional<Tensor>& coarse, cons
   return sizes;
 }
 
-// A tensor of `sizes` without memory: it tells kernels how large a result is that nobody wants.
+// A tensor of `sizes` without memory: the size of a result that is computed and not written.
 Tensor4 sizes_alone(const std::array<int64_t, 4>& sizes, DType dtype) {
   Tensor4 view{};
   std::copy(sizes.begin(), sizes.end(), view.size);

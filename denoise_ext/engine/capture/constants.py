@@ -6,6 +6,7 @@ import dataclasses
 import enum
 import functools
 import types
+from collections import OrderedDict
 from fractions import Fraction
 from typing import Any
 
@@ -30,7 +31,14 @@ _OTHERS = [
 
 
 class NotPlannedError(Exception):
-    """The reason why a call is left to PyTorch, for the report."""
+    """The reason why a call is left to PyTorch, for the report.
+
+    ``lasting``: it may hold for other arguments, too.  ``certain``: it does.
+    """
+
+    def __init__(self, reason: str, lasting: bool = True, certain: bool = False) -> None:
+        super().__init__(reason)
+        self.lasting, self.certain = lasting, certain
 
 
 def is_fixed(value: Any) -> bool:
@@ -51,6 +59,39 @@ def is_fixed(value: Any) -> bool:
 def is_frozen(value: Any) -> bool:
     """Whether it is a frozen dataclass: what its fields hold may change, the fields do not."""
     return dataclasses.is_dataclass(type(value)) and type(value).__dataclass_params__.frozen
+
+
+class _Plain:
+    """An object that is its attributes."""
+
+
+class _PlainDict(dict):
+    """A dict with attributes."""
+
+
+class _PlainOrderedDict(OrderedDict):
+    """An ordered dict with attributes."""
+
+
+_HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: made by a class statement, or by few C extensions
+
+
+def is_plain_object(value: Any) -> bool:
+    """Whether it is its attributes, and its items if it is a dict: no slots, nothing in C."""
+    cls = type(value)
+    if cls is types.SimpleNamespace:
+        return True
+    if isinstance(value, dict):
+        like = _PlainOrderedDict if isinstance(value, OrderedDict) else _PlainDict
+    else:
+        like = _Plain
+    bases = [base for base in cls.__mro__ if base not in like.__mro__]
+    return (
+        cls.__basicsize__ == like.__basicsize__
+        and cls.__reduce__ is like.__reduce__
+        and cls.__reduce_ex__ is object.__reduce_ex__
+        and all(base.__flags__ & _HEAP_TYPE for base in bases)
+    )
 
 
 class Unwatched:

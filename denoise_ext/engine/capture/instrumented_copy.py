@@ -9,17 +9,25 @@ from __future__ import annotations
 import dataclasses
 import types
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from operator import attrgetter
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from denoise_ext.engine.capture.constants import NotPlannedError, Unwatched, is_fixed, is_frozen
+from denoise_ext.engine.capture.constants import (
+    NotPlannedError,
+    Unwatched,
+    is_fixed,
+    is_frozen,
+    is_plain_object,
+)
+from denoise_ext.engine.capture.known_hooks import computed_weights, has_unknown_hooks
 
 _DICTS = (dict, OrderedDict)
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
+_BUILT_IN = (OrderedDict, dict, types.SimpleNamespace, object)  # a special case first
+_MOST_OBJECTS = 64  # of classes that are not known here: each makes the guard slower
 # nn.Module's other bookkeeping: nothing that a forward reads.
 _IGNORED = frozenset(
     {
@@ -53,23 +61,31 @@ class Guard:
         self._empty: list[Any] = []
         self._views: list[Any] = []
         self._values: list[list[Any]] = []
-        self._keyed: list[dict | set] = []
+        self._keyed: list[Any] = []
         self._keys: list[list[Any]] = []
         self.tensors = TensorGuard()
 
-    def watch(self, container: dict | list | set) -> None:
-        """Record the current content of ``container``."""
-        if not container:
-            self._empty.append(container)
+    def watch(self, container: dict | list | set, without: frozenset[str] = frozenset()) -> None:
+        """Record the current content of ``container``, except for some keys of a dict."""
+        if without:
+            self._watch(_Without(container, without, keys=True), self._keyed, self._keys)
+            self._watch(_Without(container, without, keys=False), self._views, self._values)
+            return
+        # Past the methods of a subclass. Views are live; lists are their own.
+        kind = OrderedDict if isinstance(container, OrderedDict) else dict
+        keys = kind.keys(container) if isinstance(container, dict) else container
+        if not keys:
+            self._empty.append(keys)
             return
         if not isinstance(container, list):
-            self._keyed.append(container)
-            self._keys.append(list(container))
+            self._watch(keys, self._keyed, self._keys)
         if not isinstance(container, set):
-            # dict.values() is a live view; lists are their own.
-            view = container.values() if isinstance(container, dict) else container
-            self._views.append(view)
-            self._values.append(list(view))
+            values = kind.values(container) if isinstance(container, dict) else container
+            self._watch(values, self._views, self._values)
+
+    def _watch(self, view: Any, views: list[Any], contents: list[list[Any]]) -> None:
+        views.append(view)
+        contents.append(list(view))
 
     def holds(self) -> bool:
         """Whether nothing has changed."""
@@ -82,6 +98,18 @@ class Guard:
         except Exception:  # a tensor or array in place of another: comparing has no truth value
             return False
         return same and self.tensors.hold()
+
+
+class _Without:
+    """Keys or values of a dict, except for those of some keys."""
+
+    def __init__(self, container: dict, without: frozenset[str], keys: bool) -> None:
+        self._container, self._without, self._position = container, without, 0 if keys else 1
+
+    def __iter__(self) -> Iterator[Any]:
+        for item in self._container.items():
+            if item[0] not in self._without:
+                yield item[self._position]
 
 
 class TensorGuard:
@@ -128,12 +156,14 @@ class InstrumentedCopy:
         self._memo: dict[int, Any] = {}
         self._copies: list[tuple[str, Any]] = []
         self._before: list[Any] = []
+        self._computed: set[str] = set()  # attributes that hooks compute before each call
+        self._objects = 0
         self.module = self._copy(module, "")
 
     def install(self, make: Callable[[int], Tensor]) -> None:
         """Put ``make(position)`` where the module's tensor of that position was."""
         for container, key, position in self._slots:
-            container[key] = make(position)
+            _set(container, key, make(position))
         self._before = [_items(copy) for _, copy in self._copies]
 
     def changed(self) -> str | None:
@@ -142,8 +172,10 @@ class InstrumentedCopy:
             after = _items(copy)
             missing = object()
             for key in {**before, **after}:
-                if before.get(key, missing) is not after.get(key, missing):
-                    return _join(name, key)
+                if not _unchanged(before.get(key, missing), after.get(key, missing)):
+                    changed = _join(name, key)
+                    if changed not in self._computed:
+                        return changed
         return None
 
     def _copy(self, value: Any, name: str) -> Any:
@@ -171,6 +203,8 @@ class InstrumentedCopy:
             return value
         if is_frozen(value):
             return self._copy_frozen(value, name)
+        if is_plain_object(value) and self._objects < _MOST_OBJECTS:
+            return self._copy_object(value, name)
         return Unwatched(f"{name} is a {type(value).__name__}", self.refused)
 
     def _copy_module(self, module: nn.Module, name: str) -> nn.Module:
@@ -182,8 +216,12 @@ class InstrumentedCopy:
         self._refuse_hooks(module, shown)
         copy = object.__new__(type(module))
         self._memo[id(module)] = copy
-        self.guard.watch(module.__dict__)
+        computed = computed_weights(module)
+        self._computed |= {_join(name, key) for key in computed}
+        self.guard.watch(module.__dict__, computed)
         for key, value in module.__dict__.items():
+            if key in computed:
+                continue
             if key in _IGNORED:
                 copy.__dict__[key] = value
                 continue
@@ -193,10 +231,10 @@ class InstrumentedCopy:
         return copy
 
     def _refuse_hooks(self, module: nn.Module, name: str) -> None:
-        for hooks in _HOOKS:
-            if getattr(module, hooks):
-                raise NotPlannedError(f"{name} has hooks")
-            self.guard.watch(getattr(module, hooks))
+        if has_unknown_hooks(module):
+            raise NotPlannedError(f"{name} has hooks")
+        self.guard.watch(module._forward_hooks)
+        self.guard.watch(module._forward_pre_hooks)
 
     def _copy_container(self, value: Any, name: str) -> Any:
         copy = type(value)() if isinstance(value, dict) else [None] * len(value)
@@ -217,6 +255,23 @@ class InstrumentedCopy:
             object.__setattr__(copy, field.name, item)
         return copy
 
+    def _copy_object(self, value: Any, name: str) -> Any:
+        """An object that is its attributes, and its items if it is a dict."""
+        self._objects += 1
+        built_in = next(cls for cls in _BUILT_IN if isinstance(value, cls))
+        copy = built_in.__new__(type(value))
+        self._memo[id(value)] = copy
+        own = object.__getattribute__(copy, "__dict__")
+        parts = [(object.__getattribute__(value, "__dict__"), own)]
+        if isinstance(value, dict):
+            parts.append((value, copy))
+        for container, copied in parts:
+            self.guard.watch(container)
+            for key, item in _items(container).items():
+                self._put(copied, key, item, _join(name, key))
+            self._copies.append((name, copied))
+        return copy
+
     def _copy_set(self, value: set, name: str) -> set:
         copy = set(value)
         self._memo[id(value)] = copy
@@ -226,7 +281,7 @@ class InstrumentedCopy:
 
     def _put(self, container: Any, key: Any, value: Any, name: str) -> None:
         if not isinstance(value, Tensor):
-            container[key] = self._copy(value, name)
+            _set(container, key, self._copy(value, name))
             return
         if type(value) not in (Tensor, nn.Parameter, nn.Buffer):
             raise NotPlannedError(f"{name} is a {type(value).__name__}")
@@ -238,13 +293,34 @@ class InstrumentedCopy:
             self.tensors.append(value)
             self.names.append(name)
             self.guard.tensors.watch(value)
-        container[key] = None
+        _set(container, key, None)
         self._slots.append((container, key, position))
 
 
+def _unchanged(before: Any, after: Any) -> bool:
+    """Whether a write has left the same: the object, or a number or text equal to it."""
+    if before is after:
+        return True
+    # repr: 0.0 equals -0.0, and is not the same.
+    plain = type(before) is type(after) and type(before) in (bool, int, float, str)
+    return plain and repr(before) == repr(after)
+
+
+def _set(container: Any, key: Any, value: Any) -> None:
+    """Set an item past the methods of a subclass, which may refuse it."""
+    if isinstance(container, OrderedDict):
+        OrderedDict.__setitem__(container, key, value)
+    elif isinstance(container, dict):
+        dict.__setitem__(container, key, value)
+    else:
+        container[key] = value
+
+
 def _items(container: Any) -> dict[Any, Any]:
+    if isinstance(container, OrderedDict):
+        return dict(OrderedDict.items(container))
     if isinstance(container, dict):
-        return dict(container)
+        return dict(dict.items(container))
     return dict.fromkeys(container) if isinstance(container, set) else dict(enumerate(container))
 
 

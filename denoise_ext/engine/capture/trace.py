@@ -7,88 +7,30 @@ it would decide by the numbers in a tensor raises, and the call is left to PyTor
 from __future__ import annotations
 
 import gc
+import traceback
 import weakref
 from collections.abc import Callable, Collection
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from denoise_ext.engine.capture.graph import Graph, Node, Value, channels_last_stride
+from denoise_ext.engine.capture.graph import (
+    Graph,
+    Node,
+    Value,
+    channels_last_stride,
+    same_layout,
+)
 from denoise_ext.engine.capture.instrumented_copy import Guard, InstrumentedCopy, NotPlannedError
+from denoise_ext.engine.capture.interception import META, Interception, functionalized
 from denoise_ext.engine.capture.random_state import random_states, same_on_cpu
+from denoise_ext.engine.capture.result_nest import flatten
 from denoise_ext.engine.capture.shapes import result_of
 from denoise_ext.engine.capture.signature import PLAIN, tensors_in
-
-_META = torch.device("meta")
-# Ways to a tensor's memory that bypass operators.
-_MEMORY = frozenset(
-    {
-        Tensor.numpy, Tensor.__array__, Tensor.tolist, Tensor.data_ptr, Tensor.storage,
-        Tensor.untyped_storage, Tensor.__dlpack__, Tensor.is_shared,
-    }
-)  # fmt: skip
-
-
-class _NoMemory(TorchFunctionMode):
-    """Refuses what tensors without data cannot show, and keeps the numbers of new ones.
-
-    Refused are reading or handing out a tensor's numbers, and autocast, which passes over them.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        super().__init__()
-        self._device = device
-
-    def __torch_function__(
-        self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None
-    ) -> Any:
-        if func in _MEMORY:
-            raise NotPlannedError(f"it depends on the numbers in a tensor (Tensor.{func.__name__})")
-        if torch.is_autocast_enabled(self._device.type):
-            raise NotPlannedError("it turns on autocast")
-        if func is torch.tensor and len(args) == 1:
-            return self._tensor_of(args[0], **(kwargs or {}))
-        return func(*args, **(kwargs or {}))
-
-    def _tensor_of(
-        self, data: Any, *, dtype: torch.dtype | None = None, device: Any = None, **more: Any
-    ) -> Tensor:
-        """``torch.tensor`` of Python numbers, as operators that have them among their arguments.
-
-        ``torch.tensor`` itself is no operator: no record would be left of the numbers.
-        """
-        shape, numbers = _shape(data), _numbers(data)
-        if shape is None or not numbers or any(more.values()):
-            raise NotPlannedError("it makes a tensor of something else than Python numbers")
-        if dtype is None:
-            kinds = {type(number) for number in numbers}
-            whole = torch.int64 if int in kinds else torch.bool
-            dtype = torch.get_default_dtype() if float in kinds else whole
-        if device is not None and torch.device(device).type == self._device.type:
-            device = None  # where all tensors of the trace are
-        parts = [torch.full((), number, dtype=dtype, device=device) for number in numbers]
-        return torch.stack(parts).reshape(shape)
-
-
-def _numbers(data: Any) -> list[int | float]:
-    """The numbers of nested lists, in order."""
-    if isinstance(data, (list, tuple)):
-        return [number for item in data for number in _numbers(item)]
-    return [data]
-
-
-def _shape(data: Any) -> tuple[int, ...] | None:
-    """The sizes of nested lists of Python numbers; None if they are irregular, or of others."""
-    if type(data) in (bool, int, float):
-        return ()
-    if type(data) not in (list, tuple):
-        return None
-    inner = {_shape(item) for item in data}
-    return None if len(inner) != 1 or None in inner else (len(data), *inner.pop())
 
 
 class _Recorder(TorchDispatchMode):
@@ -104,13 +46,17 @@ class _Recorder(TorchDispatchMode):
         super().__init__()
         self.device = device
         self.nodes: list[Node] = []
+        self.sources: list[Value] = []  # the module's tensors, then constants
+        self.constants: list[Tensor] = []
         self._values: dict[int, Value] = {}
+        self._stand_ins: dict[int, Tensor] = {}  # of tensors that the forward has made of numbers
         self._alive: list[Tensor] = []  # ids are unique among living objects only
 
     def release(self) -> list[weakref.ref]:
         """Let go of the tensors of the trace; what is alive afterwards, others hold."""
         tensors = [weakref.ref(tensor) for tensor in self._alive]
         self._alive.clear()
+        self._stand_ins.clear()
         return tensors
 
     def name(self, tensor: Tensor, value: Value) -> None:
@@ -123,14 +69,38 @@ class _Recorder(TorchDispatchMode):
             raise NotPlannedError("it uses a tensor that is neither an argument nor an attribute")
         return value
 
+    def add_constant(self, tensor: Tensor) -> Tensor:
+        """A tensor without data that stands for ``tensor``, whose numbers do not change."""
+        fake = torch.empty_strided(
+            tensor.shape, tensor.stride(), dtype=tensor.dtype, device=META
+        )  # fmt: skip
+        value = Value.of(fake, self.device, source=len(self.sources))
+        self.sources.append(value)
+        self.constants.append(tensor)
+        self.name(fake, value)
+        return fake
+
+    def _without_data(self, tensor: Tensor) -> Tensor:
+        """A tensor with data is one that the forward has made: of a NumPy array, for instance.
+
+        If it outlives the trace, somebody else keeps it, and the call is not planned.
+        """
+        if tensor.device != self.device or id(tensor) in self._values:
+            return tensor
+        known = self._stand_ins.get(id(tensor))
+        if known is None:
+            known = self._stand_ins[id(tensor)] = self.add_constant(tensor.clone())
+            self._alive.append(tensor)
+        return known
+
     def __torch_dispatch__(
         self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None
     ) -> Any:
-        kwargs = kwargs or {}
+        args, kwargs = pytree.tree_map_only(Tensor, self._without_data, (args, kwargs or {}))
         result = result_of(func, args, kwargs)
         if func is torch.ops.prim.device.default:
             return result
-        if func is torch.ops.aten.alias.default:
+        if func is torch.ops.aten.alias.default or _strides_alike(func, result, args):
             self.name(result, self.value(args[0]))
             return result
         _check_operator(func)
@@ -158,7 +128,10 @@ class _Recorder(TorchDispatchMode):
             return type(tree)(self._substitute(item) for item in tree)
         if isinstance(tree, dict):
             return {key: self._substitute(item) for key, item in tree.items()}
-        return self.device if tree == _META else tree
+        return self.device if tree == META else tree
+
+
+_NOT_THE_FORWARD = (Path(torch.__file__).parent, Path(__file__).parents[1])
 
 
 def _check_operator(func: Callable) -> None:
@@ -168,6 +141,14 @@ def _check_operator(func: Callable) -> None:
         raise NotPlannedError(f"it draws random numbers ({func})")
     if "as_strided" in str(func):
         raise NotPlannedError(f"it depends on the layout of memory ({func})")
+
+
+def _strides_alike(func: Callable, result: Any, args: tuple) -> bool:
+    """Whether it only words the strides otherwise, as PyTorch's mean over all pixels does."""
+    if func is not torch.ops.aten.as_strided.default or result.shape != args[0].shape:
+        return False
+    same = same_layout(tuple(result.shape), result.stride(), args[0].stride())
+    return same and result.storage_offset() == args[0].storage_offset()
 
 
 def trace(
@@ -196,8 +177,8 @@ def trace(
     copied = InstrumentedCopy(module)
     count = len(tensors_in(args, kwargs))
     last = [channels_last and position not in as_given for position in range(count)]
-    graph, tensors = _record(copied, method, args, kwargs, dtype, last)
-    own, guard = copied.tensors, copied.guard
+    graph, tensors, constants = _record(copied, method, args, kwargs, dtype, last)
+    own, guard = copied.tensors + constants, copied.guard
     del copied  # the last to hold tensors of the trace by right
     if any(tensor() is not None for tensor in tensors):
         gc.collect()
@@ -209,8 +190,8 @@ def trace(
 def _record(
     copied: InstrumentedCopy, method: str, args: tuple, kwargs: dict[str, Any],
     dtype: torch.dtype | None, channels_last: list[bool],
-) -> tuple[Graph, list[weakref.ref]]:  # fmt: skip
-    """The graph, and all tensors that were made for it.
+) -> tuple[Graph, list[weakref.ref], list[Tensor]]:  # fmt: skip
+    """The graph, all tensors that were made for it, and the constants among its sources.
 
     ``channels_last`` has a value for each tensor among the arguments.
     """
@@ -221,22 +202,20 @@ def _record(
     fakes = [_without_data(x, dtype, last) for x, last in zip(given, channels_last, strict=True)]
     stand_ins = [_without_data(x, dtype, False) for x in copied.tensors]
     inputs = [Value.of(fake, device) for fake in fakes]
-    sources = [Value.of(fake, device, source=i) for i, fake in enumerate(stand_ins)]
-    for fake, value in zip(fakes + stand_ins, inputs + sources, strict=True):
+    recorder.sources += [Value.of(fake, device, source=i) for i, fake in enumerate(stand_ins)]
+    for fake, value in zip(fakes + stand_ins, inputs + recorder.sources, strict=True):
         recorder.name(fake, value)
 
-    def call(tensors: list[Tensor], own: list[Tensor]) -> list[Any]:
-        copied.install(own.__getitem__)
+    def call(tensors: list[Tensor]) -> tuple[list[Any], pytree.TreeSpec]:
+        copied.install(tensors[len(fakes) :].__getitem__)
         waiting = iter(tensors)
         filled = [next(waiting) if isinstance(x, Tensor) else x for x in leaves]
         call_args, call_kwargs = pytree.tree_unflatten(filled, spec)
         run = copied.module if method == "forward" else getattr(copied.module, method)
-        nonlocal output_spec
-        flat, output_spec = pytree.tree_flatten(run(*call_args, **call_kwargs))
-        return flat
+        return flatten(run(*call_args, **call_kwargs))
 
-    output_spec: pytree.TreeSpec | None = None
-    flat = _run(lambda: torch.func.functionalize(call)(fakes, stand_ins), recorder)
+    names = ["an argument"] * len(fakes) + copied.names
+    flat, output_spec = _run(call, fakes + stand_ins, names, recorder)
     if copied.refused:
         raise NotPlannedError(copied.refused[0])
     changed = copied.changed()
@@ -246,26 +225,42 @@ def _record(
     for leaf in outputs:
         if not isinstance(leaf, (Value, *PLAIN)):
             raise NotPlannedError(f"it returns a {type(leaf).__name__}")
-    graph = Graph(inputs, sources, copied.names, recorder.nodes, outputs, output_spec)
-    return graph.remove_dead(), recorder.release()
+    names = copied.names + ["constant"] * len(recorder.constants)
+    graph = Graph(inputs, recorder.sources, names, recorder.nodes, outputs, output_spec)
+    return graph.remove_dead(), recorder.release(), recorder.constants
 
 
-def _run(call: Callable, recorder: _Recorder) -> list[Any]:
+def _run(
+    call: Callable[[list[Tensor]], tuple[list[Any], pytree.TreeSpec]], tensors: list[Tensor],
+    names: list[str], recorder: _Recorder,
+) -> tuple[list[Any], pytree.TreeSpec]:  # fmt: skip
     """Run under the recorder; an exception becomes the reason not to plan."""
     states = random_states()
     try:
-        with torch.no_grad(), torch.device("meta"), _NoMemory(recorder.device), recorder:
-            result = call()
-    except NotPlannedError:
-        raise
+        with (
+            torch.no_grad(), torch.device("meta"),
+            Interception(recorder.device, recorder.add_constant), recorder,
+        ):  # fmt: skip
+            result = functionalized(call, tensors, names)
+    except NotPlannedError as error:
+        raise NotPlannedError(str(error) + _line_of(error)) from error
     except Exception as error:  # a forward may raise anything without data
         text = str(error).strip().splitlines()
-        raise NotPlannedError(
-            f"it cannot be traced: {type(error).__name__}: {text[0] if text else ''}"
-        ) from error
+        reason = f"it cannot be traced: {type(error).__name__}: {text[0] if text else ''}"
+        raise NotPlannedError(reason + _line_of(error)) from error
     if not same_on_cpu(states, random_states()):
         raise NotPlannedError("it draws random numbers outside of PyTorch")
     return result
+
+
+def _line_of(error: Exception) -> str:
+    """The line of the forward that raised it: the innermost that is PyTorch's nor the engine's."""
+    own = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not any(folder in Path(frame.filename).parents for folder in _NOT_THE_FORWARD)
+    ]
+    return f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
 
 
 def _only_device(tensors: list[Tensor]) -> torch.device:
@@ -282,4 +277,4 @@ def _without_data(x: Tensor, dtype: torch.dtype | None, channels_last: bool) -> 
         stride = channels_last_stride(shape)
     if dtype is None or not x.is_floating_point():
         dtype = x.dtype
-    return torch.empty_strided(shape, stride, dtype=dtype, device=_META)
+    return torch.empty_strided(shape, stride, dtype=dtype, device=META)

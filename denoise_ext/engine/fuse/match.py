@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,13 +22,14 @@ _POINTWISE = {
     aten.tanh.default: aten.tanh.out,
     aten.leaky_relu.default: aten.leaky_relu.out,
     aten.silu.default: aten.silu.out,
-    aten.gelu.default: aten.gelu.out,
     aten.add.Tensor: aten.add.out,
     aten.sub.Tensor: aten.sub.out,
     aten.mul.Tensor: aten.mul.out,
     aten.abs.default: aten.abs.out,
     aten.clamp.default: aten.clamp.out,
 }
+# Operators of this package that have such a form on the CPU.
+_WITH_OUT = ("block_warp", "recurrent_fuse")
 # These copy what is not dense.
 _DENSE = {
     aten.upsample_nearest2d.default: aten.upsample_nearest2d.out,
@@ -112,12 +114,16 @@ def _planned(node: Node, constants: Constants) -> PlannedSite | None:
     output = node.results[0]
     if len(output.shape) != 4 or output.numel() == 0 or not output.dtype.is_floating_point:
         return None
+    name = node.op._schema.name.partition("::")[2]
+    if node.op.namespace == "denoise_ext" and name in _WITH_OUT and output.device.type == "cpu":
+        function = getattr(torch.ops.denoise_ext, f"{name}_out").default
+        step = Step(function, (*node.args, OUT), {}, [output], any_layout=True)
+        return PlannedSite([node], output, [], name, "", step)
     if any(v.dtype != output.dtype for v in node.inputs()):
         return None
     step = _planned_step(node, output)
     if step is None:
         return None
-    name = node.op._schema.name.partition("::")[2]
     return PlannedSite([node], output, [], name, "", step)
 
 
@@ -125,6 +131,8 @@ def _planned_step(node: Node, output: Value) -> Step | None:
     kwargs = {**node.kwargs, "out": OUT}
     if node.op is aten.relu.default:  # has no such form
         return Step(aten.clamp_min.out, (*node.args, 0), {"out": OUT}, [output], any_layout=True)
+    if node.op is aten.gelu.default:
+        return Step(_gelu, node.args, kwargs, [output], any_layout=True)
     if node.op in _POINTWISE:
         return Step(_POINTWISE[node.op], node.args, kwargs, [output], any_layout=True)
     if node.op is aten.upsample_nearest2d.default:
@@ -134,7 +142,10 @@ def _planned_step(node: Node, output: Value) -> Step | None:
                 _repeat_pixels, (node.args[0], *factors, OUT), {}, [output], any_layout=True
             )
     if _is_quick_shuffle(node, output):
-        return Step(_SHUFFLES[node.op], (*node.args, OUT), {}, [output], any_layout=True)
+        return Step(_shuffle, (*node.args, OUT), {}, [output], any_layout=True)
+    if node.op is aten.pixel_unshuffle.default and output.device.type == "cpu":
+        function = torch.ops.denoise_ext.pixel_unshuffle_out.default
+        return Step(function, (*node.args, OUT), {}, [output], any_layout=True)
     if node.op in _DENSE:
         function = _DENSE[node.op]
         return Step(function, node.args, kwargs, [output], any_layout=True, any_output=False)
@@ -177,6 +188,14 @@ def _repeats(size: int, factor: int, scale: float | None) -> bool:
     return torch.equal(source, output // factor)
 
 
+def _gelu(input: Tensor, *, out: Tensor, **options: Any) -> None:
+    """GELU; PyTorch's own form (2.13, oneDNN) leaves ``out`` unwritten where strides differ."""
+    if input.stride() == out.stride():
+        aten.gelu.out(input, **options, out=out)
+    else:
+        out.copy_(aten.gelu(input, **options))
+
+
 def _repeat_pixels(input: Tensor, factor_y: int, factor_x: int, out: Tensor) -> None:
     """Nearest-neighbour upsampling as one copy: ``out`` may be a slice of other channels."""
     n, c, h, w = input.shape
@@ -191,20 +210,8 @@ def _shuffle(input: Tensor, factor: int, out: Tensor) -> None:
             out[:, :, y::factor, x::factor].copy_(input[:, y * factor + x :: factor**2])
 
 
-def _unshuffle(input: Tensor, factor: int, out: Tensor) -> None:
-    """``pixel_unshuffle`` likewise."""
-    for y in range(factor):
-        for x in range(factor):
-            out[:, y * factor + x :: factor**2].copy_(input[:, :, y::factor, x::factor])
-
-
-_SHUFFLES = {aten.pixel_shuffle.default: _shuffle, aten.pixel_unshuffle.default: _unshuffle}
-
-
 def _is_quick_shuffle(node: Node, output: Value) -> bool:
     """Whether these copies take less time than PyTorch's one, which goes pixel by pixel."""
-    if node.op not in _SHUFFLES or output.device.type != "cpu":
+    if node.op is not aten.pixel_shuffle.default or output.device.type != "cpu":
         return False
-    if node.op is aten.pixel_shuffle.default:
-        return node.args[1] == 2 and output.shape[1] <= 3
-    return node.args[1] <= 3
+    return node.args[1] == 2 and output.shape[1] <= 3

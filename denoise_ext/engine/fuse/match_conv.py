@@ -204,7 +204,7 @@ def _absorb_padding(site: ConvSite) -> None:
 
 
 def _describe(site: ConvSite, graph: Graph) -> None:
-    source = site.weight.source
+    source = _origin(site.weight)
     site.module = graph.source_names[source].rpartition(".")[0] if source is not None else ""
     kind = "conv_transpose2d" if site.transposed else "conv2d"
     kernel = "x".join(map(str, site.weight.shape[2:]))
@@ -222,6 +222,15 @@ def _describe(site: ConvSite, graph: Graph) -> None:
     before = site.residual_position == "before"
     parts += residual + activation if before else activation + residual
     site.label = " + ".join(parts)
+
+
+def _origin(value: Value) -> int | None:
+    """The position of the module's tensor that ``value`` is computed of first."""
+    while value.source is None and value.producer is not None:
+        value = next(value.producer.inputs(), None)
+        if value is None:
+            return None
+    return value.source
 
 
 def _pair(values: list[int]) -> tuple[int, int]:

@@ -44,12 +44,20 @@ class Examination:
         }
 
 
+def clock() -> float:
+    """Seconds since some moment."""
+    return time.perf_counter()
+
+
 def examine(
-    graph: Graph, constants: Constants, sites: list[Site], tensors: list[Tensor]
-) -> Examination:
-    """Run the original operator by operator and try every site's variants on what it reads."""
+    graph: Graph, constants: Constants, sites: list[Site], tensors: list[Tensor],
+    known: dict[str, Row],
+) -> Examination:  # fmt: skip
+    """Run the original operator by operator and try every site's variants on what it reads.
+
+    ``known`` keeps what was timed for a site of the same kind and sizes.
+    """
     found = Examination()
-    known: dict[str, Row] = {}  # what was timed for a site of the same kind and sizes
 
     def visit(site: Site, look_up: Callable[[Value], Tensor]) -> None:
         _try(site, constants, look_up, found, known)
@@ -204,7 +212,10 @@ def _error(
 def _bound(
     step: Step, site: Site, look_up: Callable[[Value], Tensor]
 ) -> Callable[[], list[Tensor]]:  # fmt: skip
-    """``step`` as a function without arguments; its memory is allocated once."""
+    """``step`` as a function without arguments; its memory is allocated once.
+
+    The memory is filled with NaN: what a step leaves unwritten must not look right by chance.
+    """
     if not step.writes:
         return lambda: run(step, look_up)
     device = look_up(site.output).device
@@ -212,6 +223,9 @@ def _bound(
         torch.empty_strided(v.shape, channels_last_stride(v.shape), dtype=v.dtype, device=device)
         for v in step.results
     ]
+    for out in outs:
+        if out.is_floating_point():
+            out.fill_(torch.nan)
     filled = step.filled(outs)
 
     def call() -> list[Tensor]:
@@ -260,12 +274,12 @@ def interleaved(calls: list[Callable[[], Any]]) -> list[float]:
 
 
 def _seconds(call: Callable[[], Any], repeats: int) -> float:
-    start = time.perf_counter()
+    start = clock()
     for _ in range(repeats):
         call()
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         torch.cuda.synchronize()
-    return (time.perf_counter() - start) / repeats
+    return (clock() - start) / repeats
 
 
 def relative_error(actual: Tensor, expected: Tensor) -> float:

@@ -18,30 +18,32 @@ Strides = tuple[int, ...]
 
 
 class Finish:
-    """Give a plan's results the dtype and the strides of the original's.
+    """Give a plan's results the dtype, the strides and the nest of the original's.
 
     Args:
         tensors: the call's. dtype: what the plan stores, or None.
         strides: of the original's results, leaf by leaf; None: as the plan has it.
+        spec: the nest of the original's result.
     """
 
     def __init__(
-        self, tensors: list[Tensor], dtype: torch.dtype | None, strides: list[Strides | None]
-    ) -> None:
-        self._dtype, self._strides = dtype, strides
+        self, tensors: list[Tensor], dtype: torch.dtype | None, strides: list[Strides | None],
+        spec: pytree.TreeSpec,
+    ) -> None:  # fmt: skip
+        self._dtype, self._strides, self._spec = dtype, strides, spec
+        self._single = spec.is_leaf()
         floats = [x.dtype for x in tensors if x.is_floating_point()]
         self._back = floats[0] if dtype is not None and floats else None
 
-    def __call__(self, result: Any) -> Any:
-        """The plan's ``result`` as the original would have returned it."""
-        if isinstance(result, Tensor):
-            return self._one(result, self._strides[0])
-        leaves, spec = pytree.tree_flatten(result)
+    def __call__(self, leaves: list[Any]) -> Any:
+        """The plan's ``leaves`` as the original would have returned them."""
+        if self._single and isinstance(leaves[0], Tensor):
+            return self._one(leaves[0], self._strides[0])
         done = [
             self._one(leaf, stride) if isinstance(leaf, Tensor) else leaf
             for leaf, stride in zip(leaves, self._strides, strict=True)
         ]
-        return pytree.tree_unflatten(done, spec)
+        return pytree.tree_unflatten(done, self._spec)
 
     def _one(self, x: Tensor, stride: Strides | None) -> Tensor:
         if self._back is not None and x.dtype == self._dtype:

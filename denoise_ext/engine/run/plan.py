@@ -58,8 +58,16 @@ class Plan:
         if device.type == "cuda":
             self.unrecorded = cuda_graph.obstacle(graph, device)
 
-    def run(self, tensors: list[Tensor]) -> Any:
+    def run(self, tensors: list[Tensor], spoil: bool = False) -> Any:
         """The call's result for these tensors, as a nest of new tensors."""
+        return pytree.tree_unflatten(self.leaves(tensors, spoil), self.graph.output_spec)
+
+    def leaves(self, tensors: list[Tensor], spoil: bool = False) -> list[Any]:
+        """The leaves of the call's result.
+
+        ``spoil``: fill all memory with NaN first, so that what no step writes does not look right
+        by chance.
+        """
         inputs = self.inputs(tensors)
         # dict.setdefault, list.pop and append are atomic: no lock on the way of a call.
         pool = self._pools.setdefault(self._stream(), [])
@@ -68,10 +76,9 @@ class Plan:
         except IndexError:
             workspace = self._new_workspace()
         try:
-            leaves = workspace.run(inputs)
+            return workspace.run(inputs) if not spoil else workspace.run_spoilt(inputs)
         finally:
             pool.append(workspace)
-        return pytree.tree_unflatten(leaves, self.graph.output_spec)
 
     def inputs(self, tensors: list[Tensor]) -> list[Tensor]:
         """The call's tensors as they were traced: dtype, and strides where they matter."""
@@ -150,8 +157,13 @@ class _Workspace:
             self._plan.unrecorded = self._recorder.failure
         return results
 
-    def _launch(self, inputs: list[Tensor]) -> list[Any]:
-        env: list[Any] = inputs + [make() for make in self._makers]
+    def run_spoilt(self, inputs: list[Tensor]) -> list[Any]:
+        """Fill all memory with NaN, and carry out all steps, one by one."""
+        self._arena.fill_(_POISON)
+        return self._launch(inputs, [_spoilt(make()) for make in self._makers])
+
+    def _launch(self, inputs: list[Tensor], made: list[Tensor] | None = None) -> list[Any]:
+        env: list[Any] = inputs + ([make() for make in self._makers] if made is None else made)
         env += [None] * (len(self._slots) - len(env))
         for slot, whole, channel, channels in self._slices:
             env[slot] = env[whole].narrow(1, channel, channels)
@@ -262,6 +274,10 @@ class _Store:
         for i, slot, value in self._targets:
             tensor = results[i]
             env[slot] = tensor if tensor.stride() == value.stride else as_traced(tensor, value)
+
+
+def _spoilt(tensor: Tensor) -> Tensor:
+    return tensor.fill_(torch.nan) if tensor.is_floating_point() else tensor
 
 
 def _slice(whole: Tensor, value: Value, channel: int) -> Tensor:

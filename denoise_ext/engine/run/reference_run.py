@@ -9,21 +9,30 @@ from torch import Tensor, nn
 
 from denoise_ext.engine.capture.random_state import random_states, set_random_states
 from denoise_ext.engine.capture.signature import tensors_in
+from denoise_ext.engine.fuse import verify
 
 
 class ReferenceRun:
-    """A copy of a module and of a call's arguments; ``missing`` is the reason if there is none."""
+    """A copy of a module and of a call's arguments; ``missing`` is the reason if there is none.
 
-    def __init__(self, module: nn.Module, method: str, args: tuple, kwargs: dict[str, Any]) -> None:
-        self.missing, self._method = "", method
+    ``raised``: the reason is an exception of the call.  ``share``: the copy has the parameters of
+    the module itself, which the call must not change.
+    """
+
+    def __init__(
+        self, module: nn.Module, method: str, args: tuple, kwargs: dict[str, Any],
+        share: bool = False,
+    ) -> None:  # fmt: skip
+        self.missing, self.raised, self._method = "", False, method
         try:
-            memo: dict[int, Any] = {}
+            memo: dict[int, Any] = {id(x): x for x in module.parameters()} if share else {}
             # deepcopy refuses tensors with a history: of gradients, of which the copy needs none.
             for x in tensors_in(args, kwargs) + _computed(module):
                 if id(x) not in memo:
                     same = x.detach().requires_grad_(x.requires_grad) if x.is_leaf else x.detach()
                     memo[id(x)] = copy.deepcopy(same, memo)
-            self._module, self._args, self._kwargs = copy.deepcopy((module, args, kwargs), memo)
+            self.module, self._args, self._kwargs = copy.deepcopy((module, args, kwargs), memo)
+            _set_modes(self.module, module)
         except Exception as error:
             # Whatever a foreign class raises: only this comparison needs the copy.
             self.missing = f"it cannot be copied ({type(error).__name__}: {error})"
@@ -32,15 +41,40 @@ class ReferenceRun:
     def run(self) -> Any:
         """Return the original's result; restore the random generators afterwards."""
         now = random_states()
-        call = self._module if self._method == "forward" else getattr(self._module, self._method)
+        call = self.module if self._method == "forward" else getattr(self.module, self._method)
         try:
             set_random_states(self._random)
             return call(*self._args, **self._kwargs)
         except Exception as error:
-            self.missing = f"its copy raises {type(error).__name__}: {error}"
+            self.missing, self.raised = f"its copy raises {type(error).__name__}: {error}", True
             return None
         finally:
             set_random_states(now)
+
+    def times(self, replaced: nn.Module) -> list[float]:
+        """Milliseconds of the copy's call, and of the same call of ``replaced``.
+
+        ``replaced`` shares its state with the copy.
+        """
+        now = random_states()
+        try:
+            return verify.interleaved(
+                [
+                    lambda: self.module(*self._args, **self._kwargs),
+                    lambda: replaced(*self._args, **self._kwargs),
+                ]
+            )
+        finally:
+            set_random_states(now)
+
+
+def _set_modes(copied: nn.Module, module: nn.Module) -> None:
+    """Give ``copied`` the modes of ``module``: some classes' copies are in training mode."""
+    modes = {name: part.training for name, part in module.named_modules()}
+    if copied.training != module.training:
+        copied.train(module.training)
+    for name, part in copied.named_modules():
+        part.training = modes.get(name, part.training)
 
 
 def _computed(module: nn.Module) -> list[Tensor]:

@@ -10,23 +10,26 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from denoise_ext._tf32 import tf32_allowed
 from denoise_ext.engine.capture.graph import Graph
 from denoise_ext.engine.capture.instrumented_copy import Guard, InstrumentedCopy, NotPlannedError
 from denoise_ext.engine.capture.layouts import far_from_convolutions
+from denoise_ext.engine.capture.result_nest import flatten
 from denoise_ext.engine.capture.signature import call_key, tensors_in, without_numbers
 from denoise_ext.engine.capture.trace import trace
 from denoise_ext.engine.fuse import decisions, verify
 from denoise_ext.engine.fuse.ir import Constants, Site, Step, as_traced
 from denoise_ext.engine.fuse.match import find_sites
 from denoise_ext.engine.report import Report, Row
+from denoise_ext.engine.run.economy import Economy
 from denoise_ext.engine.run.output_tree import Finish, largest_error, own_strides
 from denoise_ext.engine.run.plan import Plan
 from denoise_ext.engine.run.reference_run import ReferenceRun
 from denoise_ext.engine.run.schedule import Scheduler
 
+_NOT_FASTER = "the plan is not faster"
+_AS_FAST = "PyTorch's own operators are as fast everywhere"
 _MOST_PLANS = 8
 _MOST_NUMBERS = 4  # values of an int or float argument that get a plan each
 _MOST_BYTES = 1 << 30  # of plans' memory, the one in use not counted
@@ -41,6 +44,10 @@ class Settings:
     examine: bool = True  # False: take the best guess everywhere
     report: Report = field(default_factory=lambda: Report([]))
     lock: threading.RLock = field(default_factory=threading.RLock)
+    # What was timed for a site of one kind and size serves all regions.
+    timings: dict[str, Row] = field(default_factory=dict)
+    # Called when a region that has had a plan is left for good.
+    reconsider: Callable[[], None] = lambda: None
 
 
 @dataclass
@@ -52,6 +59,7 @@ class _Entry:
     finish: Callable[[Any], Any] | None = None
     # Left, but parts of the module may yet be replaced one by one.
     descend: bool = False
+    used: bool = False  # since it was made
 
 
 class Region:
@@ -61,10 +69,13 @@ class Region:
         self.module, self.method, self.path, self.settings = module, method, path, settings
         self._entries: OrderedDict[Any, _Entry] = OrderedDict()
         self._decisions: dict[tuple, str | None] | None = None  # variant by site
-        self._slower: str | None = None  # why the whole is left
+        self._left: _Entry | None = None  # for all arguments alike
+        self._row: Row | None = None  # of the plan in the report
+        self._economy = Economy()
         self._numbers: dict[tuple, list[tuple]] = {}
         self._bounds: list[float] = []  # on sites' relative errors, from the example
         self._trusts_cache = True  # until a plan made of a kept decision was off
+        self._relaid = True  # images are taken as if they were in channels_last
         self._tf32: bool | None = None  # PyTorch's setting, which plans for CUDA are made under
         self._noted = 0  # rows of sites in the report
         self._apart: set[tuple[str, str]] = set()  # sites that take in no upsampling or pooling
@@ -85,24 +96,35 @@ class Region:
                 entry = self._entries.get(key)
                 if entry is None or (entry.guard is not None and not entry.guard.holds()):
                     entry = self._prepare(key, args, kwargs, tensors)
+        else:
+            entry.used = True
         if entry.plan is None:
             return False, entry.descend
         self._touch(key)
-        return True, entry.finish(entry.plan.run(tensors))
+        return True, entry.finish(entry.plan.leaves(tensors))
+
+    @property
+    def left_for_good(self) -> bool:
+        """Whether no call will ever be planned."""
+        return self._left is not None and not self._left.descend
 
     def forget(self) -> None:
         """Drop all plans and decisions."""
         with self.settings.lock:
             self._entries.clear()
             self._numbers.clear()
-            self._decisions = self._slower = None
+            self._decisions = self._left = self._row = None
+            self._economy, self._relaid = Economy(), True
             self._apart.clear()
 
     # --- making plans -----------------------------------------------------------------------------
 
     def _prepare(self, key: Any, args: tuple, kwargs: dict, tensors: list[Tensor]) -> _Entry:
-        if self._slower is not None:
-            return self._keep(key, _Entry(None))
+        old = self._entries.get(key)
+        if old is not None and self._economy.changes_always(old.used):
+            self._give_up()
+        if self._left is not None:
+            return self._keep(key, self._left)
         # A number that varies from call to call, such as a noise level, would need a plan each.
         if len(self._numbers) > 8 * _MOST_PLANS:
             self._numbers.clear()
@@ -112,15 +134,40 @@ class Region:
         if numbers.index(key) >= _MOST_NUMBERS:
             del numbers[_MOST_NUMBERS:]
             return _Entry(None)
+        first = self._decisions is None
+        if not first and not self._economy.pays(key, tensors):
+            return _Entry(None)
+        start = verify.clock()
         try:
             expected = self._expected(args, kwargs) if self.settings.examine else None
             # In inference mode PyTorch would record convolutions in another form.
             with torch.inference_mode(False), torch.no_grad():
                 entry = self._make(args, kwargs, tensors, expected)
         except NotPlannedError as reason:
-            self._note(Row(self.path, self._name(), "original", reason=str(reason)))
-            entry = _Entry(None, descend=True)
+            entry = self._refuse(reason)
+        if not first:
+            self._economy.planned(1e3 * (verify.clock() - start), tensors)
         return self._keep(key, entry)
+
+    def _refuse(self, reason: NotPlannedError) -> _Entry:
+        row = Row(self.path, self._name(), "original", reason=str(reason))
+        count = self._note_once(row)
+        entry = _Entry(None, descend=not reason.certain and bool(self.module._modules))
+        never_planned = self._decisions is None
+        if never_planned and (reason.certain or (reason.lasting and self._economy.is_rule(count))):
+            self._left = entry
+        return entry
+
+    def _give_up(self) -> None:
+        """A plan for each call would cost more than it saves."""
+        reason = "its weights or attributes change at every call"
+        if self._row is None:
+            self._note(Row(self.path, self._name(), "original", reason=reason))
+        else:
+            self._row.variant, self._row.reason = "original", reason
+        self._entries.clear()
+        self._left = _Entry(None, descend=bool(self.module._modules))
+        self.settings.reconsider()
 
     def _expected(self, args: tuple, kwargs: dict) -> Any:
         """What a copy of the module returns.
@@ -128,50 +175,51 @@ class Region:
         Whatever the forward keeps outside of the module, in a cache, is made of real tensors then.
         """
         InstrumentedCopy(self.module)  # raises first if it cannot be planned at all
-        reference = ReferenceRun(self.module, self.method, args, kwargs)
+        # A module that has been planned writes to no parameter of its own: the copy shares them.
+        planned = self._decisions is not None
+        reference = ReferenceRun(self.module, self.method, args, kwargs, share=planned)
         result = None if reference.missing else reference.run()
         if reference.missing:
-            raise NotPlannedError(reference.missing)
+            raise NotPlannedError(reference.missing, lasting=not reference.raised)
         return result
 
     def _make(self, args: tuple, kwargs: dict, tensors: list[Tensor], expected: Any) -> _Entry:
+        start = verify.clock()
         graph, own, guard = self._trace(args, kwargs)
         constants = Constants(own, self.settings.dtype, self._packed_for(own, guard))
         constants.enter(graph)
         sites = find_sites(graph, constants, self.settings.precision, self._apart)
         if not any(site.replaces for site in sites):
-            raise NotPlannedError("there is nothing in it to replace")
+            raise NotPlannedError("there is nothing in it to replace", certain=True)
         strides = self._strides(args, kwargs, expected)
-        finish = Finish(tensors, self.settings.dtype, strides)
+        finish = Finish(tensors, self.settings.dtype, strides, graph.output_spec)
+        planning = verify.clock() - start
         first = self._decisions is None and self.settings.examine
         if first:
             key = decisions.key_of(graph, constants, self.settings.precision, self.settings.dtype)
             sites, found, kept = self._examination(graph, constants, sites, tensors, key)
             self._decide(found)
             if kept is not None and kept.slower is not None:
-                return self._leave(kept.slower, "cached")
-            # Only what the chosen variants read stays packed.
-            used = {id(a) for step in found.chosen.values() if step for a in step.args}
-            unused = [
-                k for k, v in constants.packed.items() if k[0] == "packed" and id(v) not in used
-            ]
-            for name in unused:
-                del constants.packed[name]
+                row = Row(self.path, self._name(), "original", reason=kept.slower, decided="cached")
+                return self._not_planned(row, args, kwargs, tensors, expected)
+            _drop_unused(constants, found)
         chosen = self._choose(sites, constants)
         if not any(chosen.get(site) is not None for site in sites if site.replaces):
-            entry = self._leave("PyTorch's own operators are as fast everywhere", "timed")
+            row = Row(self.path, self._name(), "original", reason=_AS_FAST, decided="timed")
             if first:
-                decisions.keep(key, found, self._apart, self.settings.report.rows[-1])
-            return entry
+                decisions.keep(key, found, self._apart, row)
+            return self._leave(row)
+        start = verify.clock()
         schedule = Scheduler(graph, constants, chosen, strides).run()
         plan = Plan(graph, constants, schedule, (graph.inputs + graph.sources)[0].device)
+        planning += verify.clock() - start
         if not self.settings.examine:
             row = Row(self.path, self._name(), "plan", reason="not examined", decided="known")
             self._note(row)
             return _Entry(plan, guard, finish)
         if first:
             self._bounds = found.bounds
-        actual = finish(plan.run(tensors))
+        actual = finish(plan.leaves(tensors, spoil=True))
         row = Row(
             self.path, self._name(), "plan", largest_error(actual, expected), self._allowed(graph)
         )
@@ -183,21 +231,24 @@ class Region:
             (row.original_ms, row.ours_ms), row.decided = kept.times, "cached"
         elif first:
             original = getattr(self.module, self.method)
-            row.original_ms, row.ours_ms = verify.interleaved(
-                [lambda: original(*args, **kwargs), lambda: finish(plan.run(tensors))]
-            )
-            row.reason = "the plan is not faster" if row.speedup < 1 else ""
-            row.decided = "timed"
+            _time(row, lambda: original(*args, **kwargs), lambda: finish(plan.leaves(tensors)))
             decisions.keep(key, found, self._apart, row)
         if row.reason:
             row.variant = "original"
-        if first or row.reason:
-            self._note(row)
-        if first and plan.unrecorded:
-            self._note(Row(self.path, self._name(), "no CUDA graph", reason=plan.unrecorded))
+            if first:
+                return self._not_planned(row, args, kwargs, tensors, expected)
+            self._note_once(row)
+            return _Entry(None)
         if first:
-            self._slower = row.reason or None
-        return _Entry(None) if row.reason else _Entry(plan, guard, finish)
+            self._note_plan(row, plan)
+            self._economy.timed(row.original_ms, row.ours_ms, 1e3 * planning, tensors)
+        return _Entry(plan, guard, finish)
+
+    def _note_plan(self, row: Row, plan: Plan) -> None:
+        self._row = row
+        self._note(row)
+        if plan.unrecorded:
+            self._note(Row(self.path, self._name(), "no CUDA graph", reason=plan.unrecorded))
 
     def _examination(
         self, graph: Graph, constants: Constants, sites: list[Site], tensors: list[Tensor],
@@ -213,12 +264,12 @@ class Region:
             if kept.fits(same):
                 self._apart |= kept.apart
                 return same, kept.examination(graph, constants, same, inputs), kept
-        found = verify.examine(graph, constants, sites, inputs)
+        found = verify.examine(graph, constants, sites, inputs, self.settings.timings)
         if refused := found.refused_resampling():
             # Better without what they took in, which then is sites of its own.
             self._apart |= refused
             sites = find_sites(graph, constants, precision, self._apart)
-            found = verify.examine(graph, constants, sites, inputs)
+            found = verify.examine(graph, constants, sites, inputs, self.settings.timings)
         return sites, found, None
 
     def _make_anew(self, args: tuple, kwargs: dict, tensors: list[Tensor], expected: Any) -> _Entry:
@@ -229,10 +280,30 @@ class Region:
         self._apart.clear()
         return self._make(args, kwargs, tensors, expected)
 
-    def _leave(self, reason: str, decided: str) -> _Entry:
-        self._slower = reason
-        self._note(Row(self.path, self._name(), "original", reason=reason, decided=decided))
-        return _Entry(None)
+    def _not_planned(
+        self, row: Row, args: tuple, kwargs: dict, tensors: list[Tensor], expected: Any
+    ) -> _Entry:  # fmt: skip
+        """Leave the calls to the original or to parts.
+
+        A plan that is not faster is tried in the arguments' own layout first: PyTorch's operators
+        in it may be faster there.
+        """
+        if row.reason != _NOT_FASTER or not self._relaid:
+            return self._leave(row)
+        rows = self.settings.report.rows
+        del rows[len(rows) - self._noted :]
+        self._noted, self._decisions, self._relaid = 0, None, False
+        self._apart.clear()
+        try:
+            return self._make(args, kwargs, tensors, expected)
+        except NotPlannedError:
+            return self._leave(row)
+
+    def _leave(self, row: Row) -> _Entry:
+        """Leave all calls to the original, or to parts where the plan as a whole is not faster."""
+        self._note(row)
+        self._left = _Entry(None, descend=row.reason == _NOT_FASTER and bool(self.module._modules))
+        return self._left
 
     def _allowed(self, graph: Graph) -> float:
         """What the plan's relative error may be: its sites' share, and other rounding."""
@@ -243,13 +314,15 @@ class Region:
     def _strides(self, args: tuple, kwargs: dict, expected: Any) -> list[tuple[int, ...] | None]:
         """The strides of the original's results, leaf by leaf."""
         if self.settings.examine:
-            return [own_strides(leaf) for leaf in pytree.tree_leaves(expected)]
+            return [own_strides(leaf) for leaf in flatten(expected)[0]]
         # Traced with the layout that the arguments have, instead of the one that plans prefer.
         as_given = trace(self.module, self.method, args, kwargs, None, channels_last=False)[0]
         return [own_strides(leaf) for leaf in as_given.outputs]
 
     def _trace(self, args: tuple, kwargs: dict) -> tuple[Graph, list[Tensor], Guard]:
         call = (self.module, self.method, args, kwargs, self.settings.dtype)
+        if not self._relaid:
+            return trace(*call, channels_last=False)
         try:
             traced = trace(*call, channels_last=True)
             kept = far_from_convolutions(traced[0], tensors_in(args, kwargs))
@@ -321,3 +394,23 @@ class Region:
 
     def _note(self, row: Row) -> None:
         self.settings.report.rows.append(row)
+
+    def _note_once(self, row: Row) -> int:
+        """Note a reason when it is met first; return how often it has been met."""
+        count = self._economy.refused(row.reason)
+        if count == 1:
+            self._note(row)
+        return count
+
+
+def _time(row: Row, original: Callable[[], Any], ours: Callable[[], Any]) -> None:
+    row.original_ms, row.ours_ms = verify.interleaved([original, ours])
+    row.reason, row.decided = _NOT_FASTER if row.speedup < 1 else "", "timed"
+
+
+def _drop_unused(constants: Constants, found: verify.Examination) -> None:
+    """Only what the chosen variants read stays packed."""
+    used = {id(a) for step in found.chosen.values() if step for a in step.args}
+    packed = constants.packed
+    for name in [k for k, v in packed.items() if k[0] == "packed" and id(v) not in used]:
+        del packed[name]

@@ -29,6 +29,11 @@ class VideoInfo:
     """FFmpeg's name of the format frames are handed out in: "yuv420p", "yuv420p10le", "gbrp"."""
     codec: str
 
+    @property
+    def is_gray(self) -> bool:
+        """Whether pictures are (H, W), not RGB."""
+        return self.pixel_format.startswith("gray")
+
 
 class Video(ABC):
     """A video being read: iterate over it once. Close it, or use it in a `with`."""

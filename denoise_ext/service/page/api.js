@@ -59,15 +59,13 @@ export async function analyse(file, signal) {
   return (await ask("v1/analyse", { keep: true }, options)).json();
 }
 
-/** A part of a kept picture as an image, and the level that was used. */
+/** A part of a kept picture as an image, and the answer's headers. */
 export async function part(id, place, how, signal) {
   for (let attempt = 0; ; attempt++) {
     try {
       const response = await ask(`v1/pictures/${id}/part`, { ...place, ...how }, { signal });
-      return {
-        image: await createImageBitmap(await response.blob()),
-        sigma: response.headers.get("Denoise-Sigma"),
-      };
+      const image = await createImageBitmap(await response.blob());
+      return { image, headers: response.headers };
     } catch (error) {
       if (error.status !== 429 || attempt === 10) throw error;
       await new Promise((resolve) => setTimeout(resolve, 300 * (attempt + 1)));

@@ -33,6 +33,7 @@ export class Layer {
     this.height = height;
     for (const cell of this.cells.values()) cell.image.close();
     this.cells.clear();
+    this.wanted = null;
     this.epoch++;
     this.outdate();
   }

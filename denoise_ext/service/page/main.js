@@ -1,6 +1,7 @@
 // The page: one picture at a time, from a file to the download.
 
 import * as api from "./api.js";
+import { coloured } from "./doubt.js";
 import { Layer } from "./layer.js";
 import { Viewer } from "./viewer.js";
 
@@ -14,6 +15,7 @@ const KINDS = {
   impulse: "Impulses: single wrong pixels",
   mixed: "Impulses and other noise",
 };
+const DOUBT = "Colours over the result: where it may be wrong.";
 const NETWORKS = { auto: "Automatic: by the noise" };
 
 /** What is shown now; null on the first screen. */
@@ -35,7 +37,10 @@ const before = new Layer(originalPart, {
 const after = new Layer(denoisedPart, {
   quick: 0.2, steady: 0.5, rate: 1.5e6, changed: redraw, failed,
 });
-const viewer = new Viewer($("stage"), { before, after }, { moved: redraw, zoomed: showZoom });
+const doubt = new Layer(uncertainPart, {
+  quick: 0.3, steady: 0.6, rate: 0.3e6, changed: redraw, failed: withoutDoubt,
+});
+const viewer = new Viewer($("stage"), { before, after, doubt }, { moved: redraw, zoomed: showZoom });
 
 async function originalPart(place) {
   const { image } = await api.part(picture.id, place, { original: true });
@@ -44,20 +49,35 @@ async function originalPart(place) {
 
 async function denoisedPart(place) {
   const asked = picture;
-  const { image, sigma } = await api.part(asked.id, place, options());
+  const { image, headers } = await api.part(asked.id, place, options());
+  const sigma = headers.get("Denoise-Sigma");
   if (asked === picture && sigma) showLevel(Number(sigma));
   return image;
 }
 
+async function uncertainPart(place) {
+  const { image, headers } = await api.part(picture.id, place, { ...options(), uncertainty: true });
+  const most = Number(headers.get("Denoise-Sigma"));
+  const interval = Number(headers.get("Denoise-Interval-90"));
+  $("doubt-most").textContent = interval ? `± ${(interval * most).toFixed(0)}` : `σ ${most.toFixed(0)}`;
+  $("doubt-help").textContent = interval
+    ? "In the strongest colour, nine of ten pixels are off by less, on the scale from 0 to 255."
+    : "Standard deviation of the error, on the scale from 0 to 255.";
+  return coloured(image, Number(headers.get("Denoise-Uncertainty-Scale")), most);
+}
+
 function redraw() {
   if (!picture) return;
-  const busy = !after.complete;
+  if (after.complete && viewer.doubts) viewer.lookAtDoubt();
+  const busy = !after.complete || (viewer.doubts && !doubt.complete);
   $("busy").hidden = !busy;
   $("viewer").setAttribute("aria-busy", busy);
   $("stage").dataset.answer = after.seconds === null ? "" : after.seconds.toFixed(3);
-  if (!busy && picture.announced !== after.version) {
-    picture.announced = after.version;
-    say(`Denoised. ${$("used").textContent}`);
+  const news = `${after.version} ${viewer.doubts}`;
+  if (!busy && picture.announced !== news) {
+    picture.announced = news;
+    const doubts = viewer.doubts ? "Uncertainty is shown in colours." : $("used").textContent;
+    say(`Denoised. ${doubts}`);
   }
   viewer.redraw();
 }
@@ -66,7 +86,30 @@ function redraw() {
 function refresh() {
   showUsed();
   after.outdate();
+  showDoubt();
+}
+
+/** Colours of other options are not kept: they would be of another result. */
+function showDoubt() {
+  doubt.reset(picture.width, picture.height);
+  viewer.doubts = $("doubt").checked;
+  $("doubt-scale").hidden = !viewer.doubts;
+  $("doubt-most").textContent = "";
+  $("doubt-help").textContent = viewer.doubts ? "Looking." : DOUBT;
   viewer.look();
+}
+
+/** The service has a reason why there is no uncertainty: it stands beside the switch. */
+function withoutDoubt(error) {
+  if (error.status !== 422) {
+    failed(error);
+    return;
+  }
+  viewer.doubts = false;
+  $("doubt-scale").hidden = true;
+  const reason = error.message.replace(/^uncertainty: /, "");
+  $("doubt-help").textContent = `None: ${reason}.`;
+  say(`No uncertainty: ${reason}.`);
 }
 
 // --- opening ----------------------------------------------------------------------------------------
@@ -114,6 +157,7 @@ function show() {
   setStrength();
   showUsed();
   viewer.open(width, height);
+  showDoubt();
   $("stage").focus({ preventScroll: true });
 }
 
@@ -348,6 +392,12 @@ $("level").addEventListener("input", () => {
 });
 $("automatic").addEventListener("change", refresh);
 $("network").addEventListener("change", refresh);
+$("doubt").addEventListener("change", showDoubt);
+addEventListener("keydown", (event) => {
+  const typing = event.target.matches?.("select, input:not([type=range], [type=checkbox])");
+  if (event.key.toLowerCase() !== "u" || typing || event.ctrlKey || event.metaKey || event.altKey) return;
+  if (picture) $("doubt").click();
+});
 $("strength").addEventListener("input", setStrength);
 $("zoom-in").addEventListener("click", () => viewer.zoom(viewer.scale * 1.5));
 $("zoom-out").addEventListener("click", () => viewer.zoom(viewer.scale / 1.5));

@@ -6,7 +6,7 @@ const STEP = 1.5;
 export class Viewer {
   /**
    * @param {HTMLElement} stage holds the canvas and the divider
-   * @param {object} layers before, after
+   * @param {object} layers before, after, doubt
    * @param {object} on moved: the view has changed; zoomed: called with the zoom
    */
   constructor(stage, layers, on) {
@@ -19,6 +19,7 @@ export class Viewer {
     this.border = 0.5; // of the stage's width
     this.strength = 1;
     this.hold = false; // show what was before
+    this.doubts = false; // show uncertainty
     this.fitted = true;
     this.pointers = new Map();
     new ResizeObserver(() => this.resize()).observe(stage);
@@ -30,6 +31,7 @@ export class Viewer {
     Object.assign(this, { width, height });
     this.layers.before.reset(width, height);
     this.layers.after.reset(width, height);
+    this.layers.doubt.reset(width, height);
     this.setBorder(0.5);
     this.fit();
   }
@@ -91,10 +93,16 @@ export class Viewer {
     const from = Math.min(right, Math.max(left, this.toPicture(this.border * this.canvas.width, 0)[0]));
     const focus = { x: from + (right - from) / 4, y: (top + bottom) / 2 };
     const seen = { k, left, top, right, bottom, focus };
+    this.seen = { ...seen, from };
     this.layers.before.want({ ...seen, from: left });
-    this.layers.after.want({ ...seen, from });
+    this.layers.after.want(this.seen);
     this.on.moved();
     this.redraw();
+  }
+
+  /** Ask for the uncertainty of what is seen. */
+  lookAtDoubt() {
+    this.layers.doubt.want(this.seen);
   }
 
   toPicture(x, y) {
@@ -142,6 +150,8 @@ export class Viewer {
     this.layers.after.draw(own, toScreen);
     context.globalAlpha = this.strength;
     context.drawImage(this.sheet, 0, 0);
+    context.globalAlpha = 1;
+    if (this.doubts) this.layers.doubt.draw(context, toScreen);
     context.restore();
   }
 

@@ -1,0 +1,251 @@
+"""Other people's networks: `accelerate` beside the model as given and beside channels_last.
+
+    pip install spandrel timm torchvision segmentation-models-pytorch monai
+    pip install diffusers compressai deepinv
+    python benchmarks/other_networks.py                        # what is installed, a quiet machine
+    python benchmarks/other_networks.py --only nafnet swinir   # names that contain one of these
+    python benchmarks/other_networks.py --output networks.json
+    python benchmarks/other_networks.py --dry-run              # one round: does everything work?
+
+Networks have random weights: times do not depend on them. The packages are no dependencies of
+denoise_ext, and a network whose package is missing is listed as such. The three contenders take
+turns. The last columns are what is planned and how many of the convolutions are replaced.
+Target: both ratios at least 0.98 for every network.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import importlib
+import json
+import platform
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import denoise_ext
+from denoise_ext._timing import compare
+from harness.provenance import commit, processor
+
+TARGET = 0.98
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network: where its class or function is, its arguments, and the shape of its input."""
+
+    name: str
+    where: str  # "package.module:name"
+    arguments: tuple = ()
+    options: dict[str, Any] = field(default_factory=dict)
+    shape: tuple[int, ...] = (1, 3, 256, 256)
+    more: tuple = ()  # further arguments of the call
+
+    def build(self) -> nn.Module:
+        """The network in eval mode; ImportError if its package is missing."""
+        module, name = self.where.split(":")
+        found = importlib.import_module(module)
+        for part in name.split("."):
+            found = getattr(found, part)
+        torch.manual_seed(0)
+        return found(*self.arguments, **self.options).eval()
+
+
+def _spandrel(name: str, folder: str, cls: str, /, shape=(1, 3, 256, 256), **options) -> Case:
+    return Case(f"spandrel {name}", f"spandrel.architectures.{folder}:{cls}", (), options, shape)
+
+
+def _timm(name: str) -> Case:
+    return Case(f"timm {name}", "timm:create_model", (name,), {}, (1, 3, 224, 224))
+
+
+def _torchvision(name: str) -> Case:
+    return Case(f"torchvision {name}", f"torchvision.models:{name}", (), {}, (1, 3, 224, 224))
+
+
+def _segmentation(name: str) -> Case:
+    options = {"encoder_name": "resnet18", "encoder_weights": None}
+    return Case(f"smp {name}", f"segmentation_models_pytorch:{name}", (), options)
+
+
+def _compression(name: str, *arguments) -> Case:
+    return Case(f"compressai {name}", f"compressai.models:{name}", arguments)
+
+
+_SMALL = (1, 3, 64, 64)
+CASES = [
+    _spandrel("NAFNet", "NAFNet", "NAFNet", width=32, middle_blk_num=2,
+              enc_blk_nums=[1, 1, 2], dec_blk_nums=[1, 1, 1]),
+    _spandrel("SwinIR", "SwinIR", "SwinIR", _SMALL, depths=[4, 4], num_heads=[6, 6], embed_dim=60,
+              window_size=8, upsampler="pixelshuffledirect", upscale=2),
+    _spandrel("Swin2SR", "Swin2SR", "Swin2SR", _SMALL, window_size=8),
+    _spandrel("SCUNet", "SCUNet", "SCUNet", config=[1, 1, 1, 1, 1, 1, 1]),
+    _spandrel("SPAN", "SPAN", "SPAN", _SMALL, num_in_ch=3, num_out_ch=3),
+    _spandrel("PLKSR", "PLKSR", "PLKSR", _SMALL, n_blocks=8),
+    _spandrel("RealPLKSR", "PLKSR", "RealPLKSR", _SMALL, n_blocks=8),
+    _spandrel("ESRGAN", "ESRGAN", "ESRGAN", _SMALL, num_blocks=4),
+    _spandrel("Compact", "Compact", "Compact"),
+    _spandrel("RealCUGAN 2x", "RealCUGAN", "UpCunet2x", (1, 3, 128, 128)),
+    _spandrel("DRUNet", "DRUNet", "DRUNet", (1, 4, 256, 256), in_nc=4, out_nc=3),
+    _spandrel("DnCNN", "DnCNN", "DnCNN", in_nc=3, out_nc=3),
+    _spandrel("FBCNN", "FBCNN", "FBCNN", (1, 3, 128, 128)),
+    _spandrel("KBNet s", "KBNet", "KBNet_s", (1, 3, 128, 128)),
+    _spandrel("SAFMN", "SAFMN", "SAFMN", _SMALL, dim=36),
+    _spandrel("SeemoRe", "SeemoRe", "SeemoRe", _SMALL),
+    _spandrel("MoSR", "MoSR", "MoSR", _SMALL),
+    _spandrel("OmniSR", "OmniSR", "OmniSR", _SMALL),
+    _spandrel("RCAN", "RCAN", "RCAN", _SMALL),
+    _spandrel("DAT", "DAT", "DAT", _SMALL),
+    _spandrel("HAT", "HAT", "HAT", _SMALL),
+    _spandrel("Uformer", "Uformer", "Uformer", (1, 3, 128, 128), img_size=128),
+    _spandrel("RetinexFormer", "RetinexFormer", "RetinexFormer", (1, 3, 128, 128)),
+    _spandrel("SwiftSRGAN", "SwiftSRGAN", "SwiftSRGAN", _SMALL),
+    _spandrel("DITN", "DITN", "DITN", _SMALL),
+    _spandrel("DCTLSA", "DCTLSA", "DCTLSA", _SMALL),
+    _spandrel("MixDehazeNet", "MixDehazeNet", "MixDehazeNet", (1, 3, 128, 128)),
+    *map(_timm, ["convnext_tiny", "resnet50", "efficientnet_b0", "mobilenetv3_large_100",
+                 "regnety_016", "repvgg_a2", "vit_small_patch16_224",
+                 "swin_tiny_patch4_window7_224",
+                 "edgenext_small", "mobileone_s1"]),
+    *map(_torchvision, ["resnet18", "vgg16", "mobilenet_v2", "densenet121", "squeezenet1_1",
+                        "shufflenet_v2_x1_0", "googlenet", "regnet_y_400mf", "convnext_tiny"]),
+    *map(_segmentation, ["Unet", "UnetPlusPlus", "FPN", "Linknet", "MAnet", "PSPNet",
+                         "DeepLabV3Plus"]),
+    _compression("FactorizedPrior", 128, 192),
+    _compression("ScaleHyperprior", 128, 192),
+    _compression("MeanScaleHyperprior", 128, 192),
+    Case("monai BasicUNet", "monai.networks.nets:BasicUNet", (),
+         {"spatial_dims": 2, "in_channels": 1, "out_channels": 2}, (1, 1, 256, 256)),
+    Case("monai DynUNet", "monai.networks.nets:DynUNet", (2, 1, 2, [3] * 4, [1, 2, 2, 2], [2] * 3),
+         {}, (1, 1, 256, 256)),
+    Case("monai UNet", "monai.networks.nets:UNet", (2, 1, 2, (16, 32, 64, 128), (2, 2, 2)), {},
+         (1, 1, 256, 256)),
+    Case("monai SegResNet", "monai.networks.nets:SegResNet", (2, 8, 1, 2), {}, (1, 1, 256, 256)),
+    Case("monai DynUNet 3-D", "monai.networks.nets:DynUNet",
+         (3, 1, 2, [3] * 3, [1, 2, 2], [2] * 2), {}, (1, 1, 32, 64, 64)),
+    Case("diffusers UNet2DModel", "diffusers:UNet2DModel", (),
+         {"sample_size": 64, "block_out_channels": (32, 64, 64), "norm_num_groups": 8,
+          "down_block_types": ("DownBlock2D",) * 3, "up_block_types": ("UpBlock2D",) * 3},
+         _SMALL, (10,)),
+    Case("diffusers AutoencoderKL", "diffusers:AutoencoderKL", (),
+         {"block_out_channels": (32, 64), "norm_num_groups": 8,
+          "down_block_types": ("DownEncoderBlock2D",) * 2,
+          "up_block_types": ("UpDecoderBlock2D",) * 2}, (1, 3, 128, 128)),
+    Case("deepinv DRUNet", "deepinv.models:DRUNet", (), {"pretrained": None}, (1, 3, 128, 128),
+         (0.1,)),
+    Case("deepinv DnCNN", "deepinv.models:DnCNN", (), {"pretrained": None}),
+    Case("deepinv Restormer", "deepinv.models:Restormer", (),
+         {"pretrained": None, "num_blocks": [1, 1, 1, 1], "num_refinement_blocks": 1},
+         (1, 3, 128, 128)),
+    Case("deepinv UNet", "deepinv.models:UNet", (), {"in_channels": 3, "out_channels": 3}),
+]  # fmt: skip
+
+
+@dataclass
+class Result:
+    """What was measured; times in milliseconds."""
+
+    name: str
+    given: float
+    channels_last: float
+    ours: float
+    planned: str
+    replaced: str
+    error: float | None
+    quiet: bool
+
+    @property
+    def ratios(self) -> tuple[float, float]:
+        """Against the model as given, and against it in channels_last."""
+        return self.given / self.ours, self.channels_last / self.ours
+
+
+def measure(case: Case, seconds: float) -> Result:
+    """Time the three contenders in turn."""
+    model = case.build()
+    x = torch.rand(case.shape)
+    # A copy as it is: `accelerate` shares the model's state.
+    last, y = copy.deepcopy(model), x
+    if x.dim() == 4:
+        last = last.to(memory_format=torch.channels_last)
+        y = x.contiguous(memory_format=torch.channels_last)
+    given = copy.deepcopy(model)
+    fast = denoise_ext.accelerate(model, (x, *case.more))
+
+    def call(network: nn.Module, image: torch.Tensor) -> Callable[[], object]:
+        def run() -> object:
+            with torch.inference_mode():
+                return network(image, *case.more)
+
+        return run
+
+    found = compare(
+        {"given": call(given, x), "channels_last": call(last, y), "ours": call(fast, x)},
+        seconds, rounds=(3, 51) if seconds else (1, 1),
+    )  # fmt: skip
+    times = {name: 1e3 * timing.median for name, timing in found.timings.items()}
+    rows = fast.report().rows
+    plans = [row for row in rows if row.variant == "plan"]
+    planned = "whole" if any(not row.module for row in plans) else f"{len(plans)} parts"
+    convolutions = [row for row in rows if "conv" in row.site]
+    replaced = sum(row.variant not in ("original", "left out") for row in convolutions)
+    errors = [row.error for row in plans if row.error is not None]
+    return Result(
+        case.name, **times, planned=planned if plans else "original",
+        replaced=f"{replaced}/{len(convolutions)}", error=max(errors, default=None),
+        quiet=found.quiet,
+    )  # fmt: skip
+
+
+def show(result: Result) -> None:
+    """One line of the table."""
+    given, last = result.ratios
+    print(
+        f"{result.name:32} {result.given:9.2f} {result.channels_last:9.2f} {result.ours:9.2f}"
+        f" {given:7.2f} {last:7.2f}  {result.planned:10} {result.replaced:9}"
+        f" {'' if min(given, last) >= TARGET else 'below'}{'' if result.quiet else ' (busy)'}",
+        flush=True,
+    )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", nargs="+", default=[""], help="names that contain one of these")
+    parser.add_argument("--seconds", type=float, default=3.0, help="per network")
+    parser.add_argument("--threads", type=int, default=None)
+    parser.add_argument("--output", type=Path, default=None, help="a JSON file")
+    parser.add_argument("--dry-run", action="store_true")
+    options = parser.parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    wanted = [c for c in CASES if any(part.lower() in c.name.lower() for part in options.only)]
+    print(f"{'network':32} {'given ms':>9} {'last ms':>9} {'ours ms':>9}   given    last  plan")
+    results, missing = [], {}
+    for case in wanted:
+        try:
+            results.append(measure(case, 0.0 if options.dry_run else options.seconds))
+        except Exception as error:  # a package that is missing, or of another version
+            missing[case.name] = f"{type(error).__name__}: {error}".splitlines()[0]
+            print(f"{case.name:32} {missing[case.name]}", flush=True)
+        else:
+            show(results[-1])
+    if options.output is not None:
+        facts = {"commit": commit(), "processor": processor(), "python": platform.python_version(),
+                 "torch": torch.__version__, "threads": torch.get_num_threads()}  # fmt: skip
+        rows = [{**asdict(r), "ratios": r.ratios} for r in results]
+        options.output.write_text(
+            json.dumps({**facts, "networks": rows, "missing": missing}, indent=1) + "\n"
+        )
+    return 0 if options.dry_run or all(min(r.ratios) >= TARGET for r in results) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

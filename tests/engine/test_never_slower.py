@@ -1,0 +1,269 @@
+"""``accelerate``: what is tried, given up and remembered, with a clock that is set."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from engine_tools import planned, small_net
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import denoise_ext
+from denoise_ext.engine.fuse import verify
+from denoise_ext.engine.run.economy import Economy
+
+
+@pytest.fixture(autouse=True)
+def nothing_on_disk(monkeypatch):
+    monkeypatch.setenv("DENOISE_EXT_CACHE", "off")
+
+
+class Clock:
+    """Times of what is compared: [original, ours], by who asks; a clock that each look advances."""
+
+    def __init__(self, monkeypatch, step: float = 0.0) -> None:
+        self.site, self.whole, self.now, self.step = [2.0, 1.0], [2.0, 1.0], 0.0, step
+        monkeypatch.setattr(verify, "interleaved", self.interleaved)
+        monkeypatch.setattr(verify, "clock", self.look)
+
+    def interleaved(self, calls) -> list[float]:
+        # A site's calls are made in `verify`; a plan's and a model's elsewhere.
+        return self.site if calls[0].__module__ == verify.__name__ else self.whole
+
+    def look(self) -> float:
+        self.now += self.step
+        return self.now
+
+
+class Counting(nn.Module):
+    """Its forward writes to an attribute: it runs itself, on parts."""
+
+    def __init__(self, parts: int = 2) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(nn.Conv2d(3, 3, 3, padding=1) for _ in range(parts))
+        self.calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        for part in self.parts:
+            x = part(x).relu()
+        return x
+
+
+def test_parts_are_timed_together(monkeypatch):
+    clock = Clock(monkeypatch)
+    times = iter([[2.0, 1.0], [2.0, 1.0], [3.0, 4.0]])  # two parts, then both
+    clock.interleaved = lambda calls: (
+        [2.0, 1.0] if calls[0].__module__ == verify.__name__ else next(times)
+    )
+    monkeypatch.setattr(verify, "interleaved", clock.interleaved)
+    model, x = Counting().eval(), torch.randn(1, 3, 8, 8)
+    fast = denoise_ext.accelerate(model, x)
+    last = fast.report().rows[-1]
+    assert (last.variant, last.original_ms, last.ours_ms) == ("original", 3.0, 4.0)
+    assert "not faster together" in last.reason and model.calls == 1
+    with torch.no_grad():
+        assert torch.equal(fast(x), model(x))
+
+
+def test_timing_parts_leaves_the_model_alone(monkeypatch):
+    Clock(monkeypatch)
+    calls = []
+    monkeypatch.setattr(
+        verify, "interleaved", lambda c: calls.extend(call() for call in c) or [2.0, 1.0]
+    )
+    model, x = Counting().eval(), torch.randn(1, 3, 8, 8)
+    state = torch.get_rng_state()
+    fast = denoise_ext.accelerate(model, x)
+    assert model.calls == 1 and torch.equal(state, torch.get_rng_state())
+    row = fast.report().rows[-1]
+    assert (row.variant, row.decided, row.speedup) == ("its parts' plans", "timed", 2.0)
+    # The last two: the reference, and the same with the parts replaced.
+    torch.testing.assert_close(calls[-1], calls[-2], rtol=1e-4, atol=1e-5)
+
+
+def test_a_whole_that_is_not_faster_tries_its_parts(monkeypatch):
+    clock = Clock(monkeypatch)
+    # The whole in channels_last, in its own layout; then parts and the parts together.
+    times = iter([[1.0, 2.0], [1.0, 3.0], [2.0, 1.0], [2.0, 1.0], [2.0, 1.0], [3.0, 1.0]])
+    monkeypatch.setattr(
+        verify, "interleaved",
+        lambda calls: clock.site if calls[0].__module__ == verify.__name__ else next(times),
+    )  # fmt: skip
+    net, x = small_net(), torch.randn(1, 3, 12, 12)
+    fast = denoise_ext.accelerate(net, x)
+    rows = fast.report().rows
+    whole = next(r for r in rows if r.site == "Sequential" and not r.module)
+    assert (whole.variant, whole.ours_ms) == ("original", 3.0)
+    assert [r.module for r in rows if r.variant == "plan"] == ["0", "2", "5"]
+    assert rows[-1].variant == "its parts' plans" and rows[-1].ours_ms == 1.0
+    with torch.no_grad():
+        torch.testing.assert_close(fast(x), net(x), rtol=1e-4, atol=1e-5)
+
+
+def test_a_plan_in_the_layout_of_the_arguments(monkeypatch):
+    clock = Clock(monkeypatch)
+    times = iter([[1.0, 2.0], [2.0, 1.0]])
+    monkeypatch.setattr(
+        verify, "interleaved",
+        lambda calls: clock.site if calls[0].__module__ == verify.__name__ else next(times),
+    )  # fmt: skip
+    net = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.InstanceNorm2d(16), nn.ReLU()).eval()
+    fast = denoise_ext.accelerate(net, torch.randn(1, 3, 12, 12))
+    assert planned(fast) and len(fast.report().rows) == len({r.site for r in fast.report().rows})
+    with torch.no_grad():
+        for x in (torch.randn(1, 3, 12, 12), torch.randn(2, 3, 9, 7)):
+            torch.testing.assert_close(fast(x), net(x), rtol=1e-4, atol=1e-5)
+
+
+class NewWeights(nn.Module):
+    """Re-parametrised at every call, as SPAN's convolutions: past all version counters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide, self.merged = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 3, padding=1)
+        self.last = nn.Conv2d(3, 3, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.merged.weight.data = F.pad(self.wide.weight, (1, 1, 1, 1)).detach()
+        return self.last(self.merged(x).relu())
+
+
+def test_weights_that_change_at_every_call_are_given_up(monkeypatch):
+    Clock(monkeypatch)
+    model, x = NewWeights().eval(), torch.randn(1, 3, 8, 8)
+    reference = copy.deepcopy(model)
+    fast = denoise_ext.accelerate(model, x)
+    made = []
+    right = verify.examine
+    monkeypatch.setattr(verify, "examine", lambda *args: made.append(1) or right(*args))
+    with torch.no_grad():
+        for turn in range(6):
+            for net in (model, reference):
+                net.wide.weight.fill_(turn)
+            torch.testing.assert_close(fast(x), reference(x), rtol=1e-4, atol=1e-4)
+    rows = {row.module: row for row in fast.report().rows if row.site == "Conv2d"}
+    assert rows["merged"].variant == "original" and "every call" in rows["merged"].reason
+    assert rows["last"].variant == "plan" and not made
+    assert fast.report().rows[-1].variant == "its parts' plans"
+    region = fast._shim._engine_state.child("merged", model.merged)
+    assert region is model.merged  # its calls pass no shim any more
+
+
+def test_weights_that_change_now_and_then_are_not_given_up(monkeypatch):
+    Clock(monkeypatch)
+    net, x = small_net(), torch.randn(1, 3, 8, 8)
+    fast = denoise_ext.accelerate(net, x)
+    with torch.no_grad():
+        for _ in range(5):
+            net[0].weight.mul_(1.1)
+            for _ in range(2):
+                torch.testing.assert_close(fast(x), net(x), rtol=1e-4, atol=1e-4)
+    assert planned(fast)
+    assert all(e.plan for e in fast._shim._engine_state.regions["forward"]._entries.values())
+
+
+def test_a_refusal_at_two_sizes_is_a_rule_and_one_row(monkeypatch):
+    Clock(monkeypatch)
+    model = Counting().eval()
+    fast = denoise_ext.accelerate(model, torch.randn(1, 3, 8, 8))
+    tried = []
+    region = fast._shim._engine_state.regions["forward"]
+    right = region._make
+    monkeypatch.setattr(region, "_make", lambda *args: tried.append(1) or right(*args))
+    rows = len(fast.report().rows)
+    with torch.no_grad():
+        for size in range(9, 30):
+            x = torch.randn(1, 3, size, 8)
+            torch.testing.assert_close(fast(x), model(x), rtol=1e-4, atol=1e-5)
+    assert len(tried) == 1 and len(fast.report().rows) == rows
+
+
+def test_refusals_with_sizes_in_them_are_one_row(monkeypatch):
+    """The message of an exception may have numbers in it."""
+    Clock(monkeypatch)
+
+    def run(m, x):
+        if x.device.type == "meta":
+            raise ValueError(f"no data in {x.shape[-1]} columns")
+        return m.a(x)
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = nn.Conv2d(3, 3, 3)
+
+        forward = run
+
+    fast = denoise_ext.accelerate(Net().eval(), torch.randn(1, 3, 8, 8))
+    for size in range(9, 20):
+        fast(torch.randn(1, 3, 8, size))
+    assert sum("no data" in row.reason for row in fast.report().rows) == 1
+
+
+def test_a_size_that_the_original_refuses_is_no_rule(monkeypatch):
+    Clock(monkeypatch)
+    net = nn.Sequential(nn.Conv2d(3, 3, 3, stride=2), nn.Flatten(), nn.Linear(27, 2)).eval()
+    fast = denoise_ext.accelerate(net)
+    for size in (20, 21, 22):
+        with pytest.raises(RuntimeError, match="mat1"):
+            fast(torch.randn(1, 3, size, size))
+    x = torch.randn(1, 3, 8, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(fast(x), net(x), rtol=1e-4, atol=1e-5)
+    assert planned(fast)
+
+
+def tensor(elements: int) -> list[Tensor]:
+    return [torch.empty(elements, device="meta")]
+
+
+def test_a_new_size_is_planned_once_it_pays():
+    economy = Economy()
+    assert economy.pays("any", tensor(5))  # the example
+    economy.timed(original=10.0, ours=5.0, planning=40.0, tensors=tensor(100))
+    # 10 + 5 + 40 <= 2.5 * 10 * calls
+    assert [economy.pays("same size", tensor(100)) for _ in range(4)] == [False, False, True, True]
+    # 40 + 20 + 40 <= 2.5 * 40
+    assert economy.pays("four times as large", tensor(400))
+    # 1 + 0.5 + 40 <= 2.5 * calls
+    assert [economy.pays("small", tensor(10)) for _ in range(17)] == [False] * 16 + [True]
+    economy.planned(elapsed=16.0, tensors=tensor(100))  # planning took 1 ms, not 40
+    assert economy.pays("another", tensor(100))
+
+
+@pytest.mark.parametrize("ratio", [1.0, 1.5, 4.0])
+def test_the_first_call_of_a_size_takes_at_most_two_and_a_half_times(ratio):
+    """As does what the calls of a size take together, for every planning time."""
+    for planning in (0.0, 3.0, 30.0, 3000.0):
+        economy = Economy()
+        economy.timed(10.0, 10.0 / ratio, planning, tensor(100))
+        spent = original = 0.0
+        for _ in range(1000):
+            original += 10.0
+            if economy.pays("key", tensor(100)):
+                spent += 10.0 + 10.0 / ratio + planning
+                break
+            spent += 10.0
+            assert spent <= 2.5 * original
+        assert spent <= 2.5 * original + original
+
+
+def test_small_new_sizes_run_the_original_first(monkeypatch):
+    clock = Clock(monkeypatch, step=0.010)  # each look at the clock: planning takes some 10 ms
+    net = small_net()
+    fast = denoise_ext.accelerate(net, torch.randn(1, 3, 12, 12))
+    region = fast._shim._engine_state.regions["forward"]
+    x = torch.randn(1, 3, 8, 8)
+    with torch.no_grad():
+        turns, ours = 0, fast(x)
+        while len(region._entries) == 1:
+            assert torch.equal(ours, net(x)) and turns < 100
+            turns, ours = turns + 1, fast(x)
+        torch.testing.assert_close(ours, net(x), rtol=1e-4, atol=1e-5)
+        assert turns > 3
+        large = torch.randn(1, 3, 120, 120)
+        torch.testing.assert_close(fast(large), net(large), rtol=1e-4, atol=1e-4)
+    assert len(region._entries) == 3 and clock.now > 0
