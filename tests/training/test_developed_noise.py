@@ -144,7 +144,7 @@ def test_pictures_are_developed_in_their_share_and_the_others_are_not():
         for part in (0.0, 0.5, 1.0)
     )
     assert not torch.equal(plain, all_)
-    # one generator draws for all: the camera's noise comes before the choice
+    # one generator draws for all: the camera's noise comes before the developers'
     same = (plain == some).flatten(1).all(dim=1)
     assert abs(share(same) - 0.5) < 5 * math.sqrt(0.25 / 400)
     white = PhotoNoise(developed=1.0, white=0.5, clean=0.5, jpeg=0.0)

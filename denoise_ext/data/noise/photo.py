@@ -14,18 +14,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from denoise_ext.data.noise import in_camera, tone
-<<<<<<< HEAD
-from denoise_ext.data.noise._draw import Draws, Generators, checked_image, normal
-from denoise_ext.data.noise.developed import developed_noise
-=======
 from denoise_ext.data.noise._draw import (
     ClipGenerators,
+    Draws,
     Generators,
     checked_image,
     normal,
-    uniform,
 )
->>>>>>> main
+from denoise_ext.data.noise.developed import developed_noise
 from denoise_ext.data.noise.jpeg import add_jpeg_artefacts
 from denoise_ext.data.noise.mosaic import demosaic_bilinear, demosaic_malvar, to_mosaic
 
@@ -87,22 +83,16 @@ def add_photo_noise(
     draws = Draws(image, generator)
     kind = draws.between(0.0, 1.0)
     is_white, is_clean = kind < options.white, kind > 1.0 - options.clean
-<<<<<<< HEAD
-    noise = sensor_noise(image, draws, options)
-    noise = camera_processing(noise, draws, options)
     developed = draws.chance(options.developed)
-    chosen = developed.nonzero()[:, 0].tolist()
-    if chosen:
-        noise[chosen] = developed_noise(draws.of(chosen), options.shot_min, options.shot_max)
-    camera = ((image + noise).clamp(0, 1) * 255.0).round() / 255.0
-=======
     camera = image
     if not (isinstance(generator, ClipGenerators) and bool((is_white | is_clean).all())):
         # All images of a batch: what one gets must not depend on the others. The frames of a clip
         # are of one kind, and half the time of training data would go into unused cameras.
         noise = camera_processing(sensor_noise(image, draws, options), draws, options)
+        chosen = developed.nonzero()[:, 0].tolist()
+        if chosen:
+            noise[chosen] = developed_noise(draws.of(chosen), options.shot_min, options.shot_max)
         camera = ((image + noise).clamp(0, 1) * 255.0).round() / 255.0
->>>>>>> main
     white = image + normal(image, generator) * _shaped(
         draws.between(0, options.white_sigma) / 255.0
     )
