@@ -8,7 +8,7 @@ __version__ = "0.1.0"
 
 _SUBPACKAGES = (
     "analysis", "data", "engine", "export", "io", "jobs", "metrics", "models", "nn", "ops",
-    "reference", "restore", "runtime", "service", "tasks", "training",
+    "reference", "resampling", "restore", "runtime", "service", "tasks", "training",
 )  # fmt: skip
 
 # The most used names, under the package's own name.

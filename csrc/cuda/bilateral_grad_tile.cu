@@ -114,7 +114,7 @@ __device__ __forceinline__ void add_neighbour(const float (&v)[GradLayout<kGuide
   }
 }
 
-// squares: dy^2 of the four windows in each row, as t.space_y has the logarithms.
+// squares: dy^2 of the four windows in each row.
 template <int kGuide, int kInput, bool kL1>
 __device__ __forceinline__ void gather_windows(const BilateralParams& p, const BilateralTile& t,
                                                const PixelArrays<GradLayout<kGuide, kInput>::kFloats>& pixels,
@@ -127,17 +127,18 @@ __device__ __forceinline__ void gather_windows(const BilateralParams& p, const B
   for (int k = 0; k < kOutputs; ++k) pixels.read((row + k + radius_y) * t.cols + col + radius_x, w.centre[k]);
 #pragma unroll 1
   for (int dx = 0; dx <= 2 * radius_x; ++dx) {
-    const int top = row * t.cols + col + dx;
-    const float space_x = t.space_x[dx], dx2 = static_cast<float>((dx - radius_x) * (dx - radius_x));
-    walk_column<1>(radius_y, t.extent[dx], [&](int below, auto among) {
+    const float dx2 = static_cast<float>((dx - radius_x) * (dx - radius_x));
+    SpaceLogs space(t, radius_y, dx);
+    int below = radius_y - t.extent[dx];  // rows below the first window's top
+    walk_column<1>(t.extent[dx], [&](auto among) {
       float v[kFloats];
-      pixels.read(top + below * t.cols, v);
-      const float4 logs = t.space_y[below], square = squares[below];
-      const float space[kOutputs] = {logs.x, logs.y, logs.z, logs.w};
+      pixels.read((row + below) * t.cols + col + dx, v);
+      const float4 square = squares[below++];
       const float dy2[kOutputs] = {square.x, square.y, square.z, square.w};
+      space.next_row<decltype(among)::kFrom>();
 #pragma unroll
       for (int k = decltype(among)::kFrom; k <= decltype(among)::kTo; ++k)
-        add_neighbour<kGuide, kInput, kL1>(v, k, scale, space[k] + space_x, dy2[k], dx2, w);
+        add_neighbour<kGuide, kInput, kL1>(v, k, scale, space.window[k], dy2[k], dx2, w);
     });
   }
 }

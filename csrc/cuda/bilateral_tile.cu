@@ -68,7 +68,18 @@ __device__ __forceinline__ void load_image(const BilateralParams& p, const Bilat
   });
 }
 
-template <int kGuide, int kInput, bool kL1>
+// Adds a pixel to window k.
+template <int kGuide, int kInput, Distance kDistance>
+__device__ __forceinline__ void add_tap(const float (&v)[PixelLayout<kGuide, kInput>::kFloats], int k,
+                                        float scale, float space, Windows<kGuide, kInput>& w) {
+  const float weight = exp2_approx(log_weight<kGuide, kDistance>(v, w.centre[k], scale, space));
+  w.totals[k] += weight;
+#pragma unroll
+  for (int c = 0; c < PixelLayout<kGuide, kInput>::kChannels; ++c)
+    w.sums[k][c] += weight * v[kInput == 0 ? c : kGuide + c];
+}
+
+template <int kGuide, int kInput, Distance kDistance>
 __device__ __forceinline__ void filter_windows(
     const BilateralParams& p, const BilateralTile& t,
     const PixelArrays<PixelLayout<kGuide, kInput>::kFloats>& pixels, float scale, int row, int col,
@@ -85,21 +96,52 @@ __device__ __forceinline__ void filter_windows(
   }
 #pragma unroll 1
   for (int dx = 0; dx <= 2 * radius_x; ++dx) {
-    const int top = row * t.cols + col + dx;
-    const float space_x = t.space_x[dx];
-    walk_column<2>(radius_y, t.extent[dx], [&](int below, auto among) {
+    SpaceLogs space(t, radius_y, dx);
+    auto pixel = pixels.at((row + radius_y - t.extent[dx]) * t.cols + col + dx);
+    walk_column<2>(t.extent[dx], [&](auto among) {
       float v[Layout::kFloats];
-      pixels.read(top + below * t.cols, v);
-      const float4 logs = t.space_y[below];
-      const float space[kOutputs] = {logs.x, logs.y, logs.z, logs.w};
+      pixel.read(0, v);
+      pixel = pixel.at(t.cols);
+      space.next_row<decltype(among)::kFrom>();
 #pragma unroll
-      for (int k = decltype(among)::kFrom; k <= decltype(among)::kTo; ++k) {
-        const float weight = exp2_approx(log_weight<kGuide, kL1>(v, w.centre[k], scale, space[k] + space_x));
-        w.totals[k] += weight;
-#pragma unroll
-        for (int c = 0; c < Layout::kChannels; ++c) w.sums[k][c] += weight * v[kInput == 0 ? c : kGuide + c];
-      }
+      for (int k = decltype(among)::kFrom; k <= decltype(among)::kTo; ++k)
+        add_tap<kGuide, kInput, kDistance>(v, k, scale, space.window[k], w);
     });
+  }
+}
+
+// The same in little code: one tap at a time, the windows taking turns as the first.
+template <int kGuide, int kInput>
+__device__ __forceinline__ void filter_any_scale(
+    const BilateralParams& p, const BilateralTile& t,
+    const PixelArrays<PixelLayout<kGuide, kInput>::kFloats>& pixels, float scale, int row, int col,
+    Windows<kGuide, kInput>& w) {
+  using Layout = PixelLayout<kGuide, kInput>;
+  const int radius_y = static_cast<int>(p.kernel_size[0] / 2),
+            radius_x = static_cast<int>(p.kernel_size[1] / 2);
+#pragma unroll 1
+  for (int turn = 0; turn < kOutputs; ++turn) {
+    Windows<kGuide, kInput> one{};
+    float v[Layout::kFloats];
+    pixels.read((row + turn + radius_y) * t.cols + col + radius_x, v);
+#pragma unroll
+    for (int c = 0; c < kGuide; ++c) one.centre[0][c] = v[c];
+#pragma unroll 1
+    for (int dx = 0; dx <= 2 * radius_x; ++dx) {
+#pragma unroll 1
+      for (int y = radius_y - t.extent[dx]; y <= radius_y + t.extent[dx]; ++y) {
+        pixels.read((row + turn + y) * t.cols + col + dx, v);
+        add_tap<kGuide, kInput, Distance::kL2>(v, 0, scale, t.space_y[y] + t.space_x[dx], one);
+      }
+    }
+#pragma unroll
+    for (int k = 0; k < kOutputs; ++k) {
+      const Windows<kGuide, kInput>& from = k + 1 < kOutputs ? w : one;
+      const int next = k + 1 < kOutputs ? k + 1 : 0;
+      w.totals[k] = from.totals[next];
+#pragma unroll
+      for (int c = 0; c < Layout::kChannels; ++c) w.sums[k][c] = from.sums[next][c];
+    }
   }
 }
 
@@ -187,10 +229,15 @@ __global__ void __launch_bounds__(kThreads, 3)
       __syncthreads();
       if (!inside) continue;
       Windows<kGuide, kInput> w{};
-      if (kGuide > 1 && p.distance == ColorDistance::kL1) {  // of one channel both are the same
-        filter_windows<kGuide, kInput, true>(p, t, pixels, color_scale(scales), row, col, w);
+      const float scale = color_scale(scales);
+      if constexpr (kGuide == 1) {  // both distances are the same
+        filter_windows<kGuide, kInput, Distance::kL2>(p, t, pixels, scale, row, col, w);
+      } else if (p.distance == ColorDistance::kL1) {
+        filter_windows<kGuide, kInput, Distance::kL1>(p, t, pixels, scale, row, col, w);
+      } else if (scale_squares(scale)) {
+        filter_windows<kGuide, kInput, Distance::kSquares>(p, t, pixels, scale * scale, row, col, w);
       } else {
-        filter_windows<kGuide, kInput, false>(p, t, pixels, color_scale(scales), row, col, w);
+        filter_any_scale<kGuide, kInput>(p, t, pixels, scale, row, col, w);
       }
       end_windows(p, purpose, n, first, y0 + row, x0 + col, w);
     }

@@ -51,6 +51,14 @@ struct PixelArrays {
     if constexpr (kB > 0) read_part<kB, 4>(b, pixel, v);
     if constexpr (kC > 0) read_part<kC, 8>(c, pixel, v);
   }
+  // The arrays from a pixel on.
+  __device__ __forceinline__ PixelArrays at(int pixel) const {
+    PixelArrays on = *this;
+    on.a += kA * pixel;
+    if constexpr (kB > 0) on.b += kB * pixel;
+    if constexpr (kC > 0) on.c += kC * pixel;
+    return on;
+  }
   __device__ __forceinline__ void write(int pixel, const float (&v)[kFloats]) const {
     write_part<kA, 0>(a, pixel, v);
     if constexpr (kB > 0) write_part<kB, 4>(b, pixel, v);
@@ -76,10 +84,10 @@ struct PixelArrays {
 // Tables of a tile, beside its pixels.
 struct BilateralTile {
   int rows, cols;
-  int* source;      // [rows + cols]: the row, then the column, that a position is read from, or -1
-  float4* space_y;  // [2 radius + 4]: logarithms to base 2 for the four windows
-  float* space_x;   // [2 radius + 1]
-  int* extent;      // [2 radius + 1]: rows above and below the centre in each column
+  int* source;     // [rows + cols]: the row, then the column, that a position is read from, or -1
+  float* space_y;  // [2 radius + 1]: logarithms to base 2
+  float* space_x;  // [2 radius + 1]
+  int* extent;     // [2 radius + 1]: rows above and below the centre in each column
 };
 
 __host__ __device__ __forceinline__ int tile_rows(const BilateralParams& p) {
@@ -94,7 +102,7 @@ size_t tile_bytes(const BilateralParams& p) {
   const size_t rows = static_cast<size_t>(tile_rows(p)), cols = static_cast<size_t>(tile_cols(p));
   const size_t height = static_cast<size_t>(p.kernel_size[0]), width = static_cast<size_t>(p.kernel_size[1]);
   return PixelArrays<kFloats>::bytes(rows * cols) + SharedArena::bytes<int>(rows + cols) +
-         SharedArena::bytes<float4>(height + 3) + SharedArena::bytes<float>(width) +
+         SharedArena::bytes<float>(height) + SharedArena::bytes<float>(width) +
          SharedArena::bytes<int>(width);
 }
 
@@ -116,7 +124,7 @@ __device__ __forceinline__ BilateralTile tile_arrays(const BilateralParams& p, S
   t.cols = tile_cols(p);
   pixels.take(arena, static_cast<size_t>(t.rows) * t.cols);
   t.source = arena.take<int>(t.rows + t.cols);
-  t.space_y = arena.take<float4>(static_cast<size_t>(p.kernel_size[0]) + 3);
+  t.space_y = arena.take<float>(static_cast<size_t>(p.kernel_size[0]));
   t.space_x = arena.take<float>(static_cast<size_t>(p.kernel_size[1]));
   t.extent = arena.take<int>(static_cast<size_t>(p.kernel_size[1]));
   return t;
@@ -134,12 +142,9 @@ __device__ __forceinline__ void make_tables(const BilateralParams& p, const Bila
     const int at = row ? y0 - radius_y + i : x0 - radius_x + i - t.rows;
     t.source[i] = border_index(at, static_cast<int>(row ? p.input.size[2] : p.input.size[3]), p.border);
   }
-  // Row i of the tile below the first window's top is tap i - k of window k.
 #pragma unroll 1
-  for (int i = thread; i < 2 * radius_y + kOutputs; i += kThreads) {
-    const auto log = [&](int k) { return -kLog2E * space_exponent(i - k - radius_y, scales.y); };
-    t.space_y[i] = make_float4(log(0), log(1), log(2), log(3));
-  }
+  for (int i = thread; i <= 2 * radius_y; i += kThreads)
+    t.space_y[i] = -kLog2E * space_exponent(i - radius_y, scales.y);
 #pragma unroll 1
   for (int i = thread; i <= 2 * radius_x; i += kThreads) {
     t.space_x[i] = -kLog2E * space_exponent(i - radius_x, scales.x);
@@ -168,25 +173,34 @@ __device__ __forceinline__ void load_tile(const BilateralTile& t, const PixelArr
   }
 }
 
-// The logarithm to base 2 of a weight, given that of its spatial part; scale: sqrt(log2(e) / 2) / sigma.
-template <int kGuide, bool kL1>
+// How the distance of two colours is measured. Of kSquares the squares are scaled, not the differences,
+// which is less work; scale_squares() tells where they cannot overflow or vanish.
+enum class Distance { kL1, kL2, kSquares };
+
+__device__ __forceinline__ bool scale_squares(float scale) {
+  return scale >= 0x1p-40f && scale <= 0x1p40f;
+}
+
+// The logarithm to base 2 of a weight, given that of its spatial part; scale: sqrt(log2(e) / 2) / sigma, of
+// kSquares the square of that.
+template <int kGuide, Distance kDistance>
 __device__ __forceinline__ float log_weight(const float* v, const float (&centre)[kGuide], float scale,
                                             float space) {
-  if constexpr (kL1) {
-    float distance = 0;
+  float sum = space;
 #pragma unroll
-    for (int c = 0; c < kGuide; ++c) distance += fabsf(v[c] - centre[c]);
-    distance *= scale;
-    return space - distance * distance;
-  } else {
-    float sum = space;
-#pragma unroll
-    for (int c = 0; c < kGuide; ++c) {
-      const float difference = (v[c] - centre[c]) * scale;
-      sum -= difference * difference;
+  for (int c = 0; c < kGuide; ++c) {
+    const float difference = v[c] - centre[c], scaled = difference * scale;
+    const float part = kDistance == Distance::kL1 ? fabsf(difference) : difference * difference;
+    if constexpr (kDistance == Distance::kL2) {
+      sum -= scaled * scaled;
+    } else {
+      sum = c == 0 ? part : sum + part;
     }
-    return sum;
   }
+  if constexpr (kDistance == Distance::kL2) return sum;
+  if constexpr (kDistance == Distance::kSquares) return space - sum * scale;
+  const float distance = sum * scale;
+  return space - distance * distance;
 }
 
 // Finite, as inverse() is.
@@ -194,34 +208,53 @@ __device__ __forceinline__ float color_scale(const BilateralScales<float>& scale
   return fminf(scales.color * kRootLog2E, kLargestFloat);
 }
 
+// The spatial logarithms of the four windows in a row of a column, of which the next row has three, too.
+struct SpaceLogs {
+  const float* next_log;  // in space_y: of the first window's next tap
+  float column;           // space_x
+  float window[kOutputs];
+
+  __device__ __forceinline__ SpaceLogs(const BilateralTile& t, int radius_y, int dx)
+      : next_log(t.space_y + radius_y - t.extent[dx]), column(t.space_x[dx]), window{} {}
+  // On to the next row; kFirst: the first window that has a tap there.
+  template <int kFirst>
+  __device__ __forceinline__ void next_row() {
+#pragma unroll
+    for (int k = kOutputs - 1; k > 0; --k) window[k] = window[k - 1];
+    if constexpr (kFirst == 0) window[0] = *next_log++ + column;
+  }
+};
+
 // Windows kFirst .. kLast of the four.
 template <int kFirst, int kLast>
 struct Among {
   static constexpr int kFrom = kFirst, kTo = kLast;
 };
 
-// Walks a column of the four windows: add(row, Among<...>{}) for the pixel `row` rows below the top of the
-// first. `extent` rows above and below each centre belong to it, so that window k takes rows
-// k + radius - extent .. k + radius + extent: one window more with each of the first three rows, one less
-// with each of the last three. kRowsAtOnce: loads in flight together.
+// Walks a column of the four windows, a row at a time: add(Among<...>{}). `extent` rows above and below each
+// centre belong to it, so that the first row is `extent` above the first window's centre: one window more
+// with each of the first three rows, one less with each of the last three. kRowsAtOnce: 1 or 2, whose loads
+// are in flight together.
 template <int kRowsAtOnce, class Add>
-__device__ __forceinline__ void walk_column(int radius, int extent, const Add& add) {
+__device__ __forceinline__ void walk_column(int extent, const Add& add) {
   if (extent == 0) {
-    add(radius, Among<0, 0>{});
-    add(radius + 1, Among<1, 1>{});
-    add(radius + 2, Among<2, 2>{});
-    add(radius + 3, Among<3, 3>{});
+    add(Among<0, 0>{});
+    add(Among<1, 1>{});
+    add(Among<2, 2>{});
+    add(Among<3, 3>{});
     return;
   }
-  const int first = radius - extent, last = radius + extent;
-  add(first, Among<0, 0>{});
-  add(first + 1, Among<0, 1>{});
-  add(first + 2, Among<0, 2>{});
-#pragma unroll kRowsAtOnce
-  for (int row = first + 3; row <= last; ++row) add(row, Among<0, 3>{});
-  add(last + 1, Among<1, 3>{});
-  add(last + 2, Among<2, 3>{});
-  add(last + 3, Among<3, 3>{});
+  add(Among<0, 0>{});
+  add(Among<0, 1>{});
+  add(Among<0, 2>{});
+#pragma unroll 1
+  for (int rows = 2 * extent - 2; rows > 0; rows -= kRowsAtOnce) {
+#pragma unroll
+    for (int i = 0; i < kRowsAtOnce; ++i) add(Among<0, 3>{});
+  }
+  add(Among<1, 3>{});
+  add(Among<2, 3>{});
+  add(Among<3, 3>{});
 }
 
 }  // namespace denoise_ext::cuda

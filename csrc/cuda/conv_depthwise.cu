@@ -167,12 +167,8 @@ __global__ void __launch_bounds__(kMostThreads, 2) conv_depthwise_rows_kernel(Co
     row_weights += kw * channels;
   }
   const int64_t y = at.y0 + warp, x = at.x0 + group * kPixels;
-  if (y >= p.output.size[2]) return;
-#pragma unroll
-  for (int i = 0; i < kPixels; ++i)
-    if (x + i < p.output.size[3])
-      finish_vector<Storage>(p, true, slope + vector * kLanes, sums[i], at.n, at.channel + vector * kLanes, y,
-                             x + i);
+  finish_vectors<Storage>(p, true, slope + vector * kLanes, sums, at.n, at.channel + vector * kLanes, y,
+                          [&](int i) { return x + i; });
 }
 
 }  // namespace

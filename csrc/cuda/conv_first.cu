@@ -145,14 +145,13 @@ __global__ void __launch_bounds__(kTensorThreads, 2)
         float sums[2][4][4];
         tensor_piece<Storage>(t, shared, block, (row * t.in_cols + col) * t.channel_pairs, sums);
         const int first = block * 32 + lane % 4 * 8;
+        float v[4][8];  // of pixels g, g + 8, g + 16, g + 24
 #pragma unroll
-        for (int part = 0; part < 4; ++part) {  // pixels g, g + 8, g + 16, g + 24
-          const int64_t x = x0 + col + part * 8 + lane / 4;
-          float v[8];
+        for (int part = 0; part < 4; ++part)
 #pragma unroll
-          for (int i = 0; i < 8; ++i) v[i] = sums[part / 2][i / 2][part % 2 * 2 + i % 2];
-          if (x < p.output.size[3]) finish_vector<Storage>(p, wide, slope + first, v, n, first, y0 + row, x);
-        }
+          for (int i = 0; i < 8; ++i) v[part][i] = sums[part / 2][i / 2][part % 2 * 2 + i % 2];
+        finish_vectors<Storage>(p, wide, slope + first, v, n, first, y0 + row,
+                                [&](int part) { return x0 + col + part * 8 + lane / 4; });
       }
     }
     __syncthreads();
@@ -251,11 +250,8 @@ __global__ void __launch_bounds__(kFloatThreads, 2)
     for (int c = 0; c < inputs; ++c)
       for (int u = 0; u < kh; ++u, row_weights += kKw * channels)
         multiply_row<kKw>(tile + (c * t.in_rows + row + u) * t.in_pitch + col, row_weights, channels, sums);
-#pragma unroll
-    for (int i = 0; i < kPixels; ++i)
-      if (x0 + col + i < p.output.size[3])
-        finish_vector<float>(p, wide, slope + vector * 4, sums[i], n, first + vector * 4, y0 + row,
-                             x0 + col + i);
+    finish_vectors<float>(p, wide, slope + vector * 4, sums, n, first + vector * 4, y0 + row,
+                          [&](int i) { return x0 + col + i; });
   }
 }
 

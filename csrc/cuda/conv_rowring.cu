@@ -28,9 +28,9 @@ constexpr int kPackThreads = 256;
 template <class Storage, int kKernel, bool kLarge, bool kSplit>
 using RingOf = RowRing<static_cast<int>(sizeof(Storage)), kKernel, kLarge, kSplit>;
 
-// packed: (output block, chunk, column v, tap u, 64 outputs, kChunk inputs), the vectors of each row in
-// the order in which the ring has them; zero for channels that do not exist. Storage: float, or __half for
-// any 16 bits.
+// packed: (output block, chunk, column v, tap u, 64 outputs, kChunk inputs), the outputs in the order of
+// column_channel(), the vectors of each row in that in which the ring has them; zero for channels that do
+// not exist. Storage: float, or __half for any 16 bits.
 template <class Storage, int kKernel, bool kSplit>
 __global__ void __launch_bounds__(kPackThreads)
     row_ring_pack_kernel(ConvParams p, RowRingPlan plan, unsigned char* packed, int64_t vectors) {
@@ -40,11 +40,12 @@ __global__ void __launch_bounds__(kPackThreads)
     const int vector = static_cast<int>(i % Ring::kVectors);
     const int64_t row = i / Ring::kVectors;
     const int output = static_cast<int>(row % kRowRingOutputs);
+    const int channel = output / 32 * 32 + column_channel(output % 32 / 8, output % 8);
     int u = static_cast<int>(row / kRowRingOutputs % kKernel);
     const int64_t column = row / (kRowRingOutputs * kKernel);
     int v = static_cast<int>(column % kKernel);
     const int64_t c = column / kKernel % plan.chunks * Ring::kChunk + vector * kVectorLanes<Storage>;
-    const int64_t k = column / kKernel / plan.chunks * kRowRingOutputs + output;
+    const int64_t k = column / kKernel / plan.chunks * kRowRingOutputs + channel;
     if (p.transposed) {
       u = kKernel - 1 - u;
       v = kKernel - 1 - v;

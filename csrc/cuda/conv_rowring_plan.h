@@ -65,8 +65,9 @@ struct RowRingPlan {
   bool vector_input;  // 16-byte accesses are possible, to the input and its mask
   bool vector_output;
   bool vector_residual;
-  int blocks;      // of the grid
-  int64_t groups;  // row groups in all: output blocks x images x strips x groups per strip
+  bool vector_end;  // to the output and a residual, and the activation is a matter of few instructions
+  int blocks;       // of the grid
+  int64_t groups;   // row groups in all: output blocks x images x strips x groups per strip
   size_t shared_bytes;
 };
 

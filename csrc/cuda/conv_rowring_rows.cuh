@@ -22,20 +22,49 @@ __device__ __forceinline__ uint4 gather_channels(const Tensor4& t, const Storage
   return uint4{word[0], word[1], word[2], word[3]};
 }
 
-// Asks for one row of one chunk to its place in the ring: pixels from column x0 of the image on, channels
-// from c0 on. `row` points to the row's first pixel, nullptr for a row outside the image; `vectors` of
-// each pixel are wanted.
+// Asks for a step's new rows of one chunk to their places in a plane of the ring, 16 bytes at a time. A
+// thread's vectors are kTurnPixels apart in every row, so that all but the row is computed once.
 template <class Storage, class Ring>
-__device__ __forceinline__ void copy_row(const Tensor4& input, const Storage* row, int x0, int c0,
-                                         int vectors, unsigned char* to) {
+__device__ __forceinline__ void copy_rows(const Tensor4& input, const RowRingPlan& plan,
+                                          const RowRingStep& step, int first_row, int chunk, int vectors,
+                                          unsigned char* plane) {
+  constexpr int kTurnPixels = Ring::kThreads / Ring::kVectors, kTurns = Ring::kWidth / kTurnPixels;
+  // Beside those of kWidth pixels, a row's last pixels have so many vectors.
+  constexpr int kRest = (Ring::kPixels - Ring::kWidth) * Ring::kVectors;
+  static_assert(Ring::kWidth % kTurnPixels == 0 && kTurnPixels % 8 == 0, "as Ring::offset() repeats");
+  static_assert(Ring::kWindow * kRest <= Ring::kThreads, "one turn for the rest of all rows");
+  const Storage* const data = static_cast<const Storage*>(input.data);
+  const int thread = static_cast<int>(threadIdx.x), vector = thread % Ring::kVectors;
+  const int c = chunk * Ring::kChunk + vector * kVectorLanes<Storage>, x0 = step.x - plan.left;
+  if (vector >= vectors) return;
+  const auto row_inside = [&](int row) {
+    const int y = step.y - plan.top + row;
+    return y >= 0 && y < input.size[2] && c < input.size[1];
+  };
+  const auto offset_of = [&](int row, int pixel) {
+    return step.image * input.stride[0] + c + (step.y - plan.top + row) * input.stride[2] +
+           (x0 + pixel) * input.stride[3];
+  };
+  const auto x_inside = [&](int pixel) { return x0 + pixel >= 0 && x0 + pixel < input.size[3]; };
+  const int pixel = thread / Ring::kVectors;
+  unsigned char* const to = plane + Ring::offset(pixel, vector);
+  int64_t from = offset_of(first_row, pixel);
 #pragma unroll 1
-  for (int i = static_cast<int>(threadIdx.x); i < Ring::kPixels * Ring::kVectors; i += Ring::kThreads) {
-    const int pixel = i / Ring::kVectors, vector = i % Ring::kVectors;
-    const int x = x0 + pixel, c = c0 + kVectorLanes<Storage> * vector;
-    if (vector >= vectors) continue;
-    const bool inside = row != nullptr && x >= 0 && x < input.size[3] && c < input.size[1];
-    const void* const from = inside ? row + x * input.stride[3] + c : input.data;
-    cp_async16(to + Ring::offset(pixel, vector), from, inside);
+  for (int row = first_row; row < Ring::kWindow; ++row, from += input.stride[2]) {
+#pragma unroll
+    for (int turn = 0; turn < kTurns; ++turn) {
+      const int on = turn * kTurnPixels;
+      const bool inside = row_inside(row) && x_inside(pixel + on);
+      cp_async16(to + window_row<Ring>(plan, step, row) + on * Ring::kPixelBytes,
+                 inside ? data + (from + on * input.stride[3]) : data, inside);
+    }
+  }
+  if constexpr (kRest > 0) {
+    const int row = first_row + thread / kRest, last = Ring::kWidth + thread % kRest / Ring::kVectors;
+    if (row >= Ring::kWindow) return;
+    const bool inside = row_inside(row) && x_inside(last);
+    cp_async16(plane + window_row<Ring>(plan, step, row) + Ring::offset(last, vector),
+               inside ? data + offset_of(row, last) : data, inside);
   }
 }
 
@@ -81,6 +110,9 @@ __device__ __forceinline__ void load_rows(const ConvParams& p, const RowRingPlan
   for (int plane = 0; plane < plan.planes; ++plane) {
     const int chunk = step.chunk + plane, c0 = chunk * Ring::kChunk;
     const int vectors = 2 * chunk_products<Ring>(p, chunk);
+    unsigned char* const to = ring + plane * plan.ring_rows * Ring::kRowBytes;
+    if (plan.vector_input) copy_rows<Storage, Ring>(p.input, plan, step, first_row, chunk, vectors, to);
+    if (plan.vector_input && !masked) continue;
 #pragma unroll 1
     for (int i = first_row; i < Ring::kWindow; ++i) {
       const int y = step.y - plan.top + i;
@@ -88,13 +120,10 @@ __device__ __forceinline__ void load_rows(const ConvParams& p, const RowRingPlan
       const Storage* const row = inside ? element<const Storage>(p.input, step.image, 0, y, 0) : nullptr;
       const Storage* const mask =
           inside && masked ? element<const Storage>(p.input_mask.saved, step.image, 0, y, 0) : nullptr;
-      unsigned char* const to =
-          ring + plane * plan.ring_rows * Ring::kRowBytes + window_row<Ring>(plan, step, i);
       if (plan.vector_input) {
-        copy_row<Storage, Ring>(p.input, row, x0, c0, vectors, to);
         prefetch_row<Storage, Ring>(p.input_mask.saved, mask, x0, c0);
       } else {
-        gather_row<Storage, Ring>(p, row, mask, x0, c0, vectors, to);
+        gather_row<Storage, Ring>(p, row, mask, x0, c0, vectors, to + window_row<Ring>(plan, step, i));
       }
     }
   }

@@ -1,14 +1,16 @@
 // The gradient of a 3x3 or 1x1 convolution's weight on tensor cores, fp16 and bf16, channels_last.
 //
 // grad_weight[k][c][tap] is a matrix product over pixels, for every tap: (k x pixels) (pixels x c). A
-// block holds a 64 x 32 tile of (coarse k, fine c) for all taps in registers and walks over row segments
+// block holds a 64 x 64 tile of (coarse k, fine c) for all taps in registers and walks over row segments
 // of 64 pixels of its part of the image. A segment of both tensors is in shared memory (fine with the
 // halo that the taps need), the next one is on its way (cp.async); both operands are read transposed by
 // ldmatrix, and a tap is only another address. The mask of an activation's gradient comes in registers and
 // is applied in shared memory, by the thread that asked for the element, before others see it. The bias'
 // gradient is one product more, with a matrix of ones, in the blocks of the first fine channels.
 //
-// Registers: 9 taps x 2 column tiles x 4 = 72 sums per thread. Shared memory: 2 x (8192 + 12672) bytes.
+// A warp has 32 coarse and 16 fine channels: of what it reads, two ldmatrix of coarse serve all taps, and one
+// of fine four products. Registers: 9 taps x 2 x 2 matrices x 4 = 144 sums per thread, so one block of 3x3
+// runs on a multiprocessor. Shared memory: 2 x (8192 + 25344) bytes.
 #include <type_traits>
 
 #include "conv_weight_grad.cuh"
@@ -18,20 +20,18 @@
 namespace denoise_ext::cuda {
 namespace {
 
-constexpr int kCoarse = kWeightGradMmaCoarse;  // coarse channels per block: 4 warps of 16
-constexpr int kFine = kWeightGradMmaFine;      // fine channels per block: 2 warps of 16
+constexpr int kCoarse = kWeightGradMmaCoarse;  // coarse channels per block: 2 warps of 32
+constexpr int kFine = kWeightGradMmaFine;      // fine channels per block: 4 warps of 16
 constexpr int kPixels = kWeightGradMmaPixels;  // of a row segment: 4 steps of 16
 constexpr int kThreads = 256;
 constexpr int kChunk = 8;                                     // elements in 16 bytes
 constexpr int kEach = kPixels * kCoarse / kChunk / kThreads;  // vectors of coarse that a thread loads
 
-// Chunks of a pixel are permuted so that the 8 pixels that an ldmatrix reads lie in different banks: a
-// coarse pixel is 128 bytes (8 chunks, all banks), a fine one 64 (4 chunks, half of them).
-__device__ __forceinline__ int coarse_offset(int pixel, int chunk) {
-  return pixel * kCoarse + (chunk ^ (pixel & 7)) * kChunk;
-}
-__device__ __forceinline__ int fine_offset(int pixel, int chunk) {
-  return pixel * kFine + (chunk ^ (pixel >> 1 & 3)) * kChunk;
+// Chunks of a pixel, 128 bytes of either tensor, are permuted so that the 8 pixels that an ldmatrix reads
+// lie in different banks.
+__device__ __forceinline__ int chunk_offset(int pixel, int chunk) {
+  static_assert(kCoarse == 8 * kChunk && kFine == 8 * kChunk);
+  return (pixel * 8 + (chunk ^ (pixel & 7))) * kChunk;
 }
 
 struct Segment {  // coarse pixels (n, y, x0 .. x0 + kPixels - 1)
@@ -47,7 +47,7 @@ struct CoarseVector {
   __device__ __forceinline__ CoarseVector(const ConvWeightGradParams& p, const Segment& at, int k0, int j) {
     const int i = static_cast<int>(threadIdx.x) + j * kThreads;
     const int chunk = i % (kCoarse / kChunk), pixel = i / (kCoarse / kChunk);
-    offset = coarse_offset(pixel, chunk);
+    offset = chunk_offset(pixel, chunk);
     k = k0 + chunk * kChunk;
     x = at.x0 + pixel;
     valid = x < p.coarse.size[3] && k < p.coarse.size[1];
@@ -74,7 +74,7 @@ __device__ __forceinline__ void load_segment(const ConvWeightGradParams& p, cons
     const int c = c0 + chunk * kChunk;
     const int64_t y = at.y + pixel / kCols - p.padding[0], x = at.x0 + pixel % kCols - p.padding[1];
     const bool valid = y >= 0 && x >= 0 && y < p.fine.size[2] && x < p.fine.size[3] && c < p.fine.size[1];
-    cp_async16(fine + fine_offset(pixel, chunk),
+    cp_async16(fine + chunk_offset(pixel, chunk),
                valid ? element<Storage>(p.fine, at.n, c, y, x) : p.fine.data, valid);
   }
   cp_async_commit();
@@ -102,24 +102,31 @@ __device__ __forceinline__ void multiply(float (&c)[4], const uint32_t (&a)[4], 
   }
 }
 
-// All taps of one segment. Warp (row, half) has coarse channels 16 row .. and fine channels 16 half ..
-// bias_sums: one matrix whose columns are all the sums of `coarse`.
+// A warp's sums: taps x 2 matrices of coarse x 2 of fine channels.
+template <int kSize>
+using WeightGradSums = float[kSize * kSize][2][2][4];
+
+// All taps of one segment. bias_sums: two matrices whose columns are all the sums of `coarse`.
 template <class Storage, int kSize>
 __device__ __forceinline__ void multiply_segment(const Storage* coarse, const Storage* fine, bool with_bias,
-                                                 float (&sums)[kSize * kSize][2][4], float (&bias_sums)[4]) {
+                                                 WeightGradSums<kSize>& sums, float (&bias_sums)[2][4]) {
   constexpr int kCols = kPixels + kSize - 1;
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
-  const int row = warp % 4, half = warp / 4;
+  const int coarse_chunk = warp % 2 * 4, fine_chunk = warp / 2 * 2;
   // ldmatrix: lane 8 m + i addresses row i (a pixel) of matrix m.
   const int matrix = lane / 8, i = lane % 8;
 #pragma unroll 1
   for (int first = 0; first < kPixels; first += 16) {
     // a: matrices (channels 0-7, pixels 0-7), (8-15, 0-7), (0-7, 8-15), (8-15, 8-15), transposed.
-    uint32_t a[4];
-    ldmatrix_trans<4>(a, coarse + coarse_offset(first + i + matrix / 2 * 8, row * 2 + matrix % 2));
+    uint32_t a[2][4];
+#pragma unroll
+    for (int m = 0; m < 2; ++m)
+      ldmatrix_trans<4>(a[m],
+                        coarse + chunk_offset(first + i + matrix / 2 * 8, coarse_chunk + 2 * m + matrix % 2));
     if (with_bias) {
       const uint32_t ones = pack_word({1.0f, 1.0f}, Storage{});
-      multiply<Storage>(bias_sums, a, {ones, ones});
+#pragma unroll
+      for (int m = 0; m < 2; ++m) multiply<Storage>(bias_sums[m], a[m], {ones, ones});
     }
 #pragma unroll
     for (int u = 0; u < kSize; ++u)
@@ -128,15 +135,18 @@ __device__ __forceinline__ void multiply_segment(const Storage* coarse, const St
         // b: matrices (pixels 0-7, channels 0-7), (8-15, 0-7), (0-7, 8-15), (8-15, 8-15), transposed.
         uint32_t b[4];
         ldmatrix_trans<4>(
-            b, fine + fine_offset(u * kCols + first + v + i + matrix % 2 * 8, half * 2 + matrix / 2));
-        multiply<Storage>(sums[u * kSize + v][0], a, {b[0], b[1]});
-        multiply<Storage>(sums[u * kSize + v][1], a, {b[2], b[3]});
+            b, fine + chunk_offset(u * kCols + first + v + i + matrix % 2 * 8, fine_chunk + matrix / 2));
+#pragma unroll
+        for (int m = 0; m < 2; ++m) {
+          multiply<Storage>(sums[u * kSize + v][m][0], a[m], {b[0], b[1]});
+          multiply<Storage>(sums[u * kSize + v][m][1], a[m], {b[2], b[3]});
+        }
       }
   }
 }
 
 template <class Storage, int kSize>
-__global__ void __launch_bounds__(kThreads, 2)
+__global__ void __launch_bounds__(kThreads, weight_grad_mma_resident(kSize))
     weight_grad_mma_kernel(ConvWeightGradParams p, float* partials, int parts) {
   constexpr int kCols = kPixels + kSize - 1;
   SharedArena arena;
@@ -162,8 +172,12 @@ __global__ void __launch_bounds__(kThreads, 2)
   };
 
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
-  const bool with_bias = p.grad_bias != nullptr && c0 == 0 && warp / 4 == 0;
-  float sums[kSize * kSize][2][4] = {}, bias_sums[4] = {};
+  const bool with_bias = p.grad_bias != nullptr && c0 == 0 && warp / 2 == 0;
+  const int64_t first_k = k0 + warp % 2 * 32, first_c = c0 + warp / 2 * 16;
+  // Warps past the last channel only help to load.
+  const bool active = first_k < p.coarse.size[1] && first_c < p.fine.size[1];
+  WeightGradSums<kSize> sums = {};
+  float bias_sums[2][4] = {};
   uint4 mask[kEach] = {}, next_mask[kEach] = {};
   if (begin < end) load(begin, mask);
   for (int i = begin; i < end; ++i) {
@@ -177,8 +191,9 @@ __global__ void __launch_bounds__(kThreads, 2)
     Storage* const coarse_stage = coarse + stage * kPixels * kCoarse;
     if (p.coarse_mask.saved.data != nullptr) apply_masks<Storage>(p, segment(i), k0, coarse_stage, mask);
     __syncthreads();
-    multiply_segment<Storage, kSize>(coarse_stage, fine + stage * kSize * kCols * kFine, with_bias, sums,
-                                     bias_sums);
+    if (active)
+      multiply_segment<Storage, kSize>(coarse_stage, fine + stage * kSize * kCols * kFine, with_bias, sums,
+                                       bias_sums);
     __syncthreads();  // the next turn overwrites what this one read
 #pragma unroll
     for (int j = 0; j < kEach; ++j) mask[j] = next_mask[j];
@@ -188,22 +203,24 @@ __global__ void __launch_bounds__(kThreads, 2)
   // Column 0 of the sums that all 8 columns are: lanes 4 g hold rows g and g + 8.
   if (with_bias && lane % 4 == 0) {
 #pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      const int64_t k = k0 + warp % 4 * 16 + lane / 4 + r * 8;
-      if (k < p.coarse.size[1]) partial[weight_count(p) + k] = bias_sums[2 * r];
+    for (int i = 0; i < 4; ++i) {
+      const int64_t k = first_k + lane / 4 + i * 8;
+      if (k < p.coarse.size[1]) partial[weight_count(p) + k] = bias_sums[i / 2][i % 2 * 2];
     }
   }
 #pragma unroll
   for (int tap = 0; tap < kSize * kSize; ++tap)
 #pragma unroll
-    for (int tile = 0; tile < 2; ++tile)
+    for (int m = 0; m < 2; ++m)
 #pragma unroll
-      for (int r = 0; r < 4; ++r) {
-        const int64_t k = k0 + warp % 4 * 16 + lane / 4 + r / 2 * 8;
-        const int64_t c = c0 + warp / 4 * 16 + tile * 8 + lane % 4 * 2 + r % 2;
-        if (k < p.coarse.size[1] && c < p.fine.size[1])
-          partial[(k * p.fine.size[1] + c) * (kSize * kSize) + tap] = sums[tap][tile][r];
-      }
+      for (int tile = 0; tile < 2; ++tile)
+#pragma unroll
+        for (int r = 0; r < 4; ++r) {
+          const int64_t k = first_k + m * 16 + lane / 4 + r / 2 * 8;
+          const int64_t c = first_c + tile * 8 + lane % 4 * 2 + r % 2;
+          if (k < p.coarse.size[1] && c < p.fine.size[1])
+            partial[(k * p.fine.size[1] + c) * (kSize * kSize) + tap] = sums[tap][m][tile][r];
+        }
 }
 
 template <class Storage, int kSize>

@@ -32,8 +32,9 @@ int64_t accumulator_bytes(const ConvWeightGradParams& p) {
 }
 
 // Enough parts to fill the device, no more than there are pieces of work, within the workspace.
-int parts_for(const ConvWeightGradParams& p, int64_t blocks, int64_t pieces, const DeviceLimits& limits) {
-  const int64_t wanted = divide_up(kResidentBlocks * limits.multiprocessors, blocks);
+int parts_for(const ConvWeightGradParams& p, int64_t blocks, int64_t pieces, const DeviceLimits& limits,
+              int64_t resident = kResidentBlocks) {
+  const int64_t wanted = divide_up(resident * limits.multiprocessors, blocks);
   const int64_t affordable = kWorkspaceBytes / (results(p) * accumulator_bytes(p));
   return static_cast<int>(std::max<int64_t>(1, std::min({wanted, pieces, affordable, int64_t{65535}})));
 }
@@ -53,9 +54,8 @@ double sum_cost(const ConvWeightGradParams& p, int parts, const DeviceLimits& li
 }
 
 // The part of the device that so many blocks keep busy.
-double busy_share(int64_t blocks, const DeviceLimits& limits) {
-  return std::min(
-      1.0, static_cast<double>(blocks) / static_cast<double>(kResidentBlocks * limits.multiprocessors));
+double busy_share(int64_t blocks, const DeviceLimits& limits, int64_t resident = kResidentBlocks) {
+  return std::min(1.0, static_cast<double>(blocks) / static_cast<double>(resident * limits.multiprocessors));
 }
 
 // Lane operations to find and read 16 bytes at once, or one element by itself.
@@ -196,7 +196,8 @@ double mma_cost(const ConvWeightGradParams& p, const DeviceLimits& limits) {
       coarse * static_cast<double>(divide_up(p.fine.size[1], kWeightGradMmaFine)) +
       tensor_bytes(p.fine) * static_cast<double>(divide_up(p.coarse.size[1], kWeightGradMmaCoarse));
   const int parts = weight_grad_mma_parts(p, limits);
-  const double busy = busy_share(parts * weight_grad_mma_blocks(p), limits);
+  const double busy =
+      busy_share(parts * weight_grad_mma_blocks(p), limits, weight_grad_mma_resident(p.grad_weight.size[2]));
   return std::max(memory_cost(bytes, limits), tensor_cost(product_count(p), 0.5, limits)) / busy +
          sum_cost(p, parts, limits);
 }
@@ -277,7 +278,8 @@ int64_t weight_grad_mma_blocks(const ConvWeightGradParams& p) {
 int weight_grad_mma_parts(const ConvWeightGradParams& p, const DeviceLimits& limits) {
   const int64_t segments =
       p.coarse.size[0] * p.coarse.size[2] * divide_up(p.coarse.size[3], kWeightGradMmaPixels);
-  return parts_for(p, weight_grad_mma_blocks(p), segments, limits);
+  return parts_for(p, weight_grad_mma_blocks(p), segments, limits,
+                   weight_grad_mma_resident(p.grad_weight.size[2]));
 }
 
 int run(const ConvWeightGradParams& params, const LaunchContext& context) {

@@ -43,7 +43,11 @@ int weight_grad_taps_parts(const ConvWeightGradParams& params, const DeviceLimit
 int weight_grad_taps_launch(const ConvWeightGradParams& params, const LaunchContext& context);
 
 // Tensor cores: fp16 and bf16, channels_last, 3x3 and 1x1, stride 1.
-constexpr int kWeightGradMmaCoarse = 64, kWeightGradMmaFine = 32, kWeightGradMmaPixels = 64;
+constexpr int kWeightGradMmaCoarse = 64, kWeightGradMmaFine = 64, kWeightGradMmaPixels = 64;
+// Blocks that run on a multiprocessor at once, as their registers allow.
+constexpr int weight_grad_mma_resident(int64_t size) {
+  return size == 3 ? 1 : 2;
+}
 int64_t weight_grad_mma_blocks(const ConvWeightGradParams& params);
 int weight_grad_mma_parts(const ConvWeightGradParams& params, const DeviceLimits& limits);
 int weight_grad_mma_launch(const ConvWeightGradParams& params, const LaunchContext& context);

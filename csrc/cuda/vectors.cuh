@@ -2,6 +2,8 @@
 // (residual, activation, store) for all of them at once. Not for float64.
 #pragma once
 
+#include <type_traits>
+
 #include "common.cuh"
 #include "primitives.cuh"
 
@@ -180,7 +182,48 @@ __device__ __forceinline__ void finish_vector(const ConvParams& p, bool wide, co
     if (k + i < end) *element<Storage>(p.output, n, k + i, y, x) = FromAcc<Storage>::convert(v[i]);
 }
 
-// The same with all channels of the output.
+// The ends of vectors v[i] of channels k on at (n, y, x_of(i)), those beside the output left out. What a call
+// ends with is decided once for all of them where it is common; else they take turns as v[0], so that the
+// code of any end stands here once.
+template <class Storage, int kCount, class X>
+__device__ __forceinline__ void finish_vectors(const ConvParams& p, bool wide, const float* slope,
+                                               float (&v)[kCount][kVectorLanes<Storage>], int64_t n,
+                                               int64_t k, int64_t y, const X& x_of) {
+  constexpr int kLanes = kVectorLanes<Storage>;
+  if (k >= p.output.size[1] || y < 0 || y >= p.output.size[2]) return;
+  const auto inside = [&](int64_t x) { return x >= 0 && x < p.output.size[3]; };
+  const auto finish = [&](auto activation) {
+    Storage* const row = element<Storage>(p.output, n, k, y, 0);
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) {
+      const int64_t x = x_of(i);
+      activate_all(v[i], decltype(activation)::value, slope);
+      if (inside(x)) *reinterpret_cast<uint4*>(row + x * p.output.stride[3]) = pack<Storage>(v[i]);
+    }
+  };
+  const bool long_code = p.activation == Activation::kSigmoid || p.activation == Activation::kTanh;
+  if (wide && p.residual.data == nullptr && !long_code) {
+    if (p.activation == Activation::kNone) {
+      finish(std::integral_constant<Activation, Activation::kNone>{});
+    } else if (p.activation == Activation::kRelu) {
+      finish(std::integral_constant<Activation, Activation::kRelu>{});
+    } else {
+      finish(std::integral_constant<Activation, Activation::kPrelu>{});
+    }
+    return;
+  }
+#pragma unroll 1
+  for (int turn = 0; turn < kCount; ++turn) {
+    const int64_t x = x_of(turn);
+    if (inside(x)) finish_vector<Storage>(p, wide, slope, v[0], n, k, p.output.size[1], y, x);
+#pragma unroll
+    for (int i = 0; i + 1 < kCount; ++i)
+#pragma unroll
+      for (int lane = 0; lane < kLanes; ++lane) v[i][lane] = v[i + 1][lane];
+  }
+}
+
+// One vector, with all channels of the output.
 template <class Storage>
 __device__ __forceinline__ void finish_vector(const ConvParams& p, bool wide, const float* slope,
                                               float (&v)[kVectorLanes<Storage>], int64_t n, int64_t k,

@@ -46,6 +46,11 @@ COMMANDS = {
         "denoise-ext deblur shaken.png -o sharp.png --kernel motion:15,30\n"
         "  denoise-ext deblur scans/ -o sharp/ --kernel psf.png --sigma 5 --resume",
     ),
+    "upscale": (
+        "enlarge image files, noisy ones too",
+        "denoise-ext upscale small.png -o large.png --model my_upscaler.safetensors\n"
+        "  denoise-ext upscale scans/ -o large/ --model realesr-general-x4v3.pth --resume",
+    ),
     "explain": (
         "write a report about one denoised image: HTML",
         "denoise-ext explain noisy.png -o report.html\n"

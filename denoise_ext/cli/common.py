@@ -285,12 +285,15 @@ def add_memory_arguments(parser: argparse.ArgumentParser, sharing: str = "") -> 
     )  # fmt: skip
 
 
-def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+def add_model_arguments(
+    parser: argparse.ArgumentParser,
+    default: str = "the shipped one that suits each image and its noise",
+) -> None:
     """--model, --import, --device, --backend."""
     parser.add_argument(
         "--model", metavar="NAME|CHECKPOINT",
         help="a model with trained weights (see `denoise-ext models --trained`) or a checkpoint"
-        " file; default: the shipped one that suits each image and its noise",
+        f" file; default: {default}",
     )  # fmt: skip
     add_import_argument(parser)
     parser.add_argument(

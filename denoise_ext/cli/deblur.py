@@ -8,11 +8,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from denoise_ext.cli._denoise_jobs import JobList, list_jobs
-from denoise_ext.cli._denoise_report import Report
+from denoise_ext.cli._restore_jobs import add_batch_arguments, run_work
 from denoise_ext.cli.common import (
-    EXIT_SOME_FAILED,
-    CliError,
     add_file_arguments,
     add_input_arguments,
     add_memory_arguments,
@@ -20,9 +17,7 @@ from denoise_ext.cli.common import (
     add_precision_argument,
     add_value_range_argument,
     check_value_range,
-    importing_torch,
     log_on_stderr,
-    max_pixels,
     run_options,
     sigma_type,
     whole_number,
@@ -67,14 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_precision_argument(parser)
     add_memory_arguments(parser)
     add_file_arguments(parser)
-    parser.add_argument(
-        "--resume", action="store_true", help="skip what an earlier run has done, by hashes"
-    )
-    parser.add_argument(
-        "--json", action="store_true", help="print a JSON line for each file and for the summary"
-    )
-    parser.add_argument("-q", "--quiet", action="store_true", help="print errors only")
-    parser.set_defaults(dry_run=False)
+    add_batch_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -83,21 +71,7 @@ def run(args: argparse.Namespace) -> int:
     logs = log_on_stderr("denoise_ext.restore")
     with contextlib.nullcontext() if args.quiet else logs:
         work = _work(args)
-    if "-" in (*args.inputs, args.output):
-        from denoise_ext.cli._denoise_stream import run_stream
-
-        return run_stream(args, work)
-    with importing_torch():
-        found = list_jobs(args.inputs, args.output, args.recursive, args.format or "", (1, 1))
-    if args.resume and not found.is_folder:
-        raise CliError("--resume needs a folder as output: for one file, repeat the command")
-    with Report(
-        len(found.jobs), found.failures, args.output, found.notes, quiet=args.quiet,
-        as_json=args.json, doing="deblurring", done="deblurred",
-    ) as report:  # fmt: skip
-        _run_jobs(found, work, report, args)
-    report.finish()
-    return EXIT_SOME_FAILED if report.failures else 0
+    return run_work(args, work, "deblurring", "deblurred")
 
 
 @dataclass(frozen=True)
@@ -158,24 +132,3 @@ def _work(args: argparse.Namespace) -> _Deblurring:
     check_name(args.model)  # a wrong name is one error, not one for each file
     blur = Blur(args.kernel, args.border)
     return _Deblurring(blur, args.model, options, args.sigma, args.steps, args.value_range)
-
-
-def _run_jobs(found: JobList, work: _Deblurring, report: Report, args: argparse.Namespace) -> None:
-    from denoise_ext.jobs.batch import Worker, known_jobs, run_batch
-    from denoise_ext.jobs.manifest import Manifest
-    from denoise_ext.jobs.storage import LocalStorage
-
-    manifest = None
-    if found.is_folder and found.jobs:
-        manifest = Manifest(found.output, (1, 1), siblings=args.resume)
-    worker = Worker(
-        work.load(report.step),
-        work.fingerprint() if manifest else None,
-        storage=LocalStorage(manifest, make_folders=manifest is not None),
-        overwrite=args.overwrite,
-        max_pixels=max_pixels(args),
-    )
-    with manifest or contextlib.nullcontext():
-        known = known_jobs(found.jobs, manifest) if manifest and args.resume else found.jobs
-        for outcome in run_batch(known, worker):
-            report.add(outcome)

@@ -115,8 +115,19 @@ class Accelerated(Wrapper):
                 return self._after(error, args, kwargs)
 
     def report(self) -> Report:
-        """List every site with its replacement, or the reason why it was left; print it."""
-        return Report(list(self._settings.report.rows))
+        """List every site with its replacement, or the reason why it was left; print it.
+
+        On a GPU the last rows are the convolutions of the plans, with the kernels that serve and
+        the times by which they were chosen, as ``ops.explain`` has them.
+        """
+        plans = [(module, plan()) for module, plan in self._settings.plans]
+        measured = [
+            Row(module, site, "kernel", reason=reason, decided="timed")
+            for module, plan in plans
+            if plan is not None
+            for site, reason in plan.measured().items()
+        ]
+        return Report([*self._settings.report.rows, *measured])
 
     def refresh(self) -> None:
         """Drop all plans and decisions; the next call is the example."""

@@ -18,6 +18,7 @@ from denoise_ext.io.read import (
     read_image_file,
     read_picture,
 )
+from denoise_ext.io.resized import resized
 from denoise_ext.io.write import check_can_write, format_for, write_image, write_picture
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "read_image",
     "read_image_file",
     "read_picture",
+    "resized",
     "write_atomically",
     "write_image",
     "write_picture",

@@ -10,14 +10,18 @@ from denoise_ext.models import (  # noqa: F401  (they register)
     ffdnet,
     nafnet,
     rdxnet,
+    rrdb,
     sepdncnn,
+    span,
+    srnet,
+    srvgg,
 )
 from denoise_ext.models import pretrained as pretrained  # after the names that it refers to
 from denoise_ext.models.checkpoints import load_checkpoint, read_metadata, save_model
 from denoise_ext.models.dncnn import fold_batchnorm
 from denoise_ext.models.entry_points import EntryPointWarning
 from denoise_ext.models.factory import create_model
-from denoise_ext.models.image_denoiser import ImageDenoiser
+from denoise_ext.models.image_denoiser import ImageDenoiser, ImageNetwork, ImageUpscaler
 from denoise_ext.models.network import Network, Port, Signature
 from denoise_ext.models.recognise import CheckpointError
 from denoise_ext.models.registry import (
@@ -34,6 +38,8 @@ __all__ = [
     "CheckpointError",
     "EntryPointWarning",
     "ImageDenoiser",
+    "ImageNetwork",
+    "ImageUpscaler",
     "Network",
     "Port",
     "Pretrained",

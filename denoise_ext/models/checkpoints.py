@@ -36,7 +36,7 @@ MAX_CONFIG = 1 << 16
 _LAYERS = ("depth", "levels", "blocks", "encoder_blocks", "middle_blocks", "decoder_blocks")
 _LAYERS_WITHOUT_TENSORS = 256  # a family may use a tensor several times
 _HDF5 = b"\x89HDF\r\n\x1a\n"
-_WRAPPERS = ("state_dict", "params", "model_state_dict", "net", "model")
+_WRAPPERS = ("state_dict", "params_ema", "params", "model_state_dict", "net", "model")
 
 
 def load_checkpoint(path: str | PathLike[str]) -> Network:
@@ -51,9 +51,14 @@ def load_checkpoint(path: str | PathLike[str]) -> Network:
     * ``dncnn.N.weight``: the DnCNN with BatchNorm of SaoYan/DnCNN-PyTorch and cszn/DnCNN;
     * ``intermediate_dncnn.itermediate_dncnn.N.weight``: IPOL's FFDNet with BatchNorm;
     * ``m_head.weight``: KAIR's and DPIR's DRUNet;
-    * ``intro.weight``: the authors' NAFNet.
+    * ``intro.weight``: the authors' NAFNet;
+    * ``body.0.weight`` and ``body.1.weight``: Real-ESRGAN's SRVGGNetCompact with PReLU;
+    * ``model.1.sub.0.RDB1.conv1.0.weight``, ``RRDB_trunk.0.RDB1.conv1.weight``,
+      ``body.0.rdb1.conv1.weight``: RRDBNet of ESRGAN, BSRGAN and Real-ESRGAN;
+    * ``conv_1.sk.weight``: the authors' SPAN.
 
-    ``{"state_dict": ...}`` and ``{"params": ...}`` are unwrapped. ``module.`` prefixes are dropped.
+    ``{"state_dict": ...}``, ``{"params_ema": ...}`` and ``{"params": ...}`` are unwrapped.
+    ``module.`` prefixes are dropped.
     BatchNorm is folded into the convolutions.
 
     Sizes are checked against the length of the file before tensors are read. Memory is at most

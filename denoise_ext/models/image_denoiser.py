@@ -1,9 +1,10 @@
-"""Networks that denoise one image: ``model(x, sigma=None)``."""
+"""Networks of one image, denoisers and upscalers: ``model(x, sigma=None)``."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from fractions import Fraction
 from typing import Any, ClassVar
 
 import torch
@@ -17,10 +18,11 @@ Sigma = float | int | Tensor | None
 # Limits for files: a larger network would exhaust memory.
 MAX_LAYERS = 1000
 MAX_LEVELS = 16
+MAX_SCALE = 8
 
 
-class ImageDenoiser(Network):
-    """Base of networks that take one noisy image and give the clean one.
+class ImageNetwork(Network):
+    """Base of networks that take one image and its noise level, and give one image.
 
     Call it as ``model(x, sigma)``:
 
@@ -30,42 +32,29 @@ class ImageDenoiser(Network):
       with one value per image, or a map (N, 1, H, W). ``None`` for models that do not use it
       (``model.needs_sigma`` is False); a blind model checks a given sigma and then ignores it.
 
-    Returns the denoised image, same shape and dtype as ``x``, not clipped.
+    Returns the image (N, C, scale * H, scale * W), of x's dtype, not clipped.
 
     As a :class:`Network` it takes ``image`` and, with ``needs_sigma``, ``noise_map`` (sigma / 255),
-    and gives ``image``; it has no state.  ``model({"image": x, ...})`` calls it so.  Subclasses
-    implement :meth:`denoise` and :attr:`config` (docs/models.md).
+    and gives ``image``; it has no state.  ``model({"image": x, ...})`` calls it so.
     """
 
-    exported_names: ClassVar[Mapping[str, str]] = {"image": "denoised"}
-
-    def __init__(self, in_channels: int, needs_sigma: bool) -> None:
+    def __init__(self, in_channels: int, needs_sigma: bool, scale: int = 1) -> None:
         super().__init__()
         self.in_channels = check_positive_int("channels", in_channels)
-        self.needs_sigma = needs_sigma
+        self.needs_sigma, self.scale = needs_sigma, scale
         inputs = {"image": Port(in_channels)}
         if needs_sigma:
             inputs["noise_map"] = Port(1, kind="condition")
-        self.signature = Signature(inputs, {"image": Port(in_channels)})
-
-    def denoise(self, x: Tensor, noise_map: Tensor | None) -> Tensor:
-        """Denoise ``x`` (N, C, H, W), H and W multiples of ``stride``.
-
-        ``noise_map`` is sigma / 255, broadcastable to (N, 1, H, W), or None for blind models.
-        """
-        raise NotImplementedError(f"{type(self).__name__} has no denoise")
-
-    def compute(self, inputs: Tensors, state: Tensors) -> tuple[Tensors, Tensors]:
-        """See :meth:`Network.compute`."""
-        return {"image": self.denoise(inputs["image"], inputs.get("noise_map"))}, state
+        outputs = {"image": Port(in_channels, scale=Fraction(scale))}
+        self.signature = Signature(inputs, outputs)
 
     def forward(self, x: Tensor | Tensors, sigma: Sigma | Tensors = None) -> Any:
-        """Denoise ``x``; or, for inputs by name, as :class:`Network`: see the class."""
+        """The image that the network makes of ``x``; inputs by name as :class:`Network`."""
         if isinstance(x, Mapping):
             return super().forward(x, sigma)
         inputs = self.inputs_for(x, sigma)
         if x.numel() == 0:  # empty batch: there is nothing to compute
-            return torch.empty_like(x)
+            return x.new_empty(*x.shape[:2], *(side * self.scale for side in x.shape[2:]))
         outputs, _ = self.run_checked(inputs, {})
         return outputs["image"]
 
@@ -97,6 +86,54 @@ class ImageDenoiser(Network):
             return None
         noise_map = checked_sigma(x, sigma) / 255.0
         return noise_map.to(x.dtype) if self.needs_sigma else None
+
+
+class ImageDenoiser(ImageNetwork):
+    """Base of networks that take one noisy image and give the clean one, of the same size.
+
+    Called as :class:`ImageNetwork`.  Subclasses implement :meth:`denoise` and :attr:`config`
+    (docs/models.md).
+    """
+
+    exported_names: ClassVar[Mapping[str, str]] = {"image": "denoised"}
+
+    def __init__(self, in_channels: int, needs_sigma: bool) -> None:
+        super().__init__(in_channels, needs_sigma)
+
+    def denoise(self, x: Tensor, noise_map: Tensor | None) -> Tensor:
+        """Denoise ``x`` (N, C, H, W), H and W multiples of ``stride``.
+
+        ``noise_map`` is sigma / 255, broadcastable to (N, 1, H, W), or None for blind models.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no denoise")
+
+    def compute(self, inputs: Tensors, state: Tensors) -> tuple[Tensors, Tensors]:
+        """See :meth:`Network.compute`."""
+        return {"image": self.denoise(inputs["image"], inputs.get("noise_map"))}, state
+
+
+class ImageUpscaler(ImageNetwork):
+    """Base of networks that enlarge one image ``scale`` times, 2 to 8.
+
+    Called as :class:`ImageNetwork`.  Subclasses implement :meth:`enlarge` and :attr:`config`.
+    """
+
+    exported_names: ClassVar[Mapping[str, str]] = {"image": "enlarged"}
+
+    def __init__(self, in_channels: int, needs_sigma: bool, scale: int) -> None:
+        scale = check_positive_int("scale", scale, 2, MAX_SCALE)
+        super().__init__(in_channels, needs_sigma, scale)
+
+    def enlarge(self, x: Tensor, noise_map: Tensor | None) -> Tensor:
+        """Enlarge ``x`` (N, C, H, W) to (N, C, scale * H, scale * W).
+
+        H and W are multiples of ``stride``. ``noise_map`` is as for `ImageDenoiser.denoise`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no enlarge")
+
+    def compute(self, inputs: Tensors, state: Tensors) -> tuple[Tensors, Tensors]:
+        """See :meth:`Network.compute`."""
+        return {"image": self.enlarge(inputs["image"], inputs.get("noise_map"))}, state
 
 
 def append_noise_map(x: Tensor, noise_map: Tensor | None) -> Tensor:

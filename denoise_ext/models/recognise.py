@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 from denoise_ext.models.folding import BatchNorm, fold_into
 from denoise_ext.models.network import Network
 from denoise_ext.models.recognise_u_net import FAST_DVDNET, U_NETS, fastdvdnet
+from denoise_ext.models.recognise_upscalers import upscaler_of
 from denoise_ext.models.registry import build_model
 
 RECOGNISED = """recognised layouts:
@@ -23,6 +25,10 @@ RECOGNISED = """recognised layouts:
   m_head.weight, m_down1.0.res.0.weight, ...  DRUNet as KAIR and DPIR write it
   intro.weight, encoders.0.0.conv1.weight, ...  NAFNet as its authors write it
   temp1.inc.convblock.0.weight, ...  FastDVDnet as its author writes it, with BatchNorm
+  body.0.weight, body.1.weight, ...  SRVGGNetCompact as Real-ESRGAN writes it, with PReLU
+  model.1.sub.0.RDB1.conv1.0.weight, RRDB_trunk.0.RDB1.conv1.weight, body.0.rdb1.conv1.weight, ...
+                  RRDBNet as ESRGAN, BSRGAN and Real-ESRGAN write it
+  conv_1.sk.weight, block_1.c1_r.sk.weight, ...  SPAN as its authors write it
 and this package's own files, which have metadata"""
 
 _IPOL = "intermediate_dncnn.itermediate_dncnn"  # Tassano, Delon, Veit: FFDNet, IPOL 2019
@@ -53,9 +59,11 @@ def recognise(state: dict[str, Tensor]) -> Network:
     state = {key.removeprefix("module."): value for key, value in state.items()}
     for mark, configuration in U_NETS.items():
         if mark in state:
-            return _u_net(state, configuration)
+            return _read_by(partial(_unchanged, configuration), state)
+    if read := upscaler_of(state):
+        return _read_by(read, state)
     if FAST_DVDNET in state:
-        return _u_net(_without_norms(state), fastdvdnet)
+        return _read_by(partial(_unchanged, fastdvdnet), _without_norms(state))
     prefix, tensors = _split_keys(state)
     chain = _read_chain(prefix, tensors)
     if prefix == _IPOL and chain:
@@ -71,12 +79,21 @@ def recognise(state: dict[str, Tensor]) -> Network:
     return build_fitting(lambda: build_model(config), own).eval()
 
 
-def _u_net(
-    state: dict[str, Tensor], configuration: Callable[[dict[str, Tensor]], dict[str, Any]]
+def _unchanged(
+    configuration: Callable[[dict[str, Tensor]], dict[str, Any]], state: dict[str, Tensor]
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Of a layout whose names are our own."""
+    return configuration(state), state
+
+
+def _read_by(
+    read: Callable[[dict[str, Tensor]], tuple[dict[str, Any], dict[str, Tensor]]],
+    state: dict[str, Tensor],
 ) -> Network:
+    """The network of the configuration and the tensors that a layout's function finds."""
     try:
-        config = configuration(state)
-        return build_fitting(lambda: build_model(config), state).eval()
+        config, own = read(state)
+        return build_fitting(lambda: build_model(config), own).eval()
     except CheckpointError as error:
         raise _wrong(str(error)) from None
     except (KeyError, IndexError, ValueError) as error:

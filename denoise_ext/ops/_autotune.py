@@ -190,14 +190,23 @@ def run(op: Any, by_pytorch: Callable[..., Any] | None, arguments: tuple) -> Any
     ``by_pytorch`` computes the same of the same arguments with PyTorch's own convolution; None:
     PyTorch is no contender.
     """
-    if not may_follow():
+    choice = choose(op, by_pytorch, arguments)
+    if choice is None:
         return op(*arguments)
+    theirs = None if by_pytorch is None else partial(by_pytorch, *arguments)
+    return TUNER.follow(choice, partial(op, *arguments), theirs)
+
+
+def choose(op: Any, by_pytorch: Callable[..., Any] | None, arguments: tuple) -> Choice | None:
+    """What serves this call, measured now if it is the first; None: the estimated choice."""
+    if not may_follow():
+        return None
     device = next(x for x in arguments if isinstance(x, Tensor)).device
     key = key_of(op, arguments, device.index)
     choice = TUNER.known(key)
     if choice is None:
         if torch.cuda.is_current_stream_capturing():
-            return op(*arguments)
+            return None
         theirs = None
         if by_pytorch is not None and pytorch_may_serve(arguments):
             theirs = partial(by_pytorch, *arguments)
@@ -205,8 +214,7 @@ def run(op: Any, by_pytorch: Callable[..., Any] | None, arguments: tuple) -> Any
             major, minor = torch.cuda.get_device_capability(device)
             steps = other_kernels(op, arguments, 10 * major + minor)
             choice = TUNER.measure(key, steps, partial(op, *repeatable(op, arguments)), theirs)
-    theirs = None if by_pytorch is None else partial(by_pytorch, *arguments)
-    return TUNER.follow(choice, partial(op, *arguments), theirs)
+    return choice
 
 
 def repeatable(op: Any, arguments: tuple) -> tuple:

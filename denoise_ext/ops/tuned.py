@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from denoise_ext.ops import _autotune
@@ -12,11 +13,19 @@ class Tuned:
 
     For plans, which compare themselves with PyTorch.  A CUDA graph records the measured kernel,
     for a plan's steps run once before they are recorded.
+
+    Attributes:
+        measured: what was measured for the last call's geometry; None: nothing.
     """
 
     def __init__(self, op: Any) -> None:
         self.op = op
+        self.measured: _autotune.Choice | None = None
 
     def __call__(self, *arguments: Any) -> Any:
         """Run ``op(*arguments)``."""
-        return _autotune.run(self.op, None, arguments)
+        choice = _autotune.choose(self.op, None, arguments)
+        if choice is None:
+            return self.op(*arguments)
+        self.measured = choice if choice.seconds else None
+        return _autotune.TUNER.follow(choice, partial(self.op, *arguments), None)

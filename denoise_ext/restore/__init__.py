@@ -1,7 +1,8 @@
-"""Undo blur, missing pixels and mosaics, with a denoiser as prior.
+"""Undo blur, missing pixels and mosaics, with a denoiser as prior; enlarge images.
 
 Functions for one image: `deblur`, `inpaint`, `demosaic`. `Restorer` keeps a network ready for many
-images and takes any `Operator`. `fit_kernel` and `fit_inverse_kernel` learn from pairs of images.
+images and takes any `Operator`. `upscale` and `Upscaler` enlarge images with a network of their
+own. `fit_kernel` and `fit_inverse_kernel` learn from pairs of images.
 """
 
 from denoise_ext.restore.fit import fit_inverse_kernel, fit_kernel
@@ -9,6 +10,7 @@ from denoise_ext.restore.kernels import disk_kernel, gaussian_kernel, motion_ker
 from denoise_ext.restore.operators import Blur, Mask, Mosaic, Operator
 from denoise_ext.restore.restorer import Restored, Restorer
 from denoise_ext.restore.tasks import deblur, demosaic, inpaint
+from denoise_ext.restore.upscaler import Upscaled, Upscaler, upscale
 
 __all__ = [
     "Blur",
@@ -17,6 +19,8 @@ __all__ = [
     "Operator",
     "Restored",
     "Restorer",
+    "Upscaled",
+    "Upscaler",
     "deblur",
     "demosaic",
     "disk_kernel",
@@ -26,4 +30,5 @@ __all__ = [
     "inpaint",
     "motion_kernel",
     "open_kernel",
+    "upscale",
 ]

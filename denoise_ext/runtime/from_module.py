@@ -12,6 +12,7 @@ from denoise_ext.analysis.geometry import Geometry, GeometryError, analyse, with
 from denoise_ext.engine.accelerate import Accelerated, accelerated_like
 from denoise_ext.models.image_denoiser import (
     ImageDenoiser,
+    ImageUpscaler,
     Sigma,
     check_bool,
     check_positive_int,
@@ -77,15 +78,20 @@ def adopted(model: Any, channels: int | None, needs_sigma: bool | None) -> Any:
     return network if plain is model else accelerated_like(model, network)
 
 
+class ModelKindError(TypeError, ValueError):
+    """A network of another kind than is needed: an argument, or what a name stands for."""
+
+
 def check_image_denoiser(model: Any) -> None:
-    """TypeError for a network that is no image denoiser; all else passes."""
+    """ModelKindError for a network that is no image denoiser; all else passes."""
     network = model.original if isinstance(model, Accelerated) else model
     if isinstance(network, Network) and not isinstance(network, ImageDenoiser):
         inputs, outputs = network.signature.inputs, network.signature.outputs
-        raise TypeError(
+        other = "restore.Upscaler" if isinstance(network, ImageUpscaler) else "runtime.Session"
+        raise ModelKindError(
             "model must be an image denoiser (models.ImageDenoiser: an image and its noise level"
             f" in, an image out), got {type(network).__name__} with inputs {', '.join(inputs)} and"
-            f" outputs {', '.join(outputs)}; runtime.Session runs it"
+            f" outputs {', '.join(outputs)}; {other} runs it"
         )
 
 

@@ -416,6 +416,7 @@ class Denoiser:
                 network = open_network(
                     model, options.device, None, options.backend, channels=channels
                 )
+                check_image_denoiser(network)
                 native = options.backend == "native"
                 self._sessions[key] = Session(network, options.precision, native)
             return self._sessions[key]

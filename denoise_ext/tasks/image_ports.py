@@ -1,4 +1,4 @@
-"""Images of any number of channels at the ports of an image denoiser."""
+"""Images of any number of channels at the ports of a network of one image."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import math
 
 from torch import Tensor
 
-from denoise_ext.models.network import Network, Tensors
-from denoise_ext.runtime.from_module import check_image_denoiser
+from denoise_ext.models.image_denoiser import ImageNetwork
+from denoise_ext.models.network import Tensors
 from denoise_ext.runtime.model_names import default_model
 
 
@@ -18,12 +18,10 @@ class ImagePorts:
     takes three copies of a gray image, and its outputs are averaged.
 
     Raises:
-        TypeError: no image denoiser.
-        ValueError: the network cannot denoise images of so many channels.
+        ValueError: the network cannot take images of so many channels.
     """
 
-    def __init__(self, network: Network, channels: int) -> None:
-        check_image_denoiser(network)
+    def __init__(self, network: ImageNetwork, channels: int) -> None:
         own = network.in_channels
         if channels == 1 and own != 1 and not network.needs_sigma:
             raise ValueError(

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from denoise_ext.io import ImageError, Picture, read_picture
+from denoise_ext.io import ImageError, Picture, read_picture, resized
 from denoise_ext.io.errors import shown
 from denoise_ext.io.read import as_shown
 from denoise_ext.tasks.axes import array_of, batch_of, by_pictures, check_axes, check_count
@@ -120,9 +120,9 @@ def _open_picture(picture: Picture, axes: str | None) -> ImageView:
     [frame] = picture.frames
     if frame.dtype == np.bool_:  # two-level: denoised as 0 and 255, and cut at the middle
         opened = replace(_open_array(frame * np.uint8(255)), from_file=True)
-        return _finished(opened, lambda result: picture.with_frames([result >= 128]))
+        return _finished(opened, lambda result: resized(picture, [result >= 128]))
     opened = _open_frame(frame, picture.value_range)
-    return _finished(opened, lambda result: picture.with_frames([result]))
+    return _finished(opened, lambda result: resized(picture, [result]))
 
 
 def _finished(opened: ImageView, finish: Callable[[Any], Any]) -> ImageView:
@@ -146,7 +146,11 @@ def _open_pages(picture: Picture, axes: str) -> ImageView:
 
     def finish(image: np.ndarray) -> Picture:
         image = image >= 128 if two_level else image
-        return picture.with_frames(image.reshape(len(picture.frames), *picture.frames[0].shape))
+        rows, columns = array.shape[axes.index("Y")], array.shape[axes.index("X")]
+        new = image.shape[axes.index("Y")] // rows, image.shape[axes.index("X")] // columns
+        height, width, *samples = picture.frames[0].shape
+        shape = (len(picture.frames), height * new[0], width * new[1], *samples)
+        return resized(picture, image.reshape(shape))
 
     return replace(_finished(opened, finish), from_file=True)
 
@@ -287,6 +291,9 @@ def _open_pillow(image: Image.Image) -> ImageView:
     def finish(result: np.ndarray) -> Image.Image:
         made = Image.fromarray(result)
         made.info.update(image.info)  # ICC profile, EXIF, resolution
+        if made.size != image.size and "dpi" in image.info:  # of the same physical size
+            pairs = zip(image.info["dpi"], made.size, image.size)
+            made.info["dpi"] = tuple(dpi * new / old for dpi, new, old in pairs)
         return made
 
     return _finished(_open_array(np.array(image)), finish)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from denoise_ext.models.network import Tensors
+from denoise_ext.runtime.from_module import check_image_denoiser
 from denoise_ext.runtime.model_names import Model, is_family, open_network
 from denoise_ext.runtime.options import RunOptions
 from denoise_ext.runtime.session import Session
@@ -33,6 +34,7 @@ class Sessions:
                 network = open_network(
                     self._model, options.device, None, options.backend, channels=channels
                 )
+                check_image_denoiser(network)
                 native = options.backend == "native"
                 self._sessions[key] = Session(network, options.precision, native)
             return self._sessions[key]

@@ -84,17 +84,20 @@ def _extended(config: TrainConfig) -> tuple[Network, dict[str, Any] | None]:
     model.initialise(_weights_generator(config))
     plain = config.model.model_copy(update={"name": "", "options": {}, "new": []})
     source, start = _started(config.model_copy(update={"model": plain}))
-    names = list(model.state_dict())
-    new = {name for pattern in config.model.new for name in fnmatch.filter(names, pattern)}
+    own = model.state_dict()
+    new = {name for pattern in config.model.new for name in fnmatch.filter(own, pattern)}
     weights = source.state_dict()
-    if new != set(names) - set(weights):
-        wrong = sorted(new ^ (set(names) - set(weights)))
+    shapes = {name: value.shape for name, value in weights.items()}
+    missing = {name for name, value in own.items() if shapes.get(name) != value.shape}
+    if new != missing:
+        wrong = min(new ^ missing)
         raise ValueError(
             f"model.new: {config.model.new} must name what {config.model.start!r} does not hold "
-            f"and nothing else; {wrong[0]!r} is {'in it' if wrong[0] in new else 'missing'}"
+            f"and nothing else; {wrong!r} is {'in it' if wrong in new else 'missing'}"
         )
+    kept = {name: value for name, value in weights.items() if name not in new}
     try:
-        model.load_state_dict({**model.state_dict(), **weights})
+        model.load_state_dict({**own, **kept})
     except RuntimeError as error:  # other names, other shapes: torch lists them, a line each
         reason = str(error).splitlines()[-1].strip()
         raise ValueError(f"model.start: {config.model.start!r} does not fit: {reason}") from None

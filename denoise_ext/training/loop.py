@@ -20,6 +20,7 @@ from denoise_ext.models.network import Tensors
 from denoise_ext.training import (  # noqa: F401  (they register)
     adaptation,
     image_denoising,
+    image_upscaling,
     video_denoising,
 )
 from denoise_ext.training.build import build_network, build_optimiser

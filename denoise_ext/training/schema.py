@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from denoise_ext.training.sections import (
     IMAGE_DENOISING,
+    IMAGE_UPSCALING,
     VIDEO_DENOISING,
     Data,
     Loss,
@@ -21,7 +22,7 @@ from denoise_ext.training.sections import (
     Validation,
 )
 
-_OWN_TASKS = (IMAGE_DENOISING, VIDEO_DENOISING)
+_OWN_TASKS = (IMAGE_DENOISING, VIDEO_DENOISING, IMAGE_UPSCALING)
 _PEAK_AFTER_START = 1e-4
 
 
@@ -65,18 +66,37 @@ class TrainConfig(Section):
             )
         if self.task.name in _OWN_TASKS and self.task.options:
             raise ValueError(f"task.options are for tasks of your own, got {self.task.options}")
+        if self.task.name in _OWN_TASKS:
+            self._noise_and_crop_consistent()
         if self.task.name == IMAGE_DENOISING:
             self._images_consistent()
         if self.task.name == VIDEO_DENOISING:
             self._video_consistent()
+        if self.task.name == IMAGE_UPSCALING:
+            self._upscaling_consistent()
         if self.validation.patience and not self.validation.images:
             raise ValueError("validation.images must be >= 1 where validation.patience is given")
         return self
 
+    def _noise_and_crop_consistent(self) -> None:
+        """Check what all tasks of this package have in common."""
+        kinds = {step.kind for step in self.noise.chain}
+        if self.task.name != VIDEO_DENOISING:
+            if self.data.clips:
+                raise ValueError(
+                    f"data.clips need task.name 'video_denoising', got {self.data.clips}"
+                )
+            if "h264" in kinds:
+                raise ValueError(
+                    "noise kind 'h264' is for clips: it needs task.name 'video_denoising'"
+                )
+        if self.data.channels != 3 and "photo" in kinds:
+            raise ValueError(f"noise kind 'photo' needs data.channels 3, got {self.data.channels}")
+        if self.loss.name == "ssim" and self.data.crop < 11:
+            raise ValueError(f"data.crop must be >= 11 for the ssim loss, got {self.data.crop}")
+
     def _images_consistent(self) -> None:
         """Check images, their noise and the loss against one another."""
-        if self.data.clips:
-            raise ValueError(f"data.clips need task.name 'video_denoising', got {self.data.clips}")
         target, pairs = self.loss.target, self.data.pairs
         if self.files_are_noisy and self.noise != Noise():
             raise ValueError(
@@ -111,12 +131,6 @@ class TrainConfig(Section):
             raise ValueError(
                 f"loss.noise_level and loss.noise_scale need loss.target 'clean', got {target!r}"
             )
-        if any(step.kind == "h264" for step in self.noise.chain):
-            raise ValueError("noise kind 'h264' is for clips: it needs task.name 'video_denoising'")
-        if self.data.channels != 3 and any(step.kind == "photo" for step in self.noise.chain):
-            raise ValueError(f"noise kind 'photo' needs data.channels 3, got {self.data.channels}")
-        if self.loss.name == "ssim" and self.data.crop < 11:
-            raise ValueError(f"data.crop must be >= 11 for the ssim loss, got {self.data.crop}")
 
     def _video_consistent(self) -> None:
         """What video is not trained with, yet."""
@@ -129,7 +143,11 @@ class TrainConfig(Section):
             raise ValueError(
                 "task.name 'video_denoising' does not take data.permute_channels or data.augment"
             )
-        if self.data.channels != 3 and any(step.kind == "photo" for step in self.noise.chain):
-            raise ValueError(f"noise kind 'photo' needs data.channels 3, got {self.data.channels}")
-        if self.loss.name == "ssim" and self.data.crop < 11:
-            raise ValueError(f"data.crop must be >= 11 for the ssim loss, got {self.data.crop}")
+
+    def _upscaling_consistent(self) -> None:
+        """Upscalers are trained on clean files alone."""
+        if self.files_are_noisy or self.loss.noise_level or self.loss.noise_scale:
+            raise ValueError(
+                "task.name 'image_upscaling' needs clean files and loss.target 'clean', without "
+                "data.pairs, loss.noise_level and loss.noise_scale"
+            )

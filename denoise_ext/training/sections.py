@@ -18,6 +18,7 @@ Scale = Annotated[float, Field(gt=0, le=1)]
 
 IMAGE_DENOISING = "image_denoising"
 VIDEO_DENOISING = "video_denoising"
+IMAGE_UPSCALING = "image_upscaling"
 
 
 class Section(BaseModel):
@@ -31,7 +32,8 @@ class Task(Section):
 
     name: str = Field(
         IMAGE_DENOISING,
-        description="image_denoising, video_denoising, or a registered task of your own.",
+        description="image_denoising, video_denoising, image_upscaling, or a registered task of "
+        "your own.",
     )
     options: dict[str, bool | int | float | str | list[int]] = Field(
         default_factory=dict, description="Of a task of your own."
@@ -93,7 +95,11 @@ class Data(Section):
         "they are.",
     )
     channels: Literal[1, 3] = Field(1, description="1: gray (Pillow's L of colour images), 3: RGB.")
-    crop: PositiveInt = Field(64, description="Side of the square training crops in pixels.")
+    crop: PositiveInt = Field(
+        64,
+        description="Side of the square training crops in pixels; for image_upscaling that of the "
+        "large images.",
+    )
     augment: bool = Field(True, description="Random flips and quarter turns.")
     permute_channels: bool = Field(
         False, description="Random order of the three colour channels, crop by crop."
@@ -198,8 +204,8 @@ class Model(Section):
     )
     new: list[str] = Field(
         default_factory=list,
-        description="Parameters that `start` does not hold and that begin at random, as patterns "
-        'of their names: ["estimator.*"].',
+        description="Parameters that `start` does not hold, or holds in another shape, and that "
+        'begin at random, as patterns of their names: ["estimator.*"].',
     )
     freeze: list[str] = Field(
         default_factory=list,

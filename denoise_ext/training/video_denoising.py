@@ -66,7 +66,8 @@ def check_fit(network: Network, config: TrainConfig) -> None:
     named, signature = config.model.name or config.model.start, network.signature
     inputs = {name: port for name, port in signature.inputs.items() if name != "noise_map"}
     ports = {**inputs, **signature.outputs}
-    if set(inputs) != {"image"} or "image" not in signature.outputs:
+    same_size = all(port.scale == 1 for port in ports.values())
+    if set(inputs) != {"image"} or "image" not in signature.outputs or not same_size:
         raise ValueError(
             f"task.name is {config.task.name!r}, but model.name {named!r} denoises no frames"
         )

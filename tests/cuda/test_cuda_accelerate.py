@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
@@ -50,6 +51,53 @@ def test_a_tensor_elsewhere_is_an_obstacle():
     here, there = (Value((1,), (1,), torch.float32, device) for device in devices)
     assert cuda_graph.obstacle(Graph([here], [], [], [], [], None), gpu) is None
     assert "cpu" in cuda_graph.obstacle(Graph([here, there], [], [], [], [], None), gpu)
+
+
+@contextlib.contextmanager
+def _replaying_on_the_cpu(recorder, monkeypatch):
+    """``torch.cuda`` whose graph repeats the launch on the recorder's own inputs."""
+    again = lambda: recorder._results.__setitem__(slice(None), recorder._launch(recorder._inputs))  # noqa: E731
+    nothing = contextlib.nullcontext
+    stream = SimpleNamespace(wait_stream=lambda other: None)
+    stand_in = {
+        "is_current_stream_capturing": lambda: False,
+        "current_stream": lambda device: stream,
+        "Stream": lambda device: stream,
+        "CUDAGraph": lambda: SimpleNamespace(replay=again),
+        "set_stream": lambda stream: None,
+        "device": nothing,
+        "stream": nothing,
+        "graph": lambda *_, **__: nothing(),
+    }
+    with monkeypatch.context() as patch:
+        for name, value in stand_in.items():
+            patch.setattr(torch.cuda, name, value)
+        yield
+
+
+@pytest.mark.parametrize(
+    "shape, expanded", [((2, 1, 5), (2, 4, 5)), ((1,), (3,)), ((1, 1, 6), (2, 3, 6)), ((), (2, 2))]
+)
+def test_expanded_inputs_are_recorded(shape, expanded, monkeypatch):
+    """Of stride 0: PyTorch does not write such a tensor as a whole."""
+    recorder = cuda_graph.Recorder(lambda x: [2 * x[0]], [False], torch.device("cpu"))
+    with _replaying_on_the_cpu(recorder, monkeypatch):
+        for seed in range(3):
+            torch.manual_seed(seed)
+            x = torch.randn(shape).expand(expanded)
+            assert torch.equal(recorder([x])[0], 2 * x)
+            assert recorder.failure is None and recorder.recorded
+    assert recorder._inputs[0].stride() == x.stride()
+
+
+@on_gpu
+@torch.no_grad()
+def test_a_plan_with_an_expanded_input_is_recorded():
+    net = Net().eval().cuda()
+    inputs = [torch.randn(1, 1, 64, 64, device="cuda").expand(1, 3, 64, 64) for _ in range(3)]
+    plan = plan_of(net, inputs[0], poison=False)
+    assert all(close(plan.run([x]), net(x)) for x in inputs)
+    assert plan.unrecorded is None and plan.free_workspaces()[0].recorded
 
 
 @on_gpu

@@ -20,6 +20,7 @@ from engine_tools import plan_of
 
 from denoise_ext import ops
 from denoise_ext._loader import native
+from denoise_ext.engine.accelerate import plan as engine_plan
 from denoise_ext.engine.fuse import conv
 from denoise_ext.ops import _autotune
 from denoise_ext.ops._autotune import ESTIMATED, PYTORCH, Choice, Tuner
@@ -316,6 +317,27 @@ def test_a_plan_takes_the_measured_kernels(recorded, machine, monkeypatch):
     choices = [choice.kernels for choice in _autotune.TUNER._choices.values()]
     assert choices == ([] if recorded else ["conv_tiled"] * 2)
     assert used == choices
+    # The plan's report has each geometry's times, as ops.explain has.
+    measured = plan.measured()
+    assert list(measured) == ([] if recorded else [
+        "conv2d 1x16x6x9, weight 24x16x5x5", "conv_transpose2d 1x24x6x9, weight 24x8x2x2"
+    ])  # fmt: skip
+    for text in measured.values():
+        assert text.startswith("measured: conv_tiled (conv_tiled 1000000.0 us, ")
+        assert "estimated 2000000.0 us" in text
+
+
+@torch.no_grad()
+def test_the_report_of_a_network_has_the_measured_kernels(machine, monkeypatch):
+    machine[1][0] = "conv_tiled"
+    monkeypatch.setattr(conv, "_writer", lambda op, device: Tuned(op))
+    monkeypatch.setattr(conv.ConvSite, "_packed", lambda *_: None)  # the CPU's alone
+    net = engine_plan(torch.nn.Sequential(torch.nn.Conv2d(16, 24, 5), torch.nn.ReLU()).eval())
+    x = torch.randn(1, 16, 9, 9).contiguous(memory_format=torch.channels_last)
+    net(x)
+    rows = [row for row in net.report().rows if row.variant == "kernel"]
+    assert [row.site for row in rows] == ["conv2d 1x16x9x9, weight 24x16x5x5"]
+    assert "measured: conv_tiled (" in rows[0].reason and rows[0].reason in str(net.report())
 
 
 def _noting(tuner: Tuner, used: list[str]) -> Callable:

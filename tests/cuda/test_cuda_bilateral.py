@@ -12,7 +12,7 @@ from calls import Call
 from cases import CASES, LAYOUTS, make_tensors
 from op_checks import check_forward, check_gradients, dtype_name
 
-from denoise_ext import ops
+from denoise_ext import ops, reference
 from denoise_ext._loader import native
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
@@ -59,6 +59,23 @@ def test_matches_reference(case, call, device):
         for layout in LAYOUTS[:2] if dtype == torch.float32 else LAYOUTS[:1]:
             tensors = make_tensors(call, dtype, device, layout)
             check_forward(case, call, tensors, f"{dtype_name(dtype)} {layout}")
+
+
+@pytest.mark.parametrize("distance", ("l1", "l2"))
+@pytest.mark.parametrize("unit", (1e-25, 1e25))
+def test_numbers_whose_squares_float32_has_not(unit, distance, device):
+    """Weights depend on differences in units of sigma alone; the squares would be 0 or infinite."""
+    generator = torch.Generator().manual_seed(3)
+    x = torch.rand(1, 3, *SIZE, generator=generator)
+    blur = lambda library, x, sigma: library.bilateral_blur(  # noqa: E731
+        x, 5, sigma, 1.5, color_distance_type=distance
+    )
+    got = blur(ops, (x * unit).to(device), 0.2 * unit).cpu().double() / unit
+    exact = blur(reference, x.double(), 0.2)
+    # The exponents, up to 3 / (2 * 0.2 ** 2) = 38, or 113 of L1's sums, have a dozen roundings, of
+    # which the weights' relative errors come; a mean of values up to 1 is off by that at most.
+    tolerance = 12 * 2**-24 * (113 if distance == "l1" else 38)
+    assert float((got - exact).abs().max()) < tolerance
 
 
 @pytest.mark.rotates(each=["case", "dtype", "device"])

@@ -59,8 +59,9 @@ def test_every_row_is_somebodys(rows):
     """A row no kernel has, or that an earlier one hides, is a mistake in its name."""
     if not native().build_info()["cuda"]:
         pytest.skip("the library was built without CUDA")
-    used = {cuda_report.budget_of(name, rows) for name in cuda_report.names_in(native().__file__)}
-    assert [row.pattern for row in rows if row not in used] == []
+    names = cuda_report.names_in(native().__file__)
+    used = {row.pattern for name in names if (row := cuda_report.budget_of(name, rows))}
+    assert [row.pattern for row in rows if row.pattern not in used] == []
 
 
 def test_patterns_are_distinct_and_names_of_kernels(rows):
@@ -129,6 +130,69 @@ def test_innermost_loops_are_found():
         "        /*0060*/                   BRA 0x60;                /* 0x00 */\n"
     )
     assert cuda_report._inner_loops(code) == [["FFMA", "BRA"]]
+
+
+_WAY = """
+        /*0000*/                   HMMA.16816.F32 R4, R8, R12, R4 ;   /* 0x00 */
+        /*0010*/               @P0 BRA 0x40 ;                         /* 0x00 */
+        /*0020*/                   FADD R4, R4, R5 ;                  /* 0x00 */
+        /*0030*/                   FSETP.GEU.AND P1, PT, R4, RZ, PT ; /* 0x00 */
+        /*0040*/              @!P2 STG.E.128 desc[UR4][R2.64], R4 ;   /* 0x00 */
+        /*0050*/                   IADD3 R2, R2, R3, RZ ;             /* 0x00 */
+        /*0060*/               @P3 BRA 0x40 ;                         /* 0x00 */
+        /*0070*/                   LDGSTS.E.BYPASS.128 [R5], desc[UR8][R6.64] ; /* 0x00 */
+        /*0080*/                   LDGSTS.E.BYPASS.128 [R5], desc[UR8][R6.64], P4 ; /* 0x00 */
+        /*0090*/                   EXIT ;                             /* 0x00 */
+        /*00a0*/                   STG.E.128 desc[UR4][R2.64], R4 ;   /* 0x00 */
+"""
+
+
+@pytest.mark.parametrize(
+    "needs, number",
+    [
+        ({"STG.128": 1}, 2),  # over the branch
+        ({"STG.128": 2}, 5),  # a turn of the loop more
+        ({"STG.128": 1, "FSETP": 1}, 4),  # not over the branch
+        ({"LDGSTS": 1}, 5),
+        ({"LDGSTS.IF": 1}, 6),  # the one with a predicate at its end
+        ({"FSETP": 2}, None),  # nothing leads back
+        ({"LDGSTS": 3}, None),  # behind EXIT
+    ],
+)
+def test_the_fewest_instructions_of_a_way(needs, number):
+    assert cuda_report.fewest_instructions(_WAY, "HMMA", needs, 100) == number
+    if number is not None:
+        assert cuda_report.fewest_instructions(_WAY, "HMMA", needs, number - 1) is None
+    found = cuda_report.faults(kernel(body=_WAY), replace(GOOD, ways=(("HMMA", needs, 5),)))
+    assert bool(found) == (number is None or number > 5)
+
+
+def test_the_part_of_an_instruction_in_its_loop():
+    loops = (Counter({"HMMA.16816.F32": 30, "LDSM.16.MT88.4": 10}), Counter({"LDSM.16.MT88.4": 9}))
+    row = replace(GOOD, ratio=("LDSM", "HMMA", 0.34))
+    assert cuda_report.faults(kernel(loops=loops), row) == []
+    found = cuda_report.faults(kernel(loops=loops), replace(row, ratio=("LDSM", "HMMA", 0.33)))
+    assert found == ["0.333 LDSM for each HMMA in its loop, the budget is 0.33"]
+    assert len(cuda_report.faults(kernel(), row)) == 1  # no loop at all
+
+
+def test_instructions_for_each_of_a_kind_in_two_loops():
+    code = (
+        "        /*0000*/                   MOV R1, R2 ;              /* 0x00 */\n"
+        "        /*0010*/                   MUFU.EX2 R3, R3 ;         /* 0x00 */\n"
+        "        /*0020*/                   MUFU.EX2 R3, R3 ;         /* 0x00 */\n"
+        "        /*0030*/                   FADD R3, R3, R3 ;         /* 0x00 */\n"
+        "        /*0040*/               @P0 BRA 0x20 ;                /* 0x00 */\n"
+        "        /*0050*/               @P1 BRA 0x0 ;                 /* 0x00 */\n"
+    )
+    # 6 instructions and 2 EX2; another turn of the inner loop is 3 and 1.
+    assert cuda_report.instructions_each(code, "MUFU.EX2", 1) == 6 / 2
+    assert cuda_report.instructions_each(code, "MUFU.EX2", 3) == 12 / 4
+    assert cuda_report.instructions_each(code, "HMMA", 3) == float("inf")
+    row = replace(GOOD, each=("MUFU.EX2", 3, 2.5))
+    assert cuda_report.faults(kernel(body=code), row) == [
+        "3.0 instructions for each MUFU.EX2, the budget is 2.5"
+    ]
 
 
 def test_loads_ahead_of_the_first_store():

@@ -13,12 +13,14 @@ from pathlib import Path
 
 import torch
 from networks import keys_under, published_chain
+from published_upscalers import rrdb_state, span_state, srvgg_state
 from safetensors.torch import save as safetensors_bytes
 
 from denoise_ext.jobs.manifest import FOLDER, Manifest, ManifestError, Record
 from denoise_ext.models import (
     CheckpointError,
     ImageDenoiser,
+    ImageNetwork,
     create_model,
     load_checkpoint,
     save_model,
@@ -51,7 +53,13 @@ def published() -> list[bytes]:
     older = [_without_addresses(_saved(content, **old)) for content in (chain, plain)]
     wrapped = {"state_dict": plain, "milestones": Counter([10, 20]), "names": {"a", "b"}}
     stated = b"\x80\5\x96" + struct.pack("<Q", 1 << 30) + b"."
-    return [_saved(chain), _saved(wrapped), *older, stated]
+    upscalers = [
+        _saved({"params": srvgg_state(3, 2, 4, 2)}),
+        _saved(rrdb_state("old", 3, 1, 1, 4, 2, 1)),
+        _saved({"params_ema": rrdb_state("new", 3, 2, 2, 4, 2, 1)}),
+        _saved(span_state(3, 2, 2)),
+    ]
+    return [_saved(chain), _saved(wrapped), *older, *upscalers, stated]
 
 
 def _without_addresses(data: bytes) -> bytes:
@@ -121,7 +129,7 @@ def case(name: str, rng: random.Random) -> str:
         except CheckpointError as error:
             assert str(error).startswith(f"{path}: "), f"does not name the file: {error}"
             return outcome
-    assert isinstance(model, ImageDenoiser)
+    assert isinstance(model, ImageNetwork)
     assert not model.training
     if sum(p.numel() for p in model.parameters()) < 200_000:
         with torch.inference_mode():

@@ -54,12 +54,12 @@ def test_named_axes(axes):
     np.testing.assert_array_equal(enlarged(image, axes), expected)
 
 
-def test_pillow_keeps_its_notes():
+def test_pillow_keeps_its_notes_and_its_physical_size():
     image = Image.fromarray(RGB)
-    image.info["dpi"] = (300, 300)
+    image.info.update(dpi=(300, 150), icc_profile=b"x")
     result = enlarged(image)
     np.testing.assert_array_equal(np.asarray(result), RGB.repeat(2, 0).repeat(2, 1))
-    assert result.info["dpi"] == (300, 300)
+    assert result.info == {"dpi": (600, 300), "icc_profile": b"x"}
 
 
 def test_numbers_of_a_file_that_are_not_finite_stay(tmp_path):

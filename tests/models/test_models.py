@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from zoo import TINY, image_denoisers, tiny
 
 from denoise_ext.models import (
+    ImageUpscaler,
     build_model,
     create_model,
     list_models,
@@ -49,7 +50,7 @@ def test_config_rebuilds_the_model(name):
 def test_every_model_has_a_docstring_and_a_name_that_says_its_channels(name):
     with torch.device("meta"):
         model = create_model(name)
-    colour = "color" in name or name.endswith("_photo")
+    colour = "color" in name or name.endswith("_photo") or isinstance(model, ImageUpscaler)
     assert model.in_channels == (3 if colour else 1)
     assert type(model).__doc__
 

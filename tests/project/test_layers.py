@@ -174,6 +174,7 @@ LEAVES = {
     "_timing",
     "io",
     "metrics",
+    "resampling",
 }  # know nothing of the rest; all may use them
 # What else each part of the package may import from it.
 MAY_IMPORT = {

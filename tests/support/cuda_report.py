@@ -50,10 +50,15 @@ class Kernel:
     loops: tuple[Counter[str], ...] = ()  # the same of each loop that has no other inside
     # Of each such loop that stores to shared memory: the loads of global memory before it does.
     loads_ahead: tuple[int, ...] = ()
+    body: str = ""  # the disassembly
 
     def loop_of(self, opcode: str) -> Counter[str]:
-        """The innermost loop with the most instructions of this kind."""
-        return max(self.loops, key=lambda loop: loop[opcode], default=Counter())
+        """The innermost loop with the most instructions of this kind ("HMMA": of any form)."""
+
+        def number(loop: Counter[str]) -> int:
+            return sum(n for name, n in loop.items() if f"{name}.".startswith(f"{opcode}."))
+
+        return max(self.loops, key=number, default=Counter())
 
     def count(self, wanted: str) -> int:
         """How many instructions are of this kind: "LDG.128" counts LDG.E.128.CONSTANT."""
@@ -76,6 +81,12 @@ class Budget:
     loop: tuple[str, float] | None = None  # an instruction, and its share of its loop at least
     # So many loads before the first store to shared memory, in at least so many loops.
     loads_ahead: tuple[int, int] | None = None
+    # From an instruction until others have been executed so often: so many instructions at most.
+    ways: tuple[tuple[str, dict[str, int], int], ...] = ()
+    # In the innermost loop with the most of the second, the first's part of it at most.
+    ratio: tuple[str, str, float] | None = None
+    # With so many turns of that loop, instructions for each of this kind at most.
+    each: tuple[str, int, float] | None = None
 
 
 def budgets(path: Path = BUDGETS) -> list[Budget]:
@@ -85,6 +96,9 @@ def budgets(path: Path = BUDGETS) -> list[Budget]:
             r["name"], r["registers"], r["shared"], tuple(r["needs"]),
             tuple(r["loop"]) if "loop" in r else None,
             tuple(r["loads_ahead"]) if "loads_ahead" in r else None,
+            tuple((start, needs, most) for start, needs, most in r.get("ways", [])),
+            tuple(r["ratio"]) if "ratio" in r else None,
+            tuple(r["each"]) if "each" in r else None,
         )
         for r in rows
     ]  # fmt: skip
@@ -138,6 +152,32 @@ def faults(kernel: Kernel, row: Budget | None) -> list[str]:
         enough = sum(loads >= least for loads in kernel.loads_ahead)
         if enough < loops:
             found.append(f"{least} loads before the first STS in {enough} loops, not in {loops}")
+    return found + _count_faults(kernel, row)
+
+
+def _count_faults(kernel: Kernel, row: Budget) -> list[str]:
+    """What is wrong with the numbers of instructions on a warp's way."""
+    found = []
+    # Counted on one architecture: others order and join the same code differently.
+    ways = row.ways if kernel.architecture == ARCHITECTURES[-1] else ()
+    for start, needs, most in ways:
+        if fewest_instructions(kernel.body, start, needs, most) is None:
+            text = ", ".join(f"{number} x {need}" for need, number in needs.items())
+            found.append(f"more than {most} instructions from {start} until {text}")
+    if row.ratio is not None:
+        part, whole, most = row.ratio
+        loop = kernel.loop_of(whole)
+        kinds = Counter()
+        for opcode, number in loop.items():
+            kinds[opcode.split(".")[0]] += number
+        ratio = kinds[part] / kinds[whole] if kinds[whole] else float("inf")
+        if ratio > most:
+            found.append(f"{ratio:.3f} {part} for each {whole} in its loop, the budget is {most}")
+    if row.each is not None:
+        kind, turns, most = row.each
+        number = instructions_each(kernel.body, kind, turns)
+        if number > most:
+            found.append(f"{number:.1f} instructions for each {kind}, the budget is {most}")
     return found
 
 
@@ -306,6 +346,83 @@ def _inner_loops(body: str) -> list[list[str]]:
     return [[op for at, op, _ in lines if a <= at <= b] for a, b in inner]
 
 
+_CODE = re.compile(r"^\s+/\*([0-9a-f]{4,})\*/\s+(@!?U?P\w+\s+)?([A-Z][\w.]*)([^;]*);", re.M)
+
+
+def fewest_instructions(body: str, start: str, needs: dict[str, int], most: int) -> int | None:
+    """The least that a warp executes after an instruction `start` until it has had `needs`.
+
+    `needs`: how often of each kind.  Branches may go either way, and loops turn as often as that
+    takes.  None if it is more than `most`.
+    """
+    lines = _CODE.findall(body)
+    place = {int(address, 16): i for i, (address, *_) in enumerate(lines)}
+    after: list[list[int]] = []
+    kinds: list[set[str]] = []
+    for i, (_, guard, opcode, rest) in enumerate(lines):
+        kind, target = opcode.split(".")[0], re.search(r"\b0x([0-9a-f]+)", rest)
+        jumps = [place[int(target[1], 16)]] if kind == "BRA" and target else []
+        conditional = guard or re.match(r"\s*!?U?P\d|\s*UR", rest)
+        ends = kind in ("BRA", "EXIT", "RET") and not conditional
+        after.append(jumps + [i + 1] * (not ends and i + 1 < len(lines)))
+        # A copy that fills with zeros where its last operand, a predicate, is false: LDGSTS.IF.
+        fills = kind == "LDGSTS" and re.search(r", !?P\d", rest)
+        kinds.append({*opcode.split("."), *(["IF"] if fills else [])})
+    wanted = [set(need.split(".")) for need in needs]
+    counted = [[i for i, need in enumerate(wanted) if need <= parts] for parts in kinds]
+    least = tuple(needs.values())
+    first = set(start.split("."))
+    states = {(i, (0,) * len(least)) for i, parts in enumerate(kinds) if first <= parts}
+    seen = set(states)
+    for executed in range(1, most + 1):
+        reached = set()
+        for at, had in states:
+            for i in after[at]:
+                now = list(had)
+                for need in counted[i]:
+                    now[need] = min(now[need] + 1, least[need])
+                if tuple(now) == least:
+                    return executed
+                reached.add((i, tuple(now)))
+        states = reached - seen
+        seen |= states
+    return None
+
+
+def instructions_each(body: str, kind: str, turns: int) -> float:
+    """Instructions for each of `kind` in the loop around the innermost one that has the most of it.
+
+    The innermost loop turns so often.  Infinite where there are no such two loops.
+    """
+    lines = [(int(at, 16), opcode, rest) for at, _, opcode, rest in _CODE.findall(body)]
+    targets = [(re.search(r"\b0x([0-9a-f]+)", rest), at, op) for at, op, rest in lines]
+    loops = [
+        (int(target[1], 16), at)
+        for target, at, opcode in targets
+        if opcode.startswith("BRA") and target and int(target[1], 16) < at
+    ]
+
+    def counts(loop: tuple[int, int]) -> tuple[int, int]:
+        opcodes = [opcode for at, opcode, _ in lines if loop[0] <= at <= loop[1]]
+        return len(opcodes), sum(opcode.startswith(kind) for opcode in opcodes)
+
+    def within(a: tuple[int, int], b: tuple[int, int]) -> bool:
+        return a != b and b[0] <= a[0] and a[1] <= b[1]
+
+    innermost = [loop for loop in loops if not any(within(a, loop) for a in loops)]
+    most = max((counts(loop)[1] for loop in innermost), default=0)
+    worst = 0.0
+    for inner in innermost:
+        around = [loop for loop in loops if within(inner, loop)]
+        (code, wanted) = counts(inner)
+        if wanted == 0 or wanted < most or not around:
+            continue
+        all_code, all_wanted = min(map(counts, around))
+        each = (all_code + (turns - 1) * code) / (all_wanted + (turns - 1) * wanted)
+        worst = max(worst, each)
+    return worst or float("inf")
+
+
 def _loads_ahead(loops: list[list[str]]) -> tuple[int, ...]:
     """Of each loop with stores to shared memory: the loads of global memory in front of them."""
     kinds = [[opcode.split(".")[0] for opcode in loop] for loop in loops]
@@ -326,6 +443,7 @@ def read_kernels(source: Path, architecture: str) -> list[Kernel]:
             opcodes=opcodes[s],
             loops=tuple(map(Counter, loops[s])),
             loads_ahead=_loads_ahead(loops[s]),
+            body=bodies[s],
             **properties[s],
         )
         for s in sorted(properties)

@@ -15,7 +15,14 @@ from training_tools import read_log
 from denoise_ext.cli.train import main
 from denoise_ext.data import list_image_files
 from denoise_ext.models import create_model, load_checkpoint, read_metadata
-from denoise_ext.training import ConfigError, image_denoising, load_config, train, video_denoising
+from denoise_ext.training import (
+    ConfigError,
+    image_denoising,
+    image_upscaling,
+    load_config,
+    train,
+    video_denoising,
+)
 from denoise_ext.training.build import build_network, build_optimiser, freeze
 from denoise_ext.training.checkpoint import load_state
 from denoise_ext.training.learning_rate import learning_rate
@@ -27,6 +34,7 @@ RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 
 CHECK_FIT = {
     "image_denoising": image_denoising.check_fit,
+    "image_upscaling": image_upscaling.check_fit,
     "video_denoising": video_denoising.check_fit,
 }
 

@@ -62,13 +62,18 @@ class Recorder:
             self._record(inputs)
         if self._graph is None:
             return self._launch(inputs)
-        for own, given in zip(self._inputs, inputs, strict=True):
-            own.copy_(given)
+        self._copy_in(inputs)
         self._graph.replay()
         return [
             leaf.clone() if copied else leaf
             for leaf, copied in zip(self._results, self._copied, strict=True)
         ]
+
+    def _copy_in(self, inputs: list[Tensor]) -> None:
+        for own, given in zip(self._inputs, inputs, strict=True):
+            if 0 in own.stride():  # expanded: PyTorch refuses to write one element several times
+                own, given = _unexpanded(own), _unexpanded(given)
+            own.copy_(given)
 
     def _record(self, inputs: list[Tensor]) -> None:
         current = torch.cuda.current_stream(self._device)
@@ -87,8 +92,7 @@ class Recorder:
                         torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device=x.device)
                         for x in inputs
                     ]
-                    for own, given in zip(self._inputs, inputs, strict=True):
-                        own.copy_(given)
+                    self._copy_in(inputs)
                     # The warm-up: libraries load kernels and make this thread's handles in it.
                     self._launch(list(self._inputs))
                 # Other threads may allocate memory meanwhile.
@@ -102,3 +106,11 @@ class Recorder:
                 # A recording that fails leaves its stream the current one.
                 torch.cuda.set_stream(current)
                 current.wait_stream(stream)
+
+
+def _unexpanded(x: Tensor) -> Tensor:
+    """The elements of ``x`` that lie apart in memory."""
+    for dim, (size, step) in enumerate(zip(x.shape, x.stride(), strict=True)):
+        if step == 0 and size > 1:
+            x = x.narrow(dim, 0, 1)
+    return x

@@ -19,6 +19,7 @@ from denoise_ext.engine.capture.graph import (
 from denoise_ext.engine.fuse.ir import Constants, Step, as_traced, run
 from denoise_ext.engine.run import cuda_graph, memory
 from denoise_ext.engine.run.schedule import Schedule
+from denoise_ext.ops.tuned import Tuned
 
 _POISON = 255  # bytes of it are a NaN in every floating-point format
 
@@ -79,6 +80,19 @@ class Plan:
             return workspace.run(inputs) if not spoil else workspace.run_spoilt(inputs)
         finally:
             pool.append(workspace)
+
+    def measured(self) -> dict[str, str]:
+        """Convolution on a GPU -> what was measured for it, and the kernel that serves therefore.
+
+        Those of one geometry are one.  Empty before the first run.
+        """
+        found = {}
+        for step in self.schedule.steps:
+            if isinstance(step.function, Tuned) and step.function.measured is not None:
+                name = step.function.op._schema.name.split("::")[1].removesuffix("_out")
+                shapes = ["x".join(map(str, x.shape)) for x in step.args[:2]]
+                found[f"{name} {shapes[0]}, weight {shapes[1]}"] = str(step.function.measured)
+        return found
 
     def inputs(self, tensors: list[Tensor]) -> list[Tensor]:
         """The call's tensors as they were traced: dtype, and strides where they matter."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -48,6 +49,8 @@ class Settings:
     timings: dict[str, Row] = field(default_factory=dict)
     # Called when a region that has had a plan is left for good.
     reconsider: Callable[[], None] = lambda: None
+    # What runs, by the module's name; a plan that is dropped leaves its report.
+    plans: list[tuple[str, weakref.ref[Plan]]] = field(default_factory=list)
 
 
 @dataclass
@@ -216,7 +219,7 @@ class Region:
         if not self.settings.examine:
             row = Row(self.path, self._name(), "plan", reason="not examined", decided="known")
             self._note(row)
-            return _Entry(plan, guard, finish)
+            return self._planned(plan, guard, finish)
         if first:
             self._bounds = found.bounds
         actual = finish(plan.leaves(tensors, spoil=True))
@@ -242,7 +245,7 @@ class Region:
         if first:
             self._note_plan(row, plan)
             self._economy.timed(row.original_ms, row.ours_ms, 1e3 * planning, tensors)
-        return _Entry(plan, guard, finish)
+        return self._planned(plan, guard, finish)
 
     def _note_plan(self, row: Row, plan: Plan) -> None:
         self._row = row
@@ -391,6 +394,10 @@ class Region:
     def _name(self) -> str:
         name = type(self.module).__name__
         return name if self.method == "forward" else f"{name}.{self.method}"
+
+    def _planned(self, plan: Plan, guard: Guard, finish: Callable[[Any], Any]) -> _Entry:
+        self.settings.plans.append((self.path, weakref.ref(plan)))
+        return _Entry(plan, guard, finish)
 
     def _note(self, row: Row) -> None:
         self.settings.report.rows.append(row)

@@ -132,6 +132,8 @@ def _arrays(picture: Picture, limit: int | None) -> list[tuple[str, np.ndarray]]
     """(name, array) of the arrays to write: laid out as they were, else as a stack."""
     layouts = picture.metadata.native
     known = isinstance(layouts, tuple) and all(isinstance(a, _Array) for a in layouts)
+    if not known and picture.shapes and (limit is None or len(picture.shapes) <= limit):
+        return _by_shapes(picture)
     if not known or (limit and len(layouts) > limit):
         stacked = picture.frames[0] if len(picture.frames) == 1 else np.stack(picture.frames)
         return [("image.npy", stacked)]
@@ -144,6 +146,16 @@ def _arrays(picture: Picture, limit: int | None) -> list[tuple[str, np.ndarray]]
             array = array.astype(layout.dtype, copy=False)
         array = np.asfortranarray(array) if layout.fortran else array
         arrays.append((layout.name or "image.npy", array))
+    return arrays
+
+
+def _by_shapes(picture: Picture) -> list[tuple[str, np.ndarray]]:
+    """The arrays of a picture at another size, by their new shapes."""
+    frames, arrays = list(picture.frames), []
+    for number, shape in enumerate(picture.shapes):
+        count = math.prod(shape) // frames[0].size
+        taken, frames = frames[:count], frames[count:]
+        arrays.append((f"arr_{number}.npy", np.stack(taken).reshape(shape)))
     return arrays
 
 

@@ -52,6 +52,32 @@ def row_ring_padding_f16() -> float:
     return compare(ops.conv2d, reference.conv2d, x, weight, padding=(0, 2))
 
 
+def row_ring_odd_f16() -> float:
+    """Channels that are no multiple of what one matrix product sums over."""
+    x, weight = image((1, 24, 6, 35), F16), image((16, 24, 3, 3), F16)
+    return compare(ops.conv2d, reference.conv2d, x, weight, padding=1)
+
+
+def _row_ring_end(dtype: torch.dtype, outputs: int) -> float:
+    """A residual in the output's layout, and ReLU: vectors of channels at the end."""
+    x, weight = image((1, 16, 9, 35), dtype), image((outputs, 16, 3, 3), dtype)
+    residual = image((1, outputs, 9, 35), dtype)
+
+    def conv(function: Callable) -> Callable:
+        options = {"padding": 1, "activation": "relu"}
+        return lambda a, w, r: function(a, w, **options, residual=r)
+
+    return compare(conv(ops.conv2d), conv(reference.conv2d), x, weight, residual)
+
+
+def row_ring_end_f16() -> float:
+    return _row_ring_end(F16, 40)
+
+
+def row_ring_end_f32() -> float:
+    return _row_ring_end(F32, 36)
+
+
 def row_ring_streamed_f16() -> float:
     """Weights that do not all fit shared memory."""
     x, weight = image((1, 48, 4, 19), F16), image((4, 48, 5, 5), F16)
@@ -191,9 +217,20 @@ def bilateral_rectangle() -> float:
     return compare(_bilateral(), _bilateral(reference), x, color)
 
 
+def bilateral_small() -> float:
+    """Numbers whose squares are 0 in float32."""
+    x = image((1, 3, 17, 35), F32) * 1e-25
+
+    def blur(function: Callable) -> Callable:
+        return lambda x: function(x, 5, 2e-26, 1.5)
+
+    return compare(blur(ops.bilateral_blur), blur(reference.bilateral_blur), x)
+
+
 CALLS = {
     function.__name__: function
     for function in (
+        row_ring_odd_f16, row_ring_end_f16, row_ring_end_f32, bilateral_small,
         row_ring_blocks_f16, row_ring_1x1_f16, row_ring_padding_f16, row_ring_streamed_f16,
         first_layer_finished_f16, first_layer_tiles_f16, transposed_finished_f16,
         depthwise_rectangle_f32, weight_gradient_images_f16, slopes_gradient, infinite_gradient,
