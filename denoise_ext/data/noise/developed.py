@@ -93,7 +93,7 @@ def _filtered(noise: Tensor, draws: Draws) -> Tensor:
     noise = in_camera.sharpen(
         noise, draws.some(0.6, 0.0, 2.0), draws.between(0.7, 2.0), draws.chance(0.6)
     )
-    larger = torch.where(draws.chance(0.15), draws.between(1.1, 1.7), 1.0)
+    larger = torch.where(draws.chance(0.25), draws.between(1.1, 2.2), 1.0)
     return torch.where(_shaped(larger > 1.0), in_camera.enlarge(noise, larger), noise)
 
 

@@ -176,7 +176,7 @@ def camera_processing(noise: Tensor, draws: Draws, options: PhotoNoise) -> Tenso
     strong = in_camera.set_strength(strong, luma, luma * draws.between(0.0, 0.8))
     noise = torch.where(_shaped(smoothed), strong, light)
     noise = in_camera.sharpen(noise, draws.some(0.3, 0.0, 0.6))
-    larger = torch.where(draws.chance(0.15), draws.between(1.2, 2.2), 1.0)
+    larger = torch.where(draws.chance(0.22), draws.between(1.2, 2.2), 1.0)
     return torch.where(_shaped(larger > 1.0), in_camera.enlarge(noise, larger), noise)
 
 
