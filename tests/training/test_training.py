@@ -43,7 +43,7 @@ CHECK_FIT = {
 def test_recipes_are_valid(recipe):
     config = load_config(recipe)
     started = config.model.name or config.model.start
-    named = re.sub("_(adam|photos|[0-9]+)$", "", recipe.stem)
+    named = re.sub("_(adam|photos|developed|[0-9]+)$", "", recipe.stem)
     assert started == named or config.model.name == named or named.startswith("finetune_")
     with torch.device("meta"):
         model = create_model(started, **config.model.options)

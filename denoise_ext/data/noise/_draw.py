@@ -73,6 +73,39 @@ def uniform(
     return _drawn(torch.rand, x, generator, shape, common)
 
 
+class Draws:
+    """Uniform numbers, one per image of a batch, from one generator or one per image."""
+
+    def __init__(self, x: Tensor, generators: Generators) -> None:
+        self.x, self.generators = x, generators
+
+    def of(self, indices: Sequence[int]) -> Draws:
+        """For these images of the batch; for the frames of a clip all or none."""
+        generators = self.generators
+        if generators is None or isinstance(generators, (torch.Generator, ClipGenerators)):
+            return Draws(self.x[indices], generators)
+        return Draws(self.x[indices], [generators[i] for i in indices])
+
+    def between(self, low: float, high: float, count: int = 1) -> Tensor:
+        """(N,), or (N, count) where ``count`` is above 1."""
+        drawn = low + (high - low) * uniform(
+            self.x, self.generators, (len(self.x), count), common=True
+        )
+        return drawn if count > 1 else drawn[:, 0]
+
+    def logarithmic(self, low: float, high: float) -> Tensor:
+        """(N,), the logarithm uniform; low > 0."""
+        return self.between(math.log(low), math.log(high)).exp()
+
+    def chance(self, probability: float) -> Tensor:
+        """(N,), true with this probability."""
+        return self.between(0.0, 1.0) < probability
+
+    def some(self, probability: float, low: float, high: float) -> Tensor:
+        """(N,): a number in the range with this probability, else 0."""
+        return torch.where(self.chance(probability), self.between(low, high), 0.0)
+
+
 def poisson(rate: Tensor, generator: Generators) -> Tensor:
     """Poisson counts of mean ``rate`` (N, ...)."""
     if generator is None or isinstance(generator, torch.Generator):

@@ -84,10 +84,33 @@ def fade_chroma(noise: Tensor, share: Tensor) -> Tensor:
     return from_luma_chroma(torch.cat([parts[:, :1], parts[:, 1:] * (1.0 - _shaped(share))], dim=1))
 
 
-def sharpen(noise: Tensor, amount: Tensor) -> Tensor:
-    """An unsharp mask of one pixel: ``noise + amount * (noise - blurred noise)``."""
-    blurred = blur(noise, torch.ones(len(noise)))
-    return noise + _shaped(amount) * (noise - blurred)
+def detail(image: Tensor) -> Tensor:
+    """(N, 1, H, W) in [0, 1): near 1 where luma varies by far more than 0.03 within some pixels."""
+    luma = to_luma_chroma(image)[:, :1]
+    wide = torch.full((len(image),), 2.0, device=image.device)
+    variance = blur((luma - blur(luma, wide)).square(), wide)
+    return variance / (variance + 0.03**2)
+
+
+def sharpen(
+    noise: Tensor,
+    amount: Tensor,
+    radius: Tensor | None = None,
+    luma_alone: Tensor | None = None,
+) -> Tensor:
+    """An unsharp mask: ``noise + amount * (noise - blurred noise)``.
+
+    Args:
+        noise: (N, 3, H, W), RGB.
+        amount: (N,), >= 0.
+        radius: (N,), standard deviations of the blur in pixels; None: 1.
+        luma_alone: (N,), bool, where all channels get the luma of what is added; None: nowhere.
+    """
+    blurred = blur(noise, torch.ones(len(noise)) if radius is None else radius)
+    added = _shaped(amount) * (noise - blurred)
+    if luma_alone is not None:
+        added = torch.where(_shaped(luma_alone), to_luma_chroma(added)[:, :1], added)
+    return noise + added
 
 
 def set_strength(noise: Tensor, luma: Tensor, chroma: Tensor) -> Tensor:

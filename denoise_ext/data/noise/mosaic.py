@@ -69,6 +69,18 @@ def demosaic_bilinear(mosaic: Tensor) -> Tensor:
     return F.conv2d(padded, filters[:, None].to(mosaic.device), groups=3)
 
 
+def smooth_colour_differences(noise: Tensor) -> Tensor:
+    """(N, 3, H, W): red less green and blue less green become their 3x3 medians.
+
+    What demosaicing programs do against false colours.
+    """
+    green = noise[:, 1:2]
+    differences = F.pad(noise[:, ::2] - green, (1,) * 4, mode="reflect")  # (N, 2, H + 2, W + 2)
+    windows = differences.unfold(2, 3, 1).unfold(3, 3, 1).flatten(4)  # (N, 2, H, W, 9)
+    red, blue = (windows.median(dim=4).values + green).unbind(dim=1)
+    return torch.stack([red, green[:, 0], blue], dim=1)
+
+
 def _check_even(x: Tensor) -> None:
     if x.shape[-2] % 2 or x.shape[-1] % 2:
         raise ValueError(f"a Bayer pattern needs even height and width, got {tuple(x.shape)}")

@@ -7,7 +7,6 @@ so the clean image stays the target: blur and demosaicing errors are not learnt.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -17,11 +16,12 @@ from torch import Tensor
 from denoise_ext.data.noise import in_camera, tone
 from denoise_ext.data.noise._draw import (
     ClipGenerators,
+    Draws,
     Generators,
     checked_image,
     normal,
-    uniform,
 )
+from denoise_ext.data.noise.developed import developed_noise
 from denoise_ext.data.noise.jpeg import add_jpeg_artefacts
 from denoise_ext.data.noise.mosaic import demosaic_bilinear, demosaic_malvar, to_mosaic
 
@@ -41,6 +41,8 @@ class PhotoNoise:
         smoothed: share of the pictures whose noise a camera has smoothed throughout; its luma is
             then set to a value between luma_min and luma_max, log-uniform.
         jpeg: share of the camera pictures that are stored as JPEG.
+        developed: share of the camera pictures that a raw developer made instead; half as many of
+            them are stored as JPEG.
         white: share that gets white Gaussian noise of 0 to white_sigma instead of a camera's.
         clean: share that stays as it is.
     """
@@ -52,38 +54,10 @@ class PhotoNoise:
     luma_min: float = 1.0
     luma_max: float = 10.0
     jpeg: float = 0.75
+    developed: float = 0.0
     white: float = 0.15
     white_sigma: float = 50.0
     clean: float = 0.05
-
-
-class Draws:
-    """Uniform numbers, one per image of a batch, from one generator or one per image."""
-
-    x: Tensor
-    generators: Generators
-
-    def __init__(self, x: Tensor, generators: Generators) -> None:
-        self.x, self.generators = x, generators
-
-    def between(self, low: float, high: float, count: int = 1) -> Tensor:
-        """(N,), or (N, count) where ``count`` is above 1."""
-        drawn = low + (high - low) * uniform(
-            self.x, self.generators, (len(self.x), count), common=True
-        )
-        return drawn if count > 1 else drawn[:, 0]
-
-    def logarithmic(self, low: float, high: float) -> Tensor:
-        """(N,), the logarithm uniform; low > 0."""
-        return self.between(math.log(low), math.log(high)).exp()
-
-    def chance(self, probability: float) -> Tensor:
-        """(N,), true with this probability."""
-        return self.between(0.0, 1.0) < probability
-
-    def some(self, probability: float, low: float, high: float) -> Tensor:
-        """(N,): a number in the range with this probability, else 0."""
-        return torch.where(self.chance(probability), self.between(low, high), 0.0)
 
 
 def add_photo_noise(
@@ -109,19 +83,24 @@ def add_photo_noise(
     draws = Draws(image, generator)
     kind = draws.between(0.0, 1.0)
     is_white, is_clean = kind < options.white, kind > 1.0 - options.clean
+    developed = draws.chance(options.developed)
     camera = image
     if not (isinstance(generator, ClipGenerators) and bool((is_white | is_clean).all())):
         # All images of a batch: what one gets must not depend on the others. The frames of a clip
         # are of one kind, and half the time of training data would go into unused cameras.
         noise = camera_processing(sensor_noise(image, draws, options), draws, options)
+        chosen = developed.nonzero()[:, 0].tolist()
+        if chosen:
+            noise[chosen] = developed_noise(draws.of(chosen), options.shot_min, options.shot_max)
         camera = ((image + noise).clamp(0, 1) * 255.0).round() / 255.0
     white = image + normal(image, generator) * _shaped(
         draws.between(0, options.white_sigma) / 255.0
     )
     noisy = torch.where(_shaped(is_white), white, camera)
     stored = add_jpeg_artefacts(noisy, *jpeg_settings(draws))
-    # White noise less often: it is mostly measured without JPEG.
-    is_stored = draws.chance(options.jpeg) & ~(is_white & draws.chance(0.6))
+    # White noise less often: it is mostly measured without JPEG. Raw developers write PNG, too.
+    kept = torch.where(is_white, draws.chance(0.6), developed & draws.chance(0.5))
+    is_stored = draws.chance(options.jpeg) & ~kept
     noisy = torch.where(_shaped(is_stored), stored, noisy)
     return torch.where(_shaped(is_clean), image, noisy).to(x.dtype)
 
@@ -197,7 +176,7 @@ def camera_processing(noise: Tensor, draws: Draws, options: PhotoNoise) -> Tenso
     strong = in_camera.set_strength(strong, luma, luma * draws.between(0.0, 0.8))
     noise = torch.where(_shaped(smoothed), strong, light)
     noise = in_camera.sharpen(noise, draws.some(0.3, 0.0, 0.6))
-    larger = torch.where(draws.chance(0.15), draws.between(1.2, 2.2), 1.0)
+    larger = torch.where(draws.chance(0.22), draws.between(1.2, 2.2), 1.0)
     return torch.where(_shaped(larger > 1.0), in_camera.enlarge(noise, larger), noise)
 
 

@@ -233,6 +233,9 @@ class PhotoStep(_Step):
     luma_min: float = Field(1.0, gt=0, le=255, description="Of smoothed noise, 0-255 scale.")
     luma_max: float = Field(10.0, gt=0, le=255, description="Of smoothed noise, 0-255 scale.")
     jpeg: Share = Field(0.75, description="Of the camera's pictures: stored as JPEG.")
+    developed: Share = Field(
+        0.0, description="Of the camera's pictures: by a raw developer, smoothed little or not."
+    )
     white: Share = Field(0.15, description="Of the pictures: white Gaussian noise instead.")
     white_sigma: Annotated[float, _SIGMA] = 50.0
     clean: Share = Field(0.05, description="Of the pictures: left as they are.")
