@@ -241,8 +241,6 @@ class InstrumentedCopy:
         shown = name or type(module).__name__
         if isinstance(module, torch.jit.ScriptModule):
             raise NotPlannedError(f"{shown} is a TorchScript module")
-        if module.training:
-            raise NotPlannedError(f"{shown} is in training mode")
         self._refuse_hooks(module, shown)
         copy = object.__new__(type(module))
         self._memo[id(module)] = copy
