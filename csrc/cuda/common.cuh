@@ -11,7 +11,7 @@
 
 namespace denoise_ext::cuda {
 
-// 16-bit elements in memory. The headers of the toolkit's own types take longer to compile than a small kernel.
+// 16-bit elements in memory. The headers of the toolkit's own types take longer to compile than a small
 // kernel.
 struct Float16 {
   uint16_t bits;
