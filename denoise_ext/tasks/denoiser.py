@@ -14,7 +14,7 @@ from typing import Any, overload
 import numpy as np
 import torch
 
-from denoise_ext._choices import check_choice
+from denoise_ext._choices import check_choice, check_strength
 from denoise_ext._log import get_logger
 from denoise_ext.io import Picture
 from denoise_ext.io.channels import colour_channels
@@ -130,7 +130,7 @@ class Denoiser:
     ) -> None:
         self._options = RunOptions(device, precision, backend, tile, max_memory)
         check_choice("alpha", alpha, ALPHA)
-        _check_strength(strength)
+        strength = check_strength(strength)
         named = model is None or isinstance(model, (str, os.PathLike))
         if named and model != JOINT_BILATERAL:
             check_name(model)
@@ -139,7 +139,7 @@ class Denoiser:
         check_sigma(sigma)
         self._model = adopted(model, channels, needs_sigma)
         check_image_denoiser(self._model)
-        self._sigma, self._strength = sigma, float(strength)
+        self._sigma, self._strength = sigma, strength
         self._alpha = alpha
         self._probes = checked_probes(uncertainty, self._strength, precision)
         self._sessions: dict[tuple[str, int, int], Session] = {}
@@ -317,9 +317,7 @@ class Denoiser:
     ) -> tuple[Result, int]:
         """The result for an image, and how many of its numbers are not finite."""
         start = time.perf_counter()
-        if strength is None:
-            strength = self._strength
-        _check_strength(strength)
+        strength = check_strength(self._strength if strength is None else strength)
         probes = self._probes if uncertainty is None else uncertainty
         checked_probes(probes, strength, self._options.precision)
         opened = open_image(image, axes)
@@ -441,12 +439,6 @@ class Denoiser:
                 native = options.backend == "native"
                 self._sessions[key] = Session(network, options.precision, native)
             return self._sessions[key]
-
-
-def _check_strength(strength: object) -> None:
-    number = None if isinstance(strength, bool) else strength
-    if not isinstance(number, (int, float)) or not 0 <= number <= 1:
-        raise ValueError(f"strength must be a number from 0 to 1, got {strength!r}")
 
 
 __all__ = ["Denoiser", "Result"]
