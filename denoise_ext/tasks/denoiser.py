@@ -83,7 +83,8 @@ class Denoiser:
             keeps the precision of each layer); "bfloat16" or "float16" store weights and
             intermediate tensors.  On overflow of float16 the tile is
             recomputed in float32 (`Result.recomputed`).
-        backend: "native": the network runs as a plan of this package's kernels.  "torch": a named
+        backend: "native": the network runs as a plan of this package's kernels; on a GPU they are
+            called one by one, unless the network is accelerated already.  "torch": a named
             network is loaded in plain PyTorch, a given one runs unmodified.
         tile: "auto": tiles if the image needs more memory than the limit; a number: tiles of at
             most so many pixels on a side, overlap included; None: the whole image.  Tiles overlap
