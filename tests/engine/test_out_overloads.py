@@ -38,8 +38,15 @@ UNARY = [
     (aten.leaky_relu.default, (0.2,), {}), (aten.silu.default, (), {}),
     (aten.gelu.default, (), {}), (aten.gelu.default, (), {"approximate": "tanh"}),
     (aten.abs.default, (), {}), (aten.clamp.default, (-0.5, 0.5), {}),
+    (aten.neg.default, (), {}), (aten.exp.default, (), {}), (aten.pow.Tensor_Scalar, (2,), {}),
+    (aten.sqrt.default, (), {}), (aten.rsqrt.default, (), {}),
+    (aten.hardtanh.default, (-0.5, 0.5), {}), (aten.hardswish.default, (), {}),
+    (aten.hardsigmoid.default, (), {}), (aten.elu.default, (0.7,), {}),
 ]  # fmt: skip
-BINARY = [(aten.add.Tensor, (), {}), (aten.sub.Tensor, (), {}), (aten.mul.Tensor, (), {})]
+BINARY = [
+    (aten.add.Tensor, (), {}), (aten.sub.Tensor, (), {}), (aten.mul.Tensor, (), {}),
+    (aten.div.Tensor, (), {}),
+]  # fmt: skip
 # These write dense memory alone.
 RESAMPLING = [
     (aten.upsample_nearest2d.default, ([12, 16],), {}),
@@ -77,7 +84,9 @@ def test_every_layout(count, op, rest, kwargs, dtype):
             assert outs[0].data_ptr() == address
             # The same operation on each element; vectors begin elsewhere: an ulp or two.
             tolerance = 4 * torch.finfo(dtype).eps
-            torch.testing.assert_close(outs[0], first, rtol=tolerance, atol=tolerance)
+            torch.testing.assert_close(
+                outs[0], first, rtol=tolerance, atol=tolerance, equal_nan=True
+            )  # NaN: the root of a negative number
 
 
 def test_all_of_them_are_tested():
