@@ -114,7 +114,8 @@ def explain(
     key = torch._C.DispatchKey.CUDA if capability else torch._C.DispatchKey.CPU
     kernel = partial(func.redispatch, torch._C.DispatchKeySet(key), *values)
     text = native().explain(kernel, capability)
-    if ": chosen" not in text:
+    has_kernels = not capability or native().build_info()["cuda"]  # else the text has the reason
+    if has_kernels and ": chosen" not in text:
         return "no kernel: input is empty, there is nothing to compute"
     if device == "cuda" and (measured := report(func, values, torch.cuda.current_device())):
         text += f"\n{measured}"
