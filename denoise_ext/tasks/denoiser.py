@@ -111,6 +111,13 @@ class Denoiser:
     Warns:
         UserWarning: a plain floating-point array far outside of [0, 1] without `value_range`; a
             sigma between 0 and 1 for 8-bit or such images.  Once for each line that calls.
+
+    Example:
+        >>> denoiser = denoise_ext.Denoiser("dxnet_s", sigma=15)
+        >>> clean = [denoiser(name) for name in denoise_ext.io.list_images("photos")]
+        >>> result = denoiser.run(np.zeros((32, 32), np.uint16), strength=0.8)
+        >>> result.image.dtype, result.sigma
+        (dtype('uint16'), 15)
     """
 
     def __init__(

@@ -51,7 +51,13 @@ _IMPULSES = 0.003  # share of isolated pixels
 
 @dataclass(frozen=True)
 class NoiseProfile:
-    """What `analyse_noise` found."""
+    """What `analyse_noise` found.
+
+    Example:
+        >>> profile = denoise_ext.analyse_noise("photo.png")
+        >>> profile.kind, profile.correlated
+        ('white', False)
+    """
 
     kind: Kind
     """``none``: faint or no noise.  ``white``: Gaussian of one level.  ``signal-dependent``: white,
@@ -113,6 +119,12 @@ def analyse_noise(
     Raises:
         TypeError, ValueError: an image that is none of these, is smaller, or has pixels that are
             not finite.
+
+    Example:
+        >>> noise = 20 * np.random.default_rng(0).standard_normal((64, 64))
+        >>> profile = denoise_ext.analyse_noise((128 + noise).astype(np.uint8))
+        >>> profile.kind, round(profile.level)
+        ('white', 20)
     """
     opened = open_image(image, axes)
     if len(opened.source) != 1:

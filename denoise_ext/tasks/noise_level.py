@@ -57,6 +57,11 @@ def estimate_sigma(
 
     Raises:
         TypeError, ValueError: an image that does not fit; the message names the argument.
+
+    Example:
+        >>> noise = 20 * np.random.default_rng(0).standard_normal((128, 128))
+        >>> round(denoise_ext.tasks.estimate_sigma((128 + noise).astype(np.uint8)))
+        20
     """
     opened = open_image(image, axes)
     if opened.batched and axes is None:

@@ -84,6 +84,12 @@ class VideoDenoiser:
 
     Raises:
         TypeError, ValueError: a wrong argument; the message names it.
+
+    Example:
+        >>> denoiser = denoise_ext.VideoDenoiser("rdxnet_s_gray", sigma=15)
+        >>> frames = np.random.default_rng(0).integers(0, 256, (3, 48, 64), dtype=np.uint8)
+        >>> [denoiser.push(frame).shape for frame in frames]
+        [(48, 64), (48, 64), (48, 64)]
     """
 
     def __init__(
