@@ -13,7 +13,7 @@ WORKDIR /source
 COPY constraints.txt .
 RUN python -m venv /opt/denoise && . /opt/denoise/bin/activate && \
     pip install --no-cache-dir $PIP_OPTIONS -c constraints.txt \
-        torch numpy pillow safetensors pydantic rich setuptools wheel ninja \
+        torch numpy pillow safetensors pydantic rich setuptools wheel pybind11 ninja \
         starlette uvicorn openimageio rawpy pydicom nibabel
 COPY . .
 RUN . /opt/denoise/bin/activate && \

@@ -125,6 +125,16 @@ def gencode_flags(archs: list[str]) -> list[str]:
     return flags
 
 
+def headers() -> list[str]:
+    """Folders with torch's headers and pybind11's, which most builds of torch have among theirs."""
+    folders = include_paths()
+    if not any(Path(folder, "pybind11").is_dir() for folder in folders):
+        import pybind11
+
+        folders.append(pybind11.get_include())
+    return folders
+
+
 def ninja() -> str:
     """Path of ninja: the package's, which need not be on PATH, else the system's."""
     try:
@@ -199,7 +209,7 @@ class BuildNative(build_ext):
     def build_file(self, objects: dict[str, str]) -> str:
         """The text of build.ninja."""
         cxx = [*self.compiler.compiler_so_cxx, *CXX_FLAGS]
-        torch_flags = [f"-isystem{path}" for path in include_paths()]
+        torch_flags = [f"-isystem{path}" for path in headers()]
         torch_flags += [f"-D{name}={value}" for name, value in macros]
         python = [f"-I{path}" for path in self.include_dirs]
         archs = [f"-DDENOISE_EXT_CUDA_ARCHS={' '.join(self.archs)}"]
@@ -210,7 +220,8 @@ class BuildNative(build_ext):
         rules = [rule("cxx", cxx), rule("cxx-torch", [*cxx, *torch_flags, *with_header])]
         # -w: GCC warns of "#pragma once" in the file that is compiled.
         rules += [rule("cxx-header", [*cxx, *torch_flags, "-w", "-x", "c++-header"])]
-        rules += [rule("cxx-python", [*cxx, *torch_flags, *python, *archs])]
+        # No kernel calls what binds to Python, which is a lot of code.
+        rules += [rule("cxx-python", [*cxx, *torch_flags, *python, *archs, "-O1"])]
         rules += [rule("nvcc", [NVCC, *NVCC_FLAGS, *gencode_flags(self.archs)])] if NVCC else []
         rules += ["rule copy\n  command = cp $in $out\n"]
         edges = [f"build {header}: copy {PRECOMPILED}", f"build {header}.gch: cxx-header {header}"]

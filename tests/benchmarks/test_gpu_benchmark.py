@@ -78,7 +78,7 @@ while new:
         new += [re.match(r"[\\w.-]+", r)[0] for r in requirements if "extra ==" not in r]
 installed = metadata.packages_distributions()
 refused = {m for m, names in installed.items() if not needed & {normal(n) for n in names}}
-assert {"PIL", "pydantic", "safetensors"} <= refused and not {"torch", "pluggy"} & refused
+assert {"PIL", "pybind11", "safetensors"} <= refused and not {"torch", "pluggy"} & refused
 class Without:
     def __init__(self, finder): self.finder = finder
     def __getattr__(self, name): return getattr(self.finder, name)

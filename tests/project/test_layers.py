@@ -75,7 +75,7 @@ RULES = {
     ),
     "module": (
         {"module", "cpu", "params", "ops"},
-        lambda header: is_standard(header) or header == "Python.h",
+        lambda header: is_standard(header) or header.startswith("pybind11/"),
     ),
 }
 

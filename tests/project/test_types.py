@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import inspect
 from pathlib import Path
 
 import denoise_ext
@@ -18,9 +17,11 @@ def test_the_stub_of_the_native_library_has_its_functions():
     module = native()
     assert set(functions) == {name for name in vars(module) if not name.startswith("__")}
     for name, node in functions.items():
-        arguments = [argument.arg for argument in node.args.posonlyargs]
-        assert list(inspect.signature(getattr(module, name)).parameters) == arguments, name
-        assert node.args.args == []
+        signature = getattr(module, name).__doc__.splitlines()[0]
+        assert [f"{argument.arg}:" in signature for argument in node.args.args] == [
+            True for _ in node.args.args
+        ], signature
+        assert signature.count(":") == len(node.args.args), signature
 
 
 def test_the_stub_of_the_package_has_its_names():
