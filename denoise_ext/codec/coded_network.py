@@ -46,10 +46,10 @@ class CodedNetwork:
         self.network, self.digest = network.eval(), digest
         self.prior: CodedPrior = network.prior
         self._options = options or RunOptions(device="cpu")
-        native = self._options.backend == "native"
+        planned = self._options.backend == "native"
         precision = self._options.precision
-        self._analysis = Session(network.analysis, precision, native)
-        self._synthesis = Session(network.synthesis, precision, native)
+        self._analysis = Session(network.analysis, precision, planned)
+        self._synthesis = Session(network.synthesis, precision, planned)
 
     @torch.inference_mode()
     def latents(self, pixels: np.ndarray, sigma: float, quality: int) -> Tensor:

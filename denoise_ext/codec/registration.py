@@ -42,5 +42,6 @@ def register_format(model: str | os.PathLike[str] | None = None) -> None:
             holds=holds(ALL_MODES, "uint8", "uint16"),
             keeps=("icc", "exif", "xmp", "resolution"),
             write_lossy=write_lossy,
+            exact=False,
         )
     )
