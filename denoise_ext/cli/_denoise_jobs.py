@@ -78,11 +78,11 @@ def check_quality_of(found: JobList, quality: int | None) -> None:
     from denoise_ext.io.codecs import suffix_of
     from denoise_ext.io.write import check_quality
 
-    kinds = {suffix_of(os.path.basename(os.fspath(job.target)))[1] for job in found.jobs}
+    suffixes = {suffix_of(os.path.basename(os.fspath(job.target)))[0] for job in found.jobs}
     try:
-        for codec in kinds - {None}:
-            assert codec is not None
-            check_quality(codec, quality)
+        for suffix in sorted(suffixes):
+            if codec := suffix_of(f"x{suffix}")[1]:
+                check_quality(codec, quality)
     except ImageError as error:
         raise CliError(f"--{error}; --format names another format") from None
 

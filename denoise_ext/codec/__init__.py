@@ -1,8 +1,8 @@
 """Compress pictures with a network that removes their noise: files with the suffix ``.dxc``.
 
-`encode` and `decode` are for arrays, `encode_picture` and `decode_picture` keep metadata. Importing
-this module makes `denoise_ext.io` read and write such files. docs/compression.md introduces it,
-docs/format_dxc.md specifies the files.
+`encode` and `decode` are for arrays, `encode_picture` and `decode_picture` keep metadata. After
+`register_format`, `denoise_ext.io` reads and writes such files. docs/compression.md introduces the
+codec, docs/format_dxc.md specifies the files.
 """
 
 from denoise_ext.codec.container import DXC, DamagedError

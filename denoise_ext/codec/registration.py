@@ -12,25 +12,34 @@ from denoise_ext.io.codecs import Codec, Source, register_codec
 from denoise_ext.io.codecs.base import ALL_MODES, holds
 
 
-def register_format(model: str | os.PathLike[str] | None = None) -> None:
+def register_format(
+    model: str | os.PathLike[str] | None = None,
+    sigma: float | None = None,
+    partial: bool = False,
+) -> None:
     """Let `denoise_ext.io` read and write ``.dxc`` files with a codec.
 
-    `denoise_ext.io.write_picture` then takes ``.dxc``, with ``quality`` from 0 to 100. The noise is
-    estimated. A later call replaces an earlier one.
+    `denoise_ext.io.write_picture` then takes ``.dxc``, with ``quality`` from 0 to 100. A later call
+    replaces an earlier one.
 
     Args:
         model: a file of a sealed codec. None: the one that ships. It is loaded when it is used.
+        sigma: of pictures that are written, as for `encode`. None: estimated.
+        partial: read files with damaged tiles, as for `decode`. The notes name these.
     """
 
     def read(source: Source) -> Picture:
         data = source.stream.read()
-        return decode_picture(data, model=model, max_pixels=source.max_pixels, name=source.name)
+        limit = source.max_pixels
+        return decode_picture(
+            data, model=model, partial=partial, max_pixels=limit, name=source.name
+        )
 
     def write(stream: IO[bytes], picture: Picture) -> None:
-        stream.write(encode_picture(picture, DEFAULT_QUALITY, model=model))
+        stream.write(encode_picture(picture, DEFAULT_QUALITY, sigma, model=model))
 
     def write_lossy(stream: IO[bytes], picture: Picture, quality: int) -> None:
-        stream.write(encode_picture(picture, quality, model=model))
+        stream.write(encode_picture(picture, quality, sigma, model=model))
 
     register_codec(
         Codec(
