@@ -8,7 +8,7 @@ import importlib
 __version__ = "0.1.0"
 
 _SUBPACKAGES = (
-    "analysis", "data", "engine", "export", "io", "jobs", "metrics", "models", "nn", "ops",
+    "analysis", "codec", "data", "engine", "export", "io", "jobs", "metrics", "models", "nn", "ops",
     "reference", "resampling", "restore", "runtime", "service", "tasks", "training",
 )  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 from denoise_ext import (
     analysis,
+    codec,
     data,
     engine,
     export,
@@ -28,6 +29,6 @@ __version__: str
 
 __all__ = [
     "Denoiser", "NoiseProfile", "VideoDenoiser", "__version__", "accelerate", "analyse_noise",
-    "analysis", "data", "denoise", "engine", "export", "info", "io", "jobs", "metrics", "models",
+    "analysis", "codec", "data", "denoise", "engine", "export", "info", "io", "jobs", "metrics", "models",
     "nn", "ops", "reference", "resampling", "restore", "runtime", "service", "tasks", "training",
 ]  # fmt: skip
