@@ -2,8 +2,8 @@
 
 Pictures of Kodak with white noise, rounded to 8 bits, and clean ones. Each goes through JPEG, WebP,
 AVIF and JPEG XL (where Pillow has them) as it is, and after `Denoiser` at the noise's level. With
-`--model FILE` a sealed codec takes the noisy picture itself. Bits are those of whole files. PSNR and
-SSIM are to the clean picture. The tables have the mean PSNR at a rate: each picture's curve is
+`--model FILE` a sealed codec takes the noisy picture itself. Bits are those of whole files. PSNR
+and SSIM are to the clean picture. The tables have the mean PSNR at a rate: each picture's curve is
 interpolated over the logarithm of its bits.
 
 Pictures come from $DENOISE_EXT_DATA/test/Kodak_full. Results go to `results/codec.json`,
@@ -136,7 +136,7 @@ def table(results: dict[str, dict[str, dict[str, list[Point]]]]) -> str:
     for sigma, by_method in results.items():
         count = max(len(curves) for curves in by_method.values())
         noise = f"white noise of sigma {sigma}" if float(sigma) else "clean pictures"
-        lines += [f"**{noise}**, {count} pictures, PSNR in dB to the clean picture at bits per pixel",
+        lines += [f"**{noise}**, {count} pictures, PSNR in dB to the clean one at bits per pixel",
                   "", "| method | " + " | ".join(f"{rate:g}" for rate in RATES) + " |",
                   "|---|" + "---:|" * len(RATES)]  # fmt: skip
         for method, curves in by_method.items():

@@ -29,6 +29,7 @@ __version__: str
 
 __all__ = [
     "Denoiser", "NoiseProfile", "VideoDenoiser", "__version__", "accelerate", "analyse_noise",
-    "analysis", "codec", "data", "denoise", "engine", "export", "info", "io", "jobs", "metrics", "models",
-    "nn", "ops", "reference", "resampling", "restore", "runtime", "service", "tasks", "training",
+    "analysis", "codec", "data", "denoise", "engine", "export", "info", "io", "jobs", "metrics",
+    "models", "nn", "ops", "reference", "resampling", "restore", "runtime", "service", "tasks",
+    "training",
 ]  # fmt: skip

@@ -26,9 +26,10 @@ extern const CoderKernels kAvx2Coder, kAvx512Coder;
 
 namespace {
 
-#define DENOISE_EXT_TABLE_OF(Isa)                                                           \
-  {k##Isa##Vectors.isa, k##Isa##Vectors.bytes, k##Isa##Vectors.accumulators, &k##Isa##Conv, \
-   &k##Isa##Winograd,   &k##Isa##Gaussian,     &k##Isa##Bilateral,           &k##Isa##Motion, &k##Isa##Coder}
+#define DENOISE_EXT_TABLE_OF(Isa)                                            \
+  {k##Isa##Vectors.isa, k##Isa##Vectors.bytes, k##Isa##Vectors.accumulators, \
+   &k##Isa##Conv,       &k##Isa##Winograd,     &k##Isa##Gaussian,            \
+   &k##Isa##Bilateral,  &k##Isa##Motion,       &k##Isa##Coder}
 
 constexpr KernelTable kBaseline = DENOISE_EXT_TABLE_OF(Baseline);
 #if defined(__x86_64__)

@@ -94,8 +94,8 @@ const char* decode_latents(const LatentModel& model, const uint8_t* data, int64_
   BitReader escapes(data + kHead + 2 * reader.count, bytes - kHead - 2 * reader.count);
   const RansTables tables(model.frequencies);
   std::vector<int32_t> sums(static_cast<size_t>(2 * model.channels));
-  const char* fault = kernels().coder->decode_latents(model, tables, reader, escapes, rows, columns,
-                                                      sums.data(), latents);
+  const char* fault =
+      kernels().coder->decode_latents(model, tables, reader, escapes, rows, columns, sums.data(), latents);
   if (fault != nullptr) return fault;
   return rans_finished(reader) && escapes.finished() ? nullptr : "does not end where its numbers do";
 }

@@ -63,8 +63,7 @@ class BitReader {
   uint32_t get(int bits) {
     uint32_t value = 0;
     for (int i = 0; i < bits; ++i, ++position_)
-      if (position_ < bits_)
-        value |= static_cast<uint32_t>(data_[position_ / 8] >> position_ % 8 & 1) << i;
+      if (position_ < bits_) value |= static_cast<uint32_t>(data_[position_ / 8] >> position_ % 8 & 1) << i;
     return value;
   }
   bool sound() const { return position_ <= bits_; }

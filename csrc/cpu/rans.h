@@ -53,8 +53,8 @@ struct RansReader {
 };
 
 // Decodes `count` symbols of the given classes, which are in range. False for a stream that is too short.
-bool rans_decode(const RansTables& tables, const uint16_t* classes, int64_t count,
-                 RansReader& reader, uint8_t* symbols);
+bool rans_decode(const RansTables& tables, const uint16_t* classes, int64_t count, RansReader& reader,
+                 uint8_t* symbols);
 
 // Whether all was read and every state is back at its start, as after the last symbol of a sound stream.
 bool rans_finished(const RansReader& reader);

@@ -54,7 +54,7 @@ COMMANDS = {
     "compress": (
         "compress image files and remove their noise: DXC",
         "denoise-ext compress noisy.png -o clean.dxc --model dxcodec.safetensors\n"
-        "  denoise-ext compress photos/ -o small/ --quality 60 --model dxcodec.safetensors --resume",
+        "  denoise-ext compress photos/ -o small/ --quality 60 --model dxcodec.safetensors",
     ),
     "decompress": (
         "write the images of DXC files",

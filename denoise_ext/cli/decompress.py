@@ -9,8 +9,8 @@ from denoise_ext.cli._restore_jobs import run_work
 from denoise_ext.cli.common import add_input_arguments, suffix_type
 
 DESCRIPTION = """\
-The files are those of `denoise-ext compress` (docs/compression.md). A file with a damaged tile is an
-error that names the tile. With --partial the rest is written."""
+The files are those of `denoise-ext compress` (docs/compression.md). A file with a damaged tile is
+an error that names the tile. With --partial the rest is written."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,7 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="write tif, webp, ... (default: OUT's suffix; in a folder png)",
     )  # fmt: skip
     parser.add_argument(
-        "--partial", action="store_true", help="write files with damaged tiles, too; notes name them"
+        "--partial",
+        action="store_true",
+        help="write files with damaged tiles, too; notes name them",
     )
     add_codec_arguments(parser)
     parser.set_defaults(quality=None)

@@ -5,8 +5,8 @@
 codec, docs/format_dxc.md specifies the files.
 """
 
-from denoise_ext.codec.container import DXC, DamagedError
 from denoise_ext.codec.coded_network import CodedNetwork, load_codec
+from denoise_ext.codec.container import DXC, DamagedError
 from denoise_ext.codec.pictures import (
     DEFAULT_QUALITY,
     decode,

@@ -37,11 +37,11 @@ class CodedNetwork:
     Raises ValueError for another network.
     """
 
-    def __init__(
-        self, network: DXCodec, digest: bytes, options: RunOptions | None = None
-    ) -> None:
+    def __init__(self, network: DXCodec, digest: bytes, options: RunOptions | None = None) -> None:
         if not isinstance(network, DXCodec) or not isinstance(network.prior, CodedPrior):
-            raise ValueError("model must be a sealed DXCodec: recipes/seal makes one of a trained one")
+            raise ValueError(
+                "model must be a sealed DXCodec: recipes/seal makes one of a trained one"
+            )
         native()  # raises where the library is missing: files have no other decoder
         self.network, self.digest = network.eval(), digest
         self.prior: CodedPrior = network.prior
@@ -117,7 +117,9 @@ class CodedNetwork:
             raise ValueError("a tile must have bytes")
         values = torch.frombuffer(bytearray(data), dtype=torch.uint8)
         try:
-            return torch.ops.denoise_ext.latents_decode(values, rows, columns, *self._numbers(quality))
+            return torch.ops.denoise_ext.latents_decode(
+                values, rows, columns, *self._numbers(quality)
+            )
         except RuntimeError as error:
             raise ValueError(str(error).splitlines()[0]) from None
 
@@ -143,7 +145,8 @@ def load_codec(
         shipped = pretrained_info(MODEL)
         if shipped is None:
             raise ValueError(
-                f"model: {MODEL} has no trained weights in this version; give a file of a sealed codec"
+                f"model: {MODEL} has no trained weights in this version; give a file of a sealed"
+                " codec"
             )
         shipped.verify()
         model = shipped.path

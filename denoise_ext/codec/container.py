@@ -23,7 +23,7 @@ _CHUNK = struct.Struct("<4s2I")
 _TILE = struct.Struct("<2I")
 _SUM = struct.Struct("<I")
 HEADER_BYTES = _HEADER.size + _SUM.size
-_DEPTHS = {8: np.uint8, 16: np.uint16}
+_DEPTHS: dict[int, type[np.uint8] | type[np.uint16]] = {8: np.uint8, 16: np.uint16}
 ALPHA, ICC, EXIF, XMP, RESOLUTION = b"ALPH", b"ICCP", b"EXIF", b"XMP ", b"PHYS"
 
 
@@ -106,7 +106,7 @@ def _sum(data: bytes) -> bytes:
 
 
 def read_header(data: bytes, name: str = "the file") -> Header:
-    """The header of a file. ImageError: it is not one, or damaged; DamagedError: by its checksum."""
+    """The header of a file. ImageError: it is none; DamagedError: its checksum does not fit."""
     return _read_header(data, name)[0]
 
 
@@ -191,9 +191,10 @@ def unpack_alpha(data: bytes, header: Header) -> np.ndarray:
     inflater = zlib.decompressobj()
     try:
         raw = inflater.decompress(data, size)
+        more = inflater.decompress(inflater.unconsumed_tail, 1)
     except zlib.error as error:
         raise ValueError(f"alpha cannot be inflated: {error}") from None
-    if len(raw) != size or inflater.decompress(inflater.unconsumed_tail, 1) or not inflater.eof:
+    if len(raw) != size or more or not inflater.eof:
         raise ValueError(f"alpha must have {size} bytes")
     kind = np.dtype(header.dtype).newbyteorder("<")
     difference = np.frombuffer(raw, kind).reshape(header.height, header.width)

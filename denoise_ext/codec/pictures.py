@@ -51,8 +51,8 @@ def encode(
     """Compress an image and remove its noise: the bytes of a ``.dxc`` file.
 
     Args:
-        image: uint8 or uint16, (H, W) gray, (H, W, 2) gray and alpha, (H, W, 3) RGB or (H, W, 4) RGB
-            and alpha; or a `denoise_ext.io.Picture` of one frame. Alpha is kept without a loss.
+        image: uint8 or uint16, (H, W) gray, (H, W, 2) gray and alpha, (H, W, 3) RGB or (H, W, 4)
+            RGB and alpha; or a `denoise_ext.io.Picture` of one frame. Alpha is kept without a loss.
         quality: 0 to 100; more bits for higher ones.
         sigma: standard deviation of the noise on the 0-255 scale. 0: the image is clean. None:
             estimated (`denoise_ext.tasks.estimate_sigma`).

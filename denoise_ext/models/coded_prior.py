@@ -43,12 +43,14 @@ class CodedPrior(nn.Module):
     def __init__(self, latents: int, rates: int) -> None:
         super().__init__()
         self.latents, self.rates = latents, rates
-        whole = {"dtype": torch.int16}
+        whole = torch.int16
         # (context, channel that is known, sums): means, then scales
-        self.register_buffer("weights", torch.zeros(len(CONTEXTS), latents, 2 * latents, **whole))
+        self.register_buffer(
+            "weights", torch.zeros(len(CONTEXTS), latents, 2 * latents, dtype=whole)
+        )
         self.register_buffer("first", torch.zeros(rates, 2 * latents, dtype=torch.int32))
         self.register_buffer("inside", torch.zeros(NEIGHBOURS, 2 * latents, dtype=torch.int32))
-        frequencies = torch.zeros(OFFSETS * SCALES, SYMBOLS, **whole)
+        frequencies = torch.zeros(OFFSETS * SCALES, SYMBOLS, dtype=whole)
         frequencies[:, 0] = TOTAL
         self.register_buffer("frequencies", frequencies)
 
@@ -107,7 +109,9 @@ def rounded_prior(prior: LatentPrior) -> CodedPrior:
         for k, (row, column) in enumerate(CONTEXTS):
             weights = (both[:, :, row, column].T * unit).round()
             if weights.abs().max() > torch.iinfo(torch.int16).max:
-                raise ValueError(f"prior has a weight of {weights.abs().max() / unit:g}: at most 31")
+                raise ValueError(
+                    f"prior has a weight of {weights.abs().max() / unit:g}: at most 31"
+                )
             coded.weights[k] = weights.short()
             if k < NEIGHBOURS:
                 coded.inside[k] = (inside[:, row, column] * unit).round().int()

@@ -17,12 +17,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from fractions import Fraction
+from itertools import pairwise
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from denoise_ext.models.block_transform import Basis
+from denoise_ext.models.coded_prior import CodedPrior
 from denoise_ext.models.image_denoiser import (
     MAX_LAYERS,
     MAX_LEVELS,
@@ -31,8 +34,6 @@ from denoise_ext.models.image_denoiser import (
     check_positive_ints,
     unshuffle_with_noise_map,
 )
-from denoise_ext.models.block_transform import Basis
-from denoise_ext.models.coded_prior import CodedPrior
 from denoise_ext.models.initialise import initialise_layers
 from denoise_ext.models.latent_prior import GROUP, LatentPrior, bits_of, rounded
 from denoise_ext.models.network import Network, Port, Signature, Tensors
@@ -86,11 +87,9 @@ class Synthesis(Network):
         )
         down = [latents, *reversed(widths)]
         self.up: nn.ModuleList = nn.ModuleList(
-            ConvTranspose2d(a, b, 2, stride=2) for a, b in zip(down, down[1:])
+            ConvTranspose2d(a, b, 2, stride=2) for a, b in pairwise(down)
         )
-        self.stages: nn.ModuleList = nn.ModuleList(
-            map(_stage, reversed(widths), reversed(blocks))
-        )
+        self.stages: nn.ModuleList = nn.ModuleList(map(_stage, reversed(widths), reversed(blocks)))
         self.tail: Conv2d = Conv2d(widths[0], 4 * channels, 3, padding=1)
 
     def compute(self, inputs: Tensors, state: Tensors) -> tuple[Tensors, Tensors]:
@@ -106,13 +105,13 @@ class DXCodec(Network):
     """Compress and denoise an image: inputs ``image``, ``noise_map`` and ``level``.
 
     ``image`` is (N, C, H, W), noisy, ``noise_map`` its sigma / 255 and ``level`` (N, 1, 1, 1) the
-    rate in [0, 1]. Outputs are the decoded ``image``, not clipped, and ``bits``, those of each pixel
-    of the latents (N, 1, H / 16, W / 16), by their distribution. In training the bits are those of
-    latents with uniform noise of width 1, from torch's generator.
+    rate in [0, 1]. Outputs are the decoded ``image``, not clipped, and ``bits``, those of each
+    pixel of the latents (N, 1, H / 16, W / 16), by their distribution. In training the bits are
+    those of latents with uniform noise of width 1, from torch's generator.
 
     Args:
         channels: image channels.
-        widths: channels of the levels, the finest first, at a half, a quarter ... of the resolution.
+        widths: channels of the levels, the finest first, at 1/2, 1/4 ... of the resolution.
         blocks: residual blocks of each, in the analysis and again in the synthesis.
         latents: channels of the latents, a multiple of 16.
         rates: levels that have gains of their own.
@@ -237,7 +236,9 @@ class DXCodec(Network):
         head[: len(taps), : taps.shape[1], 1, 1] = taps
         tail.zero_()
         tail[:, : len(taps), 1, 1] = taps.T
-        for down, up in zip(self.analysis.down, reversed(self.synthesis.up)):
+        ups = reversed(list(self.synthesis.up))
+        for down, up in zip(self.analysis.down, ups):
+            assert isinstance(down, Conv2d) and isinstance(up, ConvTranspose2d)
             known = len(basis)
             basis, weights = basis.merged(down.out_channels)
             for weight in (down.weight, up.weight):

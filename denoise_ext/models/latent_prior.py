@@ -1,6 +1,6 @@
 """The distribution of quantised latents, conditioned on those that are decoded before.
 
-Each latent is a whole number. It follows a logistic distribution around a mean, of a scale. Both are
+Each latent is a whole number. It follows a logistic distribution with a mean and a scale. Both are
 sums over latents that precede it: those of the pixels above and to the left, and those of the
 groups of channels before its own. The mean takes the numbers themselves, the scale their
 magnitudes. A decoder computes the same sums in whole numbers, with rounded weights.
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import functools
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -96,20 +97,20 @@ class _Bounded(torch.autograd.Function):
     """A clamp that lets a gradient pass where it leads back into the range."""
 
     @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor) -> Tensor:
         ctx.save_for_backward(x)
         return x.clamp(LEAST_SCALE, LARGEST_SCALE)
 
     @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> Tensor:  # type: ignore[override]
-        (x,) = ctx.saved_tensors  # type: ignore[attr-defined]
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Tensor:
+        (x,), (grad,) = ctx.saved_tensors, grad_outputs
         passes = ((x >= LEAST_SCALE) | (grad < 0)) & ((x <= LARGEST_SCALE) | (grad > 0))
         return grad * passes
 
 
 def bounded(scale: Tensor) -> Tensor:
     """Scales between `LEAST_SCALE` and `LARGEST_SCALE`."""
-    return _Bounded.apply(scale)  # type: ignore[no-any-return]
+    return _Bounded.apply(scale)
 
 
 def bits_of(latents: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
@@ -125,14 +126,14 @@ class _Rounded(torch.autograd.Function):
     """Rounds; the gradient passes unchanged."""
 
     @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor) -> Tensor:
         return x.round()
 
     @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> Tensor:  # type: ignore[override]
-        return grad
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Tensor:
+        return grad_outputs[0]
 
 
 def rounded(x: Tensor) -> Tensor:
     """The nearest whole numbers; for the gradient ``x`` itself."""
-    return _Rounded.apply(x)  # type: ignore[no-any-return]
+    return _Rounded.apply(x)

@@ -1,9 +1,10 @@
 """Fake kernels of the raw operators of entropy coding, on the CPU.
 
 ``torch.ops.denoise_ext.rans_encode(symbols, classes, frequencies)`` gives the bytes (uint8) of
-``symbols`` (uint8, (N,)). ``classes`` (int16, (N,)) are rows of ``frequencies`` (int16, (K, S), S at
-most 256), each of which sums to 4096. ``rans_decode(data, classes, frequencies)`` gives the symbols
-back. A stream has 16 states of 32 bits, then words of 16 bits, little-endian (csrc/cpu/rans.h).
+``symbols`` (uint8, (N,)). ``classes`` (int16, (N,)) are rows of ``frequencies`` (int16, (K, S), S
+at most 256), each of which sums to 4096. ``rans_decode(data, classes, frequencies)`` gives the
+symbols back. A stream has 16 states of 32 bits, then words of 16 bits, little-endian
+(csrc/cpu/rans.h).
 
 ``latents_encode(latents, weights, first, inside, frequencies)`` gives the bytes of ``latents``
 (int16, (h, w, M)), ``latents_decode(data, rows, columns, ...)`` the latents. Classes come from

@@ -16,7 +16,7 @@ from denoise_ext.training.batches import Batches, denoising_sample
 from denoise_ext.training.distributed import Processes
 from denoise_ext.training.schema import TrainConfig
 from denoise_ext.training.sections import IMAGE_COMPRESSION
-from denoise_ext.training.task import INDEX, Label, Task, Trained, Validator, register_task
+from denoise_ext.training.task import Label, Task, Trained, Validator, register_task
 
 _WHITE = 255.0
 _LEVELS = (0.2, 0.5, 0.8)  # that are validated
@@ -147,9 +147,7 @@ class HeldOutCoded(Validator):
         kind = self.config.validation.sigmas.index(sigma)
         for i, image in enumerate(self.images):
             generator = torch.Generator()
-            generator.manual_seed(
-                step_seed(self.config.run.seed, kind * 2**16 + i, VALIDATION)
-            )
+            generator.manual_seed(step_seed(self.config.run.seed, kind * 2**16 + i, VALIDATION))
             noisy = add_gaussian_noise(image, sigma, generator)
             levels = torch.full((1,), float(sigma))
             sample = denoising_sample(noisy, image, levels, takes_level=True)

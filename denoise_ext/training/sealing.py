@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from typing import cast
+from typing import Any, cast
 
 import torch
 
@@ -61,7 +61,7 @@ def seal(
 
 
 def sealed_network(trained: DXCodec) -> DXCodec:
-    """The codec with a rounded prior and float16's values; frequencies of logistic distributions."""
+    """The codec with a rounded prior, float16's values and frequencies of logistic functions."""
     assert isinstance(trained.prior, LatentPrior)
     sealed = DXCodec(**{**_options(trained), "sealed": True})
     weights = {
@@ -75,7 +75,7 @@ def sealed_network(trained: DXCodec) -> DXCodec:
     return sealed.eval()
 
 
-def _options(network: DXCodec) -> dict[str, object]:
+def _options(network: DXCodec) -> dict[str, Any]:
     options = dict(network.config)
     options.pop("family")
     return options

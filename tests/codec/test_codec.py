@@ -13,6 +13,7 @@ from plain_dxc import plain_decode
 
 from denoise_ext import codec, io
 from denoise_ext._loader import native
+from denoise_ext.codec import container
 from denoise_ext.codec.container import HEADER_BYTES, read_header
 from denoise_ext.metrics import psnr
 from denoise_ext.models import load_checkpoint, save_model
@@ -143,6 +144,20 @@ def test_a_damaged_header_table_or_chunk_is_named(model):
             codec.decode(bad, model=model)
     with pytest.raises(io.ImageError, match=r"30 x 20.*599"):
         codec.decode(data, model=model, max_pixels=599)
+
+
+def test_alpha_whose_own_checksum_does_not_fit(model):
+    """zlib finds it when it reads on after the last row."""
+    data = codec.encode(picture(20, 30, 4), model=model)
+    contents = container.read_file(data)
+    alpha = contents.chunks[container.ALPHA]
+    bad = alpha[:-1] + bytes([alpha[-1] ^ 1])
+    data = container.write_file(
+        contents.header, {container.ALPHA: bad}, [tile for tile in contents.tiles if tile]
+    )
+    with pytest.raises(codec.DamagedError, match="alpha"):
+        codec.decode(data, model=model)
+    assert (codec.decode(data, model=model, partial=True)[..., 3] == 255).all()
 
 
 def test_a_file_of_another_codec_is_refused(model, tmp_path):

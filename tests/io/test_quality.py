@@ -43,6 +43,15 @@ def test_a_lower_quality_takes_fewer_bytes_and_keeps_the_metadata(codec, mode):
     assert errors[0] < 2 and errors[0] <= errors[2] < 40
 
 
+@pytest.mark.parametrize("codec", LOSSY, ids=lambda codec: codec.name)
+@pytest.mark.parametrize("quality", [0, 89, 90, 100])
+def test_noise_can_be_written(codec, quality):
+    """It takes more bytes than some buffers have."""
+    noise = np.random.default_rng(0).integers(0, 256, (128, 256, 3), dtype=np.uint8)
+    data = written(io.picture_of(noise), format=codec.name, quality=quality)
+    assert io.read_picture(data).frames[0].shape == noise.shape
+
+
 def test_wrong_qualities_name_the_argument(tmp_path):
     for format in ("PNG", "TIFF"):
         with pytest.raises(io.ImageError, match=f"quality 50.*JPEG.*{format}"):
@@ -89,7 +98,9 @@ def test_a_format_can_be_registered(monkeypatch, tmp_path):
     back = io.read_picture(path)
     assert back.format == "FLAT" and back.frames[0].tolist() == [[9] * 4] * 3
     assert [found.path.name for found in io.find_images(str(tmp_path))] == ["a.flat"]
-    for name, suffixes, named in (("PNG", (".x",), "PNG"), ("OTHER", (".jpg",), "jpg"),
-                                  ("low", (".low",), "low"), ("TWO", (".flat",), "flat")):  # fmt: skip
+    for name, suffixes, named in (
+        ("PNG", (".x",), "PNG"), ("OTHER", (".jpg",), "jpg"), ("low", (".low",), "low"),
+        ("TWO", (".flat",), "flat"),
+    ):  # fmt: skip
         with pytest.raises(ValueError, match=named):
             register_codec(Codec(name, suffixes, flat.sniff, read, write, flat.holds))

@@ -38,7 +38,9 @@ def place(tmp_path, monkeypatch) -> Path:
 
 
 def test_commands(place, capsys):
-    commands = [shlex.split(line, comments=True)[1:] for line in "".join(blocks("bash")).splitlines()]
+    commands = [
+        shlex.split(line, comments=True)[1:] for line in "".join(blocks("bash")).splitlines()
+    ]
     assert len(commands) >= 9
     for command in commands:
         assert main(command) == 0, (command, capsys.readouterr().err)

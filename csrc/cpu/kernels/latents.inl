@@ -40,11 +40,13 @@ DENOISE_EXT_INLINE LatentClass class_of(int32_t mean, int32_t scale) {
   const int32_t bounded = scale < kLeastScale ? kLeastScale : scale > kLargestScale ? kLargestScale : scale;
   const int octave = 31 - __builtin_clz(static_cast<uint32_t>(bounded));
   const int32_t index = 4 * octave + (bounded >> (octave - 2) & 3) - 22;
-  return {static_cast<uint16_t>((offset < 0 ? -offset : offset) * kScales + index), whole, offset < 0 ? -1 : 1};
+  return {static_cast<uint16_t>((offset < 0 ? -offset : offset) * kScales + index), whole,
+          offset < 0 ? -1 : 1};
 }
 
 // What the latents of a group mean for those of later groups.
-DENOISE_EXT_INLINE void add_group(const LatentModel& model, const int16_t* here, int64_t first, int32_t* sums) {
+DENOISE_EXT_INLINE void add_group(const LatentModel& model, const int16_t* here, int64_t first,
+                                  int32_t* sums) {
   const int64_t channels = model.channels, next = first + kRansLanes;
   if (next >= channels) return;
   for (int64_t c = first; c < next; ++c)
@@ -95,7 +97,8 @@ const char* decode_latents(const LatentModel& model, const RansTables& tables, R
         if (reader.position > reader.count) return "ends too early";
         for (int lane = 0; lane < kRansLanes; ++lane) {
           int32_t rest = symbols[lane] - kCentre;
-          if (symbols[lane] == kEscape && !get_escape(escapes, rest)) return "holds a number that is too large";
+          if (symbols[lane] == kEscape && !get_escape(escapes, rest))
+            return "holds a number that is too large";
           const int32_t value = found[lane].whole + found[lane].sign * rest;
           if (value < INT16_MIN || value > INT16_MAX) return "holds a number that is too large";
           here[first + lane] = static_cast<int16_t>(value);

@@ -16,7 +16,8 @@ DENOISE_EXT_INLINE void rans_step(const RansTables& tables, const uint16_t* clas
     found[lane] = interval[kind * width + value];
   }
   for (int lane = 0; lane < count; ++lane)
-    found[lane] = (found[lane] & 0xffff) * (reader.states[lane] >> kRansBits) + parts[lane] - (found[lane] >> 16);
+    found[lane] =
+        (found[lane] & 0xffff) * (reader.states[lane] >> kRansBits) + parts[lane] - (found[lane] >> 16);
   int read = 0;
   for (int lane = 0; lane < count; ++lane) {
     const bool low = found[lane] < kRansLow;

@@ -1,4 +1,5 @@
-// torch.ops.denoise_ext.rans_encode, rans_decode, latents_encode and latents_decode: entropy coding on the CPU.
+// torch.ops.denoise_ext.rans_encode, rans_decode, latents_encode and latents_decode: entropy coding on the
+// CPU.
 #include <algorithm>
 #include <cstring>
 
@@ -143,9 +144,8 @@ Tensor latents_decode(const Tensor& data, int64_t rows, int64_t columns, const T
                   ": rows and columns must be in [1, 4096], got ", rows, " and ", columns);
   const std::array<int64_t, 3> sizes{rows, columns, model.channels};
   Tensor latents = torch::stable::new_empty(data, {sizes.data(), sizes.size()}, ScalarType::Short);
-  const char* fault =
-      cpu::decode_latents(model, bytes, data.size(0), rows, columns,
-                          static_cast<int16_t*>(memory_of(latents, Access::kWrite)));
+  const char* fault = cpu::decode_latents(model, bytes, data.size(0), rows, columns,
+                                          static_cast<int16_t*>(memory_of(latents, Access::kWrite)));
   STD_TORCH_CHECK(fault == nullptr, kOp, ": data ", fault);
   return latents;
 }

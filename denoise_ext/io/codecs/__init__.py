@@ -15,8 +15,8 @@ _registered: dict[str, Codec] = {}
 IMAGE_SUFFIXES = tuple(suffix for codec in CODECS for suffix in codec.suffixes)
 FORMAT_NAMES = ", ".join(codec.name for codec in CODECS)
 
-__all__ = ["CODECS", "FORMAT_NAMES", "IMAGE_SUFFIXES", "Codec", "Source", "all_codecs", "codec_named",
-           "named_like_dicom", "register_codec", "suffix_of"]  # fmt: skip
+__all__ = ["CODECS", "FORMAT_NAMES", "IMAGE_SUFFIXES", "Codec", "Source", "all_codecs",
+           "codec_named", "named_like_dicom", "register_codec", "suffix_of"]  # fmt: skip
 
 
 def all_codecs() -> tuple[Codec, ...]:

@@ -1,6 +1,6 @@
-"""AVIF: 8-bit RGB and RGBA, with its ICC profile, EXIF and XMP; quality 95, 4:4:4, or the wanted one.
+"""AVIF: 8-bit RGB and RGBA, with its ICC profile, EXIF and XMP.
 
-The format is not exact: pixels become other colours on the way.
+Written with quality 95 and full-resolution colour, or with the wanted quality. It is not exact.
 """
 
 from __future__ import annotations

@@ -104,17 +104,14 @@ def _write(stream: IO[bytes], picture: Picture) -> None:
 
 
 def _write_lossy(stream: IO[bytes], picture: Picture, quality: int) -> None:
-    _save(stream, picture, quality, "4:4:4" if quality >= _FULL_COLOUR else "4:2:0", optimize=True)
+    _save(stream, picture, quality, "4:4:4" if quality >= _FULL_COLOUR else "4:2:0")
 
 
-def _save(
-    stream: IO[bytes], picture: Picture, quality: int, subsampling: str, **options: bool
-) -> None:
+def _save(stream: IO[bytes], picture: Picture, quality: int, subsampling: str) -> None:
     (frame,) = picture.frames
     encoded = io.BytesIO()
-    image_of(frame).save(
-        encoded, format="JPEG", quality=quality, subsampling=subsampling, **options
-    )
+    # Not optimize=True: Pillow's buffer for it is too small for noise at high qualities.
+    image_of(frame).save(encoded, format="JPEG", quality=quality, subsampling=subsampling)
     _, picture_at = _walk(encoded, lambda marker: False)
     native = picture.metadata.native
     segments = native.kept if isinstance(native, _Segments) else _new_segments(picture.metadata)
