@@ -6,6 +6,7 @@ from denoise_ext import (
     data,
     engine,
     export,
+    integrations,
     io,
     jobs,
     metrics,
@@ -13,6 +14,7 @@ from denoise_ext import (
     nn,
     ops,
     reference,
+    report,
     resampling,
     restore,
     runtime,
@@ -29,7 +31,7 @@ __version__: str
 
 __all__ = [
     "Denoiser", "NoiseProfile", "VideoDenoiser", "__version__", "accelerate", "analyse_noise",
-    "analysis", "codec", "data", "denoise", "engine", "export", "info", "io", "jobs", "metrics",
-    "models", "nn", "ops", "reference", "resampling", "restore", "runtime", "service", "tasks",
-    "training",
+    "analysis", "codec", "data", "denoise", "engine", "export", "info", "integrations", "io",
+    "jobs", "metrics", "models", "nn", "ops", "reference", "report", "resampling", "restore", "runtime",
+    "service", "tasks", "training",
 ]  # fmt: skip

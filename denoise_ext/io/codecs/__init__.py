@@ -41,7 +41,12 @@ def register_codec(codec: Codec) -> None:
 
 
 def codec_named(name: str) -> Codec | None:
-    """The codec with this name ("PNG"), in capitals or not."""
+    """The codec with this name ("PNG"), in capitals or not.
+
+    Example:
+        >>> denoise_ext.io.codec_named("png").suffixes
+        ('.png',)
+    """
     return next((codec for codec in all_codecs() if codec.name == name.upper()), None)
 
 
