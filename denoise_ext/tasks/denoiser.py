@@ -139,13 +139,11 @@ class Denoiser:
         self._options = RunOptions(device, precision, backend, tile, max_memory)
         check_choice("alpha", alpha, ALPHA)
         strength = check_strength(strength)
-        kernels = "torch"  # a network that is given brings its own
-        if model is None or isinstance(model, (str, os.PathLike)):
-            kernels = backend
-            if model != JOINT_BILATERAL:
-                check_name(model)
+        if isinstance(model, (str, os.PathLike)) and model != JOINT_BILATERAL:
+            check_name(model)
+        named = model is None or isinstance(model, (str, os.PathLike))
         if device not in (None, "auto"):
-            choose_device(device, kernels)
+            choose_device(device, backend if named else "torch")
         check_sigma(sigma)
         self._model = adopted(model, channels, needs_sigma)
         check_image_denoiser(self._model)
