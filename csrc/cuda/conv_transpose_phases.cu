@@ -359,8 +359,8 @@ int conv_transpose_phases_launch(const ConvParams& p, const LaunchContext& conte
   if (code != 0) return code;
   const dim3 grid(static_cast<unsigned>(t.blocks));
   const auto kernel = p.input.dtype == DType::kFloat32   ? conv_transpose_phases_float_kernel
-                      : p.input.dtype == DType::kFloat16 ? conv_transpose_phases_tensor_kernel<__half>
-                                                         : conv_transpose_phases_tensor_kernel<__nv_bfloat16>;
+                      : p.input.dtype == DType::kFloat16 ? conv_transpose_phases_tensor_kernel<Float16>
+                                                         : conv_transpose_phases_tensor_kernel<BFloat16>;
   return launch(kernel, grid, dim3(kThreads), t.shared_bytes, context.stream, p, t,
                 static_cast<const uint4*>(context.workspace), wide_output(p));
 }
