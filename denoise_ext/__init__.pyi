@@ -32,6 +32,6 @@ __version__: str
 __all__ = [
     "Denoiser", "NoiseProfile", "VideoDenoiser", "__version__", "accelerate", "analyse_noise",
     "analysis", "codec", "data", "denoise", "engine", "export", "info", "integrations", "io",
-    "jobs", "metrics", "models", "nn", "ops", "reference", "report", "resampling", "restore", "runtime",
-    "service", "tasks", "training",
+    "jobs", "metrics", "models", "nn", "ops", "reference", "report", "resampling", "restore",
+    "runtime", "service", "tasks", "training",
 ]  # fmt: skip
