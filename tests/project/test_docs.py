@@ -88,6 +88,7 @@ def test_photos(place, capsys):
     assert io.read_image(place / "piped.png").shape == (16, 24, 3)
 
 
+@pytest.mark.rotates(turn=2)
 def test_adapt(place, capsys, monkeypatch):
     """With pictures of 144 x 192 pixels, and no more training than there must be."""
     from denoise_ext.cli import main
