@@ -35,6 +35,11 @@ class CodedNetwork:
         options: tile and max_memory are used, and the precision.
 
     Raises ValueError for another network.
+
+    Example:
+        >>> network = denoise_ext.codec.load_codec("my_codec.safetensors")
+        >>> isinstance(network, denoise_ext.codec.CodedNetwork)
+        True
     """
 
     def __init__(self, network: DXCodec, digest: bytes, options: RunOptions | None = None) -> None:
@@ -140,6 +145,11 @@ def load_codec(
 
     Raises:
         ValueError: no weights ship, or the file is none of a sealed codec.
+
+    Example:
+        >>> network = denoise_ext.codec.load_codec("my_codec.safetensors")
+        >>> type(network).__name__
+        'CodedNetwork'
     """
     if model is None:
         shipped = pretrained_info(MODEL)

@@ -28,7 +28,18 @@ ALPHA, ICC, EXIF, XMP, RESOLUTION = b"ALPH", b"ICCP", b"EXIF", b"XMP ", b"PHYS"
 
 
 class DamagedError(ImageError):
-    """A file whose checksums do not fit. ``tiles`` are (row, column) of the damaged tiles."""
+    """A file whose checksums do not fit. ``tiles`` are (row, column) of the damaged tiles.
+
+    Example:
+        >>> image = denoise_ext.io.read_image("photo.png")
+        >>> data = denoise_ext.codec.encode(image, 50, 15, model="my_codec.safetensors")
+        >>> damaged = data[:-1] + bytes([data[-1] ^ 1])
+        >>> try:
+        ...     denoise_ext.codec.decode(damaged, model="my_codec.safetensors")
+        ... except denoise_ext.codec.DamagedError as error:
+        ...     print("a part of the file is damaged")
+        a part of the file is damaged
+    """
 
     def __init__(self, message: str, tiles: tuple[tuple[int, int], ...] = ()) -> None:
         super().__init__(message)

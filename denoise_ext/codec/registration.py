@@ -26,6 +26,12 @@ def register_format(
         model: a file of a sealed codec. None: the one that ships. It is loaded when it is used.
         sigma: of pictures that are written, as for `encode`. None: estimated.
         partial: read files with damaged tiles, as for `decode`. The notes name these.
+
+    Example:
+        >>> denoise_ext.codec.register_format("my_codec.safetensors", sigma=15)
+        >>> denoise_ext.io.write_picture("photo.dxc", denoise_ext.io.read_picture("photo.png"))
+        >>> denoise_ext.io.read_image("photo.dxc").shape
+        (48, 64, 3)
     """
 
     def read(source: Source) -> Picture:

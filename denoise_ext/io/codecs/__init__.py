@@ -30,6 +30,14 @@ def register_codec(codec: Codec) -> None:
     A codec that is registered again takes the place of the first of its name.
 
     Raises ValueError for the name or a suffix of another format.
+
+    Example:
+        >>> from denoise_ext.io.codecs import codec_named
+        >>> try:
+        ...     denoise_ext.io.register_codec(codec_named("PNG"))
+        ... except ValueError:
+        ...     print("PNG is a format of this package")
+        PNG is a format of this package
     """
     others = [known for known in all_codecs() if known.name != codec.name]
     if codec.name != codec.name.upper() or any(known.name == codec.name for known in CODECS):
