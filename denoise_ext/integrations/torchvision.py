@@ -39,11 +39,11 @@ class Denoise(nn.Module):
         super().__init__()
         self._denoiser = denoiser or Denoiser()
 
-    def forward(self, *inputs: Any) -> Any:
+    def forward(self, first: Any, *others: Any) -> Any:
         """A sample of the same structure.
 
         Args:
-            inputs: one or more values. Tuples, lists and dicts are searched. Images are tensors
+            first, others: values. Tuples, lists and dicts are searched. Images are tensors
                 (..., C, H, W) with C from 1 to 4, uint8, uint16 or floating point in [0, 1], or
                 what `Denoiser` takes of Pillow's. Videos (..., T, C, H, W) are frame by frame.
 
@@ -53,7 +53,7 @@ class Denoise(nn.Module):
         Raises:
             TypeError, ValueError: an image that `Denoiser` does not take.
         """
-        sample = inputs if len(inputs) > 1 else inputs[0]
+        sample = (first, *others) if others else first
         found: list[Any] = []
 
         def note(leaf: Any) -> Any:

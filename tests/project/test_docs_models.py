@@ -56,6 +56,7 @@ def test_commands(page, place, capsys):
     found = lines(page)
     assert len(found) >= 3
     for line in found:
+        Path("clean.png").unlink(missing_ok=True)  # several commands write it
         assert main(shlex.split(line, comments=True)[1:]) == 0, (line, capsys.readouterr().err)
 
 
