@@ -31,6 +31,8 @@ _EXPLAINED = (
     "block_warp_backward",
     "recurrent_fuse",
     "recurrent_fuse_backward",
+    "layer_norm2d",
+    "group_norm",
 )
 
 

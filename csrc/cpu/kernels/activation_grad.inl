@@ -196,6 +196,7 @@ void activation_grad_of(const ActivationGradPlan& plan, int64_t strip) {
     case Activation::kPrelu: return activation_grad_rows<Storage, T, Activation::kPrelu>(plan, strip);
     case Activation::kSigmoid: return activation_grad_rows<Storage, T, Activation::kSigmoid>(plan, strip);
     case Activation::kTanh: return activation_grad_rows<Storage, T, Activation::kTanh>(plan, strip);
+    default: return;  // not by the output: the operator refuses it
   }
 }
 
