@@ -147,6 +147,11 @@ __device__ __forceinline__ Acc clamp_to_six(Acc x) {
   return x > Acc(6) ? Acc(6) : x;
 }
 
+// is_long() for code of the device.
+__device__ __forceinline__ bool has_long_code(Activation activation) {
+  return activation >= Activation::kSigmoid;
+}
+
 // The activations of long code, which stands apart so that the others are decided without it.
 template <class Acc>
 __device__ __forceinline__ Acc activate_long(Acc x, Activation activation) {

@@ -200,7 +200,7 @@ __device__ __forceinline__ void finish_vectors(const ConvParams& p, bool wide, c
       if (inside(x)) *reinterpret_cast<uint4*>(row + x * p.output.stride[3]) = pack<Storage>(v[i]);
     }
   };
-  if (wide && p.residual.data == nullptr && !is_long(p.activation)) {
+  if (wide && p.residual.data == nullptr && !has_long_code(p.activation)) {
     if (p.activation == Activation::kNone) {
       finish(std::integral_constant<Activation, Activation::kNone>{});
     } else if (p.activation == Activation::kRelu) {

@@ -38,8 +38,14 @@ UNARY = [
     (aten.leaky_relu.default, (0.2,), {}), (aten.silu.default, (), {}),
     (aten.gelu.default, (), {}), (aten.gelu.default, (), {"approximate": "tanh"}),
     (aten.abs.default, (), {}), (aten.clamp.default, (-0.5, 0.5), {}),
+    (aten.pow.Tensor_Scalar, (2,), {}), (aten.hardtanh.default, (0.0, 6.0), {}),
+    (aten.hardswish.default, (), {}), (aten.hardsigmoid.default, (), {}),
 ]  # fmt: skip
-BINARY = [(aten.add.Tensor, (), {}), (aten.sub.Tensor, (), {}), (aten.mul.Tensor, (), {})]
+# Of positive numbers: NaN would not tell written from unwritten.
+ROOTS = [(aten.sqrt.default, (), {}), (aten.rsqrt.default, (), {})]
+BINARY = [
+    (op, (), {}) for op in (aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Tensor)
+]
 # These write dense memory alone.
 RESAMPLING = [
     (aten.upsample_nearest2d.default, ([12, 16],), {}),
@@ -49,7 +55,7 @@ RESAMPLING = [
     (aten.max_pool2d_with_indices.default, ([2, 2],), {}),
     (aten.pixel_shuffle.default, (2,), {}), (aten.pixel_unshuffle.default, (2,), {}),
 ]  # fmt: skip
-ALL = [(1, *case) for case in UNARY + RESAMPLING] + [(2, *case) for case in BINARY]
+ALL = [(1, *case) for case in UNARY + ROOTS + RESAMPLING] + [(2, *case) for case in BINARY]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
@@ -57,6 +63,8 @@ ALL = [(1, *case) for case in UNARY + RESAMPLING] + [(2, *case) for case in BINA
 def test_every_layout(count, op, rest, kwargs, dtype):
     for combination in itertools.product(layouts(SHAPE).values(), repeat=count):
         inputs = [_numbers(like, dtype) for like in combination]
+        if op in (aten.sqrt.default, aten.rsqrt.default):
+            inputs = [_numbers(like, dtype).abs_() for like in combination]
         expected = op(*inputs, *rest, **kwargs)
         first = expected[0] if isinstance(expected, tuple) else expected
         values = [_value(x) for x in inputs]

@@ -76,6 +76,20 @@ def last_layer_f16() -> float:
     return _conv(image((1, 64, 18, 40), F16), image((1, 64, 3, 3), F16), padding=1)
 
 
+def _long_activations(x: Tensor, weight: Tensor) -> float:
+    """The worst of them; the convolution's values are from below -3 to above 6."""
+    names = ("gelu", "gelu_tanh", "silu", "hardswish", "hardsigmoid", "relu6")
+    return max(_conv(x, weight, padding=1, activation=name) for name in names)
+
+
+def row_ring_activations_f16() -> float:
+    return _long_activations(image((1, 64, 6, 35), F16) * 4, image((64, 64, 3, 3), F16))
+
+
+def first_layer_activations_f16() -> float:
+    return _long_activations(image((1, 3, 9, 35), F16) * 12, image((32, 3, 3, 3), F16))
+
+
 def row_ring_f16() -> float:
     return _conv(image((1, 64, 12, 70), F16), image((64, 64, 3, 3), F16), padding=1)
 
