@@ -26,15 +26,18 @@ _POINTWISE = {
     aten.add.Tensor: aten.add.out,
     aten.sub.Tensor: aten.sub.out,
     aten.mul.Tensor: aten.mul.out,
-    aten.abs.default: aten.abs.out,
-    aten.clamp.default: aten.clamp.out,
     aten.div.Tensor: aten.div.out,
     aten.pow.Tensor_Scalar: aten.pow.Tensor_Scalar_out,
+    aten.abs.default: aten.abs.out,
+    aten.neg.default: aten.neg.out,
+    aten.exp.default: aten.exp.out,
     aten.sqrt.default: aten.sqrt.out,
     aten.rsqrt.default: aten.rsqrt.out,
+    aten.clamp.default: aten.clamp.out,
+    aten.hardtanh.default: aten.hardtanh.out,
     aten.hardswish.default: aten.hardswish.out,
     aten.hardsigmoid.default: aten.hardsigmoid.out,
-    aten.hardtanh.default: aten.hardtanh.out,
+    aten.elu.default: aten.elu.out,
 }
 # Operators of this package that have such a form on the CPU.
 _WITH_OUT = ("block_warp", "recurrent_fuse")
