@@ -78,13 +78,13 @@ class LayerNorm2d(nn.Module):
 
 
 class GroupNorm(nn.GroupNorm):
-    """:class:`torch.nn.GroupNorm` of images, followed by an activation.
+    """:class:`torch.nn.GroupNorm` followed by an activation.
 
     The arguments up to ``dtype`` are those of :class:`torch.nn.GroupNorm`.  ``activation`` and
     ``negative_slope`` are those of :class:`LayerNorm2d`.
 
     Shape:
-        input (N, C, H, W) or (C, H, W); output the same.
+        input (N, C, H, W), or (N, C, ...) of other sizes, which PyTorch computes; output the same.
     """
 
     def __init__(
@@ -105,6 +105,8 @@ class GroupNorm(nn.GroupNorm):
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the normalised ``input``."""
+        if input.dim() != 4:
+            return apply_activation(super().forward(input), self.activation, self.negative_slope)
         return ops.group_norm(
             input, self.num_groups, self.weight, self.bias, self.eps, activation=self.activation,
             negative_slope=self.negative_slope,

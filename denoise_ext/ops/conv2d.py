@@ -305,6 +305,7 @@ def _backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
     if any(mask):
         grad, saved, activation = grad_output, _saved_for_activation(ctx), ctx.activation
         if activation in BY_INPUT:
+            assert saved is not None  # computed again
             grad, saved = gradient_by_input(activation, 0.0, grad, saved), None
             activation = "none"
         arguments = (

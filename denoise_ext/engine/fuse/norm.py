@@ -310,22 +310,23 @@ def _over_pixels(node: Node, constants: Constants, outputs: set[Value]) -> NormS
     elif node.op is aten.native_batch_norm.default and node.argument("training"):
         # instance_norm: each image's channels as channels of one image.
         x, last = _image_of_instances(node), _only_user(node.first, outputs)
-        given = (node.argument("running_mean"), node.argument("running_var"))
-        if x is None or last is None or not last.is_view() or given != (None, None):
+        running = (node.argument("running_mean"), node.argument("running_var"))
+        if x is None or last is None or not last.is_view() or running != (None, None):
             return None
         groups, label = x.shape[1], "instance norm"
     else:
         return None
     if any(value.users or value in outputs for value in node.results[1:] if value is not None):
         return None
-    values = [node.argument("weight"), node.argument("bias")]
+    weight, bias = node.argument("weight"), node.argument("bias")
     if not _fits(x, last.first, constants):
         return None
-    if any(v is not None and (v not in constants or v.dtype != x.dtype) for v in values):
+    given = [value for value in (weight, bias) if value is not None]
+    if any(value not in constants or value.dtype != x.dtype for value in given):
         return None
     before = [n for n in _between(x, last) if not _constant(n, constants)]
     eps = float(node.argument("eps"))
-    return NormSite([last], last.first, before, label, "", x, groups, *values, eps)
+    return NormSite([last], last.first, before, label, "", x, groups, weight, bias, eps)
 
 
 def _image_of_instances(node: Node) -> Value | None:
