@@ -305,7 +305,7 @@ def _image_before(node: Node, image: Value, outputs: set[Value]) -> Node:
 def _over_pixels(node: Node, constants: Constants, outputs: set[Value]) -> NormSite | None:
     if node.op is aten.native_group_norm.default:
         x, groups = node.args[0], node.argument("group")
-        last = node
+        last: Node | None = node
         label = f"group norm {groups}"
     elif node.op is aten.native_batch_norm.default and node.argument("training"):
         # instance_norm: each image's channels as channels of one image.
