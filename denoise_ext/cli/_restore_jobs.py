@@ -30,6 +30,31 @@ class Work(Protocol):
         ...
 
 
+def fingerprint_of(
+    task: str,
+    model: str | None,
+    sigma: float | None,
+    precision: str,
+    backend: str,
+    value_range: tuple[float, float] | None,
+    **others: object,
+) -> dict[str, Any]:
+    """`Work.fingerprint` of a task with a network; `others`: what only this task has."""
+    from denoise_ext import __version__
+    from denoise_ext.tasks.processor import weights_sha256
+
+    return {
+        "version": __version__,
+        "task": task,
+        "weights": weights_sha256(model),
+        "sigma": sigma,
+        "precision": precision,
+        "backend": backend,
+        "value_range": value_range,
+        **others,
+    }
+
+
 def add_batch_arguments(parser: argparse.ArgumentParser) -> None:
     """--resume, --json, --quiet."""
     parser.add_argument(

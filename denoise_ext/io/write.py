@@ -56,6 +56,11 @@ def write_picture(
     Raises:
         ImageError: (a ValueError) one line naming the file: unknown suffix, a picture the format
             cannot hold, existing file, folder missing or not writable, disk full.
+
+    Example:
+        >>> picture = denoise_ext.io.read_picture("photo.png")
+        >>> clean = denoise_ext.denoise(picture, sigma=10)
+        >>> denoise_ext.io.write_picture("clean.png", clean)
     """
     if isinstance(target, (str, os.PathLike)):
         suffix, codec = _codec_for(target, format or _without_suffix(target, picture))
@@ -123,6 +128,9 @@ def write_image(
         ImageError: (a ValueError) one line naming the file: unknown suffix, an array the format
             cannot hold, existing file, folder missing or not writable, disk full.
         TypeError: array is not a NumPy array of real numbers.
+
+    Example:
+        >>> denoise_ext.io.write_image("black.png", np.zeros((8, 8, 3), np.uint8))
     """
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf":
         got = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
@@ -136,7 +144,16 @@ def write_image(
 
 
 def check_can_write(path: PathLike, overwrite: bool = False) -> None:
-    """Raise ImageError if `write_picture` to this path is bound to fail, before work is done."""
+    """Raise ImageError if `write_picture` to this path is bound to fail, before work is done.
+
+    Example:
+        >>> denoise_ext.io.check_can_write("new.png")
+        >>> try:
+        ...     denoise_ext.io.check_can_write("photo.png")
+        ... except denoise_ext.io.ImageError as error:
+        ...     print("exists" in str(error))
+        True
+    """
     if not named_like_dicom(Path(path).name):
         _codec_for(path, None)
     check_target(path, overwrite)
@@ -149,6 +166,11 @@ def format_for(picture: Picture, suffix: str = "") -> str:
 
     Raises:
         ImageError: a `suffix` of no known format.
+
+    Example:
+        >>> picture = denoise_ext.io.read_picture("photo.png")
+        >>> denoise_ext.io.format_for(picture), denoise_ext.io.format_for(picture, ".jpg")
+        ('PNG', 'JPEG')
     """
     if suffix:
         codec = _suffix_of("x" + suffix)[1]

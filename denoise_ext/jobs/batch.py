@@ -29,7 +29,15 @@ Status = Literal["written", "skipped", "failed"]
 
 
 class Processed(Protocol):
-    """What a worker's `process` returns."""
+    """What a worker's `process` returns.
+
+    Example:
+        >>> from denoise_ext.jobs import batch
+        >>> def process(picture: denoise_ext.io.Picture) -> batch.Processed:
+        ...     return denoise_ext.Denoiser(sigma=10).run(picture)
+        >>> process(denoise_ext.io.read_picture("photo.png")).sigma
+        10.0
+    """
 
     @property
     def image(self) -> Any:
@@ -57,7 +65,15 @@ class Processed(Protocol):
 
 @dataclass(frozen=True)
 class Outcome:
-    """The end of a job."""
+    """The end of a job.
+
+    Example:
+        >>> from denoise_ext.jobs import batch, storage
+        >>> job = storage.Job("photo.png", "clean.png", Path("clean.png"))
+        >>> outcome = batch.Worker(denoise_ext.Denoiser(sigma=10).run).process(job)
+        >>> outcome.status, outcome.sigma, outcome.pixels
+        ('written', 10.0, 3072)
+    """
 
     job: Job
     status: Status
@@ -106,6 +122,13 @@ class Worker:
         storage: where the files lie.
         overwrite: replace outputs that are there already.
         max_pixels: refuse larger inputs, all frames together, before they are decoded.
+
+    Example:
+        >>> from denoise_ext.jobs import batch, storage
+        >>> worker = batch.Worker(denoise_ext.Denoiser(sigma=10).run)
+        >>> job = storage.Job("photo.png", "clean.png", Path("clean.png"))
+        >>> worker.status(job), worker.process(job).status
+        ('to do', 'written')
     """
 
     def __init__(
@@ -222,6 +245,16 @@ def run_batch(
         waiting: how many decoded, and how many computed pictures may wait for the next stage.
 
     At most ``2 + workers + 2 x waiting`` pictures are in memory.
+
+    Example:
+        >>> from denoise_ext.jobs import batch, storage
+        >>> worker = batch.Worker(denoise_ext.Denoiser(sigma=10).run)
+        >>> jobs = [
+        ...     storage.Job(image.path, Path("clean") / image.relative, image.relative)
+        ...     for image in denoise_ext.io.find_images("photos")
+        ... ]
+        >>> [outcome.status for outcome in batch.run_batch(jobs, worker)]
+        ['written', 'written']
     """
     threads = torch.get_num_threads()
     share = max(1, threads // workers)
@@ -238,13 +271,35 @@ def run_batch(
 
 
 def known_jobs(jobs: Iterable[Job], manifest: Manifest) -> Iterator[Job]:
-    """Yield jobs with their records in the manifest, so that finished ones are skipped."""
+    """Yield jobs with their records in the manifest, so that finished ones are skipped.
+
+    Example:
+        >>> from denoise_ext.jobs import batch, manifest, storage
+        >>> jobs = [storage.Job("photo.png", "clean/photo.png", Path("photo.png"))]
+        >>> with manifest.Manifest("clean") as records:
+        ...     worker = batch.Worker(
+        ...         denoise_ext.Denoiser(sigma=10).run,
+        ...         {"sigma": 10},
+        ...         storage=storage.LocalStorage(records),
+        ...     )
+        ...     first = list(batch.run_batch(jobs, worker))
+        ...     again = list(batch.run_batch(batch.known_jobs(jobs, records), worker))
+        >>> first[0].status, again[0].status
+        ('written', 'skipped')
+    """
     for job in jobs:
         yield replace(job, known=manifest.get(job.name))
 
 
 def failed(job: Job, error: BaseException) -> Outcome:
-    """The outcome of a job that raised."""
+    """The outcome of a job that raised.
+
+    Example:
+        >>> from denoise_ext.jobs import batch, storage
+        >>> job = storage.Job("photo.png", "clean.png", Path("clean.png"))
+        >>> batch.failed(job, MemoryError()).reason
+        'not enough memory'
+    """
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if isinstance(error, MemoryError):
         lines = ["not enough memory"]

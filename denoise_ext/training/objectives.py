@@ -24,7 +24,13 @@ Loss = tuple[Tensor, dict[str, Tensor]]
 
 
 def build_objective(config: TrainConfig) -> Objective:
-    """The objective of ``loss.target``."""
+    """The objective of ``loss.target``.
+
+    Example:
+        >>> config = denoise_ext.training.load_config("recipe.toml")
+        >>> type(denoise_ext.training.build_objective(config)).__name__
+        'Supervised'
+    """
     seed = config.run.seed
     distance = criterion(config.loss.name, config.loss.ssim_weight)
     if config.loss.noise_level or config.loss.noise_scale:
@@ -44,6 +50,15 @@ class Supervised:
     Args:
         distance: of one output to its target; frames are images of a batch.
         outputs: which outputs have targets. Of several, each distance is logged, too.
+
+    Example:
+        >>> from denoise_ext.metrics.protocol import as_sample
+        >>> objective = denoise_ext.training.Supervised(torch.nn.functional.mse_loss)
+        >>> x = torch.rand(2, 1, 8, 8)
+        >>> sample = as_sample({"image": x}, {"image": x + 1})
+        >>> loss, parts = objective(lambda inputs: inputs, sample, step=0)
+        >>> float(loss)
+        1.0
     """
 
     distance: Criterion

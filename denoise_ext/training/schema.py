@@ -27,7 +27,18 @@ _PEAK_AFTER_START = 1e-4
 
 
 class TrainConfig(Section):
-    """A whole training configuration."""
+    """A whole training configuration.
+
+    Example:
+        >>> config = denoise_ext.training.TrainConfig.model_validate({
+        ...     "data": {"train": "photos", "crop": 32},
+        ...     "model": {"name": "dxnet_s_gray"},
+        ...     "schedule": {"warmup_steps": 1},
+        ...     "run": {"out": "runs/mine", "steps": 2},
+        ... })
+        >>> config.loss.target
+        'clean'
+    """
 
     data: Data = Field(default_factory=Data)
     noise: Noise = Field(default_factory=Noise)

@@ -47,6 +47,7 @@ BINARY = [
     (aten.add.Tensor, (), {}), (aten.sub.Tensor, (), {}), (aten.mul.Tensor, (), {}),
     (aten.div.Tensor, (), {}),
 ]  # fmt: skip
+REDUCING = [(op, ([1], True), {}) for op in (aten.mean.dim, aten.sum.dim_IntList)]
 # These write dense memory alone.
 RESAMPLING = [
     (aten.upsample_nearest2d.default, ([12, 16],), {}),
@@ -56,7 +57,7 @@ RESAMPLING = [
     (aten.max_pool2d_with_indices.default, ([2, 2],), {}),
     (aten.pixel_shuffle.default, (2,), {}), (aten.pixel_unshuffle.default, (2,), {}),
 ]  # fmt: skip
-ALL = [(1, *case) for case in UNARY + RESAMPLING] + [(2, *case) for case in BINARY]
+ALL = [(1, *case) for case in UNARY + REDUCING + RESAMPLING] + [(2, *case) for case in BINARY]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
@@ -91,7 +92,7 @@ def test_every_layout(count, op, rest, kwargs, dtype):
 
 def test_all_of_them_are_tested():
     tested = {op for _, op, *_ in ALL}
-    tables = (match._POINTWISE, match._DENSE)
+    tables = (match._POINTWISE, match._REDUCING, match._DENSE)
     assert {op for table in tables for op in table} <= tested
 
 

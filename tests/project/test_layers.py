@@ -200,7 +200,7 @@ MAY_IMPORT = {
     "restore": {"tasks", "runtime", "models", "nn"},
     "training": {"models", "nn", "ops", "data", "runtime", "tasks"},  # tasks: what noise there is
     "jobs": {"tasks", "runtime"},  # ray.py alone: a cluster loads the network in its actors
-    "integrations": {"restore", "tasks", "runtime"},
+    "integrations": {"restore", "tasks", "runtime", "ops"},
     "report": {"tasks", "runtime"},
     "service": {"tasks", "runtime", "models"},
     "_info": {"ops"},

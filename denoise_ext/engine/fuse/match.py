@@ -39,6 +39,11 @@ _POINTWISE = {
     aten.hardsigmoid.default: aten.hardsigmoid.out,
     aten.elu.default: aten.elu.out,
 }
+# These add up in the order of memory.
+_REDUCING = {
+    aten.mean.dim: aten.mean.out,
+    aten.sum.dim_IntList: aten.sum.IntList_out,
+}
 # Operators of this package that have such a form on the CPU.
 _WITH_OUT = ("block_warp", "recurrent_fuse")
 # These copy what is not dense.
@@ -148,8 +153,9 @@ def _planned_step(node: Node, output: Value) -> Step | None:
         return Step(aten.clamp_min.out, (*node.args, 0), {"out": OUT}, [output], any_layout=True)
     if node.op is aten.gelu.default:
         return Step(_gelu, node.args, kwargs, [output], any_layout=True)
-    if node.op in _POINTWISE:
-        return Step(_POINTWISE[node.op], node.args, kwargs, [output], any_layout=True)
+    function = _POINTWISE.get(node.op) or _REDUCING.get(node.op)
+    if function is not None:
+        return Step(function, node.args, kwargs, [output], any_layout=True)
     if node.op is aten.upsample_nearest2d.default:
         factors = _whole_factors(node, output)
         if factors is not None:
@@ -225,6 +231,10 @@ def _shuffle(input: Tensor, factor: int, out: Tensor) -> None:
     for y in range(factor):
         for x in range(factor):
             out[:, :, y::factor, x::factor].copy_(input[:, y * factor + x :: factor**2])
+
+
+# Steps that write each element where they read it: quick where all have one layout.
+POINTWISE_STEPS = frozenset({*_POINTWISE.values(), aten.clamp_min.out, _gelu})
 
 
 def _is_quick_shuffle(node: Node, output: Value) -> bool:

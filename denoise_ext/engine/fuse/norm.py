@@ -305,15 +305,15 @@ def _image_before(node: Node, image: Value, outputs: set[Value]) -> Node:
 def _over_pixels(node: Node, constants: Constants, outputs: set[Value]) -> NormSite | None:
     if node.op is aten.native_group_norm.default:
         x, groups = node.args[0], node.argument("group")
-        last: Node | None = node
+        last = node
         label = f"group norm {groups}"
     elif node.op is aten.native_batch_norm.default and node.argument("training"):
         # instance_norm: each image's channels as channels of one image.
-        x, last = _image_of_instances(node), _only_user(node.first, outputs)
+        x, view = _image_of_instances(node), _only_user(node.first, outputs)
         running = (node.argument("running_mean"), node.argument("running_var"))
-        if x is None or last is None or not last.is_view() or running != (None, None):
+        if x is None or view is None or not view.is_view() or running != (None, None):
             return None
-        groups, label = x.shape[1], "instance norm"
+        groups, last, label = x.shape[1], view, "instance norm"
     else:
         return None
     if any(value.users or value in outputs for value in node.results[1:] if value is not None):

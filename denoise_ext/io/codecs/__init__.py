@@ -19,7 +19,12 @@ __all__ = ["CODECS", "FORMAT_NAMES", "IMAGE_SUFFIXES", "Codec", "Source", "codec
 
 
 def codec_named(name: str) -> Codec | None:
-    """The codec with this name ("PNG"), in capitals or not."""
+    """The codec with this name ("PNG"), in capitals or not.
+
+    Example:
+        >>> denoise_ext.io.codec_named("png").suffixes
+        ('.png',)
+    """
     return next((codec for codec in CODECS if codec.name == name.upper()), None)
 
 
