@@ -174,7 +174,7 @@ def test_raw_operators_compute_the_convolution_again(activation, position):
 def test_a_gradient_by_the_output_alone_is_refused():
     x, weight = torch.randn(1, 3, 6, 5), torch.randn(4, 3, 1, 1)
     grad = torch.randn(1, 4, 6, 5)
-    with pytest.raises(RuntimeError, match="activation.*gelu"):
+    with pytest.raises(RuntimeError, match=r"activation.*gelu"):
         torch.ops.denoise_ext.conv2d_backward(
             grad, x, weight, grad, None, [1, 1], [0, 0], [1, 1], 1, "gelu", 0.0, [True] * 5
         )
