@@ -13,6 +13,7 @@ struct GaussianKernels;
 struct BilateralKernels;
 struct MotionKernels;
 struct NormKernels;
+struct CoderKernels;
 
 struct KernelTable {
   const char* isa;
@@ -24,6 +25,7 @@ struct KernelTable {
   const BilateralKernels* bilateral;
   const MotionKernels* motion;
   const NormKernels* norm;
+  const CoderKernels* coder;
 };
 
 // The table in use: the best ISA of this processor, or the one forced by DENOISE_EXT_CPU_ISA or

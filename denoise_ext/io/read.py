@@ -14,7 +14,7 @@ from typing import IO
 
 import numpy as np
 
-from denoise_ext.io.codecs import CODECS, FORMAT_NAMES, Codec, Source, suffix_of
+from denoise_ext.io.codecs import FORMAT_NAMES, Codec, Source, all_codecs, suffix_of
 from denoise_ext.io.errors import ImageError, reason_of, shown
 from denoise_ext.io.orientation import orientation_of, upright, without_orientation
 from denoise_ext.io.picture import Picture, full_scale
@@ -85,7 +85,7 @@ def check_max_pixels(max_pixels: int) -> None:
 def _recognised(opened: Source, expected: Codec | None) -> Codec:
     head = opened.head(_HEAD)
     # the name's own format first: some formats differ from others by the name alone
-    candidates = ([expected] if expected else []) + list(CODECS)
+    candidates = ([expected] if expected else []) + list(all_codecs())
     for codec in candidates:
         if codec.sniff(head):
             return codec

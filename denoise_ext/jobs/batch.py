@@ -122,6 +122,7 @@ class Worker:
         storage: where the files lie.
         overwrite: replace outputs that are there already.
         max_pixels: refuse larger inputs, all frames together, before they are decoded.
+        quality: of the outputs, as for `denoise_ext.io.write_picture`.
 
     Example:
         >>> from denoise_ext.jobs import batch, storage
@@ -139,7 +140,9 @@ class Worker:
         storage: Storage | None = None,
         overwrite: bool = False,
         max_pixels: int = DEFAULT_MAX_PIXELS,
+        quality: int | None = None,
     ) -> None:
+        self._quality = quality
         self._process, self._fingerprint = process, fingerprint
         self._storage = storage or LocalStorage()
         self._overwrite, self._max_pixels = overwrite, max_pixels
@@ -178,7 +181,7 @@ class Worker:
         pixels, notes = height * width * len(work.read.frames), work.read.notes
         with _timed(work, "write"):
             stream = streams.BytesIO()
-            write_picture(stream, work.read, format=_format(job))
+            write_picture(stream, work.read, format=_format(job), quality=self._quality)
             data = stream.getvalue()
             work.picture = None  # an image's worth of memory
             if work.key is not None:
@@ -212,7 +215,10 @@ class Worker:
 
     def _key(self, job: Job) -> str | None:
         content = self._storage.sha256(job.source)
-        return content and key_of(content, {**(self._fingerprint or {}), "format": _format(job)})
+        facts = {**(self._fingerprint or {}), "format": _format(job)}
+        if self._quality is not None:  # keys of runs without one stay as they were
+            facts["quality"] = self._quality
+        return content and key_of(content, facts)
 
     def _check_target(self, job: Job, key: str | None) -> bool:
         """Whether the target may be replaced. Done: finished before. ImageError: refused."""
