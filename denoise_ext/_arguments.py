@@ -17,7 +17,10 @@ from torch import Tensor
 from denoise_ext._choices import check_choice
 from denoise_ext._precision import ALGORITHMS
 
-ACTIVATIONS = ("none", "relu", "leaky_relu", "prelu", "sigmoid", "tanh")
+ACTIVATIONS = (
+    "none", "relu", "leaky_relu", "prelu", "sigmoid", "tanh", "gelu", "gelu_tanh", "silu",
+    "hardswish", "hardsigmoid", "relu6",
+)  # fmt: skip
 BORDERS = ("reflect", "replicate", "constant", "circular")
 COLOR_DISTANCES = ("l1", "l2")
 WINDOWS = ("square", "circle")
@@ -48,6 +51,13 @@ def check_activation(activation: str, negative_slope: float = 0.01) -> str:
     if activation == "leaky_relu" and not 0.0 <= negative_slope < math.inf:
         raise ValueError(f"negative_slope must be a finite number >= 0, got {negative_slope}")
     return activation
+
+
+def check_bool(value: bool, name: str) -> bool:
+    """Check that ``value`` is True or False."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be a bool, got {value!r}")
+    return value
 
 
 def check_border(border_type: str) -> str:

@@ -12,6 +12,7 @@ struct WinogradKernels;
 struct GaussianKernels;
 struct BilateralKernels;
 struct MotionKernels;
+struct NormKernels;
 struct CoderKernels;
 
 struct KernelTable {
@@ -23,6 +24,7 @@ struct KernelTable {
   const GaussianKernels* gaussian;
   const BilateralKernels* bilateral;
   const MotionKernels* motion;
+  const NormKernels* norm;
   const CoderKernels* coder;
 };
 

@@ -142,8 +142,8 @@ WinogradPlan make_plan(int outputs, const ConvParams& params, const KernelTable&
   const bool residual = params.residual.data != nullptr;
   plan.direct_input = is_direct(params.input) && params.input.size[1] >= lanes;
   plan.direct_coarse = is_direct(params.coarse) && params.coarse.size[1] >= lanes;
-  plan.direct_output =
-      is_direct_output(params.output) && is_direct_output(params.residual) && is_direct_output(params.pooled);
+  plan.direct_output = !is_long(params.activation) && is_direct_output(params.output) &&
+                       is_direct_output(params.residual) && is_direct_output(params.pooled);
   plan.clamped =
       !residual && (params.activation == Activation::kNone || params.activation == Activation::kRelu);
   plan.lowest = params.activation == Activation::kRelu ? 0.0f : -std::numeric_limits<float>::infinity();

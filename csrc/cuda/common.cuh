@@ -143,16 +143,48 @@ __device__ __forceinline__ Index border_index(Index i, Index n, Border border) {
   return r < n ? r : period - r;
 }
 
+// 1 / (1 + e^-x)
+template <class Acc>
+__device__ __forceinline__ Acc logistic(Acc x) {
+  return Acc(1) / (Acc(1) + exp(-x));
+}
+// x between 0 and 6; NaN stays NaN.
+template <class Acc>
+__device__ __forceinline__ Acc clamp_to_six(Acc x) {
+  x = x < Acc(0) ? Acc(0) : x;
+  return x > Acc(6) ? Acc(6) : x;
+}
+
+// is_long() for code of the device.
+__device__ __forceinline__ bool has_long_code(Activation activation) {
+  return activation >= Activation::kSigmoid;
+}
+
+// The activations of long code, which stands apart so that the others are decided without it.
+template <class Acc>
+__device__ __forceinline__ Acc activate_long(Acc x, Activation activation) {
+  switch (activation) {
+    case Activation::kSigmoid: return logistic(x);
+    case Activation::kTanh: return tanh(x);
+    case Activation::kGelu: return x * (Acc(0.5) + Acc(0.5) * erf(Acc(0.70710678118654752440) * x));
+    case Activation::kGeluTanh:  // 0.5 (1 + tanh(y / 2)) = logistic(y)
+      return x * logistic(Acc(1.5957691216057307118) * (x + Acc(0.044715) * x * x * x));
+    case Activation::kSilu: return x * logistic(x);
+    case Activation::kHardswish: return x * clamp_to_six(x + Acc(3)) / Acc(6);
+    case Activation::kHardsigmoid: return clamp_to_six(x + Acc(3)) / Acc(6);
+    default: return clamp_to_six(x);
+  }
+}
+
 // NaN passes through every activation, as in torch.
 template <class Acc>
 __device__ __forceinline__ Acc activate(Acc x, Activation activation, Acc slope) {
   switch (activation) {
+    case Activation::kNone: return x;
     case Activation::kRelu: return x < Acc(0) ? Acc(0) : x;
     case Activation::kLeakyRelu:
     case Activation::kPrelu: return x > Acc(0) ? x : x * slope;
-    case Activation::kSigmoid: return Acc(1) / (Acc(1) + exp(-x));
-    case Activation::kTanh: return tanh(x);
-    default: return x;
+    default: return activate_long(x, activation);
   }
 }
 

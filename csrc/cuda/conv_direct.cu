@@ -9,8 +9,9 @@ namespace {
 
 constexpr int kThreads = 256;
 // Blocks per multiprocessor to leave registers for: 64 a thread. Without it, ptxas gives the float64
-// kernel 48 on sm_80 and spills the rest.
-constexpr int kBlocks = 4;
+// kernel 48 on sm_80 and spills the rest. erf of a double needs more than 64.
+template <class Acc>
+constexpr int kBlocks = sizeof(Acc) == sizeof(double) ? 2 : 4;
 
 // The input row or column that tap u of output position i reads, or -1 where there is none.
 __device__ __forceinline__ int64_t tap_source(const ConvParams& p, int axis, int64_t i, int64_t u) {
@@ -26,7 +27,7 @@ __device__ __forceinline__ int64_t tap_source(const ConvParams& p, int axis, int
 }
 
 template <class Storage, class Acc>
-__global__ void __launch_bounds__(kThreads, kBlocks) conv_direct_kernel(ConvParams p, int64_t outputs) {
+__global__ void __launch_bounds__(kThreads, kBlocks<Acc>) conv_direct_kernel(ConvParams p, int64_t outputs) {
   const int64_t channels = p.output.size[1], rows = p.output.size[2], cols = p.output.size[3];
   const int64_t group_outputs = channels / p.groups, group_inputs = p.input.size[1] / p.groups;
   const bool channels_innermost = p.output.stride[1] == 1;

@@ -83,8 +83,7 @@ RowRingPlan row_ring_plan(const ConvParams& p, const DeviceLimits& limits) {
       has_wide_pixels(p.input) && (p.input_mask.saved.data == nullptr || has_wide_pixels(p.input_mask.saved));
   plan.vector_output = has_wide_pixels(p.output);
   plan.vector_residual = p.residual.data != nullptr && has_wide_pixels(p.residual);
-  plan.vector_end =
-      wide_output(p) && p.activation != Activation::kSigmoid && p.activation != Activation::kTanh;
+  plan.vector_end = wide_output(p) && !is_long(p.activation);
   // A small image gives every multiprocessor work only in small pieces.
   const bool small =
       !has_large_tile(plan.element_bytes, plan.kernel) || row_groups(p, plan, true) < limits.multiprocessors;

@@ -128,8 +128,7 @@ __device__ __forceinline__ void activate_all(float (&v)[kCount], Activation acti
 #pragma unroll
       for (int i = 0; i < kCount; ++i) v[i] = activate(v[i], Activation::kPrelu, slope[i]);
       break;
-    case Activation::kSigmoid:
-    case Activation::kTanh:
+    default:
       // Long code, so it stands here once: the values take turns in v[0].
 #pragma unroll 1
       for (int turn = 0; turn < kCount; ++turn) {
@@ -199,8 +198,7 @@ __device__ __forceinline__ void finish_vectors(const ConvParams& p, bool wide, c
       if (inside(x)) *reinterpret_cast<uint4*>(row + x * p.output.stride[3]) = pack<Storage>(v[i]);
     }
   };
-  const bool long_code = p.activation == Activation::kSigmoid || p.activation == Activation::kTanh;
-  if (wide && p.residual.data == nullptr && !long_code) {
+  if (wide && p.residual.data == nullptr && !has_long_code(p.activation)) {
     if (p.activation == Activation::kNone) {
       finish(std::integral_constant<Activation, Activation::kNone>{});
     } else if (p.activation == Activation::kRelu) {

@@ -1,6 +1,7 @@
 #include "common.h"
 
 #include <sstream>
+#include <utility>
 
 #include "explain.h"
 
@@ -141,15 +142,24 @@ void check_extents(const Tensor& tensor, const char* op, const char* argument) {
 }
 
 Activation parse_activation(const std::string& name, const char* op) {
-  if (name == "none") return Activation::kNone;
-  if (name == "relu") return Activation::kRelu;
-  if (name == "leaky_relu") return Activation::kLeakyRelu;
-  if (name == "prelu") return Activation::kPrelu;
-  if (name == "sigmoid") return Activation::kSigmoid;
-  if (name == "tanh") return Activation::kTanh;
-  STD_TORCH_CHECK(false, op,
-                  ": activation must be one of none, relu, leaky_relu, prelu, sigmoid, tanh, got '", name,
-                  "'");
+  constexpr std::pair<const char*, Activation> kNames[] = {{"none", Activation::kNone},
+                                                           {"relu", Activation::kRelu},
+                                                           {"leaky_relu", Activation::kLeakyRelu},
+                                                           {"prelu", Activation::kPrelu},
+                                                           {"sigmoid", Activation::kSigmoid},
+                                                           {"tanh", Activation::kTanh},
+                                                           {"gelu", Activation::kGelu},
+                                                           {"gelu_tanh", Activation::kGeluTanh},
+                                                           {"silu", Activation::kSilu},
+                                                           {"hardswish", Activation::kHardswish},
+                                                           {"hardsigmoid", Activation::kHardsigmoid},
+                                                           {"relu6", Activation::kRelu6}};
+  std::string allowed;
+  for (const auto& [known, activation] : kNames) {
+    if (name == known) return activation;
+    allowed += (allowed.empty() ? "" : ", ") + std::string(known);
+  }
+  STD_TORCH_CHECK(false, op, ": activation must be one of ", allowed, ", got '", name, "'");
 }
 
 ResidualPosition parse_residual_position(const std::string& name, const char* op) {

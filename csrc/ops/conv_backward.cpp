@@ -30,6 +30,9 @@ ActivationGradParams activation_grad_params(const char* op, const Tensor& grad_o
   ActivationGradParams params{};
   params.activation = parse_activation(a.activation, op);
   params.negative_slope = a.negative_slope;
+  STD_TORCH_CHECK(has_gradient_by_output(params.activation), op,
+                  ": activation must be one of none, relu, leaky_relu, prelu, sigmoid, tanh, got '",
+                  a.activation, "', whose gradient follows from its input alone");
   STD_TORCH_CHECK(params.activation == Activation::kNone || a.saved.has_value(), op,
                   ": saved is needed with activation '", a.activation, "'");
   STD_TORCH_CHECK((params.activation == Activation::kPrelu) == a.prelu_weight.has_value(), op,

@@ -11,7 +11,31 @@ enum class DType : int32_t { kFloat32, kFloat64, kBFloat16, kFloat16, kUInt8 };
 // is not repeated, and the reflection folds as often as the kernel needs.
 enum class Border : int32_t { kReflect, kReplicate, kConstant, kCircular };
 
-enum class Activation : int32_t { kNone, kRelu, kLeakyRelu, kPrelu, kSigmoid, kTanh };
+enum class Activation : int32_t {
+  kNone,
+  kRelu,
+  kLeakyRelu,
+  kPrelu,
+  // From here on is_long().
+  kSigmoid,
+  kTanh,
+  // From here on the gradient does not follow from the output: PyTorch computes it, from the input.
+  kGelu,
+  kGeluTanh,
+  kSilu,
+  kHardswish,
+  kHardsigmoid,
+  kRelu6
+};
+
+// Whether an activation is more than a comparison and a product. Kernels keep such code out of their
+// inner loops.
+constexpr bool is_long(Activation activation) {
+  return activation >= Activation::kSigmoid;
+}
+constexpr bool has_gradient_by_output(Activation activation) {
+  return activation <= Activation::kTanh;
+}
 
 enum class ResidualPosition : int32_t { kBeforeActivation, kAfterActivation };
 

@@ -10,6 +10,7 @@ from denoise_ext.nn.conv import (
 from denoise_ext.nn.convert import from_torch, to_torch
 from denoise_ext.nn.filters import BilateralBlur, GaussianBlur2d, JointBilateralBlur
 from denoise_ext.nn.motion import BlockMatch, BlockWarp, RecurrentFuse
+from denoise_ext.nn.norm import GroupNorm, InstanceNorm2d, LayerNorm2d
 
 __all__ = [
     "BilateralBlur",
@@ -21,7 +22,10 @@ __all__ = [
     "ConvTransposeReLU2d",
     "DepthwiseSeparableConv2d",
     "GaussianBlur2d",
+    "GroupNorm",
+    "InstanceNorm2d",
     "JointBilateralBlur",
+    "LayerNorm2d",
     "RecurrentFuse",
     "from_torch",
     "to_torch",

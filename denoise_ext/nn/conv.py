@@ -75,8 +75,9 @@ class Conv2d(nn.Conv2d):
     ``padding="same"`` included.
 
     Args:
-        activation: ``"none"``, ``"relu"``, ``"leaky_relu"``, ``"prelu"``, ``"sigmoid"`` or
-            ``"tanh"``.
+        activation: ``"none"``, ``"relu"``, ``"leaky_relu"``, ``"prelu"``, ``"sigmoid"``,
+            ``"tanh"``, ``"gelu"``, ``"gelu_tanh"``, ``"silu"``, ``"hardswish"``,
+            ``"hardsigmoid"`` or ``"relu6"``.
         negative_slope: slope of ``leaky_relu`` below zero, at least 0.
         prelu_parameters: for ``"prelu"``, 1 (one slope for all channels) or ``out_channels``;
             the slopes are the parameter ``prelu_weight``, starting at 0.25.

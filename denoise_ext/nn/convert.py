@@ -23,6 +23,14 @@ from denoise_ext.nn.filters import (
     JointBilateralBlur,
 )
 from denoise_ext.nn.motion import BlockMatch, BlockWarp, RecurrentFuse
+from denoise_ext.nn.norm import (
+    GroupNorm,
+    InstanceNorm2d,
+    LayerNorm2d,
+    TorchGroupNorm,
+    TorchInstanceNorm2d,
+    TorchLayerNorm2d,
+)
 from denoise_ext.reference.activation import apply_activation
 
 
@@ -136,6 +144,9 @@ _TO_TORCH: dict[type[nn.Module], Callable[[nn.Module], type[nn.Module]]] = {
     BlockMatch: lambda module: TorchBlockMatch,
     BlockWarp: lambda module: TorchBlockWarp,
     RecurrentFuse: lambda module: TorchRecurrentFuse,
+    LayerNorm2d: lambda module: TorchLayerNorm2d,
+    GroupNorm: lambda module: TorchGroupNorm,
+    InstanceNorm2d: lambda module: TorchInstanceNorm2d,
 }
 _FROM_TORCH: dict[type[nn.Module], Callable[[nn.Module], type[nn.Module]]] = {
     nn.Conv2d: lambda module: Conv2d,
@@ -148,8 +159,12 @@ _FROM_TORCH: dict[type[nn.Module], Callable[[nn.Module], type[nn.Module]]] = {
     TorchBlockMatch: lambda module: BlockMatch,
     TorchBlockWarp: lambda module: BlockWarp,
     TorchRecurrentFuse: lambda module: RecurrentFuse,
+    TorchLayerNorm2d: lambda module: LayerNorm2d,
+    TorchGroupNorm: lambda module: GroupNorm,
+    TorchInstanceNorm2d: lambda module: InstanceNorm2d,
 }
 _ACTIVATED = (Conv2d, ConvTranspose2d, TorchConv2d, TorchConvTranspose2d)
+_PLAIN = (nn.Conv2d, nn.ConvTranspose2d)
 
 
 def _convert(
@@ -169,7 +184,7 @@ def _convert(
                 module.activation, module.negative_slope = "none", 0.01
                 module.precision = "default"
                 module.register_parameter("prelu_weight", None)
-        elif hasattr(module, "activation"):
+        elif isinstance(module, _PLAIN) and hasattr(module, "activation"):
             del module.activation, module.negative_slope, module.precision, module.prelu_weight
     return model
 

@@ -12,6 +12,7 @@ from denoise_ext._arguments import (
     LARGEST_BILATERAL,
     LARGEST_GAUSSIAN,
     Sigma,
+    check_bool,
     check_border,
     check_color_distance,
     check_sigma_values,
@@ -77,6 +78,7 @@ class GaussianBlur2d(_SigmaModule):
         sigma: standard deviation in pixels: a number, a pair (vertical, horizontal), or a tensor
             (1, 2), (B, 2) or (B,).
         border_type: ``"reflect"``, ``"replicate"``, ``"constant"`` or ``"circular"``.
+        separable: a bool, as Kornia's; it changes nothing.
         trainable: make sigma a parameter; ``log_sigma`` holds its logarithm, which keeps the sigma
             positive.
 
@@ -94,11 +96,14 @@ class GaussianBlur2d(_SigmaModule):
         kernel_size: int | tuple[int, int],
         sigma: Sigma,
         border_type: str = "reflect",
+        separable: bool = True,
+        *,
         trainable: bool = False,
     ) -> None:
         super().__init__()
         self.kernel_size: tuple[int, int] = odd_kernel_size(kernel_size, LARGEST_GAUSSIAN)
         self.border_type: str = check_border(border_type)
+        self.separable: bool = check_bool(separable, "separable")
         self._add_sigma("sigma", sigma, 2, trainable)
 
     @property

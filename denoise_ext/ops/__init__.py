@@ -15,6 +15,7 @@ from denoise_ext.ops.conv2d import conv2d
 from denoise_ext.ops.conv_transpose2d import conv_transpose2d
 from denoise_ext.ops.gaussian_blur2d import gaussian_blur2d
 from denoise_ext.ops.motion import block_match, block_warp, recurrent_fuse
+from denoise_ext.ops.norm import group_norm, layer_norm2d
 
 __all__ = [
     "bilateral_blur",
@@ -23,6 +24,8 @@ __all__ = [
     "conv2d",
     "conv_transpose2d",
     "gaussian_blur2d",
+    "group_norm",
     "joint_bilateral_blur",
+    "layer_norm2d",
     "recurrent_fuse",
 ]

@@ -2,18 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from denoise_ext._activations import PLAIN
+
 _aten = torch.ops.aten
-_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "relu": F.relu,
-    "sigmoid": torch.sigmoid,
-    "tanh": torch.tanh,
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, **PLAIN}
+# Gradients of activations whose output does not give them: (gradient of the output, input).
+_BY_INPUT: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "gelu": _aten.gelu_backward,
+    "gelu_tanh": partial(_aten.gelu_backward, approximate="tanh"),
+    "silu": _aten.silu_backward,
+    "hardswish": _aten.hardswish_backward,
+    "hardsigmoid": _aten.hardsigmoid_backward,
+    "relu6": lambda grad, x: _aten.hardtanh_backward(grad, x, 0.0, 6.0),
 }
+BY_INPUT = frozenset(_BY_INPUT)
+
+
+def gradient_by_input(
+    activation: str, negative_slope: float, grad_output: Tensor, input: Tensor
+) -> Tensor:
+    """The gradient of any activation but PReLU, from its input."""
+    if activation == "relu":
+        return _aten.threshold_backward(grad_output, input, 0)
+    if activation == "leaky_relu":
+        return _aten.leaky_relu_backward(grad_output, input, negative_slope, False)
+    if activation == "sigmoid":
+        return _aten.sigmoid_backward(grad_output, torch.sigmoid(input))
+    if activation == "tanh":
+        return _aten.tanh_backward(grad_output, torch.tanh(input))
+    return grad_output if activation == "none" else _BY_INPUT[activation](grad_output, input)
+
+
+def keeps_preactivation(activation: str, tensors: Iterable[Tensor | None]) -> bool:
+    """Whether the call is better made in two steps, the convolution and the activation.
+
+    The fused operator keeps nothing that the gradient of such an activation could be computed of:
+    its backward would compute the convolution again.
+    """
+    if activation not in BY_INPUT or not torch.is_grad_enabled():
+        return False
+    return any(x is not None and x.requires_grad for x in tensors)
 
 
 def fused(

@@ -20,7 +20,13 @@ from denoise_ext._arguments import (
     int_pair,
 )
 from denoise_ext.ops import _autotune
-from denoise_ext.ops._by_pytorch import conv_gradients, fused
+from denoise_ext.ops._by_pytorch import (
+    BY_INPUT,
+    conv_gradients,
+    fused,
+    gradient_by_input,
+    keeps_preactivation,
+)
 from denoise_ext.ops._conv_arguments import autocast_dtype, cast, check_conv
 from denoise_ext.ops._layout import conv_backward_fake, empty_as, output_format
 from denoise_ext.ops._library import (
@@ -72,7 +78,8 @@ def conv2d(
     padding              int or pair, 0 to 2**30, zeros; or ``"valid"``; or ``"same"`` (stride 1)
     groups               divides C_in and C_out; C_in for a depthwise convolution
     activation           ``"none"``, ``"relu"``, ``"leaky_relu"``, ``"prelu"``, ``"sigmoid"``,
-                         ``"tanh"``
+                         ``"tanh"``, ``"gelu"``, ``"gelu_tanh"`` (its approximation by tanh),
+                         ``"silu"``, ``"hardswish"``, ``"hardsigmoid"``, ``"relu6"``
     negative_slope       slope of ``leaky_relu`` below zero, finite, >= 0
     prelu_weight         1 or C_out slopes; given exactly when ``activation="prelu"``
     residual             the output's shape, or None
@@ -152,6 +159,11 @@ def conv2d(
         )
     if residual is not None:
         residual = _checked_residual(residual, residual_position, input, shape, unbatched)
+    last, added = "none", None
+    if keeps_preactivation(activation, (input, weight, bias, residual)):
+        last, activation = activation, "none"
+        if residual_position == "after":
+            residual, added = None, residual
     arguments = (
         input, weight, bias, stride, padding, dilation, groups, activation, negative_slope,
         prelu_weight, residual, residual_position, precision,
@@ -160,6 +172,8 @@ def conv2d(
         output = _autotune.run(_op, _ByPyTorch.apply, arguments)
     else:
         output = _op(*arguments)
+    if last != "none":
+        output = fused(output, last, negative_slope, None, added, residual_position)
     return output.squeeze(0) if unbatched else output
 
 
@@ -262,8 +276,9 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.has_residual = residual is not None
     ctx.after = residual is not None and residual_position == "after"
     # What the backward of the activation reads is not always there to keep: the output holds the
-    # residual ("after"), or the input of the activation is needed (prelu).  It is computed again.
-    ctx.recompute = activation == "prelu" or (ctx.after and activation != "none")
+    # residual ("after"), or the input of the activation is needed.  It is computed again.
+    ctx.by_input = activation == "prelu" or activation in BY_INPUT
+    ctx.recompute = ctx.by_input or (ctx.after and activation != "none")
     keep_output = activation != "none" and not ctx.recompute
     ctx.save_for_backward(
         input,
@@ -279,7 +294,7 @@ def _saved_for_activation(ctx: Any) -> Tensor | None:
     input, weight, _, output, bias, residual = ctx.saved_tensors
     if not ctx.recompute:
         return output
-    activation = "none" if ctx.activation == "prelu" else ctx.activation
+    activation = "none" if ctx.by_input else ctx.activation
     return _op(
         input, weight, bias, *ctx.geometry, activation, ctx.negative_slope, None, residual,
         "before", ctx.precision,
@@ -294,9 +309,14 @@ def _backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
     mask = [need[0], need[1], need[2], need[9], need[10] and not passes_through]
     grads: list[Tensor | None] = [None] * 5
     if any(mask):
+        grad, saved, activation = grad_output, _saved_for_activation(ctx), ctx.activation
+        if activation in BY_INPUT:
+            assert saved is not None  # computed again
+            grad, saved = gradient_by_input(activation, 0.0, grad, saved), None
+            activation = "none"
         arguments = (
-            grad_output, input, weight, _saved_for_activation(ctx), prelu_weight, *ctx.geometry,
-            ctx.activation, ctx.negative_slope, mask, ctx.precision,
+            grad, input, weight, saved, prelu_weight, *ctx.geometry, activation,
+            ctx.negative_slope, mask, ctx.precision,
         )  # fmt: skip
         if grad_output.is_cuda:
             results = _autotune.run(_backward_op, _backward_by_pytorch, arguments)

@@ -18,7 +18,13 @@ from denoise_ext._arguments import (
     int_pair,
 )
 from denoise_ext.ops import _autotune
-from denoise_ext.ops._by_pytorch import conv_gradients, fused
+from denoise_ext.ops._by_pytorch import (
+    BY_INPUT,
+    conv_gradients,
+    fused,
+    gradient_by_input,
+    keeps_preactivation,
+)
 from denoise_ext.ops._conv_arguments import autocast_dtype, cast, check_conv
 from denoise_ext.ops._layout import conv_backward_fake, empty_as, output_format
 from denoise_ext.ops._library import (
@@ -121,6 +127,9 @@ def conv_transpose2d(
             f"padding must leave an output of at least 1x1, got {padding}: "
             f"the output would be {shape[2]}x{shape[3]}"
         )
+    last = "none"
+    if keeps_preactivation(activation, (input, weight, bias)):
+        last, activation = activation, "none"
     arguments = (
         input, weight, bias, stride, padding, output_padding, groups, dilation, activation,
         negative_slope, prelu_weight, precision,
@@ -129,6 +138,8 @@ def conv_transpose2d(
         output = _autotune.run(_op, _ByPyTorch.apply, arguments)
     else:
         output = _op(*arguments)
+    if last != "none":
+        output = fused(output, last, negative_slope, None)
     return output.squeeze(0) if unbatched else output
 
 
@@ -189,14 +200,14 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ) = inputs  # fmt: skip
     ctx.geometry = (stride, padding, output_padding, groups, dilation)
     ctx.activation, ctx.negative_slope, ctx.precision = activation, negative_slope, precision
-    # prelu's backward needs its input, which is nowhere kept: it is computed again.
-    prelu = activation == "prelu"
+    # The input that the backward of some activations needs is nowhere kept: it is computed again.
+    ctx.by_input = activation == "prelu" or activation in BY_INPUT
     ctx.save_for_backward(
         input,
         weight,
         prelu_weight,
-        output if activation != "none" and not prelu else None,
-        bias if prelu else None,
+        output if activation != "none" and not ctx.by_input else None,
+        bias if ctx.by_input else None,
     )
 
 
@@ -204,12 +215,16 @@ def _backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
     input, weight, prelu_weight, saved, bias = ctx.saved_tensors
     need = ctx.needs_input_grad
     mask = [need[0], need[1], need[2], need[10]]
-    if ctx.activation == "prelu":
+    grad, activation = grad_output, ctx.activation
+    if ctx.by_input:
         saved = _op(
             input, weight, bias, *ctx.geometry, "none", ctx.negative_slope, None, ctx.precision
         )
+    if activation in BY_INPUT:
+        grad, saved = gradient_by_input(activation, 0.0, grad, saved), None
+        activation = "none"
     arguments = (
-        grad_output, input, weight, saved, prelu_weight, *ctx.geometry, ctx.activation,
+        grad, input, weight, saved, prelu_weight, *ctx.geometry, activation,
         ctx.negative_slope, mask, ctx.precision,
     )  # fmt: skip
     if grad_output.is_cuda:

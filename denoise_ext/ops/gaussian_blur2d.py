@@ -12,6 +12,7 @@ from denoise_ext._arguments import (
     FILTER_DTYPES,
     LARGEST_GAUSSIAN,
     Sigma,
+    check_bool,
     check_border,
     check_fake_mask,
     check_image,
@@ -36,6 +37,7 @@ def gaussian_blur2d(
     kernel_size: int | Sequence[int],
     sigma: Sigma,
     border_type: str = "reflect",
+    separable: bool = True,
 ) -> Tensor:
     """Blur each channel with a normalised Gaussian window, both directions in one pass.
 
@@ -54,6 +56,8 @@ def gaussian_blur2d(
                          horizontal), or a tensor (1, 2) or (N, 2), (1,) or (N,)
     border_type          ``"reflect"`` (OpenCV's BORDER_REFLECT_101: the edge pixel is not
                          repeated), ``"replicate"``, ``"constant"`` (zeros) or ``"circular"``
+    separable            a bool, as Kornia's: it changes nothing, both directions are always
+                         filtered apart
     ===================  =========================================================================
 
     Returns:
@@ -75,6 +79,7 @@ def gaussian_blur2d(
     check_image(input, "input", FILTER_DTYPES)
     kernel_size = odd_kernel_size(kernel_size, LARGEST_GAUSSIAN)
     check_border(border_type)
+    check_bool(separable, "separable")
     if input.device.type not in _devices:
         raise_no_kernel("gaussian_blur2d", input, _devices)
     unbatched = input.dim() == 3

@@ -7,6 +7,7 @@ device, in any floating dtype, differentiable as often as PyTorch is.
 from denoise_ext.reference.conv import conv2d, conv_transpose2d
 from denoise_ext.reference.filters import bilateral_blur, gaussian_blur2d, joint_bilateral_blur
 from denoise_ext.reference.motion import block_match, block_warp, recurrent_fuse
+from denoise_ext.reference.norm import group_norm, layer_norm2d
 
 __all__ = [
     "bilateral_blur",
@@ -15,6 +16,8 @@ __all__ = [
     "conv2d",
     "conv_transpose2d",
     "gaussian_blur2d",
+    "group_norm",
     "joint_bilateral_blur",
+    "layer_norm2d",
     "recurrent_fuse",
 ]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from denoise_ext._activations import PLAIN
 from denoise_ext._arguments import check_activation
 
 
@@ -28,10 +28,8 @@ def apply_activation(
         return F.relu(x, inplace)
     if activation == "leaky_relu":
         return F.leaky_relu(x, negative_slope, inplace)
-    if activation == "sigmoid":
-        return torch.sigmoid(x)
-    if activation == "tanh":
-        return torch.tanh(x)
+    if activation in PLAIN:
+        return PLAIN[activation](x)
     if activation == "prelu":
         if prelu_weight is None:
             raise ValueError("prelu_weight must be given for activation='prelu', got None")

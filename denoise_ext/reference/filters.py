@@ -14,6 +14,7 @@ from denoise_ext._arguments import (
     LARGEST_GAUSSIAN,
     Sigma,
     bilateral_kernel_size,
+    check_bool,
     check_border,
     check_color_distance,
     check_guidance,
@@ -90,6 +91,7 @@ def gaussian_blur2d(
     kernel_size: int | Sequence[int],
     sigma: Sigma,
     border_type: str = "reflect",
+    separable: bool = True,
 ) -> Tensor:
     """:func:`denoise_ext.ops.gaussian_blur2d` as separate PyTorch operations.
 
@@ -102,6 +104,7 @@ def gaussian_blur2d(
     check_image(input, "input", FILTER_DTYPES)
     ky, kx = odd_kernel_size(kernel_size, LARGEST_GAUSSIAN)
     check_border(border_type)
+    check_bool(separable, "separable")
     if input.dim() == 3:
         return gaussian_blur2d(input.unsqueeze(0), (ky, kx), sigma, border_type).squeeze(0)
     sigma = sigma_tensor(sigma, "sigma", 2, input)  # (1 or B, 2)

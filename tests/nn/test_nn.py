@@ -40,6 +40,12 @@ ACTIVATIONS = {
     "prelu": lambda x, layer: F.prelu(x, layer.prelu_weight),
     "sigmoid": lambda x, layer: torch.sigmoid(x),
     "tanh": lambda x, layer: torch.tanh(x),
+    "gelu": lambda x, layer: F.gelu(x),
+    "gelu_tanh": lambda x, layer: F.gelu(x, approximate="tanh"),
+    "silu": lambda x, layer: F.silu(x),
+    "hardswish": lambda x, layer: F.hardswish(x),
+    "hardsigmoid": lambda x, layer: F.hardsigmoid(x),
+    "relu6": lambda x, layer: F.relu6(x),
 }
 
 
@@ -152,7 +158,7 @@ def test_impossible_output_size_is_torchs_error():
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ({"activation": "gelu"}, "activation"),
+        ({"activation": "mish"}, "activation"),
         ({"activation": "leaky_relu", "negative_slope": -1.0}, "negative_slope"),
         ({"activation": "prelu", "prelu_parameters": 3}, "prelu_parameters"),
         ({"precision": "exact"}, "precision"),

@@ -183,7 +183,7 @@ def test_arguments_are_checked():
     for options, match in (
         ({"border": "mirror"}, "border must be one of"),
         ({"algorithm": "fft"}, "algorithm must be one of"),
-        ({"activation": "gelu"}, "activation must be one of"),
+        ({"activation": "mish"}, "activation must be one of"),
         ({"residual": torch.empty(1, 4, 5, 6)}, "residual must have sizes"),
     ):
         with pytest.raises(RuntimeError, match=match):

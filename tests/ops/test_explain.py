@@ -271,3 +271,10 @@ def test_weight_gradient_of_pixels_far_apart(channels, filters, groups, kernel):
     options = {"padding": 1, "groups": groups, "backward": True, "device": "sm_90"}
     text = steps(ops.explain(ops.conv2d, x, w, **options))
     assert text["weight gradient"].startswith(f"conv_weight_grad_{kernel}: chosen")
+
+
+@pytest.mark.parametrize("op", [ops.layer_norm2d, lambda x: ops.group_norm(x, 2)])
+def test_what_pytorch_computes_on_a_gpu(op):
+    x = torch.rand(1, 4, 5, 6)
+    assert "chosen (CPU" in ops.explain(op, x)
+    assert "PyTorch's own" in ops.explain(op, x, device="sm_90")

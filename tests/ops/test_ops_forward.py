@@ -7,7 +7,7 @@ import random
 
 import pytest
 import torch
-from cases import CASES, LAYOUTS, Call, make_tensors
+from cases import CASES, LAYOUTS, Call, make_tensors, to_float64
 from op_checks import check_forward, dtype_name
 from torch.nn import functional as F
 
@@ -54,7 +54,7 @@ def test_layouts(case, name, layout, device):
         tensors = make_tensors(call, dtype, device, layout)
         result = check_forward(case, call, tensors, f"{layout} {dtype}")
         main = tensors.get("previous", tensors["input"])  # a state keeps its own layout
-        images = (main, tensors.get("weight", main))
+        images = [x for x in (main, tensors.get("weight", main)) if x.dim() == 4]
         if result.dim() == 3 or case.output_dtype is not None:
             continue  # one image has no layout of its own, and neither have vectors
         if result.numel() and any(map(is_channels_last, images)):
@@ -127,7 +127,8 @@ def test_nan_and_infinity_pass_through(case, name, device, isa):
         tensors = make_tensors(call, torch.float32, device)
         tensors["input"].view(-1)[1] = value
         result = case.op(**tensors, **call.options).cpu()
-        expected = case.reference(**{k: x.cpu() for k, x in tensors.items()}, **call.options)
+        # In float64: PyTorch's float32 GELU (2.13, oneDNN) makes NaN of infinity.
+        expected = case.reference(**to_float64(tensors), **call.options)
         assert torch.equal(result.isnan(), expected.isnan()), value
         assert torch.equal(result.isinf(), expected.isinf()), value
 

@@ -11,9 +11,13 @@ from cases import CASES, DIFFERENTIABLE, FLOATS, LAYOUTS, Call, make_tensors, to
 from op_checks import check_gradients, leaves, with_gradient
 from torch import Tensor
 
+from denoise_ext import reference
+from denoise_ext.ops._by_pytorch import BY_INPUT
+
 FUZZ_SEED = int(os.environ.get("DENOISE_EXT_FUZZ_SEED", "20240607"))
 FUZZ_CALLS = 25
 
+OWN_GRADIENTS = [case for case in DIFFERENTIABLE.values() if case.backward]
 SMALL_CALLS = [
     pytest.param(case, name, id=f"{case.name}-{name}")
     for case in DIFFERENTIABLE.values()
@@ -93,7 +97,7 @@ def test_expanded_gradient(case, device):
             torch.testing.assert_close(x.grad.cpu(), exact[name].grad, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("case", DIFFERENTIABLE.values(), ids=DIFFERENTIABLE)
+@pytest.mark.parametrize("case", OWN_GRADIENTS, ids=lambda case: case.name)
 def test_threads_do_not_change_the_gradients(case):
     """Bit for bit: a training run gives the same weights on any number of cores."""
     call = case.calls["several_tiles"]
@@ -116,7 +120,7 @@ def test_threads_do_not_change_the_gradients(case):
         assert torch.equal(one, five), name
 
 
-@pytest.mark.parametrize("case", DIFFERENTIABLE.values(), ids=DIFFERENTIABLE)
+@pytest.mark.parametrize("case", OWN_GRADIENTS, ids=lambda case: case.name)
 def test_second_derivative_is_refused(case, device):
     call = next(iter(case.small_calls.values()))
     tensors = leaves(make_tensors(call, torch.float64, device))
@@ -134,3 +138,43 @@ def test_uint8_has_no_gradient(name, device):
     tensors = make_tensors(call, torch.uint8, device)
     tensors = {n: x.requires_grad_() if "sigma" in n else x for n, x in tensors.items()}
     assert not case.op(**tensors, **call.options).requires_grad
+
+
+@pytest.mark.parametrize("position", ["before", "after"])
+@pytest.mark.parametrize("activation", sorted(BY_INPUT))
+def test_raw_operators_compute_the_convolution_again(activation, position):
+    """What the public functions leave to PyTorch, as ``torch.export`` may call it."""
+    x, weight = torch.randn(2, 3, 6, 5).double(), torch.randn(4, 3, 3, 3).double()
+    bias, residual = torch.randn(4).double(), torch.randn(2, 4, 6, 5).double()
+    tensors = [t.requires_grad_() for t in (x, weight, bias, residual)]
+    geometry = ([1, 1], [1, 1], [1, 1], 1)
+    got = torch.ops.denoise_ext.conv2d(
+        x, weight, bias, *geometry, activation, 0.0, None, residual, position
+    )
+    expected = reference.conv2d(
+        x, weight, bias, padding=1, activation=activation, residual=residual,
+        residual_position=position,
+    )  # fmt: skip
+    grad = torch.randn_like(got)
+    for ours, theirs in zip(
+        torch.autograd.grad(got, tensors, grad), torch.autograd.grad(expected, tensors, grad)
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+    got = torch.ops.denoise_ext.conv_transpose2d(
+        residual, weight, None, [1, 1], [1, 1], [0, 0], 1, [1, 1], activation, 0.0, None
+    )
+    expected = reference.conv_transpose2d(residual, weight, padding=1, activation=activation)
+    for ours, theirs in zip(
+        torch.autograd.grad(got.sum(), [residual, weight]),
+        torch.autograd.grad(expected.sum(), [residual, weight]),
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+
+
+def test_a_gradient_by_the_output_alone_is_refused():
+    x, weight = torch.randn(1, 3, 6, 5), torch.randn(4, 3, 1, 1)
+    grad = torch.randn(1, 4, 6, 5)
+    with pytest.raises(RuntimeError, match=r"activation.*gelu"):
+        torch.ops.denoise_ext.conv2d_backward(
+            grad, x, weight, grad, None, [1, 1], [0, 0], [1, 1], 1, "gelu", 0.0, [True] * 5
+        )

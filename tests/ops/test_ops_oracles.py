@@ -134,12 +134,13 @@ class TestKornia:
     def kornia(self):
         return pytest.importorskip("kornia", reason="kornia is an oracle of these tests")
 
+    @pytest.mark.parametrize("separable", [True, False])
     @pytest.mark.parametrize("border", ["reflect", "replicate", "constant", "circular"])
-    def test_gaussian(self, library, kornia, border):
+    def test_gaussian(self, library, kornia, border, separable):
         x = image(3, 21, 18).repeat(2, 1, 1, 1)
         sigma = torch.tensor([[1.5, 0.7], [3.0, 2.0]])
-        got = library.gaussian_blur2d(x, (5, 7), sigma, border)
-        oracle = kornia.filters.gaussian_blur2d(x, (5, 7), sigma, border)
+        got = library.gaussian_blur2d(x, (5, 7), sigma, border, separable)
+        oracle = kornia.filters.gaussian_blur2d(x, (5, 7), sigma, border, separable)
         assert (got - oracle).abs().max() <= float_bound(12)
 
     @pytest.mark.parametrize("border", ["reflect", "replicate", "constant", "circular"])
@@ -199,6 +200,9 @@ class TestScikitImage:
 @pytest.mark.parametrize("activation, module", [
     ("relu", torch.nn.ReLU()), ("leaky_relu", torch.nn.LeakyReLU(0.2)),
     ("sigmoid", torch.nn.Sigmoid()), ("tanh", torch.nn.Tanh()), ("none", torch.nn.Identity()),
+    ("gelu", torch.nn.GELU()), ("gelu_tanh", torch.nn.GELU(approximate="tanh")),
+    ("silu", torch.nn.SiLU()), ("hardswish", torch.nn.Hardswish()),
+    ("hardsigmoid", torch.nn.Hardsigmoid()), ("relu6", torch.nn.ReLU6()),
 ])  # fmt: skip
 def test_convolutions_are_those_of_torch(library, activation, module):
     """``torch.nn.Conv2d`` and ``ConvTranspose2d`` in float64, then a ``torch.nn`` activation."""

@@ -37,7 +37,7 @@ def native_calls(
     tensors = leaves(tensors)
     with Recorder() as recorder:
         output = case.op(**tensors, **call.options)
-        if case.backward:
+        if case.differentiable:
             output.backward(torch.ones_like(output))
     assert len(recorder.calls) >= 1 + len(case.backward)
     return recorder.calls
@@ -79,7 +79,7 @@ def test_opcheck(case):
     call = next(iter(case.small_calls.values()))
     tensors = make_tensors(call, torch.float32, layout="channels_last")
     for function, args in native_calls(case, call, tensors):
-        differentiable = function._opname == case.name and bool(case.backward)
+        differentiable = function._opname == case.name and case.differentiable
 
         def prepare(x: Tensor, differentiable: bool = differentiable) -> Tensor:
             return x.detach().requires_grad_(differentiable and x.is_floating_point())

@@ -1,4 +1,4 @@
-"""The raw operators pixel_unshuffle_out, block_warp_out and recurrent_fuse_out."""
+"""The raw operators that write into given memory, but for the convolutions."""
 
 from __future__ import annotations
 
@@ -30,6 +30,16 @@ def layouts(x: Tensor) -> list[Tensor]:
 
 def outputs(like: Tensor) -> list[Tensor]:
     return [x.fill_(float("nan")) for x in layouts(like.clone())]
+
+
+def _layer_norm_out(
+    x: Tensor,
+    out: Tensor,
+    weight: Tensor | None = None,
+    eps: float = 1e-5,
+    activation: str = "none",
+) -> None:
+    OPS.layer_norm2d_out(x, weight, None, eps, activation, 0.0, out)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -79,6 +89,30 @@ def test_what_is_fused_has_the_layout_of_the_state(last):
     assert fused.stride() == previous.stride()
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("channels", [6, 16, 35])
+def test_norms(channels, dtype):
+    x = random(2, channels, 5, 70, dtype=dtype)
+    weight, bias = random(channels, dtype=dtype), random(channels + 1, dtype=dtype)[1:]
+    for given in layouts(x):
+        # One sum for each way that pixels lie in memory: with the same input, the same bits.
+        wanted = ops.layer_norm2d(given, weight, bias, activation="silu")
+        grouped = ops.group_norm(given, channels, weight, bias, activation="leaky_relu")
+        for out in outputs(wanted):
+            OPS.layer_norm2d_out(given, weight, bias, 1e-5, "silu", 0.01, out)
+            assert torch.equal(out, wanted)
+            OPS.group_norm_out(given, channels, weight, bias, 1e-5, "leaky_relu", 0.01, out)
+            assert torch.equal(out, grouped)
+
+
+def test_norms_in_place():
+    x = random(1, 8, 9, 10)
+    for layout in layouts(x):
+        wanted, out = ops.layer_norm2d(layout), layout.clone()
+        OPS.layer_norm2d_out(out, None, None, 1e-5, "none", 0.0, out)
+        torch.testing.assert_close(out, wanted)
+
+
 @pytest.mark.parametrize(
     ("named", "call"),
     [
@@ -92,6 +126,16 @@ def test_what_is_fused_has_the_layout_of_the_state(last):
         (
             "out.*previous",
             lambda x: OPS.recurrent_fuse_out(x[:, :0], x, x[:, :1], x[:, :1], x),
+        ),
+        ("out.*input", lambda x: _layer_norm_out(x[..., :4], x[..., 1:5])),
+        ("out.*sizes", lambda x: _layer_norm_out(x, x[..., :4])),
+        ("weight.*sizes", lambda x: _layer_norm_out(x, x.clone(), torch.ones(2))),
+        ("eps.*-1", lambda x: _layer_norm_out(x, x.clone(), eps=-1.0)),
+        ("activation.*prelu", lambda x: _layer_norm_out(x, x.clone(), activation="prelu")),
+        ("activation.*mish", lambda x: _layer_norm_out(x, x.clone(), activation="mish")),
+        (
+            "num_groups.*2",
+            lambda x: OPS.group_norm_out(x, 2, None, None, 1e-5, "none", 0.0, x.clone()),
         ),
     ],
 )  # fmt: skip

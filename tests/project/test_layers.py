@@ -167,6 +167,7 @@ COMMON = {
     "__version__", "_arguments", "_choices", "_log", "_precision", "_suggestions", "_tf32",
 }  # fmt: skip
 LEAVES = {
+    "_activations",
     "_arguments",
     "_cache",
     "_choices",
@@ -174,6 +175,7 @@ LEAVES = {
     "_log",
     "_modules",
     "_motion_arguments",
+    "_norm_arguments",
     "_precision",
     "_suggestions",
     "_tf32",

@@ -3,7 +3,7 @@
 Every bound is derived, none observed.  A sum of L products kept in an accumulator of unit roundoff
 eps, in any order, is off by at most about ``L * eps * sum(|terms|)`` (Higham, Accuracy and
 Stability of Numerical Algorithms, section 3.1); ``sum(|terms|)`` is the same operator applied to
-absolute values.  ``_SLACK`` covers what is added to such a sum: bias, residual, the activation's
+absolute values.  ``SLACK`` covers what is added to such a sum: bias, residual, the activation's
 own rounding, exp to a few ulp.  The rounding to the output's dtype is added by the tests.
 """
 
@@ -16,7 +16,7 @@ import winograd_bounds
 from torch import Tensor
 from torch.nn import functional as F
 
-_SLACK = 16
+SLACK = 16
 # tf32 keeps 10 bits of the fraction, rounded to nearest: each factor is off by at most 2^-11 of
 # itself.
 TF32_PRODUCT_ERROR = 2 * 2.0**-11 + 2.0**-22
@@ -44,10 +44,19 @@ def _geometry(call) -> dict[str, object]:
     return {name: call.options[name] for name in names if name in call.options}
 
 
+# The largest slope, and where an activation has a kink (0 where it is not named); second
+# derivatives are at most 2.
+STEEPEST = {"gelu": 1.13, "gelu_tanh": 1.13, "silu": 1.1, "hardswish": 1.5}
+SMOOTH = ("none", "sigmoid", "tanh", "gelu", "gelu_tanh", "silu")
+KINKS = {"hardswish": (-3.0, 3.0), "hardsigmoid": (-3.0, 3.0), "relu6": (0.0, 6.0)}
+
+
 def _slope(call, t: dict[str, Tensor]) -> float:
     """The activation's Lipschitz constant."""
     if "prelu_weight" in t:
         return max(1.0, float(t["prelu_weight"].abs().max()))
+    if "activation" in call.options and call.options["activation"] in STEEPEST:
+        return STEEPEST[call.options["activation"]]
     return max(1.0, float(call.options.get("negative_slope", 0.0)))
 
 
@@ -71,7 +80,7 @@ def _taps(t: dict[str, Tensor], transposed: bool, groups: int) -> int:
 
 def _preactivation_bound(function, call, t: dict[str, Tensor], dtype: torch.dtype) -> Tensor:
     transposed = function is F.conv_transpose2d
-    terms = _taps(t, transposed, call.options.get("groups", 1)) + _SLACK
+    terms = _taps(t, transposed, call.options.get("groups", 1)) + SLACK
     direct = terms * accumulator_eps(dtype) * _linear(function, call, _absolute(t))
     size = direct.shape[-2:] if transposed else None
     return direct + _winograd_bound(call, t["input"], t["weight"], size, dtype)
@@ -137,20 +146,26 @@ def _winograd_weight_bound(
 
 def _conv_bound(function, call, t: dict[str, Tensor], dtype: torch.dtype) -> Tensor:
     eps = accumulator_eps(dtype)
-    bound = _slope(call, t) * _preactivation_bound(function, call, t, dtype) + _SLACK * eps
+    bound = _slope(call, t) * _preactivation_bound(function, call, t, dtype) + SLACK * eps
     if call.options.get("residual_position") == "after" and "residual" in t:
-        bound = bound + _SLACK * eps * t["residual"].abs()
+        bound = bound + SLACK * eps * t["residual"].abs()
     return bound
 
 
 def _conv_smooth(function, call, t: dict[str, Tensor], dtype: torch.dtype) -> Tensor:
     """Where rounding cannot move the input of a kinked activation across zero."""
     y = _linear(function, call, t)
-    if call.options.get("activation", "none") in ("none", "sigmoid", "tanh"):
+    activation = call.options.get("activation", "none")
+    if activation in SMOOTH:
         return torch.ones_like(y, dtype=torch.bool)
     # The preactivation may have been stored in the tensors' dtype (prelu) where it can underflow.
     tiny = torch.finfo(dtype).smallest_normal
-    return y.abs() > _preactivation_bound(function, call, t, dtype) + tiny
+    bound = _preactivation_bound(function, call, t, dtype) + tiny
+    distances = []
+    for kink in KINKS.get(activation, (0.0,)):
+        # A kept preactivation is rounded to the tensors' dtype, by up to this near the kink.
+        distances.append((y - kink).abs() - 2 * abs(kink) * torch.finfo(dtype).eps)
+    return torch.stack(distances).amin(0) > bound
 
 
 def _conv_gradient_bounds(
@@ -178,12 +193,14 @@ def _conv_gradient_bounds(
     fan_out = (c1 if transposed else c0 // groups) * kh * kw
     length = {"input": fan_out, "weight": pixels, "bias": pixels, "residual": 1}
     sums = carry(absolute * slope)
-    # sigmoid' = y(1 - y) and tanh' = 1 - y^2 change by at most 2 |dy| when the kept y is off by dy;
+    # sigmoid' = y(1 - y) and tanh' = 1 - y^2 change by at most 2 |dy| when the kept y is off by dy,
+    # and so do the slopes of the others when the kept preactivation is;
     # and a backward may round the gradient of the preactivation to the tensors' dtype.
-    smooth = call.options.get("activation") in ("sigmoid", "tanh")
+    kinked = ("none", "relu", "leaky_relu", "prelu", "hardsigmoid", "relu6")
+    smooth = call.options.get("activation", "none") not in kinked
     indirect = carry(absolute * (2 * forward * smooth + eps_out * slope))
     bounds = {
-        name: (length[name] + _SLACK) * eps * sums[name] + indirect[name]
+        name: (length[name] + SLACK) * eps * sums[name] + indirect[name]
         for name in leaves
         if sums[name] is not None
     }
@@ -198,7 +215,7 @@ def _conv_gradient_bounds(
     if "prelu_weight" in t:  # sum of grad * min(preactivation, 0)
         count = grad.numel() // t["prelu_weight"].numel()
         y = magnitude.detach()
-        terms = (count + _SLACK) * eps * absolute * y + absolute * forward + eps_out * absolute * y
+        terms = (count + SLACK) * eps * absolute * y + absolute * forward + eps_out * absolute * y
         per_channel = terms.unsqueeze(0).transpose(0, -3).flatten(1).sum(1)
         shared = t["prelu_weight"].numel() == 1
         bounds["prelu_weight"] = per_channel.sum().reshape(1) if shared else per_channel
@@ -268,19 +285,19 @@ def _central(sizes: tuple[int, ...], sigma: float) -> float:
 def gaussian(call, t, dtype):
     """Bound of the Gaussian blur: weights known to O(eps), then two sums of ky and kx terms."""
     x = t["input"]
-    return torch.full_like(x, (2 * sum(_kernel(call)) + _SLACK) * accumulator_eps(dtype) * _peak(x))
+    return torch.full_like(x, (2 * sum(_kernel(call)) + SLACK) * accumulator_eps(dtype) * _peak(x))
 
 
 def gaussian_gradients(call, t, grad, dtype):
     """Bounds of its gradients."""
     x, eps, (ky, kx) = t["input"], accumulator_eps(dtype), _kernel(call)
     # A border pixel collects up to ky * kx times (replicate, or an image of one pixel).
-    bounds = {"input": torch.full_like(x, (4 * ky * kx + _SLACK) * eps * ky * kx * _peak(grad))}
+    bounds = {"input": torch.full_like(x, (4 * ky * kx + SLACK) * eps * ky * kx * _peak(grad))}
     if "sigma" in t:
         # |dw/dsigma| sums to <= 2 max(u^2 exp(-u^2 / 2)) / sigma per tap <= 1.5 taps / sigma.
         pixels = x.numel()
         size = pixels * _peak(grad) * _peak(x) * 1.5 * max(ky, kx) / _sigma(call, t, "sigma")
-        bounds["sigma"] = torch.full_like(t["sigma"], (pixels + 4 * ky * kx + _SLACK) * eps * size)
+        bounds["sigma"] = torch.full_like(t["sigma"], (pixels + 4 * ky * kx + SLACK) * eps * size)
     return bounds
 
 
@@ -295,7 +312,7 @@ def _bilateral_relative(call, t: dict[str, Tensor], dtype: torch.dtype) -> float
     ky, kx = _kernel(call)
     channels = t.get("guidance", t["input"]).shape[-3]
     # The exponent takes C + a few operations, the two sums one term per tap.
-    return (2 * ky * kx + (channels + _SLACK)) * accumulator_eps(dtype)
+    return (2 * ky * kx + (channels + SLACK)) * accumulator_eps(dtype)
 
 
 def bilateral(call, t, dtype):
@@ -303,7 +320,7 @@ def bilateral(call, t, dtype):
     x = t["input"]
     effective = _central(_kernel(call), 1e9)  # taps * O(eps) of the note above, for flat windows
     relative = _bilateral_relative(call, t, dtype)
-    relative += 0.37 * effective * _SLACK * accumulator_eps(dtype)
+    relative += 0.37 * effective * SLACK * accumulator_eps(dtype)
     relative += 2 * _POWER_OF_2.get(dtype, _POWER_OF_2_FLOAT)
     return torch.full_like(x, relative * _peak(x))
 

@@ -6,6 +6,8 @@ import random
 
 from calls import Call
 
+from denoise_ext._arguments import ACTIVATIONS
+
 
 def _conv_call(
     input: tuple[int, ...], weight: tuple[int, ...], *, bias: int | None = None, **options: object
@@ -17,7 +19,8 @@ def _conv_call(
 
 
 def _activations(base: Call, channels: int) -> dict[str, Call]:
-    calls = {name: base.with_options(activation=name) for name in ("relu", "sigmoid", "tanh")}
+    plain = [name for name in ACTIVATIONS if name not in ("none", "leaky_relu", "prelu")]
+    calls = {name: base.with_options(activation=name) for name in plain}
     calls["leaky_relu"] = base.with_options(activation="leaky_relu", negative_slope=0.2)
     prelu = base.with_options(activation="prelu")
     calls["prelu"] = prelu.with_shapes(prelu_weight=(1,))
@@ -91,7 +94,7 @@ def conv2d_small_calls() -> dict[str, Call]:
 
 
 def _random_activation(rng: random.Random, call: Call, channels: int) -> Call:
-    activation = rng.choice(["none", "relu", "leaky_relu", "prelu", "sigmoid", "tanh"])
+    activation = rng.choice(ACTIVATIONS)
     call = call.with_options(activation=activation)
     if activation == "leaky_relu":
         call = call.with_options(negative_slope=rng.choice([0.0, 0.01, 0.5, 1.5]))

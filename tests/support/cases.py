@@ -11,9 +11,11 @@ from dataclasses import dataclass
 
 import bounds
 import bounds_motion
+import bounds_norm
 import calls_conv as conv
 import calls_filters as filters
 import calls_motion as motion
+import calls_norm as norm
 import torch
 from calls import Call
 from torch import Tensor
@@ -56,6 +58,12 @@ class OpCase:
     # Of which results are: None: of the input's dtype. Whole numbers are the reference's exactly.
     output_dtype: torch.dtype | None = None
     resized: Callable[[Call, int, int], Call] = _resized
+    # Whether PyTorch's own operators compute the gradients, which may be differentiated again.
+    gradient_by_pytorch: bool = False
+
+    @property
+    def differentiable(self) -> bool:
+        return bool(self.backward) or self.gradient_by_pytorch
 
 
 def make_tensors(
@@ -86,7 +94,7 @@ def make_tensors(
             x = torch.randint(0, 256, shape, generator=generator)
         elif name in IMAGES:
             x = uniform(shape, 0.0, 1.0)
-        elif name == "weight":
+        elif name == "weight" and len(shape) == 4:
             fan_in = max(1, shape[1] * shape[2] * shape[3])
             x = uniform(shape, -1.0, 1.0) * (3.0 / fan_in) ** 0.5
         elif name == "prelu_weight":
@@ -225,6 +233,32 @@ CASES = {
             ("recurrent_fuse_backward",),
             resized=motion.resized_fuse,
         ),
+        OpCase(
+            "layer_norm2d",
+            ops.layer_norm2d,
+            reference.layer_norm2d,
+            norm.layer_norm2d_calls(),
+            norm.fuzz_layer_norm2d,
+            bounds_norm.forward,
+            bounds_norm.gradients,
+            norm.layer_norm2d_small_calls(),
+            (),
+            smooth=bounds_norm.smooth,
+            gradient_by_pytorch=True,
+        ),
+        OpCase(
+            "group_norm",
+            ops.group_norm,
+            reference.group_norm,
+            norm.group_norm_calls(),
+            norm.fuzz_group_norm,
+            bounds_norm.forward,
+            bounds_norm.gradients,
+            norm.group_norm_small_calls(),
+            (),
+            smooth=bounds_norm.smooth,
+            gradient_by_pytorch=True,
+        ),
     )
 }
-DIFFERENTIABLE = {name: case for name, case in CASES.items() if case.backward}
+DIFFERENTIABLE = {name: case for name, case in CASES.items() if case.differentiable}

@@ -98,6 +98,7 @@ ActivationGradKernel<T> activation_grad_kernel(Activation activation) {
     case Activation::kPrelu: return activation_grad_lines<T, Activation::kPrelu>;
     case Activation::kSigmoid: return activation_grad_lines<T, Activation::kSigmoid>;
     case Activation::kTanh: return activation_grad_lines<T, Activation::kTanh>;
+    default: break;  // not by the output: the operator refuses it
   }
   return activation_grad_lines<T, Activation::kNone>;
 }

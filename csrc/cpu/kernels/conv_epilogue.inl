@@ -1,34 +1,16 @@
 // What follows the sums of a direct convolution: residual, activation, store.
 
-// One copy for all the places that call it: as many calls of the library's function as a vector has lanes
-// would be most of their code.
+// Any activation of `pixels` times `width` sums, in whole vectors.
 template <class T>
-__attribute__((noinline)) Vec<T> tanh_of(Vec<T> x) {
-  for (int i = 0; i < kLanes<T>; ++i) x[i] = std::tanh(x[i]);
-  return x;
+DENOISE_EXT_INLINE void activate(const ConvParams& params, int64_t pixels, int64_t width,
+                                 const T* prelu_slope, T* sums) {
+  if (params.activation == Activation::kNone) return;
+  if (is_long(params.activation)) return activate_long<T>(params.activation, sums, pixels * width);
+  const T negative_slope = static_cast<T>(params.negative_slope);
+  for (int64_t p = 0; p < pixels; ++p, sums += width)
+    for (int64_t v = 0; v < width; v += kLanes<T>)
+      store(sums + v, activate_short<T>(load(sums + v), params.activation, negative_slope, prelu_slope + v));
 }
-
-template <class T>
-DENOISE_EXT_INLINE Vec<T> activate(Vec<T> x, const ConvParams& params, const T* prelu_slope) {
-  const Vec<T> zero{};
-  switch (params.activation) {
-    case Activation::kNone: return x;
-    // Written so that NaN passes through, as in torch.
-    case Activation::kRelu: return x < zero ? zero : x;
-    case Activation::kLeakyRelu: return x > zero ? x : x * static_cast<T>(params.negative_slope);
-    case Activation::kPrelu: return x > zero ? x : x * load(prelu_slope);
-    case Activation::kSigmoid: return T(1) / (T(1) + exp<T>(-x));
-    case Activation::kTanh: return tanh_of<T>(x);
-  }
-  return x;
-}
-
-// One row of outputs of one task: `pixels` outputs, `channels` real channels (the rest is padding).
-struct OutputSpan {
-  int64_t n, channel, y, x;  // of the first output
-  int64_t x_step;            // distance of consecutive outputs, in pixels
-  int64_t pixels, channels;
-};
 
 template <class Storage, class T>
 DENOISE_EXT_INLINE void add_residual(const Tensor4& residual, const OutputSpan& at, int64_t width, T* sums) {
@@ -46,32 +28,12 @@ DENOISE_EXT_INLINE void add_residual(const Tensor4& residual, const OutputSpan& 
 }
 
 template <class Storage, class T>
-DENOISE_EXT_INLINE void store_span(const Tensor4& output, const OutputSpan& at, int64_t width,
-                                   const T* sums) {
-  const int64_t channel_stride = output.stride[1], step = output.stride[3] * at.x_step;
-  Storage* to = static_cast<Storage*>(output.data) + at.n * output.stride[0] + at.channel * channel_stride +
-                at.y * output.stride[2] + at.x * output.stride[3];
-  if (channel_stride == 1) {
-    for (int64_t p = 0; p < at.pixels; ++p)
-      for (int64_t c = 0; c < at.channels; ++c)
-        to[p * step + c] = StoreAs<Storage>::from(sums[p * width + c]);
-  } else {
-    for (int64_t c = 0; c < at.channels; ++c)
-      for (int64_t p = 0; p < at.pixels; ++p)
-        to[p * step + c * channel_stride] = StoreAs<Storage>::from(sums[p * width + c]);
-  }
-}
-
-template <class Storage, class T>
 DENOISE_EXT_INLINE void apply_epilogue(const ConvParams& params, const OutputSpan& at, int64_t width,
                                        const T* prelu_slope, T* sums) {
   const bool before = params.residual_position == ResidualPosition::kBeforeActivation;
   const bool residual = params.residual.data != nullptr;
   if (residual && before) add_residual<Storage, T>(params.residual, at, width, sums);
-  if (params.activation != Activation::kNone)
-    for (int64_t p = 0; p < at.pixels; ++p)
-      for (int64_t v = 0; v < width; v += kLanes<T>)
-        store(sums + p * width + v, activate<T>(load(sums + p * width + v), params, prelu_slope + v));
+  activate<T>(params, at.pixels, width, prelu_slope, sums);
   if (residual && !before) add_residual<Storage, T>(params.residual, at, width, sums);
 }
 

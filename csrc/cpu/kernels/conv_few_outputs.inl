@@ -1,24 +1,5 @@
 // Direct convolution to at most four channels, such as a network's last layer.
 
-// Pairs of neighbours summed, of `a` in the lower half and of `b` in the upper: [a0 + a1, ..., b0 + b1, ...].
-template <class T>
-DENOISE_EXT_INLINE Vec<T> add_neighbours(Vec<T> a, Vec<T> b) {
-  using Int = typename ExpTraits<T>::Int;
-  Vec<Int> even{};
-  for (int i = 0; i < kLanes<T>; ++i) even[i] = 2 * i;
-  return shuffle(a, b, even) + shuffle(a, b, even + 1);
-}
-
-// Lane i of the result is the sum over all lanes of rows[i].
-template <class T>
-DENOISE_EXT_INLINE Vec<T> sum_lanes(Vec<T> (&rows)[kLanes<T>]) {
-#pragma GCC unroll 5
-  for (int count = kLanes<T>; count > 1; count /= 2)
-#pragma GCC unroll 8
-    for (int i = 0; i < count / 2; ++i) rows[i] = add_neighbours<T>(rows[2 * i], rows[2 * i + 1]);
-  return rows[0];
-}
-
 // Adds to acc[p * K + k] what kRun taps side by side contribute to K outputs of P pixels: lanes run over
 // the input channels (a dense block would leave all but K of them idle). A pixel is loaded once for all
 // the taps that need it. weight is [tap][slice][K][lanes].
@@ -91,7 +72,7 @@ void conv_few_outputs_rows(const ConvPlan& plan, const ConvTask<T>& task) {
       store(task.sums,
             bias + sum_few_outputs<T, kPixels, K>(in, phase.tap_count, plan.packed_channels, weight));
       if (residual && before) add_residual<Storage, T>(params.residual, at, K, task.sums);
-      store(task.sums, activate<T>(load(task.sums), params, task.sums + kLanes<T>));
+      activate<T>(params, 1, kLanes<T>, task.sums + kLanes<T>, task.sums);
       if (residual && !before) add_residual<Storage, T>(params.residual, at, K, task.sums);
       store_span<Storage, T>(params.output, at, K, task.sums);
     }

@@ -1,4 +1,5 @@
-// Packing of an input tile: any layout and dtype -> [row][col][channel] of the accumulation type.
+// Packing of an input tile: any layout and dtype -> [row][col][channel] of the accumulation type; and the
+// way back of a row of outputs.
 
 // What to pack of image n: rows y0, y0 + y_step, ... and of them columns x0, x0 + x_step, ...; `border` is
 // the rule for what lies outside the image.
@@ -95,4 +96,28 @@ void pack(const Tensor4& tensor, const PackWindow& window, const PackedShape& sh
     if (tensor.dtype == DType::kFloat16) return pack_window<Float16, T>(tensor, window, shape, to);
   }
   pack_window<T, T>(tensor, window, shape, to);
+}
+
+// One row of outputs of one task: `pixels` outputs, `channels` real channels (the rest is padding).
+struct OutputSpan {
+  int64_t n, channel, y, x;  // of the first output
+  int64_t x_step;            // distance of consecutive outputs, in pixels
+  int64_t pixels, channels;
+};
+
+template <class Storage, class T>
+DENOISE_EXT_INLINE void store_span(const Tensor4& output, const OutputSpan& at, int64_t width,
+                                   const T* sums) {
+  const int64_t channel_stride = output.stride[1], step = output.stride[3] * at.x_step;
+  Storage* to = static_cast<Storage*>(output.data) + at.n * output.stride[0] + at.channel * channel_stride +
+                at.y * output.stride[2] + at.x * output.stride[3];
+  if (channel_stride == 1) {
+    for (int64_t p = 0; p < at.pixels; ++p)
+      for (int64_t c = 0; c < at.channels; ++c)
+        to[p * step + c] = StoreAs<Storage>::from(sums[p * width + c]);
+  } else {
+    for (int64_t c = 0; c < at.channels; ++c)
+      for (int64_t p = 0; p < at.pixels; ++p)
+        to[p * step + c * channel_stride] = StoreAs<Storage>::from(sums[p * width + c]);
+  }
 }

@@ -126,6 +126,43 @@ DENOISE_EXT_INLINE V in_register(V value) {
   return value;
 }
 
+// sqrt(x): GCC's own one sets errno, which keeps loops over it from becoming vectors.
+template <class V>
+DENOISE_EXT_INLINE V root(V x) {
+#if defined(__clang__)
+  return __builtin_elementwise_sqrt(x);
+#else
+  if constexpr (kX86 && sizeof(x[0]) == 4 && kVectorBytes == 64)
+    return __builtin_ia32_sqrtps512_mask(x, x, 0xffff, kCurrentRounding);
+  else if constexpr (kX86 && sizeof(x[0]) == 4 && kVectorBytes == 32)
+    return __builtin_ia32_sqrtps256(x);
+  else if constexpr (kX86 && sizeof(x[0]) == 4)
+    return __builtin_ia32_sqrtps(x);
+  V result{};
+  for (int i = 0; i < kVectorBytes / static_cast<int>(sizeof(x[0])); ++i) result[i] = __builtin_sqrt(x[i]);
+  return result;
+#endif
+}
+
+// Pairs of neighbours summed, of `a` in the lower half and of `b` in the upper: [a0 + a1, ..., b0 + b1, ...].
+template <class T>
+DENOISE_EXT_INLINE Vec<T> add_neighbours(Vec<T> a, Vec<T> b) {
+  using Int = typename ExpTraits<T>::Int;
+  Vec<Int> even{};
+  for (int i = 0; i < kLanes<T>; ++i) even[i] = 2 * i;
+  return shuffle(a, b, even) + shuffle(a, b, even + 1);
+}
+
+// Lane i of the result is the sum over all lanes of rows[i].
+template <class T>
+DENOISE_EXT_INLINE Vec<T> sum_lanes(Vec<T> (&rows)[kLanes<T>]) {
+#pragma GCC unroll 5
+  for (int count = kLanes<T>; count > 1; count /= 2)
+#pragma GCC unroll 8
+    for (int i = 0; i < count / 2; ++i) rows[i] = add_neighbours<T>(rows[2 * i], rows[2 * i + 1]);
+  return rows[0];
+}
+
 // Vectors of as many elements of a smaller type.
 template <class T, int kCount>
 struct VecOfCount {

@@ -237,6 +237,7 @@ void winograd_output_direct(const WinogradPlan& plan, const DirectOutput& at, co
     return;
   }
   const float* slope = plan.prelu_slope + channel;
+  const float negative_slope = static_cast<float>(params.negative_slope);
   const bool residual = at.residual != nullptr;
   const bool before = params.residual_position == ResidualPosition::kBeforeActivation;
   const auto skip = [&at](int i, int j) {
@@ -244,7 +245,7 @@ void winograd_output_direct(const WinogradPlan& plan, const DirectOutput& at, co
   };
   winograd_output_slice<W>(m, plan.m_point, bias, [&](int i, int j, Vec<float> value) {
     if (residual && before) value += skip(i, j);
-    value = activate<float>(value, params, slope);
+    value = activate_short<float>(value, params.activation, negative_slope, slope);
     if (residual && !before) value += skip(i, j);
     put(i, j, value);
   });

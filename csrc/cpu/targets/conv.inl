@@ -8,6 +8,8 @@
 
 #include "../kernels/conv_input.inl"
 
+#include "../kernels/activate.inl"
+
 #include "../kernels/conv_epilogue.inl"
 
 #include "../kernels/conv_few_outputs.inl"

@@ -5,6 +5,8 @@
 // The order matters (vectors, then kernels); the blank lines keep clang-format from sorting.
 #include "../kernels/simd.inl"
 
+#include "../kernels/lines.inl"
+
 #include "../kernels/block_match.inl"
 
 #include "../kernels/block_warp.inl"

@@ -6,6 +6,8 @@
 
 #include "../kernels/pack.inl"
 
+#include "../kernels/activate.inl"
+
 #include "../kernels/conv_epilogue.inl"
 
 #include "../kernels/winograd_transforms.inl"

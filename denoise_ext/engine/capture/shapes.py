@@ -25,7 +25,8 @@ POINTWISE = {
     aten.add.Tensor, aten.add.Scalar, aten.sub.Tensor, aten.sub.Scalar, aten.mul.Tensor,
     aten.mul.Scalar, aten.div.Tensor, aten.div.Scalar, aten.neg.default, aten.abs.default,
     aten.clamp.default, aten.clamp_min.default, aten.gelu.default, aten.silu.default,
-    aten.hardtanh.default, aten.elu.default, aten.exp.default, aten.sqrt.default,
+    aten.hardtanh.default, aten.hardswish.default, aten.hardsigmoid.default,
+    aten.elu.default, aten.exp.default, aten.sqrt.default,
 }  # fmt: skip
 _PADS = {aten.reflection_pad2d.default, aten.replication_pad2d.default}
 

@@ -28,6 +28,8 @@ _AMPLIFICATION = {"direct": 1.0, "winograd4": 19.4, "winograd6": 114.2}
 # Mary 2019, A new approach to probabilistic rounding error analysis).  The factor 4 covers that the
 # steps are not quite independent, and the activation's own rounding.
 _WALK = 4.0
+# The largest slope of an activation, where that is more than 1.
+_STEEPEST = {"gelu": 1.13, "gelu_tanh": 1.13, "silu": 1.1, "hardswish": 1.5}
 _FEW_CHANNELS = 16  # transforms cost more than they save below
 _ALGORITHMS = {
     "strict": ("direct",),
@@ -60,8 +62,8 @@ class ConvSite(Site):
     transposed: bool
     output_padding: tuple[int, int] = (0, 0)
     border: str = "constant"
-    # What the weights are multiplied with, in order: ("norm", gamma, beta, mean, variance, eps) or
-    # ("factor", number).
+    # What the weights are multiplied with, in order: ("norm", gamma, beta, mean, variance, eps),
+    # ("factor", number) or ("factors", a number for each channel).
     scales: list[tuple[Any, ...]] = field(default_factory=list)
     activation: str = "none"
     negative_slope: float = 0.01
@@ -95,6 +97,10 @@ class ConvSite(Site):
         for kind, *values in self.scales:
             if kind == "factor":
                 w, b = w * values[0], b * values[0]
+                continue
+            if kind == "factors":
+                factors = constants[values[0]].double().reshape(-1)
+                w, b = w * self._per_output(factors), b * factors
                 continue
             *tensors, eps = values
             gamma, beta = (None if v is None else constants[v].double() for v in tensors[:2])
@@ -227,7 +233,7 @@ class ConvSite(Site):
         total = float(mean.mean()) ** 0.5
         if self.bias is not None:
             total += rms(env(self.bias))
-        total *= self._largest_scale(env)
+        total *= self._largest_scale(env) * _STEEPEST.get(self.activation, 1.0)
         # Twice the output: the activation may have cut off half of the sum.
         total += 2 * rms(env(self.output))
         return total + (rms(env(self.residual)) if self.residual is not None else 0.0)
@@ -237,6 +243,9 @@ class ConvSite(Site):
         for kind, *values in self.scales:
             if kind == "factor":
                 scale *= abs(values[0])
+                continue
+            if kind == "factors":
+                scale *= float(env(values[0]).abs().max())
                 continue
             gamma, _, _, variance, eps = values
             factor = (env(variance).double() + eps).rsqrt()

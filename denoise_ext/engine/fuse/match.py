@@ -12,6 +12,7 @@ from torch import Tensor
 from denoise_ext.engine.capture.graph import Graph, Node, Value
 from denoise_ext.engine.fuse.ir import OUT, Constants, Out, Site, Step
 from denoise_ext.engine.fuse.match_conv import find_convolutions
+from denoise_ext.engine.fuse.norm import find_norms
 from denoise_ext.engine.fuse.resampled import fuse_resampling
 
 aten: Any = torch.ops.aten
@@ -106,6 +107,7 @@ def find_sites(
     """
     convolutions = find_convolutions(graph, constants, precision)
     sites: list[Site] = [*fuse_resampling(graph, constants, convolutions, apart)]
+    sites += find_norms(graph, constants)
     matched = {node for site in sites for node in site.nodes}
     for node in graph.nodes:
         if node in matched or any(value in constants for value in node.results):

@@ -7,19 +7,13 @@ from typing import Any
 import torch
 
 from denoise_ext.engine.capture.graph import Graph, Node, Value
+from denoise_ext.engine.fuse.activations import activation_of
 from denoise_ext.engine.fuse.conv import ConvSite
 from denoise_ext.engine.fuse.ir import Constants
 
 aten: Any = torch.ops.aten
 _FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 _ADDS = {aten.add.Tensor, aten.sub.Tensor}
-_ACTIVATIONS = {
-    aten.relu.default: "relu",
-    aten.leaky_relu.default: "leaky_relu",
-    aten._prelu_kernel.default: "prelu",
-    aten.sigmoid.default: "sigmoid",
-    aten.tanh.default: "tanh",
-}
 _NORMS = {aten.native_batch_norm.default, aten._native_batch_norm_legit_no_training.default}
 _PADS = {
     aten.constant_pad_nd.default: "constant",
@@ -98,13 +92,11 @@ def _absorb(site: ConvSite, node: Node, constants: Constants) -> bool:
         return False
     if node.op in _NORMS:
         return _absorb_norm(site, node, constants)
-    if node.op in _ACTIVATIONS:
-        return _absorb_activation(site, node, constants)
     if node.op in (aten.mul.Tensor, aten.div.Tensor):
-        return _absorb_factor(site, node)
+        return _absorb_factor(site, node, constants)
     if node.op in _ADDS:
         return _absorb_sum(site, node)
-    return False
+    return _absorb_activation(site, node, constants)
 
 
 def _linear(site: ConvSite) -> bool:
@@ -125,32 +117,46 @@ def _absorb_norm(site: ConvSite, node: Node, constants: Constants) -> bool:
     return True
 
 
-def _absorb_factor(site: ConvSite, node: Node) -> bool:
+def _absorb_factor(site: ConvSite, node: Node, constants: Constants) -> bool:
     left, right = node.argument("self"), node.argument("other")
     factor = right if left is site.output else left
-    if not _linear(site) or isinstance(factor, (Value, bool)) or factor == 0:
+    if not _linear(site) or isinstance(factor, bool) or factor is site.output:
         return False
     if node.op is aten.div.Tensor and left is not site.output:
         return False
+    if isinstance(factor, Value):
+        return node.op is aten.mul.Tensor and _absorb_channel_factors(site, factor, constants)
+    if factor == 0:
+        return False
     site.scales.append(("factor", 1.0 / factor if node.op is aten.div.Tensor else float(factor)))
+    return True
+
+
+def _absorb_channel_factors(site: ConvSite, factors: Value, constants: Constants) -> bool:
+    """A constant for each channel, such as a trained scale of a residual branch."""
+    channels = site.output.shape[1]
+    shapes = [(1, channels, 1, 1), (channels, 1, 1)]
+    if factors not in constants or factors.shape not in shapes or not site.output.shape[0]:
+        return False
+    if factors.dtype != site.output.dtype:
+        return False
+    site.scales.append(("factors", factors))
     return True
 
 
 def _absorb_activation(site: ConvSite, node: Node, constants: Constants) -> bool:
     if site.activation != "none":
         return False
-    name = _ACTIVATIONS[node.op]
-    if name == "leaky_relu":
-        slope = node.argument("negative_slope")
-        if slope < 0:
-            return False
-        site.negative_slope = slope
-    if name == "prelu":
+    if node.op is aten._prelu_kernel.default:
         weight = node.argument("weight")
         if weight not in constants or weight.numel() not in (1, site.output.shape[1]):
             return False
-        site.prelu_weight = weight
-    site.activation = name
+        site.activation, site.prelu_weight = "prelu", weight
+        return True
+    found = activation_of(node)
+    if found is None:
+        return False
+    site.activation, site.negative_slope = found
     return True
 
 

@@ -126,7 +126,7 @@ def _mark_left_out(found: Examination) -> None:
     }  # fmt: skip
     for site, row in zip(found.chosen, found.rows, strict=True):
         if site.nodes[-1] in fused:
-            row.variant, row.reason = "left out", "the next convolution reads what it would read"
+            row.variant, row.reason = "left out", "a later replacement computes it"
 
 
 def _try(

@@ -76,6 +76,13 @@ def last_layer_f16() -> float:
     return _conv(image((1, 64, 18, 40), F16), image((1, 64, 3, 3), F16), padding=1)
 
 
+def row_ring_activations_f16() -> float:
+    """The worst of the long activations; the convolution's values are from below -3 to above 6."""
+    x, weight = image((1, 64, 6, 35), F16) * 4, image((64, 64, 3, 3), F16)
+    names = ("gelu", "gelu_tanh", "silu", "hardswish", "hardsigmoid", "relu6")
+    return max(_conv(x, weight, padding=1, activation=name) for name in names)
+
+
 def row_ring_f16() -> float:
     return _conv(image((1, 64, 12, 70), F16), image((64, 64, 3, 3), F16), padding=1)
 
@@ -273,7 +280,8 @@ CALLS = {
         bias_gradient, masked_gradients_f16,
         weight_gradient_f16, weight_gradient_f16_odd, weight_gradient_f32,
         weight_gradient_last_f32, weight_gradient_depthwise_f16, weight_gradient_geometry_f32,
-        first_layer_f16, last_layer_f16, row_ring_f16, row_ring_f32, depthwise_f16, depthwise_f32,
+        first_layer_f16, last_layer_f16, row_ring_f16,
+        row_ring_activations_f16, row_ring_f32, depthwise_f16, depthwise_f32,
         dilated_f16, grouped_f16, transposed_planes_f16,
         product_f32, product_planes_f32, product_groups_f32, product_common_factor_f32,
         product_transposed_f16,

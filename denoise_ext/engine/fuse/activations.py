@@ -1,0 +1,39 @@
+"""Activations that an operator before them can apply."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from denoise_ext.engine.capture.graph import Node
+
+aten: Any = torch.ops.aten
+_NAMES = {
+    aten.relu.default: "relu",
+    aten.leaky_relu.default: "leaky_relu",
+    aten.sigmoid.default: "sigmoid",
+    aten.tanh.default: "tanh",
+    aten.gelu.default: "gelu",
+    aten.silu.default: "silu",
+    aten.hardswish.default: "hardswish",
+    aten.hardsigmoid.default: "hardsigmoid",
+    aten.hardtanh.default: "relu6",
+    aten.clamp.default: "relu6",
+}
+_LIMITS = {aten.hardtanh.default: ("min_val", "max_val"), aten.clamp.default: ("min", "max")}
+
+
+def activation_of(node: Node) -> tuple[str, float] | None:
+    """Name and negative slope of the activation that ``node`` is, PReLU aside; None otherwise."""
+    name = _NAMES.get(node.op)
+    if name is None:
+        return None
+    if name == "relu6" and [node.argument(limit) for limit in _LIMITS[node.op]] != [0, 6]:
+        return None
+    if name == "gelu" and node.argument("approximate") == "tanh":
+        return "gelu_tanh", 0.01
+    if name != "leaky_relu":
+        return name, 0.01
+    slope = float(node.argument("negative_slope"))
+    return (name, slope) if slope >= 0 else None

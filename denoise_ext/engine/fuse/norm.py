@@ -1,0 +1,344 @@
+"""Normalisations over channels or pixels, with scale, shift and activation: one operator call each.
+
+A normalisation over channels is found by what it computes, whatever operators it was written with:
+mean, difference, mean of squares, root, quotient.  PyTorch needs a pass over memory for each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from denoise_ext.engine.capture.graph import Graph, Node, Value
+from denoise_ext.engine.fuse.activations import activation_of
+from denoise_ext.engine.fuse.ir import OUT, Constants, Site, Step, rms
+
+aten: Any = torch.ops.aten
+_FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+# Rounding errors of a sum grow like a random walk (conv.py); both sides round.
+_WALK = 4.0
+_COPIES = {aten.clone.default, aten.contiguous.default, aten._unsafe_view.default}
+
+
+@dataclass(eq=False)
+class NormSite(Site):
+    """A normalisation of a tensor (N, C, H, W); ``groups``: of channels, 0: over each pixel's."""
+
+    input: Value
+    groups: int
+    weight: Value | None
+    bias: Value | None
+    eps: float
+    activation: str = "none"
+    negative_slope: float = 0.01
+
+    def reads(self) -> list[Value]:
+        """See :class:`Site`."""
+        return [self.input]
+
+    def variants(self) -> list[str]:
+        """See :class:`Site`."""
+        return ["two passes" if self.groups else "one pass"]
+
+    def step(self, variant: str, constants: Constants) -> Step:
+        """See :class:`Site`."""
+        weight, bias = (self._vector(value, constants) for value in (self.weight, self.bias))
+        rest = (weight, bias, self.eps, self.activation, self.negative_slope, OUT)
+        if self.groups:
+            function = torch.ops.denoise_ext.group_norm_out.default
+            args: tuple[Any, ...] = (self.input, self.groups, *rest)
+        else:
+            function, args = torch.ops.denoise_ext.layer_norm2d_out.default, (self.input, *rest)
+        return Step(function, args, {}, [self.output], any_layout=True)
+
+    def _vector(self, value: Value | None, constants: Constants) -> Tensor | None:
+        """A number for each channel; ``instance_norm`` repeats them for each image."""
+        if value is None:
+            return None
+        return constants[value].reshape(-1)[: self.input.shape[1]].contiguous()
+
+    def error_bound(self, variant: str, env: Callable[[Value], Tensor]) -> float:
+        """See :class:`Site`.
+
+        ``4 eps sqrt(n) r rms(weight)`` for n values that are normalised together, whose root mean
+        square is r times their standard deviation: what a mean is off by, is of the size of the
+        values.  Narrow storage rounds after every operator of the original.
+        """
+        x = env(self.input).double()
+        if self.groups:
+            x = x.reshape(x.shape[0], self.groups, -1)
+        else:
+            x = x.flatten(2).transpose(1, 2)
+        scale = (x.var(-1, correction=0) + self.eps).rsqrt()
+        ratio = 1.0 + rms(x.square().mean(-1).sqrt() * scale)
+        gain = 1.0 if self.weight is None else rms(env(self.weight))
+        dtype = self.output.dtype
+        eps = torch.finfo(torch.float64 if dtype == torch.float64 else torch.float32).eps
+        error = _WALK * eps * (x.shape[-1] + 16) ** 0.5 * ratio * gain
+        rounded = rms(env(self.output)) + (0.0 if self.bias is None else rms(env(self.bias)))
+        error += _WALK * eps * rounded
+        if dtype not in (torch.float32, torch.float64):
+            operators = 2 + len(self.before) + len(self.nodes)
+            error += torch.finfo(dtype).eps * operators * (ratio * gain + rounded)
+        return error
+
+
+def find_norms(graph: Graph, constants: Constants) -> list[NormSite]:
+    """Find normalisations on the CPU with constant weights."""
+    outputs = graph.output_values()
+    sites = []
+    for node in graph.nodes:
+        site = _over_channels(node, constants, outputs) or _over_pixels(node, constants, outputs)
+        if site is None:
+            continue
+        following = _only_user(site.output, outputs)
+        found = None if following is None else activation_of(following)
+        if (
+            following is not None
+            and found is not None
+            and following.first.shape == (site.output.shape)
+        ):
+            site.activation, site.negative_slope = found
+            site.before.append(site.nodes[-1])
+            site.nodes, site.output = [following], following.first
+        if site.activation != "none":
+            site.label += f" + {site.activation}"
+        sites.append(site)
+    return sites
+
+
+def _fits(x: Value, output: Value, constants: Constants) -> bool:
+    return (
+        x.device.type == "cpu"
+        and x.dtype in _FLOATS
+        and x.dtype == output.dtype
+        and len(x.shape) == 4
+        and x.shape == output.shape
+        and x.numel() > 0
+        and x not in constants
+    )
+
+
+def _only_user(value: Value, outputs: set[Value]) -> Node | None:
+    if value in outputs or len(value.users) != 1:
+        return None
+    return value.users[0]
+
+
+def _between(first: Value, last: Node) -> list[Node]:
+    """The operators that ``last`` needs from ``first`` on, without itself, in order."""
+    found: set[Node] = set()
+    open_ = [last]
+    while open_:
+        for value in open_.pop().inputs():
+            node = value.producer
+            if value is not first and node is not None and node not in found:
+                found.add(node)
+                open_.append(node)
+    return sorted(found, key=lambda node: node.index)
+
+
+# --- over the channels of a pixel -----------------------------------------------------------------
+
+
+def _over_channels(node: Node, constants: Constants, outputs: set[Value]) -> NormSite | None:
+    core = _normalised(node)
+    if core is None:
+        return None
+    x, axis, eps = core
+    weight = bias = None
+    following = _only_user(node.first, outputs)
+    if following is not None and following.op is aten.mul.Tensor:
+        weight = _per_channel(following, node.first, axis, constants)
+    if weight is not None:
+        assert following is not None
+        node, following = following, _only_user(following.first, outputs)
+    if following is not None and following.op is aten.add.Tensor:
+        bias = _per_channel(following, node.first, axis, constants)
+    if bias is not None:
+        assert following is not None
+        node = following
+    if axis == 1 and len(x.shape) == 4:
+        source: Value | None = x
+    elif axis == len(x.shape) - 1:
+        source = _image_behind(x)
+        node = _image_before(node, source, outputs) if source is not None else node
+    else:
+        source = None
+    if source is None or not _fits(source, node.first, constants):
+        return None
+    channels = source.shape[1]
+    if x.shape[axis] != channels or any(
+        v is not None and v.dtype != source.dtype for v in (weight, bias)
+    ):
+        return None
+    before = [n for n in _between(source, node) if not _constant(n, constants)]
+    label = f"layer norm {channels}"
+    return NormSite([node], node.first, before, label, "", source, 0, weight, bias, eps)
+
+
+def _constant(node: Node, constants: Constants) -> bool:
+    return all(value in constants for value in node.results if value is not None)
+
+
+def _normalised(node: Node) -> tuple[Value, int, float] | None:
+    """(input, axis, eps) of ``(x - mean) / sqrt(variance + eps)``."""
+    if node.op is aten.div.Tensor:
+        left, right, root = node.args[0], node.args[1], aten.sqrt.default
+        pairs = [(left, right)]
+    elif node.op is aten.mul.Tensor:
+        left, right, root = node.args[0], node.args[1], aten.rsqrt.default
+        pairs = [(left, right), (right, left)]
+    else:
+        return None
+    for difference, deviation in pairs:
+        x = _difference(difference)
+        below = _producer(deviation, root)
+        total = None if below is None else _producer(below.args[0], aten.add.Tensor)
+        if x is None or total is None:
+            continue
+        variance, eps = total.args[0], total.args[1]
+        positive = isinstance(eps, (int, float)) and eps >= 0 and total.argument("alpha") == 1
+        if positive and _variance(variance) == x:
+            return *x, float(eps)
+    return None
+
+
+def _producer(value: Any, op: Any) -> Node | None:
+    """The node that makes ``value``, if it is one of ``op``."""
+    node = value.producer if isinstance(value, Value) else None
+    return node if node is not None and node.op is op else None
+
+
+def _one_axis(node: Node) -> tuple[Value, int] | None:
+    """What a reduction over one axis reads, and the axis; it must keep it as one of size 1."""
+    x, axes = node.args[0], node.argument("dim")
+    if axes is None or len(axes) != 1 or not node.argument("keepdim"):
+        return None
+    return x, axes[0] % len(x.shape)
+
+
+def _mean(value: Any) -> tuple[Value, int] | None:
+    node = _producer(value, aten.mean.dim)
+    if node is None or node.argument("dtype") is not None:
+        return None
+    return _one_axis(node)
+
+
+def _difference(value: Any) -> tuple[Value, int] | None:
+    """(x, axis) of ``x - mean(x)``."""
+    node = _producer(value, aten.sub.Tensor)
+    if node is None or node.argument("alpha") != 1:
+        return None
+    found = _mean(node.args[1])
+    return found if found is not None and found[0] is node.args[0] else None
+
+
+def _variance(value: Any) -> tuple[Value, int] | None:
+    """(x, axis) of the mean square of ``x - mean(x)``."""
+    node = _producer(value, aten.var.correction)
+    if node is not None:
+        return _one_axis(node) if node.argument("correction") == 0 else None
+    found = _mean(value)
+    if found is None:
+        return None
+    squares, axis = found
+    power = _producer(squares, aten.pow.Tensor_Scalar)
+    product = _producer(squares, aten.mul.Tensor)
+    if power is not None and power.args[1] == 2:
+        source = _difference(power.args[0])
+    elif product is not None and product.args[0] is product.args[1]:
+        source = _difference(product.args[0])
+    else:
+        return None
+    return source if source is not None and source[1] == axis else None
+
+
+def _per_channel(node: Node, known: Value, axis: int, constants: Constants) -> Value | None:
+    """The other operand of ``node``, if it is a constant with a number for each channel."""
+    left, right = node.args[0], node.args[1]
+    other = right if left is known else left
+    if not isinstance(other, Value) or other is known or other not in constants:
+        return None
+    if node.op is aten.add.Tensor and node.argument("alpha") != 1:
+        return None
+    rank, channels = len(known.shape), known.shape[axis]
+    shape = (1,) * (rank - len(other.shape)) + other.shape
+    wanted = tuple(channels if i == axis else 1 for i in range(rank))
+    return other if shape == wanted and node.first.shape == known.shape else None
+
+
+def _image_behind(x: Value) -> Value | None:
+    """The tensor (N, C, H, W) that ``x``, with its channels last, is another view of."""
+    value: Value | None = x
+    while value is not None and (len(value.shape) != 4 or value.shape[1] != x.shape[-1]):
+        node = value.producer
+        if node is None or not (node.is_view() or node.op in _COPIES):
+            return None
+        value = node.args[0] if isinstance(node.args[0], Value) else None
+        if value is not None and value.numel() != x.numel():
+            return None
+    return value
+
+
+def _image_before(node: Node, image: Value, outputs: set[Value]) -> Node:
+    """The node that gives the result its image's sizes again, or ``node`` if there is none.
+
+    What the views on both sides did is not looked at: the result is compared with the original's.
+    """
+    last = node
+    while last.first.shape != image.shape:
+        following = _only_user(last.first, outputs)
+        if following is None or not (following.is_view() or following.op in _COPIES):
+            return node
+        last = following
+    return last
+
+
+# --- over the pixels of a group -------------------------------------------------------------------
+
+
+def _over_pixels(node: Node, constants: Constants, outputs: set[Value]) -> NormSite | None:
+    if node.op is aten.native_group_norm.default:
+        x, groups = node.args[0], node.argument("group")
+        last = node
+        label = f"group norm {groups}"
+    elif node.op is aten.native_batch_norm.default and node.argument("training"):
+        # instance_norm: each image's channels as channels of one image.
+        x, view = _image_of_instances(node), _only_user(node.first, outputs)
+        running = (node.argument("running_mean"), node.argument("running_var"))
+        if x is None or view is None or not view.is_view() or running != (None, None):
+            return None
+        groups, last, label = x.shape[1], view, "instance norm"
+    else:
+        return None
+    if any(value.users or value in outputs for value in node.results[1:] if value is not None):
+        return None
+    weight, bias = node.argument("weight"), node.argument("bias")
+    if not _fits(x, last.first, constants):
+        return None
+    given = [value for value in (weight, bias) if value is not None]
+    if any(value not in constants or value.dtype != x.dtype for value in given):
+        return None
+    before = [n for n in _between(x, last) if not _constant(n, constants)]
+    eps = float(node.argument("eps"))
+    return NormSite([last], last.first, before, label, "", x, groups, weight, bias, eps)
+
+
+def _image_of_instances(node: Node) -> Value | None:
+    """(N, C, H, W) of what a batch norm reads as (1, N C, H, W)."""
+    view = _producer(node.args[0], aten.view.default)
+    if view is None:
+        return None
+    x = view.args[0]
+    copy = _producer(x, aten.clone.default)
+    if copy is not None:
+        x = copy.args[0]
+    if len(x.shape) != 4 or len(node.first.shape) != 4:
+        return None
+    n, c, *size = x.shape
+    return x if node.first.shape == (1, n * c, *size) else None
