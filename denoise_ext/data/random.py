@@ -10,7 +10,7 @@ import numpy as np
 
 # Independent streams of one run: each purpose has its own, so that a change of one (say, a larger
 # crop) does not shift the others.
-CROPS, NOISE, WEIGHTS, VALIDATION, MASKS, PROBES, ROLES, SCALES = range(8)
+CROPS, NOISE, WEIGHTS, VALIDATION, MASKS, PROBES, ROLES, SCALES, CODES = range(9)
 
 _STEP_BITS = 48
 

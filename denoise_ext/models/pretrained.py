@@ -1,6 +1,6 @@
 """The trained weights that ship with the package, and where they come from."""
 
-from denoise_ext.models.registry import Calibration, Pretrained, register_pretrained
+from denoise_ext.models.registry import Calibration, Factors, Pretrained, register_pretrained
 
 _DATA = (
     "BSDS500 without the 68 images of BSD68/CBSD68 (432 images, list train/CBSD432.txt), "
@@ -102,9 +102,7 @@ register_pretrained(
             "Set12 sigma 50": 26.99,
         },
         protocol=_PROTOCOL,
-        calibration=Calibration(
-            variance_ratio=1.0441, variance_ratio_error=0.1622, interval_90=1.605, images=_HELD_OUT
-        ),
+        calibration=Calibration({25.0: Factors(1.0441, 0.1622, 1.605)}, _HELD_OUT),
     ),
 )  # fmt: skip
 
@@ -125,9 +123,7 @@ register_pretrained(
             "CBSD68 sigma 50": 27.96,
         },
         protocol=_PROTOCOL,
-        calibration=Calibration(
-            variance_ratio=1.0134, variance_ratio_error=0.0828, interval_90=1.6008, images=_HELD_OUT
-        ),
+        calibration=Calibration({25.0: Factors(1.0134, 0.0828, 1.6008)}, _HELD_OUT),
     ),
 )  # fmt: skip
 
