@@ -4,9 +4,9 @@
     python benchmarks/uncertainty.py --every 8        # some images, to the screen alone
     python benchmarks/uncertainty.py --fit            # the factors of models/pretrained.py
 
-Noise is white, of a known level, not clipped (NumPy, seed 0 anew for every image).  Factors are
-fitted for each level on the middle of images that no network was trained on and no figure uses: the
-8 that training held out (recipes/*.toml), and the 40 photographs of
+Noise is white, of a known level, not clipped (NumPy, the seed is the image's place in its set).
+Factors are fitted for each level on the middle of images that no network was trained on and no
+figure uses: the 8 that training held out (recipes/*.toml), and the 40 photographs of
 recipes/photos_half_held_out.txt.
 """
 
@@ -54,8 +54,8 @@ def middle(clean: np.ndarray) -> np.ndarray:
     return clean[top : top + PART, left : left + PART]
 
 
-def noisy(clean: np.ndarray, sigma: float) -> np.ndarray:
-    noise = np.random.RandomState(0).normal(0, sigma / 255, clean.shape)
+def noisy(clean: np.ndarray, sigma: float, seed: int = 0) -> np.ndarray:
+    noise = np.random.RandomState(seed).normal(0, sigma / 255, clean.shape)
     return (clean + noise).astype(np.float32)
 
 
@@ -102,7 +102,8 @@ def measure(name: str, folder: Path, sigma: float, every: int, draws: int) -> di
     rows, relative, widths, reasons, samples = [], [], [], [], []
     denoiser = Denoiser(name, sigma=sigma, uncertainty=PROBES)
     for i, (file, clean) in enumerate(images(folder, name.endswith("gray"), every)):
-        result = denoiser.run(noisy(clean, sigma))
+        # One draw for all images would give all the same error: that of the noise's energy.
+        result = denoiser.run(noisy(clean, sigma, seed=i))
         if result.uncertainty is None:
             reasons.append((file, result.uncertainty_reason))
             continue

@@ -22,8 +22,8 @@ _PROTOCOL_PHOTO = (
     "`benchmarks/photos.py`"
 )
 _HELD_OUT = (
-    "middle 192 x 192 pixels of the 8 held-out images, white noise of sigma 15, 25 and 50;"
-    " `benchmarks/uncertainty.py --fit`"
+    "middle 192 x 192 pixels of the 8 held-out images of BSDS500 and of the 40 of"
+    " recipes/photos_half_held_out.txt, white noise; `benchmarks/uncertainty.py --fit`"
 )
 _DATA_VIDEO = (
     "BSDS500 as above, and photographs of train/photos_half without the 40 of "
@@ -102,7 +102,14 @@ register_pretrained(
             "Set12 sigma 50": 26.99,
         },
         protocol=_PROTOCOL,
-        calibration=Calibration({25.0: Factors(1.0441, 0.1622, 1.605)}, _HELD_OUT),
+        calibration=Calibration(
+            {
+                15.0: Factors(1.1613, 0.1204, 1.6067),
+                25.0: Factors(1.1729, 0.1546, 1.5958),
+                50.0: Factors(1.1856, 0.1885, 1.6239),
+            },
+            images=_HELD_OUT,
+        ),
     ),
 )  # fmt: skip
 
@@ -123,7 +130,31 @@ register_pretrained(
             "CBSD68 sigma 50": 27.96,
         },
         protocol=_PROTOCOL,
-        calibration=Calibration({25.0: Factors(1.0134, 0.0828, 1.6008)}, _HELD_OUT),
+        calibration=Calibration(
+            {
+                15.0: Factors(1.412, 0.2447, 1.5574),
+                25.0: Factors(1.293, 0.1874, 1.5686),
+                50.0: Factors(1.1847, 0.1824, 1.5911),
+            },
+            images=_HELD_OUT,
+        ),
+        textured="dxnet_s_texture",
+    ),
+)  # fmt: skip
+
+register_pretrained(
+    "dxnet_s_texture",
+    Pretrained(
+        file="dxnet_s_texture.safetensors",
+        sha256="82871c119c50d3ebbb6fd992999294733d5ff16fde8fdbeca56d229ebddeb47e",
+        config={"blocks": [2, 5], "channels": 3, "family": "dxnet", "widths": [64, 80]},
+        recipe="recipes/dxnet_s_texture.toml",
+        training_data=f"{_DATA}; start: the weights of dxnet_s_color",
+        noise="white Gaussian noise, sigma 5-60 (0-255 scale), not clipped",
+        steps=2200,
+        licence="Apache-2.0",
+        psnr={"CBSD68 sigma 15": 0.0, "CBSD68 sigma 25": 0.0, "CBSD68 sigma 50": 0.0},
+        protocol=_PROTOCOL,
     ),
 )  # fmt: skip
 

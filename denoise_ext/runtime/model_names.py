@@ -204,6 +204,14 @@ def check_textured(model: Any) -> tuple[str, str]:
     return name, shipped.textured
 
 
+def named_texture(model: Model, texture: float) -> tuple[Model, float]:
+    """Model and texture, where the name is that of a partner with texture: 1 of the other."""
+    for name in list_models(pretrained=True):
+        if _textured(name) and _textured(name) == model:
+            return name, 1.0
+    return model, texture
+
+
 def _textured(name: str) -> str:
     shipped = pretrained_info(name)
     return shipped.textured if shipped else ""

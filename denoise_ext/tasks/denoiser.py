@@ -27,6 +27,7 @@ from denoise_ext.runtime.model_names import (
     Model,
     check_name,
     is_family,
+    named_texture,
     open_network,
     open_textured,
 )
@@ -163,7 +164,10 @@ class Denoiser:
         self._sigma, self._strength = sigma, float(strength)
         self._alpha = alpha
         self._probes = _checked_probes(uncertainty, self._strength, precision)
-        self._texture = check_texture(texture, model, alpha, uncertainty)
+        named_model, texture = named_texture(model, texture)
+        if texture:
+            self._model = named_model
+        self._texture = check_texture(texture, named_model, alpha, uncertainty)
         self._sessions: dict[tuple[str, int, int], Session] = {}
         self._lock = threading.Lock()
 

@@ -14,7 +14,13 @@ from denoise_ext.io import Picture
 from denoise_ext.io.digest import file_sha256
 from denoise_ext.models import Network, list_models, pretrained_info
 from denoise_ext.runtime.device import choose_device
-from denoise_ext.runtime.model_names import check_textured, is_family, load_model, member
+from denoise_ext.runtime.model_names import (
+    check_textured,
+    is_family,
+    load_model,
+    member,
+    named_texture,
+)
 from denoise_ext.runtime.options import RunOptions
 from denoise_ext.tasks.denoiser import Denoiser
 from denoise_ext.tasks.result import Result
@@ -49,8 +55,9 @@ class Processor:
         Raises:
             ValueError, RuntimeError: as `load_model` and `Denoiser`.
         """
+        textured = named_texture(self.model, self.texture)[1]
         denoiser = load_denoiser(
-            self.model if network is None or self.texture else network, self.run,
+            network if network is not None and not textured else self.model, self.run,
             sigma=self.sigma, strength=self.strength, alpha=self.alpha, texture=self.texture,
         )  # fmt: skip
         return partial(denoiser.run, value_range=self.value_range, axes=self.axes, share=share)
@@ -90,7 +97,8 @@ def load_denoiser(
     """
     run = replace(run, device=choose_device(run.device, run.backend))
     named = not (model is None or isinstance(model, Network) or is_family(model))
-    if named and not options.get("texture"):  # which is interpolated from two named networks
+    textured = named_texture(model, options.get("texture", 0.0))[1]  # of two named networks
+    if named and not textured:
         model = load_model(model, run.device, run.backend)
     return Denoiser(model, **asdict(run), **options)
 

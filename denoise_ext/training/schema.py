@@ -143,9 +143,9 @@ class TrainConfig(Section):
                 "loss.divergence needs loss.target 'clean', without loss.adversarial, "
                 f"loss.noise_level and loss.noise_scale, got target {target!r}"
             )
-        if self.loss.adversarial and self.data.crop % 8:
+        if self.loss.adversarial and self.data.crop % 4:
             raise ValueError(
-                f"data.crop must be a multiple of 8 for loss.adversarial, got {self.data.crop}"
+                f"data.crop must be a multiple of 4 for loss.adversarial, got {self.data.crop}"
             )
         if (self.loss.noise_level or self.loss.noise_scale) and target != "clean":
             raise ValueError(
