@@ -5,7 +5,8 @@ A denoiser with the least squared error is too smooth where it is not sure. PSNR
 
 from __future__ import annotations
 
-from typing import Any, cast
+import importlib
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -136,7 +137,7 @@ def lpips(output: Tensor, truth: Tensor, net: str = "alex") -> Tensor:
     if output.shape[1] not in (1, 3):
         raise ValueError(f"output must have 1 or 3 channels, got {tuple(output.shape)}")
     try:
-        import lpips as package  # pyright: ignore[reportMissingImports]
+        package = importlib.import_module("lpips")
     except ModuleNotFoundError as error:
         if error.name != "lpips":
             raise
@@ -148,7 +149,8 @@ def lpips(output: Tensor, truth: Tensor, net: str = "alex") -> Tensor:
     network = _lpips[net].to(output.device)
     pair = [x.to(torch.float32).expand(-1, 3, -1, -1) * 2 - 1 for x in (output, truth)]
     with torch.no_grad():
-        return cast("Tensor", network(*pair)).flatten().to(torch.float64)
+        distance: Tensor = network(*pair)
+    return distance.flatten().to(torch.float64)
 
 
 def _check_images(output: Tensor, truth: Tensor, smallest: int) -> None:

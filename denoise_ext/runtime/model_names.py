@@ -185,8 +185,8 @@ def open_textured(
         ValueError: a model without such a partner (`check_textured`).
     """
     name, partner = check_textured(model)
-    networks = [load_model(one, device, backend) for one in (name, partner)]
-    return channels_last(interpolate(*networks, texture)).eval()
+    first, second = (load_model(one, device, backend) for one in (name, partner))
+    return channels_last(interpolate(first, second, texture)).eval()
 
 
 def check_textured(model: Any) -> tuple[str, str]:

@@ -96,9 +96,8 @@ def load_denoiser(
         options: the other ones of `Denoiser`.
     """
     run = replace(run, device=choose_device(run.device, run.backend))
-    named = not (model is None or isinstance(model, Network) or is_family(model))
     textured = named_texture(model, options.get("texture", 0.0))[1]  # of two named networks
-    if named and not textured:
+    if not (model is None or isinstance(model, Network) or is_family(model) or textured):
         model = load_model(model, run.device, run.backend)
     return Denoiser(model, **asdict(run), **options)
 

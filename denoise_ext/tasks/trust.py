@@ -114,7 +114,7 @@ def factors_of(model: Model, channels: int, sigma: float) -> Factors | None:
     shipped = pretrained_info(name) if name in list_models(pretrained=True) else None
     if shipped is None or shipped.config.get("channels") != channels:
         return None
-    return shipped.calibration and shipped.calibration.at(sigma)
+    return None if shipped.calibration is None else shipped.calibration.at(sigma)
 
 
 def _like(deviation: Tensor, image: Any) -> Any:
