@@ -1,7 +1,10 @@
 """Fine detail of results: the least squared error, adversarial training, samples, a code.
 
-    python benchmarks/texture.py                          # CBSD68 and BSD68: results/texture.md
+    python benchmarks/texture.py --output benchmarks/results      # CBSD68 and BSD68: texture.md
     python benchmarks/texture.py --every 8 --texture runs/dxnet_s_texture/model.safetensors
+    python benchmarks/texture.py --sets BSD68 --vae runs/dxnet_vae/model.safetensors --output out
+
+Sets that are not measured keep their rows in OUT.
 
 Noise is white, of a known level, not clipped (NumPy, seed 0 anew for every image); results are
 clipped.  Distance: `metrics.patch_wasserstein`.  Energy: `metrics.high_frequency_energy`.  Spread:
@@ -134,14 +137,25 @@ def measure(draw: Draw, random: bool, clean: list[Tensor], sigma: float) -> dict
     return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
 
 
-def line(where: str, sigma: float, count: int, found: dict[str, float], best: dict) -> str:
+def table(figures: dict[str, dict]) -> str:
+    """Rows of every set, level and method; the first method of a set is its best estimate."""
+    text = HEADER
+    for name, methods_found in figures.items():
+        best = next(iter(methods_found.values()))
+        for method, levels in methods_found.items():
+            for sigma, found in levels.items():
+                text += line(f"{name}, {method}", sigma, found, best[sigma])
+    return text
+
+
+def line(where: str, sigma: str, found: dict[str, float], best: dict[str, float]) -> str:
     error = 10 ** (-best["psnr"] / 20)
     spread = f"{found['deviation'] ** 0.5 / error:.2f}" if "deviation" in found else ""
     share = f"{100 * found['distance'] / best['distance']:.0f}"
     perceived = f"{found['lpips']:.3f}" if "lpips" in found else ""
     return (
-        f"| {where} | {sigma:g} | {count} | {found['psnr']:.2f} | {found['distance']:.3f} | {share}"
-        f" | {found['energy']:.2f} | {spread} | {perceived} |\n"
+        f"| {where} | {sigma} | {found['images']:g} | {found['psnr']:.2f} | {found['distance']:.3f}"
+        f" | {share} | {found['energy']:.2f} | {spread} | {perceived} |\n"
     )
 
 
@@ -160,24 +174,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     if missing := [name for name in args.sets if not (data / name).is_dir()]:
         print(f"skipped: needs test/{', test/'.join(missing)} in DENOISE_EXT_DATA ({data.parent})")
         return 0
-    text, figures = HEADER, {}
-    print(HEADER, end="")
+    known = args.output / "texture.json" if args.output else None
+    figures = json.loads(known.read_text()) if known and known.is_file() else {}
     for name in args.sets:
         clean = images(data / name, args.every, middle=True)
-        chosen = methods(clean[0].shape[1] == 1, args)
-        for sigma in args.sigmas:
-            best: dict[str, float] = {}
-            for method, (draw, random) in chosen.items():
-                found = measure(draw, random, clean, sigma)
-                best = best or found
-                row = line(f"{name}, {method}", sigma, len(clean), found, best)
-                figures[f"{name}, {method}, {sigma:g}"] = found
-                text += row
+        figures[name] = {}
+        for method, (draw, random) in methods(clean[0].shape[1] == 1, args).items():
+            levels = figures[name][method] = {}
+            for sigma in args.sigmas:
+                levels[f"{sigma:g}"] = {"images": len(clean)} | measure(draw, random, clean, sigma)
+                best = next(iter(figures[name].values()))[f"{sigma:g}"]
+                row = line(f"{name}, {method}", f"{sigma:g}", levels[f"{sigma:g}"], best)
                 print(row, end="", flush=True)
     if args.output:
         args.output.mkdir(parents=True, exist_ok=True)
-        about = f"Every {args.every}th image, its middle {PART} x {PART} pixels."
-        (args.output / "texture.md").write_text(f"# Texture\n\n{about}\n\n{text}")
+        about = f"The middle {PART} x {PART} pixels of images at equal distances in each set."
+        text = f"# Fine detail\n\n{about}\n\n{table(figures)}"
+        (args.output / "texture.md").write_text(text)
         (args.output / "texture.json").write_text(json.dumps(figures, indent=1) + "\n")
     return 0
 

@@ -46,6 +46,15 @@ def test_it_is_homogeneous_and_the_divergence_does_not_change():
     assert (found[0][1] > 0).all()
 
 
+def test_gradients_reach_every_parameter_in_training():
+    model, x, clean = network().train(), image(0), image(1)
+    inputs = {**model.inputs_for(x, 25.0), "clean": clean, "code": torch.randn(model.code_shape(x))}
+    outputs, _ = model.compute(inputs, {})
+    (outputs["image"].square().sum() + outputs["divergence"].sum()).backward()
+    for key, parameter in model.named_parameters():
+        assert parameter.grad is not None and parameter.grad.any(), key
+
+
 @pytest.mark.parametrize("level", ["number", "map"])
 def test_samples_differ_and_the_code_0_is_the_call(level):
     model, x = network(), image(0, 1, 1, 17, 23)  # no multiple of the stride

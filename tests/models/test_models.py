@@ -50,7 +50,9 @@ def test_config_rebuilds_the_model(name):
 def test_every_model_has_a_docstring_and_a_name_that_says_its_channels(name):
     with torch.device("meta"):
         model = create_model(name)
-    colour = "color" in name or name.endswith("_photo") or isinstance(model, ImageUpscaler)
+    colour = (
+        "color" in name or name.endswith(("_photo", "_texture")) or isinstance(model, ImageUpscaler)
+    )
     assert model.in_channels == (3 if colour else 1)
     assert type(model).__doc__
 
