@@ -28,7 +28,8 @@ from denoise_ext.models.registry import register_architecture, register_model
 from denoise_ext.models.residual_u_net import ResidualBlock
 from denoise_ext.nn import Conv2d
 
-_LEAST = 0.05  # deviation of a code, in units of the noise's
+_LEAST = 1.0  # deviation of a code, in units of the noise's
+_SMALL = 0.05  # first weights of what is added to it, so that posterior and prior begin alike
 _TINY = 1e-6  # for images without noise, whose deviations may be 0
 
 
@@ -119,6 +120,13 @@ class DXNetVAE(DXNet):
         """See :meth:`ImageDenoiser.denoise`."""
         assert noise_map is not None  # needs_sigma: the base class has checked it
         return self.compute({"image": x, "noise_map": noise_map}, {})[0]["image"]
+
+    @torch.no_grad()
+    def initialise(self, generator: torch.Generator) -> None:
+        """As of `DXNet`; the code begins small."""
+        super().initialise(generator)
+        for last in (self.prior[-1], self.posterior[-1], self.given[0]):
+            last.get_parameter("weight").mul_(_SMALL)
 
     def code_shape(self, x: Tensor) -> tuple[int, ...]:
         """The shape of the code for images (N, C, H, W): (N, code_channels, h, w)."""

@@ -18,16 +18,16 @@ def interpolate(first: Network, second: Network, share: float) -> Network:
 
     Args:
         first, second: of one configuration, on one device.
-        share: 0 gives the first, 1 the second.
+        share: 0 gives the first, 1 the second; above 1 lies beyond the second.
 
     Returns:
         A copy of ``first`` with these weights.
 
     Raises:
-        ValueError: networks of different configurations, or a share outside of [0, 1].
+        ValueError: networks of different configurations, or a share outside of [0, 2].
     """
-    if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share <= 1:
-        raise ValueError(f"share must be a number from 0 to 1, got {share!r}")
+    if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share <= 2:
+        raise ValueError(f"share must be a number from 0 to 2, got {share!r}")
     if first.config != second.config:
         raise ValueError(f"first is {first.config}, but second {second.config}")
     between = copy.deepcopy(first)

@@ -146,7 +146,7 @@ register_pretrained(
     "dxnet_s_texture",
     Pretrained(
         file="dxnet_s_texture.safetensors",
-        sha256="8331ce9519ebba09bf3f19638ef16f58dcc941ec5e059ddcf04b51f990e8b405",
+        sha256="728d958faabacd8e220bb651e89ab9c5cc059dc9b510eda805b14d4d08c60637",
         config={"blocks": [2, 5], "channels": 3, "family": "dxnet", "widths": [64, 80]},
         recipe="recipes/dxnet_s_texture.toml",
         training_data=f"{_DATA}; start: the weights of dxnet_s_color",
