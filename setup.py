@@ -147,6 +147,13 @@ def ninja() -> str:
     return str(Path(package.BIN_DIR, "ninja"))
 
 
+def processors() -> int:
+    """How many this process may use; of the machine where the system has no such limit (macOS)."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def rule(name: str, command: list[str]) -> str:
     """A rule of build.ninja. The compiler lists what a file includes: only edits of that count.
 
@@ -185,7 +192,7 @@ class BuildNative(build_ext):
         objects = {source: self.object_of(source) for source in sources()}
         file = folder / "build.ninja"
         file.write_text(self.build_file(objects))
-        jobs = os.environ.get("MAX_JOBS") or str(len(os.sched_getaffinity(0)))
+        jobs = os.environ.get("MAX_JOBS") or str(processors())
         command = [ninja(), "-f", str(file), "-j", jobs, *objects.values()]
         if subprocess.run(command).returncode != 0:
             raise SystemExit("a file did not compile: the compiler's message is above")

@@ -1,7 +1,7 @@
 #!/bin/sh
-# Prepares a manylinux container: nvcc, where wheels get CUDA kernels.
+# Prepares a manylinux container: nvcc, where wheels get CUDA kernels. CUDA_REPOSITORY is the address
+# of NVIDIA's file "cuda-rhel8.repo" for this processor, a setting of the repository.
 set -eu
 [ "${DENOISE_EXT_CUDA:-0}" = 1 ] || exit 0
-dnf config-manager --add-repo \
-  https://developer.download.nvidia.com/compute/cuda/repos/rhel8/x86_64/cuda-rhel8.repo
+dnf config-manager --add-repo "${CUDA_REPOSITORY:?is not set}"
 dnf install -y cuda-nvcc-13-0 cuda-cudart-devel-13-0

@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import importlib
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 _SUBPACKAGES = (
-    "analysis", "data", "engine", "export", "io", "jobs", "metrics", "models", "nn", "ops",
-    "reference", "resampling", "restore", "runtime", "service", "tasks", "training",
+    "analysis", "codec", "data", "engine", "export", "integrations", "io", "jobs", "metrics",
+    "models", "nn", "ops", "reference", "report", "resampling", "restore", "runtime", "service",
+    "tasks", "training",
 )  # fmt: skip
 
 # The most used names, under the package's own name.

@@ -2,9 +2,11 @@
 
 from denoise_ext import (
     analysis,
+    codec,
     data,
     engine,
     export,
+    integrations,
     io,
     jobs,
     metrics,
@@ -12,6 +14,7 @@ from denoise_ext import (
     nn,
     ops,
     reference,
+    report,
     resampling,
     restore,
     runtime,
@@ -28,6 +31,7 @@ __version__: str
 
 __all__ = [
     "Denoiser", "NoiseProfile", "VideoDenoiser", "__version__", "accelerate", "analyse_noise",
-    "analysis", "data", "denoise", "engine", "export", "info", "io", "jobs", "metrics", "models",
-    "nn", "ops", "reference", "resampling", "restore", "runtime", "service", "tasks", "training",
+    "analysis", "codec", "data", "denoise", "engine", "export", "info", "integrations", "io",
+    "jobs", "metrics", "models", "nn", "ops", "reference", "report", "resampling", "restore",
+    "runtime", "service", "tasks", "training",
 ]  # fmt: skip

@@ -29,7 +29,12 @@ _OPEN = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def default_folder() -> Path:
-    """``$XDG_CACHE_HOME/denoise_ext``, or ``~/.cache/denoise_ext``."""
+    """``$XDG_CACHE_HOME/denoise_ext``, or ``~/.cache/denoise_ext``.
+
+    Example:
+        >>> denoise_ext.data.default_cache_folder().name
+        'denoise_ext'
+    """
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "denoise_ext"
 

@@ -1,4 +1,4 @@
-"""The check of an argument that is one of a few names."""
+"""Checks of arguments that several tasks have: one of a few names, and a strength."""
 
 from __future__ import annotations
 
@@ -15,3 +15,11 @@ def check_choice(name: str, value: object, allowed: Iterable[str]) -> str:
     if value not in allowed:
         raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
     return str(value)
+
+
+def check_strength(strength: object) -> float:
+    """`strength` as a float if it is a number from 0 to 1, or a ValueError."""
+    number = None if isinstance(strength, bool) else strength
+    if not isinstance(number, (int, float)) or not 0 <= number <= 1:
+        raise ValueError(f"strength must be a number from 0 to 1, got {strength!r}")
+    return float(number)

@@ -38,6 +38,11 @@ def info() -> dict[str, Any]:
         operators: name -> devices it has a kernel for.
 
     Works without the native library, too, and has the reason why it is missing.
+
+    Example:
+        >>> facts = denoise_ext.info()
+        >>> facts["native"]["loaded"]
+        True
     """
     error = native_error()
     build = {} if error else native().build_info()

@@ -31,6 +31,11 @@ def imresize(x: Tensor, scale: float | Fraction) -> Tensor:
 
     Raises:
         TypeError, ValueError: an argument that does not fit; the message names it.
+
+    Example:
+        >>> x = torch.rand(1, 3, 30, 40)
+        >>> denoise_ext.resampling.imresize(x, 0.5).shape
+        torch.Size([1, 3, 15, 20])
     """
     if not isinstance(x, Tensor) or not x.is_floating_point():
         got = x.dtype if isinstance(x, Tensor) else type(x).__name__
@@ -76,6 +81,12 @@ def contributions(size: int, factor: Fraction) -> tuple[Tensor, Tensor]:
 
     Returns:
         places (new size, taps) int64 and weights (new size, taps) float64, of sum 1.
+
+    Example:
+        >>> from fractions import Fraction
+        >>> places, weights = denoise_ext.resampling.contributions(8, Fraction(2))
+        >>> places.shape, float(weights.sum())
+        (torch.Size([16, 4]), 16.0)
     """
     new = math.ceil(size * factor)
     stretch = min(float(factor), 1.0)

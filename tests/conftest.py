@@ -19,7 +19,7 @@ from training_tools import workplace  # noqa: F401  (a fixture)
 from denoise_ext._loader import native, native_error
 from denoise_ext.ops._library import kernel_devices
 
-pytest_plugins = ["rotation"]
+pytest_plugins = ["rotation", "live_service"]
 # Comparisons that fail there show both sides, too.
 pytest.register_assert_rewrite("op_checks", "picture_files")
 

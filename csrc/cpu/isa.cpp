@@ -14,19 +14,22 @@ extern const WinogradKernels kBaselineWinograd;
 extern const GaussianKernels kBaselineGaussian;
 extern const BilateralKernels kBaselineBilateral;
 extern const MotionKernels kBaselineMotion;
+extern const CoderKernels kBaselineCoder;
 #if defined(__x86_64__)
 extern const ConvKernels kAvx2Conv, kAvx512Conv;
 extern const WinogradKernels kAvx2Winograd, kAvx512Winograd;
 extern const GaussianKernels kAvx2Gaussian, kAvx512Gaussian;
 extern const BilateralKernels kAvx2Bilateral, kAvx512Bilateral;
 extern const MotionKernels kAvx2Motion, kAvx512Motion;
+extern const CoderKernels kAvx2Coder, kAvx512Coder;
 #endif
 
 namespace {
 
-#define DENOISE_EXT_TABLE_OF(Isa)                                                           \
-  {k##Isa##Vectors.isa, k##Isa##Vectors.bytes, k##Isa##Vectors.accumulators, &k##Isa##Conv, \
-   &k##Isa##Winograd,   &k##Isa##Gaussian,     &k##Isa##Bilateral,           &k##Isa##Motion}
+#define DENOISE_EXT_TABLE_OF(Isa)                                            \
+  {k##Isa##Vectors.isa, k##Isa##Vectors.bytes, k##Isa##Vectors.accumulators, \
+   &k##Isa##Conv,       &k##Isa##Winograd,     &k##Isa##Gaussian,            \
+   &k##Isa##Bilateral,  &k##Isa##Motion,       &k##Isa##Coder}
 
 constexpr KernelTable kBaseline = DENOISE_EXT_TABLE_OF(Baseline);
 #if defined(__x86_64__)

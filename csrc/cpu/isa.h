@@ -12,6 +12,7 @@ struct WinogradKernels;
 struct GaussianKernels;
 struct BilateralKernels;
 struct MotionKernels;
+struct CoderKernels;
 
 struct KernelTable {
   const char* isa;
@@ -22,6 +23,7 @@ struct KernelTable {
   const GaussianKernels* gaussian;
   const BilateralKernels* bilateral;
   const MotionKernels* motion;
+  const CoderKernels* coder;
 };
 
 // The table in use: the best ISA of this processor, or the one forced by DENOISE_EXT_CPU_ISA or

@@ -1,16 +1,24 @@
 // Device helpers that every kernel file shares: element types, tensors by stride, borders, activations.
 #pragma once
 
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
 #include <cstdint>
 
 #include "../params/conv.h"
 #include "../params/types.h"
+#include "primitives.cuh"
 
 namespace denoise_ext::cuda {
+
+// 16-bit elements in memory. The headers of the toolkit's own types take longer to compile than a small
+// kernel.
+struct Float16 {
+  uint16_t bits;
+};
+struct BFloat16 {
+  uint16_t bits;
+};
 
 // Conversion between an element type in memory and the accumulation type (float; double for double).
 template <class Acc>
@@ -26,12 +34,12 @@ __device__ __forceinline__ Acc to_acc(uint8_t x) {
   return static_cast<Acc>(x);
 }
 template <class Acc>
-__device__ __forceinline__ Acc to_acc(__half x) {
-  return static_cast<Acc>(__half2float(x));
+__device__ __forceinline__ Acc to_acc(Float16 x) {
+  return static_cast<Acc>(from_float16(x.bits));
 }
 template <class Acc>
-__device__ __forceinline__ Acc to_acc(__nv_bfloat16 x) {
-  return static_cast<Acc>(__bfloat162float(x));
+__device__ __forceinline__ Acc to_acc(BFloat16 x) {
+  return static_cast<Acc>(__uint_as_float(static_cast<uint32_t>(x.bits) << 16));
 }
 
 template <class Storage>
@@ -42,12 +50,12 @@ struct FromAcc {
   }
 };
 template <>
-struct FromAcc<__half> {
-  static __device__ __forceinline__ __half convert(float x) { return __float2half_rn(x); }
+struct FromAcc<Float16> {
+  static __device__ __forceinline__ Float16 convert(float x) { return {to_float16(x)}; }
 };
 template <>
-struct FromAcc<__nv_bfloat16> {
-  static __device__ __forceinline__ __nv_bfloat16 convert(float x) { return __float2bfloat16_rn(x); }
+struct FromAcc<BFloat16> {
+  static __device__ __forceinline__ BFloat16 convert(float x) { return {to_bfloat16(x)}; }
 };
 template <>
 struct FromAcc<uint8_t> {
@@ -72,8 +80,8 @@ template <bool kWithBytes = false, class F>
 int with_storage(DType dtype, const F& f) {
   switch (dtype) {
     case DType::kFloat64: return f(double{});
-    case DType::kBFloat16: return f(__nv_bfloat16{});
-    case DType::kFloat16: return f(__half{});
+    case DType::kBFloat16: return f(BFloat16{});
+    case DType::kFloat16: return f(Float16{});
     case DType::kUInt8:
       if constexpr (kWithBytes) return f(uint8_t{});
       return static_cast<int>(cudaErrorInvalidValue);

@@ -21,16 +21,14 @@ struct Piece {
 __device__ __forceinline__ float load_as_float(const void* data, int64_t i, DType dtype) {
   if (dtype == DType::kFloat32) return static_cast<const float*>(data)[i];
   const uint16_t bits = static_cast<const uint16_t*>(data)[i];
-  return dtype == DType::kFloat16 ? __half2float(__ushort_as_half(bits))
-                                  : __uint_as_float(static_cast<uint32_t>(bits) << 16);
+  return dtype == DType::kFloat16 ? from_float16(bits) : __uint_as_float(static_cast<uint32_t>(bits) << 16);
 }
 
 __device__ __forceinline__ void store_float(void* data, int64_t i, DType dtype, float x) {
   if (dtype == DType::kFloat32)
     static_cast<float*>(data)[i] = x;
   else
-    static_cast<uint16_t*>(data)[i] = dtype == DType::kFloat16 ? __half_as_ushort(__float2half_rn(x))
-                                                               : __bfloat16_as_ushort(__float2bfloat16_rn(x));
+    static_cast<uint16_t*>(data)[i] = dtype == DType::kFloat16 ? to_float16(x) : to_bfloat16(x);
 }
 
 __device__ __forceinline__ int64_t offset(const Tensor4& t, int64_t n, int64_t c, int64_t y, int64_t x) {

@@ -270,8 +270,8 @@ int conv_first_launch(const ConvParams& p, const LaunchContext& context) {
   const ConvFirstTensor t = conv_first_tensor(p);
   const int64_t most = 2 * static_cast<int64_t>(context.limits.multiprocessors);
   const dim3 grid(static_cast<unsigned>(t.tiles < most ? t.tiles : most));
-  const auto kernel = p.output.dtype == DType::kFloat16 ? conv_first_tensor_kernel<__half>
-                                                        : conv_first_tensor_kernel<__nv_bfloat16>;
+  const auto kernel = p.output.dtype == DType::kFloat16 ? conv_first_tensor_kernel<Float16>
+                                                        : conv_first_tensor_kernel<BFloat16>;
   return launch(kernel, grid, dim3(kTensorThreads), t.shared_bytes, context.stream, p, t, wide);
 }
 

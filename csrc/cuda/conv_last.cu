@@ -287,8 +287,8 @@ __global__ void __launch_bounds__(kFloatThreads, 4) conv_last_float_kernel(ConvP
 }  // namespace
 
 int conv_last_launch(const ConvParams& p, const LaunchContext& context) {
-  if (p.output.dtype == DType::kFloat16) return launch_tensor<__half>(p, context);
-  if (p.output.dtype == DType::kBFloat16) return launch_tensor<__nv_bfloat16>(p, context);
+  if (p.output.dtype == DType::kFloat16) return launch_tensor<Float16>(p, context);
+  if (p.output.dtype == DType::kBFloat16) return launch_tensor<BFloat16>(p, context);
   const ConvLastFloat t = conv_last_float(p);
   const dim3 grid(static_cast<unsigned>(p.output.size[0] * t.tiles_x * t.tiles_y));
   return launch(conv_last_float_kernel, grid, dim3(kFloatThreads), t.shared_bytes, context.stream, p, t);

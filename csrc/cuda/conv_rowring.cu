@@ -30,7 +30,7 @@ using RingOf = RowRing<static_cast<int>(sizeof(Storage)), kKernel, kLarge, kSpli
 
 // packed: (output block, chunk, column v, tap u, 64 outputs, kChunk inputs), the outputs in the order of
 // column_channel(), the vectors of each row in that in which the ring has them; zero for channels that do
-// not exist. Storage: float, or __half for any 16 bits.
+// not exist. Storage: float, or Float16 for any 16 bits.
 template <class Storage, int kKernel, bool kSplit>
 __global__ void __launch_bounds__(kPackThreads)
     row_ring_pack_kernel(ConvParams p, RowRingPlan plan, unsigned char* packed, int64_t vectors) {
@@ -184,7 +184,7 @@ int launch_tile(const ConvParams& params, const RowRingPlan& plan, const LaunchC
 
 template <class Storage, int kKernel, bool kSplit>
 int launch_kernel(const ConvParams& params, const RowRingPlan& plan, const LaunchContext& context) {
-  using Packed = std::conditional_t<sizeof(Storage) == 2, __half, Storage>;
+  using Packed = std::conditional_t<sizeof(Storage) == 2, Float16, Storage>;
   const int64_t vectors = row_ring_workspace_bytes(params, context.limits) / 16;
   const int64_t blocks = (vectors + kPackThreads - 1) / kPackThreads;
   const int64_t most = 8 * static_cast<int64_t>(context.limits.multiprocessors);

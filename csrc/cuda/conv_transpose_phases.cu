@@ -21,8 +21,9 @@ __device__ __forceinline__ int phase_taps(int kernel, int phase) {
   return (kernel + 1 - phase) / 2;
 }
 
-// Which weight a word of the ordered ones holds: `in_tap` runs over [k-step 2][matrix 4][lane 32][2]
-// pairs of 16-bit elements (mma's b; column_channel() maps them to outputs), or [c 16][k 32] floats.
+// Which weight a word of the ordered ones holds: `in_tap` runs over [k-step 2][matrix 4 / 2][lane 32][matrix
+// 2][half 2] pairs of 16-bit elements (mma's b; column_channel() maps them to outputs), or [c 16][k 32]
+// floats.
 __device__ __forceinline__ uint32_t ordered_word(const ConvParams& p, int64_t first_c, int64_t first_k,
                                                  int in_tap, int u, int v, float) {
   const int64_t c = first_c + in_tap / kOutputs, k = first_k + in_tap % kOutputs;
@@ -31,7 +32,8 @@ __device__ __forceinline__ uint32_t ordered_word(const ConvParams& p, int64_t fi
 }
 __device__ __forceinline__ uint32_t ordered_word(const ConvParams& p, int64_t first_c, int64_t first_k,
                                                  int in_tap, int u, int v, uint16_t) {
-  const int half = in_tap % 2, lane = in_tap / 2 % 32, matrix = in_tap / 64 % 4, step = in_tap / 256;
+  const int half = in_tap % 2, lane = in_tap / 4 % 32, step = in_tap / 256;
+  const int matrix = in_tap / 128 % 2 * 2 + in_tap / 2 % 2;
   const int64_t c = first_c + step * 16 + half * 8 + lane % 4 * 2;
   const int64_t k = first_k + column_channel(matrix, lane / 4);
   if (k >= p.weight.size[1]) return 0;
@@ -56,124 +58,211 @@ __global__ void __launch_bounds__(kThreads)
                             tap / t.kw, tap % t.kw, Bits{});
 }
 
+// A tile: image, and its row and column of tiles.
 struct Place {
-  int64_t n, row, col;  // of the block's first cell
-  int block;            // of output channels
+  int n, down, along;
 };
 
-__device__ __forceinline__ Place block_place(const Phases& t) {
-  int64_t i = blockIdx.x;  // channel blocks innermost: they read the same input
-  Place at;
-  at.block = static_cast<int>(i % t.channel_blocks);
-  i /= t.channel_blocks;
-  at.col = t.first_col + i % t.tiles_x * kCols;
-  i /= t.tiles_x;
-  at.row = t.first_row + i % t.tiles_y * kRows;
-  at.n = i / t.tiles_y;
+// Which tiles and output channels are a block's: the first, and every t.step-th after it. Channels innermost:
+// those blocks read the same input.
+__device__ __forceinline__ Place first_place(const Phases& t) {
+  const unsigned tile = blockIdx.x / static_cast<unsigned>(t.channel_blocks);
+  const unsigned along = static_cast<unsigned>(t.tiles_x), down = static_cast<unsigned>(t.tiles_y);
+  return {static_cast<int>(tile / along / down), static_cast<int>(tile / along % down),
+          static_cast<int>(tile % along)};
+}
+__device__ __forceinline__ Place next_place(const Phases& t, Place at) {
+  at.along += t.step_along;
+  at.down += t.step_down;
+  at.n += t.step_images;
+  if (at.along >= t.tiles_x) {
+    at.along -= t.tiles_x;
+    ++at.down;
+  }
+  if (at.down >= t.tiles_y) {
+    at.down -= t.tiles_y;
+    ++at.n;
+  }
   return at;
 }
-
-// Brings one chunk of input channels into shared memory: weights [kh][kw][kTapBytes] and the pixels of
-// the cells, one more above and one more to the left, [kRows + 1][kCols + 1][kPitchBytes].
-template <class Storage>
-__device__ __forceinline__ void load_chunk(const ConvParams& p, const Phases& t, const Place& at, int chunk,
-                                           const uint4* ordered, uint4* weights, unsigned char* tile) {
-  const int count = t.kh * t.kw * kTapVectors;
-  const uint4* const from = ordered + (static_cast<int64_t>(at.block) * t.chunks + chunk) * count;
-  for (int i = static_cast<int>(threadIdx.x); i < count; i += kThreads)
-    cp_async16(weights + i, from + i, true);
-  constexpr int kPixels = (kRows + 1) * (kCols + 1);
-  for (int i = static_cast<int>(threadIdx.x); i < kPixels * kPixelVectors; i += kThreads) {
-    const int pixel = i / kPixelVectors, vector = i % kPixelVectors;
-    const int64_t y = at.row - 1 + pixel / (kCols + 1), x = at.col - 1 + pixel % (kCols + 1);
-    const int64_t c = (static_cast<int64_t>(chunk) * kPixelVectors + vector) * kVectorLanes<Storage>;
-    const bool inside = c < p.input.size[1] && y >= 0 && y < p.input.size[2] && x >= 0 && x < p.input.size[3];
-    cp_async16(tile + pixel * Phases::kPitchBytes + vector * 16,
-               inside ? element<Storage>(p.input, at.n, c, y, x) : p.input.data, inside);
-  }
-  cp_async_commit();
-  cp_async_wait<0>();
-  __syncthreads();
+// Its first cell.
+__device__ __forceinline__ int first_row(const Phases& t, const Place& at) {
+  return t.first_row + at.down * kRows;
+}
+__device__ __forceinline__ int first_col(const Phases& t, const Place& at) {
+  return t.first_col + at.along * kCols;
 }
 
-// Stores a vector of channels k of the output of cell (row, col) in phase (fy, fx), if there is one.
+// Starts the copies of the ordered weights of `chunks` chunks, from number `first` on.
+__device__ __forceinline__ void load_weights(const Phases& t, const uint4* ordered, int first, int chunks,
+                                             uint4* weights) {
+  const int chunk_vectors = t.kh * t.kw * kTapVectors, count = chunks * chunk_vectors;
+  const uint4* const from = ordered + static_cast<int64_t>(first) * chunk_vectors;
+#pragma unroll 1
+  for (int i = static_cast<int>(threadIdx.x); i < count; i += kThreads)
+    cp_async16(weights + i, from + i, true);
+}
+
+// Starts the copies of one chunk of a tile's pixels, zeros outside the image. tile: [kRows + 1][kCols + 1]
+// [kPitchBytes], from the pixel above and to the left of the first cell on. kGroups groups of threads take
+// every kGroups-th row each, but for its last pixel, so that all but the row is computed once.
 template <class Storage>
-__device__ __forceinline__ void store_phase(const ConvParams& p, bool wide, const float* slope,
-                                            float (&v)[kVectorLanes<Storage>], int64_t n, int64_t k,
-                                            int64_t row, int64_t col, int fy, int fx) {
-  const int64_t y = 2 * row + fy - p.padding[0], x = 2 * col + fx - p.padding[1];
-  if (y >= 0 && y < p.output.size[2] && x >= 0 && x < p.output.size[3])
-    finish_vector<Storage>(p, wide, slope, v, n, k, y, x);
+__device__ __forceinline__ void load_pixels(const ConvParams& p, const Phases& t, const Place& at, int chunk,
+                                            unsigned char* tile) {
+  constexpr int kGroupThreads = kCols * kPixelVectors, kGroups = kThreads / kGroupThreads;
+  constexpr int kRowBytes = (kCols + 1) * Phases::kPitchBytes;
+  static_assert(kThreads % kGroupThreads == 0 && (kRows + 1) * kPixelVectors <= kThreads,
+                "one turn for the last");
+  const Tensor4& input = p.input;
+  const Storage* const data = static_cast<const Storage*>(input.data);
+  const int height = static_cast<int>(input.size[2]), width = static_cast<int>(input.size[3]);
+  const int vector = static_cast<int>(threadIdx.x % kPixelVectors);
+  const int c = (chunk * kPixelVectors + vector) * kVectorLanes<Storage>;
+  const auto offset_of = [&](int y, int x) {
+    return at.n * input.stride[0] + c + y * input.stride[2] + x * input.stride[3];
+  };
+  const auto column_inside = [&](int x) {
+    return x >= 0 && x < width && c < static_cast<int>(input.size[1]);
+  };
+  const int top = first_row(t, at) - 1, left = first_col(t, at) - 1;
+  const int first = static_cast<int>(threadIdx.x / kGroupThreads);
+  const int col = static_cast<int>(threadIdx.x / kPixelVectors % kCols), x = left + col;
+  const bool inside_x = column_inside(x);
+  int64_t offset = offset_of(top + first, x);
+  unsigned char* to = tile + first * kRowBytes + col * Phases::kPitchBytes + vector * 16;
+#pragma unroll 1
+  for (int row = first; row <= kRows; row += kGroups) {
+    const int y = top + row;
+    const bool inside = inside_x && y >= 0 && y < height;
+    cp_async16(to, inside ? data + offset : data, inside);
+    offset += kGroups * input.stride[2];
+    to += kGroups * kRowBytes;
+  }
+  if (threadIdx.x < (kRows + 1) * kPixelVectors) {
+    const int row = static_cast<int>(threadIdx.x / kPixelVectors), y = top + row, last = left + kCols;
+    const bool inside = column_inside(last) && y >= 0 && y < height;
+    cp_async16(tile + row * kRowBytes + kCols * Phases::kPitchBytes + vector * 16,
+               inside ? data + offset_of(y, last) : data, inside);
+  }
 }
 
 // ---- 16-bit elements: tensor cores ----
 
-// One tap position of a chunk for both column phases. pixels: this lane's row of ldmatrix for the first
-// 16 cells; weights: this lane's words of kernel column 0 of the kernel row.
-template <class Storage>
-__device__ __forceinline__ void multiply_position(const unsigned char* pixels, const uint2* weights, int j,
-                                                  int kw, float (&sums)[2][2][4][4]) {
-#pragma unroll
+// One tap position of a chunk for the first column phases of two. pixels: this lane's row of ldmatrix for the
+// first 16 cells; weights: its words of the first phase's tap.
+template <class Storage, int kPhases>
+__device__ __forceinline__ void multiply_position(const unsigned char* pixels, const uint4* weights,
+                                                  float (&sums)[2][2][4][4]) {
+#pragma unroll 1  // fragments of two steps would take registers that spill
   for (int step = 0; step < 2; ++step) {
     uint32_t a[2][4];
 #pragma unroll
     for (int m = 0; m < 2; ++m) ldmatrix<4>(a[m], pixels + m * 16 * Phases::kPitchBytes + step * 32);
 #pragma unroll
-    for (int fx = 0; fx < 2; ++fx) {
-      if (j >= phase_taps(kw, fx)) continue;
-      const uint2* const tap = weights + (fx + 2 * j) * (Phases::kTapBytes / 8) + step * 4 * 32;
+    for (int fx = 0; fx < kPhases; ++fx)
 #pragma unroll
-      for (int matrix = 0; matrix < 4; ++matrix) {
-        const uint2 two = tap[matrix * 32];
-        const uint32_t b[2] = {two.x, two.y};
+      for (int pair = 0; pair < 2; ++pair) {
+        const uint4 four = weights[fx * kTapVectors + (step * 2 + pair) * 32];
+        const uint32_t b[2][2] = {{four.x, four.y}, {four.z, four.w}};
 #pragma unroll
-        for (int m = 0; m < 2; ++m) mma_16_bit(sums[fx][m][matrix], a[m], b, Storage{});
+        for (int i = 0; i < 2; ++i)
+#pragma unroll
+          for (int m = 0; m < 2; ++m) mma_16_bit(sums[fx][m][2 * pair + i], a[m], b[i], Storage{});
       }
+  }
+}
+
+// The products of a chunk in row phase fy. pixels, weights: this lane's, of the cell's own pixel and of the
+// chunk's first tap.
+template <class Storage>
+__device__ __forceinline__ void multiply_chunk(const Phases& t, const unsigned char* pixels,
+                                               const uint4* weights, int fy, float (&sums)[2][2][4][4]) {
+  weights += fy * t.kw * kTapVectors;
+#pragma unroll 1
+  for (int i = 0; i < phase_taps(t.kh, fy); ++i) {
+    const unsigned char* from = pixels;
+    const uint4* taps = weights;
+#pragma unroll 1
+    for (int j = 0; j < phase_taps(t.kw, 1); ++j) {
+      multiply_position<Storage, 2>(from, taps, sums);
+      from -= Phases::kPitchBytes;
+      taps += 2 * kTapVectors;
     }
+    if (t.kw % 2 == 1) multiply_position<Storage, 1>(from, taps, sums);
+    pixels -= (kCols + 1) * Phases::kPitchBytes;
+    weights += 2 * t.kw * kTapVectors;
   }
 }
 
 // A warp takes one row of cells in one row phase; the four warps of a phase differ in the row.
-// Registers: 64 sums, 8 + 2 operands, about 40 for addresses and the epilogue.
+// Registers: 64 sums, 8 + 4 operands, about 45 for addresses and the epilogue: two blocks fit.
 template <class Storage>
 __global__ void __launch_bounds__(kThreads, 2)
     conv_transpose_phases_tensor_kernel(ConvParams p, Phases t, const uint4* ordered, bool wide) {
+  const int chunk_vectors = t.kh * t.kw * kTapVectors;
   SharedArena arena;
-  uint4* const weights = arena.take<uint4>(static_cast<size_t>(t.kh * t.kw * kTapVectors));
-  unsigned char* const tile =
-      arena.take<unsigned char>((kRows + 1) * (kCols + 1) * static_cast<size_t>(Phases::kPitchBytes));
+  uint4* const weights = arena.take<uint4>(static_cast<size_t>(chunk_vectors * (t.resident ? t.chunks : 1)));
+  unsigned char* const tile = arena.take<unsigned char>((t.resident ? 2 : 1) * size_t{Phases::kTileBytes});
   float* const bias = arena.take<float>(kOutputs);
   float* const slope = arena.take<float>(kOutputs);
-  const Place at = block_place(t);
-  const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
+  const int block = static_cast<int>(blockIdx.x % static_cast<unsigned>(t.channel_blocks));
+  const int images = static_cast<int>(p.output.size[0]);
+  const int lane = static_cast<int>(threadIdx.x % 32), warp = static_cast<int>(threadIdx.x / 32);
   const int row = warp % kRows, fy = warp / kRows, first = lane % 4 * 8;
-  load_channel_terms<Storage>(p, at.block * kOutputs, kOutputs, bias, slope);
-
-  float sums[2][2][4][4] = {};  // [column phase][16 cells][matrix]
   // ldmatrix: lanes 0-15 address cells 0-15 and channels 0-7, lanes 16-31 the same cells, channels 8-15.
-  const unsigned char* const own =
-      tile + ((row + 1) * (kCols + 1) + 1 + lane % 16) * Phases::kPitchBytes + lane / 16 * 16;
-  for (int chunk = 0; chunk < t.chunks; ++chunk) {
-    if (chunk > 0) __syncthreads();
-    load_chunk<Storage>(p, t, at, chunk, ordered, weights, tile);
-    for (int i = 0; i < phase_taps(t.kh, fy); ++i) {
-      const uint2* const kernel_row =
-          reinterpret_cast<const uint2*>(weights + (fy + 2 * i) * t.kw * kTapVectors) + lane;
-      for (int j = 0; j < phase_taps(t.kw, 0); ++j)
-        multiply_position<Storage>(own - (i * (kCols + 1) + j) * Phases::kPitchBytes, kernel_row, j, t.kw,
-                                   sums);
-    }
+  const int own = ((row + 1) * (kCols + 1) + 1 + lane % 16) * Phases::kPitchBytes + lane / 16 * 16;
+  int buffer = 0;  // of two, where the chunk's pixels are
+  load_channel_terms<Storage>(p, block * kOutputs, kOutputs, bias, slope);
+  if (t.resident) {
+    load_weights(t, ordered, block * t.chunks, t.chunks, weights);
+    load_pixels<Storage>(p, t, first_place(t), 0, tile);
+    cp_async_commit();
   }
+  __syncthreads();
+#pragma unroll 1
+  for (Place at = first_place(t); at.n < images; at = next_place(t, at)) {
+    float sums[2][2][4][4];  // [column phase][16 cells][matrix]
 #pragma unroll
-  for (int part = 0; part < 4; ++part)  // cells g, g + 8, g + 16, g + 24
+    for (int i = 0; i < 64; ++i)
+      sums[i / 32][i / 16 % 2][i / 4 % 4][i % 4] = bias[first + i / 4 % 4 * 2 + i % 2];
+    int chunk = 0;
+    do {
+      // Copies of what is next while this chunk is multiplied; or of this chunk, with a wait for it.
+      Place from = at;
+      int copied = chunk;
+      bool more = true;
+      if (t.resident) {
+        cp_async_wait<0>();
+        __syncthreads();
+        if (++copied == t.chunks) {
+          copied = 0;
+          from = next_place(t, at);
+          more = from.n < images;
+        }
+      } else {
+        if (chunk > 0) __syncthreads();
+        load_weights(t, ordered, block * t.chunks + chunk, 1, weights);
+      }
+      if (more)
+        load_pixels<Storage>(p, t, from, copied, tile + (t.resident ? Phases::kTileBytes - buffer : 0));
+      cp_async_commit();
+      if (!t.resident) {
+        cp_async_wait<0>();
+        __syncthreads();
+      }
+      multiply_chunk<Storage>(t, tile + buffer + own,
+                              weights + (t.resident ? chunk * chunk_vectors : 0) + lane, fy, sums);
+      buffer = t.resident ? Phases::kTileBytes - buffer : 0;
+    } while (++chunk < t.chunks);
+    float v[8][8];  // of cells g, g + 8, g + 16, g + 24, the two column phases of each
 #pragma unroll
-    for (int fx = 0; fx < 2; ++fx) {
-      float v[8];
+    for (int part = 0; part < 8; ++part)
 #pragma unroll
-      for (int i = 0; i < 8; ++i) v[i] = sums[fx][part / 2][i / 2][part % 2 * 2 + i % 2] + bias[first + i];
-      store_phase<Storage>(p, wide, slope + first, v, at.n, at.block * kOutputs + first, at.row + row,
-                           at.col + part * 8 + lane / 4, fy, fx);
-    }
+      for (int i = 0; i < 8; ++i) v[part][i] = sums[part % 2][part / 4][i / 2][part / 2 % 2 * 2 + i % 2];
+    const int y = 2 * (first_row(t, at) + row) + fy - t.top, x = 2 * (first_col(t, at) + lane / 4) - t.left;
+    finish_vectors<Storage>(p, wide, slope + first, v, at.n, block * kOutputs + first, y,
+                            [&](int part) { return x + 16 * (part / 2) + part % 2; });
+  }
 }
 
 // ---- float32: multiply-adds ----
@@ -205,19 +294,23 @@ __global__ void __launch_bounds__(kThreads, 2)
     conv_transpose_phases_float_kernel(ConvParams p, Phases t, const uint4* ordered, bool wide) {
   SharedArena arena;
   uint4* const weights = arena.take<uint4>(static_cast<size_t>(t.kh * t.kw * kTapVectors));
-  unsigned char* const tile =
-      arena.take<unsigned char>((kRows + 1) * (kCols + 1) * static_cast<size_t>(Phases::kPitchBytes));
+  unsigned char* const tile = arena.take<unsigned char>(Phases::kTileBytes);
   float* const bias = arena.take<float>(kOutputs);
   float* const slope = arena.take<float>(kOutputs);
-  const Place at = block_place(t);
+  const int block = static_cast<int>(blockIdx.x % static_cast<unsigned>(t.channel_blocks));
+  const Place at = first_place(t);
   const int vector = static_cast<int>(threadIdx.x) % 8, group = static_cast<int>(threadIdx.x) / 8;
   const int row = group / (kCols / kCells), col = group % (kCols / kCells) * kCells;
-  load_channel_terms<float>(p, at.block * kOutputs, kOutputs, bias, slope);
+  load_channel_terms<float>(p, block * kOutputs, kOutputs, bias, slope);
 
   float sums[2][2][kCells][4] = {};
   for (int chunk = 0; chunk < t.chunks; ++chunk) {
     if (chunk > 0) __syncthreads();
-    load_chunk<float>(p, t, at, chunk, ordered, weights, tile);
+    load_weights(t, ordered, block * t.chunks + chunk, 1, weights);
+    load_pixels<float>(p, t, at, chunk, tile);
+    cp_async_commit();
+    cp_async_wait<0>();
+    __syncthreads();
     for (int i = 0; i < phase_taps(t.kh, 0); ++i)
       for (int j = 0; j < phase_taps(t.kw, 0); ++j) {
         const unsigned char* const pixel =
@@ -241,21 +334,22 @@ __global__ void __launch_bounds__(kThreads, 2)
       }
   }
 #pragma unroll
-  for (int phase = 0; phase < 4; ++phase)
+  for (int fy = 0; fy < 2; ++fy) {
+    float v[2 * kCells][4];  // of the cells, the two column phases of each
 #pragma unroll
-    for (int cell = 0; cell < kCells; ++cell) {
-      float v[4];
+    for (int part = 0; part < 2 * kCells; ++part)
 #pragma unroll
-      for (int i = 0; i < 4; ++i) v[i] = sums[phase / 2][phase % 2][cell][i] + bias[vector * 4 + i];
-      store_phase<float>(p, wide, slope + vector * 4, v, at.n, at.block * kOutputs + vector * 4, at.row + row,
-                         at.col + col + cell, phase / 2, phase % 2);
-    }
+      for (int i = 0; i < 4; ++i) v[part][i] = sums[fy][part % 2][part / 2][i] + bias[vector * 4 + i];
+    const int y = 2 * (first_row(t, at) + row) + fy - t.top, x = 2 * (first_col(t, at) + col) - t.left;
+    finish_vectors<float>(p, wide, slope + vector * 4, v, at.n, block * kOutputs + vector * 4, y,
+                          [&](int part) { return x + part; });
+  }
 }
 
 }  // namespace
 
 int conv_transpose_phases_launch(const ConvParams& p, const LaunchContext& context) {
-  const Phases t = conv_transpose_phases(p);
+  const Phases t = conv_transpose_phases(p, context.limits);
   const int64_t words = conv_transpose_phases_workspace(p, context.limits) / 4;
   const dim3 order_grid(static_cast<unsigned>((words + kThreads - 1) / kThreads));
   const auto order =
@@ -263,10 +357,10 @@ int conv_transpose_phases_launch(const ConvParams& p, const LaunchContext& conte
   const int code = launch(order, order_grid, dim3(kThreads), 0, context.stream, p, t,
                           static_cast<uint32_t*>(context.workspace), words);
   if (code != 0) return code;
-  const dim3 grid(static_cast<unsigned>(p.output.size[0] * t.tiles_x * t.tiles_y * t.channel_blocks));
+  const dim3 grid(static_cast<unsigned>(t.blocks));
   const auto kernel = p.input.dtype == DType::kFloat32   ? conv_transpose_phases_float_kernel
-                      : p.input.dtype == DType::kFloat16 ? conv_transpose_phases_tensor_kernel<__half>
-                                                         : conv_transpose_phases_tensor_kernel<__nv_bfloat16>;
+                      : p.input.dtype == DType::kFloat16 ? conv_transpose_phases_tensor_kernel<Float16>
+                                                         : conv_transpose_phases_tensor_kernel<BFloat16>;
   return launch(kernel, grid, dim3(kThreads), t.shared_bytes, context.stream, p, t,
                 static_cast<const uint4*>(context.workspace), wide_output(p));
 }

@@ -95,7 +95,7 @@ __device__ __forceinline__ void apply_masks(const ConvWeightGradParams& p, const
 
 template <class Storage>
 __device__ __forceinline__ void multiply(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
-  if constexpr (std::is_same_v<Storage, __half>) {
+  if constexpr (std::is_same_v<Storage, Float16>) {
     mma_m16n8k16_f16(c, a, b);
   } else {
     mma_m16n8k16_bf16(c, a, b);
@@ -241,9 +241,8 @@ int launch_size(const ConvWeightGradParams& params, const LaunchContext& context
 int weight_grad_mma_launch(const ConvWeightGradParams& params, const LaunchContext& context) {
   const bool wide = params.grad_weight.size[2] == 3;
   if (params.coarse.dtype == DType::kFloat16)
-    return wide ? launch_size<__half, 3>(params, context) : launch_size<__half, 1>(params, context);
-  return wide ? launch_size<__nv_bfloat16, 3>(params, context)
-              : launch_size<__nv_bfloat16, 1>(params, context);
+    return wide ? launch_size<Float16, 3>(params, context) : launch_size<Float16, 1>(params, context);
+  return wide ? launch_size<BFloat16, 3>(params, context) : launch_size<BFloat16, 1>(params, context);
 }
 
 }  // namespace denoise_ext::cuda

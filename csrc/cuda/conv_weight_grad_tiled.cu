@@ -126,8 +126,7 @@ int weight_grad_tiled_launch(const ConvWeightGradParams& params, const LaunchCon
   const bool thin = weight_grad_tiled_tile(params).rows == kThin.rows;
   switch (params.coarse.dtype) {
     case DType::kFloat64: return launch_tile<double, kDouble.rows, kDouble.cols, 8, 8, 2>(params, context);
-    case DType::kBFloat16:
-      return launch_tile<__nv_bfloat16, kTile.rows, kTile.cols, 16, 8, 4>(params, context);
+    case DType::kBFloat16: return launch_tile<BFloat16, kTile.rows, kTile.cols, 16, 8, 4>(params, context);
     case DType::kFloat32:
       return thin ? launch_tile<float, kThin.rows, kThin.cols, 16, 4, 4>(params, context)
                   : launch_tile<float, kTile.rows, kTile.cols, 16, 8, 4>(params, context);

@@ -24,11 +24,11 @@ __device__ __forceinline__ uint4 as_factors(uint4 vector) {
 
 // c += a b; the layout of a, b and c is in primitives.cuh.
 __device__ __forceinline__ void multiply(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
-                                         __half) {
+                                         Float16) {
   mma_m16n8k16_f16(c, a, b);
 }
 __device__ __forceinline__ void multiply(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
-                                         __nv_bfloat16) {
+                                         BFloat16) {
   mma_m16n8k16_bf16(c, a, b);
 }
 __device__ __forceinline__ void multiply(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],

@@ -14,8 +14,8 @@ __device__ __forceinline__ void with_pixels(DType dtype, const F& f) {
     f(double{});
   } else {
     switch (dtype) {
-      case DType::kBFloat16: f(__nv_bfloat16{}); break;
-      case DType::kFloat16: f(__half{}); break;
+      case DType::kBFloat16: f(BFloat16{}); break;
+      case DType::kFloat16: f(Float16{}); break;
       case DType::kUInt8: f(uint8_t{}); break;
       default: f(float{}); break;
     }

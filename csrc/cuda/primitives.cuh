@@ -183,6 +183,58 @@ __device__ __forceinline__ uint32_t to_tf32(float x) {
   return y;
 }
 
+// ---- 16-bit elements as their bits: rounded to nearest, ties to even; a NaN stays one ----
+
+__device__ __forceinline__ float from_float16(uint16_t bits) {
+  float x;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(x) : "h"(bits));
+  return x;
+}
+__device__ __forceinline__ uint16_t to_float16(float x) {
+  uint16_t bits;
+  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(x));
+  return bits;
+}
+__device__ __forceinline__ uint16_t to_bfloat16(float x) {
+#if __CUDA_ARCH__ >= 800
+  uint16_t bits;
+  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(x));
+  return bits;
+#else
+  const uint32_t bits = __float_as_uint(x);
+  if ((bits & 0x7fffffffu) > 0x7f800000u) return 0x7fff;
+  return static_cast<uint16_t>((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
+#endif
+}
+
+// Two neighbours in one word, the first in the low half.
+__device__ __forceinline__ float2 from_float16_pair(uint32_t word) {
+  float2 pair;
+  asm("{.reg .f16 low, high; mov.b32 {low, high}, %1; cvt.f32.f16 %0, low;}" : "=f"(pair.x) : "r"(word));
+  asm("{.reg .f16 low, high; mov.b32 {low, high}, %1; cvt.f32.f16 %0, high;}" : "=f"(pair.y) : "r"(word));
+  return pair;
+}
+__device__ __forceinline__ uint32_t to_float16_pair(float first, float second) {
+  uint32_t word;
+#if __CUDA_ARCH__ >= 800
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(second), "f"(first));
+#else
+  asm("{.reg .f16 low, high; cvt.rn.f16.f32 low, %1; cvt.rn.f16.f32 high, %2; mov.b32 %0, {low, high};}"
+      : "=r"(word)
+      : "f"(first), "f"(second));
+#endif
+  return word;
+}
+__device__ __forceinline__ uint32_t to_bfloat16_pair(float first, float second) {
+#if __CUDA_ARCH__ >= 800
+  uint32_t word;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(second), "f"(first));
+  return word;
+#else
+  return to_bfloat16(first) | static_cast<uint32_t>(to_bfloat16(second)) << 16;
+#endif
+}
+
 // ---- Dynamic shared memory ----
 
 template <class T>

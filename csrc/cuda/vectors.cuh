@@ -17,12 +17,12 @@ constexpr int kVectorLanes = 16 / static_cast<int>(sizeof(Storage));
 __device__ __forceinline__ void unpack_word(uint32_t word, float (&x)[1], float) {
   x[0] = __uint_as_float(word);
 }
-__device__ __forceinline__ void unpack_word(uint32_t word, float (&x)[2], __half) {
-  const float2 pair = __half22float2(*reinterpret_cast<const __half2*>(&word));
+__device__ __forceinline__ void unpack_word(uint32_t word, float (&x)[2], Float16) {
+  const float2 pair = from_float16_pair(word);
   x[0] = pair.x;
   x[1] = pair.y;
 }
-__device__ __forceinline__ void unpack_word(uint32_t word, float (&x)[2], __nv_bfloat16) {
+__device__ __forceinline__ void unpack_word(uint32_t word, float (&x)[2], BFloat16) {
   x[0] = __uint_as_float(word << 16);
   x[1] = __uint_as_float(word & 0xffff0000u);
 }
@@ -30,13 +30,11 @@ __device__ __forceinline__ void unpack_word(uint32_t word, float (&x)[2], __nv_b
 __device__ __forceinline__ uint32_t pack_word(const float (&x)[1], float) {
   return __float_as_uint(x[0]);
 }
-__device__ __forceinline__ uint32_t pack_word(const float (&x)[2], __half) {
-  const __half2 pair = __floats2half2_rn(x[0], x[1]);
-  return *reinterpret_cast<const uint32_t*>(&pair);
+__device__ __forceinline__ uint32_t pack_word(const float (&x)[2], Float16) {
+  return to_float16_pair(x[0], x[1]);
 }
-__device__ __forceinline__ uint32_t pack_word(const float (&x)[2], __nv_bfloat16) {
-  const __nv_bfloat162 pair = __floats2bfloat162_rn(x[0], x[1]);
-  return *reinterpret_cast<const uint32_t*>(&pair);
+__device__ __forceinline__ uint32_t pack_word(const float (&x)[2], BFloat16) {
+  return to_bfloat16_pair(x[0], x[1]);
 }
 
 template <class Storage>
@@ -79,11 +77,11 @@ __device__ __forceinline__ uint4 apply_mask(const uint4& g, const uint4& saved, 
 
 // c += a b for 16-bit elements; the layout of a, b and c is in primitives.cuh.
 __device__ __forceinline__ void mma_16_bit(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
-                                           __half) {
+                                           Float16) {
   mma_m16n8k16_f16(c, a, b);
 }
 __device__ __forceinline__ void mma_16_bit(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
-                                           __nv_bfloat16) {
+                                           BFloat16) {
   mma_m16n8k16_bf16(c, a, b);
 }
 
@@ -99,8 +97,8 @@ template <class F>
 int with_vector_storage(DType dtype, const F& f) {
   switch (dtype) {
     case DType::kFloat32: return f(float{});
-    case DType::kBFloat16: return f(__nv_bfloat16{});
-    case DType::kFloat16: return f(__half{});
+    case DType::kBFloat16: return f(BFloat16{});
+    case DType::kFloat16: return f(Float16{});
     default: return static_cast<int>(cudaErrorInvalidValue);
   }
 }

@@ -21,6 +21,11 @@ def gflop_per_megapixel(model: Network) -> float:
     the literature. It is the count of the textbook algorithm; Winograd's needs fewer.
 
     Raises TypeError when ``model`` is no network of this package.
+
+    Example:
+        >>> network = denoise_ext.models.create_model("dxnet_s_gray")
+        >>> round(denoise_ext.analysis.gflop_per_megapixel(network))
+        198
     """
     if not isinstance(model, Network):
         raise TypeError(f"model must be a denoise_ext model, got {type(model).__name__}")

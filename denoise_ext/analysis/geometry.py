@@ -23,7 +23,20 @@ from denoise_ext.models.network import Geometry, Network, Port, Tensors
 
 
 class GeometryError(ValueError):
-    """A network does something of which it is not known what it depends on; names the place."""
+    """A network does something of which it is not known what it depends on; names the place.
+
+    Example:
+        >>> from denoise_ext.analysis.geometry import describe
+        >>> class Sorted(denoise_ext.models.ImageDenoiser):
+        ...     config = {}
+        ...     def denoise(self, x, noise_map):
+        ...         return x.sort(dim=-1).values
+        >>> try:
+        ...     describe(Sorted(1, needs_sigma=False))
+        ... except denoise_ext.analysis.GeometryError as error:
+        ...     print("sort" in str(error))
+        True
+    """
 
 
 def describe(model: Network) -> Geometry:

@@ -51,6 +51,16 @@ COMMANDS = {
         "denoise-ext upscale small.png -o large.png --model my_upscaler.safetensors\n"
         "  denoise-ext upscale scans/ -o large/ --model realesr-general-x4v3.pth --resume",
     ),
+    "compress": (
+        "compress image files and remove their noise: DXC",
+        "denoise-ext compress noisy.png -o clean.dxc --model dxcodec.safetensors\n"
+        "  denoise-ext compress photos/ -o small/ --quality 60 --model dxcodec.safetensors",
+    ),
+    "decompress": (
+        "write the images of DXC files",
+        "denoise-ext decompress clean.dxc -o clean.png --model dxcodec.safetensors\n"
+        "  denoise-ext decompress small/ -o photos/ --format tif --model dxcodec.safetensors",
+    ),
     "explain": (
         "write a report about one denoised image: HTML",
         "denoise-ext explain noisy.png -o report.html\n"

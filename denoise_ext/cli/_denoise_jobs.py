@@ -72,6 +72,21 @@ def list_jobs(
     return JobList(mine, failures + clashes, output, as_folder, notes)
 
 
+def check_quality_of(found: JobList, quality: int | None) -> None:
+    """CliError where a result's format does not take ``quality``."""
+    from denoise_ext.io import ImageError
+    from denoise_ext.io.codecs import suffix_of
+    from denoise_ext.io.write import check_quality
+
+    suffixes = {suffix_of(os.path.basename(os.fspath(job.target)))[0] for job in found.jobs}
+    try:
+        for suffix in sorted(suffixes):
+            if codec := suffix_of(f"x{suffix}")[1]:
+                check_quality(codec, quality)
+    except ImageError as error:
+        raise CliError(f"--{error}; --format names another format") from None
+
+
 def _listed(argument: str) -> list[str]:
     """Replace ``@FILE`` by the lines of that file (``@-``: of the standard input)."""
     if not argument.startswith("@") or os.path.exists(argument):

@@ -37,7 +37,7 @@ def run_stream(args: argparse.Namespace, processor: Loads) -> int:
         if sys.stdout is None:
             raise CliError("-o - writes to the standard output, which is closed")
     else:
-        check_can_write(args.output, args.overwrite)
+        check_can_write(args.output, args.overwrite, args.quality)
     [source] = args.inputs
     if source == "-" and sys.stdin is None:
         raise CliError("- reads the standard input, which is closed")
@@ -47,11 +47,12 @@ def run_stream(args: argparse.Namespace, processor: Loads) -> int:
     result = process(picture)
     stream = streams.BytesIO()
     if args.output == "-":
-        write_picture(stream, result.image, format=format_for(picture, args.format or ""))
+        kind = format_for(picture, args.format or "")
+        write_picture(stream, result.image, format=kind, quality=args.quality)
         sys.stdout.buffer.write(stream.getvalue())
         sys.stdout.buffer.flush()
     else:
-        write_picture(args.output, result.image, overwrite=args.overwrite)
+        write_picture(args.output, result.image, overwrite=args.overwrite, quality=args.quality)
     for note in () if args.quiet else result.image.notes:
         print(f"note: {note}", file=sys.stderr)
     if not args.quiet and result.treatment:

@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
-from denoise_ext.cli._denoise_jobs import JobList, list_jobs
+from denoise_ext.cli._denoise_jobs import JobList, check_quality_of, list_jobs
 from denoise_ext.cli._denoise_report import Report
 from denoise_ext.cli.common import EXIT_SOME_FAILED, CliError, importing_torch, max_pixels
 
@@ -30,6 +30,31 @@ class Work(Protocol):
         ...
 
 
+def fingerprint_of(
+    task: str,
+    model: str | None,
+    sigma: float | None,
+    precision: str,
+    backend: str,
+    value_range: tuple[float, float] | None,
+    **others: object,
+) -> dict[str, Any]:
+    """`Work.fingerprint` of a task with a network; `others`: what only this task has."""
+    from denoise_ext import __version__
+    from denoise_ext.tasks.processor import weights_sha256
+
+    return {
+        "version": __version__,
+        "task": task,
+        "weights": weights_sha256(model),
+        "sigma": sigma,
+        "precision": precision,
+        "backend": backend,
+        "value_range": value_range,
+        **others,
+    }
+
+
 def add_batch_arguments(parser: argparse.ArgumentParser) -> None:
     """--resume, --json, --quiet."""
     parser.add_argument(
@@ -50,6 +75,7 @@ def run_work(args: argparse.Namespace, work: Work, doing: str, done: str) -> int
         return run_stream(args, work)
     with importing_torch():
         found = list_jobs(args.inputs, args.output, args.recursive, args.format or "", (1, 1))
+    check_quality_of(found, args.quality)
     if args.resume and not found.is_folder:
         raise CliError("--resume needs a folder as output: for one file, repeat the command")
     with Report(
@@ -74,6 +100,7 @@ def _run_jobs(found: JobList, work: Work, report: Report, args: argparse.Namespa
         work.fingerprint() if manifest else None,
         storage=LocalStorage(manifest, make_folders=manifest is not None),
         overwrite=args.overwrite,
+        quality=args.quality,
         max_pixels=max_pixels(args),
     )
     with manifest or contextlib.nullcontext():

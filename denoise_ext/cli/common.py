@@ -111,6 +111,14 @@ def strength_type(text: str) -> float:
     return value
 
 
+def quality_type(text: str) -> int:
+    """argparse type of a quality: 0 to 100."""
+    value = whole_number(0)(text)
+    if value > 100:
+        raise argparse.ArgumentTypeError(f"must be from 0 to 100, got {value}")
+    return value
+
+
 def whole_number(minimum: int) -> Callable[[str], int]:
     """argparse type of an integer >= minimum."""
 
@@ -248,10 +256,15 @@ def add_input_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_file_arguments(parser: argparse.ArgumentParser) -> None:
-    """--format, --overwrite, --recursive, --max-pixels."""
+    """--format, --quality, --overwrite, --recursive, --max-pixels."""
     parser.add_argument(
         "--format", metavar="SUFFIX", type=suffix_type,
         help="write tif, png, ... (default: OUT's suffix; in a folder the input's)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--quality", metavar="Q", type=quality_type,
+        help="0 to 100, for JPEG, WebP and AVIF: fewer bytes for a lower one (default: without a"
+        " loss; JPEG and AVIF: 95)",
     )  # fmt: skip
     parser.add_argument("--overwrite", action="store_true", help="replace existing files")
     parser.add_argument("--recursive", action="store_true", help="include sub-folders")

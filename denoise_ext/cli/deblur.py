@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from denoise_ext.cli._restore_jobs import add_batch_arguments, run_work
+from denoise_ext.cli._restore_jobs import add_batch_arguments, fingerprint_of, run_work
 from denoise_ext.cli.common import (
     add_file_arguments,
     add_input_arguments,
@@ -107,21 +107,11 @@ class _Deblurring:
 
     def fingerprint(self) -> dict[str, Any]:
         """All that a result depends on besides its input."""
-        from denoise_ext import __version__
-        from denoise_ext.tasks.processor import weights_sha256
-
-        return {
-            "version": __version__,
-            "task": "deblur",
-            "weights": weights_sha256(self.model),
-            "kernel": self.blur.kernel.tolist(),
-            "border": self.blur.border,
-            "sigma": self.sigma,
-            "steps": self.steps,
-            "precision": self.run.precision,
-            "backend": self.run.backend,
-            "value_range": self.value_range,
-        }
+        return fingerprint_of(
+            "deblur", self.model, self.sigma, self.run.precision, self.run.backend,
+            self.value_range, kernel=self.blur.kernel.tolist(), border=self.blur.border,
+            steps=self.steps,
+        )  # fmt: skip
 
 
 def _work(args: argparse.Namespace) -> _Deblurring:

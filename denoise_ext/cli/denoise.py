@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
-from denoise_ext.cli._denoise_jobs import JobList, list_jobs
+from denoise_ext.cli._denoise_jobs import JobList, check_quality_of, list_jobs
 from denoise_ext.cli._denoise_report import Report, printable
 from denoise_ext.cli.common import (
     EXIT_SOME_FAILED,
@@ -147,6 +147,7 @@ def run(args: argparse.Namespace) -> int:
             args.inputs, args.output, args.recursive, args.format or "", args.shard,
             cluster=args.engine == "ray",
         )  # fmt: skip
+    check_quality_of(found, args.quality)
     if args.resume and not found.is_folder:
         raise CliError("--resume needs a folder as output: for one file, repeat the command")
     if args.dry_run:
@@ -184,6 +185,7 @@ def _here(found: JobList, args: argparse.Namespace) -> Iterator[Outcome]:
         processor.fingerprint() if manifest else None,
         storage=LocalStorage(manifest, make_folders=manifest is not None),
         overwrite=args.overwrite,
+        quality=args.quality,
         max_pixels=max_pixels(args),
     )
     return _run_here(found.jobs, worker, manifest, args)
@@ -205,7 +207,7 @@ def _on_ray(found: JobList, args: argparse.Namespace) -> Iterator[Outcome]:
         raise CliError("--import is not for --engine ray: its workers find entry points alone")
     from denoise_ext.jobs.ray import actor_setup, run_jobs
 
-    setup = actor_setup(_processor(args), args.overwrite, max_pixels(args))
+    setup = actor_setup(_processor(args), args.overwrite, max_pixels(args), args.quality)
     if args.model is not None:  # a wrong name is one error here, not one in every actor
         from denoise_ext.runtime import load_model
 
@@ -252,7 +254,9 @@ def _statuses(found: JobList, args: argparse.Namespace) -> Iterator[tuple[Job, s
         folder, storage = manifest_folder(found.output), UrlStorage()
     records = recorded(folder) if args.resume else {}
     fingerprint = _processor(args).fingerprint() if args.resume else None
-    worker = Worker(None, fingerprint, storage=storage, overwrite=args.overwrite)
+    worker = Worker(
+        None, fingerprint, storage=storage, overwrite=args.overwrite, quality=args.quality
+    )
     for job in found.jobs:
         yield job, worker.status(replace(job, known=records.get(os.fsencode(job.name))))
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from denoise_ext.cli._restore_jobs import add_batch_arguments, run_work
+from denoise_ext.cli._restore_jobs import add_batch_arguments, fingerprint_of, run_work
 from denoise_ext.cli.common import (
     add_file_arguments,
     add_input_arguments,
@@ -90,18 +90,9 @@ class _Upscaling:
 
     def fingerprint(self) -> dict[str, Any]:
         """All that a result depends on besides its input."""
-        from denoise_ext import __version__
-        from denoise_ext.tasks.processor import weights_sha256
-
-        return {
-            "version": __version__,
-            "task": "upscale",
-            "weights": weights_sha256(self.model),
-            "sigma": self.sigma,
-            "precision": self.precision,
-            "backend": self.backend,
-            "value_range": self.value_range,
-        }
+        return fingerprint_of(
+            "upscale", self.model, self.sigma, self.precision, self.backend, self.value_range
+        )
 
 
 def _work(args: argparse.Namespace) -> _Upscaling:

@@ -42,6 +42,12 @@ class ImageCache(Sequence[np.ndarray]):
 
     Raises:
         ValueError: a file that is missing or not an image, files of a tuple that differ in size.
+
+    Example:
+        >>> files = denoise_ext.data.list_image_files("photos")
+        >>> images = denoise_ext.data.ImageCache(files, channels=1, scales=(1.0, 0.5))
+        >>> len(images), images[0].shape, images[2].shape
+        (4, (48, 64, 1), (24, 32, 1))
     """
 
     def __init__(

@@ -19,6 +19,10 @@ def list_image_files(source: str | Path) -> list[Path]:
 
     Raises:
         ValueError: ``source`` does not exist or names no image.
+
+    Example:
+        >>> [file.name for file in denoise_ext.data.list_image_files("photos")]
+        ['a.png', 'b.png']
     """
     source = Path(source)
     if source.is_dir():
@@ -47,6 +51,12 @@ def without(files: list[tuple[Path, ...]], names_file: str | Path) -> list[tuple
     """``files`` less those whose file names a text file lists, one per line (``#``: a comment).
 
     Raises ValueError where that cannot be read, or names a file that is not among them.
+
+    Example:
+        >>> files = denoise_ext.data.list_training_files("photos", [], [0.0, 1.0])
+        >>> _ = Path("held_out.txt").write_text("b.png")
+        >>> [file.name for [file] in denoise_ext.data.without(files, "held_out.txt")]
+        ['a.png']
     """
     try:
         text = Path(names_file).read_text(encoding="utf-8")
@@ -64,7 +74,13 @@ def without(files: list[tuple[Path, ...]], names_file: str | Path) -> list[tuple
 
 
 def fingerprint(files: Iterable[tuple[Path, ...]], folder: Path) -> dict[str, int | str]:
-    """How many files, and the SHA-256 of their names below ``folder`` and their sizes."""
+    """How many files, and the SHA-256 of their names below ``folder`` and their sizes.
+
+    Example:
+        >>> files = denoise_ext.data.list_training_files("photos", [], [0.0, 1.0])
+        >>> denoise_ext.data.fingerprint(files, Path("photos"))["files"]
+        2
+    """
     facts = [
         [[os.path.relpath(file, folder), file.stat().st_size] for file in group] for group in files
     ]
@@ -77,6 +93,11 @@ def list_training_files(
     """What to train on: (file,) or, with two patterns, (noisy file, target); a part of the list.
 
     Raises ValueError as `list_image_files` and `denoise_ext.io.find_pairs` do.
+
+    Example:
+        >>> first_half = denoise_ext.data.list_training_files("photos", [], [0.0, 0.5])
+        >>> [[file.name for file in group] for group in first_half]
+        [['a.png']]
     """
     files: list[tuple[Path, ...]]
     if pairs:

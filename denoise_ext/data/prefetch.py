@@ -18,6 +18,11 @@ class Prefetcher(Generic[T]):
         make: a function of the step alone: it may run in any thread, in any order.
         end: no step from here on is prepared.
         workers: threads, and batches that are ready or in work at most; 0: made on request.
+
+    Example:
+        >>> with denoise_ext.data.Prefetcher(lambda step: step**2, end=10, workers=2) as squares:
+        ...     [squares.get(step) for step in range(4)]
+        [0, 1, 4, 9]
     """
 
     def __init__(self, make: Callable[[int], T], end: int, workers: int) -> None:

@@ -30,6 +30,12 @@ class PatchSampler:
 
     Raises:
         ValueError: no images, or one smaller than ``crop``.
+
+    Example:
+        >>> images = [np.zeros((48, 64, 3), np.uint8)]
+        >>> sampler = denoise_ext.data.PatchSampler(images, crop=16, batch_size=4, seed=0)
+        >>> sampler.batch(step=7).shape
+        torch.Size([4, 3, 16, 16])
     """
 
     images: Sequence[np.ndarray]

@@ -54,6 +54,13 @@ def accelerate(
     Raises:
         TypeError, ValueError: an argument of a wrong type or value.
         RuntimeError: the native library is missing; the message has the reason.
+
+    Example:
+        >>> network = torch.nn.Sequential(torch.nn.Conv2d(1, 8, 3), torch.nn.ReLU()).eval()
+        >>> fast = denoise_ext.accelerate(network, torch.rand(1, 1, 32, 32))
+        >>> x = torch.rand(1, 1, 48, 40)  # any size
+        >>> torch.allclose(fast(x), network(x), atol=1e-4)
+        True
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
@@ -76,6 +83,12 @@ class Accelerated(Wrapper):
     """A module whose plans replace the original at inference; see :func:`accelerate`.
 
     ``len``, indices, iteration and ``in`` are the original's, if it has them.
+
+    Example:
+        >>> network = torch.nn.Sequential(torch.nn.Conv2d(1, 8, 3), torch.nn.ReLU()).eval()
+        >>> fast = denoise_ext.accelerate(network, torch.rand(1, 1, 32, 32))
+        >>> fast.original is network, fast(torch.rand(1, 1, 20, 20)).shape
+        (True, torch.Size([1, 8, 18, 18]))
     """
 
     def __new__(cls, original: nn.Module, *options: Any, **named: Any) -> Accelerated:
@@ -313,6 +326,12 @@ def plan(
 
     For trusted modules, this package's own.  The forward runs on tensors without data before any
     real one.
+
+    Example:
+        >>> network = denoise_ext.models.create_model("dxnet_s_gray", pretrained=True)
+        >>> planned = denoise_ext.engine.plan(network, precision="strict")
+        >>> planned(torch.rand(1, 1, 32, 32), 25.0).shape
+        torch.Size([1, 1, 32, 32])
     """
     native()
     return Accelerated(model, precision, dtype, examine=False)

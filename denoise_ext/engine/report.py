@@ -21,6 +21,12 @@ class Row:
         reason: why PyTorch runs it, or a remark.
         decided: "timed" on the example; "cached": timed by an earlier process; "known": by rule,
             for this package's own networks; "" if there was no choice.
+
+    Example:
+        >>> network = torch.nn.Sequential(torch.nn.Conv2d(1, 8, 3), torch.nn.ReLU()).eval()
+        >>> report = denoise_ext.accelerate(network, torch.rand(1, 1, 32, 32)).report()
+        >>> sites = [row.site for row in report.rows]
+        >>> measured = [(row.site, row.variant, row.speedup) for row in report.rows if row.ours_ms]
     """
 
     module: str
@@ -57,7 +63,14 @@ _TITLES = [
 
 @dataclass
 class Report:
-    """The rows, in the order of the decisions; print it for the table."""
+    """The rows, in the order of the decisions; print it for the table.
+
+    Example:
+        >>> network = torch.nn.Sequential(torch.nn.Conv2d(1, 8, 3), torch.nn.ReLU()).eval()
+        >>> report = denoise_ext.accelerate(network, torch.rand(1, 1, 32, 32)).report()
+        >>> "conv2d 3x3 1->8 + relu" in str(report)
+        True
+    """
 
     rows: list[Row]
 

@@ -27,7 +27,16 @@ _TOLERANCE = 1e-3
 
 
 class ExportError(RuntimeError):
-    """A network that could not be exported, or whose file computes something else."""
+    """A network that could not be exported, or whose file computes something else.
+
+    Example:
+        >>> network = denoise_ext.models.create_model("rdxnet_s_gray")
+        >>> try:
+        ...     denoise_ext.export.export_onnx(network, "video.onnx")
+        ... except denoise_ext.export.ExportError:
+        ...     print("ONNX has no operator for block matching")
+        ONNX has no operator for block matching
+    """
 
 
 def export_onnx(
@@ -65,6 +74,12 @@ def export_onnx(
             file cannot be written.
         ExportError: (a RuntimeError) PyTorch cannot export the network, ONNX has no operator for a
             part of it, or the file's results differ; nothing is written then.
+
+    Example:
+        >>> network = denoise_ext.models.create_model("dncnn_gray", depth=3, width=8).eval()
+        >>> difference = denoise_ext.export.export_onnx(network, "network.onnx")
+        >>> difference < 1e-4
+        True
     """
     if not isinstance(model, Network):
         raise TypeError(f"model must be a denoise_ext model, got {type(model).__name__}")

@@ -29,6 +29,12 @@ class DeepinvDenoiser(nn.Module):
         model: a network that is conditioned on a noise level, or a name or checkpoint of one.
             None: the shipped network for gray or for colour images.
         device, precision, backend, tile, max_memory: as in `denoise_ext.Denoiser`.
+
+    Example:
+        >>> from denoise_ext.integrations.deepinv import DeepinvDenoiser
+        >>> denoiser = DeepinvDenoiser()  # deepinv.optim.PnP(denoiser=denoiser)
+        >>> denoiser(torch.rand(2, 3, 32, 32), 0.1).shape  # black 0, white 1
+        torch.Size([2, 3, 32, 32])
     """
 
     def __init__(
@@ -89,6 +95,17 @@ class PhysicsOperator(Operator):
 
     Raises:
         TypeError: an object without `A` and `A_adjoint`.
+
+    Example:
+        >>> from denoise_ext.integrations.deepinv import PhysicsOperator
+        >>> class Halved:  # as deepinv.physics.LinearPhysics
+        ...     def A(self, x):
+        ...         return x / 2
+        ...     def A_adjoint(self, y):
+        ...         return y / 2
+        >>> restorer = denoise_ext.restore.Restorer(PhysicsOperator(Halved()), sigma=5, steps=2)
+        >>> restorer.restore(torch.rand(1, 1, 32, 32), 5.0).shape
+        torch.Size([1, 1, 32, 32])
     """
 
     physics: Any

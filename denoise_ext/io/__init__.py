@@ -2,11 +2,12 @@
 
 `read_image` and `write_image` are for plain arrays, `list_images` finds files. Pixel values never
 change silently. A file that cannot be read or written exactly is an `ImageError`, one line that
-names the file. JPEG output is the exception: quality 95, 4:4:4.
+names the file. JPEG and AVIF are the exceptions (quality 95, 4:4:4), and
+files that are written with a ``quality``.
 """
 
 from denoise_ext.io.atomic import check_target, write_atomically
-from denoise_ext.io.codecs import CODECS, IMAGE_SUFFIXES, codec_named
+from denoise_ext.io.codecs import CODECS, IMAGE_SUFFIXES, codec_named, register_codec
 from denoise_ext.io.errors import ImageError
 from denoise_ext.io.find import FoundImage, find_images, list_images
 from denoise_ext.io.pairs import find_pairs
@@ -41,6 +42,7 @@ __all__ = [
     "read_image",
     "read_image_file",
     "read_picture",
+    "register_codec",
     "resized",
     "write_atomically",
     "write_image",

@@ -14,7 +14,11 @@ from denoise_ext.io.errors import ImageError, reason_of, shown
 
 
 def check_target(path: str | os.PathLike[str], overwrite: bool = False) -> None:
-    """Raise ImageError if `write_atomically` to this path is bound to fail."""
+    """Raise ImageError if `write_atomically` to this path is bound to fail.
+
+    Example:
+        >>> denoise_ext.io.check_target("weights.bin")
+    """
     _check_target(Path(path), overwrite)
 
 
@@ -35,6 +39,12 @@ def write_atomically(
 
     Raises:
         ImageError: every failure, naming the file. Nothing is left behind.
+
+    Example:
+        >>> denoise_ext.io.write_atomically("notes.txt", b"sigma 12")
+        >>> def write(file):
+        ...     file.write(b"sigma 15")
+        >>> denoise_ext.io.write_atomically("notes.txt", write, overwrite=True)
     """
     target = Path(path)
     _check_target(target, overwrite)

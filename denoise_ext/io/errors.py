@@ -8,7 +8,15 @@ from types import ModuleType
 
 
 class ImageError(ValueError):
-    """An image file that cannot be read or written; the message is one line naming the file."""
+    """An image file that cannot be read or written; the message is one line naming the file.
+
+    Example:
+        >>> try:
+        ...     denoise_ext.io.read_image("nothing.png")
+        ... except denoise_ext.io.ImageError as error:
+        ...     print("nothing.png" in str(error))
+        True
+    """
 
 
 def reason_of(error: BaseException) -> str:

@@ -17,7 +17,12 @@ PathLike = str | os.PathLike[str]
 
 @dataclass(frozen=True)
 class FoundImage:
-    """A file and its name relative to the folder it was found under (its bare name otherwise)."""
+    """A file and its name relative to the folder it was found under (its bare name otherwise).
+
+    Example:
+        >>> [found.relative.as_posix() for found in denoise_ext.io.find_images("photos")]
+        ['a.png', 'b.png']
+    """
 
     path: Path | str
     """A string where it is a URL (`denoise_ext.jobs`)."""
@@ -36,6 +41,10 @@ def list_images(
 
     Raises:
         ImageError: a path that does not exist, a folder or pattern without an image.
+
+    Example:
+        >>> [file.name for file in denoise_ext.io.list_images(["photo.png", "photos"])]
+        ['photo.png', 'a.png', 'b.png']
     """
     paths: list[PathLike]
     if isinstance(path_or_paths, (str, os.PathLike)):
@@ -47,7 +56,13 @@ def list_images(
 
 
 def find_images(path: PathLike, recursive: bool = False) -> list[FoundImage]:
-    """`list_images` for one argument, with each file's place under the folder searched."""
+    """`list_images` for one argument, with each file's place under the folder searched.
+
+    Example:
+        >>> found = denoise_ext.io.find_images("photos")
+        >>> [str(Path("clean") / image.relative) for image in found]
+        ['clean/a.png', 'clean/b.png']
+    """
     try:
         root = Path(path)
         if root.is_dir():

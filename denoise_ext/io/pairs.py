@@ -19,6 +19,13 @@ def find_pairs(folder: str | os.PathLike[str], noisy: str, clean: str) -> list[t
     Raises:
         ImageError: no such folder, a pattern without exactly one ``*``, no match, or a file of
             one kind without its partner.
+
+    Example:
+        >>> for name in ("1_noisy.png", "1_clean.png"):
+        ...     denoise_ext.io.write_image(name, np.zeros((8, 8), np.uint8))
+        >>> [[noisy, clean]] = denoise_ext.io.find_pairs(".", "*_noisy.png", "*_clean.png")
+        >>> noisy.name, clean.name
+        ('1_noisy.png', '1_clean.png')
     """
     root = Path(folder)
     if not root.is_dir():

@@ -13,7 +13,15 @@ _MODES = {1: "gray", 2: "gray+alpha", 3: "rgb", 4: "rgba"}
 
 @dataclass(frozen=True)
 class Metadata:
-    """Everything in a file besides its pixels; opaque outside `denoise_ext.io`."""
+    """Everything in a file besides its pixels; opaque outside `denoise_ext.io`.
+
+    Example:
+        >>> metadata = denoise_ext.io.Metadata(pixels_per_metre=(11811.0, 11811.0))  # 300 DPI
+        >>> scan = denoise_ext.io.picture_of(np.zeros((8, 8), np.uint8), metadata=metadata)
+        >>> denoise_ext.io.write_picture("scan.tif", scan)
+        >>> denoise_ext.io.read_picture("scan.tif").metadata.pixels_per_metre
+        (11811.0..., 11811.0...)
+    """
 
     icc_profile: bytes | None = field(default=None, repr=False)
     exif: bytes | None = field(default=None, repr=False)
@@ -31,7 +39,15 @@ class Metadata:
 
 @dataclass(frozen=True)
 class Picture:
-    """One image file: every frame or page, and what is needed to write it again without a loss."""
+    """One image file: every frame or page, and what is needed to write it again without a loss.
+
+    Example:
+        >>> pages = (np.zeros((8, 8), np.uint16), np.ones((8, 8), np.uint16))
+        >>> stack = denoise_ext.io.Picture(pages, (0, 65535), "gray", "TIFF")
+        >>> denoise_ext.io.write_picture("stack.tif", stack)
+        >>> len(denoise_ext.io.read_picture("stack.tif").frames)
+        2
+    """
 
     frames: tuple[np.ndarray, ...] = field(repr=False)
     """Each (H, W) or (H, W, C), in the dtype of the file; bool for two-level images."""
@@ -62,7 +78,13 @@ class Picture:
 
 
 def picture_of(array: np.ndarray, *, format: str = "", metadata: Metadata | None = None) -> Picture:
-    """A picture of one frame from (H, W) or (H, W, 1..4) pixels."""
+    """A picture of one frame from (H, W) or (H, W, 1..4) pixels.
+
+    Example:
+        >>> picture = denoise_ext.io.picture_of(np.zeros((8, 8, 3), np.uint16))
+        >>> picture.mode, picture.value_range
+        ('rgb', (0.0, 65535.0))
+    """
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in _MODES):
         raise ValueError(f"array must be (H, W) or (H, W, 1..4), got shape {array.shape}")
     if 0 in array.shape:

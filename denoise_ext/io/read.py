@@ -14,7 +14,7 @@ from typing import IO
 
 import numpy as np
 
-from denoise_ext.io.codecs import CODECS, FORMAT_NAMES, Codec, Source, suffix_of
+from denoise_ext.io.codecs import FORMAT_NAMES, Codec, Source, all_codecs, suffix_of
 from denoise_ext.io.errors import ImageError, reason_of, shown
 from denoise_ext.io.orientation import orientation_of, upright, without_orientation
 from denoise_ext.io.picture import Picture, full_scale
@@ -50,6 +50,11 @@ def read_picture(
         ImageError: (a ValueError) one line with the file and the reason: missing, empty, damaged,
             too large, of an unknown format, of a kind that is not read (CMYK, Lab, animations), or
             in need of a package that is not installed.
+
+    Example:
+        >>> picture = denoise_ext.io.read_picture("photo.png")
+        >>> picture.format, len(picture.frames), picture.value_range
+        ('PNG', 1, (0.0, 255.0))
     """
     check_max_pixels(max_pixels)
     with _opened(source, max_pixels) as opened:
@@ -80,7 +85,7 @@ def check_max_pixels(max_pixels: int) -> None:
 def _recognised(opened: Source, expected: Codec | None) -> Codec:
     head = opened.head(_HEAD)
     # the name's own format first: some formats differ from others by the name alone
-    candidates = ([expected] if expected else []) + list(CODECS)
+    candidates = ([expected] if expected else []) + list(all_codecs())
     for codec in candidates:
         if codec.sniff(head):
             return codec
@@ -140,7 +145,13 @@ def _open_regular_file(path: Path) -> IO[bytes]:
 
 @dataclass(frozen=True)
 class ImageFile:
-    """An image as `read_image` gives it: pixels, and the metadata `write_image` takes."""
+    """An image as `read_image` gives it: pixels, and the metadata `write_image` takes.
+
+    Example:
+        >>> file = denoise_ext.io.read_image_file("photo.png")
+        >>> file.format, file.pixels.shape, file.icc_profile
+        ('PNG', (48, 64, 3), None)
+    """
 
     pixels: np.ndarray = field(repr=False)
     """(H, W) gray, (H, W, 2) gray + alpha, (H, W, 3) RGB or (H, W, 4) RGB + alpha; uint8 or
@@ -171,6 +182,11 @@ def read_image(path: str | os.PathLike[str], *, max_pixels: int = DEFAULT_MAX_PI
         ImageError: (a ValueError) one line naming the file and what is wrong with it; so also for
             several frames or pages, and for signed, 32-bit and floating-point pixels, which
             `read_picture` reads.
+
+    Example:
+        >>> pixels = denoise_ext.io.read_image("photo.png")
+        >>> pixels.shape, pixels.dtype
+        ((48, 64, 3), dtype('uint8'))
     """
     return read_image_file(path, max_pixels=max_pixels).pixels
 
@@ -178,7 +194,12 @@ def read_image(path: str | os.PathLike[str], *, max_pixels: int = DEFAULT_MAX_PI
 def read_image_file(
     path: str | os.PathLike[str], *, max_pixels: int = DEFAULT_MAX_PIXELS
 ) -> ImageFile:
-    """`read_image` with the file's format, ICC profile and EXIF block. Same errors."""
+    """`read_image` with the file's format, ICC profile and EXIF block. Same errors.
+
+    Example:
+        >>> file = denoise_ext.io.read_image_file("photo.png")
+        >>> denoise_ext.io.write_image("copy.png", file.pixels, icc_profile=file.icc_profile)
+    """
     if not isinstance(path, (str, os.PathLike)):
         raise TypeError(f"path must be a str or a path object, got {type(path).__name__}")
     picture = read_picture(path, max_pixels=max_pixels)

@@ -28,6 +28,11 @@ def resized(picture: Picture, frames: Iterable[np.ndarray]) -> Picture:
 
     Raises:
         ValueError: another number of frames, or frames that are not all scaled alike.
+
+    Example:
+        >>> picture = denoise_ext.io.read_picture("photo.png")
+        >>> small = denoise_ext.io.resized(picture, [frame[::2, ::2] for frame in picture.frames])
+        >>> denoise_ext.io.write_picture("small.png", small)
     """
     new = tuple(frames)
     if [frame.shape for frame in new] == [frame.shape for frame in picture.frames]:

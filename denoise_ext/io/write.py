@@ -14,10 +14,10 @@ import numpy as np
 from denoise_ext._suggestions import did_you_mean
 from denoise_ext.io.atomic import check_target, write_atomically
 from denoise_ext.io.codecs import (
-    CODECS,
     FORMAT_NAMES,
     IMAGE_SUFFIXES,
     Codec,
+    all_codecs,
     codec_named,
     named_like_dicom,
 )
@@ -37,6 +37,7 @@ def write_picture(
     format: str | None = None,
     overwrite: bool = False,
     tag: str = "denoise-ext",
+    quality: int | None = None,
 ) -> None:
     """Write a picture with all the metadata the format can hold.
 
@@ -52,24 +53,35 @@ def write_picture(
         format: a name of `CODECS`. None: that of the file's suffix; for a stream, the picture's.
         overwrite: replace an existing file; without it an existing file is an error.
         tag: in the name of the temporary file (see `write_atomically`).
+        quality: 0 to 100, for the formats that leave out what is hardly seen: JPEG, WebP, AVIF.
+            None: without a loss, or the best of the format.
 
     Raises:
         ImageError: (a ValueError) one line naming the file: unknown suffix, a picture the format
             cannot hold, existing file, folder missing or not writable, disk full.
+
+    Example:
+        >>> picture = denoise_ext.io.read_picture("photo.png")
+        >>> clean = denoise_ext.denoise(picture, sigma=10)
+        >>> denoise_ext.io.write_picture("clean.png", clean)
     """
     if isinstance(target, (str, os.PathLike)):
         suffix, codec = _codec_for(target, format or _without_suffix(target, picture))
         picture = _fitted(shown(target), picture, codec, suffix)
-        write_atomically(target, lambda stream: _encode(codec, stream, picture), overwrite, tag=tag)
+        check_quality(codec, quality)
+        write_atomically(
+            target, lambda stream: _encode(codec, stream, picture, quality), overwrite, tag=tag
+        )
         return
     codec = _known_codec("the stream", format or picture.format)
     picture = _fitted("the stream", picture, codec, "")
+    check_quality(codec, quality)
     try:
         if _can_seek(target):
-            _encode(codec, target, picture)
+            _encode(codec, target, picture, quality)
         else:
             buffer = io.BytesIO()
-            _encode(codec, buffer, picture)
+            _encode(codec, buffer, picture, quality)
             target.write(buffer.getbuffer())
         target.flush()
     except BrokenPipeError:
@@ -89,10 +101,27 @@ def _can_seek(stream: IO[bytes]) -> bool:
         return False
 
 
-def _encode(codec: Codec, stream: IO[bytes], picture: Picture) -> None:
+def _encode(codec: Codec, stream: IO[bytes], picture: Picture, quality: int | None) -> None:
     assert codec.write is not None  # codecs that only read are refused before
     with no_warnings():
-        codec.write(stream, picture)
+        if quality is None:
+            codec.write(stream, picture)
+        else:
+            assert codec.write_lossy is not None  # by `check_quality`
+            codec.write_lossy(stream, picture, quality)
+
+
+def check_quality(codec: Codec, quality: object) -> None:
+    """ImageError unless the format takes this quality; TypeError, ValueError for another value."""
+    if quality is None:
+        return
+    if isinstance(quality, bool) or not isinstance(quality, int):
+        raise TypeError(f"quality must be an int or None, got {quality!r}")
+    if not 0 <= quality <= 100:
+        raise ValueError(f"quality must be from 0 to 100, got {quality}")
+    if codec.write_lossy is None:
+        able = ", ".join(c.name for c in all_codecs() if c.write_lossy is not None)
+        raise ImageError(f"quality {quality} is for {able}; {codec.name} is written without a loss")
 
 
 def write_image(
@@ -123,6 +152,9 @@ def write_image(
         ImageError: (a ValueError) one line naming the file: unknown suffix, an array the format
             cannot hold, existing file, folder missing or not writable, disk full.
         TypeError: array is not a NumPy array of real numbers.
+
+    Example:
+        >>> denoise_ext.io.write_image("black.png", np.zeros((8, 8, 3), np.uint8))
     """
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf":
         got = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
@@ -135,10 +167,19 @@ def write_image(
     write_picture(path, picture, overwrite=overwrite)
 
 
-def check_can_write(path: PathLike, overwrite: bool = False) -> None:
-    """Raise ImageError if `write_picture` to this path is bound to fail, before work is done."""
+def check_can_write(path: PathLike, overwrite: bool = False, quality: int | None = None) -> None:
+    """Raise ImageError if `write_picture` to this path is bound to fail, before work is done.
+
+    Example:
+        >>> denoise_ext.io.check_can_write("new.png")
+        >>> try:
+        ...     denoise_ext.io.check_can_write("photo.png")
+        ... except denoise_ext.io.ImageError as error:
+        ...     print("exists" in str(error))
+        True
+    """
     if not named_like_dicom(Path(path).name):
-        _codec_for(path, None)
+        check_quality(_codec_for(path, None)[1], quality)
     check_target(path, overwrite)
 
 
@@ -149,6 +190,11 @@ def format_for(picture: Picture, suffix: str = "") -> str:
 
     Raises:
         ImageError: a `suffix` of no known format.
+
+    Example:
+        >>> picture = denoise_ext.io.read_picture("photo.png")
+        >>> denoise_ext.io.format_for(picture), denoise_ext.io.format_for(picture, ".jpg")
+        ('PNG', 'JPEG')
     """
     if suffix:
         codec = _suffix_of("x" + suffix)[1]
@@ -200,7 +246,7 @@ def _fitted(name: str, picture: Picture, codec: Codec, suffix: str) -> Picture:
         picture = _adapted(picture, codec)
     reason = codec.why_not(picture, suffix)
     if reason:
-        others = [c.name for c in CODECS if c.why_not(picture) is None]
+        others = [c.name for c in all_codecs() if c.why_not(picture) is None]
         hint = f"; {', '.join(others)} can" if others else ""
         raise ImageError(f"cannot write {name}: {reason}{hint}")
     return picture
@@ -222,5 +268,5 @@ def _adapted(picture: Picture, codec: Codec) -> Picture:
 
 def _profile_fits(icc_profile: bytes, mode: str, codec: Codec) -> bool:
     # ICC.1:2022 7.2.6: the data colour space signature is at bytes 16..19 of the header
-    colour = mode in ("rgb", "rgba") or codec.name == "WEBP"
+    colour = mode in ("rgb", "rgba") or codec.name in ("WEBP", "AVIF")
     return icc_profile[16:20] == (b"RGB " if colour else b"GRAY")

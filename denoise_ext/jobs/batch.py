@@ -29,7 +29,15 @@ Status = Literal["written", "skipped", "failed"]
 
 
 class Processed(Protocol):
-    """What a worker's `process` returns."""
+    """What a worker's `process` returns.
+
+    Example:
+        >>> from denoise_ext.jobs import batch
+        >>> def process(picture: denoise_ext.io.Picture) -> batch.Processed:
+        ...     return denoise_ext.Denoiser(sigma=10).run(picture)
+        >>> process(denoise_ext.io.read_picture("photo.png")).sigma
+        10.0
+    """
 
     @property
     def image(self) -> Any:
@@ -57,7 +65,15 @@ class Processed(Protocol):
 
 @dataclass(frozen=True)
 class Outcome:
-    """The end of a job."""
+    """The end of a job.
+
+    Example:
+        >>> from denoise_ext.jobs import batch, storage
+        >>> job = storage.Job("photo.png", "clean.png", Path("clean.png"))
+        >>> outcome = batch.Worker(denoise_ext.Denoiser(sigma=10).run).process(job)
+        >>> outcome.status, outcome.sigma, outcome.pixels
+        ('written', 10.0, 3072)
+    """
 
     job: Job
     status: Status
@@ -106,6 +122,14 @@ class Worker:
         storage: where the files lie.
         overwrite: replace outputs that are there already.
         max_pixels: refuse larger inputs, all frames together, before they are decoded.
+        quality: of the outputs, as for `denoise_ext.io.write_picture`.
+
+    Example:
+        >>> from denoise_ext.jobs import batch, storage
+        >>> worker = batch.Worker(denoise_ext.Denoiser(sigma=10).run)
+        >>> job = storage.Job("photo.png", "clean.png", Path("clean.png"))
+        >>> worker.status(job), worker.process(job).status
+        ('to do', 'written')
     """
 
     def __init__(
@@ -116,7 +140,9 @@ class Worker:
         storage: Storage | None = None,
         overwrite: bool = False,
         max_pixels: int = DEFAULT_MAX_PIXELS,
+        quality: int | None = None,
     ) -> None:
+        self._quality = quality
         self._process, self._fingerprint = process, fingerprint
         self._storage = storage or LocalStorage()
         self._overwrite, self._max_pixels = overwrite, max_pixels
@@ -155,7 +181,7 @@ class Worker:
         pixels, notes = height * width * len(work.read.frames), work.read.notes
         with _timed(work, "write"):
             stream = streams.BytesIO()
-            write_picture(stream, work.read, format=_format(job))
+            write_picture(stream, work.read, format=_format(job), quality=self._quality)
             data = stream.getvalue()
             work.picture = None  # an image's worth of memory
             if work.key is not None:
@@ -189,7 +215,10 @@ class Worker:
 
     def _key(self, job: Job) -> str | None:
         content = self._storage.sha256(job.source)
-        return content and key_of(content, {**(self._fingerprint or {}), "format": _format(job)})
+        facts = {**(self._fingerprint or {}), "format": _format(job)}
+        if self._quality is not None:  # keys of runs without one stay as they were
+            facts["quality"] = self._quality
+        return content and key_of(content, facts)
 
     def _check_target(self, job: Job, key: str | None) -> bool:
         """Whether the target may be replaced. Done: finished before. ImageError: refused."""
@@ -222,6 +251,16 @@ def run_batch(
         waiting: how many decoded, and how many computed pictures may wait for the next stage.
 
     At most ``2 + workers + 2 x waiting`` pictures are in memory.
+
+    Example:
+        >>> from denoise_ext.jobs import batch, storage
+        >>> worker = batch.Worker(denoise_ext.Denoiser(sigma=10).run)
+        >>> jobs = [
+        ...     storage.Job(image.path, Path("clean") / image.relative, image.relative)
+        ...     for image in denoise_ext.io.find_images("photos")
+        ... ]
+        >>> [outcome.status for outcome in batch.run_batch(jobs, worker)]
+        ['written', 'written']
     """
     threads = torch.get_num_threads()
     share = max(1, threads // workers)
@@ -238,13 +277,35 @@ def run_batch(
 
 
 def known_jobs(jobs: Iterable[Job], manifest: Manifest) -> Iterator[Job]:
-    """Yield jobs with their records in the manifest, so that finished ones are skipped."""
+    """Yield jobs with their records in the manifest, so that finished ones are skipped.
+
+    Example:
+        >>> from denoise_ext.jobs import batch, manifest, storage
+        >>> jobs = [storage.Job("photo.png", "clean/photo.png", Path("photo.png"))]
+        >>> with manifest.Manifest("clean") as records:
+        ...     worker = batch.Worker(
+        ...         denoise_ext.Denoiser(sigma=10).run,
+        ...         {"sigma": 10},
+        ...         storage=storage.LocalStorage(records),
+        ...     )
+        ...     first = list(batch.run_batch(jobs, worker))
+        ...     again = list(batch.run_batch(batch.known_jobs(jobs, records), worker))
+        >>> first[0].status, again[0].status
+        ('written', 'skipped')
+    """
     for job in jobs:
         yield replace(job, known=manifest.get(job.name))
 
 
 def failed(job: Job, error: BaseException) -> Outcome:
-    """The outcome of a job that raised."""
+    """The outcome of a job that raised.
+
+    Example:
+        >>> from denoise_ext.jobs import batch, storage
+        >>> job = storage.Job("photo.png", "clean.png", Path("clean.png"))
+        >>> batch.failed(job, MemoryError()).reason
+        'not enough memory'
+    """
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if isinstance(error, MemoryError):
         lines = ["not enough memory"]

@@ -47,7 +47,16 @@ _COLUMNS = {
 
 
 class ManifestError(ValueError):
-    """A manifest that cannot be used; one line naming the file."""
+    """A manifest that cannot be used; one line naming the file.
+
+    Example:
+        >>> from denoise_ext.jobs import manifest
+        >>> try:
+        ...     manifest.Manifest("photo.png")
+        ... except manifest.ManifestError as error:
+        ...     print("photo.png" in str(error))
+        True
+    """
 
     full = False
     """Whether the disk is."""
@@ -55,7 +64,13 @@ class ManifestError(ValueError):
 
 @dataclass(frozen=True)
 class Record:
-    """One output as recorded."""
+    """One output as recorded.
+
+    Example:
+        >>> from denoise_ext.jobs import manifest
+        >>> manifest.Record(key="0123", size=1, sha256="").describes("photo.png")
+        False
+    """
 
     key: str | None
     """Of what it was made from and by; None: begun, so it may be replaced, but not known done."""
@@ -83,6 +98,13 @@ class Manifest:
 
     Thread-safe. Raises ManifestError if the file cannot be opened or written, is damaged, is in
     use, or has another layout. Such a file stays as it is.
+
+    Example:
+        >>> from denoise_ext.jobs import manifest
+        >>> with manifest.Manifest("clean") as records:
+        ...     records.record(Path("a.png"), manifest.Record("0123", size=45, sha256="67"))
+        ...     records.get(Path("a.png")).size
+        45
     """
 
     def __init__(
@@ -192,6 +214,12 @@ def key_of(content: str, fingerprint: dict[str, Any]) -> str:
     Args:
         content: SHA-256 of the input file.
         fingerprint: model (hash of its weights) and options, as JSON can hold them.
+
+    Example:
+        >>> from denoise_ext.jobs import manifest
+        >>> key = manifest.key_of("content's hash", {"sigma": 10})
+        >>> key == manifest.key_of("content's hash", {"sigma": 15})
+        False
     """
     text = json.dumps([content, fingerprint], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
@@ -278,7 +306,15 @@ def _columns(database: sqlite3.Connection) -> dict[str, list[str]]:
 
 
 def recorded(output: str | os.PathLike[str], but: Path | None = None) -> dict[bytes, Record]:
-    """Read all manifests in an output folder, except one file and those in use."""
+    """Read all manifests in an output folder, except one file and those in use.
+
+    Example:
+        >>> from denoise_ext.jobs import manifest
+        >>> with manifest.Manifest("clean") as records:
+        ...     records.record(Path("a.png"), manifest.Record("0123", size=45, sha256="67"))
+        >>> list(manifest.recorded("clean"))
+        [b'a.png']
+    """
     records: dict[bytes, Record] = {}
     for path in sorted((Path(output) / FOLDER).glob("manifest*.sqlite")):
         if path == but:

@@ -129,13 +129,15 @@ def run_jobs(
             yield outcome
 
 
-def actor_setup(processor: Processor, overwrite: bool, max_pixels: int) -> Callable[[], Worker]:
+def actor_setup(
+    processor: Processor, overwrite: bool, max_pixels: int, quality: int | None = None
+) -> Callable[[], Worker]:
     """A function that makes a worker in an actor; a checkpoint file travels inside it."""
     model, checkpoint = processor.model, None
     if model is not None and Path(model).is_file():
         checkpoint = (Path(model).name, Path(model).read_bytes())
     fingerprint = processor.fingerprint()
-    return partial(_make_worker, processor, checkpoint, fingerprint, overwrite, max_pixels)
+    return partial(_make_worker, processor, checkpoint, fingerprint, overwrite, max_pixels, quality)
 
 
 def manifest_folder(output: str | os.PathLike[str]) -> Path:
@@ -193,6 +195,7 @@ def _make_worker(
     fingerprint: dict[str, Any],
     overwrite: bool,
     max_pixels: int,
+    quality: int | None,
 ) -> Worker:
     network = None
     if checkpoint is not None:
@@ -202,7 +205,7 @@ def _make_worker(
             network = load_model(path, processor.run.device, processor.run.backend)
     return Worker(
         processor.load(network), fingerprint, storage=UrlStorage(), overwrite=overwrite,
-        max_pixels=max_pixels,
+        max_pixels=max_pixels, quality=quality,
     )  # fmt: skip
 
 

@@ -16,7 +16,13 @@ from denoise_ext.jobs.manifest import Manifest, ManifestError, Record
 
 @dataclass(frozen=True)
 class Job:
-    """One file to denoise and where the result goes."""
+    """One file to denoise and where the result goes.
+
+    Example:
+        >>> from denoise_ext.jobs import storage
+        >>> storage.Job("in/a.png", "out/a.png", name=Path("a.png")).known is None
+        True
+    """
 
     source: str | os.PathLike[str]
     target: str | os.PathLike[str]
@@ -27,11 +33,29 @@ class Job:
 
 
 class DiskFullError(ImageError):
-    """The disk is full: further outputs would fail, too."""
+    """The disk is full: further outputs would fail, too.
+
+    Example:
+        >>> from denoise_ext.jobs import storage
+        >>> issubclass(storage.DiskFullError, denoise_ext.io.ImageError)
+        True
+    """
 
 
 class Storage(Protocol):
-    """Reads inputs, writes outputs whole or not at all."""
+    """Reads inputs, writes outputs whole or not at all.
+
+    Example:
+        >>> from denoise_ext.jobs import batch, storage
+        >>> class Logged(storage.LocalStorage):
+        ...     def read(self, source, max_pixels):
+        ...         print("reading", source)
+        ...         return super().read(source, max_pixels)
+        >>> worker = batch.Worker(denoise_ext.Denoiser(sigma=10).run, storage=Logged())
+        >>> worker.process(storage.Job("photo.png", "clean.png", Path("clean.png"))).status
+        reading photo.png
+        'written'
+    """
 
     def sha256(self, source: str | os.PathLike[str]) -> str | None:
         """SHA-256 of an input's content; None where there is no content to read."""
@@ -62,6 +86,12 @@ class LocalStorage:
         manifest: records each output before it gets its name, and owns the temporary files; None:
             nothing is recorded.
         make_folders: make folders that are missing for an output, once it is computed.
+
+    Example:
+        >>> from denoise_ext.jobs import storage
+        >>> files = storage.LocalStorage()
+        >>> files.exists("photo.png"), len(files.sha256("photo.png"))
+        (True, 64)
     """
 
     def __init__(self, manifest: Manifest | None = None, *, make_folders: bool = True) -> None:

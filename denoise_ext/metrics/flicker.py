@@ -25,6 +25,11 @@ def flicker(output: Tensor, truth: Tensor) -> float:
 
     Raises:
         ValueError: other dimensions, or tensors of different shapes.
+
+    Example:
+        >>> truth = torch.full((4, 1, 64, 64), 0.5)  # (T, C, H, W)
+        >>> denoise_ext.metrics.flicker(truth + 0.1, truth)  # a constant error does not flicker
+        0.0
     """
     if output.dim() != 4 or output.shape != truth.shape:
         raise ValueError(

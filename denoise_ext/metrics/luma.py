@@ -21,6 +21,11 @@ def luma(x: Tensor) -> Tensor:
 
     Raises:
         TypeError, ValueError: another tensor.
+
+    Example:
+        >>> white = torch.ones(1, 3, 2, 2)
+        >>> round(255 * float(denoise_ext.metrics.luma(white).max()))
+        235
     """
     if not isinstance(x, Tensor) or not x.is_floating_point():
         got = x.dtype if isinstance(x, Tensor) else type(x).__name__

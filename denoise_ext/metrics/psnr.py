@@ -21,6 +21,11 @@ def psnr(a: Tensor, b: Tensor, data_range: float = 1.0) -> Tensor:
 
     Returns:
         (N,) float64; infinity where the images are equal.
+
+    Example:
+        >>> a = torch.zeros(1, 3, 8, 8)
+        >>> denoise_ext.metrics.psnr(a, a + 0.1)
+        tensor([20.0000], dtype=torch.float64)
     """
     check_pair(a, b, data_range)
     error = (a.to(torch.float64) - b.to(torch.float64)).square().flatten(1).mean(dim=1)

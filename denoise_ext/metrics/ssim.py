@@ -30,6 +30,11 @@ def ssim(a: Tensor, b: Tensor, data_range: float = 1.0) -> Tensor:
 
     Returns:
         (N,) float64, 1 for equal images.
+
+    Example:
+        >>> a = torch.rand(1, 1, 16, 16)
+        >>> float(denoise_ext.metrics.ssim(a, a))
+        1.0
     """
     check_pair(a, b, data_range)
     if a.dim() != 4 or min(a.shape[-2:]) < WINDOW:

@@ -4,6 +4,7 @@ from denoise_ext.models import (  # noqa: F401  (they register)
     deconvnet,
     dncnn,
     drunet,
+    dxcodec,
     dxnet,
     dxnet_blind,
     dxnet_vae,

@@ -68,6 +68,12 @@ def load_checkpoint(path: str | PathLike[str]) -> Network:
         CheckpointError: (a ValueError) the file is missing, damaged, not a checkpoint, or of no
             known network. Also if it holds anything but plain data, compressed records, or more
             than 4 MiB about its tensors. The message names the file.
+
+    Example:
+        >>> network = denoise_ext.models.create_model("dncnn_gray", depth=3, width=8)
+        >>> denoise_ext.models.save_model(network, "mine.safetensors")
+        >>> denoise_ext.models.load_checkpoint("mine.safetensors").training
+        False
     """
     path = Path(path)
     if not path.is_file():
@@ -92,6 +98,12 @@ def read_metadata(path: str | PathLike[str]) -> dict[str, Any]:
     """``{"config": ..., "training": ...}`` of a file :func:`save_model` wrote.
 
     Raises CheckpointError when it is not such a file.
+
+    Example:
+        >>> network = denoise_ext.models.create_model("dncnn_gray", depth=3, width=8)
+        >>> denoise_ext.models.save_model(network, "mine.safetensors", metadata={"steps": 100})
+        >>> denoise_ext.models.read_metadata("mine.safetensors")["training"]
+        {'steps': 100}
     """
     try:
         _check_header(Path(path))
@@ -265,6 +277,10 @@ def save_model(
     Raises:
         ValueError: a weight is not finite, or does not fit into ``dtype``; ``model.config`` does
             not describe the network, so that the file could not be read again.
+
+    Example:
+        >>> network = denoise_ext.models.create_model("dncnn_gray", depth=3, width=8)
+        >>> denoise_ext.models.save_model(network, "mine.safetensors", dtype=torch.float32)
     """
     from denoise_ext.io.atomic import replace_file  # loads decoders: here only
 

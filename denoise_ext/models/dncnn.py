@@ -107,6 +107,12 @@ def fold_batchnorm(model: DnCNN) -> DnCNN:
     ``model.eval()`` up to rounding. A model that has none is copied as it is.
 
     Raises TypeError when ``model`` is not a DnCNN.
+
+    Example:
+        >>> network = denoise_ext.models.create_model("dncnn_gray", depth=4, batch_norm=True)
+        >>> folded = denoise_ext.models.fold_batchnorm(network)
+        >>> any(isinstance(layer, torch.nn.BatchNorm2d) for layer in folded.modules())
+        False
     """
     if not isinstance(model, DnCNN):
         raise TypeError(f"model must be a DnCNN, got {type(model).__name__}")

@@ -17,7 +17,14 @@ _begun = _done = False
 
 
 class EntryPointWarning(UserWarning):
-    """An entry point of the group ``denoise_ext.models`` that cannot be loaded."""
+    """An entry point of the group ``denoise_ext.models`` that cannot be loaded.
+
+    Example:
+        >>> import warnings
+        >>> with warnings.catch_warnings():
+        ...     warnings.simplefilter("error", denoise_ext.models.EntryPointWarning)
+        ...     names = denoise_ext.models.list_models()
+    """
 
 
 def load_entry_points() -> None:

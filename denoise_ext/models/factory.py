@@ -33,6 +33,10 @@ def create_model(
             weights that do not fit.
         TypeError: the registered function returned no :class:`Network`.
         RuntimeError: the shipped file is missing or damaged.
+
+    Example:
+        >>> network = denoise_ext.models.create_model("dxnet_s_gray", pretrained=True)
+        >>> small = denoise_ext.models.create_model("dncnn_gray", depth=5, width=16)  # not trained
     """
     if pretrained and checkpoint_path is not None:
         raise ValueError("pretrained=True and checkpoint_path exclude each other")

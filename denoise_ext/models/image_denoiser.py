@@ -36,6 +36,16 @@ class ImageNetwork(Network):
 
     As a :class:`Network` it takes ``image`` and, with ``needs_sigma``, ``noise_map`` (sigma / 255),
     and gives ``image``; it has no state.  ``model({"image": x, ...})`` calls it so.
+
+    Example:
+        >>> network = denoise_ext.models.create_model("dxnet_s_gray", pretrained=True)
+        >>> x = torch.rand(1, 1, 40, 32)
+        >>> level = torch.full((1, 1, 1, 1), 25 / 255)
+        >>> with torch.no_grad():
+        ...     y = network(x, sigma=25.0)
+        ...     outputs, state = network({"image": x, "noise_map": level})
+        >>> torch.equal(outputs["image"], y), state
+        (True, {})
     """
 
     needs_sigma: bool
@@ -101,6 +111,14 @@ class ImageDenoiser(ImageNetwork):
 
     Called as :class:`ImageNetwork`.  Subclasses implement :meth:`denoise` and :attr:`config`
     (docs/models.md).
+
+    Example:
+        >>> class Smooth(denoise_ext.models.ImageDenoiser):
+        ...     config = {}
+        ...     def denoise(self, x, noise_map):  # noise_map: sigma / 255
+        ...         return torch.nn.functional.avg_pool2d(x, 3, 1, padding=1)
+        >>> Smooth(in_channels=1, needs_sigma=True)(torch.rand(1, 1, 9, 7), 25.0).shape
+        torch.Size([1, 1, 9, 7])
     """
 
     exported_names: ClassVar[Mapping[str, str]] = {"image": "denoised"}
@@ -124,6 +142,14 @@ class ImageUpscaler(ImageNetwork):
     """Base of networks that enlarge one image ``scale`` times, 2 to 8.
 
     Called as :class:`ImageNetwork`.  Subclasses implement :meth:`enlarge` and :attr:`config`.
+
+    Example:
+        >>> class Repeat(denoise_ext.models.ImageUpscaler):
+        ...     config = {}
+        ...     def enlarge(self, x, noise_map):
+        ...         return torch.nn.functional.interpolate(x, scale_factor=self.scale)
+        >>> Repeat(in_channels=3, needs_sigma=False, scale=2)(torch.rand(1, 3, 8, 6)).shape
+        torch.Size([1, 3, 16, 12])
     """
 
     exported_names: ClassVar[Mapping[str, str]] = {"image": "enlarged"}

@@ -20,6 +20,11 @@ class Port:
     """One named tensor of a network: (N, channels, scale * H, scale * W).
 
     H and W are the size of the reference grid, which every port of a network shares.
+
+    Example:
+        >>> from fractions import Fraction
+        >>> denoise_ext.models.Port(3, scale=Fraction(1, 2)).size(64)
+        32
     """
 
     channels: int
@@ -51,6 +56,11 @@ class Signature:
 
     Each state is an input and an output: pass the state that a call returns to the next call.
     A state has the size of the padded image (see :meth:`Network.padded`), so that it is never cut.
+
+    Example:
+        >>> signature = denoise_ext.models.create_model("rdxnet_s_gray").signature
+        >>> sorted(signature.inputs), sorted(signature.outputs)
+        (['image', 'noise_map'], ['image'])
     """
 
     inputs: Mapping[str, Port]
@@ -94,6 +104,12 @@ class Geometry:
             must be such a multiple.
         global_operations: the places that need the whole image, such as the pooling of a channel
             attention: "module (operator)".
+
+    Example:
+        >>> from denoise_ext.analysis.geometry import describe
+        >>> geometry = describe(denoise_ext.models.create_model("ffdnet_gray"))
+        >>> geometry.radius, geometry.stride
+        (31, 2)
     """
 
     receptive_field: int | None
@@ -116,6 +132,19 @@ class Network(nn.Module):
 
     ``delay`` is by how many calls the outputs of a video network are late: they belong to the image
     of that many calls before. Such a network looks ahead in time.
+
+    Example:
+        >>> from denoise_ext.models import Network, Port, Signature
+        >>> class Average(Network):  # of a frame and the one before
+        ...     config = {}
+        ...     signature = Signature({"image": Port(1)}, {"image": Port(1)}, {"last": Port(1)})
+        ...     def compute(self, inputs, state):
+        ...         mean = (inputs["image"] + state["last"]) / 2
+        ...         return {"image": mean}, {"last": inputs["image"]}
+        >>> outputs, state = Average()({"image": torch.ones(1, 1, 8, 8)})
+        >>> outputs, state = Average()({"image": torch.ones(1, 1, 8, 8)}, state)
+        >>> float(outputs["image"].mean())
+        1.0
     """
 
     family: ClassVar[str]

@@ -38,7 +38,16 @@ _IRCNN_DEPTH = 7
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be read or used; the message names the file."""
+    """A checkpoint that cannot be read or used; the message names the file.
+
+    Example:
+        >>> _ = Path("broken.pth").write_bytes(b"no weights")
+        >>> try:
+        ...     denoise_ext.models.load_checkpoint("broken.pth")
+        ... except denoise_ext.models.CheckpointError as error:
+        ...     print("broken.pth" in str(error))
+        True
+    """
 
 
 @dataclass

@@ -66,7 +66,14 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Pretrained:
-    """Trained weights of one named model."""
+    """Trained weights of one named model.
+
+    Example:
+        >>> facts = denoise_ext.models.pretrained_info("dxnet_s_gray")
+        >>> facts.verify()  # RuntimeError: the file is damaged
+        >>> facts.licence
+        'Apache-2.0'
+    """
 
     file: str  # an absolute path, or a name in denoise_ext/models/weights
     sha256: str  # of the whole file
@@ -106,6 +113,19 @@ def register_architecture(name: str) -> Callable[[A], A]:
     Raises:
         TypeError: not a subclass of :class:`Network`.
         ValueError: a name that is empty, or that another class has; ``family`` is another name.
+
+    Example:
+        >>> @denoise_ext.models.register_architecture("example_family")
+        ... class Same(denoise_ext.models.ImageDenoiser):
+        ...     def __init__(self, channels: int = 1) -> None:
+        ...         super().__init__(channels, needs_sigma=False)
+        ...     @property
+        ...     def config(self):
+        ...         return {"family": self.family, "channels": self.in_channels}
+        ...     def denoise(self, x, noise_map):
+        ...         return x
+        >>> denoise_ext.models.build_model({"family": "example_family", "channels": 3}).in_channels
+        3
     """
     if not isinstance(name, str) or not name:
         raise ValueError(f"name must be a text that is not empty, got {name!r}")
@@ -130,6 +150,12 @@ def register_model(function: M) -> M:
     place of the first.
 
     Raises ValueError for a name that another function has.
+
+    Example:
+        >>> @denoise_ext.models.register_model
+        ... def example_small(**options):
+        ...     return denoise_ext.models.create_model("dncnn_gray", **{"depth": 3, **options})
+        >>> network = denoise_ext.models.create_model("example_small", width=8)
     """
     name = function.__name__
     _check_free("model", name, _models.get(name), function)
@@ -147,7 +173,20 @@ def _check_free(kind: str, name: str, known: Any, new: Any) -> None:
 
 
 def register_pretrained(name: str, weights: Pretrained) -> None:
-    """Attach trained weights to a registered model name."""
+    """Attach trained weights to a registered model name.
+
+    Example:
+        >>> network = denoise_ext.models.create_model("dncnn_gray", depth=3, width=8)
+        >>> facts = denoise_ext.models.Pretrained(
+        ...     file="example.safetensors", sha256="0" * 64, config=network.config,
+        ...     recipe="mine.toml", training_data="my pictures", noise="sigma 25", steps=1000,
+        ...     licence="Apache-2.0",
+        ... )
+        >>> @denoise_ext.models.register_model
+        ... def example_trained(**options):
+        ...     return denoise_ext.models.create_model("dncnn_gray", depth=3, width=8, **options)
+        >>> denoise_ext.models.register_pretrained("example_trained", facts)
+    """
     if name not in _models:  # those of entry points attach their own weights
         raise ValueError(f"no model {name!r} to attach weights to")
     if name in _pretrained:
@@ -180,6 +219,11 @@ def build_model(config: dict[str, Any]) -> Network:
     """The untrained network ``config`` (a model's ``.config``) describes.
 
     Raises ValueError for an unknown family or option.
+
+    Example:
+        >>> network = denoise_ext.models.create_model("ffdnet_gray", depth=3)
+        >>> type(denoise_ext.models.build_model(network.config)).__name__
+        'FFDNet'
     """
     options = dict(config)
     family = options.pop("family", None)
@@ -197,6 +241,10 @@ def list_models(pattern: str | None = None, pretrained: bool = False) -> list[st
 
     ``pattern`` filters like a shell glob (``"ffdnet*"``). ``pretrained=True`` keeps only those that
     ship with trained weights.
+
+    Example:
+        >>> denoise_ext.models.list_models("dxnet*", pretrained=True)
+        ['dxnet_s_color', 'dxnet_s_gray', 'dxnet_s_photo']
     """
     load_entry_points()
     names = sorted(_pretrained if pretrained else _models)
@@ -204,7 +252,13 @@ def list_models(pattern: str | None = None, pretrained: bool = False) -> list[st
 
 
 def pretrained_info(name: str) -> Pretrained | None:
-    """Return the facts about the shipped weights of ``name``, or None."""
+    """Return the facts about the shipped weights of ``name``, or None.
+
+    Example:
+        >>> facts = denoise_ext.models.pretrained_info("dxnet_s_gray")
+        >>> facts.config["family"], len(facts.sha256)
+        ('dxnet', 64)
+    """
     if not has_model(name):
         raise ValueError(unknown_name("model", name, _models))
     return _pretrained.get(name)

@@ -87,6 +87,13 @@ class Conv2d(nn.Conv2d):
         input (N, C_in, H, W) or (C_in, H, W); output as :class:`torch.nn.Conv2d`.
 
     ``forward(input, residual=None)`` adds ``residual`` (the output's shape) before the activation.
+
+    Example:
+        >>> layer = denoise_ext.nn.Conv2d(3, 16, 3, padding=1, activation="relu")
+        >>> layer.load_state_dict(torch.nn.Conv2d(3, 16, 3, padding=1).state_dict())
+        <All keys matched successfully>
+        >>> layer(torch.rand(1, 3, 32, 32)).shape
+        torch.Size([1, 16, 32, 32])
     """
 
     activation: str
@@ -141,7 +148,13 @@ class Conv2d(nn.Conv2d):
 
 
 class ConvReLU2d(Conv2d):
-    """:class:`Conv2d` with ReLU as the default activation."""
+    """:class:`Conv2d` with ReLU as the default activation.
+
+    Example:
+        >>> layer = denoise_ext.nn.ConvReLU2d(3, 16, 3, padding="same")
+        >>> bool((layer(torch.rand(1, 3, 32, 32)) >= 0).all())
+        True
+    """
 
     def __init__(self, *args: Any, activation: str = "relu", **kwargs: Any) -> None:
         super().__init__(*args, activation=activation, **kwargs)
@@ -157,6 +170,11 @@ class ConvTranspose2d(nn.ConvTranspose2d):
     Shape:
         input (N, C_in, H, W) or (C_in, H, W); output as :class:`torch.nn.ConvTranspose2d`,
         ``forward``'s ``output_size`` included.
+
+    Example:
+        >>> layer = denoise_ext.nn.ConvTranspose2d(16, 8, 2, stride=2)
+        >>> layer(torch.rand(1, 16, 20, 30)).shape
+        torch.Size([1, 8, 40, 60])
     """
 
     activation: str
@@ -214,7 +232,13 @@ class ConvTranspose2d(nn.ConvTranspose2d):
 
 
 class ConvTransposeReLU2d(ConvTranspose2d):
-    """:class:`ConvTranspose2d` with ReLU as the default activation."""
+    """:class:`ConvTranspose2d` with ReLU as the default activation.
+
+    Example:
+        >>> layer = denoise_ext.nn.ConvTransposeReLU2d(16, 8, 4, stride=2, padding=1)
+        >>> layer(torch.rand(1, 16, 20, 30)).shape
+        torch.Size([1, 8, 40, 60])
+    """
 
     def __init__(self, *args: Any, activation: str = "relu", **kwargs: Any) -> None:
         super().__init__(*args, activation=activation, **kwargs)
@@ -241,6 +265,11 @@ class DepthwiseSeparableConv2d(nn.Module):
 
     ``state_dict`` keys: ``depthwise.weight`` (C_in, 1, kh, kw), ``pointwise.weight``
     (C_out, C_in, 1, 1), and each part's ``bias`` and ``prelu_weight`` where it has one.
+
+    Example:
+        >>> layer = denoise_ext.nn.DepthwiseSeparableConv2d(16, 32, 3, padding=1, activation="relu")
+        >>> layer(torch.rand(1, 16, 20, 30)).shape
+        torch.Size([1, 32, 20, 30])
     """
 
     def __init__(

@@ -188,6 +188,12 @@ def to_torch(model: nn.Module) -> nn.Module:
     Raises:
         TypeError: ``model`` holds a subclass of one of this package's layers (a parametrised layer
             is one), which only its author can translate.
+
+    Example:
+        >>> fast = torch.nn.Sequential(denoise_ext.nn.Conv2d(3, 8, 3, activation="relu"))
+        >>> plain = denoise_ext.nn.to_torch(fast)
+        >>> plain.state_dict().keys() == fast.state_dict().keys()
+        True
     """
     _check_module(model)
     own = tuple(_TO_TORCH)
@@ -210,6 +216,13 @@ def from_torch(model: nn.Module) -> nn.Module:
 
     Args:
         model: any module; one layer alone works too.
+
+    Example:
+        >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU())
+        >>> fast = denoise_ext.nn.from_torch(network)
+        >>> x = torch.rand(1, 3, 32, 32)
+        >>> torch.allclose(fast(x), network(x), atol=1e-4)
+        True
     """
     _check_module(model)
     return _convert(model, _FROM_TORCH)

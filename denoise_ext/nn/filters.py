@@ -82,6 +82,11 @@ class GaussianBlur2d(_SigmaModule):
 
     Shape:
         input (N, C, H, W) or (C, H, W); output the same.
+
+    Example:
+        >>> layer = denoise_ext.nn.GaussianBlur2d(9, sigma=1.5)
+        >>> layer(torch.rand(1, 3, 32, 32)).shape
+        torch.Size([1, 3, 32, 32])
     """
 
     def __init__(
@@ -179,6 +184,12 @@ class BilateralBlur(_BilateralBase):
 
     Shape:
         input (N, C, H, W) or (C, H, W); output the same.
+
+    Example:
+        >>> layer = denoise_ext.nn.BilateralBlur(5, 0.1, sigma_space=1.5, trainable=True)
+        >>> layer(torch.rand(1, 3, 32, 32)).mean().backward()
+        >>> [name for name, _ in layer.named_parameters()]
+        ['log_sigma_color', 'log_sigma_space']
     """
 
     def _filter(self, input: Tensor, *options: *BilateralOptions) -> Tensor:
@@ -196,6 +207,12 @@ class JointBilateralBlur(_BilateralBase):
 
     Shape:
         input (N, C, H, W), guidance (N, C_guidance, H, W) (or both without N); output as input.
+
+    Example:
+        >>> depth, photo = torch.rand(1, 1, 32, 32), torch.rand(1, 3, 32, 32)
+        >>> layer = denoise_ext.nn.JointBilateralBlur(9, sigma_color=0.05, sigma_space=2.0)
+        >>> layer(depth, photo).shape
+        torch.Size([1, 1, 32, 32])
     """
 
     def _filter(self, input: Tensor, guidance: Tensor, *options: *BilateralOptions) -> Tensor:

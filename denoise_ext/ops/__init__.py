@@ -6,6 +6,7 @@ plain PyTorch.  :func:`explain` names the kernel of a call, and the reason again
 """
 
 from denoise_ext.ops import _conv2d_out as _conv2d_out  # fake kernels of the raw operators
+from denoise_ext.ops import _entropy as _entropy
 from denoise_ext.ops._explain import explain as explain
 from denoise_ext.ops._layout import is_channels_last as is_channels_last
 from denoise_ext.ops._library import kernel_devices as kernel_devices

@@ -86,6 +86,12 @@ def explain(
     Raises:
         ValueError: unknown device; or what ``op`` raises for these arguments.
         RuntimeError: the native library is missing, or ``device="cuda"`` without a GPU.
+
+    Example:
+        >>> x, weight = torch.rand(1, 64, 32, 32), torch.rand(64, 64, 3, 3)
+        >>> report = denoise_ext.ops.explain(denoise_ext.ops.conv2d, x, weight, padding=1)
+        >>> "chosen" in report.splitlines()[0]
+        True
     """
     capability = _compute_capability(device)
     tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
@@ -108,7 +114,8 @@ def explain(
     key = torch._C.DispatchKey.CUDA if capability else torch._C.DispatchKey.CPU
     kernel = partial(func.redispatch, torch._C.DispatchKeySet(key), *values)
     text = native().explain(kernel, capability)
-    if ": chosen" not in text:
+    has_kernels = not capability or native().build_info()["cuda"]  # else the text has the reason
+    if has_kernels and ": chosen" not in text:
         return "no kernel: input is empty, there is nothing to compute"
     if device == "cuda" and (measured := report(func, values, torch.cuda.current_device())):
         text += f"\n{measured}"

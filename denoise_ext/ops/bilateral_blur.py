@@ -80,6 +80,12 @@ def bilateral_blur(
         RuntimeError: the native library is missing (the message has the reason), or a tensor sigma
             on the CPU is not finite and > 0.  A GPU does not check it, because the CPU would have
             to wait; the result is then undefined.
+
+    Example:
+        >>> x = torch.rand(1, 3, 32, 32)
+        >>> y = denoise_ext.ops.bilateral_blur(x, (5, 5), sigma_color=0.1, sigma_space=(1.5, 1.5))
+        >>> bool(y.var() < x.var())
+        True
     """
     kernel_size = _check(input, input, kernel_size, border_type, color_distance_type, window)
     if input.device.type not in _devices:
@@ -116,6 +122,12 @@ def joint_bilateral_blur(
 
     Returns:
         The input's shape, dtype and layout.
+
+    Example:
+        >>> depth, photo = torch.rand(1, 1, 32, 32), torch.rand(1, 3, 32, 32)
+        >>> y = denoise_ext.ops.joint_bilateral_blur(depth, photo, 5, 0.1, (1.5, 1.5))
+        >>> y.shape
+        torch.Size([1, 1, 32, 32])
     """
     kernel_size = _check(input, guidance, kernel_size, border_type, color_distance_type, window)
     if input.device.type not in _joint_devices:

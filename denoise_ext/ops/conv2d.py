@@ -119,6 +119,12 @@ def conv2d(
         TypeError: wrong type or dtype.
         ValueError: wrong shape, device or value, or a kernel larger than the padded input.
         RuntimeError: the native library is missing (the message has the reason).
+
+    Example:
+        >>> x, weight = torch.rand(1, 3, 32, 32), torch.rand(8, 3, 3, 3)
+        >>> y = denoise_ext.ops.conv2d(x, weight, padding=1, activation="relu")
+        >>> torch.allclose(y, torch.nn.functional.conv2d(x, weight, padding=1).relu(), atol=1e-3)
+        True
     """
     device_type = input.device.type if isinstance(input, Tensor) else "meta"
     dtype = autocast_dtype(device_type)

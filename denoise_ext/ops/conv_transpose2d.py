@@ -87,6 +87,11 @@ def conv_transpose2d(
         TypeError: wrong type or dtype.
         ValueError: wrong shape, device or value, or an output without pixels.
         RuntimeError: the native library is missing (the message has the reason).
+
+    Example:
+        >>> x, weight = torch.rand(1, 8, 16, 16), torch.rand(8, 3, 2, 2)
+        >>> denoise_ext.ops.conv_transpose2d(x, weight, stride=2).shape
+        torch.Size([1, 3, 32, 32])
     """
     device_type = input.device.type if isinstance(input, Tensor) else "meta"
     dtype = autocast_dtype(device_type)

@@ -66,6 +66,11 @@ def gaussian_blur2d(
         RuntimeError: the native library is missing (the message has the reason), or a tensor sigma
             on the CPU is not finite and > 0.  A GPU does not check it, because the CPU would have
             to wait; the result is then undefined.
+
+    Example:
+        >>> photo = torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8)
+        >>> denoise_ext.ops.gaussian_blur2d(photo, (9, 9), sigma=1.5).dtype
+        torch.uint8
     """
     check_image(input, "input", FILTER_DTYPES)
     kernel_size = odd_kernel_size(kernel_size, LARGEST_GAUSSIAN)

@@ -63,6 +63,13 @@ def block_match(input: Tensor, previous: Tensor, sigma: float | Tensor = 0.0) ->
         TypeError: wrong type or dtype.
         ValueError: wrong shape, device or value.
         RuntimeError: the native library is missing (the message has the reason).
+
+    Example:
+        >>> previous = torch.rand(1, 1, 64, 64)
+        >>> frame = previous.roll(3, dims=-1)  # moved to the right by 3
+        >>> motion = denoise_ext.ops.block_match(frame, previous)
+        >>> motion[0, 4, 4]  # (dy, dx): where the block was
+        tensor([ 0, -3], dtype=torch.int16)
     """
     check_frames(input, previous)
     if input.device.type not in _match_devices:
@@ -91,6 +98,14 @@ def block_warp(input: Tensor, motion: Tensor) -> Tensor:
         TypeError: wrong type or dtype.
         ValueError: wrong shape, device or value.
         RuntimeError: the native library is missing (the message has the reason).
+
+    Example:
+        >>> previous = torch.rand(1, 3, 64, 64)
+        >>> motion = torch.zeros(1, 8, 8, 2, dtype=torch.int16)
+        >>> motion[..., 1] = -3  # each block was 3 pixels to the left
+        >>> moved = denoise_ext.ops.block_warp(previous, motion)
+        >>> torch.equal(moved[..., 3:], previous[..., :-3])
+        True
     """
     check_image(input, "input", FILTER_DTYPES)
     check_motion(motion, input)
@@ -130,6 +145,14 @@ def recurrent_fuse(input: Tensor, previous: Tensor, gate: Tensor, level: float |
         TypeError: wrong type or dtype.
         ValueError: wrong shape, device or value.
         RuntimeError: the native library is missing (the message has the reason).
+
+    Example:
+        >>> frames, gate = torch.rand(2, 1, 1, 16, 16), torch.full((1, 1, 16, 16), 0.5)
+        >>> state = torch.zeros(1, 3, 16, 16)  # nothing is known before the first frame
+        >>> for frame in frames:
+        ...     state = denoise_ext.ops.recurrent_fuse(frame, state, gate, level=0.1)
+        >>> torch.allclose(state[:, 1:2], frames.mean(0)), round(float(state[0, 2].mean()), 4)
+        (True, 0.0707)
     """
     check_image(input, "input", FLOAT_DTYPES)
     check_fuse(input, previous, gate)

@@ -37,7 +37,14 @@ def conv2d(
     residual_position: str = "before",
     precision: str = "default",
 ) -> Tensor:
-    """:func:`denoise_ext.ops.conv2d` as separate PyTorch operations."""
+    """:func:`denoise_ext.ops.conv2d` as separate PyTorch operations.
+
+    Example:
+        >>> x, weight = torch.rand(1, 3, 16, 16).double(), torch.rand(8, 3, 3, 3).double()
+        >>> expected = denoise_ext.reference.conv2d(x, weight, activation="relu")
+        >>> torch.allclose(denoise_ext.ops.conv2d(x, weight, activation="relu"), expected)
+        True
+    """
     check_residual_position(residual_position)
     check_precision(precision)  # no difference here: PyTorch's own setting decides
     stride, dilation = int_pair(stride, "stride", 1), int_pair(dilation, "dilation", 1)
@@ -78,7 +85,14 @@ def conv_transpose2d(
     prelu_weight: Tensor | None = None,
     precision: str = "default",
 ) -> Tensor:
-    """:func:`denoise_ext.ops.conv_transpose2d` as separate PyTorch operations."""
+    """:func:`denoise_ext.ops.conv_transpose2d` as separate PyTorch operations.
+
+    Example:
+        >>> x, weight = torch.rand(1, 8, 16, 16).double(), torch.rand(8, 3, 2, 2).double()
+        >>> expected = denoise_ext.reference.conv_transpose2d(x, weight, stride=2)
+        >>> torch.allclose(denoise_ext.ops.conv_transpose2d(x, weight, stride=2), expected)
+        True
+    """
     check_precision(precision)
     stride, dilation = int_pair(stride, "stride", 1), int_pair(dilation, "dilation", 1)
     padding = int_pair(padding, "padding", 0)

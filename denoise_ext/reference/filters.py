@@ -91,7 +91,14 @@ def gaussian_blur2d(
     sigma: Sigma,
     border_type: str = "reflect",
 ) -> Tensor:
-    """:func:`denoise_ext.ops.gaussian_blur2d` as separate PyTorch operations."""
+    """:func:`denoise_ext.ops.gaussian_blur2d` as separate PyTorch operations.
+
+    Example:
+        >>> x = torch.rand(1, 3, 16, 16)
+        >>> expected = denoise_ext.reference.gaussian_blur2d(x, 5, 1.5)
+        >>> torch.allclose(denoise_ext.ops.gaussian_blur2d(x, 5, 1.5), expected, atol=1e-5)
+        True
+    """
     check_image(input, "input", FILTER_DTYPES)
     ky, kx = odd_kernel_size(kernel_size, LARGEST_GAUSSIAN)
     check_border(border_type)
@@ -123,7 +130,13 @@ def joint_bilateral_blur(
     color_distance_type: str = "l1",
     window: str = "square",
 ) -> Tensor:
-    """:func:`denoise_ext.ops.joint_bilateral_blur` as separate PyTorch operations."""
+    """:func:`denoise_ext.ops.joint_bilateral_blur` as separate PyTorch operations.
+
+    Example:
+        >>> depth, photo = torch.rand(1, 1, 16, 16), torch.rand(1, 3, 16, 16)
+        >>> denoise_ext.reference.joint_bilateral_blur(depth, photo, 5, 0.1, (1.5, 1.5)).shape
+        torch.Size([1, 1, 16, 16])
+    """
     check_image(input, "input", FILTER_DTYPES)
     check_guidance(input, guidance)
     ky, kx = bilateral_kernel_size(kernel_size, input, guidance)
@@ -178,7 +191,14 @@ def bilateral_blur(
     color_distance_type: str = "l1",
     window: str = "square",
 ) -> Tensor:
-    """:func:`denoise_ext.ops.bilateral_blur` as separate PyTorch operations."""
+    """:func:`denoise_ext.ops.bilateral_blur` as separate PyTorch operations.
+
+    Example:
+        >>> x = torch.rand(1, 3, 16, 16)
+        >>> expected = denoise_ext.reference.bilateral_blur(x, 5, 0.1, 1.5)
+        >>> torch.allclose(denoise_ext.ops.bilateral_blur(x, 5, 0.1, 1.5), expected, atol=1e-4)
+        True
+    """
     return joint_bilateral_blur(
         input, input, kernel_size, sigma_color, sigma_space, border_type, color_distance_type,
         window,

@@ -23,7 +23,14 @@ _LARGEST_SIGMA = 1e4
 
 
 def block_match(input: Tensor, previous: Tensor, sigma: float | Tensor = 0.0) -> Tensor:
-    """:func:`denoise_ext.ops.block_match` as separate PyTorch operations."""
+    """:func:`denoise_ext.ops.block_match` as separate PyTorch operations.
+
+    Example:
+        >>> frame, previous = torch.rand(2, 1, 1, 64, 64)
+        >>> expected = denoise_ext.reference.block_match(frame, previous)
+        >>> torch.equal(denoise_ext.ops.block_match(frame, previous), expected)
+        True
+    """
     check_frames(input, previous)
     level = block_sigma(sigma, input)
     shape = level.shape[0], *level.shape[2:]
@@ -104,7 +111,14 @@ def _best(
 
 
 def block_warp(input: Tensor, motion: Tensor) -> Tensor:
-    """:func:`denoise_ext.ops.block_warp` as separate PyTorch operations."""
+    """:func:`denoise_ext.ops.block_warp` as separate PyTorch operations.
+
+    Example:
+        >>> x, motion = torch.rand(1, 3, 32, 32), torch.ones(1, 4, 4, 2, dtype=torch.int16)
+        >>> expected = denoise_ext.reference.block_warp(x, motion)
+        >>> torch.equal(denoise_ext.ops.block_warp(x, motion), expected)
+        True
+    """
     check_image(input, "input", FILTER_DTYPES)
     check_motion(motion, input)
     n, channels, height, width = input.shape
@@ -120,7 +134,15 @@ def block_warp(input: Tensor, motion: Tensor) -> Tensor:
 
 
 def recurrent_fuse(input: Tensor, previous: Tensor, gate: Tensor, level: float | Tensor) -> Tensor:
-    """:func:`denoise_ext.ops.recurrent_fuse` as separate PyTorch operations."""
+    """:func:`denoise_ext.ops.recurrent_fuse` as separate PyTorch operations.
+
+    Example:
+        >>> frame, gate = torch.rand(1, 1, 16, 16), torch.full((1, 1, 16, 16), 0.5)
+        >>> state = torch.rand(1, 3, 16, 16)
+        >>> expected = denoise_ext.reference.recurrent_fuse(frame, state, gate, 0.1)
+        >>> torch.allclose(denoise_ext.ops.recurrent_fuse(frame, state, gate, 0.1), expected)
+        True
+    """
     check_image(input, "input", FLOAT_DTYPES)
     check_fuse(input, previous, gate)
     level = pixel_level(level, input)

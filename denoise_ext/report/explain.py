@@ -39,7 +39,12 @@ _EDGE = 4  # pixels that points stay away from the edge of their cell
 
 
 class Report(Found):
-    """What `explain` found, and a page of it."""
+    """What `explain` found, and a page of it.
+
+    Example:
+        >>> report = denoise_ext.report.explain("photo.png", sigma=20, probes=0, samples=0)
+        >>> report.save("report.html")
+    """
 
     def html(self) -> str:
         """One page that needs nothing else."""
@@ -82,6 +87,11 @@ def explain(
     Raises:
         TypeError, ValueError: an argument that does not fit; the message names it.
         RuntimeError: the device or the native library cannot be used.
+
+    Example:
+        >>> report = denoise_ext.report.explain("photo.png", sigma=20, probes=2, samples=0)
+        >>> "<html" in report.html()
+        True
     """
     if sigma is not None and not isinstance(sigma, (int, float)):
         raise TypeError(f"sigma must be a number or None, got {type(sigma).__name__}")

@@ -45,6 +45,12 @@ def fit_kernel(sharp: Any, blurred: Any, size: int) -> np.ndarray:
     Raises:
         TypeError, ValueError: images of different sizes or smaller than the kernel, a flat sharp
             image, a wrong size; the message names the argument.
+
+    Example:
+        >>> sharp = np.random.default_rng(0).random((48, 64))
+        >>> blurred = (sharp + np.roll(sharp, 1, axis=1)) / 2
+        >>> denoise_ext.restore.fit_kernel(sharp, blurred, 3).round(2)[1]
+        array([0. , 0.5, 0.5])
     """
     _check_fit_size(size)
     x, y = _pixels("sharp", sharp), _pixels("blurred", blurred)
@@ -73,6 +79,13 @@ def fit_inverse_kernel(pairs: Iterable[tuple[Any, Any]], size: int) -> nn.Conv2d
 
     Raises:
         TypeError, ValueError: no pairs, images that do not fit; the message names the argument.
+
+    Example:
+        >>> sharp = np.random.default_rng(0).random((48, 64))
+        >>> blurred = (sharp + np.roll(sharp, 1, axis=1)) / 2
+        >>> layer = denoise_ext.restore.fit_inverse_kernel([(blurred, sharp)], 5)
+        >>> layer.weight.shape
+        torch.Size([1, 1, 5, 5])
     """
     _check_fit_size(size)
     opened = []

@@ -36,7 +36,13 @@ Kernel = np.ndarray | Tensor | str | os.PathLike[str]
 
 
 def gaussian_kernel(sigma: float) -> Tensor:
-    """A Gaussian of this standard deviation in pixels, cut at 4 sigma: (n, n) float64, sum 1."""
+    """A Gaussian of this standard deviation in pixels, cut at 4 sigma: (n, n) float64, sum 1.
+
+    Example:
+        >>> kernel = denoise_ext.restore.gaussian_kernel(1.0)
+        >>> kernel.shape, round(float(kernel.sum()), 6)
+        (torch.Size([9, 9]), 1.0)
+    """
     sigma = _size("gaussian: sigma", sigma, LARGEST / (2 * _CUT + 2))
     reach = math.ceil(_CUT * sigma)
     x = torch.arange(-reach, reach + 1, dtype=torch.float64)
@@ -50,6 +56,11 @@ def motion_kernel(length: float, angle: float = 0.0) -> Tensor:
     Args:
         length: of the line, in pixels.
         angle: in degrees, counter-clockwise from a motion to the right.
+
+    Example:
+        >>> kernel = denoise_ext.restore.motion_kernel(3)
+        >>> kernel.shape, round(float(kernel.sum()), 6)
+        (torch.Size([1, 5]), 1.0)
     """
     length = _size("motion: length", length, LARGEST - 3)
     if not isinstance(angle, numbers.Real) or not math.isfinite(angle):
@@ -70,7 +81,13 @@ def motion_kernel(length: float, angle: float = 0.0) -> Tensor:
 
 
 def disk_kernel(radius: float) -> Tensor:
-    """A disk, as a lens out of focus makes it: (n, n) float64, sum 1; pixels by their area."""
+    """A disk, as a lens out of focus makes it: (n, n) float64, sum 1; pixels by their area.
+
+    Example:
+        >>> kernel = denoise_ext.restore.disk_kernel(2.0)
+        >>> kernel.shape, round(float(kernel.sum()), 6)
+        (torch.Size([5, 5]), 1.0)
+    """
     radius = _size("disk: radius", radius, (LARGEST - 1) / 2)
     reach = math.ceil(radius)
     rows = []
@@ -97,6 +114,10 @@ def open_kernel(kernel: Kernel) -> Tensor:
         ValueError: numbers that are not finite, a sum that is not positive, even sides, more than
             1023 pixels on a side, a text that means nothing.
         ImageError: (a ValueError) a file that cannot be read.
+
+    Example:
+        >>> denoise_ext.restore.open_kernel(np.ones((1, 5)))[0]
+        tensor([0.2000, 0.2000, 0.2000, 0.2000, 0.2000], dtype=torch.float64)
     """
     name = "kernel"
     if isinstance(kernel, (str, os.PathLike)):

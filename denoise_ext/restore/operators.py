@@ -30,6 +30,16 @@ class Operator(ABC):
     Subclasses implement `forward` and `adjoint`.  The other methods have defaults.  `prox` is
     exact up to a tolerance; implement it where there is a closed form, which is faster.
     Images are floating point with black 0 and white 1.
+
+    Example:
+        >>> class Half(denoise_ext.restore.Operator):  # means of two columns
+        ...     def forward(self, x):
+        ...         return (x[..., ::2] + x[..., 1::2]) / 2
+        ...     def adjoint(self, y):
+        ...         return y.repeat_interleave(2, -1) / 2
+        >>> restorer = denoise_ext.restore.Restorer(Half(), sigma=5, steps=2)
+        >>> restorer.restore(torch.rand(1, 1, 32, 16), 5.0).shape
+        torch.Size([1, 1, 32, 32])
     """
 
     settling: int = 0
@@ -87,6 +97,11 @@ class Blur(Operator):
 
     Sources: for unknown borders Almeida and Figueiredo, "Deconvolving images with unknown
     boundaries using the alternating direction method of multipliers" (IEEE TIP 2013).
+
+    Example:
+        >>> blur = denoise_ext.restore.Blur("motion:5,30", border="circular")
+        >>> blur.forward(torch.rand(1, 3, 32, 32)).shape
+        torch.Size([1, 3, 32, 32])
     """
 
     def __init__(self, kernel: Kernel, border: str = "free") -> None:
@@ -187,6 +202,14 @@ class Mask(Operator):
 
     Args:
         mask: (H, W), True or 1 where a pixel is known, False or 0 where it is missing.
+
+    Example:
+        >>> known = np.ones((32, 32), bool)
+        >>> known[10:12] = False  # two rows are missing
+        >>> mask = denoise_ext.restore.Mask(known)
+        >>> restorer = denoise_ext.restore.Restorer(mask, sigma=5, steps=2)
+        >>> restorer(torch.rand(1, 1, 32, 32)).shape
+        torch.Size([1, 1, 32, 32])
     """
 
     def __init__(self, mask: np.ndarray | Tensor) -> None:
@@ -242,6 +265,13 @@ class Mosaic(Operator):
 
     Args:
         pattern: the colours of the upper left 2 x 2 pixels, row by row.
+
+    Example:
+        >>> mosaic = denoise_ext.restore.Mosaic("RGGB")
+        >>> x = torch.rand(1, 3, 8, 8)
+        >>> y = mosaic.forward(x)
+        >>> bool(y[0, 0, 0, 0] == x[0, 0, 0, 0]), y.shape
+        (True, torch.Size([1, 1, 8, 8]))
     """
 
     def __init__(self, pattern: str = "RGGB") -> None:

@@ -54,7 +54,14 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Restored:
-    """A restored image, with what is known beside it."""
+    """A restored image, with what is known beside it.
+
+    Example:
+        >>> blur = denoise_ext.restore.Blur("gaussian:1.5")
+        >>> restored = denoise_ext.restore.Restorer(blur, sigma=3, steps=2).run("photo.png")
+        >>> restored.image.shape, restored.sigma, restored.sigma_estimated
+        ((48, 64, 3), 3.0, False)
+    """
 
     image: Any
     """The result, of the kind of the given image."""
@@ -86,6 +93,11 @@ class Restorer:
     Raises:
         TypeError, ValueError: a wrong argument; the message names it.
         RuntimeError: the device or the native library cannot be used.
+
+    Example:
+        >>> blur = denoise_ext.restore.Blur("gaussian:1.5")
+        >>> restorer = denoise_ext.restore.Restorer(blur, sigma=3, steps=2)
+        >>> sharp = [restorer(name) for name in denoise_ext.io.list_images("photos")]
     """
 
     def __init__(

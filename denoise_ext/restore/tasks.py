@@ -75,6 +75,11 @@ def deblur(
     Raises:
         TypeError, ValueError: an argument that does not fit; the message names it.
         RuntimeError: as `Restorer`.
+
+    Example:
+        >>> sharp = denoise_ext.restore.deblur("photo.png", "motion:5,30", sigma=3, steps=2)
+        >>> sharp.shape
+        (48, 64, 3)
     """
     restorer = Restorer(Blur(kernel, border), model, sigma=sigma, steps=steps, **options)
     return restorer(image, value_range=value_range, progress=progress)
@@ -127,6 +132,12 @@ def inpaint(
 
     Raises:
         TypeError, ValueError, RuntimeError: as `deblur`.
+
+    Example:
+        >>> known = np.ones((48, 64), bool)
+        >>> known[20:24, 30:34] = False
+        >>> denoise_ext.restore.inpaint("photo.png", known, steps=2).shape
+        (48, 64, 3)
     """
     restorer = Restorer(Mask(mask), model, sigma=sigma, steps=steps, **options)
     return restorer(image, value_range=value_range, progress=progress)
@@ -158,6 +169,11 @@ def demosaic(
 
     Raises:
         TypeError, ValueError, RuntimeError: as `deblur`.
+
+    Example:
+        >>> raw = np.random.default_rng(0).integers(0, 256, (32, 32), dtype=np.uint8)
+        >>> denoise_ext.restore.demosaic(raw, "RGGB", sigma=5, steps=2).shape
+        (32, 32, 3)
     """
     restorer = Restorer(Mosaic(pattern), model, sigma=sigma, steps=steps, **options)
     return restorer(_in_three_channels(raw), value_range=value_range, progress=progress)

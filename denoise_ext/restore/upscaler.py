@@ -42,7 +42,14 @@ Image = TypeVar("Image")
 
 @dataclass(frozen=True)
 class Upscaled:
-    """An enlarged image, with what is known beside it."""
+    """An enlarged image, with what is known beside it.
+
+    Example:
+        >>> network = denoise_ext.models.create_model("srnet_s_x2").eval()  # not trained
+        >>> upscaled = denoise_ext.restore.Upscaler(network, sigma=0).run("photo.png")
+        >>> upscaled.image.shape
+        (96, 128, 3)
+    """
 
     image: Any
     """The result, of the kind of the given image."""
@@ -77,6 +84,12 @@ class Upscaler:
         TypeError, ValueError: a wrong argument, or one that the network does not fit; the message
             names it.
         RuntimeError: the device or the native library cannot be used.
+
+    Example:
+        >>> network = denoise_ext.models.create_model("srnet_s_x2").eval()  # not trained
+        >>> upscaler = denoise_ext.restore.Upscaler(network, sigma=0)
+        >>> [upscaler(name).shape for name in denoise_ext.io.list_images("photos")]
+        [(96, 128, 3), (96, 128, 3)]
     """
 
     def __init__(
@@ -229,6 +242,11 @@ def upscale(
 
     Raises:
         TypeError, ValueError, RuntimeError: as `Upscaler`.
+
+    Example:
+        >>> network = denoise_ext.models.create_model("srnet_s_x2").eval()  # not trained
+        >>> denoise_ext.restore.upscale("photo.png", sigma=0, model=network).shape
+        (96, 128, 3)
     """
     upscaler = Upscaler(model, scale, sigma=sigma, **options)
     return upscaler(image, value_range=value_range, axes=axes)

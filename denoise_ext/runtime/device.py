@@ -25,6 +25,10 @@ def choose_device(
     Raises:
         ValueError: unknown device or backend name.
         RuntimeError: a device that cannot be used; the message gives the reason.
+
+    Example:
+        >>> denoise_ext.runtime.choose_device("cpu")
+        device(type='cpu')
     """
     check_backend(backend)
     if device is None or device == "auto":

@@ -50,6 +50,12 @@ def from_module(
     Raises:
         TypeError, ValueError: an argument that does not fit; a module in training mode; ``stride``
             or ``radius`` that the analysis contradicts.
+
+    Example:
+        >>> module = torch.nn.Conv2d(1, 1, 3, padding=1).eval()
+        >>> network = denoise_ext.runtime.from_module(module, channels=1, stride=1, radius=1)
+        >>> denoise_ext.denoise(np.zeros((32, 32), np.uint8), network).shape
+        (32, 32)
     """
     return FromModule(module, channels, needs_sigma, stride, radius)
 
@@ -96,7 +102,14 @@ def check_image_denoiser(model: Any) -> None:
 
 
 class FromModule(ImageDenoiser):
-    """What :func:`from_module` returns. It has no `config`: save the module itself."""
+    """What :func:`from_module` returns. It has no `config`: save the module itself.
+
+    Example:
+        >>> module = torch.nn.Conv2d(1, 1, 3, padding=1).eval()
+        >>> network = denoise_ext.runtime.from_module(module, channels=1)
+        >>> isinstance(network, denoise_ext.runtime.FromModule)
+        True
+    """
 
     family = "module"
 

@@ -61,7 +61,12 @@ def member(model: Any, channels: int) -> Any:
 
 
 def default_model(channels: int) -> str:
-    """The shipped model for images of `channels` channels (alpha not counted): 1 or 3."""
+    """The shipped model for images of `channels` channels (alpha not counted): 1 or 3.
+
+    Example:
+        >>> denoise_ext.runtime.default_model(1), denoise_ext.runtime.default_model(3)
+        ('dxnet_s_gray', 'dxnet_s_color')
+    """
     return member(None, channels)
 
 
@@ -116,6 +121,11 @@ def load_model(
         ValueError: neither a known name nor a file; a model without trained weights; a file that
             is not a readable checkpoint.
         RuntimeError: the device cannot be used, or shipped weights are damaged.
+
+    Example:
+        >>> network = denoise_ext.runtime.load_model("dxnet_s_gray", device="cpu")
+        >>> network.training
+        False
     """
     check_backend(backend)
     target = choose_device(device, backend)
@@ -155,6 +165,11 @@ def open_network(
 
     Raises:
         TypeError, ValueError, RuntimeError: an argument that does not fit, or cannot be used.
+
+    Example:
+        >>> planned = denoise_ext.runtime.open_network("dxnet_s", precision="default", channels=3)
+        >>> planned.original.in_channels
+        3
     """
     check_backend(backend)
     model = member(model, channels)

@@ -19,6 +19,11 @@ class RunOptions:
 
     Raises:
         TypeError, ValueError: an option out of its range. The device is checked when it is used.
+
+    Example:
+        >>> options = denoise_ext.runtime.RunOptions(device="cpu", tile=512, max_memory=256 << 20)
+        >>> options.precision
+        'default'
     """
 
     device: str | torch.device | None = "auto"

@@ -38,6 +38,14 @@ class Session:
     Raises:
         ValueError: a precision for a network that is accelerated already.
         RuntimeError: the native library is missing (with `run_planned`).
+
+    Example:
+        >>> network = denoise_ext.runtime.open_network("dxnet_s", channels=1)
+        >>> session = denoise_ext.runtime.Session(network, "default", run_planned=True)
+        >>> inputs = {"image": torch.rand(1, 1, 32, 32), "noise_map": torch.full((1, 1, 1, 1), 0.1)}
+        >>> outputs, state, recomputed = session.run(inputs)
+        >>> outputs["image"].shape, recomputed
+        (torch.Size([1, 1, 32, 32]), False)
     """
 
     device: torch.device

@@ -52,6 +52,10 @@ def create_app(options: ServiceOptions | None = None) -> Guard:
 
     Raises:
         ValueError, RuntimeError: a model that cannot be loaded, a device that cannot be used.
+
+    Example:
+        >>> options = denoise_ext.service.ServiceOptions(model="dxnet_s")
+        >>> app = denoise_ext.service.create_app(options)  # uvicorn my_service:app
     """
     service = Service(options or ServiceOptions())
     handlers: dict[Any, Callable[[Request, Any], Awaitable[Response]]] = {

@@ -20,6 +20,11 @@ class ServiceOptions:
 
     Raises:
         ValueError: a limit below 1, an empty token, a name that is none.
+
+    Example:
+        >>> options = denoise_ext.service.ServiceOptions(token="7f3a", max_pixels=20_000_000)
+        >>> options.max_requests
+        64
     """
 
     model: str | None = None

@@ -106,6 +106,11 @@ def bind(host: str, port: int) -> socket.socket:
 
     Raises:
         ValueError: an address that this machine does not have, a port that is in use or forbidden.
+
+    Example:
+        >>> listener = denoise_ext.service.bind("127.0.0.1", 0)
+        >>> host, port = listener.getsockname()
+        >>> listener.close()
     """
     if not 0 <= port <= 65535:
         raise ValueError(f"port must be from 0 to 65535, got {port}")
@@ -148,6 +153,15 @@ def serve(
 
     Raises:
         ValueError, RuntimeError: as `create_app`.
+
+    Example:
+        >>> import signal
+        >>> listener = denoise_ext.service.bind("127.0.0.1", 0)
+        >>> def ready():
+        ...     print("ready")
+        ...     signal.raise_signal(signal.SIGTERM)  # stops the service; leave this line out
+        >>> denoise_ext.service.serve(denoise_ext.service.ServiceOptions(), listener, ready)
+        ready
     """
     config = uvicorn.Config(
         create_app(options), http=BoundedProtocol, ws="none", lifespan="on", log_config=None,

@@ -83,6 +83,12 @@ def denoise(
     image decides what is done (`analyse_noise`). Without ``axes`` an array is
     (H, W) or (H, W, 1..4), a tensor (H, W), (1..4, H, W) or (N, 1..4, H, W), and any other shape is
     refused. For many images make a `Denoiser`, which keeps its network ready.
+
+    Example:
+        >>> noisy = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+        >>> clean = denoise_ext.denoise(noisy, sigma=25, strength=0.8)
+        >>> clean.shape, clean.dtype
+        ((48, 64, 3), dtype('uint8'))
     """
     denoiser = Denoiser(
         model, channels=channels, needs_sigma=needs_sigma, sigma=sigma, strength=strength,

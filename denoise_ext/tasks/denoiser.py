@@ -6,9 +6,7 @@ import logging
 import os
 import threading
 import time
-from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from fractions import Fraction
 from typing import Any, overload
@@ -16,9 +14,8 @@ from typing import Any, overload
 import numpy as np
 import torch
 
-from denoise_ext._choices import check_choice
+from denoise_ext._choices import check_choice, check_strength
 from denoise_ext._log import get_logger
-from denoise_ext._precision import PRECISIONS
 from denoise_ext.io import Picture
 from denoise_ext.io.channels import colour_channels
 from denoise_ext.runtime.device import choose_device
@@ -34,27 +31,22 @@ from denoise_ext.runtime.model_names import (
 from denoise_ext.runtime.options import RunOptions, Tile
 from denoise_ext.runtime.session import Session
 from denoise_ext.tasks.axes import check_axes, parts_of
-from denoise_ext.tasks.doubts import (
-    called_from,
-    caller,
-    warn_of_range,
-    warn_of_sigma,
-)
+from denoise_ext.tasks.doubts import called_from, caller, warn_of_doubts
 from denoise_ext.tasks.guided_filter import (
     JOINT_BILATERAL,
     Guide,
     guided_session,
 )
 from denoise_ext.tasks.image_run import ImageRun, Settings
-from denoise_ext.tasks.images import ImageT, ImageView, open_image
+from denoise_ext.tasks.images import ImageT, open_image
+from denoise_ext.tasks.in_order import in_order
 from denoise_ext.tasks.noise_analysis import NoiseProfile
-from denoise_ext.tasks.noise_level import sample_of
 from denoise_ext.tasks.part import Part, check_part, cropped, frame_of, window_of, within
 from denoise_ext.tasks.result import Result, joined
 from denoise_ext.tasks.sigma import Sigma, check_sigma
 from denoise_ext.tasks.texture import check_texture, check_treatment, with_texture
 from denoise_ext.tasks.treatment import Treatment, treatment_of
-from denoise_ext.tasks.trust import Trust, trust_in_part, trust_of
+from denoise_ext.tasks.trust import Trust, checked_probes, trust_in_part, trust_of
 from denoise_ext.tasks.value_range import Range, check_range
 
 logger: logging.Logger = get_logger("denoise_ext.tasks")
@@ -99,7 +91,8 @@ class Denoiser:
             keeps the precision of each layer); "bfloat16" or "float16" store weights and
             intermediate tensors.  On overflow of float16 the tile is
             recomputed in float32 (`Result.recomputed`).
-        backend: "native": the network runs as a plan of this package's kernels.  "torch": a named
+        backend: "native": the network runs as a plan of this package's kernels; on a GPU they are
+            called one by one, unless the network is accelerated already.  "torch": a named
             network is loaded in plain PyTorch, a given one runs unmodified.
         tile: "auto": tiles if the image needs more memory than the limit; a number: tiles of at
             most so many pixels on a side, overlap included; None: the whole image.  Tiles overlap
@@ -131,6 +124,13 @@ class Denoiser:
     Warns:
         UserWarning: a plain floating-point array far outside of [0, 1] without `value_range`; a
             sigma between 0 and 1 for 8-bit or such images.  Once for each line that calls.
+
+    Example:
+        >>> denoiser = denoise_ext.Denoiser("dxnet_s", sigma=15)
+        >>> clean = [denoiser(name) for name in denoise_ext.io.list_images("photos")]
+        >>> result = denoiser.run(np.zeros((32, 32), np.uint16), strength=0.8)
+        >>> result.image.dtype, result.sigma
+        (dtype('uint16'), 15)
     """
 
     def __init__(
@@ -152,18 +152,18 @@ class Denoiser:
     ) -> None:
         self._options = RunOptions(device, precision, backend, tile, max_memory)
         check_choice("alpha", alpha, ALPHA)
-        _check_strength(strength)
+        strength = check_strength(strength)
         named = model is None or isinstance(model, (str, os.PathLike))
-        if (model is None or isinstance(model, (str, os.PathLike))) and model != JOINT_BILATERAL:
+        if named and model != JOINT_BILATERAL:
             check_name(model)
         if device not in (None, "auto"):
             choose_device(device, backend if named else "torch")
         check_sigma(sigma)
         self._model = adopted(model, channels, needs_sigma)
         check_image_denoiser(self._model)
-        self._sigma, self._strength = sigma, float(strength)
+        self._sigma, self._strength = sigma, strength
         self._alpha = alpha
-        self._probes = _checked_probes(uncertainty, self._strength, precision)
+        self._probes = checked_probes(uncertainty, self._strength, precision)
         named_model, texture = named_texture(model, texture)
         if texture:
             self._model = named_model
@@ -352,11 +352,9 @@ class Denoiser:
     ) -> tuple[Result, int]:
         """The result for an image, and how many of its numbers are not finite."""
         start = time.perf_counter()
-        if strength is None:
-            strength = self._strength
-        _check_strength(strength)
+        strength = check_strength(self._strength if strength is None else strength)
         probes = self._probes if uncertainty is None else uncertainty
-        _checked_probes(probes, strength, self._options.precision)
+        checked_probes(probes, strength, self._options.precision)
         opened = open_image(image, axes)
         value_range = opened.value_range if value_range is None else value_range
         checked = check_range(value_range, opened.source.dtype)
@@ -369,7 +367,7 @@ class Denoiser:
             result = Result(target.result(), None, False, seconds, 0, 0, trust=trust)
             return result, opened.missing
         sigma = sigma if sigma is not None else self._sigma
-        _warn_of_doubts(opened, sigma, value_range)
+        warn_of_doubts(opened, sigma, value_range)
         settings = Settings(self._model, float(strength), self._options, self._session)
         work = ImageRun(settings, opened, sigma, guide, value_range, share)
         channels = opened.source.shape[1]
@@ -449,27 +447,14 @@ class Denoiser:
         check_axes(axes)
         if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
             raise ValueError(f"workers must be an integer >= 1, got {workers!r}")
-        how = {"value_range": value_range, "axes": axes, "share": workers}
-        return self._in_order(iter(images), workers, how, caller())
+        place = caller()
 
-    def _in_order(
-        self, images: Iterator[Any], workers: int, how: dict[str, Any], place: dict[str, Any]
-    ) -> Iterator[Any]:
-        def run(image: Any) -> Result:
+        def denoised(image: Any) -> Any:
             with called_from(place):
-                return self.run(image, **how)
+                result = self.run(image, value_range=value_range, axes=axes, share=workers)
+            return result.image
 
-        waiting: deque[Future[Result]] = deque()
-        pool = ThreadPoolExecutor(workers, thread_name_prefix="denoise")
-        try:
-            for image in images:
-                waiting.append(pool.submit(run, image))
-                if len(waiting) >= 2 * workers:
-                    yield waiting.popleft().result().image
-            while waiting:
-                yield waiting.popleft().result().image
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+        return in_order(denoised, images, workers)
 
     def _session(self, model: Model, channels: int, guide: Guide | None) -> Session:
         """Return the network of `model` for images of these channels; load and plan it once."""
@@ -502,31 +487,6 @@ class Denoiser:
                 native = options.backend == "native"
                 self._sessions[key] = Session(network, options.precision, native)
             return self._sessions[key]
-
-
-def _checked_probes(uncertainty: object, strength: float, precision: str) -> int:
-    if isinstance(uncertainty, bool) or not isinstance(uncertainty, int) or uncertainty < 0:
-        raise ValueError(f"uncertainty must be a number of probes >= 0, got {uncertainty!r}")
-    if uncertainty and strength != 1:
-        raise ValueError(f"uncertainty needs strength 1, got {strength!r}")
-    if uncertainty and PRECISIONS[precision].dtype is not None:
-        raise ValueError(f"uncertainty needs float32, got precision {precision!r}")
-    return uncertainty
-
-
-def _check_strength(strength: object) -> None:
-    number = None if isinstance(strength, bool) else strength
-    if not isinstance(number, (int, float)) or not 0 <= number <= 1:
-        raise ValueError(f"strength must be a number from 0 to 1, got {strength!r}")
-
-
-def _warn_of_doubts(opened: ImageView, sigma: Sigma, value_range: Range | None) -> None:
-    source = opened.source
-    plain = source.is_floating_point() and value_range is None and not opened.from_file
-    if plain:
-        warn_of_range(sample_of(source[0, 0]))
-    if plain or source.dtype == torch.uint8:
-        warn_of_sigma(sigma)
 
 
 __all__ = ["Denoiser", "Result"]

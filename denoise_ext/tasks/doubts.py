@@ -17,6 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from denoise_ext.runtime.tiling import Grid
+from denoise_ext.tasks.images import ImageView
+from denoise_ext.tasks.sampling import sample_of
+from denoise_ext.tasks.sigma import Sigma
+from denoise_ext.tasks.value_range import Range
 
 _PACKAGE = str(Path(__file__).parents[1]) + os.sep
 _caller: ContextVar[dict[str, Any] | None] = ContextVar("_caller", default=None)
@@ -27,6 +31,16 @@ _REPEATED = 10  # times that a pixel is computed, in the mean
 # Of the pixels, for values around zero whose blocks average out. In a black image in [0, 1] this
 # many pixels are below _LOW at a noise level of 121, on the 0-255 scale.
 _SHARE_OF_PIXELS = 0.3
+
+
+def warn_of_doubts(opened: ImageView, sigma: Sigma, value_range: Range | None) -> None:
+    """Warn of an image on another scale, and of a sigma on another scale than the image."""
+    source = opened.source
+    plain = source.is_floating_point() and value_range is None and not opened.from_file
+    if plain:
+        warn_of_range(source[0, 0])
+    if plain or source.dtype == torch.uint8:
+        warn_of_sigma(sigma)
 
 
 def warn_of_sigma(sigma: object) -> None:
@@ -53,12 +67,9 @@ def warn_of_tile(tile: int, grid: Grid, pixels: int) -> None:
         )
 
 
-def warn_of_range(samples: list[Tensor]) -> None:
-    """Warn of floating-point pixels that are not in [0, 1], give or take the noise.
-
-    Args:
-        samples: parts (h, w) of one channel.
-    """
+def warn_of_range(channel: Tensor) -> None:
+    """Warn of floating-point pixels (H, W) that are not in [0, 1], give or take the noise."""
+    samples = sample_of(channel)
     parts = [part.detach().float().cpu() for part in samples if min(part.shape) >= _BLOCK]
     if not parts:
         return

@@ -22,7 +22,13 @@ Method = Callable[[Tensor, float | None], Tensor]
 
 @dataclass(frozen=True)
 class Protocol:
-    """Everything besides model, images and sigma that influences the figures."""
+    """Everything besides model, images and sigma that influences the figures.
+
+    Example:
+        >>> protocol = denoise_ext.tasks.Protocol(seed=1, round_output=False)
+        >>> clean = denoise_ext.io.read_image("photo.png")
+        >>> scores = denoise_ext.tasks.evaluate_image(denoise_ext.Denoiser(), clean, 25.0, protocol)
+    """
 
     seed: int = 0
     """The noise generator is seeded with this anew for every image."""
@@ -68,7 +74,14 @@ class Protocol:
 
 @dataclass(frozen=True)
 class Scores:
-    """Quality before and after, PSNR in dB."""
+    """Quality before and after, PSNR in dB.
+
+    Example:
+        >>> clean = np.full((48, 64), 128, np.uint8)
+        >>> scores = denoise_ext.tasks.evaluate_image(denoise_ext.Denoiser(), clean, sigma=25.0)
+        >>> scores.psnr > scores.noisy_psnr, sorted(scores.as_dict())
+        (True, ['noisy_psnr', 'noisy_ssim', 'psnr', 'ssim'])
+    """
 
     noisy_psnr: float
     noisy_ssim: float
@@ -81,7 +94,13 @@ class Scores:
 
 
 def clean_pixels(pixels: np.ndarray, protocol: Protocol) -> np.ndarray:
-    """Return the pixels that are measured: without alpha, and gray if the protocol is."""
+    """Return the pixels that are measured: without alpha, and gray if the protocol is.
+
+    Example:
+        >>> rgba = np.zeros((8, 8, 4), np.uint8)
+        >>> denoise_ext.tasks.clean_pixels(rgba, denoise_ext.tasks.Protocol(gray=True)).shape
+        (8, 8)
+    """
     pixels = without_alpha(pixels)
     if protocol.gray and pixels.ndim == 3:
         pixels = to_gray(pixels)
@@ -104,6 +123,14 @@ def evaluate_image(
     Raises:
         ValueError: the method does not fit the image, or the image (less the border) is too
             small for SSIM's 11 x 11 window.
+
+    Example:
+        >>> clean = denoise_ext.io.read_image("photo.png")
+        >>> def nothing(x, sigma):
+        ...     return x
+        >>> scores = denoise_ext.tasks.evaluate_image(nothing, clean, sigma=25.0)
+        >>> round(scores.noisy_psnr)
+        20
     """
     stored = _as_batch(pixels)
     sample = as_sample({}, {"image": to_unit(stored)})
@@ -130,6 +157,15 @@ def evaluate_pair(
 
     Raises:
         ValueError: the images differ in shape or dtype, or as `evaluate_image`.
+
+    Example:
+        >>> clean = np.full((48, 64), 128, np.uint8)
+        >>> noise = 25 * np.random.default_rng(0).standard_normal(clean.shape)
+        >>> noisy = (clean + noise).clip(0, 255).astype(np.uint8)
+        >>> denoiser = denoise_ext.Denoiser()
+        >>> scores = denoise_ext.tasks.evaluate_pair(denoiser, noisy, clean, sigma=25.0)
+        >>> scores.psnr > scores.noisy_psnr
+        True
     """
     if noisy.shape != clean.shape or noisy.dtype != clean.dtype:
         raise ValueError(

@@ -21,13 +21,8 @@ from denoise_ext.io.channels import colour_channels
 from denoise_ext.tasks.doubts import warn_of_range
 from denoise_ext.tasks.images import open_image
 from denoise_ext.tasks.impulses import isolated_share, margins_of, without_impulses
-from denoise_ext.tasks.noise_level import (
-    at_limit,
-    dct_basis,
-    quiet_variance,
-    sample_of,
-    sample_places,
-)
+from denoise_ext.tasks.noise_level import at_limit, dct_basis, quiet_variance
+from denoise_ext.tasks.sampling import sample_places
 from denoise_ext.tasks.value_range import Range, check_range, to_unit
 
 Kind = Literal["none", "white", "signal-dependent", "correlated", "impulse", "mixed"]
@@ -56,7 +51,13 @@ _IMPULSES = 0.003  # share of isolated pixels
 
 @dataclass(frozen=True)
 class NoiseProfile:
-    """What `analyse_noise` found."""
+    """What `analyse_noise` found.
+
+    Example:
+        >>> profile = denoise_ext.analyse_noise("photo.png")
+        >>> profile.kind, profile.correlated
+        ('white', False)
+    """
 
     kind: Kind
     """``none``: faint or no noise.  ``white``: Gaussian of one level.  ``signal-dependent``: white,
@@ -118,6 +119,12 @@ def analyse_noise(
     Raises:
         TypeError, ValueError: an image that is none of these, is smaller, or has pixels that are
             not finite.
+
+    Example:
+        >>> noise = 20 * np.random.default_rng(0).standard_normal((64, 64))
+        >>> profile = denoise_ext.analyse_noise((128 + noise).astype(np.uint8))
+        >>> profile.kind, round(profile.level)
+        ('white', 20)
     """
     opened = open_image(image, axes)
     if len(opened.source) != 1:
@@ -127,7 +134,7 @@ def analyse_noise(
     if value_range is not None:
         value_range = check_range(value_range, source.dtype)
     elif source.is_floating_point() and not opened.from_file:
-        warn_of_range(sample_of(source[0]))
+        warn_of_range(source[0])
     height, width = source.shape[-2:]
     if min(height, width) < SMALLEST:
         raise ValueError(

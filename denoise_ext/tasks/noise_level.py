@@ -24,6 +24,7 @@ from torch import Tensor
 from denoise_ext.io.channels import colour_channels
 from denoise_ext.tasks.doubts import warn_of_range
 from denoise_ext.tasks.images import open_image
+from denoise_ext.tasks.sampling import sample_of
 from denoise_ext.tasks.value_range import Range, check_range, to_unit
 
 _BLOCK = 8  # side of a block in pixels
@@ -32,8 +33,6 @@ _STEP = 2  # between blocks
 _WEAKEST = 0.02  # share of the blocks to begin with
 _FEWEST = 64  # blocks that are averaged at least
 _CLIPPED = 4  # clipped pixels of its 64 that a block may have
-_SAMPLE = 1 << 19  # pixels that are looked at: larger images through tiles spread over them
-_TILE = 128  # their side
 
 
 def estimate_sigma(
@@ -58,6 +57,11 @@ def estimate_sigma(
 
     Raises:
         TypeError, ValueError: an image that does not fit; the message names the argument.
+
+    Example:
+        >>> noise = 20 * np.random.default_rng(0).standard_normal((128, 128))
+        >>> round(denoise_ext.tasks.estimate_sigma((128 + noise).astype(np.uint8)))
+        20
     """
     opened = open_image(image, axes)
     if opened.batched and axes is None:
@@ -66,7 +70,7 @@ def estimate_sigma(
     if value_range is not None:
         value_range = check_range(value_range, opened.source.dtype)
     elif opened.source.is_floating_point() and not opened.from_file:
-        warn_of_range(sample_of(opened.source[0, 0]))
+        warn_of_range(opened.source[0, 0])
     channels = colour_channels(opened.source.shape[1])
     levels = sigma_of_batch(opened.source[:, :channels], value_range)
     return float(levels if len(levels) == 1 else levels.square().mean().sqrt())
@@ -109,29 +113,6 @@ def quiet_variance(low: Tensor, high: Tensor) -> tuple[float, Tensor]:
         count = max(count, int(torch.searchsorted(low, lows * variance)))
         variance = float(high[count - 1]) / (count * highs)
     return variance, order[:count]
-
-
-def sample_of(channel: Tensor) -> list[Tensor]:
-    """(H, W), or of a large one tiles spread over it."""
-    return [channel[place] for place in sample_places(*channel.shape)]
-
-
-def sample_places(
-    height: int, width: int, most: int = _SAMPLE, side: int = _TILE
-) -> list[tuple[slice, slice]]:
-    """The whole image if it has at most so many pixels, else tiles spread over it."""
-    if height * width <= most:
-        return [(slice(None), slice(None))]
-    tiles = most // side**2
-    rows = min(max(1, round(math.sqrt(tiles * height / width))), tiles, -(-height // side))
-    columns = min(max(1, tiles // rows), -(-width // side))
-    ys, xs = _starts(height, rows, side), _starts(width, columns, side)
-    return [(slice(y, y + side), slice(x, x + side)) for y in ys for x in xs]
-
-
-def _starts(size: int, count: int, side: int) -> list[int]:
-    """Where so many tiles begin, evenly from edge to edge."""
-    return [i * (size - min(size, side)) // max(count - 1, 1) for i in range(count)]
 
 
 def _energies(tile: Tensor, value_range: Range | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -182,4 +163,4 @@ def dct_basis() -> tuple[Tensor, Tensor]:
     return _dct_filters().flatten(1), _frequencies()
 
 
-__all__ = ["estimate_sigma", "sample_of", "sigma_of_batch"]
+__all__ = ["estimate_sigma", "sigma_of_batch"]

@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from denoise_ext.tasks.noise_analysis import NoiseProfile
-from denoise_ext.tasks.noise_level import at_limit, cosines, sample_places
+from denoise_ext.tasks.noise_level import at_limit, cosines
+from denoise_ext.tasks.sampling import sample_places
 from denoise_ext.tasks.treatment import sigma_map
 from denoise_ext.tasks.value_range import to_unit
 

@@ -15,7 +15,13 @@ from denoise_ext.tasks.trust import Trust
 
 @dataclass(frozen=True)
 class Result:
-    """A denoised image, with noise level, time and tiles."""
+    """A denoised image, with noise level, time and tiles.
+
+    Example:
+        >>> result = denoise_ext.Denoiser().run("photo.png")
+        >>> result.image.shape, result.sigma_estimated, result.treatment
+        ((48, 64, 3), True, 'white noise, sigma ...: dxnet_s_color')
+    """
 
     image: Any
     """The result, of the same kind as the given image."""

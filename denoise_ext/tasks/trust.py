@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from denoise_ext._precision import PRECISIONS
 from denoise_ext.io.channels import colour_channels
 from denoise_ext.models import list_models, pretrained_info
 from denoise_ext.models.registry import Factors
@@ -37,6 +38,17 @@ class Trust:
     reason: str = ""
     sampler: Callable[[int, int], Any] | None = None
     """From a number of steps and a seed to an image."""
+
+
+def checked_probes(uncertainty: object, strength: float, precision: str) -> int:
+    """Return the number of probes if it fits the other options; raise ValueError if not."""
+    if isinstance(uncertainty, bool) or not isinstance(uncertainty, int) or uncertainty < 0:
+        raise ValueError(f"uncertainty must be a number of probes >= 0, got {uncertainty!r}")
+    if uncertainty and strength != 1:
+        raise ValueError(f"uncertainty needs strength 1, got {strength!r}")
+    if uncertainty and PRECISIONS[precision].dtype is not None:
+        raise ValueError(f"uncertainty needs float32, got precision {precision!r}")
+    return uncertainty
 
 
 def trust_of(

@@ -63,6 +63,11 @@ def to_unit(
     Raises:
         TypeError: another dtype (see `check_range`).
         ValueError: pixels that are not finite or plainly not in that range.
+
+    Example:
+        >>> x = torch.tensor([0, 1000], dtype=torch.int16)
+        >>> denoise_ext.tasks.to_unit(x, value_range=(-1000, 1000))
+        tensor([0.5000, 1.0000])
     """
     low, high = check_range(value_range, x.dtype)
     given = x.dtype
@@ -94,6 +99,10 @@ def _check_numbers(x: Tensor, low: float, high: float) -> None:
 def from_unit(x: Tensor, dtype: torch.dtype, value_range: Range | None = None) -> Tensor:
     """Back to `dtype` and range: integers are clipped to those the type has and rounded half to
     even, floats neither.
+
+    Example:
+        >>> denoise_ext.tasks.from_unit(torch.tensor([-0.1, 0.5, 1.0]), torch.uint8)
+        tensor([  0, 128, 255], dtype=torch.uint8)
     """
     low, high = check_range(value_range, dtype)
     if dtype.is_floating_point:

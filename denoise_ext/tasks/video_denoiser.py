@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from denoise_ext._choices import check_strength
 from denoise_ext._log import get_logger
 from denoise_ext.io.channels import colour_channels
 from denoise_ext.models import Network, load_checkpoint
@@ -83,6 +84,12 @@ class VideoDenoiser:
 
     Raises:
         TypeError, ValueError: a wrong argument; the message names it.
+
+    Example:
+        >>> denoiser = denoise_ext.VideoDenoiser("rdxnet_s_gray", sigma=15)
+        >>> frames = np.random.default_rng(0).integers(0, 256, (3, 48, 64), dtype=np.uint8)
+        >>> [denoiser.push(frame).shape for frame in frames]
+        [(48, 64), (48, 64), (48, 64)]
     """
 
     def __init__(
@@ -101,9 +108,7 @@ class VideoDenoiser:
         self._options = RunOptions(device, precision, backend, tile, max_memory)
         if sigma is not None and not (_is_number(sigma) and 0 <= sigma < math.inf):
             raise ValueError(f"sigma must be a finite number >= 0 (0-255 scale), got {sigma!r}")
-        if not (_is_number(strength) and 0 <= strength <= 1):
-            raise ValueError(f"strength must be a number from 0 to 1, got {strength!r}")
-        self._strength, self._cut = float(strength), _cut_share(scene_cut)
+        self._strength, self._cut = check_strength(strength), _cut_share(scene_cut)
         self._model, self._given = model, sigma
         self._runs: dict[int, FrameRun] = {}  # by channels
         self._lock = threading.Lock()

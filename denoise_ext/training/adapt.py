@@ -38,7 +38,16 @@ FILES_NAME, PLAN = "files.json", "plan.json"  # in the folder of a run
 
 @dataclass(frozen=True)
 class Adapted:
-    """What `adapt` found."""
+    """What `adapt` found.
+
+    Example:
+        >>> worse = denoise_ext.training.Adapted(
+        ...     path=None, objective="sure", start="dxnet_s_gray", gain=-0.02, gain_error=0.05,
+        ...     least_gain=0.0, files=9, kinds={"white": 9}, left_out=[], steps=400,
+        ... )
+        >>> worse.kept
+        False
+    """
 
     path: Path | None
     """The checkpoint; None: the old network was kept, and no file was written."""
@@ -105,6 +114,13 @@ def adapt(
             little to hold out; an interrupted run of other files or arguments.
         FloatingPointError: the loss stopped being finite.
         RuntimeError: another process trains the same output; the device cannot be used.
+
+    Example:
+        >>> adapted = denoise_ext.training.adapt(
+        ...     "noisy", "mine.safetensors", start="ffdnet_gray_small", minutes=0.001
+        ... )
+        >>> adapted.objective, adapted.kept == Path("mine.safetensors").exists()
+        ('sure', True)
     """
     target = _checked_output(output, overwrite)
     _check_arguments(pairs, takes, minutes)

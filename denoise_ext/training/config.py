@@ -18,7 +18,15 @@ DATA_VARIABLE = "DENOISE_EXT_DATA"
 
 
 class ConfigError(ValueError):
-    """A configuration that cannot be used; the message has one line per mistake."""
+    """A configuration that cannot be used; the message has one line per mistake.
+
+    Example:
+        >>> try:
+        ...     denoise_ext.training.load_config("recipe.toml", ["run.steps=-1"])
+        ... except denoise_ext.training.ConfigError as error:
+        ...     print("run.steps" in str(error))
+        True
+    """
 
 
 def load_config(path: str | Path, overrides: list[str] | None = None) -> TrainConfig:
@@ -27,6 +35,11 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> TrainCo
     Raises:
         ConfigError: the file cannot be read, is not TOML, or has wrong keys or values; one line
             per mistake, with the key, the value and what is allowed.
+
+    Example:
+        >>> config = denoise_ext.training.load_config("recipe.toml", ["run.steps=100"])
+        >>> config.run.steps
+        100
     """
     path = Path(path)
     try:

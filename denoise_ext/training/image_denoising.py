@@ -14,12 +14,14 @@ from denoise_ext.metrics import high_frequency_energy, patch_wasserstein, psnr
 from denoise_ext.metrics.protocol import Sample, inputs_of, targets_of
 from denoise_ext.models import ImageDenoiser, Network
 from denoise_ext.models.dxnet_vae import DXNetVAE
+from denoise_ext.training.adversarial import Adversarial
 from denoise_ext.training.batches import Batches, denoising_sample
 from denoise_ext.training.distributed import Processes
-from denoise_ext.training.objectives import build_objective
+from denoise_ext.training.losses import criterion
+from denoise_ext.training.objectives import Variational, build_objective
 from denoise_ext.training.schema import TrainConfig
 from denoise_ext.training.sections import IMAGE_DENOISING
-from denoise_ext.training.task import CHAIN_STEP, Label, Task, Validator, register_task
+from denoise_ext.training.task import CHAIN_STEP, Label, Objective, Task, Validator, register_task
 
 
 @register_task(IMAGE_DENOISING)
@@ -30,8 +32,28 @@ def image_denoising(
     network = check_fit(network, config)
     batches = Batches(config, processes, device, network.needs_sigma)
     validator = HeldOut(config, batches.held_out, network.needs_sigma)
-    objective = build_objective(config, network, processes, device)
+    objective = _objective(config, network, processes, device)
     return Task(batches, objective, validator if batches.held_out else None)
+
+
+def _objective(
+    config: TrainConfig, network: ImageDenoiser, processes: Processes, device: torch.device
+) -> Objective:
+    """The objective of the section ``loss``."""
+    loss, seed = config.loss, config.run.seed
+    if loss.divergence:
+        assert isinstance(network, DXNetVAE)  # check_fit
+        return Variational(
+            network.code_shape, criterion(loss.name, loss.ssim_weight), loss.divergence,
+            loss.divergence_warmup, loss.divergence_free, seed,
+        )  # fmt: skip
+    objective = build_objective(config)
+    if not loss.adversarial:
+        return objective
+    return Adversarial(
+        objective, loss.adversarial, config.data.channels, loss.discriminator_rate, seed, processes,
+        device,
+    )  # fmt: skip
 
 
 def check_fit(model: Network, config: TrainConfig) -> ImageDenoiser:

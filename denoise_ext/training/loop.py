@@ -19,6 +19,7 @@ from denoise_ext.models.frames import compute_frames
 from denoise_ext.models.network import Tensors
 from denoise_ext.training import (  # noqa: F401  (they register)
     adaptation,
+    image_compression,
     image_denoising,
     image_upscaling,
     video_denoising,
@@ -44,7 +45,16 @@ from denoise_ext.training.validate import validate
 
 @dataclass
 class TrainResult:
-    """The result of a run."""
+    """The result of a run.
+
+    Example:
+        >>> result = denoise_ext.training.TrainResult(
+        ...     Path("run/model.safetensors"), steps=400, validation={25.0: 29.0},
+        ...     before={25.0: 28.9}, finished=True,
+        ... )
+        >>> round(result.validation[25.0] - result.before[25.0], 2)  # dB gained
+        0.1
+    """
 
     model_path: Path
     steps: int
@@ -77,6 +87,11 @@ def train(config: TrainConfig, accept_changes: bool = False) -> TrainResult:
         ConfigError: the configuration does not fit the model, the data or the run directory, or
             another process is training there.
         FloatingPointError: the loss stopped being finite.
+
+    Example:
+        >>> config = denoise_ext.training.load_config("recipe.toml", ["run.out=runs/short"])
+        >>> result = denoise_ext.training.train(config)
+        >>> network = denoise_ext.models.load_checkpoint(result.model_path)
     """
     processes = process_from_environment()
     try:

@@ -17,11 +17,7 @@ from torch import Tensor
 
 from denoise_ext.data.random import CODES, MASKS, PROBES, ROLES, SCALES, image_generator
 from denoise_ext.metrics.protocol import Sample, inputs_of, targets_of
-from denoise_ext.models import Network
-from denoise_ext.models.dxnet_vae import DXNetVAE
 from denoise_ext.ops import bilateral_blur
-from denoise_ext.training.adversarial import Adversarial
-from denoise_ext.training.distributed import Processes
 from denoise_ext.training.losses import Criterion, criterion
 from denoise_ext.training.schema import TrainConfig
 from denoise_ext.training.task import INDEX, Objective, Trained
@@ -30,30 +26,16 @@ Loss = tuple[Tensor, dict[str, Tensor]]
 _DECIBELS = 20.0 / math.log(10.0)  # of PSNR for a nat per value
 
 
-def build_objective(
-    config: TrainConfig, network: Network, processes: Processes, device: torch.device
-) -> Objective:
-    """The objective of the section ``loss``."""
-    objective = _distance_to_target(config, network)
-    loss = config.loss
-    if not loss.adversarial:
-        return objective
-    return Adversarial(
-        objective, loss.adversarial, config.data.channels, loss.discriminator_rate,
-        config.run.seed, processes, device,
-    )  # fmt: skip
+def build_objective(config: TrainConfig) -> Objective:
+    """The objective of ``loss.target``.
 
-
-def _distance_to_target(config: TrainConfig, network: Network) -> Objective:
-    """The objective of ``loss.target``."""
+    Example:
+        >>> config = denoise_ext.training.load_config("recipe.toml")
+        >>> type(denoise_ext.training.build_objective(config)).__name__
+        'Supervised'
+    """
     seed = config.run.seed
     distance = criterion(config.loss.name, config.loss.ssim_weight)
-    if config.loss.divergence:
-        assert isinstance(network, DXNetVAE)  # check_fit
-        return Variational(
-            network.code_shape, distance, config.loss.divergence, config.loss.divergence_warmup,
-            config.loss.divergence_free, seed,
-        )  # fmt: skip
     if config.loss.noise_level or config.loss.noise_scale:
         return Blind(distance, config.loss.noise_level, config.loss.noise_scale, seed)
     objectives: dict[str, Objective] = {
@@ -71,6 +53,15 @@ class Supervised:
     Args:
         distance: of one output to its target; frames are images of a batch.
         outputs: which outputs have targets. Of several, each distance is logged, too.
+
+    Example:
+        >>> from denoise_ext.metrics.protocol import as_sample
+        >>> objective = denoise_ext.training.Supervised(torch.nn.functional.mse_loss)
+        >>> x = torch.rand(2, 1, 8, 8)
+        >>> sample = as_sample({"image": x}, {"image": x + 1})
+        >>> loss, parts = objective(lambda inputs: inputs, sample, step=0)
+        >>> float(loss)
+        1.0
     """
 
     distance: Criterion

@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from denoise_ext.training.sections import (
+    IMAGE_COMPRESSION,
     IMAGE_DENOISING,
     IMAGE_UPSCALING,
     VIDEO_DENOISING,
@@ -22,12 +23,23 @@ from denoise_ext.training.sections import (
     Validation,
 )
 
-_OWN_TASKS = (IMAGE_DENOISING, VIDEO_DENOISING, IMAGE_UPSCALING)
+_OWN_TASKS = (IMAGE_DENOISING, VIDEO_DENOISING, IMAGE_UPSCALING, IMAGE_COMPRESSION)
 _PEAK_AFTER_START = 1e-4
 
 
 class TrainConfig(Section):
-    """A whole training configuration."""
+    """A whole training configuration.
+
+    Example:
+        >>> config = denoise_ext.training.TrainConfig.model_validate({
+        ...     "data": {"train": "photos", "crop": 32},
+        ...     "model": {"name": "dxnet_s_gray"},
+        ...     "schedule": {"warmup_steps": 1},
+        ...     "run": {"out": "runs/mine", "steps": 2},
+        ... })
+        >>> config.loss.target
+        'clean'
+    """
 
     data: Data = Field(default_factory=Data)
     noise: Noise = Field(default_factory=Noise)
@@ -77,8 +89,10 @@ class TrainConfig(Section):
             )
         if self.task.name == VIDEO_DENOISING:
             self._video_consistent()
-        if self.task.name == IMAGE_UPSCALING:
-            self._upscaling_consistent()
+        if self.task.name in (IMAGE_UPSCALING, IMAGE_COMPRESSION):
+            self._clean_files_alone()
+        if self.task.name == IMAGE_COMPRESSION:
+            self._compression_consistent()
         if self.validation.patience and not self.validation.images:
             raise ValueError("validation.images must be >= 1 where validation.patience is given")
         return self
@@ -164,10 +178,19 @@ class TrainConfig(Section):
                 "task.name 'video_denoising' does not take data.permute_channels or data.augment"
             )
 
-    def _upscaling_consistent(self) -> None:
-        """Upscalers are trained on clean files alone."""
+    def _clean_files_alone(self) -> None:
+        """Upscalers and codecs are trained on clean files alone."""
         if self.files_are_noisy or self.loss.noise_level or self.loss.noise_scale:
             raise ValueError(
-                "task.name 'image_upscaling' needs clean files and loss.target 'clean', without "
+                f"task.name {self.task.name!r} needs clean files and loss.target 'clean', without "
                 "data.pairs, loss.noise_level and loss.noise_scale"
             )
+
+    def _compression_consistent(self) -> None:
+        """The error of a codec is the mean squared one."""
+        if self.loss.name != "mse":
+            raise ValueError(
+                f"task.name 'image_compression' needs loss.name 'mse', got {self.loss.name!r}"
+            )
+        if self.loss.tradeoff[0] >= self.loss.tradeoff[1]:
+            raise ValueError(f"loss.tradeoff must increase, got {self.loss.tradeoff}")

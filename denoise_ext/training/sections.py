@@ -19,6 +19,7 @@ Scale = Annotated[float, Field(gt=0, le=1)]
 IMAGE_DENOISING = "image_denoising"
 VIDEO_DENOISING = "video_denoising"
 IMAGE_UPSCALING = "image_upscaling"
+IMAGE_COMPRESSION = "image_compression"
 
 
 class Section(BaseModel):
@@ -32,8 +33,8 @@ class Task(Section):
 
     name: str = Field(
         default=IMAGE_DENOISING,
-        description="image_denoising, video_denoising, image_upscaling, or a registered task of "
-        "your own.",
+        description="image_denoising, video_denoising, image_upscaling, image_compression, or a "
+        "registered task of your own.",
     )
     options: dict[str, bool | int | float | str | list[int]] = Field(
         default_factory=dict, description="Of a task of your own."
@@ -285,6 +286,13 @@ class Loss(Section):
         default=0.0,
         description="Divergence that costs nothing, in nats for each value of an image (free "
         "bits).",
+    )
+    tradeoff: list[PositiveFloat] = Field(
+        default_factory=lambda: [0.0015, 0.07],
+        min_length=2,
+        max_length=2,
+        description="For image_compression: bits per pixel that a unit of mean squared error "
+        "(0-255 scale) is worth, at the lowest and at the highest level.",
     )
     truncate: NonNegativeInt = Field(
         default=0,

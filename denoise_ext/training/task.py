@@ -35,7 +35,19 @@ def label_text(label: Label) -> str:
 
 
 class Sampler(ABC):
-    """Base of what makes the samples of every step."""
+    """Base of what makes the samples of every step.
+
+    Example:
+        >>> from denoise_ext.metrics.protocol import as_sample
+        >>> class Flat(denoise_ext.training.Sampler):  # gray squares
+        ...     def batch(self, step):
+        ...         clean = torch.full((4, 1, 32, 32), step % 10 / 10)
+        ...         noisy = denoise_ext.data.add_gaussian_noise(clean, 25.0)
+        ...         level = torch.full((4, 1, 1, 1), 25 / 255)
+        ...         return as_sample({"image": noisy, "noise_map": level}, {"image": clean})
+        >>> sorted(Flat().batch(0))
+        ['inputs.image', 'inputs.noise_map', 'targets.image']
+    """
 
     files: Mapping[str, int | str] = {}
     """Identifies the data.  A run continues only with the data that it began with."""
@@ -79,7 +91,22 @@ class LearningObjective(Objective, Protocol):
 
 
 class Validator(ABC):
-    """Base of what judges a network on samples that it is not trained on."""
+    """Base of what judges a network on samples that it is not trained on.
+
+    Example:
+        >>> from denoise_ext.metrics.protocol import as_sample
+        >>> class Grays(denoise_ext.training.Validator):
+        ...     labels = (25.0,)
+        ...     def samples(self, label):
+        ...         clean = torch.full((1, 1, 32, 32), 0.5)
+        ...         yield as_sample({"image": clean + 0.1}, {"image": clean})
+        ...     def figures(self, outputs, sample):
+        ...         truth = sample["targets.image"]
+        ...         return {"psnr": float(denoise_ext.metrics.psnr(outputs["image"], truth))}
+        >>> values, pictures = Grays()(lambda inputs: inputs)  # a network that changes nothing
+        >>> round(values[25.0]["psnr"])
+        20
+    """
 
     metric = "psnr"
     """The figure that decides which weights are best."""
@@ -145,7 +172,18 @@ class Validator(ABC):
 
 @dataclass(frozen=True)
 class Task:
-    """What the loop trains by.  Without a validator the last weights are the result."""
+    """What the loop trains by.  Without a validator the last weights are the result.
+
+    Example:
+        >>> objective = denoise_ext.training.Supervised(torch.nn.functional.mse_loss)
+        >>> class Pairs(denoise_ext.training.Sampler):
+        ...     def batch(self, step):
+        ...         x = torch.rand(1, 1, 8, 8)
+        ...         return {"inputs.image": x, "targets.image": torch.zeros_like(x)}
+        >>> task = denoise_ext.training.Task(Pairs(), objective)
+        >>> task.validator is None  # the last weights are the result
+        True
+    """
 
     sampler: Sampler
     objective: Objective
@@ -164,6 +202,11 @@ def register_task(name: str) -> Callable[[Builder], Builder]:
     place of the first.
 
     Raises ValueError for a name that is empty or that another function has.
+
+    Example:
+        >>> @denoise_ext.training.register_task("example_task")
+        ... def build(config, network, processes, device):
+        ...     return denoise_ext.training.Task(my_sampler, my_objective)
     """
     if not isinstance(name, str) or not name:
         raise ValueError(f"name must be a text that is not empty, got {name!r}")

@@ -17,6 +17,7 @@ pytestmark = [
 ]
 
 
+@pytest.mark.rotates(turn=0)
 def test_dry_run(tmp_path):
     output = tmp_path / "one_image.json"
     command = [sys.executable, BENCHMARKS / "one_image.py", "--dry-run", "--threads", "1"]

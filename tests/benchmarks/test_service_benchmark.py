@@ -22,6 +22,7 @@ pytestmark = [
 ]
 
 
+@pytest.mark.rotates(turn=1)
 def test_dry_run(tmp_path):
     output = tmp_path / "service.json"
     command = [sys.executable, BENCHMARKS / "service.py", "--dry-run", "--threads", "1"]
@@ -32,6 +33,7 @@ def test_dry_run(tmp_path):
     assert not output.exists()
 
 
+@pytest.mark.rotates(turn=3)
 def test_dry_run_of_the_page(tmp_path):
     pytest.importorskip("playwright.sync_api", reason="needs playwright (extra test)")
     names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")

@@ -34,6 +34,7 @@ def data(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.rotates(turn=0)
 def test_every_method(data):
     save_model(network(), data / "net.safetensors", torch.float32)
     arguments = ["--weights", str(data / "net.safetensors"), "--still", "ffdnet_gray_small"]

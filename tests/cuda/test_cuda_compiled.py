@@ -10,6 +10,7 @@ from collections import Counter
 from dataclasses import replace
 
 import cuda_report
+import machine_code
 import pytest
 from cuda_report import ARCHITECTURES, SOURCES, Kernel
 
@@ -129,7 +130,7 @@ def test_innermost_loops_are_found():
         "        /*0050*/               @P2 BRA 0x10 ;               /* 0x00 */\n"
         "        /*0060*/                   BRA 0x60;                /* 0x00 */\n"
     )
-    assert cuda_report._inner_loops(code) == [["FFMA", "BRA"]]
+    assert machine_code.inner_loops(code) == [["FFMA", "BRA"]]
 
 
 _WAY = """
@@ -160,9 +161,9 @@ _WAY = """
     ],
 )
 def test_the_fewest_instructions_of_a_way(needs, number):
-    assert cuda_report.fewest_instructions(_WAY, "HMMA", needs, 100) == number
+    assert machine_code.fewest_instructions(_WAY, "HMMA", needs, 100) == number
     if number is not None:
-        assert cuda_report.fewest_instructions(_WAY, "HMMA", needs, number - 1) is None
+        assert machine_code.fewest_instructions(_WAY, "HMMA", needs, number - 1) is None
     found = cuda_report.faults(kernel(body=_WAY), replace(GOOD, ways=(("HMMA", needs, 5),)))
     assert bool(found) == (number is None or number > 5)
 
@@ -186,9 +187,9 @@ def test_instructions_for_each_of_a_kind_in_two_loops():
         "        /*0050*/               @P1 BRA 0x0 ;                 /* 0x00 */\n"
     )
     # 6 instructions and 2 EX2; another turn of the inner loop is 3 and 1.
-    assert cuda_report.instructions_each(code, "MUFU.EX2", 1) == 6 / 2
-    assert cuda_report.instructions_each(code, "MUFU.EX2", 3) == 12 / 4
-    assert cuda_report.instructions_each(code, "HMMA", 3) == float("inf")
+    assert machine_code.instructions_each(code, "MUFU.EX2", 1) == 6 / 2
+    assert machine_code.instructions_each(code, "MUFU.EX2", 3) == 12 / 4
+    assert machine_code.instructions_each(code, "HMMA", 3) == float("inf")
     row = replace(GOOD, each=("MUFU.EX2", 3, 2.5))
     assert cuda_report.faults(kernel(body=code), row) == [
         "3.0 instructions for each MUFU.EX2, the budget is 2.5"
@@ -197,7 +198,7 @@ def test_instructions_for_each_of_a_kind_in_two_loops():
 
 def test_loads_ahead_of_the_first_store():
     loops = [["LDG.E", "LDG.E.64", "STS", "LDG.E", "STS.64", "BRA"], ["LDG.E", "FFMA"], ["STS"]]
-    assert cuda_report._loads_ahead(loops) == (2, 0)
+    assert machine_code.loads_ahead(loops) == (2, 0)
     row = replace(GOOD, loads_ahead=(2, 2))
     assert cuda_report.faults(kernel(loads_ahead=(2, 0, 4)), row) == []
     found = cuda_report.faults(kernel(loads_ahead=(2, 0, 1)), row)
@@ -226,7 +227,7 @@ def test_ptxas_and_disassembly_are_understood():
         "    0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads\n"
         "ptxas info    : Used 6 registers, used 0 barriers, 400 bytes cmem[0]\n"
     )
-    assert cuda_report._properties(report) == {
+    assert machine_code.properties_of(report) == {
         "_Z1fv": {"registers": 40, "shared": 2048, "stack": 8, "spills": 16},
         "_Z1gv": {"registers": 6, "shared": 0, "stack": 0, "spills": 0},
     }
@@ -237,7 +238,7 @@ def test_ptxas_and_disassembly_are_understood():
         "        /*0010*/              @!P0 LDG.E.128 R4, [R2] ;      /* 0x00 */\n"
         "        /*0020*/             @!UP1 UIADD3 UR4, UR4, 1 ;      /* 0x00 */\n"
     )
-    assert cuda_report._opcodes(code) == {"_Z1fv": Counter(["LDC", "LDG.E.128", "UIADD3"])}
+    assert machine_code.opcodes_of(code) == {"_Z1fv": Counter(["LDC", "LDG.E.128", "UIADD3"])}
 
 
 @needs_tools

@@ -49,6 +49,7 @@ def run_call() -> Iterator[RunCall]:
         process.stdin.close()
 
 
+@pytest.mark.rotates()
 @pytest.mark.parametrize(
     "call, variant, multiprocessors",
     sorted({(f.call, f.variant, f.multiprocessors) for f in FAULTS}),
@@ -65,7 +66,7 @@ def test_the_list_is_complete():
     assert {fault.call for fault in FAULTS} == set(CALLS)
 
 
-@pytest.mark.rotates(turns=12)  # each is a build
+@pytest.mark.rotates(turns=24)  # each is a build
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name.replace(" ", "_"))
 def test_caught(fault: Fault, run_call: RunCall):
     try:

@@ -102,10 +102,14 @@ def test_same_bits_as_through_a_masked_copy(variant, call, capability):
 
 
 @pytest.mark.parametrize(
-    "kernel", ("conv_weight_grad_mma", "conv_weight_grad_gemm", "conv_weight_grad_taps")
-)
-def test_every_weight_gradient_takes_the_mask(kernel):
-    call = Gradient((2, 16, 7, 69), 24, activation="leaky_relu")
+    "kernel, dtype",
+    [
+        ("conv_weight_grad_mma", torch.float16), ("conv_weight_grad_gemm", torch.float16),
+        ("conv_weight_grad_taps", torch.float16), ("conv_weight_grad_tiled", F64),
+    ],
+)  # fmt: skip
+def test_every_weight_gradient_takes_the_mask(kernel, dtype):
+    call = Gradient((2, 16, 7, 69), 24, dtype=dtype, activation="leaky_relu")
     with cuda_emulator.emulated_cuda(compute_capability=80, variant=kernel):
         fused = call.run([False, True, True, False, False])
         copied = call.run([False, True, True, False, True])

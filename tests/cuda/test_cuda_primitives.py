@@ -16,6 +16,7 @@ from pathlib import Path
 import cuda_emulator
 import numpy as np
 import pytest
+import torch
 from cuda_emulator.build import HERE, OUTPUT, build_test_library, locked
 
 SOURCE = HERE / "primitives_check.cu"
@@ -203,6 +204,41 @@ def test_tf32_rounds_to_nearest_and_ties_away(library):
     exact = x.view(np.uint32)
     expected = np.where(np.isinf(x), exact, (exact + np.uint32(0x1000)) & np.uint32(0xFFFFE000))
     np.testing.assert_array_equal(y & np.uint32(0xFFFFE000), expected)  # the low bits do not count
+
+
+def numbers_between_16_bit_ones() -> np.ndarray:
+    """Any floats, all that float16 has, the ties between neighbours and what lies beside a tie."""
+    any_float = np.random.default_rng(0).integers(0, 2**32, 4096, dtype=np.uint32)
+    halves = np.arange(2**16, dtype=np.uint16).view(np.float16).astype(np.float32).view(np.uint32)
+    brains = np.arange(2**16, dtype=np.uint32) << 16
+    ties = np.concatenate([halves + (1 << 12), brains + (1 << 15)])
+    bits = np.concatenate([any_float, halves, brains, ties, ties + 1, ties - 1])
+    return np.resize(bits, len(bits) // 2 * 2).view(np.float32)
+
+
+def test_16_bit_elements_are_rounded_to_nearest_even(library):
+    """Against NumPy's float16 and torch's bfloat16; a NaN is any NaN."""
+    x = numbers_between_16_bit_ones()
+    with np.errstate(over="ignore", invalid="ignore"):
+        half = x.astype(np.float16)
+        value = half.astype(np.float32)
+    brain = torch.from_numpy(x).bfloat16().view(torch.int16).numpy().view(np.uint16)
+    number = ~np.isnan(x)
+
+    y = np.zeros((3, len(x)), np.uint32)
+    call(library, "check_sixteen_bits", len(x), x, y)
+    np.testing.assert_array_equal(y[0][number], half.view(np.uint16)[number])
+    np.testing.assert_array_equal(y[1][number], brain[number])
+    np.testing.assert_array_equal(y[2].view(np.float32), value)
+    assert np.isnan(y[0][~number].astype(np.uint16).view(np.float16)).all()
+    assert np.isnan((y[1][~number] << 16).view(np.float32)).all()
+
+    pairs = np.zeros((4, len(x) // 2), np.uint32)
+    call(library, "check_pairs", len(x) // 2, x, pairs)
+    first, second = np.split(y, 2, axis=1)
+    np.testing.assert_array_equal(pairs[0], first[0] | second[0] << 16)
+    np.testing.assert_array_equal(pairs[1], first[1] | second[1] << 16)
+    np.testing.assert_array_equal(pairs[2:].view(np.float32), value.reshape(2, -1))
 
 
 def test_large_shared_memory(library):

@@ -142,8 +142,8 @@ def runtime_sources(mode: str) -> list[Source]:
     To be linked first: of an inline function that kernels use too, the linker keeps the first copy.
     """
     flags = ["-std=c++20", "-O2", "-Wall", "-Wextra", *_common_flags(mode)]
-    names = ("fiber", "launch", "messages", "scheduler", "shared_memory", "tensor_core")
-    files = [f"{name}.cpp" for name in (*names, "undefined_behaviour", "warp")]
+    names = ("conversions", "fiber", "launch", "messages", "scheduler", "shared_memory")
+    files = [f"{name}.cpp" for name in (*names, "tensor_core", "undefined_behaviour", "warp")]
     return [Source(HERE / "runtime" / name, flags) for name in (*files, *CHECKERS[mode])]
 
 

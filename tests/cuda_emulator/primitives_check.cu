@@ -108,6 +108,27 @@ __global__ void tf32_kernel(const float* x, uint32_t* y, int n) {
   if (i < n) y[i] = to_tf32(x[i]);
 }
 
+// x: (n); y: (3, n): the bits of float16 and of bfloat16, and what the first stand for as a float.
+__global__ void sixteen_bits_kernel(const float* x, uint32_t* y, int n) {
+  const int i = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
+  if (i >= n) return;
+  const uint16_t half = to_float16(x[i]);
+  y[i] = half;
+  y[n + i] = to_bfloat16(x[i]);
+  y[2 * n + i] = __float_as_uint(from_float16(half));
+}
+
+// The same for pairs, x: (2, n); y: (4, n): words of float16 and of bfloat16, and both floats of the first.
+__global__ void pairs_kernel(const float* x, uint32_t* y, int n) {
+  const int i = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
+  if (i >= n) return;
+  y[i] = to_float16_pair(x[i], x[n + i]);
+  y[n + i] = to_bfloat16_pair(x[i], x[n + i]);
+  const float2 pair = from_float16_pair(y[i]);
+  y[2 * n + i] = __float_as_uint(pair.x);
+  y[3 * n + i] = __float_as_uint(pair.y);
+}
+
 // Fills the whole of a large dynamic allocation and returns its sum: the opt-in above 48 KiB.
 __global__ void large_shared_kernel(int n, uint32_t* sum) {
   SharedArena arena;
@@ -188,6 +209,27 @@ EXPORT int check_tf32(int n, const float* x, uint32_t* y) {
     Buffer<float> from(x, static_cast<size_t>(n));
     Buffer<uint32_t> to(static_cast<size_t>(n));
     const int code = launch(tf32_kernel, blocks_for(n), dim3(128), 0, nullptr, from.data(), to.data(), n);
+    to.read(y);
+    return code;
+  });
+}
+
+EXPORT int check_sixteen_bits(int n, const float* x, uint32_t* y) {
+  return guarded([&] {
+    Buffer<float> from(x, static_cast<size_t>(n));
+    Buffer<uint32_t> to(static_cast<size_t>(3 * n));
+    const int code =
+        launch(sixteen_bits_kernel, blocks_for(n), dim3(128), 0, nullptr, from.data(), to.data(), n);
+    to.read(y);
+    return code;
+  });
+}
+
+EXPORT int check_pairs(int n, const float* x, uint32_t* y) {
+  return guarded([&] {
+    Buffer<float> from(x, static_cast<size_t>(2 * n));
+    Buffer<uint32_t> to(static_cast<size_t>(4 * n));
+    const int code = launch(pairs_kernel, blocks_for(n), dim3(128), 0, nullptr, from.data(), to.data(), n);
     to.read(y);
     return code;
   });

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import platform
 import random
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 from engine_tools import RandomNet, plan_of
-from torch import nn
+from torch import Tensor, nn
 
+from denoise_ext.engine.fuse.match import POINTWISE_STEPS
 from denoise_ext.engine.run import memory
 from denoise_ext.engine.run.memory import Buffer, place
 
@@ -162,3 +165,60 @@ def test_upsampling_into_a_concatenation(how):
     with torch.no_grad():
         plan = plan_of(net, x)
         assert close([plan.run([x])], [net(x)])
+
+
+class FromWindows(nn.Module):
+    """Its first convolution reads what PyTorch lays out as NCHW, whatever the argument is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(16, 16, 3, padding=1), nn.Conv2d(16, 16, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.flatten(2).cumsum(2).unflatten(2, x.shape[2:])
+        y = self.a(x)
+        return self.b(torch.exp(y - y.mean(1, keepdim=True)) / y.exp())
+
+
+def test_elementwise_operators_write_the_layout_that_they_read():
+    plan = plan_of(FromWindows().eval(), torch.rand(1, 16, 12, 10))
+    places = plan.schedule.places
+    found = [step for step in plan.schedule.steps if step.function in POINTWISE_STEPS]
+    assert len(found) == 4
+    for step in found:
+        strides = {places[v][0].stride for v in (*step.reads(), *step.made) if v.shape[1] > 1}
+        assert strides == {(1920, 1, 160, 16)}
+
+
+_FAULTS = """
+import resource
+import torch
+from torch import Tensor, nn
+from denoise_ext.engine.accelerate import plan
+
+class Sums(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 3, 3, padding=1)
+
+    def forward(self, x):  # three results of PyTorch's, of 16 MiB each, at a time
+        x = self.a(x).cumsum(1)
+        return self.b(x.cumsum(2) + x.cumsum(3))
+
+torch.set_num_threads(1)
+fast, x = plan(Sums().eval()), torch.rand(1, 3, 512, 512)
+with torch.no_grad():
+    for _ in range(3):
+        y = fast(x)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(3):
+        y = fast(x)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the heap of glibc")
+def test_the_heap_keeps_what_operators_allocate():
+    done = subprocess.run([sys.executable, "-c", _FAULTS], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 1024  # pages of 4 KiB; the three results of a call have 12288

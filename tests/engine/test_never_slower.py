@@ -119,7 +119,7 @@ def test_a_plan_in_the_layout_of_the_arguments(monkeypatch):
 
 
 class NewWeights(nn.Module):
-    """Re-parametrised at every call, as SPAN's convolutions: past all version counters."""
+    """Re-parametrised at every call, as SPAN's convolutions."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -132,6 +132,7 @@ class NewWeights(nn.Module):
 
 
 def test_weights_that_change_at_every_call_are_given_up(monkeypatch):
+    """First the whole, then the part that has them."""
     Clock(monkeypatch)
     model, x = NewWeights().eval(), torch.randn(1, 3, 8, 8)
     reference = copy.deepcopy(model)
@@ -144,9 +145,11 @@ def test_weights_that_change_at_every_call_are_given_up(monkeypatch):
             for net in (model, reference):
                 net.wide.weight.fill_(turn)
             torch.testing.assert_close(fast(x), reference(x), rtol=1e-4, atol=1e-4)
+    whole = next(row for row in fast.report().rows if row.site == "NewWeights")
+    assert whole.variant == "original" and "every call" in whole.reason
     rows = {row.module: row for row in fast.report().rows if row.site == "Conv2d"}
     assert rows["merged"].variant == "original" and "every call" in rows["merged"].reason
-    assert rows["last"].variant == "plan" and not made
+    assert rows["last"].variant == "plan" and len(made) == 2  # of parts
     assert fast.report().rows[-1].variant == "its parts' plans"
     region = fast._shim._engine_state.child("merged", model.merged)
     assert region is model.merged  # its calls pass no shim any more

@@ -38,8 +38,16 @@ UNARY = [
     (aten.leaky_relu.default, (0.2,), {}), (aten.silu.default, (), {}),
     (aten.gelu.default, (), {}), (aten.gelu.default, (), {"approximate": "tanh"}),
     (aten.abs.default, (), {}), (aten.clamp.default, (-0.5, 0.5), {}),
+    (aten.neg.default, (), {}), (aten.exp.default, (), {}), (aten.pow.Tensor_Scalar, (2,), {}),
+    (aten.sqrt.default, (), {}), (aten.rsqrt.default, (), {}),
+    (aten.hardtanh.default, (-0.5, 0.5), {}), (aten.hardswish.default, (), {}),
+    (aten.hardsigmoid.default, (), {}), (aten.elu.default, (0.7,), {}),
 ]  # fmt: skip
-BINARY = [(aten.add.Tensor, (), {}), (aten.sub.Tensor, (), {}), (aten.mul.Tensor, (), {})]
+BINARY = [
+    (aten.add.Tensor, (), {}), (aten.sub.Tensor, (), {}), (aten.mul.Tensor, (), {}),
+    (aten.div.Tensor, (), {}),
+]  # fmt: skip
+REDUCING = [(op, ([1], True), {}) for op in (aten.mean.dim, aten.sum.dim_IntList)]
 # These write dense memory alone.
 RESAMPLING = [
     (aten.upsample_nearest2d.default, ([12, 16],), {}),
@@ -49,7 +57,7 @@ RESAMPLING = [
     (aten.max_pool2d_with_indices.default, ([2, 2],), {}),
     (aten.pixel_shuffle.default, (2,), {}), (aten.pixel_unshuffle.default, (2,), {}),
 ]  # fmt: skip
-ALL = [(1, *case) for case in UNARY + RESAMPLING] + [(2, *case) for case in BINARY]
+ALL = [(1, *case) for case in UNARY + REDUCING + RESAMPLING] + [(2, *case) for case in BINARY]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
@@ -77,12 +85,14 @@ def test_every_layout(count, op, rest, kwargs, dtype):
             assert outs[0].data_ptr() == address
             # The same operation on each element; vectors begin elsewhere: an ulp or two.
             tolerance = 4 * torch.finfo(dtype).eps
-            torch.testing.assert_close(outs[0], first, rtol=tolerance, atol=tolerance)
+            torch.testing.assert_close(
+                outs[0], first, rtol=tolerance, atol=tolerance, equal_nan=True
+            )  # NaN: the root of a negative number
 
 
 def test_all_of_them_are_tested():
     tested = {op for _, op, *_ in ALL}
-    tables = (match._POINTWISE, match._DENSE)
+    tables = (match._POINTWISE, match._REDUCING, match._DENSE)
     assert {op for table in tables for op in table} <= tested
 
 

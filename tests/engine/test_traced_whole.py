@@ -215,3 +215,50 @@ def test_channels_last_survives_the_mean_over_all_pixels():
     with torch.no_grad():
         expected = model(torch.randn(1, 3, 8, 8).contiguous(memory_format=torch.channels_last))
     assert expected.stride() == graph.outputs[0].stride
+
+
+class InTraining(nn.Module):
+    """Its gate is in a plain list, which ``eval()`` does not reach."""
+
+    def __init__(self, *more: nn.Module) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(16, 16, 3, padding=1)
+        self.gate = [nn.Conv2d(16, 16, 1), *more, nn.Sigmoid()]
+
+    def forward(self, x):
+        x = self.conv(x)
+        gate = x
+        for layer in self.gate:
+            gate = layer(gate)
+        return x * gate
+
+
+@torch.no_grad()
+def test_layers_that_are_the_same_in_training_mode():
+    torch.manual_seed(0)
+    model, x = InTraining().eval(), torch.randn(1, 16, 12, 10)
+    assert model.gate[0].training
+    fast = denoise_ext.accelerate(model, x)
+    assert planned(fast)
+    torch.testing.assert_close(fast(x), model(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [nn.BatchNorm2d(16), nn.InstanceNorm2d(16, track_running_stats=True), nn.Dropout2d(0.5)],
+    ids=lambda layer: type(layer).__name__,
+)
+@torch.no_grad()
+def test_layers_that_differ_in_training_mode(more):
+    torch.manual_seed(0)
+    model, x = InTraining(copy.deepcopy(more)).eval(), torch.randn(1, 16, 12, 10)
+    reference = copy.deepcopy(model)
+    fast = denoise_ext.accelerate(model)
+    for _ in range(3):
+        torch.manual_seed(1)
+        actual = fast(x)
+        torch.manual_seed(1)
+        torch.testing.assert_close(actual, reference(x), rtol=1e-4, atol=1e-4)
+    assert not planned(fast)
+    for own, expected in zip(model.gate[1].buffers(), reference.gate[1].buffers(), strict=True):
+        torch.testing.assert_close(own, expected)

@@ -2,11 +2,29 @@
 
 from __future__ import annotations
 
-from fuzz import checkpoints, images, operators, raw_motion, raw_operators, uploads, videos
+from fuzz import (
+    checkpoints,
+    codec_files,
+    images,
+    operators,
+    raw_motion,
+    raw_operators,
+    uploads,
+    videos,
+)
 from fuzz.target import Target
 
 
 def all_targets() -> list[Target]:
     """Every target that can run here, by group."""
-    groups = (operators, raw_operators, raw_motion, images, videos, checkpoints, uploads)
+    groups = (
+        operators,
+        raw_operators,
+        raw_motion,
+        images,
+        codec_files,
+        videos,
+        checkpoints,
+        uploads,
+    )
     return [target for group in groups for target in group.targets()]

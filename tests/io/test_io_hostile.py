@@ -50,7 +50,7 @@ def test_damaged_bytes_give_an_image_error_or_a_picture_that_can_be_written(name
             assert "cannot write" in str(error)
             assert name == "DICOM"
             continue
-        if picture.format != "JPEG":
+        if io.codec_named(picture.format).exact:
             for one, other in zip(picture.frames, back.frames, strict=True):
                 assert one.dtype == other.dtype
                 np.testing.assert_array_equal(one, other)

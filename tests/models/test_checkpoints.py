@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 from networks import keys_under, published_chain, randomise
+from rotation import on_day
 from safetensors.torch import save_file
 from shared_data import image_folder, needs
 from torch import Tensor, nn
@@ -267,14 +268,13 @@ def mean_psnr(model: nn.Module, folder: str, sigma: float) -> float:
 # Published: DnCNN-S on Set12 30.436 (cszn/DnCNN, README), FFDNet on Set12 30.43 (cszn/DPIR,
 # figs/grayscale_psnr.png) and on CBSD68 31.21 (cszn/FFDNet, figs/table2.png). 0.03 dB covers one
 # draw of the noise.
-@pytest.mark.rotates()
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "folder", "published"),
     [
-        ("dncnn_25.pth", "Set12", 30.43),
-        ("ffdnet_gray.pth", "Set12", 30.43),
-        ("ffdnet_color.pth", "CBSD68", 31.21),
+        on_day(0, "dncnn_25.pth", "Set12", 30.43, turns=12),
+        on_day(4, "ffdnet_gray.pth", "Set12", 30.43, turns=12),
+        on_day(8, "ffdnet_color.pth", "CBSD68", 31.21, turns=12),
     ],
 )
 def test_published_weights_give_the_published_psnr(file, folder, published):

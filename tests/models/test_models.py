@@ -17,6 +17,7 @@ from denoise_ext.models import (
     pretrained_info,
     register_model,
 )
+from denoise_ext.models.dxcodec import DXCodec
 from denoise_ext.models.ffdnet import FFDNet
 from denoise_ext.nn import to_torch
 
@@ -51,7 +52,9 @@ def test_every_model_has_a_docstring_and_a_name_that_says_its_channels(name):
     with torch.device("meta"):
         model = create_model(name)
     colour = (
-        "color" in name or name.endswith(("_photo", "_texture")) or isinstance(model, ImageUpscaler)
+        "color" in name
+        or name.endswith(("_photo", "_texture"))
+        or isinstance(model, (ImageUpscaler, DXCodec))
     )
     assert model.in_channels == (3 if colour else 1)
     assert type(model).__doc__

@@ -109,7 +109,7 @@ def test_compiles_in_one_graph(name):
     check_compiled(to_torch(tiny(name)), "eager", calls[:1])
 
 
-@pytest.mark.rotates()
+@pytest.mark.rotates(turns=8)
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in FAMILIES if "gray" in name])
 def test_compiles_to_machine_code(name, tmp_path, monkeypatch):

@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-COMPILER = "aarch64-linux-gnu-g++"
+COMPILERS = {
+    "gcc": ["aarch64-linux-gnu-g++"],
+    "clang": ["clang++", "--target=aarch64-linux-gnu"],
+}
 EMULATOR = "qemu-aarch64"
 FLAGS = ["-std=c++20", "-O2", "-ffp-contract=fast", "-Wall", "-Wextra", "-Werror"]
 
@@ -26,21 +29,27 @@ def run(*command: str | Path) -> str:
     return done.stdout
 
 
-@pytest.fixture(scope="module")
-def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module", params=COMPILERS)
+def program(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All of csrc/cpu and native/kernels.cpp, without a warning."""
-    if shutil.which(COMPILER) is None:
-        pytest.skip(f"needs {COMPILER}")
+    compiler = COMPILERS[request.param]
     folder = tmp_path_factory.mktemp("aarch64")
+    (folder / "empty.cpp").write_text("#include <vector>\nint main() {}\n")
+    command = [*compiler, "-static", str(folder / "empty.cpp"), "-o", str(folder / "empty")]
+    if (
+        shutil.which(compiler[0]) is None
+        or subprocess.run(command, stderr=subprocess.DEVNULL).returncode != 0
+    ):
+        pytest.skip(f"needs {' '.join(compiler)} and the libraries of aarch64-linux-gnu")
     sources = [*sorted(ROOT.glob("csrc/cpu/**/*.cpp")), ROOT / "tests/native/kernels.cpp"]
     objects = [folder / f"{number}.o" for number in range(len(sources))]
 
     def compile_one(source: Path, target: Path) -> None:
-        run(COMPILER, *FLAGS, "-c", source, "-o", target)
+        run(*compiler, *FLAGS, "-c", source, "-o", target)
 
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(compile_one, sources, objects))
-    run(COMPILER, "-static", *objects, "-o", folder / "kernels")
+    run(*compiler, "-static", *objects, "-o", folder / "kernels")
     return folder / "kernels"
 
 

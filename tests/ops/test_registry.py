@@ -18,6 +18,10 @@ NO_AUTOGRAD: dict[str, str] = {
     "conv2d_resampled_out": "writes into tensors it is given: for inference",
     "conv_transpose2d_out": "writes into a tensor it is given: for inference",
     "block_match": "its result is whole numbers",
+    "latents_decode": "its result is whole numbers",
+    "latents_encode": "its result is bytes",
+    "rans_decode": "its result is whole numbers",
+    "rans_encode": "its result is bytes",
     "block_warp_out": "writes into a tensor it is given: for inference",
     "pixel_unshuffle_out": "writes into a tensor it is given: for inference",
     "recurrent_fuse_out": "writes into a tensor it is given: for inference",
@@ -27,14 +31,20 @@ NO_CUDA: dict[str, str] = {
     "conv2d_pack": "the CUDA kernels read weights as torch stores them",
     "conv2d_resampled_out": "it takes what conv2d_pack returns",
     "block_warp_out": "CUDA's caching allocator makes new results cheap",
+    "latents_decode": "each class depends on the numbers before",
+    "latents_encode": "each class depends on the numbers before",
+    "rans_decode": "files are written and read on the CPU",
+    "rans_encode": "files are written and read on the CPU",
     "pixel_unshuffle_out": "PyTorch's own kernel is as fast there",
     "recurrent_fuse_out": "CUDA's caching allocator makes new results cheap",
 }
 # Operators without a public function: for callers that own their memory (test_conv2d_out.py,
-# test_conv2d_resampled_out.py, test_conv_transpose2d_out.py, test_plain_out.py).
+# test_conv2d_resampled_out.py, test_conv_transpose2d_out.py, test_plain_out.py); for the codec
+# (test_entropy.py).
 RAW = {
     "block_warp_out", "conv2d_out", "conv2d_pack", "conv2d_resampled_out", "conv_transpose2d_out",
-    "pixel_unshuffle_out", "recurrent_fuse_out",
+    "latents_decode", "latents_encode", "pixel_unshuffle_out", "rans_decode", "rans_encode",
+    "recurrent_fuse_out",
 }  # fmt: skip
 
 

@@ -88,6 +88,7 @@ def test_photos(place, capsys):
     assert io.read_image(place / "piped.png").shape == (16, 24, 3)
 
 
+@pytest.mark.rotates(turn=2)
 def test_adapt(place, capsys, monkeypatch):
     """With pictures of 144 x 192 pixels, and no more training than there must be."""
     from denoise_ext.cli import main
@@ -115,6 +116,10 @@ def test_adapt(place, capsys, monkeypatch):
             assert code == (0 if output.exists() else 4), capsys.readouterr().err
         elif Path("my_net.safetensors").exists():
             assert main(arguments) == 0
+    [block] = re.findall(r"```python\n(.*?)```", (ROOT / "docs/adapt.md").read_text(), re.S)
+    Path("my_net.safetensors").unlink(missing_ok=True)
+    exec(compile(block.replace("minutes=10", "minutes=0.001"), "adapt.md", "exec"), {})
+    assert "True" in capsys.readouterr().out or not Path("my_net.safetensors").exists()
 
 
 def test_cluster(place, capsys):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from docs_blocks import blocks, run_python
 from PIL import Image
 
 from denoise_ext import io
@@ -29,12 +30,9 @@ def test_snippets(tmp_path, monkeypatch, capsys):
     pages = (noisy[..., 0] * 257).astype(np.uint16)
     io.write_picture(tmp_path / "stack.tif", io.Picture((pages,) * 3, (0, 65535), "gray", "TIFF"))
     monkeypatch.chdir(tmp_path)
-    snippets = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.S)
-    assert len(snippets) == 13
-    names: dict = {}
-    for snippet in snippets:
-        exec(compile(snippet, str(PAGE), "exec"), names)
-    for snippet in re.findall(r"```python\n(.*?)```", PHOTOS.read_text(), re.S):
+    assert len(blocks(PAGE, "python")) == 13
+    names = run_python(PAGE)
+    for snippet in blocks(PHOTOS, "python"):
         exec(compile(snippet, str(PHOTOS), "exec"), {"array": noisy.astype(np.uint8)})
     first, treatment, found, profile, _ = capsys.readouterr().out.splitlines()
     sigma, estimated, tiles, _ = first.split()
@@ -59,9 +57,7 @@ def test_snippets(tmp_path, monkeypatch, capsys):
 def test_pages_that_need_no_files(page, printed, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DENOISE_EXT_CACHE", "off")
-    names: dict = {}
-    for snippet in re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.S):
-        exec(compile(snippet, page, "exec"), names)
+    run_python(ROOT / page)
     assert printed in capsys.readouterr().out
 
 

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import re
-import shlex
 from pathlib import Path
 
 import numpy as np
 import pytest
+from docs_blocks import run_commands, run_python
 
 from denoise_ext import io
 from denoise_ext._loader import native_error
-from denoise_ext.cli import main
 
 PAGE = Path(__file__).resolve().parents[2] / "docs/restore.md"
 pytestmark = [
     pytest.mark.skipif(not PAGE.is_file(), reason="needs the source tree"),
     pytest.mark.skipif(native_error() is not None, reason="needs the native library"),
 ]
-
-
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", PAGE.read_text(), re.S)
 
 
 @pytest.fixture
@@ -37,17 +31,13 @@ def place(tmp_path, monkeypatch) -> Path:
 
 
 def test_commands(place, capsys):
-    lines = "".join(blocks("bash")).splitlines()
-    for line in lines:
-        assert main(shlex.split(line, comments=True)[1:]) == 0, line
+    run_commands(PAGE)
     assert "1 done before" in capsys.readouterr().out
     assert (place / "sharp.png").is_file() and (place / "sharp" / "a.png").is_file()
 
 
 def test_python(place, capsys):
-    names: dict = {}
-    for block in blocks("python"):
-        exec(compile(block, str(PAGE), "exec"), names)
+    names = run_python(PAGE)
     assert names["colour"].shape == (40, 48, 3)
     assert names["large"].shape == (1, 3, 48, 64)
     expected = names["blur"].kernel.numpy()

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import re
-import shlex
 from pathlib import Path
 
 import numpy as np
 import pytest
+from docs_blocks import run_commands, run_python
 
 from denoise_ext import io
 from denoise_ext._loader import native_error
-from denoise_ext.cli import main
 
 PAGE = Path(__file__).resolve().parents[2] / "docs/uncertainty.md"
 
@@ -24,9 +23,7 @@ def test_snippets(tmp_path, monkeypatch, capsys):
     noise = np.random.default_rng(0).normal(0, 25 / 255, clean.shape)
     np.save(tmp_path / "noisy.npy", (clean + noise).astype(np.float32))
     monkeypatch.chdir(tmp_path)
-    names: dict = {}
-    for snippet in re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.S):
-        exec(compile(snippet, str(PAGE), "exec"), names)
+    names = run_python(PAGE)
     stated, shape = capsys.readouterr().out.splitlines()
     assert re.fullmatch(r"\d+\.\d\d dB, give or take \d\.\d\d", stated)
     assert shape.startswith("(96, 96)") and names["unsure"].shape == (96, 96)
@@ -40,9 +37,6 @@ def test_commands(tmp_path, monkeypatch, capsys):
     noise = np.random.default_rng(0).normal(0, 25, clean.shape)
     io.write_image(tmp_path / "noisy.png", (clean + noise).clip(0, 255).round().astype(np.uint8))
     monkeypatch.chdir(tmp_path)
-    lines = "".join(re.findall(r"```bash\n(.*?)```", PAGE.read_text(), re.S)).splitlines()
-    assert len(lines) == 2
-    for line in lines:
-        assert main(shlex.split(line)[1:]) == 0, line
+    assert len(run_commands(PAGE)) == 2
     assert "64 x 64" in (tmp_path / "part.html").read_text()
     assert "{{" not in (tmp_path / "report.html").read_text()

@@ -197,14 +197,15 @@ MAY_IMPORT = {
     "tasks": {"runtime", "models", "nn", "data"},
     "restore": {"tasks", "runtime", "models", "nn"},
     "training": {"models", "nn", "ops", "data", "runtime", "tasks"},  # tasks: what noise there is
+    "codec": {"tasks", "runtime", "models"},
     "jobs": {"tasks", "runtime"},  # ray.py alone: a cluster loads the network in its actors
-    "integrations": {"restore", "tasks", "runtime"},
+    "integrations": {"restore", "tasks", "runtime", "ops"},
     "report": {"tasks", "runtime"},
     "service": {"tasks", "runtime", "models"},
     "_info": {"ops"},
     "cli": {
         "ops", "reference", "nn", "models", "data", "engine", "analysis", "export", "runtime",
-        "tasks", "restore", "report", "jobs", "service", "training", "info",
+        "tasks", "restore", "report", "codec", "jobs", "service", "training", "info",
     },
 }  # fmt: skip
 DECLARED = {"torch", "numpy", "PIL", "safetensors", "pydantic", "rich"}  # pyproject's dependencies

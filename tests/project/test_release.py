@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import shutil
 import tomllib
 from pathlib import Path
 
@@ -46,17 +47,39 @@ def test_an_attacker_cannot_inject_commands():
     assert [command for command in commands if "${{" in command] == []
 
 
+def test_the_source_names_no_package_index():
+    """Addresses of indexes are settings of whoever builds."""
+    hosts = re.compile(
+        r"https?://[\w.]*(?:download\.|pypi\.|pythonhosted|index|registry)[\w.]*", re.I
+    )
+    files = [ROOT / name for name in ("pyproject.toml", "setup.py", "Makefile", "Dockerfile")]
+    files += [*ROOT.glob("*constraints.txt"), *ROOT.glob("*/constraints.txt")]
+    files += [path for path in (ROOT / ".github").rglob("*") if path.is_file()]
+    found = {str(file): hosts.findall(file.read_text()) for file in files}
+    assert {file: names for file, names in found.items() if names} == {}
+
+
+def test_variables_reach_the_containers():
+    """What a step sets for cibuildwheel is passed on, and the script in the container reads it."""
+    [step] = [s for s in steps(ROOT / ".github/workflows/release.yml")
+              if "-m cibuildwheel" in s.get("run", "")]  # fmt: skip
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    passed = project["tool"]["cibuildwheel"]["linux"]["environment-pass"]
+    assert set(step["env"]) == set(passed) == {"PIP_EXTRA_INDEX_URL", "CUDA_REPOSITORY"}
+    assert "${CUDA_REPOSITORY:?" in (ROOT / ".github/before_wheels.sh").read_text()
+
+
 @pytest.fixture(scope="module")
-def addresses():
-    spec = importlib.util.spec_from_file_location("addresses", ROOT / ".github/set_addresses.py")
+def release():
+    spec = importlib.util.spec_from_file_location("release", ROOT / ".github/prepare_release.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-def test_a_release_shows_readme_with_absolute_links(addresses):
+def test_a_release_shows_readme_with_absolute_links(release):
     text = (ROOT / "README.md").read_text()
-    targets = LINK.findall(addresses.absolute_links(text, "someone/fork", "v1.2.3"))
+    targets = LINK.findall(release.absolute_links(text, "someone/fork", "v1.2.3"))
     relative = [target for target in targets if "://" not in target]
     assert all(target.startswith("#") for target in relative)
     own = re.compile(r"https://github\.com/someone/fork/(raw|blob)/v1\.2\.3/([^#]+)")
@@ -66,9 +89,9 @@ def test_a_release_shows_readme_with_absolute_links(addresses):
     assert all((match[1] == "raw") == match[2].endswith((".png", ".jpg")) for match in found)
 
 
-def test_a_release_has_urls(addresses):
+def test_a_release_has_urls(release):
     text = (ROOT / "pyproject.toml").read_text()
-    before, after = tomllib.loads(text), tomllib.loads(addresses.with_urls(text, "someone/fork"))
+    before, after = tomllib.loads(text), tomllib.loads(release.with_urls(text, "someone/fork"))
     urls = after["project"].pop("urls")
     assert after == before
     assert urls["Repository"] == "https://github.com/someone/fork"
@@ -76,6 +99,74 @@ def test_a_release_has_urls(addresses):
 
 def test_citation_has_the_version():
     assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == denoise_ext.__version__
+
+
+@pytest.mark.parametrize(
+    ("tag", "expected"),
+    [
+        ("v1.2.0", "1.2.0"),
+        ("v1.2.0rc1", "1.2.0rc1"),
+        ("main", "1.2.0.dev0"),
+        ("vague", "1.2.0.dev0"),
+    ],
+)
+def test_the_tag_is_the_version(release, tag, expected):
+    assert release.version_of(tag, "1.2.0.dev0", "## [1.2.0] - 2026-01-02\n") == expected
+
+
+@pytest.mark.parametrize(
+    ("tag", "changelog", "word"),
+    [
+        ("v1.3.0", "## [1.3.0] - 2026-01-02", "v1.3.0"),
+        ("v1.2", "", "v1.2"),
+        ("v1.2.0x", "", "v1.2.0x"),
+        ("v1.2.0", "## [Unreleased]", "CHANGELOG.md"),
+        ("v1.2.0", "## [1.2.0]", "CHANGELOG.md"),
+    ],
+)
+def test_a_wrong_tag_stops_the_release(release, tag, changelog, word):
+    with pytest.raises(ValueError, match=re.escape(word)):
+        release.version_of(tag, "1.2.0.dev0", changelog)
+
+
+def test_a_release_is_written_into_the_source(release, tmp_path):
+    current = denoise_ext.__version__
+    base = current.split(".dev")[0]
+    for name in ("README.md", "pyproject.toml", "CITATION.cff", "denoise_ext/__init__.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    log = (ROOT / "CHANGELOG.md").read_text()
+    dated = log.replace("## [Unreleased]", f"## [{base}] - 2026-01-02", 1)
+    (tmp_path / "CHANGELOG.md").write_text(dated)
+    release.main(tmp_path, "someone/fork", f"v{base}")
+    code = (tmp_path / "denoise_ext/__init__.py").read_text()
+    assert f'\n__version__ = "{base}"\n' in code
+    assert (
+        code.replace(f'"{base}"', f'"{current}"') == (ROOT / "denoise_ext/__init__.py").read_text()
+    )
+    assert yaml.safe_load((tmp_path / "CITATION.cff").read_text())["version"] == base
+    assert "github.com/someone/fork" in (tmp_path / "CHANGELOG.md").read_text()
+    assert "OWNER/NAME" not in (tmp_path / "CHANGELOG.md").read_text()
+
+
+def test_the_changelog_is_in_the_form_of_keep_a_changelog():
+    text = (ROOT / "CHANGELOG.md").read_text()
+    kinds = ("Added", "Changed", "Deprecated", "Removed", "Fixed", "Security")
+    versions = re.findall(r"^## (.*)$", text, re.M)
+    assert versions[0] == "[Unreleased]"
+    dated = [
+        re.fullmatch(r"\[(\d+\.\d+\.\d+)\] - (\d{4}-\d\d-\d\d)", line) for line in versions[1:]
+    ]
+    assert all(dated)
+    numbers = [tuple(map(int, match[1].split("."))) for match in dated]
+    assert numbers == sorted(numbers, reverse=True)
+    for section in re.split(r"^## .*$", text, flags=re.M)[1:]:
+        headings = re.findall(r"^### (.*)$", section, re.M)
+        assert headings == [kind for kind in kinds if kind in headings]
+        assert not re.search(r"^#### ", section, re.M)
+    links = dict(re.findall(r"^\[([^]]+)\]: (\S+)$", text, re.M))
+    assert {line[1 : line.index("]")] for line in versions} <= set(links)
+    assert all(link.startswith("https://github.com/OWNER/NAME/") for link in links.values())
 
 
 # --- the site ---------------------------------------------------------------------------------

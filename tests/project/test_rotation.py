@@ -11,6 +11,7 @@ pytest_plugins = ["pytester"]
 
 SUITE = """
 import pytest
+from rotation import on_day
 
 @pytest.mark.rotates()
 @pytest.mark.parametrize("number", range(10))
@@ -46,6 +47,10 @@ def test_build_of_one():
 @pytest.mark.parametrize("number", range(2))
 def test_build_of_another(number):
     pass
+
+@pytest.mark.parametrize("name", [on_day(1, "one", turns=4), on_day(3, "three", turns=4)])
+def test_rows(name):
+    pass
 """
 
 
@@ -69,9 +74,11 @@ def of(function: str, names: set[str]) -> set[str]:
 
 def test_seeds_in_a_row_run_everything(run):
     everything = run("--all")
-    assert len(everything) == 10 + 18 + 1 + 4 + 12 + 3
+    assert len(everything) == 10 + 18 + 1 + 4 + 12 + 3 + 2
     runs = [run("--rotation", str(seed)) for seed in (739_000, 739_001, 739_002, 739_003)]
     assert everything - set.union(*runs) <= of("test_rare", everything)
+    rows = [of("test_rows", names) for names in runs]
+    assert rows == [set(), {"test_rows[one]"}, set(), {"test_rows[three]"}]
     for names in runs:
         assert len(of("test_numbers", names)) in (2, 3)
         for dtype in ("half", "float"):

@@ -8,19 +8,16 @@ DENOISE_EXT_SCREENSHOTS=FOLDER writes what the browser shows: look at it after a
 
 from __future__ import annotations
 
-import base64
-import io as streams
 import os
 import re
 import shutil
 from importlib.resources import files
-from pathlib import Path
 
 import numpy as np
 import pytest
-from live_service import file_of, live_service, noisy_image
+from browser_page import Page
+from live_service import TOKEN, file_of, live_service, noisy_image
 from picture_files import whole_file
-from PIL import Image
 
 from denoise_ext import Denoiser, io
 from denoise_ext._loader import native_error
@@ -33,9 +30,6 @@ NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"
 BROWSER = os.environ.get("DENOISE_EXT_BROWSER") or next(
     filter(None, map(shutil.which, NAMES)), None
 )
-SCREENSHOTS = os.environ.get("DENOISE_EXT_SCREENSHOTS")
-TOKEN = "a secret"
-PATIENCE = 60_000  # milliseconds, on a busy machine too
 
 pytestmark = [
     pytest.mark.skipif(native_error() is not None, reason="needs the native library"),
@@ -55,76 +49,9 @@ def browser():
         started.close()
 
 
-@pytest.fixture(scope="module")
-def service():
-    with live_service() as running:
-        yield running
-
-
-class Page:
-    """A tab, and the errors that it logged."""
-
-    def __init__(self, browser, service, **options) -> None:
-        self.context = browser.new_context(
-            viewport=options.pop("viewport", {"width": 1200, "height": 760}), **options
-        )
-        self.context.set_default_timeout(PATIENCE)
-        self.errors: list[str] = []
-        self.asked: list[str] = []
-        self.tab = self.new_tab()
-        self.tab.goto(service.url)
-        self.wait(self.tab, "#promise", "30 minutes")
-
-    def new_tab(self):
-        tab = self.context.new_page()
-        tab.on("pageerror", lambda error: self.errors.append(str(error)))
-        tab.on("request", lambda request: self.asked.append(request.url))
-        return tab
-
-    def wait(self, tab, selector: str, text: str) -> None:
-        """Wait for a text. (The page's policy forbids to wait for an expression.)"""
-        tab.wait_for_selector(f"{selector}:has-text('{text}')", state="attached")
-
-    def open(self, name: str, body: bytes, tab=None) -> None:
-        """Choose a file, and wait until all that is seen is denoised."""
-        file = {"name": name, "mimeType": "application/octet-stream", "buffer": body}
-        tab = tab or self.tab
-        tab.set_input_files("#input", file)
-        self.wait(tab, "#file-name", name)
-        self.denoised(tab)
-
-    def denoised(self, tab=None) -> None:
-        (tab or self.tab).wait_for_selector("#viewer[aria-busy=false]")
-        (tab or self.tab).wait_for_timeout(150)  # the next frame has it
-
-    def text(self, selector: str) -> str:
-        return self.tab.inner_text(selector)
-
-    def picture(self, tab=None) -> np.ndarray:
-        """What the canvas shows of the picture, (H, W, 3), without its surroundings."""
-        script = "document.getElementById('canvas').toDataURL()"
-        _, _, data = (tab or self.tab).evaluate(script).partition(",")
-        pixels = np.asarray(Image.open(streams.BytesIO(base64.b64decode(data))).convert("RGBA"))
-        rows, columns = np.where(pixels[..., 3] > 0)
-        return pixels[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1, :3]
-
-    def set(self, slider: str, value: float) -> None:
-        """Move a slider as a hand does."""
-        script = """(slider, value) => {
-            slider.value = value;
-            slider.dispatchEvent(new Event("input", { bubbles: true }));
-        }"""
-        self.tab.eval_on_selector(slider, script, value)
-
-    def shoot(self, name: str) -> None:
-        if SCREENSHOTS:
-            Path(SCREENSHOTS).mkdir(parents=True, exist_ok=True)
-            self.tab.screenshot(path=Path(SCREENSHOTS) / f"{name}.png")
-
-
 @pytest.fixture
 def page(browser, service):
-    opened = Page(browser, service)
+    opened = Page(browser, service.url)
     yield opened
     opened.context.close()
     assert opened.errors == []
@@ -429,8 +356,10 @@ def test_everything_has_a_name_and_is_reached_by_keys(page):
 @pytest.mark.parametrize("width", [390, 1200])
 def test_every_width_and_scheme(browser, service, scheme, width):
     """Nothing is wider than the screen, and text has the contrast that WCAG 2.2 wants (4.5)."""
-    opened = Page(browser, service, viewport={"width": width, "height": 800}, color_scheme=scheme,
-                  has_touch=width < 500)  # fmt: skip
+    viewport = {"width": width, "height": 800}
+    opened = Page(
+        browser, service.url, viewport=viewport, color_scheme=scheme, has_touch=width < 500
+    )
     opened.shoot(f"first-{scheme}-{width}")
     opened.open("a_file_with_a_long_name_that_must_not_push_the_buttons_away.png", file_of(IMAGE))
     opened.shoot(f"picture-{scheme}-{width}")
@@ -466,11 +395,7 @@ def test_every_width_and_scheme(browser, service, scheme, width):
 
 def test_a_token_is_asked_for_once(browser):
     with live_service(DENOISE_EXT_TOKEN=TOKEN) as running:
-        opened = Page.__new__(Page)
-        opened.context = browser.new_context()
-        opened.context.set_default_timeout(PATIENCE)
-        opened.errors, opened.asked = [], []
-        opened.tab = opened.new_tab()
+        opened = Page(browser)
         opened.tab.goto(running.url)
         opened.tab.wait_for_selector("#token-dialog[open]")
         opened.tab.fill("#token", TOKEN)

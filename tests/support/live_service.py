@@ -1,4 +1,7 @@
-"""`denoise-ext serve` as a process of its own, at a free port of this machine."""
+"""`denoise-ext serve` as a process of its own, at a free port of this machine.
+
+A pytest plugin, for the services that tests of several files share.
+"""
 
 from __future__ import annotations
 
@@ -18,12 +21,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from picture_files import written
 
 from denoise_ext import io
 
 STARTING = 180.0  # seconds, on a busy machine too
 PATIENCE = 180.0
+TOKEN = "a secret: 7f3a"
+WITH_TOKEN = {"Authorization": f"Bearer {TOKEN}"}
 
 
 class Answer:
@@ -129,6 +135,20 @@ def live_service(*arguments: str, **environment: str) -> Iterator[LiveService]:
             service.stop()
         assert service.process.returncode == 0, service.log()
         assert "Traceback" not in service.log(), service.log()
+
+
+@pytest.fixture(scope="session")
+def service():
+    with live_service() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def strict():
+    """Small limits and a token, which the environment gives."""
+    limits = ("--max-upload", "200KB", "--max-pixels", "40000")
+    with live_service(*limits, "--quiet", DENOISE_EXT_TOKEN=TOKEN) as running:
+        yield running
 
 
 def noisy_image(height: int, width: int, seed: int = 0, dtype: str = "uint8") -> np.ndarray:

@@ -420,7 +420,7 @@ FAMILIES = {
     "NAFNet": Family(GatedUNet, 22),
     "SwinIR": Family(SwinRestorer, 3),
     "SCUNet": Family(SwinConvUNet, 8),
-    "SPAN": Family(Reparametrised, 3, "parts"),
+    "SPAN": Family(Reparametrised, 3, "whole"),
     "CompressAI": Family(Hyperprior, 9),
     "UNet2D": Family(Diffusion, 13),
     "BasicUNet": Family(BasicUNet, 5, shape=(1, 1, 16, 24)),

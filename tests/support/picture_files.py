@@ -19,7 +19,7 @@ XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"></x:xmpmeta>'
 HELD = [
     (codec.name, mode, dtype)
     for codec in io.CODECS
-    if codec.write is not None and codec.name != "JPEG" and not codec.only_from
+    if codec.write is not None and codec.exact and not codec.only_from
     for mode, dtypes in codec.holds.items()
     for dtype in dtypes
     if (codec.name, mode) != ("WEBP", "gray")  # comes back as RGB
@@ -27,7 +27,7 @@ HELD = [
 # Of which kinds of pixels there is a sample of each format.
 KINDS = {
     "PNG": ["rgb uint8", "rgba uint16", "gray bool"], "TIFF": ["rgb uint8", "rgb uint16"],
-    "JPEG": ["rgb uint8"], "WEBP": ["rgba uint8"], "BMP": ["rgb uint8"],
+    "JPEG": ["rgb uint8"], "AVIF": ["rgba uint8"], "WEBP": ["rgba uint8"], "BMP": ["rgb uint8"],
     "PNM": ["rgb uint16", "rgba uint8", "gray float32", "gray bool"], "NPY": ["rgb float32"],
     "NPZ": ["gray int16"], "EXR": ["rgb float16"], "DICOM": [""], "NIFTI": [""], "NIFTI.GZ": [""],
 }  # fmt: skip

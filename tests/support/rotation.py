@@ -6,6 +6,7 @@ number of the day, so that the runs of one day agree.  ``turns=12`` runs a twelf
 
 ``@pytest.mark.rotates(turn=1)`` is for a test that is expensive as a whole, such as one with a
 build of its own.  It runs at one seed in four.  Tests with different turns run on different days.
+`on_day` does the same for one row of parameters.
 
 ``--all`` runs every variant, and so do ``-k``, ``--last-failed`` and the name of a test on the
 command line.  ``--rotation SEED`` repeats the choice of another day, also among what they select.
@@ -24,6 +25,11 @@ import pytest
 TURNS = 4  # seeds in a row that run everything, unless a test has its own number
 SECONDS_PER_DAY = 86_400
 SEED = pytest.StashKey[int | None]()
+
+
+def on_day(turn: int, *values: object, turns: int = 8):
+    """A row of ``parametrize`` that runs at one of `turns` seeds."""
+    return pytest.param(*values, marks=pytest.mark.rotates(turn=turn, turns=turns))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

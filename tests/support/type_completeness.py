@@ -18,9 +18,11 @@ LEAST = 0.98
 
 def main() -> int:
     """Print the share of known types; 1 if it is too small."""
-    # An editable install is found by a hook that Pyright does not run.
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "pyright", "--pythonpath", sys.executable,
+    # An editable install is found by a hook that Pyright does not run. With --verifytypes Pyright
+    # ignores --pythonpath and takes the first python of PATH: without this, torch is unknown to it.
+    search_path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": search_path}
+    command = [sys.executable, "-m", "pyright",
                "--verifytypes", "denoise_ext", "--ignoreexternal", "--outputjson"]  # fmt: skip
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     try:

@@ -17,6 +17,7 @@ from denoise_ext.data import list_image_files
 from denoise_ext.models import create_model, load_checkpoint, read_metadata
 from denoise_ext.training import (
     ConfigError,
+    image_compression,
     image_denoising,
     image_upscaling,
     load_config,
@@ -33,6 +34,7 @@ RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 # ---- configuration
 
 CHECK_FIT = {
+    "image_compression": image_compression.check_fit,
     "image_denoising": image_denoising.check_fit,
     "image_upscaling": image_upscaling.check_fit,
     "video_denoising": video_denoising.check_fit,

@@ -180,6 +180,7 @@ def training_files() -> list[Path]:
 
 
 @pytest.mark.slow
+@pytest.mark.rotates(turn=1)
 def test_no_recipe_trains_on_a_test_image():
     """But for Set12's starfish, which is cut from BSDS500: everyone who trains on that, or on
     Train400, has seen it."""

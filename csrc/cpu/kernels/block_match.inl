@@ -105,7 +105,8 @@ typedef int64_t Words16 __attribute__((vector_size(16)));
 template <class V>
 DENOISE_EXT_INLINE Words16 sad_16(V a, V b) {
   if constexpr (kX86) {
-    typedef char Chars16 __attribute__((vector_size(16)));
+    // A type that depends on V: compilers of other architectures do not know the builtin.
+    using Chars16 = typename VecOfCount<char, sizeof(V)>::type;
     return reinterpret_cast<Words16>(
         __builtin_ia32_psadbw128(reinterpret_cast<Chars16>(a), reinterpret_cast<Chars16>(b)));
   } else {

@@ -122,7 +122,7 @@ constexpr int kCurrentRounding = 4;  // of the builtins' last argument
 // Keeps the compiler from loading a value again from memory wherever it is used.
 template <class V>
 DENOISE_EXT_INLINE V in_register(V value) {
-  if constexpr (kX86) __asm__("" : "+v"(value));
+  if constexpr (kX86) __asm__("" : DENOISE_EXT_VECTOR_REGISTER(value));
   return value;
 }
 

@@ -17,10 +17,14 @@ DENOISE_EXT_BEGIN_TARGET
 namespace denoise_ext::cpu {
 namespace {
 
+// The operand of assembler that is a vector's register. clang refuses that of another architecture in
+// code that it never compiles, too.
 #if defined(__aarch64__)
 constexpr bool kX86 = false;
+#define DENOISE_EXT_VECTOR_REGISTER "+w"
 #else
 constexpr bool kX86 = true;
+#define DENOISE_EXT_VECTOR_REGISTER "+v"
 #endif
 constexpr int kVectorBytes = DENOISE_EXT_VECTORS.bytes;
 constexpr int kAccumulators = DENOISE_EXT_VECTORS.accumulators;

@@ -22,6 +22,12 @@ def add_banding_noise(
         sigma: standard deviation of the offsets, 0-255 scale; a number or (N,).
         direction: "rows" or "columns".
         generator: one, or one per image.
+
+    Example:
+        >>> x = torch.full((1, 1, 32, 32), 0.5)
+        >>> noisy = denoise_ext.data.noise.add_banding_noise(x, sigma=5.0)
+        >>> bool((noisy[..., 0] == noisy[..., 31]).all())  # one offset for each row
+        True
     """
     image = checked_image(x)
     check_choice("direction", direction, DIRECTIONS)

@@ -22,6 +22,12 @@ def add_gaussian_noise(x: Tensor, sigma: float | Tensor, generator: Generators =
 
     Returns:
         A tensor of x's shape and dtype. The noise is drawn in float32 (float64 for float64 x).
+
+    Example:
+        >>> x = torch.full((2, 1, 64, 64), 0.5)
+        >>> noisy = denoise_ext.data.add_gaussian_noise(x, torch.tensor([10.0, 50.0]))
+        >>> (255 * (noisy - x)).flatten(1).std(dim=1).round(decimals=-1)
+        tensor([10., 50.])
     """
     dtype = working_dtype(x)
     scale: float | Tensor

@@ -27,6 +27,11 @@ def add_h264_artefacts(clip: Tensor, crf: int) -> Tensor:
 
     Raises:
         ImageError: (a ValueError) PyAV is not installed, or has no libx264.
+
+    Example:
+        >>> clip = torch.rand(4, 3, 32, 48)  # (T, C, H, W)
+        >>> denoise_ext.data.noise.add_h264_artefacts(clip, crf=28).shape
+        torch.Size([4, 3, 32, 48])
     """
     image = checked_image(clip)
     if image.shape[1] not in (1, 3):

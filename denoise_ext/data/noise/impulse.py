@@ -18,6 +18,12 @@ def add_salt_and_pepper_noise(
         amount: probability, in [0, 1], that a pixel is hit; a number or (N,).
         salt: probability that a pixel that is hit becomes 1 and not 0.
         generator: one, or one per image.
+
+    Example:
+        >>> x = torch.full((1, 1, 64, 64), 0.5)
+        >>> noisy = denoise_ext.data.noise.add_salt_and_pepper_noise(x, amount=0.1)
+        >>> noisy.unique()
+        tensor([0.0000, 0.5000, 1.0000])
     """
     image = checked_image(x)
     hit = per_image("amount", amount, image, 0.0, 1.0)

@@ -18,6 +18,12 @@ def add_rician_noise(x: Tensor, sigma: Strength, generator: Generators = None) -
         x: (N, C, H, W), the magnitude without noise, >= 0.
         sigma: standard deviation of the real and of the imaginary part, 0-255 scale.
         generator: one, or one per image.
+
+    Example:
+        >>> x = torch.zeros(1, 1, 32, 32)
+        >>> noisy = denoise_ext.data.noise.add_rician_noise(x, sigma=10)
+        >>> bool(noisy.min() >= 0 and noisy.mean() > 0)
+        True
     """
     image = checked_image(x)
     scale = per_image("sigma", sigma, image) / 255.0

@@ -45,6 +45,11 @@ class PhotoNoise:
             them are stored as JPEG.
         white: share that gets white Gaussian noise of 0 to white_sigma instead of a camera's.
         clean: share that stays as it is.
+
+    Example:
+        >>> options = denoise_ext.data.noise.PhotoNoise(jpeg=1.0, white=0.0, clean=0.0)
+        >>> denoise_ext.data.noise.add_photo_noise(torch.rand(1, 3, 32, 32), options).shape
+        torch.Size([1, 3, 32, 32])
     """
 
     shot_min: float = 1.5e-5
@@ -74,6 +79,12 @@ def add_photo_noise(
         x: (N, 3, H, W), sRGB in [0, 1], H and W >= 16.
         options: see `PhotoNoise`.
         generator: one, or one per image.
+
+    Example:
+        >>> x = torch.full((2, 3, 32, 32), 0.5)
+        >>> draws = torch.Generator().manual_seed(7)
+        >>> denoise_ext.data.noise.add_photo_noise(x, generator=draws).shape
+        torch.Size([2, 3, 32, 32])
     """
     image = checked_image(x)
     if image.shape[1] != 3 or min(image.shape[2:]) < 16:

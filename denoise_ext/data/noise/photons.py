@@ -47,6 +47,13 @@ def add_poisson_noise(x: Tensor, photons: Strength, generator: Generators = None
         x: (N, C, H, W) in [0, 1], proportional to the light; negative values count as 0.
         photons: electrons (counted photons) at x = 1.0, in (0, 2^24]; a number or (N,).
         generator: one, or one per image.
+
+    Example:
+        >>> x = torch.full((1, 1, 64, 64), 0.5)
+        >>> noisy = denoise_ext.data.noise.add_poisson_noise(x, photons=100)
+        >>> counts = 100 * noisy  # whole photons
+        >>> torch.allclose(counts, counts.round(), atol=1e-3)
+        True
     """
     image = checked_image(x)
     count = per_image("photons", photons, image, 1e-6, _MAX_PHOTONS)
@@ -66,6 +73,14 @@ def add_poisson_gaussian_noise(
 
     `camera_noise` gives ``(shot, read)`` of a camera whose gain and read noise are known,
     `iso_noise` those of a profiled one.
+
+    Example:
+        >>> x = torch.full((1, 1, 64, 64), 0.5)
+        >>> shot, read = denoise_ext.data.noise.iso_noise(3200)
+        >>> noisy = denoise_ext.data.noise.add_poisson_gaussian_noise(x, shot, read)
+        >>> expected = (shot * 0.5 + read**2) ** 0.5
+        >>> bool(abs(noisy.std() / expected - 1) < 0.1)
+        True
     """
     image = checked_image(x)
     per_electron = per_image("shot", shot, image, 1 / _MAX_PHOTONS)
@@ -81,6 +96,11 @@ def camera_noise(gain: float, read_noise: float, levels: float) -> tuple[float, 
         gain: digital numbers per electron at the ISO in question, DN / e-.
         read_noise: standard deviation of the read noise in electrons.
         levels: digital numbers from black to white, e.g. 16383 less the black level for 14 bits.
+
+    Example:
+        >>> shot, read = denoise_ext.data.noise.camera_noise(gain=2.0, read_noise=3.0, levels=16000)
+        >>> round(1 / shot), read  # electrons at white; read noise in units of white
+        (8000, 0.000375)
     """
     for name, value in (("gain", gain), ("levels", levels)):
         if not (math.isfinite(value) and value > 0):
@@ -91,7 +111,13 @@ def camera_noise(gain: float, read_noise: float, levels: float) -> tuple[float, 
 
 
 def iso_noise(iso: float) -> tuple[float, float]:
-    """``(shot, read)`` of `ISO_PRESETS` at an ISO of 100 to 25600; between two, log-linear."""
+    """``(shot, read)`` of `ISO_PRESETS` at an ISO of 100 to 25600; between two, log-linear.
+
+    Example:
+        >>> shot, read = denoise_ext.data.noise.iso_noise(1600)
+        >>> denoise_ext.data.noise.iso_noise(3200)[0] > shot
+        True
+    """
     known = sorted(ISO_PRESETS)
     if not known[0] <= iso <= known[-1]:
         raise ValueError(f"iso must be in [{known[0]}, {known[-1]}], got {iso:g}")

@@ -297,6 +297,17 @@ def add_noise_chain(
     Returns:
         The noisy images, and (N,) the root mean square of the added noise, on the 0-255 scale: the
         noise level for networks that are conditioned on it.
+
+    Example:
+        >>> from pydantic import TypeAdapter
+        >>> steps = TypeAdapter(list[denoise_ext.data.noise.NoiseStep]).validate_python(
+        ...     [{"kind": "poisson", "photons_min": 100.0, "photons_max": 900.0},
+        ...      {"kind": "jpeg", "quality_min": 80, "quality_max": 95}]
+        ... )
+        >>> x = torch.full((2, 3, 32, 32), 0.5)
+        >>> noisy, sigma = denoise_ext.data.noise.add_noise_chain(x, steps, seed=0, step=3)
+        >>> noisy.shape, sigma.shape
+        (torch.Size([2, 3, 32, 32]), torch.Size([2]))
     """
     clean = x
     for place, kind in enumerate(steps):
@@ -327,6 +338,16 @@ def add_clip_noise_chain(
 
     Returns:
         The noisy clip, and the root mean square of the added noise, on the 0-255 scale.
+
+    Example:
+        >>> from pydantic import TypeAdapter
+        >>> steps = TypeAdapter(list[denoise_ext.data.noise.NoiseStep]).validate_python(
+        ...     [{"kind": "gaussian", "sigma_min": 20.0, "sigma_max": 20.0}]
+        ... )
+        >>> clip = torch.full((5, 1, 32, 32), 0.5)  # (T, C, H, W)
+        >>> noisy, sigma = denoise_ext.data.noise.add_clip_noise_chain(clip, steps, 0, 3, index=0)
+        >>> round(sigma)
+        20
     """
     x = clip
     for place, kind in enumerate(steps):

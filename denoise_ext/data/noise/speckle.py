@@ -17,6 +17,12 @@ def add_speckle_noise(x: Tensor, contrast: Strength, generator: Generators = Non
         x: (N, C, H, W).
         contrast: standard deviation over mean, no unit; a number or (N,).
         generator: one, or one per image.
+
+    Example:
+        >>> x = torch.full((1, 1, 64, 64), 0.5)
+        >>> noisy = denoise_ext.data.noise.add_speckle_noise(x, contrast=0.2)
+        >>> round(float(noisy.std()), 2)
+        0.1
     """
     image = checked_image(x)
     strength = per_image("contrast", contrast, image)

@@ -83,6 +83,34 @@ class Node:
 
 
 @dataclass(eq=False)
+class Write:
+    """A tensor that the call leaves in the module, the same at every call.
+
+    It is computed from tensors of the module that no call writes to.
+    """
+
+    reason: str  # not to plan a call that leaves another tensor each time
+    value: Value
+    target: Tensor | dict[str, Any]  # a tensor whose ``data`` is set, or a module's attributes
+    key: str = ""  # of the attribute
+
+    @property
+    def place(self) -> Tensor | tuple[dict[str, Any], str]:
+        """What it changes: a tensor, or a dictionary at a key."""
+        return (self.target, self.key) if isinstance(self.target, dict) else self.target
+
+    def put(self, tensor: Tensor) -> None:
+        """Leave it in the module, as the call does, unless it is there."""
+        now = self.target.get(self.key) if isinstance(self.target, dict) else self.target
+        if isinstance(now, Tensor) and now.dtype == tensor.dtype and torch.equal(now, tensor):
+            return
+        if isinstance(self.target, dict):
+            self.target[self.key] = tensor.clone()
+        else:
+            self.target.data = tensor.clone()
+
+
+@dataclass(eq=False)
 class Graph:
     """A traced call."""
 
@@ -92,6 +120,7 @@ class Graph:
     nodes: list[Node]
     outputs: list[Any]  # leaves of the result: values, or plain Python objects
     output_spec: pytree.TreeSpec
+    writes: list[Write] = field(default_factory=list)
 
     def finish(self) -> Graph:
         """Number the nodes and fill in every value's users."""
@@ -117,7 +146,7 @@ class Graph:
 
     def remove_dead(self) -> Graph:
         """Drop nodes whose results nobody reads."""
-        needed = self.output_values()
+        needed = self.output_values() | {write.value for write in self.writes}
         kept = []
         for node in reversed(self.nodes):
             if any(value in needed for value in node.results if value is not None):

@@ -1,7 +1,7 @@
 """A stand-in for a module that can be run on tensors without data, leaving the module untouched.
 
 The stand-in has the module's classes and attributes; tensors are replaced, and every container is a
-copy. Whatever a forward writes lands in the copy, where :meth:`InstrumentedCopy.changed` finds it.
+copy. Whatever a forward writes lands in the copy, where :meth:`InstrumentedCopy.changes` finds it.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import types
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from operator import attrgetter
 from typing import Any
 
@@ -147,10 +147,27 @@ class TensorGuard:
 _VERSION = attrgetter("_version")
 
 
-class InstrumentedCopy:
-    """The stand-in of ``module`` and where in it tensors are to be put."""
+@dataclasses.dataclass
+class Change:
+    """An item of a container that a forward has written to."""
 
-    def __init__(self, module: nn.Module) -> None:
+    name: str
+    container: Any  # the module's own
+    key: Any
+    after: Any
+    position: int | None  # of the tensor that was there
+    is_attribute: bool  # of a module
+
+
+class InstrumentedCopy:
+    """The stand-in of ``module`` and where in it tensors are to be put.
+
+    ``unwatched``: what the guard leaves out, containers and keys, or tensors.
+    """
+
+    def __init__(
+        self, module: nn.Module, unwatched: Collection[tuple[dict[str, Any], str] | Tensor] = ()
+    ) -> None:
         self.tensors: list[Tensor] = []  # the module's own, each once
         self.names: list[str] = []
         self.guard: Guard = Guard()
@@ -159,8 +176,13 @@ class InstrumentedCopy:
         self._positions: dict[int, int] = {}
         self._slots: list[tuple[Any, Any, int]] = []  # container, key, position in tensors
         self._memo: dict[int, Any] = {}
-        self._copies: list[tuple[str, Any]] = []
+        self._copies: list[tuple[str, Any, Any]] = []  # name, copy, the module's own
         self._before: list[Any] = []
+        self._attributes: set[int] = set()  # ids of modules' own dictionaries
+        self._unwatched: set[int] = {id(x) for x in unwatched if isinstance(x, Tensor)}
+        self._unwatched_keys: dict[int, set[str]] = {}
+        for container, key in (x for x in unwatched if not isinstance(x, Tensor)):
+            self._unwatched_keys.setdefault(id(container), set()).add(key)
         self._computed: set[str] = set()  # attributes that hooks compute before each call
         self._objects = 0
         self.module: Any = self._copy(module, "")
@@ -169,19 +191,22 @@ class InstrumentedCopy:
         """Put ``make(position)`` where the module's tensor of that position was."""
         for container, key, position in self._slots:
             _set(container, key, make(position))
-        self._before = [_items(copy) for _, copy in self._copies]
+        self._before = [_items(copy) for _, copy, _ in self._copies]
 
-    def changed(self) -> str | None:
-        """The name of something that was written to since :meth:`install`, or None."""
-        for (name, copy), before in zip(self._copies, self._before, strict=True):
+    def changes(self) -> Iterator[Change]:
+        """What was written to since :meth:`install`, in other ways than to tensors' memory."""
+        positions = {(id(copy), key): position for copy, key, position in self._slots}
+        for (name, copy, own), before in zip(self._copies, self._before, strict=True):
             after = _items(copy)
             missing = object()
             for key in {**before, **after}:
-                if not _unchanged(before.get(key, missing), after.get(key, missing)):
-                    changed = _join(name, key)
-                    if changed not in self._computed:
-                        return changed
-        return None
+                now = after.get(key, missing)
+                if _unchanged(before.get(key, missing), now):
+                    continue
+                changed = _join(name, key)
+                if changed not in self._computed:
+                    position = positions.get((id(copy), key))
+                    yield Change(changed, own, key, now, position, id(own) in self._attributes)
 
     def _copy(self, value: Any, name: str) -> Any:
         known = self._memo.get(id(value))
@@ -216,12 +241,10 @@ class InstrumentedCopy:
         shown = name or type(module).__name__
         if isinstance(module, torch.jit.ScriptModule):
             raise NotPlannedError(f"{shown} is a TorchScript module")
-        if module.training:
-            raise NotPlannedError(f"{shown} is in training mode")
         self._refuse_hooks(module, shown)
         copy = object.__new__(type(module))
         self._memo[id(module)] = copy
-        computed = computed_weights(module)
+        computed = computed_weights(module) | self._unwatched_keys.get(id(module.__dict__), set())
         self._computed |= {_join(name, key) for key in computed}
         self.guard.watch(module.__dict__, computed)
         for key, value in module.__dict__.items():
@@ -232,7 +255,8 @@ class InstrumentedCopy:
                 continue
             inside = name if key in ("_parameters", "_buffers", "_modules") else _join(name, key)
             self._put(copy.__dict__, key, value, inside)
-        self._copies.append((name, copy.__dict__))
+        self._copies.append((name, copy.__dict__, module.__dict__))
+        self._attributes.add(id(module.__dict__))
         return copy
 
     def _refuse_hooks(self, module: nn.Module, name: str) -> None:
@@ -248,7 +272,7 @@ class InstrumentedCopy:
         items = value.items() if isinstance(value, dict) else enumerate(value)
         for key, item in items:
             self._put(copy, key, item, _join(name, key))
-        self._copies.append((name, copy))
+        self._copies.append((name, copy, value))
         return copy
 
     def _copy_frozen(self, value: Any, name: str) -> Any:
@@ -274,14 +298,14 @@ class InstrumentedCopy:
             self.guard.watch(container)
             for key, item in _items(container).items():
                 self._put(copied, key, item, _join(name, key))
-            self._copies.append((name, copied))
+            self._copies.append((name, copied, container))
         return copy
 
     def _copy_set(self, value: set[Any], name: str) -> set[Any]:
         copy = set(value)
         self._memo[id(value)] = copy
         self.guard.watch(value)
-        self._copies.append((name, copy))
+        self._copies.append((name, copy, value))
         return copy
 
     def _put(self, container: Any, key: Any, value: Any, name: str) -> None:
@@ -297,7 +321,8 @@ class InstrumentedCopy:
             position = self._positions[id(value)] = len(self.tensors)
             self.tensors.append(value)
             self.names.append(name)
-            self.guard.tensors.watch(value)
+            if id(value) not in self._unwatched:
+                self.guard.tensors.watch(value)
         _set(container, key, None)
         self._slots.append((container, key, position))
 

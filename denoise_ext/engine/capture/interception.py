@@ -102,18 +102,16 @@ class _Outside:
 
 
 def functionalized(
-    call: Callable[[list[Tensor]], tuple[list[Any], Any]], tensors: list[Tensor], names: list[str]
-) -> tuple[list[Any], Any]:
+    call: Callable[[list[Tensor]], tuple[list[Any], Any]], tensors: list[Tensor]
+) -> tuple[list[Any], Any, dict[int, Tensor]]:
     """``call(tensors)`` with every write in place turned into a new tensor.
 
     ``torch.func.functionalize`` is the same as a transform of functions, which refuses a
     ``torch.autograd.Function`` without ``setup_context``.
 
     Returns:
-        The leaves of the result, as ordinary tensors, and what else ``call`` returns.
-
-    Raises:
-        NotPlannedError: it writes to one of ``tensors``, of these ``names``.
+        The leaves of the result, as ordinary tensors; what else ``call`` returns; and what it has
+        written to ``tensors``, by position.
     """
     wrapped = [_PRIVATE._to_functional_tensor(x) for x in tensors]
     _PRIVATE._enable_functionalization(reapply_views=True)
@@ -121,10 +119,10 @@ def functionalized(
         leaves, more = call(wrapped)
     finally:
         _PRIVATE._disable_functionalization()
-    for given, wrapper, name in zip(tensors, wrapped, names, strict=True):
-        if _unwrapped(wrapper) is not given:
-            raise NotPlannedError(f"it changes {name} in place")
-    return [_unwrapped(x) if isinstance(x, Tensor) else x for x in leaves], more
+    last = [_unwrapped(x) for x in wrapped]
+    pairs = enumerate(zip(tensors, last, strict=True))
+    written = {position: now for position, (given, now) in pairs if now is not given}
+    return [_unwrapped(x) if isinstance(x, Tensor) else x for x in leaves], more, written
 
 
 def _unwrapped(x: Tensor) -> Tensor:

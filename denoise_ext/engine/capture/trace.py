@@ -23,10 +23,11 @@ from denoise_ext.engine.capture.graph import (
     Graph,
     Node,
     Value,
+    Write,
     channels_last_stride,
     same_layout,
 )
-from denoise_ext.engine.capture.instrumented_copy import Guard, InstrumentedCopy
+from denoise_ext.engine.capture.instrumented_copy import Change, Guard, InstrumentedCopy
 from denoise_ext.engine.capture.interception import META, Interception, functionalized
 from denoise_ext.engine.capture.random_state import random_states, same_on_cpu
 from denoise_ext.engine.capture.result_nest import flatten
@@ -185,6 +186,8 @@ def trace(
     last = [channels_last and position not in as_given for position in range(count)]
     graph, tensors, constants = _record(copied, method, args, kwargs, dtype, last)
     own, guard = copied.tensors + constants, copied.guard
+    if graph.writes:  # which other calls of the module's own forward repeat
+        guard = InstrumentedCopy(module, [write.place for write in graph.writes]).guard
     del copied  # the last to hold tensors of the trace by right
     if any(tensor() is not None for tensor in tensors):
         gc.collect()
@@ -212,34 +215,81 @@ def _record(
     for fake, value in zip(fakes + stand_ins, inputs + recorder.sources, strict=True):
         recorder.name(fake, value)
 
-    def call(tensors: list[Tensor]) -> tuple[list[Any], pytree.TreeSpec]:
+    def call(tensors: list[Tensor]) -> tuple[list[Any], tuple[pytree.TreeSpec, int, list[Change]]]:
         copied.install(tensors[len(fakes) :].__getitem__)
         waiting = iter(tensors)
         filled = [next(waiting) if isinstance(x, Tensor) else x for x in leaves]
         call_args, call_kwargs = pytree.tree_unflatten(filled, spec)
         run = copied.module if method == "forward" else getattr(copied.module, method)
-        return flatten(run(*call_args, **call_kwargs))
+        results, spec_of_results = flatten(run(*call_args, **call_kwargs))
+        changes = [*copied.changes()]
+        more = [change.after for change in changes if isinstance(change.after, Tensor)]
+        return results + more, (spec_of_results, len(results), changes)
 
-    names = ["an argument"] * len(fakes) + copied.names
-    flat, output_spec = _run(call, fakes + stand_ins, names, recorder)
+    leaves_and_more, (output_spec, length, changes), written = _run(
+        call, fakes + stand_ins, recorder
+    )
     if copied.refused:
         raise NotPlannedError(copied.refused[0])
-    changed = copied.changed()
-    if changed is not None:
-        raise NotPlannedError(f"its forward writes to {changed}")
+    flat, attributes = leaves_and_more[:length], leaves_and_more[length:]
+    writes = _writes(copied, recorder, inputs, written, changes, attributes)
+    if writes and dtype is not None:
+        raise NotPlannedError(writes[0].reason)
     outputs = [recorder.value(leaf) if isinstance(leaf, Tensor) else leaf for leaf in flat]
     for leaf in outputs:
         if not isinstance(leaf, (Value, *PLAIN)):
             raise NotPlannedError(f"it returns a {type(leaf).__name__}")
     names = copied.names + ["constant"] * len(recorder.constants)
-    graph = Graph(inputs, recorder.sources, names, recorder.nodes, outputs, output_spec)
+    graph = Graph(inputs, recorder.sources, names, recorder.nodes, outputs, output_spec, writes)
     return graph.remove_dead(), recorder.release(), recorder.constants
 
 
+def _writes(
+    copied: InstrumentedCopy, recorder: _Recorder, inputs: list[Value], written: dict[int, Tensor],
+    changes: list[Change], attributes: list[Tensor],
+) -> list[Write]:  # fmt: skip
+    """What the forward leaves in the module, if that is the same at every call.
+
+    Args:
+        written: new values of arguments and of the module's tensors, by position. changes: new
+        items of containers. attributes: those of them that are tensors, in order.
+    """
+    found, overwritten, after = [], set(inputs), iter(attributes)
+    for position, tensor in written.items():
+        if position < len(inputs):
+            raise NotPlannedError("it changes an argument in place")
+        place = position - len(inputs)
+        reason = f"it changes {copied.names[place]} in place"
+        found.append(Write(reason, recorder.value(tensor), copied.tensors[place]))
+        overwritten.add(recorder.sources[place])
+    for change in changes:
+        reason = f"its forward writes to {change.name}"
+        if not isinstance(change.after, Tensor) or not change.is_attribute:
+            raise NotPlannedError(reason)
+        found.append(Write(reason, recorder.value(next(after)), change.container, change.key))
+        if change.position is not None:
+            overwritten.add(recorder.sources[change.position])
+    for write in found:
+        if not overwritten.isdisjoint(_ancestors(write.value)):
+            raise NotPlannedError(write.reason)
+    return found
+
+
+def _ancestors(value: Value) -> set[Value]:
+    """The value, and all that it is computed from."""
+    waiting, seen = [value], {value}
+    while waiting:
+        producer = waiting.pop().producer
+        more = () if producer is None else set(producer.inputs()) - seen
+        waiting += more
+        seen.update(more)
+    return seen
+
+
 def _run(
-    call: Callable[[list[Tensor]], tuple[list[Any], pytree.TreeSpec]], tensors: list[Tensor],
-    names: list[str], recorder: _Recorder,
-) -> tuple[list[Any], pytree.TreeSpec]:  # fmt: skip
+    call: Callable[[list[Tensor]], tuple[list[Any], Any]], tensors: list[Tensor],
+    recorder: _Recorder,
+) -> tuple[list[Any], Any, dict[int, Tensor]]:  # fmt: skip
     """Run under the recorder; an exception becomes the reason not to plan."""
     states = random_states()
     try:
@@ -247,7 +297,7 @@ def _run(
             torch.no_grad(), torch.device("meta"),
             Interception(recorder.device, recorder.add_constant), recorder,
         ):  # fmt: skip
-            result = functionalized(call, tensors, names)
+            result = functionalized(call, tensors)
     except NotPlannedError as error:
         raise NotPlannedError(str(error) + _line_of(error)) from error
     except Exception as error:  # a forward may raise anything without data

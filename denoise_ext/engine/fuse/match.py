@@ -25,8 +25,23 @@ _POINTWISE = {
     aten.add.Tensor: aten.add.out,
     aten.sub.Tensor: aten.sub.out,
     aten.mul.Tensor: aten.mul.out,
+    aten.div.Tensor: aten.div.out,
+    aten.pow.Tensor_Scalar: aten.pow.Tensor_Scalar_out,
     aten.abs.default: aten.abs.out,
+    aten.neg.default: aten.neg.out,
+    aten.exp.default: aten.exp.out,
+    aten.sqrt.default: aten.sqrt.out,
+    aten.rsqrt.default: aten.rsqrt.out,
     aten.clamp.default: aten.clamp.out,
+    aten.hardtanh.default: aten.hardtanh.out,
+    aten.hardswish.default: aten.hardswish.out,
+    aten.hardsigmoid.default: aten.hardsigmoid.out,
+    aten.elu.default: aten.elu.out,
+}
+# These add up in the order of memory.
+_REDUCING = {
+    aten.mean.dim: aten.mean.out,
+    aten.sum.dim_IntList: aten.sum.IntList_out,
 }
 # Operators of this package that have such a form on the CPU.
 _WITH_OUT = ("block_warp", "recurrent_fuse")
@@ -136,8 +151,9 @@ def _planned_step(node: Node, output: Value) -> Step | None:
         return Step(aten.clamp_min.out, (*node.args, 0), {"out": OUT}, [output], any_layout=True)
     if node.op is aten.gelu.default:
         return Step(_gelu, node.args, kwargs, [output], any_layout=True)
-    if node.op in _POINTWISE:
-        return Step(_POINTWISE[node.op], node.args, kwargs, [output], any_layout=True)
+    function = _POINTWISE.get(node.op) or _REDUCING.get(node.op)
+    if function is not None:
+        return Step(function, node.args, kwargs, [output], any_layout=True)
     if node.op is aten.upsample_nearest2d.default:
         factors = _whole_factors(node, output)
         if factors is not None:
@@ -213,6 +229,10 @@ def _shuffle(input: Tensor, factor: int, out: Tensor) -> None:
     for y in range(factor):
         for x in range(factor):
             out[:, :, y::factor, x::factor].copy_(input[:, y * factor + x :: factor**2])
+
+
+# Steps that write each element where they read it: quick where all have one layout.
+POINTWISE_STEPS = frozenset({*_POINTWISE.values(), aten.clamp_min.out, _gelu})
 
 
 def _is_quick_shuffle(node: Node, output: Value) -> bool:

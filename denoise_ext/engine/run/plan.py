@@ -62,6 +62,8 @@ class Plan:
         self._lock = threading.Lock()
         self.workspaces: int = 0
         self.unrecorded: str | None = None  # why a GPU launches the steps one by one
+        if device.type == "cpu":
+            memory.keep_heap(_allocated(schedule.steps))
         if device.type == "cuda":
             self.unrecorded = cuda_graph.obstacle(graph, device)
 
@@ -126,6 +128,12 @@ class Plan:
         # Memory allocated in inference mode could not be written to outside of it later.
         with torch.inference_mode(False), torch.no_grad():
             return _Workspace(self)
+
+
+def _allocated(steps: list[Step]) -> int:
+    """Bytes of all results that operators allocate themselves in a call."""
+    results = [v for step in steps if not step.writes and not step.view for v in step.results]
+    return sum(v.numel() * v.dtype.itemsize for v in results if v is not None)
 
 
 class _Workspace:

@@ -205,8 +205,7 @@ class Region:
     ) -> _Entry:
         start = verify.clock()
         graph, own, guard = self._trace(args, kwargs)
-        constants = Constants(own, self.settings.dtype, self._packed_for(own, guard))
-        constants.enter(graph)
+        constants = self._constants(graph, own, guard)
         sites = find_sites(graph, constants, self.settings.precision, self._apart)
         if not any(site.replaces for site in sites):
             raise NotPlannedError("there is nothing in it to replace", certain=True)
@@ -354,6 +353,14 @@ class Region:
         except NotPlannedError:
             # Perhaps a view that only the layout it was written for allows.
             return trace(*call, channels_last=False)
+
+    def _constants(self, graph: Graph, own: list[Tensor], guard: Guard) -> Constants:
+        """What is computed without arguments.  The module is given what a call leaves in it."""
+        constants = Constants(own, self.settings.dtype, self._packed_for(own, guard))
+        constants.enter(graph)
+        for write in graph.writes:
+            write.put(constants[write.value])
+        return constants
 
     def _packed_for(self, own: list[Tensor], guard: Guard) -> dict[Any, Any]:
         """Weights packed for other sizes, where the module's tensors are still the same."""

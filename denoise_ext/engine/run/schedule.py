@@ -18,7 +18,7 @@ from denoise_ext.engine.capture.graph import (
 )
 from denoise_ext.engine.fuse.conv import CONVOLUTIONS
 from denoise_ext.engine.fuse.ir import OUT, Constants, Site, Step
-from denoise_ext.engine.fuse.match import ConcatSite
+from denoise_ext.engine.fuse.match import POINTWISE_STEPS, ConcatSite
 from denoise_ext.engine.run.memory import Buffer, place
 
 
@@ -70,6 +70,7 @@ class Scheduler:
         """Build the schedule."""
         steps = self._ordered_steps()
         self._convolved = _convolved(steps)
+        self._channels_last = _with_pointwise(steps, self._convolved)
         self._choose_fresh(steps)
         self._place_results(steps)
         self._separate_views(self._with_conversions(steps))
@@ -195,7 +196,7 @@ class Scheduler:
 
     def _stride(self, value: Value) -> tuple[int, ...]:
         """channels_last where convolutions are near, else as traced."""
-        if len(value.shape) != 4 or (value not in self._convolved and _is_dense(value)):
+        if len(value.shape) != 4 or (value not in self._channels_last and _is_dense(value)):
             return value.stride
         return channels_last_stride(value.shape)
 
@@ -289,6 +290,20 @@ def _convolved(steps: list[Step]) -> set[Value]:
                 joined = {step.part_of[0], step.args[0]}
                 convolved |= joined if convolved & joined else set()
     return convolved
+
+
+def _with_pointwise(steps: list[Step], values: set[Value]) -> set[Value]:
+    """``values``, and what is computed element by element from them.
+
+    Such an operator takes ten times as long where it writes another layout than it reads.
+    """
+    spread = set(values)
+    for step in steps:
+        if step.function in POINTWISE_STEPS:
+            shape = step.made[0].shape
+            if any(value in spread and value.shape == shape for value in step.reads()):
+                spread.add(step.made[0])
+    return spread
 
 
 def _is_dense(value: Value) -> bool:

@@ -108,6 +108,10 @@ class Codec:
     """Formats whose pictures can be written in it; empty: all. (A scan needs its patient.)"""
     refuse_suffix: Callable[[str, Picture], str | None] = lambda suffix, picture: None
     """Why this picture must not have this suffix of the format."""
+    write_lossy: Callable[[IO[bytes], Picture, int], object] | None = None
+    """Writes at a quality from 0 to 100; None: the format is written without a loss alone."""
+    exact: bool = True
+    """Whether ``write`` keeps every pixel as it is."""
 
     def why_not(self, picture: Picture, suffix: str = "") -> str | None:
         """Why the picture cannot be written in this format; None if it can."""

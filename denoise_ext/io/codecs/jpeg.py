@@ -1,6 +1,6 @@
 """JPEG: 8-bit gray and RGB; all APPn and COM segments are kept as they are.
 
-Written with quality 95 and full-resolution colour, the one format here that is not exact.
+Written with quality 95 and full-resolution colour, or with the wanted quality. It is not exact.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ _START_OF_SCAN = 0xDA
 _EXIF, _XMP, _ICC = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0", b"ICC_PROFILE\0"
 _MULTI_PICTURE = b"MPF\0"  # an index of further pictures in the file, which are not kept
 _MAX_SEGMENT = 65533
+_FULL_COLOUR = 90  # from this quality on colours keep their resolution
 
 
 @dataclass(frozen=True)
@@ -99,9 +100,18 @@ def _resolution(segments: list[tuple[int, bytes]]) -> tuple[float, float] | None
 
 
 def _write(stream: IO[bytes], picture: Picture) -> None:
+    _save(stream, picture, 95, "4:4:4")
+
+
+def _write_lossy(stream: IO[bytes], picture: Picture, quality: int) -> None:
+    _save(stream, picture, quality, "4:4:4" if quality >= _FULL_COLOUR else "4:2:0")
+
+
+def _save(stream: IO[bytes], picture: Picture, quality: int, subsampling: str) -> None:
     (frame,) = picture.frames
     encoded = io.BytesIO()
-    image_of(frame).save(encoded, format="JPEG", quality=95, subsampling=0)
+    # Not optimize=True: Pillow's buffer for it is too small for noise at high qualities.
+    image_of(frame).save(encoded, format="JPEG", quality=quality, subsampling=subsampling)
     _, picture_at = _walk(encoded, lambda marker: False)
     native = picture.metadata.native
     if isinstance(native, _Segments):
@@ -166,4 +176,6 @@ CODEC = Codec(
     write=_write,
     holds=holds(("gray", "rgb"), "uint8"),
     keeps=("icc", "exif", "xmp", "resolution"),
+    write_lossy=_write_lossy,
+    exact=False,
 )

@@ -1,4 +1,4 @@
-"""WebP: 8-bit RGB and RGBA, written losslessly, with its ICC profile, EXIF and XMP."""
+"""WebP: 8-bit RGB and RGBA, with its ICC profile, EXIF and XMP; without a loss unless wanted."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from denoise_ext.io.codecs.pillow import image_of, load, open_image, pixels_of
 from denoise_ext.io.picture import Metadata, Picture, mode_of
 
 _EXIF = b"Exif\0\0"
+_SLOWEST = 6  # method: fewest bytes
 
 
 def _size(head: bytes) -> tuple[int, int]:
@@ -45,6 +46,15 @@ def _bare(exif: bytes | None) -> bytes | None:
 
 
 def _write(stream: IO[bytes], picture: Picture) -> None:
+    # exact: colours under full transparency, too
+    _save(stream, picture, lossless=True, exact=True)
+
+
+def _write_lossy(stream: IO[bytes], picture: Picture, quality: int) -> None:
+    _save(stream, picture, quality=quality, method=_SLOWEST)
+
+
+def _save(stream: IO[bytes], picture: Picture, **options: int) -> None:
     (frame,) = picture.frames
     image = image_of(frame)
     if picture.mode == "gray":  # WebP has colour only: three equal channels
@@ -56,8 +66,7 @@ def _write(stream: IO[bytes], picture: Picture) -> None:
         "xmp": metadata.xmp,
     }
     blocks = {name: block for name, block in blocks.items() if block}
-    # exact: colours under full transparency, too
-    image.save(stream, format="WEBP", lossless=True, exact=True, **blocks)
+    image.save(stream, format="WEBP", **options, **blocks)
 
 
 CODEC = Codec(
@@ -68,4 +77,5 @@ CODEC = Codec(
     write=_write,
     holds=holds(("gray", "rgb", "rgba"), "uint8"),
     keeps=("icc", "exif", "xmp"),
+    write_lossy=_write_lossy,
 )

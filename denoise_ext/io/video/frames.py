@@ -24,7 +24,13 @@ _HIGH_DEFINITION = 720  # rows from which an unstated matrix is taken to be BT.7
 
 @dataclass(frozen=True)
 class Colour:
-    """What the numbers of the planes mean."""
+    """What the numbers of the planes mean.
+
+    Example:
+        >>> colour = denoise_ext.io.video.Colour("ycbcr", bits=10, full_range=False, matrix=1)
+        >>> colour.black_and_span
+        (64.0, 876.0)
+    """
 
     kind: str
     """"gray", "ycbcr" (planes Y, Cb, Cr) or "gbr" (planes G, B, R)."""
@@ -48,7 +54,15 @@ class Colour:
 
 @dataclass(frozen=True)
 class VideoFrame:
-    """One frame."""
+    """One frame.
+
+    Example:
+        >>> with denoise_ext.io.video.read_video("film.y4m") as video:
+        ...     frame = next(iter(video))
+        >>> frame.picture().shape, [plane.shape for plane in frame.planes]
+        ((32, 48, 3), [(32, 48), (16, 24), (16, 24)])
+        >>> darker = frame.with_picture(0.5 * frame.picture())
+    """
 
     planes: tuple[np.ndarray, ...] = field(repr=False)
     """(H, W) each, chroma smaller where it is subsampled; uint8, or uint16 above 8 bits."""
@@ -164,6 +178,12 @@ def windows(frames: Iterable[VideoFrame], radius: int) -> Iterator[tuple[VideoFr
 
     2 * radius + 1 frames, the one meant in the middle; at the ends the outermost is repeated. Only
     a window is in memory.
+
+    Example:
+        >>> with denoise_ext.io.video.read_video("film.y4m") as video:
+        ...     triples = denoise_ext.io.video.windows(video, radius=1)
+        ...     [[frame.pts for frame in triple] for triple in triples]
+        [[0, 0, 1], [0, 1, 2], [1, 2, 2]]
     """
     if radius < 0:
         raise ValueError(f"radius must be >= 0, got {radius}")

@@ -260,6 +260,12 @@ def read_video(
     Raises:
         ImageError: (a ValueError) one line naming the file: missing, no video, pixels of a kind
             that is not read, PyAV not installed.
+
+    Example:
+        >>> with denoise_ext.io.video.read_video("film.y4m") as video:
+        ...     brightness = [float(frame.picture().mean()) for frame in video]
+        >>> len(brightness)
+        3
     """
     check_max_pixels(max_pixels)
     if not isinstance(path, (str, os.PathLike)):

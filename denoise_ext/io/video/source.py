@@ -17,7 +17,13 @@ USUAL_RATE = Fraction(25)  # frames a second, where none is stated
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """Facts about the picture of a video."""
+    """Facts about the picture of a video.
+
+    Example:
+        >>> with denoise_ext.io.video.read_video("film.y4m") as video:
+        ...     video.info.width, video.info.height, video.info.frame_rate, video.info.pixel_format
+        (48, 32, Fraction(25, 1), 'yuv420p')
+    """
 
     width: int
     height: int
@@ -36,7 +42,14 @@ class VideoInfo:
 
 
 class Video(ABC):
-    """A video being read: iterate over it once. Close it, or use it in a `with`."""
+    """A video being read: iterate over it once. Close it, or use it in a `with`.
+
+    Example:
+        >>> with denoise_ext.io.video.read_video("film.y4m") as video:
+        ...     seconds = [frame.seconds for frame in video]
+        >>> seconds, video.damage
+        ([0.0, 0.04, 0.08], '')
+    """
 
     info: VideoInfo
     time_base: Fraction

@@ -35,7 +35,11 @@ _LOSSLESS = "ffv1"
 def check_can_write_video(
     path: str | os.PathLike[str], codec: str | None = None, overwrite: bool = False
 ) -> None:
-    """Raise ImageError if `write_video` is bound to fail, before any work is done."""
+    """Raise ImageError if `write_video` is bound to fail, before any work is done.
+
+    Example:
+        >>> denoise_ext.io.video.check_can_write_video("clean.mkv")
+    """
     if is_y4m(path):
         if codec is not None:
             raise ImageError(f"codec {codec!r}: {shown(path)} is y4m, which has none")
@@ -83,6 +87,11 @@ def write_video(
     Raises:
         ImageError: (a ValueError) one line naming the file, and the frame that cannot be written.
             Nothing is left of it then.
+
+    Example:
+        >>> with denoise_ext.io.video.read_video("film.y4m") as video:
+        ...     frames = (frame.with_picture(1 - frame.picture()) for frame in video)
+        ...     remarks = denoise_ext.io.video.write_video("negative.mkv", frames, video)
     """
     check_can_write_video(path, codec, overwrite)
     notes: list[str] = []

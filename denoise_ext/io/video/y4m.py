@@ -170,6 +170,10 @@ def y4m_format(pixel_format: str) -> str:
     """The tag of a pixel format by FFmpeg's name, without C.
 
     Raises ImageError: y4m has none, as for RGB.
+
+    Example:
+        >>> denoise_ext.io.video.y4m_format("yuv420p10le")
+        '420p10'
     """
     match = re.fullmatch(r"(gray|yuvj?(420|422|444|411|440)p)(?:(\d+)le)?", pixel_format)
     bits = int(match[3] or 8) if match else 0
@@ -219,6 +223,13 @@ def write_y4m(stream: BinaryIO, frames: Iterable[VideoFrame], like: Video) -> li
     Raises:
         ImageError: pixels that y4m cannot hold.
         OSError: the stream cannot be written; its `frame` is the number of the frame.
+
+    Example:
+        >>> with denoise_ext.io.video.read_video("film.y4m") as film:
+        ...     with open("copy.y4m", "wb") as file:
+        ...         remarks = denoise_ext.io.video.write_y4m(file, film, film)
+        >>> Path("copy.y4m").read_bytes()[:9]
+        b'YUV4MPEG2'
     """
     y4m_format(like.info.pixel_format)
     notes: list[str] = []

@@ -38,6 +38,7 @@ class Fault:
     caught: tuple[str, ...]
     variant: str = ""
     multiprocessors: int = 2
+    unit: str = ""  # of a header that many files include: the one that has the kernel of the call
 
     @property
     def folder(self) -> Path:
@@ -79,7 +80,11 @@ def _sound_build() -> tuple[list[Path], list[Path]]:
 
 
 def build_faulty(fault: Fault) -> Path:
-    """The library with the fault; only what includes the changed file is compiled again."""
+    """The library with the fault; only what includes the changed file is compiled again.
+
+    A header's functions are inlined everywhere, so that objects with and without the fault can be
+    linked together.
+    """
     runtime, objects = _sound_build()
     changed = (ROOT / "csrc" / "cuda" / fault.file).resolve()
     tree = faulty_tree(fault)
@@ -87,7 +92,7 @@ def build_faulty(fault: Fault) -> Path:
     mark = f"-DCUDA_EMULATOR_FAULT={fault.folder.name}"
     objects = [
         compile_object(Source(source.path, [*source.flags, mark]), fault.folder)
-        if changed in dependencies_of(sound)
+        if changed in dependencies_of(sound) and fault.unit in ("", source.path.name)
         else sound
         for source, sound in zip(operator_sources("shadow", tree), objects, strict=True)
     ]

@@ -153,6 +153,19 @@ def transposed_f16() -> float:
     return compare(ops.conv_transpose2d, reference.conv_transpose2d, x, weight, **options)
 
 
+def transposed_tiles_f16() -> float:
+    """More tiles than blocks that share them; the last of a block's lies in the second image."""
+    x, weight = image((2, 16, 9, 35), F16), image((16, 8, 2, 2), F16)
+    return compare(ops.conv_transpose2d, reference.conv_transpose2d, x, weight, stride=2)
+
+
+def transposed_chunks_f16() -> float:
+    """Weights that do not all fit shared memory."""
+    x, weight = image((1, 96, 3, 5), F16), image((96, 8, 4, 4), F16)
+    options = {"stride": 2, "padding": 1}
+    return compare(ops.conv_transpose2d, reference.conv_transpose2d, x, weight, **options)
+
+
 def _gaussian(channels_last: bool) -> float:
     def blur(function: Callable) -> Callable:
         return lambda x: function(x, (7, 5), 1.5)
@@ -264,8 +277,9 @@ CALLS = {
         dilated_f16, grouped_f16, transposed_planes_f16,
         product_f32, product_planes_f32, product_groups_f32, product_common_factor_f32,
         product_transposed_f16,
-        transposed_f16, gaussian, gaussian_channels_last, bilateral, bilateral_gradient,
-        motion, warp, warp_gradient, fuse, fuse_gradients,
+        transposed_f16, transposed_tiles_f16, transposed_chunks_f16, gaussian,
+        gaussian_channels_last, bilateral,
+        bilateral_gradient, motion, warp, warp_gradient, fuse, fuse_gradients,
     )
 } | geometry_calls.CALLS  # fmt: skip
 # float16 results of up to 600 products summed in float32: an ulp or two, far below a wrong one.

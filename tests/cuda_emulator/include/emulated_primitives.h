@@ -1,8 +1,6 @@
 // The emulator's bodies of csrc/cuda/primitives.cuh: the same names, arguments and preconditions.
 #pragma once
 
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
 #include <cuda_runtime.h>
 #include <emulator.h>
 
@@ -24,6 +22,9 @@ unsigned char* dynamic_shared_memory(SourceLine caller);
 void* take_shared(size_t offset, size_t count, size_t bytes, SourceLine caller);
 float exp2_flushed(float x);
 uint32_t round_to_tf32(float x);
+float value_of_float16(uint16_t bits);
+uint16_t round_to_float16(float x);
+uint16_t round_to_bfloat16(float x);
 
 }  // namespace cuda_emulator
 
@@ -71,6 +72,25 @@ inline CUDA_EMULATOR_UNCHECKED float exp2_approx(float x) {
 }
 inline CUDA_EMULATOR_UNCHECKED uint32_t to_tf32(float x) {
   return cuda_emulator::round_to_tf32(x);
+}
+
+inline CUDA_EMULATOR_UNCHECKED float from_float16(uint16_t bits) {
+  return cuda_emulator::value_of_float16(bits);
+}
+inline CUDA_EMULATOR_UNCHECKED uint16_t to_float16(float x) {
+  return cuda_emulator::round_to_float16(x);
+}
+inline CUDA_EMULATOR_UNCHECKED uint16_t to_bfloat16(float x) {
+  return cuda_emulator::round_to_bfloat16(x);
+}
+inline CUDA_EMULATOR_UNCHECKED float2 from_float16_pair(uint32_t word) {
+  return float2{from_float16(static_cast<uint16_t>(word)), from_float16(static_cast<uint16_t>(word >> 16))};
+}
+inline CUDA_EMULATOR_UNCHECKED uint32_t to_float16_pair(float first, float second) {
+  return to_float16(first) | static_cast<uint32_t>(to_float16(second)) << 16;
+}
+inline CUDA_EMULATOR_UNCHECKED uint32_t to_bfloat16_pair(float first, float second) {
+  return to_bfloat16(first) | static_cast<uint32_t>(to_bfloat16(second)) << 16;
 }
 
 template <class T>

@@ -1,6 +1,5 @@
-// ldmatrix and mma, and the two conversions that go with them. Fragment layouts: csrc/cuda/primitives.cuh.
+// ldmatrix and mma. Fragment layouts: csrc/cuda/primitives.cuh.
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 
 #include "machine.h"
@@ -54,17 +53,8 @@ uint64_t wavefronts(const void* const (&rows)[8]) {
   return *std::max_element(used, used + 8);
 }
 
-float half_value(uint32_t bits) {
-  static const auto table = [] {
-    auto values = std::make_unique<float[]>(65536);
-    for (uint32_t i = 0; i < 65536; ++i) {
-      __half_raw raw;
-      raw.x = static_cast<unsigned short>(i);
-      values[i] = __half2float(__half(raw));
-    }
-    return values;
-  }();
-  return table[bits & 0xffff];
+float f16_value(uint32_t bits) {
+  return value_of_float16(static_cast<uint16_t>(bits));
 }
 float bf16_value(uint32_t bits) {
   return __uint_as_float(bits << 16);
@@ -83,7 +73,7 @@ void gather(Operands& o, const MmaArguments& m, int g, int t) {
     for (int i = 0; i < 4; ++i) o.a[g + i % 2 * 8][t + i / 2 * 4] = tf32_value(m.a[i]);
     for (int i = 0; i < 2; ++i) o.b[t + 4 * i][g] = tf32_value(m.b[i]);
   } else {
-    const auto value = m.type == MatrixType::kF16 ? half_value : bf16_value;
+    const auto value = m.type == MatrixType::kF16 ? f16_value : bf16_value;
     for (int i = 0; i < 4; ++i) {
       float* const element = &o.a[g + i % 2 * 8][2 * t + i / 2 * 8];
       element[0] = value(m.a[i]);
@@ -151,19 +141,6 @@ void load_matrices(uint32_t* registers, int count, bool transposed, const void* 
 void multiply_matrices(MatrixType type, float* c, const uint32_t* a, const uint32_t* b, SourceLine line) {
   MmaArguments arguments{type, c, a, b};
   meet(Collective::kMma, kAllLanes, &arguments, line);
-}
-
-float exp2_flushed(float x) {
-  constexpr float kSmallestNormal = 1.17549435e-38f;
-  const float y = std::exp2(x);  // a subnormal x gives 1 either way
-  return y < kSmallestNormal ? 0.0f : y;
-}
-
-uint32_t round_to_tf32(float x) {
-  const uint32_t bits = __float_as_uint(x);
-  if (std::isnan(x)) return 0x7fffffffu;
-  if (std::isinf(x)) return bits;
-  return (bits + 0x1000u) & 0xffffe000u;  // half of the last bit kept is added: ties go away from zero
 }
 
 }  // namespace cuda_emulator

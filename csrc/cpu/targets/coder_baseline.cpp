@@ -1,0 +1,5 @@
+#include "../coder_kernels.h"
+
+#define DENOISE_EXT_KERNELS "coder.inl"
+#define DENOISE_EXT_TABLE CoderKernels kBaselineCoder
+#include "baseline.h"
