@@ -36,6 +36,11 @@ def high_frequency_energy(output: Tensor, truth: Tensor) -> Tensor:
 
     Raises:
         TypeError, ValueError: other tensors.
+
+    Example:
+        >>> x = torch.rand(1, 3, 32, 32)
+        >>> round(denoise_ext.metrics.high_frequency_energy(0.5 * x, x).item(), 3)
+        0.25
     """
     _check_images(output, truth, 8)
     return _fine_energy(output) / _fine_energy(truth)
@@ -80,6 +85,11 @@ def patch_wasserstein(output: Tensor, truth: Tensor, levels: int = 3, seed: int 
 
     Raises:
         TypeError, ValueError: other tensors, or levels below 1.
+
+    Example:
+        >>> x = torch.rand(1, 3, 32, 32)
+        >>> denoise_ext.metrics.patch_wasserstein(x, x).item()
+        0.0
     """
     if isinstance(levels, bool) or not isinstance(levels, int) or levels < 1:
         raise ValueError(f"levels must be an integer >= 1, got {levels!r}")
@@ -130,6 +140,12 @@ def lpips(output: Tensor, truth: Tensor, net: str = "alex") -> Tensor:
     Raises:
         ModuleNotFoundError: the package is not installed.
         TypeError, ValueError: other tensors, or another net.
+
+    Example:
+        >>> x = torch.rand(1, 3, 32, 32)
+        >>> denoise_ext.metrics.lpips(x, x, net="none")
+        Traceback (most recent call last):
+        ValueError: net must be 'alex', 'vgg' or 'squeeze', got 'none'
     """
     if net not in ("alex", "vgg", "squeeze"):
         raise ValueError(f"net must be 'alex', 'vgg' or 'squeeze', got {net!r}")

@@ -25,6 +25,13 @@ def interpolate(first: Network, second: Network, share: float) -> Network:
 
     Raises:
         ValueError: networks of different configurations, or a share outside of [0, 2].
+
+    Example:
+        >>> names = "dxnet_s_color", "dxnet_s_texture"
+        >>> ends = [denoise_ext.models.create_model(name, pretrained=True) for name in names]
+        >>> between = denoise_ext.models.interpolate(*ends, 0.5)
+        >>> between(torch.rand(1, 3, 8, 8), 25.0).shape
+        torch.Size([1, 3, 8, 8])
     """
     if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share <= 2:
         raise ValueError(f"share must be a number from 0 to 2, got {share!r}")

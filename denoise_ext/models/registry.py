@@ -244,7 +244,7 @@ def list_models(pattern: str | None = None, pretrained: bool = False) -> list[st
 
     Example:
         >>> denoise_ext.models.list_models("dxnet*", pretrained=True)
-        ['dxnet_s_color', 'dxnet_s_gray', 'dxnet_s_photo']
+        ['dxnet_s_color', 'dxnet_s_gray', 'dxnet_s_photo', 'dxnet_s_texture']
     """
     load_entry_points()
     names = sorted(_pretrained if pretrained else _models)

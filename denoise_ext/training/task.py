@@ -79,7 +79,13 @@ class Objective(Protocol):
 
 @runtime_checkable
 class LearningObjective(Objective, Protocol):
-    """An objective with weights of its own, which a run saves and continues with."""
+    """An objective with weights of its own, which a run saves and continues with.
+
+    Example:
+        >>> plain = denoise_ext.training.Supervised(torch.nn.functional.mse_loss)
+        >>> isinstance(plain, denoise_ext.training.LearningObjective)
+        False
+    """
 
     def state_dict(self) -> dict[str, Any]:
         """Plain data and tensors."""
