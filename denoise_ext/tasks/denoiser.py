@@ -153,9 +153,9 @@ class Denoiser:
         self._options = RunOptions(device, precision, backend, tile, max_memory)
         check_choice("alpha", alpha, ALPHA)
         strength = check_strength(strength)
-        named = model is None or isinstance(model, (str, os.PathLike))
-        if named and model != JOINT_BILATERAL:
+        if isinstance(model, (str, os.PathLike)) and model != JOINT_BILATERAL:
             check_name(model)
+        named = model is None or isinstance(model, (str, os.PathLike))
         if device not in (None, "auto"):
             choose_device(device, backend if named else "torch")
         check_sigma(sigma)
