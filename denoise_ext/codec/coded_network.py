@@ -35,6 +35,13 @@ class CodedNetwork:
         options: tile and max_memory are used, and the precision.
 
     Raises ValueError for another network.
+
+    Example:
+        >>> codec = denoise_ext.codec.load_codec("codec.safetensors")
+        >>> latents = codec.latents(np.zeros((32, 48, 3), np.uint8), sigma=0.0, quality=50)
+        >>> data = codec.encode_tile(latents, 50)
+        >>> bool((codec.decode_tile(data, 2, 3, 50) == latents).all())
+        True
     """
 
     def __init__(self, network: DXCodec, digest: bytes, options: RunOptions | None = None) -> None:
@@ -140,6 +147,10 @@ def load_codec(
 
     Raises:
         ValueError: no weights ship, or the file is none of a sealed codec.
+
+    Example:
+        >>> len(denoise_ext.codec.load_codec("codec.safetensors").digest)
+        8
     """
     if model is None:
         shipped = pretrained_info(MODEL)

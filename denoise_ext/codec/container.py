@@ -28,7 +28,17 @@ ALPHA, ICC, EXIF, XMP, RESOLUTION = b"ALPH", b"ICCP", b"EXIF", b"XMP ", b"PHYS"
 
 
 class DamagedError(ImageError):
-    """A file whose checksums do not fit. ``tiles`` are (row, column) of the damaged tiles."""
+    """A file whose checksums do not fit. ``tiles`` are (row, column) of the damaged tiles.
+
+    Example:
+        >>> image = denoise_ext.io.read_image("photo.png")
+        >>> data = denoise_ext.codec.encode(image, model="codec.safetensors")
+        >>> try:
+        ...     denoise_ext.codec.decode(data[:-1], model="codec.safetensors")
+        ... except denoise_ext.codec.DamagedError as error:
+        ...     error.tiles
+        ((0, 0),)
+    """
 
     def __init__(self, message: str, tiles: tuple[tuple[int, int], ...] = ()) -> None:
         super().__init__(message)

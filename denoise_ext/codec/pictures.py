@@ -61,6 +61,12 @@ def encode(
 
     Raises:
         TypeError, ValueError: an argument that does not fit; the message names it.
+
+    Example:
+        >>> image = denoise_ext.io.read_image("photo.png")
+        >>> data = denoise_ext.codec.encode(image, quality=60, model="codec.safetensors")
+        >>> data[1:4]
+        b'DXC'
     """
     picture = image if isinstance(image, Picture) else picture_of(_checked_array(image))
     return encode_picture(picture, quality, sigma, model=model, tile=tile)
@@ -74,7 +80,14 @@ def encode_picture(
     model: Model = None,
     tile: int = DEFAULT_TILE,
 ) -> bytes:
-    """`encode` for a picture, with its ICC profile, EXIF, XMP and resolution."""
+    """`encode` for a picture, with its ICC profile, EXIF, XMP and resolution.
+
+    Example:
+        >>> picture = denoise_ext.io.read_picture("photo.png")
+        >>> data = denoise_ext.codec.encode_picture(picture, model="codec.safetensors")
+        >>> data[1:4]
+        b'DXC'
+    """
     _check_whole("quality", quality, 0, 100)
     _check_whole("tile", tile, STRIDE, LARGEST_TILE)
     if tile % STRIDE:
@@ -123,6 +136,12 @@ def decode(
     Raises:
         DamagedError: (an ImageError, a ValueError) tiles are damaged, which ``tiles`` names.
         ImageError: no such file, or one of another codec.
+
+    Example:
+        >>> image = denoise_ext.io.read_image("photo.png")
+        >>> data = denoise_ext.codec.encode(image, model="codec.safetensors")
+        >>> denoise_ext.codec.decode(data, model="codec.safetensors").shape == image.shape
+        True
     """
     picture = decode_picture(data, model=model, partial=partial, max_pixels=max_pixels)
     return picture.frames[0]
@@ -139,6 +158,12 @@ def decode_picture(
     """`decode` with the metadata. With ``partial``, what is damaged is in the picture's notes.
 
     ``name`` is that of the file in messages.
+
+    Example:
+        >>> image = denoise_ext.io.read_image("photo.png")
+        >>> data = denoise_ext.codec.encode(image, model="codec.safetensors")
+        >>> denoise_ext.codec.decode_picture(data, model="codec.safetensors").format
+        'DXC'
     """
     data = bytes(data)
     header = read_header(data, name)

@@ -26,6 +26,11 @@ def register_format(
         model: a file of a sealed codec. None: the one that ships. It is loaded when it is used.
         sigma: of pictures that are written, as for `encode`. None: estimated.
         partial: read files with damaged tiles, as for `decode`. The notes name these.
+
+    Example:
+        >>> denoise_ext.codec.register_format("codec.safetensors")
+        >>> denoise_ext.io.codec_named("DXC").suffixes
+        ('.dxc',)
     """
 
     def read(source: Source) -> Picture:

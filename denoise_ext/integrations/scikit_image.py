@@ -176,7 +176,7 @@ def _planes(image: Any, channel_axis: int | None, preserve_range: bool = False) 
     small = image.dtype in (np.float16, np.float32)
     values = image.astype(np.float32 if small else np.float64)
     if not preserve_range:
-        values /= _WHITE.get(image.dtype.name, 1.0)
+        values = np.divide(values, _WHITE.get(image.dtype.name, 1.0), dtype=values.dtype)
     if channel_axis is None:
         values = values[None]
     else:

@@ -55,7 +55,12 @@ class Denoise(nn.Module):
         """
         sample = inputs if len(inputs) > 1 else inputs[0]
         found: list[Any] = []
-        _mapped(sample, lambda leaf: found.append(leaf) or leaf)
+
+        def note(leaf: Any) -> Any:
+            found.append(leaf)
+            return leaf
+
+        _mapped(sample, note)
         chosen = [id(leaf) for leaf in found if _is_image(leaf)]
         chosen = chosen or [id(leaf) for leaf in found if type(leaf) is Tensor][:1]
         return _mapped(sample, lambda leaf: self._clean(leaf) if id(leaf) in chosen else leaf)

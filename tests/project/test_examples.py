@@ -46,9 +46,11 @@ def test_everything_has_an_example():
 @pytest.fixture
 def place(tmp_path, monkeypatch):
     """A folder with the files that examples name; what they register is forgotten."""
+    from denoise_ext.io import codecs
     from denoise_ext.models import registry
     from denoise_ext.training import task
 
+    monkeypatch.setattr(codecs, "_registered", {})
     tables = (registry, "_architectures"), (registry, "_models"), (registry, "_pretrained")
     for module, table in (*tables, (task, "_builders")):
         monkeypatch.setattr(module, table, dict(getattr(module, table)))

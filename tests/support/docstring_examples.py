@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 import numpy as np
+from codecs_small import sealed_file
 
 from denoise_ext import io
 
@@ -80,6 +81,7 @@ def make_files(folder: Path) -> None:
     (folder / "noisy").mkdir()
     for number in range(4):
         io.write_image(folder / "noisy" / f"{number}.png", noisy(144, 192, number)[..., 0])
+    sealed_file(folder / "codec.safetensors")
     (folder / "recipe.toml").write_text(RECIPE)
     header = b"YUV4MPEG2 W48 H32 F25:1 Ip A1:1 C420jpeg\n"
     frames = (random.integers(16, 236, 48 * 32 * 3 // 2, dtype=np.uint8) for _ in range(3))

@@ -30,6 +30,14 @@ def register_codec(codec: Codec) -> None:
     A codec that is registered again takes the place of the first of its name.
 
     Raises ValueError for the name or a suffix of another format.
+
+    Example:
+        >>> import dataclasses
+        >>> png = denoise_ext.io.codec_named("PNG")
+        >>> mine = dataclasses.replace(png, name="MINE", suffixes=(".mine",))
+        >>> denoise_ext.io.register_codec(mine)
+        >>> denoise_ext.io.codec_named("MINE").suffixes
+        ('.mine',)
     """
     others = [known for known in all_codecs() if known.name != codec.name]
     if codec.name != codec.name.upper() or any(known.name == codec.name for known in CODECS):
