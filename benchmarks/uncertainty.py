@@ -4,9 +4,10 @@
     python benchmarks/uncertainty.py --every 8        # some images, to the screen alone
     python benchmarks/uncertainty.py --fit            # the factors of models/pretrained.py
 
-Noise is white, of a known level, not clipped (NumPy, seed 0 anew for every image).  Factors are
-fitted on the middle 192 x 192 pixels of the 8 images that training held out (recipes/*.toml), which
-no figure uses.
+Noise is white, of a known level, not clipped (NumPy, the seed is the image's place in its set).
+Factors are fitted for each level on the middle of images that no network was trained on and no
+figure uses: the 8 that training held out (recipes/*.toml), and the 40 photographs of
+recipes/photos_half_held_out.txt.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ NETWORKS = {"dxnet_s_gray": "test/BSD68", "dxnet_s_color": "test/Kodak24"}
 LEVELS = (15.0, 25.0, 50.0)
 PART = 192  # side of the middle of an image, where samples are drawn and factors are fitted
 HELD_OUT = 8
+PHOTOGRAPHS = HERE.parent / "recipes/photos_half_held_out.txt"
 PROBES = 16
 
 
@@ -48,12 +50,12 @@ def shown(file: Path, gray: bool) -> np.ndarray:
 
 
 def middle(clean: np.ndarray) -> np.ndarray:
-    top, left = ((n - PART) // 2 for n in clean.shape[:2])
+    top, left = (max(0, n - PART) // 2 for n in clean.shape[:2])
     return clean[top : top + PART, left : left + PART]
 
 
-def noisy(clean: np.ndarray, sigma: float) -> np.ndarray:
-    noise = np.random.RandomState(0).normal(0, sigma / 255, clean.shape)
+def noisy(clean: np.ndarray, sigma: float, seed: int = 0) -> np.ndarray:
+    noise = np.random.RandomState(seed).normal(0, sigma / 255, clean.shape)
     return (clean + noise).astype(np.float32)
 
 
@@ -61,27 +63,34 @@ def psnr(a: np.ndarray, b: np.ndarray) -> float:
     return float(-10 * np.log10(np.mean((a - b) ** 2)))
 
 
-def fit(name: str, data: Path) -> dict[str, float]:
-    """The factors of a network, from the images that its training held out."""
+def fit(name: str, data: Path) -> dict[float, dict[str, float]]:
+    """The factors of a network at each level, from images that are held out."""
     files = (data / "train/CBSD432.txt").read_text().split()
     _, chosen = split_held_out(len(files), HELD_OUT)
-    trust.calibration_of = lambda *_: None  # the figures without factors
+    names = [data / "train" / files[i] for i in chosen]
+    photographs = PHOTOGRAPHS.read_text().splitlines()
+    names += [data / "train/photos_half" / line for line in photographs if line[:1] not in "#"]
+    clean = [middle(shown(file, name.endswith("gray"))) for file in names]
+    trust.factors_of = lambda *_: None  # the figures without factors
+    return {sigma: factors(name, clean, sigma) for sigma in LEVELS}
+
+
+def factors(name: str, clean: list[np.ndarray], sigma: float) -> dict[str, float]:
+    """What `models.registry.Factors` holds."""
     ratios, errors = [], []
-    denoisers = {sigma: Denoiser(name, sigma=sigma, uncertainty=PROBES) for sigma in LEVELS}
-    for i in chosen:
-        clean = middle(shown(data / "train" / files[i], name.endswith("gray")))
-        for sigma, denoiser in denoisers.items():
-            result = denoiser.run(noisy(clean, sigma))
-            if result.uncertainty is None:
-                print(f"{files[i]}, {sigma:g}: left out, {result.uncertainty_reason}")
-                continue
-            error = 255 * np.abs(result.image - clean)
-            ratios.append(np.mean(error**2) / np.mean(result.uncertainty**2))
-            errors.append((error / result.uncertainty).ravel())
+    denoiser = Denoiser(name, sigma=sigma, uncertainty=PROBES)
+    for x in clean:
+        result = denoiser.run(noisy(x, sigma))
+        if result.uncertainty is None:
+            continue
+        error = 255 * np.abs(result.image - x)
+        ratios.append(np.mean(error**2) / np.mean(result.uncertainty**2))
+        errors.append((error / result.uncertainty).ravel())
     ratio = math.exp(np.mean(np.log(ratios)))
     relative = np.sort(np.concatenate(errors)) / math.sqrt(ratio)
     place = min(len(relative) - 1, math.ceil(0.9 * (len(relative) + 1)) - 1)
     return {
+        "images": len(ratios),
         "variance_ratio": round(ratio, 4),
         "variance_ratio_error": round(float(np.std(np.log(ratios), ddof=1)), 4),
         "interval_90": round(float(relative[place]), 4),
@@ -93,7 +102,8 @@ def measure(name: str, folder: Path, sigma: float, every: int, draws: int) -> di
     rows, relative, widths, reasons, samples = [], [], [], [], []
     denoiser = Denoiser(name, sigma=sigma, uncertainty=PROBES)
     for i, (file, clean) in enumerate(images(folder, name.endswith("gray"), every)):
-        result = denoiser.run(noisy(clean, sigma))
+        # One draw for all images would give all the same error: that of the noise's energy.
+        result = denoiser.run(noisy(clean, sigma, seed=i))
         if result.uncertainty is None:
             reasons.append((file, result.uncertainty_reason))
             continue
@@ -105,7 +115,7 @@ def measure(name: str, folder: Path, sigma: float, every: int, draws: int) -> di
             part = middle(clean)
             samples.append(drawn(denoiser.run(noisy(part, sigma)), part))
     gaps, stated = np.array(rows).T
-    inside = np.concatenate(relative) <= result_interval(name)
+    inside = np.concatenate(relative) <= pretrained_info(name).calibration.at(sigma).interval_90
     order = np.argsort(np.concatenate(widths))
     deciles = [100 * float(part.mean()) for part in np.array_split(inside[order], 10)]
     figures = {
@@ -126,10 +136,6 @@ def drawn(result, clean: np.ndarray, count: int = 16) -> tuple[float, float]:
     spread = np.sqrt(made.var(axis=0, ddof=1).mean())
     error = np.sqrt(np.mean((result.image - clean) ** 2))
     return spread / error, psnr(result.image, clean) - psnr(made.mean(axis=0), clean)
-
-
-def result_interval(name: str) -> float:
-    return pretrained_info(name).calibration.interval_90
 
 
 HEADER = (
@@ -159,13 +165,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, default=HERE / "results", metavar="FOLDER")
     args = parser.parse_args(argv)
     data = Path(os.environ.get("DENOISE_EXT_DATA", HERE.parents[1] / "shared/data"))
-    needed = ["train/CBSD432.txt"] if args.fit else [NETWORKS[name] for name in args.networks]
+    needed = [NETWORKS[name] for name in args.networks]
+    if args.fit:
+        needed = ["train/CBSD432.txt", "train/photos_half"]
     if missing := [name for name in needed if not (data / name).exists()]:
         print(f"skipped: needs {', '.join(missing)} in DENOISE_EXT_DATA ({data})")
         return 0
     if args.fit:
         for name in args.networks:
-            print(name, fit(name, data), flush=True)
+            for sigma, found in fit(name, data).items():
+                print(name, f"{sigma:g}", found, flush=True)
         return 0
     figures, text = {}, HEADER
     print(HEADER, end="")

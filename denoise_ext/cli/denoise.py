@@ -71,6 +71,11 @@ def _add_denoising_arguments(parser: argparse.ArgumentParser) -> None:
         "--strength", type=strength_type, default=1.0, metavar="X",
         help="blend of input and result; 0: the input, 1: the result (default: 1)",
     )  # fmt: skip
+    parser.add_argument(
+        "--texture", type=strength_type, default=0.0, metavar="0..1",
+        help="fine detail as in real pictures, partly made up: not for diagnoses or evidence; the"
+        " file's metadata state it (PNG, JPEG, TIFF, WebP) (default: 0)",
+    )  # fmt: skip
     add_model_arguments(parser)
     add_precision_argument(parser)
     parser.add_argument(
@@ -123,6 +128,12 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Carry the command out; returns the exit code."""
     check_value_range(args)
+    if args.texture and not args.quiet:
+        print(
+            f"texture {args.texture:g}: fine detail is partly made up, not for diagnoses or"
+            " evidence; the files' metadata state it",
+            file=sys.stderr,
+        )
     if "-" in (*args.inputs, args.output):
         from denoise_ext.cli._denoise_stream import run_stream
 
@@ -155,7 +166,7 @@ def _processor(args: argparse.Namespace) -> Processor:
     run = run_options(args)
     from denoise_ext.tasks.processor import Processor
 
-    names = ("model", "sigma", "strength", "alpha", "value_range", "axes")
+    names = ("model", "sigma", "strength", "alpha", "texture", "value_range", "axes")
     return Processor(run=run, **{name: getattr(args, name) for name in names})
 
 

@@ -168,13 +168,15 @@ class _FrameByFrame:
     """Each picture by itself, with one noise level for all."""
 
     def __init__(self, args: argparse.Namespace) -> None:
-        from denoise_ext.runtime.model_names import DEFAULT
+        from denoise_ext.runtime.model_names import DEFAULT, named_texture
         from denoise_ext.tasks.processor import load_denoiser
 
         self.sigma = args.sigma
         # Without a model, images get the network that suits their noise: here one for all frames,
         # as another one from frame to frame would flicker.
         model = args.model or DEFAULT
+        if named_texture(model, 0.0)[1]:
+            raise CliError(f"--model {model} makes up detail, which a film has no place to state")
         self._denoiser = load_denoiser(model, run_options(args), strength=args.strength)
 
     def push(self, picture: np.ndarray) -> np.ndarray:

@@ -10,7 +10,9 @@ import numpy as np
 
 # Independent streams of one run: each purpose has its own, so that a change of one (say, a larger
 # crop) does not shift the others.
-CROPS, NOISE, WEIGHTS, VALIDATION, MASKS, PROBES, ROLES, SCALES, RATES = range(9)
+(
+    CROPS, NOISE, WEIGHTS, VALIDATION, MASKS, PROBES, ROLES, SCALES, RATES, CODES
+) = range(10)  # fmt: skip
 
 _STEP_BITS = 48
 

@@ -31,6 +31,8 @@ class Metadata:
     """Horizontal, vertical."""
     premultiplied: bool = False
     """Whether colours are already multiplied by alpha."""
+    required: tuple[str, ...] = ()
+    """Parts of `Codec.keeps` without which the picture must not be written."""
     native: object = field(default=None, repr=False)
     """Data that only the picture's own format can hold, in the form of its codec."""
 

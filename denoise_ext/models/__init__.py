@@ -7,6 +7,7 @@ from denoise_ext.models import (  # noqa: F401  (they register)
     dxcodec,
     dxnet,
     dxnet_blind,
+    dxnet_vae,
     fastdvdnet,
     ffdnet,
     nafnet,
@@ -23,6 +24,7 @@ from denoise_ext.models.dncnn import fold_batchnorm
 from denoise_ext.models.entry_points import EntryPointWarning
 from denoise_ext.models.factory import create_model
 from denoise_ext.models.image_denoiser import ImageDenoiser, ImageNetwork, ImageUpscaler
+from denoise_ext.models.interpolation import interpolate
 from denoise_ext.models.network import Network, Port, Signature
 from denoise_ext.models.recognise import CheckpointError
 from denoise_ext.models.registry import (
@@ -48,6 +50,7 @@ __all__ = [
     "build_model",
     "create_model",
     "fold_batchnorm",
+    "interpolate",
     "list_models",
     "load_checkpoint",
     "pretrained_info",

@@ -101,6 +101,12 @@ def dxnet_s_color(**kwargs: Any) -> DXNet:
 
 
 @register_model
+def dxnet_s_texture(**kwargs: Any) -> DXNet:
+    """`dxnet_s_color`, trained on for natural fine detail, part of which it makes up."""
+    return dxnet_s_color(**kwargs)
+
+
+@register_model
 def dxnet_m_gray(**kwargs: Any) -> DXNet:
     """Medium gray DXNet: three levels of 80, 112 and 160 channels."""
     return DXNet(**{"channels": 1, "widths": (80, 112, 160), "blocks": (3, 3, 4), **kwargs})

@@ -1,6 +1,6 @@
 """The trained weights that ship with the package, and where they come from."""
 
-from denoise_ext.models.registry import Calibration, Pretrained, register_pretrained
+from denoise_ext.models.registry import Calibration, Factors, Pretrained, register_pretrained
 
 _DATA = (
     "BSDS500 without the 68 images of BSD68/CBSD68 (432 images, list train/CBSD432.txt), "
@@ -22,8 +22,8 @@ _PROTOCOL_PHOTO = (
     "`benchmarks/photos.py`"
 )
 _HELD_OUT = (
-    "middle 192 x 192 pixels of the 8 held-out images, white noise of sigma 15, 25 and 50;"
-    " `benchmarks/uncertainty.py --fit`"
+    "middle 192 x 192 pixels of the 8 held-out images of BSDS500 and of the 40 of"
+    " recipes/photos_half_held_out.txt, white noise; `benchmarks/uncertainty.py --fit`"
 )
 _DATA_VIDEO = (
     "BSDS500 as above, and photographs of train/photos_half without the 40 of "
@@ -103,7 +103,12 @@ register_pretrained(
         },
         protocol=_PROTOCOL,
         calibration=Calibration(
-            variance_ratio=1.0441, variance_ratio_error=0.1622, interval_90=1.605, images=_HELD_OUT
+            {
+                15.0: Factors(1.1613, 0.1204, 1.6067),
+                25.0: Factors(1.1729, 0.1546, 1.5958),
+                50.0: Factors(1.1856, 0.1885, 1.6239),
+            },
+            images=_HELD_OUT,
         ),
     ),
 )  # fmt: skip
@@ -126,8 +131,30 @@ register_pretrained(
         },
         protocol=_PROTOCOL,
         calibration=Calibration(
-            variance_ratio=1.0134, variance_ratio_error=0.0828, interval_90=1.6008, images=_HELD_OUT
+            {
+                15.0: Factors(1.412, 0.2447, 1.5574),
+                25.0: Factors(1.293, 0.1874, 1.5686),
+                50.0: Factors(1.1847, 0.1824, 1.5911),
+            },
+            images=_HELD_OUT,
         ),
+        textured="dxnet_s_texture",
+    ),
+)  # fmt: skip
+
+register_pretrained(
+    "dxnet_s_texture",
+    Pretrained(
+        file="dxnet_s_texture.safetensors",
+        sha256="728d958faabacd8e220bb651e89ab9c5cc059dc9b510eda805b14d4d08c60637",
+        config={"blocks": [2, 5], "channels": 3, "family": "dxnet", "widths": [64, 80]},
+        recipe="recipes/dxnet_s_texture.toml",
+        training_data=f"{_DATA}; start: the weights of dxnet_s_color",
+        noise="white Gaussian noise, sigma 5-60 (0-255 scale), not clipped",
+        steps=2050,
+        licence="Apache-2.0",
+        psnr={"CBSD68 sigma 15": 33.38, "CBSD68 sigma 25": 30.56, "CBSD68 sigma 50": 27.11},
+        protocol=_PROTOCOL,
     ),
 )  # fmt: skip
 

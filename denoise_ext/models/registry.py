@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import bisect
+import dataclasses
 import fnmatch
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -29,17 +32,36 @@ A = TypeVar("A", bound=type[Network])
 
 
 @dataclass(frozen=True)
-class Calibration:
-    """How far the stated uncertainty of a network is from its errors, on images held out."""
+class Factors:
+    """How far the stated uncertainty of a network is from its errors, at one level of noise."""
 
     variance_ratio: float
     """Mean squared error over the noise's variance times the mean of the Jacobian's diagonal."""
     variance_ratio_error: float
-    """Standard deviation of its logarithm over images and levels."""
+    """Standard deviation of its logarithm over images."""
     interval_90: float
     """Conformal factor: an error is at most so many stated deviations in 90 % of the pixels."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """`Factors` of a network at several levels of noise, fitted on images held out."""
+
+    levels: Mapping[float, Factors]
+    """By level on the 0-255 scale, ascending."""
     images: str
     """What the factors were fitted on."""
+
+    def at(self, sigma: float) -> Factors:
+        """The factors at a level: between two levels linear in its logarithm, beyond constant."""
+        known = list(self.levels)
+        place = bisect.bisect_left(known, sigma)
+        if place == 0 or place == len(known):
+            return self.levels[known[min(place, len(known) - 1)]]
+        low, high = known[place - 1], known[place]
+        share = math.log(sigma / low) / math.log(high / low)
+        ends = (dataclasses.astuple(self.levels[level]) for level in (low, high))
+        return Factors(*((1 - share) * a + share * b for a, b in zip(*ends, strict=True)))
 
 
 @dataclass(frozen=True)
@@ -64,6 +86,7 @@ class Pretrained:
     psnr: dict[str, float] = field(default_factory=dict)  # "BSD68 sigma 25" -> dB, as measured
     protocol: str = ""  # how psnr was measured
     calibration: Calibration | None = None  # of the uncertainty (`tasks.uncertainty`)
+    textured: str = ""  # the model that was trained on from these weights for natural detail
 
     @property
     def path(self) -> Path:
@@ -221,7 +244,7 @@ def list_models(pattern: str | None = None, pretrained: bool = False) -> list[st
 
     Example:
         >>> denoise_ext.models.list_models("dxnet*", pretrained=True)
-        ['dxnet_s_color', 'dxnet_s_gray', 'dxnet_s_photo']
+        ['dxnet_s_color', 'dxnet_s_gray', 'dxnet_s_photo', 'dxnet_s_texture']
     """
     load_entry_points()
     names = sorted(_pretrained if pretrained else _models)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -65,15 +65,19 @@ class ResidualUNet(nn.Module):
         self.decoder: nn.ModuleList = nn.ModuleList(_stage(width, count) for width, count in fine)
         self.tail: Conv2d = Conv2d(widths[0], out_channels, 3, padding=1, bias=False)
 
-    def run_levels(self, x: Tensor) -> Tensor:
-        """(N, in_channels, H, W) to (N, out_channels, H, W)."""
+    def run_levels(self, x: Tensor, bottom: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """(N, in_channels, H, W) to (N, out_channels, H, W).
+
+        ``bottom`` runs in place of the blocks of the coarsest level.
+        """
+        bottom = self.bottom if bottom is None else bottom
         features = self.head(x)
         skips = []
         for stage, down in zip(self.encoder, self.down):
             features = stage(features)
             skips.append(features)
             features = down(features)
-        features = self.bottom(features)
+        features = bottom(features)
         for stage, up in zip(reversed(self.decoder), reversed(self.up)):
             features = stage(skips.pop() + up(features))
         return self.tail(features)

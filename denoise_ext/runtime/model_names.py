@@ -21,6 +21,7 @@ from denoise_ext.models import (
     ImageDenoiser,
     Network,
     create_model,
+    interpolate,
     list_models,
     load_checkpoint,
     pretrained_info,
@@ -179,6 +180,56 @@ def open_network(
     if precision is None or backend != "native":
         return network
     return planned(network, precision)
+
+
+def open_textured(
+    model: Model,
+    texture: float,
+    device: str | torch.device | None = "auto",
+    backend: str = "native",
+) -> Network:
+    """The network that a name means, interpolated with the one trained for natural fine detail.
+
+    Args:
+        model: a shipped model's name, or None: the default one. Of a family the colour network
+            serves gray images, too.
+        texture: 0: the model itself; 1: the other one (`models.interpolate`).
+        device, backend: as of `load_model`.
+
+    Raises:
+        ValueError: a model without such a partner (`check_textured`).
+    """
+    name, partner = check_textured(model)
+    first, second = (load_model(one, device, backend) for one in (name, partner))
+    return channels_last(interpolate(first, second, texture)).eval()
+
+
+def check_textured(model: Any) -> tuple[str, str]:
+    """The names of the networks that `open_textured` interpolates; ValueError if there is none."""
+    name = member(model, 3)
+    known = isinstance(name, str) and name in list_models(pretrained=True)
+    shipped = pretrained_info(name) if known else None
+    if shipped is None or not shipped.textured:
+        having = [n for n in list_models(pretrained=True) if _textured(n)]
+        given = repr(name) if isinstance(name, (str, os.PathLike)) else type(name).__name__
+        raise ValueError(
+            f"texture: model {given} has no partner with natural detail; with one:"
+            f" {', '.join(having) or 'none'}"
+        )
+    return name, shipped.textured
+
+
+def named_texture(model: Model, texture: float) -> tuple[Model, float]:
+    """Model and texture, where the name is that of a partner with texture: 1 of the other."""
+    for name in list_models(pretrained=True):
+        if _textured(name) and _textured(name) == model:
+            return name, 1.0
+    return model, texture
+
+
+def _textured(name: str) -> str:
+    shipped = pretrained_info(name)
+    return shipped.textured if shipped else ""
 
 
 def _checked_network(model: Any, device: str | torch.device | None) -> Network | Accelerated:

@@ -31,6 +31,7 @@ def denoise(
     tile: Tile = "auto",
     max_memory: int | None = None,
     alpha: str = "keep",
+    texture: float = 0.0,
     guide: Any = None,
     value_range: Range | None = None,
     axes: str | None = None,
@@ -50,6 +51,7 @@ def denoise(
     tile: Tile = "auto",
     max_memory: int | None = None,
     alpha: str = "keep",
+    texture: float = 0.0,
     guide: Any = None,
     value_range: Range | None = None,
     axes: str | None = None,
@@ -68,6 +70,7 @@ def denoise(
     tile: Tile = "auto",
     max_memory: int | None = None,
     alpha: str = "keep",
+    texture: float = 0.0,
     guide: Any = None,
     value_range: Range | None = None,
     axes: str | None = None,
@@ -90,6 +93,6 @@ def denoise(
     denoiser = Denoiser(
         model, channels=channels, needs_sigma=needs_sigma, sigma=sigma, strength=strength,
         device=device, precision=precision, backend=backend, tile=tile, max_memory=max_memory,
-        alpha=alpha,
+        alpha=alpha, texture=texture,
     )  # fmt: skip
     return denoiser(image, guide=guide, value_range=value_range, axes=axes)

@@ -20,7 +20,14 @@ from denoise_ext.io import Picture
 from denoise_ext.io.channels import colour_channels
 from denoise_ext.runtime.device import choose_device
 from denoise_ext.runtime.from_module import adopted, check_image_denoiser
-from denoise_ext.runtime.model_names import Model, check_name, is_family, open_network
+from denoise_ext.runtime.model_names import (
+    Model,
+    check_name,
+    is_family,
+    named_texture,
+    open_network,
+    open_textured,
+)
 from denoise_ext.runtime.options import RunOptions, Tile
 from denoise_ext.runtime.session import Session
 from denoise_ext.tasks.axes import check_axes, parts_of
@@ -37,6 +44,7 @@ from denoise_ext.tasks.noise_analysis import NoiseProfile
 from denoise_ext.tasks.part import Part, check_part, cropped, frame_of, window_of, within
 from denoise_ext.tasks.result import Result, joined
 from denoise_ext.tasks.sigma import Sigma, check_sigma
+from denoise_ext.tasks.texture import check_texture, check_treatment, with_texture
 from denoise_ext.tasks.treatment import Treatment, treatment_of
 from denoise_ext.tasks.trust import Trust, checked_probes, trust_in_part, trust_of
 from denoise_ext.tasks.value_range import Range, check_range
@@ -97,6 +105,11 @@ class Denoiser:
         uncertainty: number of random probes, of two passes each; 16 is a good number.  0: none.
             `Result` then has `uncertainty`, `expected_psnr` and `samples`, or the reason why not.
             Needs strength 1 and float32.
+        texture: 0: the network with the least error, which is smooth where it is not sure. 1: one
+            trained for natural fine detail, some of which it makes up; PSNR is lower.  Between:
+            `models.interpolate`.  For the shipped networks that have such a partner; a gray image
+            takes the colour network.  A result of `io.Picture` states it in its metadata.  Not for
+            diagnoses or evidence.
         alpha: "keep": pass an alpha channel through; "denoise": denoise it as a gray image, unless
             it is the same everywhere.
 
@@ -135,6 +148,7 @@ class Denoiser:
         max_memory: int | None = None,
         alpha: str = "keep",
         uncertainty: int = 0,
+        texture: float = 0.0,
     ) -> None:
         self._options = RunOptions(device, precision, backend, tile, max_memory)
         check_choice("alpha", alpha, ALPHA)
@@ -150,6 +164,10 @@ class Denoiser:
         self._sigma, self._strength = sigma, strength
         self._alpha = alpha
         self._probes = checked_probes(uncertainty, self._strength, precision)
+        named_model, texture = named_texture(model, texture)
+        if texture:
+            self._model = named_model
+        self._texture = check_texture(texture, named_model, alpha, uncertainty)
         self._sessions: dict[tuple[str, int, int], Session] = {}
         self._lock = threading.Lock()
 
@@ -247,11 +265,20 @@ class Denoiser:
         axes = check_axes(axes)
         how = {"guide": guide, "axes": axes, "strength": strength, "share": share}
         if not isinstance(image, Picture):
-            return self._run_one(image, sigma, value_range, **how)[0]
+            return self._stated(self._run_one(image, sigma, value_range, **how)[0])
         if image.frames[0].dtype == np.bool_:  # black and white, whatever the range of others
             value_range = None
         parts = parts_of(image, axes)
-        return joined(image, [self._run_one(part, sigma, value_range, **how) for part in parts])
+        results = [self._run_one(part, sigma, value_range, **how) for part in parts]
+        return self._stated(joined(image, results))
+
+    def _stated(self, result: Result) -> Result:
+        """The result with its texture, which a picture's metadata states, too."""
+        if not (self._texture and result.tiles):
+            return result
+        text = f"{result.treatment}, texture {self._texture:g}" if result.treatment else ""
+        image = with_texture(result.image, self._texture)
+        return replace(result, image=image, treatment=text, texture=self._texture)
 
     def run_part(
         self,
@@ -308,7 +335,7 @@ class Denoiser:
         )
         place = within(part, window)
         trust = result.trust and trust_in_part(result.trust, place)
-        return replace(result, image=cropped(result.image, place), trust=trust)
+        return self._stated(replace(result, image=cropped(result.image, place), trust=trust))
 
     def _run_one(
         self,
@@ -433,6 +460,8 @@ class Denoiser:
         """Return the network of `model` for images of these channels; load and plan it once."""
         options = self._options
         name = model if isinstance(model, str) else ""
+        if self._texture:
+            return self._textured_session(name)
         key = (name, channels if guide or is_family(model) else 0, guide.channels if guide else 0)
         with self._lock:
             if key not in self._sessions and guide:
@@ -444,6 +473,17 @@ class Denoiser:
                     model, options.device, None, options.backend, channels=channels
                 )
                 check_image_denoiser(network)
+                native = options.backend == "native"
+                self._sessions[key] = Session(network, options.precision, native)
+            return self._sessions[key]
+
+    def _textured_session(self, treated_by: str) -> Session:
+        """The one network with texture; `treated_by` is what the noise would take without it."""
+        check_treatment(treated_by)
+        options, key = self._options, ("", 0, 0)
+        with self._lock:
+            if key not in self._sessions:
+                network = open_textured(self._model, self._texture, options.device, options.backend)
                 native = options.backend == "native"
                 self._sessions[key] = Session(network, options.precision, native)
             return self._sessions[key]

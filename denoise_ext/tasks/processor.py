@@ -14,7 +14,13 @@ from denoise_ext.io import Picture
 from denoise_ext.io.digest import file_sha256
 from denoise_ext.models import Network, list_models, pretrained_info
 from denoise_ext.runtime.device import choose_device
-from denoise_ext.runtime.model_names import is_family, load_model, member
+from denoise_ext.runtime.model_names import (
+    check_textured,
+    is_family,
+    load_model,
+    member,
+    named_texture,
+)
 from denoise_ext.runtime.options import RunOptions
 from denoise_ext.tasks.denoiser import Denoiser
 from denoise_ext.tasks.result import Result
@@ -33,6 +39,7 @@ class Processor:
     """As in `Denoiser`, on the 0-255 scale; None: estimated for each picture."""
     strength: float = 1.0
     alpha: str = "keep"
+    texture: float = 0.0
     value_range: Range | None = None
     """The numbers that mean black and white, in place of each file's own."""
     axes: str | None = None
@@ -42,15 +49,16 @@ class Processor:
         """Load the network; return the function that denoises a picture.
 
         Args:
-            network: runs in place of `model`, whose weights it has.
+            network: runs in place of `model`, whose weights it has; not used with a texture.
             share: number of pictures that are computed at the same time and share the memory.
 
         Raises:
             ValueError, RuntimeError: as `load_model` and `Denoiser`.
         """
+        textured = named_texture(self.model, self.texture)[1]
         denoiser = load_denoiser(
-            self.model if network is None else network, self.run,
-            sigma=self.sigma, strength=self.strength, alpha=self.alpha,
+            network if network is not None and not textured else self.model, self.run,
+            sigma=self.sigma, strength=self.strength, alpha=self.alpha, texture=self.texture,
         )  # fmt: skip
         return partial(denoiser.run, value_range=self.value_range, axes=self.axes, share=share)
 
@@ -62,12 +70,13 @@ class Processor:
         """
         return {
             "version": __version__,
-            "weights": weights_sha256(self.model),
+            "weights": weights_sha256(self.model, self.texture > 0),
             "sigma": self.sigma,
             "strength": self.strength,
             "precision": self.run.precision,
             "backend": self.run.backend,
             "alpha": self.alpha,
+            **({"texture": self.texture} if self.texture else {}),
             "value_range": self.value_range,
             "axes": self.axes,
         }
@@ -87,16 +96,21 @@ def load_denoiser(
         options: the other ones of `Denoiser`.
     """
     run = replace(run, device=choose_device(run.device, run.backend))
-    if not (model is None or isinstance(model, Network) or is_family(model)):
+    textured = named_texture(model, options.get("texture", 0.0))[1]  # of two named networks
+    if not (model is None or isinstance(model, Network) or is_family(model) or textured):
         model = load_model(model, run.device, run.backend)
     return Denoiser(model, **asdict(run), **options)
 
 
-def weights_sha256(model: str | os.PathLike[str] | None) -> str:
-    """The hash that identifies a model's weights: that of their file, or of all files."""
-    if is_family(model):
+def weights_sha256(model: str | os.PathLike[str] | None, textured: bool = False) -> str:
+    """The hash that identifies a model's weights: that of their file, or of all files.
+
+    `textured`: of the networks that a texture is interpolated from.
+    """
+    if textured or is_family(model):
         names = [member(model, channels) for channels in (1, 3)]
         names += [] if model else [PHOTO]  # the noise of a picture decides between these
+        names = list(check_textured(model)) if textured else names
         shipped = [pretrained_info(name) for name in names]
         together = "".join(entry.sha256 if entry else "-" for entry in shipped)
         return hashlib.sha256(together.encode()).hexdigest()

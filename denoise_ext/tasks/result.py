@@ -40,6 +40,8 @@ class Result:
     treatment: str = ""
     """What the analysis found, and what was done, in one line; "" without an analysis."""
     trust: Trust | None = field(default=None, repr=False)
+    texture: float = 0.0
+    """Above 0 fine detail is partly made up."""
 
     @property
     def uncertainty(self) -> Any:

@@ -14,7 +14,7 @@ from torch import Tensor
 from denoise_ext._precision import PRECISIONS
 from denoise_ext.io.channels import colour_channels
 from denoise_ext.models import list_models, pretrained_info
-from denoise_ext.models.registry import Calibration
+from denoise_ext.models.registry import Factors
 from denoise_ext.runtime.model_names import Model, member
 from denoise_ext.runtime.options import RunOptions
 from denoise_ext.runtime.session import Session
@@ -90,8 +90,8 @@ def trust_of(
         return Trust(reason=reason)
     run = NetworkRun(ready, source.shape[1], options)
     y = to_unit(source.to(ready.device), ready.dtype, value_range)
-    calibration = calibration_of(model, source.shape[1])
-    found = estimate(run, y, level, probes, calibration)
+    factors = factors_of(model, source.shape[1], level)
+    found = estimate(run, y, level, probes, factors)
 
     def draw(steps: int, seed: int) -> Any:
         target = opened.target(Fraction(1))
@@ -103,7 +103,7 @@ def trust_of(
 
     return Trust(
         _like(found.deviation, image), found.psnr, found.psnr_error,
-        calibration.interval_90 if calibration else None, "", draw,
+        factors.interval_90 if factors else None, "", draw,
     )  # fmt: skip
 
 
@@ -119,14 +119,14 @@ def trust_in_part(trust: Trust, place: Part) -> Trust:
     )
 
 
-def calibration_of(model: Model, channels: int) -> Calibration | None:
+def factors_of(model: Model, channels: int, sigma: float) -> Factors | None:
     """The factors that were fitted for shipped weights, on images of so many channels."""
     name = member(model, channels)
     name = name if isinstance(name, str) else ""
     shipped = pretrained_info(name) if name in list_models(pretrained=True) else None
     if shipped is None or shipped.config.get("channels") != channels:
         return None
-    return shipped.calibration
+    return None if shipped.calibration is None else shipped.calibration.at(sigma)
 
 
 def _like(deviation: Tensor, image: Any) -> Any:

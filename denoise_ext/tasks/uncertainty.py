@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from denoise_ext.models.registry import Calibration
+from denoise_ext.models.registry import Factors
 from denoise_ext.tasks.noise_analysis import SMALLEST, NoiseProfile, profile_of
 from denoise_ext.tasks.value_range import Range
 
@@ -92,14 +92,14 @@ def estimate(
     y: Tensor,
     sigma: float,
     probes: int,
-    calibration: Calibration | None = None,
+    factors: Factors | None = None,
     seed: int = 0,
 ) -> Estimate:
     """Uncertainty and expected PSNR of ``denoise(y, sigma)``; 2 * probes + 1 passes.
 
     Args:
         y: (1, C, H, W) with black 0 and white 1.
-        calibration: of the network; None: none is known.
+        factors: of the network at this level; None: none are known.
     """
     level = sigma / 255
     generator = torch.Generator().manual_seed(seed)
@@ -118,11 +118,11 @@ def estimate(
     # The energy of the noise itself is not known better than so.
     variances = [level**4 * (2 / y.numel() + 4 * spread)]
     errors = [residual - level**2 + 2 * level**2 * trace]
-    ratio = calibration.variance_ratio if calibration else 1.0
-    if calibration and trace > 0:
+    ratio = factors.variance_ratio if factors else 1.0
+    if factors and trace > 0:
         # Miyasawa's variance, which for this network is too small by a known factor.
         errors.append(ratio * level**2 * trace)
-        relative = errors[1] * calibration.variance_ratio_error
+        relative = errors[1] * factors.variance_ratio_error
         absolute = _FLAT * level**2
         variances.append(relative**2 + absolute**2 + ratio**2 * level**4 * spread)
     weights = [1 / max(variance, 1e-30) for variance in variances]

@@ -5,11 +5,12 @@ from denoise_ext.training.config import ConfigError, load_config
 from denoise_ext.training.loop import TrainResult, train
 from denoise_ext.training.objectives import Supervised, build_objective
 from denoise_ext.training.schema import TrainConfig
-from denoise_ext.training.task import Sampler, Task, Validator, register_task
+from denoise_ext.training.task import LearningObjective, Sampler, Task, Validator, register_task
 
 __all__ = [
     "Adapted",
     "ConfigError",
+    "LearningObjective",
     "Sampler",
     "Supervised",
     "Task",

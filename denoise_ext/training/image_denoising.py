@@ -10,15 +10,18 @@ from torch import Tensor
 from denoise_ext.data import add_gaussian_noise, step_seed
 from denoise_ext.data.noise import add_noise_chain
 from denoise_ext.data.random import VALIDATION
-from denoise_ext.metrics import psnr
+from denoise_ext.metrics import high_frequency_energy, patch_wasserstein, psnr
 from denoise_ext.metrics.protocol import Sample, inputs_of, targets_of
 from denoise_ext.models import ImageDenoiser, Network
+from denoise_ext.models.dxnet_vae import DXNetVAE
+from denoise_ext.training.adversarial import Adversarial
 from denoise_ext.training.batches import Batches, denoising_sample
 from denoise_ext.training.distributed import Processes
-from denoise_ext.training.objectives import build_objective
+from denoise_ext.training.losses import criterion
+from denoise_ext.training.objectives import Variational, build_objective
 from denoise_ext.training.schema import TrainConfig
 from denoise_ext.training.sections import IMAGE_DENOISING
-from denoise_ext.training.task import CHAIN_STEP, Label, Task, Validator, register_task
+from denoise_ext.training.task import CHAIN_STEP, Label, Objective, Task, Validator, register_task
 
 
 @register_task(IMAGE_DENOISING)
@@ -29,7 +32,28 @@ def image_denoising(
     network = check_fit(network, config)
     batches = Batches(config, processes, device, network.needs_sigma)
     validator = HeldOut(config, batches.held_out, network.needs_sigma)
-    return Task(batches, build_objective(config), validator if batches.held_out else None)
+    objective = _objective(config, network, processes, device)
+    return Task(batches, objective, validator if batches.held_out else None)
+
+
+def _objective(
+    config: TrainConfig, network: ImageDenoiser, processes: Processes, device: torch.device
+) -> Objective:
+    """The objective of the section ``loss``."""
+    loss, seed = config.loss, config.run.seed
+    if loss.divergence:
+        assert isinstance(network, DXNetVAE)  # check_fit
+        return Variational(
+            network.code_shape, criterion(loss.name, loss.ssim_weight), loss.divergence,
+            loss.divergence_warmup, loss.divergence_free, seed,
+        )  # fmt: skip
+    objective = build_objective(config)
+    if not loss.adversarial:
+        return objective
+    return Adversarial(
+        objective, loss.adversarial, config.data.channels, loss.discriminator_rate, seed, processes,
+        device,
+    )  # fmt: skip
 
 
 def check_fit(model: Network, config: TrainConfig) -> ImageDenoiser:
@@ -47,6 +71,11 @@ def check_fit(model: Network, config: TrainConfig) -> ImageDenoiser:
     for key in ("noise_level", "noise_scale"):
         if getattr(config.loss, key) and "noise_level" not in model.signature.outputs:
             raise ValueError(f"loss.{key}: model.name {named!r} does not estimate the noise level")
+    if bool(config.loss.divergence) != isinstance(model, DXNetVAE):
+        raise ValueError(
+            "loss.divergence is for networks with a code, which need it: "
+            f"model.name is {named!r}, and loss.divergence {config.loss.divergence:g}"
+        )
     if config.data.crop % model.stride:
         raise ValueError(
             f"data.crop must be a multiple of {model.stride} for this model, got {config.data.crop}"
@@ -74,6 +103,8 @@ class HeldOut(Validator):
         )
         if config.noise.chain:
             self.labels = ("chain",)
+        if config.loss.adversarial:
+            self.others: tuple[str, ...] = ("patch_wasserstein", "high_frequency_energy")
 
     def samples(self, label: Label) -> Iterator[Sample]:
         """Every held-out image; the same noise every time, not clipped."""
@@ -95,8 +126,12 @@ class HeldOut(Validator):
 
     def figures(self, outputs: Mapping[str, Tensor], sample: Sample) -> dict[str, float]:
         """See `Validator`."""
-        clean = targets_of(sample)["image"]
-        return {"psnr": psnr(outputs["image"].clamp(0.0, 1.0), clean).mean().item()}
+        clean, made = targets_of(sample)["image"], outputs["image"].clamp(0.0, 1.0)
+        figures = {"psnr": psnr(made, clean).mean().item()}
+        if self.others:
+            figures["patch_wasserstein"] = patch_wasserstein(made, clean).mean().item()
+            figures["high_frequency_energy"] = high_frequency_energy(made, clean).mean().item()
+        return figures
 
     def picture(self, outputs: Mapping[str, Tensor], sample: Sample) -> Tensor:
         """Noisy, denoised, clean beside one another."""

@@ -39,7 +39,7 @@ from denoise_ext.training.plots import log_row, tensorboard_log, write_curves, w
 from denoise_ext.training.progress import Progress
 from denoise_ext.training.run_dir import RunDir, provenance
 from denoise_ext.training.schema import TrainConfig
-from denoise_ext.training.task import INDEX, Label, build_task, label_text
+from denoise_ext.training.task import INDEX, Label, LearningObjective, build_task, label_text
 from denoise_ext.training.validate import validate
 
 
@@ -193,6 +193,8 @@ class _Trainer:
             self.optimiser.load_state_dict(state["optimiser"])
             if self.mean is not None:
                 self.mean.model.load_state_dict(state.get("mean") or state["model"])
+            if isinstance(self.task.objective, LearningObjective) and state.get("objective"):
+                self.task.objective.load_state_dict(state["objective"])
         except (RuntimeError, ValueError):
             raise ValueError(f"{self.dir.checkpoint} does not fit model.name") from None
         torch.set_rng_state(state["torch_rng"])
@@ -233,12 +235,14 @@ class _Trainer:
     def _save(self) -> None:
         if not self.processes.is_main:
             return
+        objective = self.task.objective
         state = {
             "step": self.step,
             "model": self.model.state_dict(),
             "network": self.model.config,
             "mean": None if self.mean is None else self.mean.model.state_dict(),
             "optimiser": self.optimiser.state_dict(),
+            "objective": objective.state_dict() if isinstance(objective, LearningObjective) else {},
             "config": self.resolved,
             "changes": self.changes,
             "processes": self.processes.count,

@@ -6,14 +6,16 @@ network has it "noise_map". Random choices are functions of (seed, step, index o
 
 from __future__ import annotations
 
+import math
 import operator
+from collections.abc import Callable
 from functools import reduce
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from denoise_ext.data.random import MASKS, PROBES, ROLES, SCALES, image_generator
+from denoise_ext.data.random import CODES, MASKS, PROBES, ROLES, SCALES, image_generator
 from denoise_ext.metrics.protocol import Sample, inputs_of, targets_of
 from denoise_ext.ops import bilateral_blur
 from denoise_ext.training.losses import Criterion, criterion
@@ -21,6 +23,7 @@ from denoise_ext.training.schema import TrainConfig
 from denoise_ext.training.task import INDEX, Objective, Trained
 
 Loss = tuple[Tensor, dict[str, Tensor]]
+_DECIBELS = 20.0 / math.log(10.0)  # of PSNR for a nat per value
 
 
 def build_objective(config: TrainConfig) -> Objective:
@@ -146,6 +149,57 @@ class Blind:
         ])  # fmt: skip
         scales = np.where(draws[:, 0] < self.scaled, 2.0 * draws[:, 1], 1.0)
         return torch.from_numpy(scales).to(inputs_of(sample)["image"])
+
+
+class Variational:
+    """For networks with a code: the distance at a code of the posterior, and its divergence.
+
+    The loss is ``distance + 20 / ln(10) * weight * max(divergence, free)``, the divergence of the
+    posterior from the prior in nats for each value of an image, averaged over the images. With the
+    distance `psnr` and weight 1 this is the negative evidence lower bound, in decibels: the
+    variance of the decoder is then the best one for each image (Rybkin, Daniilidis, Levine: "Simple
+    and Effective VAE Training with Calibrated Decoders", ICML 2021). Free bits: Kingma, Salimans,
+    Jozefowicz, Chen, Sutskever, Welling, NeurIPS 2016.
+
+    Args:
+        code_shape: of the codes for images (N, C, H, W).
+        warmup: steps in which the weight rises from 0.
+    """
+
+    distance: Criterion
+    weight: float
+    warmup: int
+    free: float
+    seed: int
+
+    def __init__(
+        self,
+        code_shape: Callable[[Tensor], tuple[int, ...]],
+        distance: Criterion,
+        weight: float,
+        warmup: int,
+        free: float,
+        seed: int,
+    ) -> None:
+        self.code_shape = code_shape
+        self.distance, self.weight, self.warmup, self.free = distance, weight, warmup, free
+        self.seed = seed
+        self.parts: tuple[str, ...] = ("loss_image", "divergence")
+
+    def __call__(self, network: Trained, sample: Sample, step: int) -> Loss:
+        """The loss of a step."""
+        inputs, clean = inputs_of(sample), targets_of(sample)["image"]
+        shape = self.code_shape(clean)[1:]
+        codes = [
+            image_generator(self.seed, step, CODES, index).standard_normal(shape, np.float32)
+            for index in sample[INDEX].tolist()
+        ]
+        code = torch.from_numpy(np.stack(codes)).to(clean)
+        outputs = network({**inputs, "clean": clean, "code": code})
+        loss, divergence = self.distance(outputs["image"], clean), outputs["divergence"]
+        weight = self.weight * min(1.0, (step + 1) / self.warmup if self.warmup else 1.0)
+        cost = _DECIBELS * weight * divergence.clamp_min(self.free).mean()
+        return loss + cost, dict(zip(self.parts, (loss, divergence.mean())))
 
 
 class Noise2Noise:

@@ -82,6 +82,11 @@ class TrainConfig(Section):
             self._noise_and_crop_consistent()
         if self.task.name == IMAGE_DENOISING:
             self._images_consistent()
+        elif self.task.name in _OWN_TASKS and (self.loss.adversarial or self.loss.divergence):
+            raise ValueError(
+                "loss.adversarial and loss.divergence need task.name "
+                f"{IMAGE_DENOISING!r}, got {self.task.name!r}"
+            )
         if self.task.name == VIDEO_DENOISING:
             self._video_consistent()
         if self.task.name in (IMAGE_UPSCALING, IMAGE_COMPRESSION):
@@ -140,6 +145,21 @@ class TrainConfig(Section):
             raise ValueError(
                 "loss.target 'blind_spot' compares single pixels, one of every 8 x 8: it needs "
                 f"data.crop >= 8 and no 'ssim', got {self.data.crop} and {self.loss.name!r}"
+            )
+        if self.loss.adversarial and (target != "clean" or self.loss.noise_scale):
+            raise ValueError(
+                "loss.adversarial compares outputs with clean images: it needs loss.target 'clean' "
+                f"and loss.noise_scale 0, got {target!r} and {self.loss.noise_scale:g}"
+            )
+        alone = self.loss.adversarial or self.loss.noise_level or self.loss.noise_scale
+        if self.loss.divergence and (target != "clean" or alone):
+            raise ValueError(
+                "loss.divergence needs loss.target 'clean', without loss.adversarial, "
+                f"loss.noise_level and loss.noise_scale, got target {target!r}"
+            )
+        if self.loss.adversarial and self.data.crop % 4:
+            raise ValueError(
+                f"data.crop must be a multiple of 4 for loss.adversarial, got {self.data.crop}"
             )
         if (self.loss.noise_level or self.loss.noise_scale) and target != "clean":
             raise ValueError(

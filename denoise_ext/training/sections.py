@@ -266,6 +266,27 @@ class Loss(Section):
         description="Part of the crops that are trained at another noise_scale than 1, for "
         "networks that have one; see objectives.py.",
     )
+    adversarial: NonNegativeFloat = Field(
+        default=0.0,
+        description="Weight of a second network's judgement whether an image is an output or "
+        "clean; it is trained, too. See adversarial.py. 0: there is none.",
+    )
+    discriminator_rate: PositiveFloat = Field(
+        default=2e-4, description="Learning rate of that network (Adam), the same at every step."
+    )
+    divergence: NonNegativeFloat = Field(
+        default=0.0,
+        description="Weight of the divergence of a code's posterior from its prior, for networks "
+        "with a code (dxnet_vae); at 1 the loss `psnr` is the evidence lower bound.",
+    )
+    divergence_warmup: NonNegativeInt = Field(
+        default=0, description="Steps in which that weight rises from 0."
+    )
+    divergence_free: NonNegativeFloat = Field(
+        default=0.0,
+        description="Divergence that costs nothing, in nats for each value of an image (free "
+        "bits).",
+    )
     tradeoff: list[PositiveFloat] = Field(
         default_factory=lambda: [0.0015, 0.07],
         min_length=2,

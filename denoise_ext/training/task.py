@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -74,6 +74,25 @@ class Objective(Protocol):
         self, network: Trained, sample: Sample, step: int
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss, and a scalar for each of ``parts``."""
+        ...
+
+
+@runtime_checkable
+class LearningObjective(Objective, Protocol):
+    """An objective with weights of its own, which a run saves and continues with.
+
+    Example:
+        >>> plain = denoise_ext.training.Supervised(torch.nn.functional.mse_loss)
+        >>> isinstance(plain, denoise_ext.training.LearningObjective)
+        False
+    """
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain data and tensors."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state_dict`.  Raises RuntimeError or ValueError where it does not fit."""
         ...
 
 

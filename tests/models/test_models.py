@@ -52,7 +52,9 @@ def test_every_model_has_a_docstring_and_a_name_that_says_its_channels(name):
     with torch.device("meta"):
         model = create_model(name)
     colour = (
-        "color" in name or name.endswith("_photo") or isinstance(model, (ImageUpscaler, DXCodec))
+        "color" in name
+        or name.endswith(("_photo", "_texture"))
+        or isinstance(model, (ImageUpscaler, DXCodec))
     )
     assert model.in_channels == (3 if colour else 1)
     assert type(model).__doc__

@@ -123,6 +123,8 @@ def test_gradients_reach_every_parameter(name):
     model = tiny(name).train()
     model(image(model, 8, 8), 25.0).square().sum().backward()
     for key, parameter in model.named_parameters():
+        if key.startswith("posterior."):  # of training alone: test_dxnet_vae.py
+            continue
         assert parameter.grad is not None, key
         assert torch.isfinite(parameter.grad).all(), key
 

@@ -15,6 +15,7 @@ TINY: dict[str, dict[str, object]] = {
     "deconvnet": {"width": 4, "levels": 2, "depth": 1},
     "dxnet": {"widths": [4, 6], "blocks": [1, 1]},
     "dxnet_blind": {"widths": [4, 6], "blocks": [1, 1], "estimator_width": 4},
+    "dxnet_vae": {"widths": [4, 6], "blocks": [1, 1], "code_channels": 3, "posterior_width": 4},
     "drunet": {"widths": [4, 6, 8], "blocks": 1},
     "nafnet": {"width": 4, "encoder_blocks": [1, 1], "middle_blocks": 1, "decoder_blocks": [1, 1]},
 }

@@ -136,6 +136,9 @@ class Codec:
                     f"{self.name} cannot hold {depth}{_CHANNELS[picture.mode]}"
                     f" ({frame.dtype.name}), only {', '.join(dtypes)}"
                 )
+        lost = [part for part in picture.metadata.required if part not in self.keeps]
+        if lost:
+            return f"{self.name} has no place for {lost[0].upper()}, which states how it was made"
         return self.refuse_suffix(suffix, picture)
 
 

@@ -6,7 +6,7 @@ Written with quality 95 and full-resolution colour, or with the wanted quality. 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import IO
 
@@ -43,7 +43,7 @@ def _read(source: Source) -> Picture:
     segments = _segments(source)
     bodies = [body for marker, body in segments if marker == _APP1]
     exif = next((b[len(_EXIF) :] for b in bodies if b.startswith(_EXIF)), None)
-    xmp = next((b[len(_XMP) :] for b in bodies if b.startswith(_XMP)), None)
+    xmp = _xmp(segments)
     kept = tuple(s for s in segments if not s[1].startswith(_MULTI_PICTURE))
     notes = ("only the first of its pictures is read",) if kept != tuple(segments) else ()
     metadata = Metadata(
@@ -114,12 +114,37 @@ def _save(stream: IO[bytes], picture: Picture, quality: int, subsampling: str) -
     image_of(frame).save(encoded, format="JPEG", quality=quality, subsampling=subsampling)
     _, picture_at = _walk(encoded, lambda marker: False)
     native = picture.metadata.native
-    segments = native.kept if isinstance(native, _Segments) else _new_segments(picture.metadata)
+    if isinstance(native, _Segments):
+        segments = _with_xmp(native.kept, picture.metadata.xmp)
+    else:
+        segments = _new_segments(picture.metadata)
+    if "xmp" in picture.metadata.required and not _xmp(segments):
+        assert picture.metadata.xmp is not None
+        raise ValueError(f"its XMP packet has {len(picture.metadata.xmp)} bytes, too many for JPEG")
     stream.write(b"\xff\xd8")
     for marker, body in segments:
         if marker != _APP14:  # Adobe's: how the colours of the old picture were coded
             stream.write(bytes([0xFF, marker]) + (len(body) + 2).to_bytes(2) + body)
     stream.write(encoded.getbuffer()[picture_at:])
+
+
+def _xmp(segments: Iterable[tuple[int, bytes]]) -> bytes | None:
+    return next((b[len(_XMP) :] for m, b in segments if m == _APP1 and b.startswith(_XMP)), None)
+
+
+def _with_xmp(
+    segments: tuple[tuple[int, bytes], ...], xmp: bytes | None
+) -> list[tuple[int, bytes]]:
+    """A picture's own segments; where its XMP is another, that one, after the first segments."""
+    if xmp == _xmp(segments):
+        return list(segments)
+    kept = [s for s in segments if not (s[0] == _APP1 and s[1].startswith(_XMP))]
+    if not xmp or len(_XMP) + len(xmp) > _MAX_SEGMENT:
+        return kept
+    place = next(
+        (i for i, (m, b) in enumerate(kept) if not (m == _APP0 or b.startswith(_EXIF))), len(kept)
+    )
+    return [*kept[:place], (_APP1, _XMP + xmp), *kept[place:]]
 
 
 def _new_segments(metadata: Metadata) -> list[tuple[int, bytes]]:

@@ -146,9 +146,17 @@ _XMP = b"XML:com.adobe.xmp"
 
 def _xmp(chunks: tuple[tuple[bytes, bytes], ...]) -> bytes | None:
     for name, body in chunks:
-        if name == b"iTXt" and body.startswith(_XMP + b"\0\0\0\0\0"):  # not compressed
+        if _is_xmp(name, body):
             return body[len(_XMP) + 5 :]
     return None
+
+
+def _is_xmp(name: bytes, body: bytes) -> bool:
+    return name == b"iTXt" and body.startswith(_XMP + b"\0\0\0\0\0")  # not compressed
+
+
+def _xmp_chunk(xmp: bytes) -> bytes:
+    return _chunk(b"iTXt", _XMP + b"\0\0\0\0\0" + xmp)
 
 
 def _resolution(body: bytes | None) -> tuple[float, float] | None:
@@ -181,11 +189,17 @@ def _chunks_to_write(picture: Picture, depth: int, colour_type: int) -> tuple[by
     if isinstance(native, _Chunks):
         same_type = (depth, colour_type) == (native.depth, native.colour_type)
         left_out = set() if same_type else _OF_THE_COLOUR_TYPE
+        xmp = picture.metadata.xmp
+        changed = xmp != _xmp(native.before + native.after)
         before, after = (
-            b"".join(_chunk(name, body) for name, body in part if name not in left_out)
+            b"".join(
+                _chunk(name, body)
+                for name, body in part
+                if not (name in left_out or (changed and _is_xmp(name, body)))
+            )
             for part in (native.before, native.after)
         )
-        return before, after
+        return (before + _xmp_chunk(xmp) if changed and xmp else before), after
     chunks = b""
     metadata = picture.metadata
     if metadata.icc_profile:
@@ -195,7 +209,7 @@ def _chunks_to_write(picture: Picture, depth: int, colour_type: int) -> tuple[by
             b"pHYs", struct.pack(">IIB", *(round(n) for n in metadata.pixels_per_metre), 1)
         )
     if metadata.xmp:
-        chunks += _chunk(b"iTXt", _XMP + b"\0\0\0\0\0" + metadata.xmp)
+        chunks += _xmp_chunk(metadata.xmp)
     if metadata.exif:
         chunks += _chunk(b"eXIf", metadata.exif)
     return chunks, b""

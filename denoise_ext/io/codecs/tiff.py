@@ -242,6 +242,10 @@ def _write(stream: IO[bytes], picture: Picture) -> None:
     size = sum(frame.nbytes for frame in picture.frames)
     if isinstance(native, _Pages):
         order, big, pages = native.order, native.big, native.tags
+        xmp, first = picture.metadata.xmp, pages[0]
+        own = first.get(_XMP)
+        if xmp is not None and (own is None or own.value != xmp):
+            pages = ({**first, _XMP: _xmp_tag(xmp)}, *pages[1:])
     else:
         order, big = "<", False
         pages = (_new_tags(picture.metadata),) + ({},) * (len(picture.frames) - 1)
@@ -310,13 +314,17 @@ def _new_tags(metadata: Metadata) -> dict[int, Tag]:
         size = len(metadata.icc_profile)
         tags[_ICC] = Tag(tiff_tags.UNDEFINED, size, metadata.icc_profile)
     if metadata.xmp:
-        tags[_XMP] = Tag(tiff_tags.BYTE, len(metadata.xmp), metadata.xmp)
+        tags[_XMP] = _xmp_tag(metadata.xmp)
     if metadata.pixels_per_metre:
         for code, value in zip((_X_RESOLUTION, _Y_RESOLUTION), metadata.pixels_per_metre):
             ratio = np.array([round(value * 100), 10_000], "<u4")  # per centimetre
             tags[code] = Tag(tiff_tags.RATIONAL, 1, ratio.tobytes())
         tags[_RESOLUTION_UNIT] = Tag(tiff_tags.SHORT, 1, b"\3\0")
     return tags
+
+
+def _xmp_tag(xmp: bytes) -> Tag:
+    return Tag(tiff_tags.BYTE, len(xmp), xmp)
 
 
 CODEC = Codec(
