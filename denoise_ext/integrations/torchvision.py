@@ -43,8 +43,8 @@ class Denoise(nn.Module):
         """A sample of the same structure.
 
         Args:
-            first, others: one or more values. Tuples, lists and dicts are searched. Images are tensors
-                (..., C, H, W) with C from 1 to 4, uint8, uint16 or floating point in [0, 1], or
+            first, others: one or more values. Tuples, lists and dicts are searched. Images are
+                tensors (..., C, H, W) with C from 1 to 4, uint8, uint16 or floating point in [0, 1], or
                 what `Denoiser` takes of Pillow's. Videos (..., T, C, H, W) are frame by frame.
 
         Returns:
