@@ -37,8 +37,10 @@ class CodedNetwork:
     Raises ValueError for another network.
 
     Example:
-        >>> network = denoise_ext.codec.load_codec("my_codec.safetensors")
-        >>> isinstance(network, denoise_ext.codec.CodedNetwork)
+        >>> codec = denoise_ext.codec.load_codec("codec.safetensors")
+        >>> latents = codec.latents(np.zeros((32, 48, 3), np.uint8), sigma=0.0, quality=50)
+        >>> data = codec.encode_tile(latents, 50)
+        >>> bool((codec.decode_tile(data, 2, 3, 50) == latents).all())
         True
     """
 
@@ -147,9 +149,8 @@ def load_codec(
         ValueError: no weights ship, or the file is none of a sealed codec.
 
     Example:
-        >>> network = denoise_ext.codec.load_codec("my_codec.safetensors")
-        >>> type(network).__name__
-        'CodedNetwork'
+        >>> len(denoise_ext.codec.load_codec("codec.safetensors").digest)
+        8
     """
     if model is None:
         shipped = pretrained_info(MODEL)

@@ -32,13 +32,12 @@ class DamagedError(ImageError):
 
     Example:
         >>> image = denoise_ext.io.read_image("photo.png")
-        >>> data = denoise_ext.codec.encode(image, 50, 15, model="my_codec.safetensors")
-        >>> damaged = data[:-1] + bytes([data[-1] ^ 1])
+        >>> data = denoise_ext.codec.encode(image, model="codec.safetensors")
         >>> try:
-        ...     denoise_ext.codec.decode(damaged, model="my_codec.safetensors")
+        ...     denoise_ext.codec.decode(data[:-1], model="codec.safetensors")
         ... except denoise_ext.codec.DamagedError as error:
-        ...     print("a part of the file is damaged")
-        a part of the file is damaged
+        ...     error.tiles
+        ((0, 0),)
     """
 
     def __init__(self, message: str, tiles: tuple[tuple[int, int], ...] = ()) -> None:

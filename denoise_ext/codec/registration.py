@@ -28,10 +28,9 @@ def register_format(
         partial: read files with damaged tiles, as for `decode`. The notes name these.
 
     Example:
-        >>> denoise_ext.codec.register_format("my_codec.safetensors", sigma=15)
-        >>> denoise_ext.io.write_picture("photo.dxc", denoise_ext.io.read_picture("photo.png"))
-        >>> denoise_ext.io.read_image("photo.dxc").shape
-        (48, 64, 3)
+        >>> denoise_ext.codec.register_format("codec.safetensors")
+        >>> denoise_ext.io.codec_named("DXC").suffixes
+        ('.dxc',)
     """
 
     def read(source: Source) -> Picture:

@@ -44,8 +44,9 @@ class Denoise(nn.Module):
 
         Args:
             first, others: one or more values. Tuples, lists and dicts are searched. Images are
-                tensors (..., C, H, W) with C from 1 to 4, uint8, uint16 or floating point in [0, 1], or
-                what `Denoiser` takes of Pillow's. Videos (..., T, C, H, W) are frame by frame.
+                tensors (..., C, H, W) with C from 1 to 4, uint8, uint16 or floating point in
+                [0, 1], or what `Denoiser` takes of Pillow's. Videos (..., T, C, H, W) are frame by
+                frame.
 
         Returns:
             The value alone where one was given, else a tuple.

@@ -75,9 +75,9 @@ CALLS = {
         (32, 40), (7, 32), 3, padding=1, output_padding=1, activation="tanh")),
     "transposed_4x4": ("conv_transpose_phases", "channels_last", _transposed(
         (64, 32), (7, 29), 4, padding=1)),
-    # Blocks that go from tile to tile and from image to image, with two chunks of input channels.
+    # Blocks that go on to the next tile, row of tiles and image, with two chunks of input channels.
     "transposed_tiles": ("conv_transpose_phases", "channels_last", _call(
-        (2, 40, 13, 35), (40, 32, 3, 3), stride=2, padding=1, transposed=True, activation="relu")),
+        (2, 40, 9, 67), (40, 32, 3, 3), stride=2, padding=1, transposed=True, activation="relu")),
     # Weights that do not all fit shared memory.
     "transposed_chunks": ("conv_transpose_phases", "channels_last", _transposed(
         (96, 32), (9, 33), 4, padding=1)),

@@ -50,8 +50,9 @@ def place(tmp_path, monkeypatch):
     from denoise_ext.models import registry
     from denoise_ext.training import task
 
+    monkeypatch.setattr(codecs, "_registered", {})
     tables = (registry, "_architectures"), (registry, "_models"), (registry, "_pretrained")
-    for module, table in (*tables, (task, "_builders"), (codecs, "_registered")):
+    for module, table in (*tables, (task, "_builders")):
         monkeypatch.setattr(module, table, dict(getattr(module, table)))
     make_files(tmp_path)
     monkeypatch.chdir(tmp_path)

@@ -81,8 +81,8 @@ def make_files(folder: Path) -> None:
     (folder / "noisy").mkdir()
     for number in range(4):
         io.write_image(folder / "noisy" / f"{number}.png", noisy(144, 192, number)[..., 0])
+    sealed_file(folder / "codec.safetensors")
     (folder / "recipe.toml").write_text(RECIPE)
-    sealed_file(folder / "my_codec.safetensors")
     header = b"YUV4MPEG2 W48 H32 F25:1 Ip A1:1 C420jpeg\n"
     frames = (random.integers(16, 236, 48 * 32 * 3 // 2, dtype=np.uint8) for _ in range(3))
     film = header + b"".join(b"FRAME\n" + frame.tobytes() for frame in frames)

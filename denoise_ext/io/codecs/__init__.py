@@ -32,12 +32,12 @@ def register_codec(codec: Codec) -> None:
     Raises ValueError for the name or a suffix of another format.
 
     Example:
-        >>> from denoise_ext.io.codecs import codec_named
-        >>> try:
-        ...     denoise_ext.io.register_codec(codec_named("PNG"))
-        ... except ValueError:
-        ...     print("PNG is a format of this package")
-        PNG is a format of this package
+        >>> import dataclasses
+        >>> png = denoise_ext.io.codec_named("PNG")
+        >>> mine = dataclasses.replace(png, name="MINE", suffixes=(".mine",))
+        >>> denoise_ext.io.register_codec(mine)
+        >>> denoise_ext.io.codec_named("MINE").suffixes
+        ('.mine',)
     """
     others = [known for known in all_codecs() if known.name != codec.name]
     if codec.name != codec.name.upper() or any(known.name == codec.name for known in CODECS):
