@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import zlib
+from importlib.util import find_spec
 
 import cuda_emulator
 import pytest
@@ -19,7 +20,8 @@ from training_tools import workplace  # noqa: F401  (a fixture)
 from denoise_ext._loader import native, native_error
 from denoise_ext.ops._library import kernel_devices
 
-pytest_plugins = ["rotation", "live_service"]
+# Tests on a machine with a GPU need no Pillow, and no service.
+pytest_plugins = ["rotation", *(["live_service"] if find_spec("PIL") else [])]
 # Comparisons that fail there show both sides, too.
 pytest.register_assert_rewrite("op_checks", "picture_files")
 

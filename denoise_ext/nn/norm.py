@@ -36,6 +36,11 @@ class LayerNorm2d(nn.Module):
 
     Shape:
         input (N, C, H, W) or (C, H, W); output the same.
+
+    Example:
+        >>> layer = denoise_ext.nn.LayerNorm2d(16, activation="gelu")
+        >>> layer(torch.rand(1, 16, 8, 8)).shape
+        torch.Size([1, 16, 8, 8])
     """
 
     weight: nn.Parameter | None
@@ -85,6 +90,11 @@ class GroupNorm(nn.GroupNorm):
 
     Shape:
         input (N, C, H, W), or (N, C, ...) of other sizes, which PyTorch computes; output the same.
+
+    Example:
+        >>> layer = denoise_ext.nn.GroupNorm(4, 16, activation="silu")
+        >>> layer(torch.rand(1, 16, 8, 8)).shape
+        torch.Size([1, 16, 8, 8])
     """
 
     def __init__(
@@ -126,6 +136,11 @@ class InstanceNorm2d(nn.InstanceNorm2d):
 
     Shape:
         input (N, C, H, W) or (C, H, W); output the same.
+
+    Example:
+        >>> layer = denoise_ext.nn.InstanceNorm2d(16, activation="leaky_relu")
+        >>> layer(torch.rand(1, 16, 8, 8)).shape
+        torch.Size([1, 16, 8, 8])
     """
 
     def __init__(

@@ -56,6 +56,11 @@ def layer_norm2d(
         TypeError: wrong type or dtype.
         ValueError: wrong shape, device or value.
         RuntimeError: the native library is missing (the message has the reason).
+
+    Example:
+        >>> normal = denoise_ext.ops.layer_norm2d(torch.rand(1, 16, 8, 8))
+        >>> bool(normal.mean(1).abs().max() < 1e-5)
+        True
     """
     check_norm(input, weight, bias, eps, activation, negative_slope)
     unbatched = input.dim() == 3
@@ -106,6 +111,11 @@ def group_norm(
         TypeError: wrong type or dtype.
         ValueError: wrong shape, device or value.
         RuntimeError: the native library is missing (the message has the reason).
+
+    Example:
+        >>> normal = denoise_ext.ops.group_norm(torch.rand(1, 16, 8, 8), 4)
+        >>> bool(normal.mean().abs() < 1e-5)
+        True
     """
     check_norm(input, weight, bias, eps, activation, negative_slope)
     check_groups(num_groups, input)

@@ -18,7 +18,13 @@ def layer_norm2d(
     activation: str = "none",
     negative_slope: float = 0.01,
 ) -> Tensor:
-    """:func:`denoise_ext.ops.layer_norm2d` as separate PyTorch operations."""
+    """:func:`denoise_ext.ops.layer_norm2d` as separate PyTorch operations.
+
+    Example:
+        >>> normal = denoise_ext.reference.layer_norm2d(torch.rand(1, 16, 8, 8))
+        >>> bool(normal.mean(1).abs().max() < 1e-5)
+        True
+    """
     check_norm(input, weight, bias, eps, activation, negative_slope)
     pixels = input.movedim(-3, -1)
     pixels = F.layer_norm(pixels, pixels.shape[-1:], weight, bias, eps)
@@ -35,7 +41,13 @@ def group_norm(
     activation: str = "none",
     negative_slope: float = 0.01,
 ) -> Tensor:
-    """:func:`denoise_ext.ops.group_norm` as separate PyTorch operations."""
+    """:func:`denoise_ext.ops.group_norm` as separate PyTorch operations.
+
+    Example:
+        >>> normal = denoise_ext.reference.group_norm(torch.rand(1, 16, 8, 8), 4)
+        >>> bool(normal.mean().abs() < 1e-5)
+        True
+    """
     check_norm(input, weight, bias, eps, activation, negative_slope)
     check_groups(num_groups, input)
     images = input.unsqueeze(0) if input.dim() == 3 else input

@@ -97,7 +97,8 @@ def _extended(config: TrainConfig) -> tuple[Network, dict[str, Any] | None]:
         if wrong in shapes and wrong in own and wrong not in new:
             raise ValueError(
                 f"model.start: {config.model.start!r} does not fit: {wrong!r} is "
-                f"{tuple(shapes[wrong])}, and {tuple(own[wrong].shape)} in the network"
+                f"{tuple(shapes[wrong])}, and {tuple(own[wrong].shape)} in the network;"
+                " model.new names what begins anew"
             )
         raise ValueError(
             f"model.new: {config.model.new} must name what {config.model.start!r} does not hold "

@@ -221,4 +221,5 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 def test_the_heap_keeps_what_operators_allocate():
     done = subprocess.run([sys.executable, "-c", _FAULTS], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout) < 1024  # pages of 4 KiB; the three results of a call have 12288
+    # Pages of 4 KiB.  The heap may still grow by a result; those of three calls have 36864.
+    assert int(done.stdout) < 12288

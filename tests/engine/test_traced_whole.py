@@ -151,7 +151,8 @@ def test_planned_whole(name):
         for size in ((12, 10), (9, 16), (12, 10)):
             x = torch.randn(1, 3, *size)
             assert close(fast(x), exact(x))
-    assert planned(fast) and not any(r.reason for r in fast.report().rows), fast.report()
+    rows = [row for row in fast.report().rows if row.variant != "left out"]
+    assert planned(fast) and not any(row.reason for row in rows), fast.report()
     for key, value in model.state_dict().items():
         assert torch.equal(value, before[key])
 

@@ -121,7 +121,7 @@ def is_affordable(case: OpCase, call: Call, tensors: dict[str, Tensor]) -> bool:
         work = expected.conv_work(call, tuple(x.shape), tuple(weight.shape), transposed)
         if size <= _MOST_ELEMENTS and work > 50 * expected.MOST_WORK:
             return False
-    elif case.name not in MOTION and size > 0 and size <= _MOST_ELEMENTS:
+    elif "kernel_size" in call.options and size > 0 and size <= _MOST_ELEMENTS:
         taps = math.prod(max(1, n) for n in expected.pair(call.options["kernel_size"]))
         if case.name == "gaussian_blur2d":  # the cost is that of the sum
             taps = sum(max(1, n) for n in expected.pair(call.options["kernel_size"]))

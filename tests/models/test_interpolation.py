@@ -26,7 +26,7 @@ def test_weights_lie_between_and_the_ends_are_the_networks():
         assert torch.equal(interpolate(first, second, share)(x, 25.0), end(x, 25.0))
 
 
-@pytest.mark.parametrize("share", [-0.1, 1.1, float("nan"), "1", True])
+@pytest.mark.parametrize("share", [-0.1, 2.1, float("nan"), "1", True])
 def test_a_share_outside_is_an_error(share):
     with pytest.raises(ValueError, match="share"):
         interpolate(network(0), network(1), share)

@@ -14,7 +14,13 @@ from training_tools import read_log
 
 from denoise_ext.cli.train import main
 from denoise_ext.data import list_image_files
-from denoise_ext.models import create_model, load_checkpoint, read_metadata
+from denoise_ext.models import (
+    create_model,
+    list_models,
+    load_checkpoint,
+    pretrained_info,
+    read_metadata,
+)
 from denoise_ext.training import (
     ConfigError,
     image_compression,
@@ -46,7 +52,14 @@ def test_recipes_are_valid(recipe):
     config = load_config(recipe)
     started = config.model.name or config.model.start
     named = re.sub("_(adam|photos|developed|[0-9]+)$", "", recipe.stem)
-    assert started == named or config.model.name == named or named.startswith("finetune_")
+    # Weights that were trained from another network's.
+    shipped = pretrained_info(named) if named in list_models() else None
+    assert (
+        started == named
+        or config.model.name == named
+        or named.startswith("finetune_")
+        or (shipped is not None and shipped.recipe == f"recipes/{recipe.name}")
+    )
     with torch.device("meta"):
         model = create_model(started, **config.model.options)
     CHECK_FIT[config.task.name](model, config)

@@ -120,7 +120,10 @@ class Codec:
         if self.only_from and picture.format not in self.only_from:
             return f"{self.name} is written only from {' and '.join(self.only_from)} files"
         if self.only_from and picture.metadata.native is None:
-            return f"{self.name} cannot hold a picture at another size: its header has the old one"
+            return (
+                f"{self.name} cannot hold a picture at another size, or without the header of such"
+                " a file: the header has the size"
+            )
         if len(picture.frames) > 1 and not self.many_frames:
             return f"{self.name} cannot hold {len(picture.frames)} frames"
         dtypes = self.holds.get(picture.mode, ())
