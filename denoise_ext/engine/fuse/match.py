@@ -234,7 +234,13 @@ def _shuffle(input: Tensor, factor: int, out: Tensor) -> None:
 
 
 # Steps that write each element where they read it: quick where all have one layout.
-POINTWISE_STEPS = frozenset({*_POINTWISE.values(), aten.clamp_min.out, _gelu})
+POINTWISE_STEPS = frozenset(
+    {
+        *_POINTWISE.values(), aten.clamp_min.out, _gelu,
+        torch.ops.denoise_ext.layer_norm2d_out.default,
+        torch.ops.denoise_ext.group_norm_out.default,
+    }
+)  # fmt: skip
 
 
 def _is_quick_shuffle(node: Node, output: Value) -> bool:
