@@ -42,10 +42,12 @@ UNARY = [
     (aten.sqrt.default, (), {}), (aten.rsqrt.default, (), {}),
     (aten.hardtanh.default, (-0.5, 0.5), {}), (aten.hardswish.default, (), {}),
     (aten.hardsigmoid.default, (), {}), (aten.elu.default, (0.7,), {}),
+    (aten.mish.default, (), {}), (aten.softplus.default, (), {}),
+    (aten.clamp_min.default, (0.1,), {}), (aten.clamp_max.default, (0.1,), {}),
 ]  # fmt: skip
 BINARY = [
     (aten.add.Tensor, (), {}), (aten.sub.Tensor, (), {}), (aten.mul.Tensor, (), {}),
-    (aten.div.Tensor, (), {}),
+    (aten.div.Tensor, (), {}), (aten.maximum.default, (), {}), (aten.minimum.default, (), {}),
 ]  # fmt: skip
 REDUCING = [(op, ([1], True), {}) for op in (aten.mean.dim, aten.sum.dim_IntList)]
 # These write dense memory alone.

@@ -7,11 +7,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import _disable_current_modes
 
 from denoise_ext.engine.capture.constants import NotPlannedError
+from denoise_ext.ops import is_channels_last
 
 META: torch.device = torch.device("meta")
 _PRIVATE: Any = torch  # what `torch.func.functionalize` is made of has no public name
@@ -63,6 +65,8 @@ class Interception(TorchFunctionMode):
             return args[0]
         if "device" in kwargs:
             kwargs = {**kwargs, "device": self._device_here(kwargs["device"])}
+        if self._device.type == "cpu" and func in _AS_ON_CPU:
+            return _AS_ON_CPU[func](*args, **kwargs)
         return func(*args, **kwargs)
 
     def _device_here(self, argument: Any) -> Any:
@@ -84,6 +88,68 @@ class Interception(TorchFunctionMode):
         with _Outside(), torch.device(self._device):
             made = func(*args, **{k: v for k, v in kwargs.items() if k != "device"}).clone()
             return _PRIVATE._to_functional_tensor(self._add_constant(made))
+
+
+def _group_norm(
+    input: Tensor, num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None,
+    eps: float = 1e-5, cudnn_enabled: bool = True,
+) -> Tensor:  # fmt: skip
+    """PyTorch makes its input contiguous on other devices; on the CPU channels_last stays."""
+    last = input.dim() == 4 and is_channels_last(input)
+    if not last or not _fits_groups(input, num_groups, weight, bias):
+        return torch.group_norm(input, num_groups, weight, bias, eps, cudnn_enabled)
+    n, c, h, w = input.shape
+    return torch.native_group_norm(input, weight, bias, n, c, h * w, num_groups, eps)[0]
+
+
+def _fits_groups(input: Tensor, groups: int, *weights: Tensor | None) -> bool:
+    """Whether ``group_norm`` accepts these arguments; it words the error where it does not."""
+    channels = input.shape[1]
+    return (
+        groups > 0 and channels % groups == 0 and input.numel() > 0
+        and all(w is None or tuple(w.shape) == (channels,) for w in weights)
+    )  # fmt: skip
+
+
+def _attention(
+    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0, is_causal: bool = False, scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:  # fmt: skip
+    """The operator that PyTorch chooses on the CPU.
+
+    On other devices it is written out: a product, a softmax over the whole matrix, a product.
+    """
+    options = {"scale": scale, "enable_gqa": enable_gqa}
+    tensors = [x for x in (query, key, value, attn_mask) if x is not None]
+    if enable_gqa or not _is_fused(tensors, dropout_p, is_causal):
+        call = functional.scaled_dot_product_attention
+        return call(query, key, value, attn_mask, dropout_p, is_causal, **options)
+    if attn_mask is not None and attn_mask.dtype == torch.bool:
+        attn_mask = torch.zeros_like(attn_mask, dtype=query.dtype).masked_fill(
+            attn_mask.logical_not(), float("-inf")
+        )
+    fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
+    return fused(query, key, value, dropout_p, is_causal, attn_mask=attn_mask, scale=scale)[0]
+
+
+def _is_fused(tensors: list[Tensor], dropout: float, is_causal: bool) -> bool:
+    """What PyTorch would choose for such tensors with data, in memory that nothing touches."""
+    with _Outside():
+        alike = [
+            torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device="cpu") for x in tensors
+        ]
+        mask = alike[3] if len(alike) > 3 else None
+        return _PRIVATE._fused_sdp_choice(*alike[:3], mask, dropout, is_causal) == _FLASH
+
+
+_FLASH = 1  # torch.nn.attention.SDPBackend.FLASH_ATTENTION
+# Functions that PyTorch divides into other operators on tensors without data than on the CPU.
+_AS_ON_CPU: dict[Any, Callable[..., Tensor]] = {
+    functional.group_norm: _group_norm,
+    torch.group_norm: _group_norm,
+    functional.scaled_dot_product_attention: _attention,
+}
 
 
 class _Outside:

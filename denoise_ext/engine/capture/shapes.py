@@ -56,6 +56,12 @@ def result_of(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str,
             statistics = (*x.shape[:-last], *[1] * last)
             shapes = (tuple(x.shape), statistics, statistics)
             return tuple(_empty(shape, _contiguous_stride(shape), x) for shape in shapes)
+    if func is aten.native_group_norm.default and args[0].dim() == 4 and is_channels_last(args[0]):
+        statistics = (args[0].shape[0], args[6])
+        none = (_empty(statistics, _contiguous_stride(statistics), args[0]) for _ in range(2))
+        return _like(args[0]), *none
+    if func is aten._scaled_dot_product_flash_attention_for_cpu.default:
+        return _attended(*args[:3])
     if func in _SHUFFLES and args[0].dim() == 4 and args[1] > 0:
         n, c, h, w = args[0].shape
         shape = _SHUFFLES[func](n, c, h, w, args[1])
@@ -66,6 +72,14 @@ def result_of(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str,
         if shape is not None:
             return _as_laid_out(args[0], shape)
     return func(*args, **kwargs)
+
+
+def _attended(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    """The result, in the query's layout, and the logarithms of the sums, of 32 bits or more."""
+    batch, heads, length, _ = query.shape
+    wide = torch.float64 if query.dtype == torch.float64 else torch.float32
+    sums = torch.empty((batch, length, heads), dtype=wide, device=query.device)
+    return torch.empty_like(query), sums.transpose(1, 2)
 
 
 def _padded(input: Tensor, padding: list[int], reflects: bool) -> tuple[int, ...] | None:

@@ -33,6 +33,7 @@ from denoise_ext.engine.capture.random_state import random_states, same_on_cpu
 from denoise_ext.engine.capture.result_nest import flatten
 from denoise_ext.engine.capture.shapes import result_of
 from denoise_ext.engine.capture.signature import PLAIN, tensors_in
+from denoise_ext.engine.capture.written_slices import join_written_slices
 
 
 class _Recorder(TorchDispatchMode):
@@ -138,13 +139,15 @@ class _Recorder(TorchDispatchMode):
         return self.device if tree == META else tree
 
 
+# They draw random numbers for dropout alone, with which they are not called here.
+_WITHOUT_DROPOUT = frozenset({torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default})
 _NOT_THE_FORWARD = (Path(torch.__file__).parent, Path(__file__).parents[1])
 
 
 def _check_operator(func: Any) -> None:
     if func._schema.is_mutable:
         raise NotPlannedError(f"it changes an argument or a buffer in place ({func})")
-    if torch.Tag.nondeterministic_seeded in func.tags:
+    if torch.Tag.nondeterministic_seeded in func.tags and func not in _WITHOUT_DROPOUT:
         raise NotPlannedError(f"it draws random numbers ({func})")
     if "as_strided" in str(func):
         raise NotPlannedError(f"it depends on the layout of memory ({func})")
@@ -166,6 +169,7 @@ def trace(
     dtype: torch.dtype | None,
     channels_last: bool,
     as_given: Collection[int] = (),
+    weights_last: bool = False,
 ) -> tuple[Graph, list[Tensor], Guard]:
     """Record ``module.method(*args, **kwargs)``.
 
@@ -173,6 +177,7 @@ def trace(
         dtype: floating tensors of module and arguments are taken as if cast to it.
         channels_last: 4-D arguments are taken as if laid out so.
         as_given: positions of tensors, among the arguments, that keep their layout all the same.
+        weights_last: the module's 4-D tensors are taken as if laid out so.
 
     Returns:
         The graph, the module's tensors in the order of ``graph.sources``, and a guard that detects
@@ -184,7 +189,7 @@ def trace(
     copied = InstrumentedCopy(module)
     count = len(tensors_in(args, kwargs))
     last = [channels_last and position not in as_given for position in range(count)]
-    graph, tensors, constants = _record(copied, method, args, kwargs, dtype, last)
+    graph, tensors, constants = _record(copied, method, args, kwargs, dtype, last, weights_last)
     own, guard = copied.tensors + constants, copied.guard
     if graph.writes:  # which other calls of the module's own forward repeat
         guard = InstrumentedCopy(module, [write.place for write in graph.writes]).guard
@@ -198,7 +203,7 @@ def trace(
 
 def _record(
     copied: InstrumentedCopy, method: str, args: tuple[Any, ...], kwargs: dict[str, Any],
-    dtype: torch.dtype | None, channels_last: list[bool],
+    dtype: torch.dtype | None, channels_last: list[bool], weights_last: bool,
 ) -> tuple[Graph, list[weakref.ref[Tensor]], list[Tensor]]:  # fmt: skip
     """The graph, all tensors that were made for it, and the constants among its sources.
 
@@ -209,7 +214,7 @@ def _record(
     device = _only_device(given + copied.tensors)
     recorder = _Recorder(device)
     fakes = [_without_data(x, dtype, last) for x, last in zip(given, channels_last, strict=True)]
-    stand_ins = [_without_data(x, dtype, False) for x in copied.tensors]
+    stand_ins = [_without_data(x, dtype, weights_last) for x in copied.tensors]
     inputs = [Value.of(fake, device) for fake in fakes]
     recorder.sources += [Value.of(fake, device, source=i) for i, fake in enumerate(stand_ins)]
     for fake, value in zip(fakes + stand_ins, inputs + recorder.sources, strict=True):
@@ -233,7 +238,7 @@ def _record(
         raise NotPlannedError(copied.refused[0])
     flat, attributes = leaves_and_more[:length], leaves_and_more[length:]
     writes = _writes(copied, recorder, inputs, written, changes, attributes)
-    if writes and dtype is not None:
+    if writes and (dtype is not None or weights_last):  # they would have another dtype or layout
         raise NotPlannedError(writes[0].reason)
     outputs = [recorder.value(leaf) if isinstance(leaf, Tensor) else leaf for leaf in flat]
     for leaf in outputs:
@@ -241,7 +246,7 @@ def _record(
             raise NotPlannedError(f"it returns a {type(leaf).__name__}")
     names = copied.names + ["constant"] * len(recorder.constants)
     graph = Graph(inputs, recorder.sources, names, recorder.nodes, outputs, output_spec, writes)
-    return graph.remove_dead(), recorder.release(), recorder.constants
+    return join_written_slices(graph), recorder.release(), recorder.constants
 
 
 def _writes(

@@ -78,7 +78,7 @@ class ConvSite(Site):
 
     def folded(self, constants: Constants) -> tuple[Tensor, Tensor | None]:
         """Weight and bias with the scales multiplied in, computed in float64."""
-        weight = constants[self.weight]
+        weight = constants.as_given(self.weight)
         bias = None if self.bias is None else constants[self.bias]
         if not self.scales:
             return weight, bias

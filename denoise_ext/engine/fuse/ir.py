@@ -112,7 +112,8 @@ class Site:
 class Constants:
     """The module's tensors, and what is computed from them alone.
 
-    ``packed`` is kept from plan to plan: packed weights do not depend on the image's size.
+    ``packed`` is kept from plan to plan: packed weights do not depend on the image's size.  A
+    tensor that was traced in another layout than it has is laid out when it is first read.
     """
 
     tensors: list[Tensor]
@@ -127,7 +128,7 @@ class Constants:
             self.values[value] = self._cast(self.tensors[value.source])
         for node in graph.nodes:
             if all(value in self.values for value in node.inputs()):
-                results = run(Step.of(node), self.values.__getitem__)
+                results = run(Step.of(node), self.__getitem__)
                 pairs = zip(node.results, results, strict=True)
                 self.values.update((value, x) for value, x in pairs if value is not None)
 
@@ -141,6 +142,16 @@ class Constants:
         return value in self.values
 
     def __getitem__(self, value: Value) -> Tensor:
+        tensor = self.values[value]
+        if tensor.stride() == value.stride:
+            return tensor
+        key = ("laid out", value.source)
+        if key not in self.packed:
+            self.packed[key] = as_traced(tensor, value)
+        return self.packed[key]
+
+    def as_given(self, value: Value) -> Tensor:
+        """The tensor in the module's own layout: no copy of it is kept."""
         return self.values[value]
 
 

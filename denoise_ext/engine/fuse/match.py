@@ -38,6 +38,12 @@ _POINTWISE = {
     aten.hardswish.default: aten.hardswish.out,
     aten.hardsigmoid.default: aten.hardsigmoid.out,
     aten.elu.default: aten.elu.out,
+    aten.mish.default: aten.mish.out,
+    aten.softplus.default: aten.softplus.out,
+    aten.clamp_min.default: aten.clamp_min.out,
+    aten.clamp_max.default: aten.clamp_max.out,
+    aten.maximum.default: aten.maximum.out,
+    aten.minimum.default: aten.minimum.out,
 }
 # These add up in the order of memory.
 _REDUCING = {

@@ -268,7 +268,7 @@ class _Workspace:
             slot = self._slots[leaf]
             return lambda env: env[slot]
         if leaf.source is not None:
-            return lambda env: self._constants[leaf]
+            return lambda env: self._constants.as_given(leaf)
         return lambda env: self._known(leaf).clone()
 
 

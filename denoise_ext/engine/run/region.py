@@ -346,13 +346,14 @@ class Region:
         call = (self.module, self.method, args, kwargs, self.settings.dtype)
         if not self._relaid:
             return trace(*call, channels_last=False)
-        try:
-            traced = trace(*call, channels_last=True)
-            kept = far_from_convolutions(traced[0], tensors_in(args, kwargs))
-            return trace(*call, channels_last=True, as_given=kept) if kept else traced
-        except NotPlannedError:
-            # Perhaps a view that only the layout it was written for allows.
-            return trace(*call, channels_last=False)
+        for weights_last in (True, False):
+            try:
+                traced = trace(*call, channels_last=True, weights_last=weights_last)
+                kept = far_from_convolutions(traced[0], tensors_in(args, kwargs))
+                return trace(*call, True, kept, weights_last) if kept else traced
+            except NotPlannedError:
+                continue  # perhaps a view that only the layout it was written for allows
+        return trace(*call, channels_last=False)
 
     def _constants(self, graph: Graph, own: list[Tensor], guard: Guard) -> Constants:
         """What is computed without arguments.  The module is given what a call leaves in it."""
@@ -444,8 +445,13 @@ def _time(row: Row, original: Callable[[], Any], ours: Callable[[], Any]) -> Non
 
 
 def _drop_unused(constants: Constants, found: verify.Examination) -> None:
-    """Only what the chosen variants read stays packed."""
+    """Only what the chosen variants read stays packed; a plan lays out what else it reads."""
     used = {id(a) for step in found.chosen.values() if step for a in step.args}
     packed = constants.packed
-    for name in [k for k, v in packed.items() if k[0] == "packed" and id(v) not in used]:
-        del packed[name]
+    unused = [
+        key
+        for key, tensor in packed.items()
+        if key[0] == "laid out" or (key[0] == "packed" and id(tensor) not in used)
+    ]
+    for key in unused:
+        del packed[key]
