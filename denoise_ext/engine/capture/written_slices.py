@@ -1,7 +1,7 @@
 """Writes to some channels of a tensor, in the form of a concatenation.
 
-``y[:, :16] = z`` is traced as two copies: of ``z``, and of all of ``y`` with it.  As a concatenation
-of ``z`` and the other channels, it can be written in place by whatever computes them.
+``y[:, :16] = z`` is traced as two copies: of ``z``, and of all of ``y`` with it.  As a
+concatenation of ``z`` and the other channels, it can be written in place by what computes them.
 """
 
 from __future__ import annotations

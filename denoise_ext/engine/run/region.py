@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -28,10 +29,12 @@ from denoise_ext.engine.run.economy import Economy
 from denoise_ext.engine.run.output_tree import Finish, largest_error, own_strides
 from denoise_ext.engine.run.plan import Plan
 from denoise_ext.engine.run.reference_run import ReferenceRun
-from denoise_ext.engine.run.schedule import Scheduler
+from denoise_ext.engine.run.schedule import Schedule, Scheduler
 
 _NOT_FASTER = "the plan is not faster"
 _AS_FAST = "PyTorch's own operators are as fast everywhere"
+# What a plan consists of, by name: with replacements, and without, in the plan's layout.
+_OURS, _PLAIN = "replacements", "PyTorch's own operators"
 _MOST_PLANS = 8
 _MOST_NUMBERS = 4  # values of an int or float argument that get a plan each
 _MOST_BYTES = 1 << 30  # of plans' memory, the one in use not counted
@@ -70,6 +73,28 @@ class _Entry:
     used: bool = False  # since it was made
 
 
+@dataclass
+class _Example:
+    """What was examined on the first call, and the entry on disk that it was read from."""
+
+    key: str | None
+    found: verify.Examination
+    kept: decisions.Entry | None
+
+
+@dataclass
+class _Draft:
+    """Plans of a call that are not known to be right and fast yet."""
+
+    graph: Graph
+    constants: Constants
+    guard: Guard
+    finish: Finish
+    example: _Example | None = None  # None: decided before, on another size
+    plans: dict[str, Plan] = field(default_factory=dict)
+    planning: float = 0.0  # seconds
+
+
 class Region:
     """``module.method`` and its plans; ``path`` is the module's name in the model."""
 
@@ -89,6 +114,7 @@ class Region:
         self._bounds: list[float] = []  # on sites' relative errors, from the example
         self._trusts_cache = True  # until a plan made of a kept decision was off
         self._relaid = True  # images are taken as if they were in channels_last
+        self._plain = False  # nothing is replaced: PyTorch's operators in channels_last are faster
         self._tf32: bool | None = None  # PyTorch's setting, which plans for CUDA are made under
         self._noted = 0  # rows of sites in the report
         self._apart: set[tuple[str, str]] = set()  # sites that take in no upsampling or pooling
@@ -212,53 +238,105 @@ class Region:
         strides = self._strides(args, kwargs, expected)
         finish = Finish(tensors, self.settings.dtype, strides, graph.output_spec)
         planning = verify.clock() - start
-        first = self._decisions is None and self.settings.examine
-        if first:
+        draft = _Draft(graph, constants, guard, finish)
+        if self._decisions is None and self.settings.examine:
             key = decisions.key_of(graph, constants, self.settings.precision, self.settings.dtype)
             sites, found, kept = self._examination(graph, constants, sites, tensors, key)
+            draft.example = _Example(key, found, kept)
             self._decide(found)
+            self._bounds = found.bounds
             if kept is not None and kept.slower is not None:
                 row = Row(self.path, self._name(), "original", reason=kept.slower, decided="cached")
                 return self._not_planned(row, args, kwargs, tensors, expected)
             _drop_unused(constants, found)
         chosen = self._choose(sites, constants)
-        if not any(chosen.get(site) is not None for site in sites if site.replaces):
-            row = Row(self.path, self._name(), "original", reason=_AS_FAST, decided="timed")
-            if first:
-                decisions.keep(key, found, self._apart, row)
-            return self._leave(row)
         start = verify.clock()
-        schedule = Scheduler(graph, constants, chosen, strides).run()
-        plan = Plan(graph, constants, schedule, (graph.inputs + graph.sources)[0].device)
-        planning += verify.clock() - start
+        self._plan(draft, chosen, lambda steps: Scheduler(graph, constants, steps, strides).run())
+        draft.planning = planning + verify.clock() - start
+        if not draft.plans:
+            row = Row(self.path, self._name(), "original", reason=_AS_FAST, decided="timed")
+            if draft.example is not None:
+                decisions.keep(draft.example.key, draft.example.found, self._apart, row)
+            return self._leave(row)
         if not self.settings.examine:
             self._note(Row(self.path, self._name(), "plan", reason="not examined", decided="known"))
-            return self._planned(plan, guard, finish)
-        if first:
-            self._bounds = found.bounds
-        actual = finish(plan.leaves(tensors, spoil=True))
-        error, bound = largest_error(actual, expected), self._allowed(graph)
-        if first and kept is not None and not error <= bound:
-            return self._make_anew(args, kwargs, tensors, expected)
-        row = Row(self.path, self._name(), "plan", error, bound)
-        if not error <= bound:
-            row.reason = f"its result is off by {error:.1e}, allowed {bound:.0e}"
-        elif first and kept is not None:
-            (row.original_ms, row.ours_ms), row.decided = kept.times, "cached"
-        elif first:
-            original = getattr(self.module, self.method)
-            _time(row, lambda: original(*args, **kwargs), lambda: finish(plan.leaves(tensors)))
-            decisions.keep(key, found, self._apart, row)
+            return self._planned(draft.plans[_OURS], guard, finish)
+        return self._judged(draft, args, kwargs, tensors, expected)
+
+    def _plan(
+        self, draft: _Draft, chosen: dict[Site, Step | None],
+        scheduled: Callable[[dict[Site, Step | None]], Schedule],
+    ) -> None:  # fmt: skip
+        """Make the plans that may serve: one, or on the example one without replacements, too."""
+        graph, example, steps = draft.graph, draft.example, {_OURS: chosen}
+        replaced = any(step is not None and site.replaces for site, step in chosen.items())
+        if example is not None:
+            self._plain = example.kept is not None and not replaced
+        plain = {site: step for site, step in chosen.items() if not site.replaces}
+        if self._plain:
+            steps[_OURS] = plain
+        elif not replaced:
+            del steps[_OURS]
+        if example is not None and example.kept is None and self._relaid:
+            steps[_PLAIN] = plain
+        device = (graph.inputs + graph.sources)[0].device
+        for name, of_plan in steps.items():
+            draft.plans[name] = Plan(graph, draft.constants, scheduled(of_plan), device)
+
+    def _judged(
+        self, draft: _Draft, args: tuple[Any, ...], kwargs: dict[str, Any], tensors: list[Tensor],
+        expected: Any,
+    ) -> _Entry:  # fmt: skip
+        """Compare the plans with the original; on the example also time them."""
+        plans, example, finish = draft.plans, draft.example, draft.finish
+        errors = {
+            name: largest_error(finish(plan.leaves(tensors, spoil=True)), expected)
+            for name, plan in plans.items()
+        }
+        best, bound = next(iter(plans)), self._allowed(draft.graph)
+        row = Row(self.path, self._name(), "plan", errors[best], bound)
+        if not errors[best] <= bound:
+            if example is not None and example.kept is not None:
+                return self._make_anew(args, kwargs, tensors, expected)
+            row.reason = f"its result is off by {errors[best]:.1e}, allowed {bound:.0e}"
+        elif example is not None and example.kept is not None:
+            (row.original_ms, row.ours_ms), row.decided = example.kept.times, "cached"
+        elif example is not None:
+            right = {name: plan for name, plan in plans.items() if errors[name] <= bound}
+            best = self._time(row, right, args, kwargs, lambda plan: finish(plan.leaves(tensors)))
+            row.error, self._plain = errors[best], best == _PLAIN and not row.reason
+            if self._plain:
+                _leave_sites(example.found)
+            decisions.keep(example.key, example.found, self._apart, row)
         if row.reason:
             row.variant = "original"
-            if first:
+            if example is not None:
                 return self._not_planned(row, args, kwargs, tensors, expected)
             self._note_once(row)
             return _Entry(None)
-        if first:
-            self._note_plan(row, plan)
-            self._economy.timed(row.original_ms, row.ours_ms, 1e3 * planning, tensors)
-        return self._planned(plan, guard, finish)
+        if example is not None:
+            row.reason = _PLAIN if self._plain else ""
+            self._note_plan(row, plans[best])
+            times = (row.original_ms, row.ours_ms, 1e3 * draft.planning)
+            self._economy.timed(*times, tensors)
+        return self._planned(plans[best], draft.guard, finish)
+
+    def _time(
+        self, row: Row, plans: dict[str, Plan], args: tuple[Any, ...], kwargs: dict[str, Any],
+        run: Callable[[Plan], Any],
+    ) -> str:  # fmt: skip
+        """Time the original and ``plans`` in turn; the name of the fastest plan."""
+        original = getattr(self.module, self.method)
+        calls = [lambda: original(*args, **kwargs)]
+        names = [name for name in (_PLAIN, _OURS) if name in plans]
+        calls += [partial(run, plans[name]) for name in names]
+        given, *ours = verify.interleaved(calls)
+        times = dict(zip(names, ours, strict=True))
+        best = min(reversed(names), key=lambda name: times[name])
+        row.original_ms, row.ours_ms, row.decided = given, times[best], "timed"
+        if (row.speedup or 0.0) < 1:
+            row.reason = _NOT_FASTER if _OURS in plans else _AS_FAST
+        return best
 
     def _note_plan(self, row: Row, plan: Plan) -> None:
         self._row = row
@@ -374,28 +452,25 @@ class Region:
     def _decide(self, found: verify.Examination) -> None:
         self._decisions = {}
         self._noted = len(found.rows)
-        for (site, step), row in zip(found.chosen.items(), found.rows, strict=True):
+        keys = _site_keys([*found.chosen])
+        for key, step, row in zip(keys, found.chosen.values(), found.rows, strict=True):
             row.module = ".".join(part for part in (self.path, row.module) if part)
-            variant = row.variant if step is not None else None
-            self._decisions[self._site_key(site)] = variant
+            self._decisions[key] = row.variant if step is not None else None
             self._note(row)
 
     def _choose(self, sites: list[Site], constants: Constants) -> dict[Site, Step | None]:
         """What was decided on the example; a site that it did not have gets the best guess."""
         chosen: dict[Site, Step | None] = {}
-        for site in sites:
+        for site, key in zip(sites, _site_keys(sites), strict=True):
             variants = site.variants()
             if not variants:  # a concatenation has no step of its own
                 chosen[site] = None
                 continue
-            variant = (self._decisions or {}).get(self._site_key(site), variants[0])
+            variant = (self._decisions or {}).get(key, variants[0])
             if variant is not None:  # else it runs as traced
                 usable = variant if variant in variants else variants[0]  # another dtype: others
                 chosen[site] = site.step(usable, constants)
         return chosen
-
-    def _site_key(self, site: Site) -> tuple[Any, ...]:
-        return (site.module, site.label)
 
     # --- keeping them -----------------------------------------------------------------------------
 
@@ -439,9 +514,23 @@ class Region:
         return count
 
 
-def _time(row: Row, original: Callable[[], Any], ours: Callable[[], Any]) -> None:
-    row.original_ms, row.ours_ms = verify.interleaved([original, ours])
-    row.reason, row.decided = _NOT_FASTER if (row.speedup or 0.0) < 1 else "", "timed"
+def _site_keys(sites: list[Site]) -> list[tuple[str, str, int]]:
+    """Names of sites that are the same at every size: module, label, which of those alike."""
+    count: Counter[tuple[str, str]] = Counter()
+    keys = []
+    for site in sites:
+        name = (site.module, site.label)
+        keys.append((*name, count[name]))
+        count[name] += 1
+    return keys
+
+
+def _leave_sites(found: verify.Examination) -> None:
+    """Note that PyTorch's operators serve everywhere."""
+    found.chosen.update((site, None) for site in found.chosen if site.replaces)
+    for row in found.rows:
+        if row.variant not in ("original", "in place", "planned memory"):
+            row.variant, row.reason = "original", "the whole is faster without"
 
 
 def _drop_unused(constants: Constants, found: verify.Examination) -> None:

@@ -41,12 +41,17 @@ class Snapshot:
     def restore(self) -> None:
         """Put everything back as it was."""
         for container, content in self._contents.values():
-            container.clear()
-            (container.extend if isinstance(container, (list, deque)) else container.update)(
-                content
-            )
+            # Past the methods of a subclass, which may refuse: a configuration that is frozen.
+            kind = _standard_class(container)
+            kind.clear(container)
+            (kind.extend if issubclass(kind, (list, deque)) else kind.update)(container, content)
         with torch.no_grad():
             for tensor, version, copy in self._tensors.values():
                 if tensor._version != version:
                     tensor.copy_(copy)
         set_random_states(self._random)
+
+
+def _standard_class(container: Any) -> Any:
+    """The class of Python's own that ``container`` is of."""
+    return next(c for c in type(container).__mro__ if c.__module__ in ("builtins", "collections"))
