@@ -24,6 +24,9 @@ constexpr int64_t kStripCols = 3072;
 
 // A dense block gives every output channel a lane of a vector, so that few of them waste most of it.
 constexpr int64_t kFewOutputs = 4;
+constexpr int64_t kFewTaps = 16;
+// Outputs of a task that reads its input where it lies, and how many such tasks there are at least.
+constexpr int64_t kDepthwiseRows = 16, kDepthwiseTiles = 8;
 // An output of more than a good part of the last-level cache will not be found there by its reader.
 constexpr int64_t kCachedBytes = 8 * 1024 * 1024;
 
@@ -40,6 +43,16 @@ struct AxisRun {
   int64_t first, step, count;
   std::vector<AxisTap> taps;
 };
+
+// The same where vectors are read from an image: the last one ends with the channels.
+// Many taps are read of narrow blocks: those of all rows then stay in the first-level cache.
+std::vector<ChannelBlock> blocks_in_place(int64_t channels, int lanes, int accumulators, int64_t taps) {
+  if (taps > kFewTaps) accumulators = std::min(accumulators, 16);
+  const int64_t rest = channels % lanes;
+  std::vector<ChannelBlock> blocks = channel_blocks(channels - rest, lanes, accumulators);
+  if (rest > 0) blocks.push_back({channels - lanes, 1, lanes - rest});
+  return blocks;
+}
 
 // Whether any of the run's outputs reads a pixel of the image, or what a border other than zeros repeats.
 bool reads_image(const ConvPlan& plan, int axis, const AxisRun& run, int64_t offset) {
@@ -169,7 +182,11 @@ void choose_tiles(ConvPlan& plan, int accumulators) {
   while (input_bytes(plan.tile_rows, plan.tile_cols) > kTileBytes && plan.tile_cols > kSmallestCols)
     plan.tile_cols /= 2;
   if (plan.in_place_input) input_bytes(1, 1);
-  const int64_t sums = accumulators * plan.lanes;  // (accumulators / V) pixels of V vectors, rounded down
+  // Every task of a depthwise convolution reads a border of its neighbours' rows.
+  if (plan.depthwise_in_place)
+    plan.tile_rows = std::clamp<int64_t>(plan.phases.front().rows / kDepthwiseTiles, 1, kDepthwiseRows);
+  // (accumulators / V) pixels of V vectors, rounded down; a block that skips channels ends as much later.
+  const int64_t sums = (accumulators + 1) * plan.lanes;
   plan.scratch_bytes = static_cast<size_t>((plan.packed_elements + sums) * element);
 }
 
@@ -215,7 +232,9 @@ void choose_access(ConvPlan& plan, const KernelTable& table) {
     bytes *= p.output.size[d];
     aligned = aligned && (d == 1 || p.output.stride[d] * element % vector == 0);
   }
-  plan.stream = plan.in_place_output && !plan.few_outputs && aligned && bytes > kCachedBytes;
+  // A depthwise convolution waits for memory, which the two ways of writing share badly with reading.
+  plan.stream =
+      plan.in_place_output && !plan.few_outputs && !plan.depthwise && aligned && bytes > kCachedBytes;
 }
 
 // The weight of output channel k and input channel c, both within their group g, at (tap.u, tap.v).
@@ -246,10 +265,17 @@ void pack_weight(const ConvPlan& plan, T* packed) {
     using Storage = decltype(storage);
     if (plan.depthwise) {
       const int64_t per_group = plan.group_outputs / p.groups;
-      for (int64_t t = 0; t < taps; ++t)
-        for (int64_t k = 0; k < plan.group_outputs; ++k)
-          packed[t * plan.padded_outputs + k] =
-              weight_at<Storage, T>(p, k / per_group, k % per_group, 0, plan.taps[static_cast<size_t>(t)]);
+      const Tensor4& w = p.weight;
+      const auto* weight = static_cast<const Storage*>(w.data);
+      for (int64_t k = 0; k < plan.group_outputs; ++k) {
+        const int64_t row = p.transposed ? k / per_group : k, col = p.transposed ? k % per_group : 0;
+        const Storage* from = weight + row * w.stride[0] + col * w.stride[1];
+        T* to = packed + k;
+        for (const ConvTap& tap : plan.taps) {
+          *to = load_as<T>(from[tap.u * w.stride[2] + tap.v * w.stride[3]]);
+          to += plan.padded_outputs;
+        }
+      }
       return;
     }
     T* to = packed;
@@ -350,11 +376,18 @@ ConvPlan make_conv_plan(const ConvParams& params, const KernelTable& table) {
   add_phases(plan);
   plan.blocks = channel_blocks(plan.group_outputs, plan.lanes, table.accumulators);
   plan.few_outputs = has_few_outputs(params, plan.lanes);
+  choose_access(plan, table);
+  plan.depthwise_in_place =
+      plan.depthwise && plan.in_place_input && outputs >= plan.lanes && params.border == Border::kConstant;
+  if (plan.depthwise_in_place)
+    plan.blocks = blocks_in_place(outputs, plan.lanes, table.accumulators,
+                                  params.weight.size[2] * params.weight.size[3]);
   plan.packed_channels = plan.depthwise     ? plan.blocks.front().vectors * static_cast<int64_t>(plan.lanes)
                          : plan.few_outputs ? divide_up(inputs, plan.lanes) * plan.lanes
                                             : plan.group_inputs;
-  plan.slices = plan.depthwise ? static_cast<int64_t>(plan.blocks.size()) : params.groups;
-  choose_access(plan, table);
+  plan.slices = plan.depthwise_in_place ? 1
+                : plan.depthwise        ? static_cast<int64_t>(plan.blocks.size())
+                                        : params.groups;
   choose_tiles(plan, table.accumulators);
   number_tasks(plan);
   return plan;

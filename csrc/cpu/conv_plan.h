@@ -42,8 +42,9 @@ struct ConvPhase {
 
 // A run of output channels whose sums fit the vector registers together.
 struct ChannelBlock {
-  int64_t first;  // in padded channels, a multiple of the lanes
+  int64_t first;  // in padded channels, a multiple of the lanes unless some are skipped
   int vectors;
+  int64_t skipped = 0;  // the first channels, which another block stores
 };
 
 // Along one axis, what a packed tile holds of the input that some outputs read. Contiguous: the pixels from
@@ -65,12 +66,13 @@ PackedAxis packed_axis(int64_t outputs, int64_t in_step, int64_t taps, int64_t s
 
 struct ConvPlan {
   ConvParams params;
-  bool depthwise;        // one input channel per group: lanes run over channels instead of sums over them
-  bool few_outputs;      // lanes run over input channels and are summed at the end
-  bool in_place_input;   // read from the image, with packed copies of groups of pixels at its border only
-  bool in_place_output;  // whole vectors of channels go from the registers to the output
-  bool stream;           // past the caches
-  int lanes;             // elements per vector
+  bool depthwise;           // one input channel per group: lanes run over channels instead of sums over them
+  bool few_outputs;         // lanes run over input channels and are summed at the end
+  bool in_place_input;      // read from the image, with packed copies of groups of pixels at its border only
+  bool depthwise_in_place;  // and its channels fill whole vectors of the image, of which some overlap
+  bool in_place_output;     // whole vectors of channels go from the registers to the output
+  bool stream;              // past the caches
+  int lanes;                // elements per vector
   int64_t group_inputs, group_outputs;  // channels per group
   int64_t padded_outputs;               // group_outputs (depthwise: all outputs) rounded up to lanes
   int64_t in_step[2];

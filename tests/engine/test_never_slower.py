@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from engine_tools import planned, small_net
+from engine_tools import planned, small_net, timed
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -20,6 +20,10 @@ def nothing_on_disk(monkeypatch):
     monkeypatch.setenv("DENOISE_EXT_CACHE", "off")
 
 
+def is_site(calls) -> bool:
+    return calls[0].__module__ == verify.__name__
+
+
 class Clock:
     """Times of what is compared: [original, ours], by who asks; a clock that each look advances."""
 
@@ -30,7 +34,7 @@ class Clock:
 
     def interleaved(self, calls) -> list[float]:
         # A site's calls are made in `verify`; a plan's and a model's elsewhere.
-        return self.site if calls[0].__module__ == verify.__name__ else self.whole
+        return self.site if is_site(calls) else timed(*self.whole, calls)
 
     def look(self) -> float:
         self.now += self.step
@@ -55,10 +59,10 @@ class Counting(nn.Module):
 def test_parts_are_timed_together(monkeypatch):
     clock = Clock(monkeypatch)
     times = iter([[2.0, 1.0], [2.0, 1.0], [3.0, 4.0]])  # two parts, then both
-    clock.interleaved = lambda calls: (
-        [2.0, 1.0] if calls[0].__module__ == verify.__name__ else next(times)
-    )
-    monkeypatch.setattr(verify, "interleaved", clock.interleaved)
+    monkeypatch.setattr(
+        verify, "interleaved",
+        lambda calls: clock.site if is_site(calls) else timed(*next(times), calls),
+    )  # fmt: skip
     model, x = Counting().eval(), torch.randn(1, 3, 8, 8)
     fast = denoise_ext.accelerate(model, x)
     last = fast.report().rows[-1]
@@ -72,7 +76,9 @@ def test_timing_parts_leaves_the_model_alone(monkeypatch):
     Clock(monkeypatch)
     calls = []
     monkeypatch.setattr(
-        verify, "interleaved", lambda c: calls.extend(call() for call in c) or [2.0, 1.0]
+        verify,
+        "interleaved",
+        lambda c: calls.extend(call() for call in c) or timed(2.0, 1.0, c),
     )
     model, x = Counting().eval(), torch.randn(1, 3, 8, 8)
     state = torch.get_rng_state()
@@ -90,7 +96,7 @@ def test_a_whole_that_is_not_faster_tries_its_parts(monkeypatch):
     times = iter([[1.0, 2.0], [1.0, 3.0], [2.0, 1.0], [2.0, 1.0], [2.0, 1.0], [3.0, 1.0]])
     monkeypatch.setattr(
         verify, "interleaved",
-        lambda calls: clock.site if calls[0].__module__ == verify.__name__ else next(times),
+        lambda calls: clock.site if is_site(calls) else timed(*next(times), calls),
     )  # fmt: skip
     net, x = small_net(), torch.randn(1, 3, 12, 12)
     fast = denoise_ext.accelerate(net, x)
@@ -108,7 +114,7 @@ def test_a_plan_in_the_layout_of_the_arguments(monkeypatch):
     times = iter([[1.0, 2.0], [2.0, 1.0]])
     monkeypatch.setattr(
         verify, "interleaved",
-        lambda calls: clock.site if calls[0].__module__ == verify.__name__ else next(times),
+        lambda calls: clock.site if is_site(calls) else timed(*next(times), calls),
     )  # fmt: skip
     net = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.InstanceNorm2d(16), nn.ReLU()).eval()
     fast = denoise_ext.accelerate(net, torch.randn(1, 3, 12, 12))
@@ -116,6 +122,67 @@ def test_a_plan_in_the_layout_of_the_arguments(monkeypatch):
     with torch.no_grad():
         for x in (torch.randn(1, 3, 12, 12), torch.randn(2, 3, 9, 7)):
             torch.testing.assert_close(fast(x), net(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("site", "times", "kept"),
+    [  # the original, PyTorch's own operators in a plan, ours
+        ([2.0, 1.0], [3.0, 2.0, 1.0], "ours"),
+        ([2.0, 1.0], [3.0, 1.0, 2.0], "plain"),
+        ([2.0, 1.0], [3.0, 1.0, 4.0], "plain"),
+        ([2.0, 1.0], [1.0, 2.0, 3.0], "original"),
+        ([2.0, 1.0], [1.0, 3.0, 2.0], "original"),
+        ([1.0, 2.0], [3.0, 2.0], "plain"),  # no site is faster: there is no plan of ours
+        ([1.0, 2.0], [2.0, 3.0], "original"),
+    ],
+)  # fmt: skip
+def test_the_fastest_of_three_is_kept(monkeypatch, site, times, kept):
+    """`accelerate` ends at the original, PyTorch's operators in channels_last, or ours."""
+
+    def interleaved(calls):
+        if is_site(calls):
+            return site
+        # Parts, and plans in the other layout, are slower.
+        return times if len(calls) == len(times) else [1.0, *[2.0] * (len(calls) - 1)]
+
+    monkeypatch.setattr(verify, "interleaved", interleaved)
+    net, x = small_net(), torch.randn(1, 3, 12, 12)
+    fast = denoise_ext.accelerate(net, x)
+    whole = [row for row in fast.report().rows if row.site == "Sequential" and not row.module]
+    sites = {row.variant for row in fast.report().rows if row.site.startswith("conv")}
+    assert whole[-1].variant == ("original" if kept == "original" else "plan")
+    assert (fast._shim is None) == (kept == "original")
+    if kept == "plain":
+        assert "PyTorch's own" in whole[-1].reason and sites == {"original"}
+        assert (whole[-1].original_ms, whole[-1].ours_ms) == (times[0], times[1])
+    if kept == "ours":
+        assert not whole[-1].reason and "original" not in sites
+    with torch.no_grad():
+        for y in (x, torch.randn(2, 3, 30, 22)):
+            torch.testing.assert_close(fast(y), net(y), rtol=1e-4, atol=1e-5)
+
+
+def test_sites_with_one_name_are_decided_one_by_one(monkeypatch):
+    """Normalisations have no name of their own: the first is faster here, the second is not."""
+    Clock(monkeypatch)
+    norms = iter([[2.0, 1.0], [1.0, 2.0]])
+
+    def interleaved(calls):
+        return next(norms) if is_site(calls) else timed(2.0, 1.0, calls)
+
+    monkeypatch.setattr(verify, "interleaved", interleaved)
+    net = nn.Sequential(nn.GroupNorm(2, 16), nn.MaxPool2d(2), nn.GroupNorm(2, 16)).eval()
+    x = torch.randn(1, 16, 12, 12)
+    fast = denoise_ext.accelerate(net, x)
+    region = fast._shim._engine_state.regions["forward"]
+    with torch.no_grad():
+        for y in (x, torch.randn(1, 16, 40, 40)):
+            torch.testing.assert_close(fast(y), net(y), rtol=1e-4, atol=1e-5)
+    assert len(region._entries) == 2
+    for entry in region._entries.values():
+        names = [str(step.function) for step in entry.plan.schedule.steps]
+        assert sum("group_norm_out" in n for n in names) == 1
+        assert sum("native_group_norm" in n for n in names) == 1
 
 
 class NewWeights(nn.Module):

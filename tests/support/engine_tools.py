@@ -27,6 +27,15 @@ def ours_is_faster(monkeypatch):
     monkeypatch.setattr(verify, "interleaved", lambda calls: [2.0] * (len(calls) - 1) + [1.0])
 
 
+def timed(given: float, ours: float, calls: list, plain: float | None = None) -> list[float]:
+    """Times of the original, of PyTorch's own operators in a plan (by default slower) and of ours.
+
+    The plan of PyTorch's own operators stands in the middle, where one is tried.
+    """
+    slower = 2 * max(given, ours) if plain is None else plain
+    return [given, *[slower] * (len(calls) - 2), ours]
+
+
 def plan_of(module: nn.Module, *args: Tensor, poison: bool = True) -> Plan:
     """A plan in which every site is replaced, by the first variant."""
     graph, own, _ = trace(module, "forward", args, {}, None, channels_last=True)

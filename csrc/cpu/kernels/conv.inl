@@ -60,6 +60,25 @@ DENOISE_EXT_INLINE void store_sums(const Vec<T> (&acc)[P][V], T* sums) {
     for (int v = 0; v < V; ++v) store(sums + (p * V + v) * kLanes<T>, acc[p][v]);
 }
 
+// One output at pixel (y, x) of its first tap's coordinates: taps that read outside the image add nothing.
+template <class T, int V>
+DENOISE_EXT_INLINE void sum_depthwise_at_border(const ConvPlan& plan, const ConvPhase& phase, const T* image,
+                                                int64_t y, int64_t x, const T* weight, const T* bias,
+                                                Vec<T> (&acc)[1][V]) {
+  const Tensor4& input = plan.params.input;
+#pragma GCC unroll 4
+  for (int v = 0; v < V; ++v) acc[0][v] = load(bias + v * kLanes<T>);
+  const ConvTap* tap = plan.taps.data() + phase.tap_begin;
+#pragma GCC unroll 1
+  for (int64_t t = 0; t < phase.tap_count; ++t, ++tap, weight += plan.padded_outputs) {
+    const int64_t row = y + tap->dy, col = x + tap->dx;
+    if (row < 0 || row >= input.size[2] || col < 0 || col >= input.size[3]) continue;
+    const T* pixel = image + row * input.stride[2] + col * input.stride[3];
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) acc[0][v] += load(pixel + v * kLanes<T>) * load(weight + v * kLanes<T>);
+  }
+}
+
 // ---- one task -------------------------------------------------------------------------------------
 
 template <class Storage, class T, int V>
@@ -112,6 +131,132 @@ void conv_rows(const ConvPlan& plan, const ConvTask<T>& task, const ChannelBlock
   }
 }
 
+// Outputs of a row whose taps all read columns of the image: [begin, end) of the task's.
+struct InnerCols {
+  int64_t begin, end;
+};
+
+template <class T>
+DENOISE_EXT_INLINE InnerCols inner_cols(const ConvPlan& plan, const ConvTask<T>& task) {
+  const ConvPhase& phase = *task.phase;
+  const int64_t step = plan.in_step[1], first = task.j0 * step + phase.min_dx;
+  const int64_t begin = steps_until(first, step, 0, task.cols);
+  // The first whose last tap is beyond the image.
+  const int64_t end =
+      steps_until(first + phase.max_dx - phase.min_dx, step, plan.params.input.size[3], task.cols);
+  return {begin < end ? begin : end, end};
+}
+
+// An output row of a depthwise task, and the taps [begin, end) that read rows of the image.
+struct DepthwiseRow {
+  int64_t r, y, begin, end;
+  InnerCols inner;
+};
+
+template <class T>
+DENOISE_EXT_INLINE DepthwiseRow depthwise_row(const ConvPlan& plan, const ConvTask<T>& task, int64_t r) {
+  const ConvPhase& phase = *task.phase;
+  DepthwiseRow row{r, (task.i0 + r) * plan.in_step[0], 0, phase.tap_count, inner_cols(plan, task)};
+  const ConvTap* taps = plan.taps.data() + phase.tap_begin;
+  const auto outside = [&](int64_t t) {
+    const int64_t y = row.y + taps[t].dy;
+    return y < 0 || y >= plan.params.input.size[2];
+  };
+  while (row.begin < row.end && outside(row.begin)) row.begin += phase.tap_cols;
+  while (row.begin < row.end && outside(row.end - 1)) row.end -= phase.tap_cols;
+  return row;
+}
+
+// Columns [x, end) of a row, for one block of channels, read from the image itself. Zeros around the image
+// are no operands at all. Some columns are computed twice, so that groups of pixels are whole.
+template <class T, int V>
+void depthwise_cols(const ConvPlan& plan, const ConvTask<T>& task, const DepthwiseRow& row,
+                    const ChannelBlock& block, int64_t x, int64_t end) {
+  constexpr int kPixels = kAccumulators / V < 8 ? kAccumulators / V : 8;
+  constexpr int kWidth = V * kLanes<T>;
+  const ConvParams& params = plan.params;
+  const ConvPhase& phase = *task.phase;
+  const Tensor4& input = params.input;
+  const T* bias = static_cast<const T*>(plan.bias) + block.first;
+  const T* slope = params.activation == Activation::kPrelu
+                       ? static_cast<const T*>(plan.prelu_slope) + block.first + block.skipped
+                       : nullptr;
+  const T* weight = static_cast<const T*>(plan.weight) + phase.tap_begin * plan.padded_outputs + block.first;
+  const T* image = static_cast<const T*>(input.data) + task.n * input.stride[0] + block.first;
+  const int64_t* offsets = plan.image_offsets.data() + phase.tap_begin;
+  const int64_t step = plan.in_step[1], pixel_step = step * input.stride[3];
+  OutputSpan at{};
+  at.n = task.n;
+  at.channel = block.first + block.skipped;
+  at.y = phase.out_y0 + (task.i0 + row.r) * phase.out_step[0];
+  at.channels = kWidth - block.skipped;
+  at.x_step = phase.out_step[1];
+  const bool in_place = plan.in_place_output && block.skipped == 0;
+  const auto emit = [&]<int P>(const Vec<T>(&acc)[P][V], int64_t col) __attribute__((always_inline)) {
+    at.x = phase.out_x0 + (task.j0 + col) * phase.out_step[1];
+    at.pixels = P;
+    if (in_place) return store_in_place<T>(in_place_row<T>(plan, at), P, acc);
+    store_sums<T>(acc, task.sums);
+    Finish<T, T, kWidth>::call(params, at, slope, task.sums + block.skipped);
+  };
+  const auto group = [&](int64_t col) __attribute__((always_inline)) {
+    const T* first = image + (row.y + phase.min_dy) * input.stride[2] +
+                     ((task.j0 + col) * step + phase.min_dx) * input.stride[3];
+    Vec<T> acc[kPixels][V];
+    sum_depthwise<T>(first, pixel_step, offsets + row.begin, row.end - row.begin, plan.padded_outputs,
+                     weight + row.begin * plan.padded_outputs, bias, acc);
+    emit(acc, col);
+  };
+  const int64_t begin = row.inner.begin;
+  const int64_t inner = end < row.inner.end ? end : row.inner.end;
+  while (x < end) {
+    if (x >= begin && x < inner && inner - begin >= kPixels) {
+      group(x + kPixels <= inner ? x : inner - kPixels);
+      x = x + kPixels <= inner ? x + kPixels : inner;
+      continue;
+    }
+    Vec<T> acc[1][V];
+    sum_depthwise_at_border<T, V>(plan, phase, image, row.y, (task.j0 + x) * step, weight, bias, acc);
+    emit(acc, x++);
+  }
+}
+
+// Asks for `cols` pixels of the last row that this output row reads, from output column `x` on.
+template <class T>
+DENOISE_EXT_INLINE void prefetch_depthwise(const ConvPlan& plan, const ConvTask<T>& task,
+                                           const DepthwiseRow& row, int64_t x, int64_t cols) {
+  if (row.begin == row.end || x + cols > row.inner.end) return;
+  const Tensor4& input = plan.params.input;
+  const ConvPhase& phase = *task.phase;
+  const int64_t y = row.y + plan.taps[static_cast<size_t>(phase.tap_begin + row.end - 1)].dy;
+  const T* from = static_cast<const T*>(input.data) + task.n * input.stride[0] + y * input.stride[2] +
+                  ((task.j0 + x) * plan.in_step[1] + phase.max_dx) * input.stride[3];
+  const int64_t elements = cols * plan.in_step[1] * input.stride[3];
+  for (int64_t i = 0; i < elements; i += 64 / static_cast<int64_t>(sizeof(T)))
+    __builtin_prefetch(from + i, 0, 2);
+}
+
+// All channels of a few pixels, then the next: memory is read and written from one end to the other.
+template <class T>
+void depthwise_task(const ConvPlan& plan, const ConvTask<T>& task) {
+  constexpr int64_t kCols = 24;
+  for (int64_t r = 0; r < task.rows; ++r) {
+    const DepthwiseRow row = depthwise_row(plan, task, r);
+    for (int64_t x = 0; x < task.cols; x += kCols) {
+      const int64_t end = x + kCols < task.cols ? x + kCols : task.cols;
+      prefetch_depthwise(plan, task, row, end, kCols);
+      for (const ChannelBlock& block : plan.blocks) {
+        if (block.vectors == 1) depthwise_cols<T, 1>(plan, task, row, block, x, end);
+        if (block.vectors == 2) depthwise_cols<T, 2>(plan, task, row, block, x, end);
+        if constexpr (kAccumulators >= 24) {
+          if (block.vectors == 3) depthwise_cols<T, 3>(plan, task, row, block, x, end);
+          if (block.vectors == 4) depthwise_cols<T, 4>(plan, task, row, block, x, end);
+        }
+      }
+    }
+  }
+}
+
 template <class Storage, class T>
 void conv_block(const ConvPlan& plan, const ConvTask<T>& task, const ChannelBlock& block) {
   switch (block.vectors) {
@@ -158,6 +303,8 @@ void conv_task(const ConvPlan& plan, int64_t index, void* scratch) {
   if (phase.tap_count > 0 && !plan.in_place_input) pack_group(plan, task, {0, task.rows, 0, task.cols});
   if (plan.few_outputs) {
     conv_few_outputs_any(plan, task);
+  } else if (plan.depthwise_in_place) {
+    depthwise_task(plan, task);
   } else if (plan.params.output.dtype == accumulation_type(plan.params.output.dtype)) {
     conv_blocks<T, T>(plan, task);
   } else if constexpr (sizeof(T) == sizeof(float)) {
