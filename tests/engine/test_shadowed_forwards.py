@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from collections import OrderedDict, deque
 from dataclasses import dataclass
 
 import pytest
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 import denoise_ext
 from denoise_ext.engine.fuse import verify
 from denoise_ext.engine.run.plan import _Workspace
+from denoise_ext.engine.run.snapshot import Snapshot
 
 pytestmark = pytest.mark.usefixtures("ours_is_faster")
 
@@ -223,3 +225,27 @@ def test_memory_that_no_step_writes_is_found(monkeypatch):
         patch.setattr(_Workspace, "_bind", last)
         fast = denoise_ext.accelerate(small_net(), torch.randn(1, 3, 8, 8))
     assert not planned(fast) and "off by inf" in fast.report().rows[-1].reason
+
+
+class Frozen(dict):
+    """Refuses every change by its own methods, as diffusers' configurations do."""
+
+    def refuse(self, *args, **kwargs):
+        raise TypeError("this is frozen")
+
+    __setitem__ = __delitem__ = update = clear = pop = refuse
+
+
+def test_containers_are_restored_past_the_methods_of_their_classes():
+    net = small_net()
+    net.settings, net.order = Frozen(a=1), OrderedDict(b=1, a=2)
+    net.last, net.seen, net.names = deque([1, 2]), {1}, [1]
+    snapshot = Snapshot(net, [])
+    dict.__setitem__(net.settings, "a", 2)
+    net.order.move_to_end("b")
+    net.last.append(3)
+    net.seen.add(2)
+    net.names.clear()
+    snapshot.restore()
+    assert net.settings == {"a": 1} and list(net.order) == ["b", "a"]
+    assert (list(net.last), net.seen, net.names) == ([1, 2], {1}, [1])
