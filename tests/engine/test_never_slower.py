@@ -134,6 +134,7 @@ def test_a_plan_in_the_layout_of_the_arguments(monkeypatch):
         ([2.0, 1.0], [1.0, 3.0, 2.0], "original"),
         ([1.0, 2.0], [3.0, 2.0], "plain"),  # no site is faster: there is no plan of ours
         ([1.0, 2.0], [2.0, 3.0], "original"),
+        ([1.0, 2.0], [1.01, 1.0], "original"),  # not by enough to be sure
     ],
 )  # fmt: skip
 def test_the_fastest_of_three_is_kept(monkeypatch, site, times, kept):

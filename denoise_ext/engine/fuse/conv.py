@@ -6,6 +6,7 @@ every part but the convolution may be missing.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from denoise_ext._tf32 import tf32_allowed
 from denoise_ext.engine.capture.graph import Value
+from denoise_ext.engine.fuse import fft
 from denoise_ext.engine.fuse.ir import OUT, Constants, Site, Step, rms
 from denoise_ext.ops.tuned import Tuned
 
@@ -149,14 +151,45 @@ class ConvSite(Site):
             and self.groups == 1
         )
         if not plain or self.weight.dtype == torch.float64 or self.weight.device.type != "cpu":
-            return ["direct"]
+            return ["direct", "fft"] if self._is_large() else ["direct"]
         few = min(self.input.shape[1], self.output.shape[1]) < _FEW_CHANNELS
         algorithms = _ALGORITHMS[self.precision]
         return [*reversed(algorithms)] if few else [*algorithms]
 
+    def _is_large(self) -> bool:
+        """Whether products of Fourier transforms may be fewer."""
+        kernel = self.weight.shape[2:]
+        return (
+            min(kernel) >= fft.SMALLEST_KERNEL
+            and self.stride == self.dilation == (1, 1)
+            and self.groups == 1
+            and self.border == "constant"
+            and self.activation == "none"
+            and self.residual is None
+            and self.weight.dtype in (torch.float32, torch.float64)
+            and self.weight.device.type == "cpu"
+            and self.precision != "strict"
+        )
+
+    def _length(self) -> int:
+        """Of the tiles that are transformed."""
+        return fft.transform_length(self.output.shape[2:], max(self.weight.shape[2:]))
+
+    def _fft_step(self, weight: Tensor, bias: Tensor | None, constants: Constants) -> Step:
+        length, own = self._length(), self._key()
+        key = ("packed", f"fft {length}", own)
+        spectrum = constants.packed.get(key) if own is not None else None
+        if spectrum is None:
+            spectrum = constants.packed[key] = fft.spectrum_of(weight, length)
+        kernel = tuple(weight.shape[2:])
+        args = (self.input, spectrum, bias, kernel, self.padding, length, OUT)
+        return Step(fft.convolve, args, {}, [self.output], any_layout=True)
+
     def step(self, variant: str, constants: Constants) -> Step:
         """See :class:`Site`."""
         weight, bias = self.folded(constants)
+        if variant == "fft":
+            return self._fft_step(weight, bias, constants)
         prelu = None if self.prelu_weight is None else constants[self.prelu_weight].reshape(-1)
         epilogue = (self.activation, self.negative_slope, prelu)
         if not self.transposed:
@@ -201,6 +234,10 @@ class ConvSite(Site):
         x, weight = env(self.input), env(self.weight)
         terms = weight[0].numel() if not self.transposed else weight.numel() // weight.shape[1]
         eps = torch.finfo(torch.float64 if x.dtype == torch.float64 else torch.float32).eps
+        if variant == "fft":
+            # Rounded in each stage of three transforms, and in a sum over the channels.
+            terms = int(6 * math.log2(self._length())) + self.input.shape[1]
+            variant = "direct"
         algorithms = _ALGORITHMS[self.precision] if variant == "auto" else [variant]
         amplification = max(_AMPLIFICATION[name] for name in algorithms)
         if amplification > 1:  # products of transformed tiles are summed over channels alone
