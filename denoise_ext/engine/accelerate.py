@@ -228,7 +228,7 @@ class Accelerated(Wrapper):
             row.reason = f"a further call raises {_described(failure)}"
         else:
             row.decided = "timed"
-            slower = (row.speedup or 0.0) < 1
+            slower = (row.speedup or 0.0) < verify.WORTH_IT
             row.reason = "its parts' plans are not faster together" if slower else ""
         if row.reason:
             row.variant, self.__dict__["_shim"] = "original", None

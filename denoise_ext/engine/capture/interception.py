@@ -120,11 +120,11 @@ def _attention(
 
     On other devices it is written out: a product, a softmax over the whole matrix, a product.
     """
-    options = {"scale": scale, "enable_gqa": enable_gqa}
     tensors = [x for x in (query, key, value, attn_mask) if x is not None]
     if enable_gqa or not _is_fused(tensors, dropout_p, is_causal):
-        call = functional.scaled_dot_product_attention
-        return call(query, key, value, attn_mask, dropout_p, is_causal, **options)
+        return functional.scaled_dot_product_attention(
+            query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
+        )
     if attn_mask is not None and attn_mask.dtype == torch.bool:
         attn_mask = torch.zeros_like(attn_mask, dtype=query.dtype).masked_fill(
             attn_mask.logical_not(), float("-inf")

@@ -173,7 +173,8 @@ class ConvSite(Site):
 
     def _length(self) -> int:
         """Of the tiles that are transformed."""
-        return fft.transform_length(self.output.shape[2:], max(self.weight.shape[2:]))
+        rows, columns = self.output.shape[2:]
+        return fft.transform_length((rows, columns), max(self.weight.shape[2:]))
 
     def _fft_step(self, weight: Tensor, bias: Tensor | None, constants: Constants) -> Step:
         length, own = self._length(), self._key()

@@ -35,7 +35,6 @@ _NOT_FASTER = "the plan is not faster"
 _AS_FAST = "PyTorch's own operators are as fast everywhere"
 # What a plan consists of, by name: with replacements, and without, in the plan's layout.
 _OURS, _PLAIN = "replacements", "PyTorch's own operators"
-_WORTH_A_PLAN = 1.02  # times as fast, for a plan without replacements: less is noise
 _MOST_PLANS = 8
 _MOST_NUMBERS = 4  # values of an int or float argument that get a plan each
 _MOST_BYTES = 1 << 30  # of plans' memory, the one in use not counted
@@ -335,7 +334,7 @@ class Region:
         times = dict(zip(names, ours, strict=True))
         best = min(reversed(names), key=lambda name: times[name])
         row.original_ms, row.ours_ms, row.decided = given, times[best], "timed"
-        if (row.speedup or 0.0) < (1 if best == _OURS else _WORTH_A_PLAN):
+        if (row.speedup or 0.0) < verify.WORTH_IT:
             row.reason = _NOT_FASTER if _OURS in plans else _AS_FAST
         return best
 
