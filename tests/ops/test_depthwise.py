@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from test_conv2d_out import assert_close, conv2d_out, expected, random
+from calls_conv_out import assert_close, conv2d_out, expected, random
 
 CL = torch.channels_last
 # Fewer than a vector of any instruction set has, whole vectors, and some that end inside one.
