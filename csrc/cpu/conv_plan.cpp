@@ -25,8 +25,8 @@ constexpr int64_t kStripCols = 3072;
 // A dense block gives every output channel a lane of a vector, so that few of them waste most of it.
 constexpr int64_t kFewOutputs = 4;
 constexpr int64_t kFewTaps = 16;
-// Outputs of a task that reads its input where it lies, and how many such tasks there are at least.
-constexpr int64_t kDepthwiseRows = 16, kDepthwiseTiles = 8;
+// Rows of a task that reads its input where it lies, and how many such tasks are wanted of an image.
+constexpr int64_t kDepthwiseRows = 16, kDepthwiseTiles = 16, kFewestDepthwiseTiles = 4;
 // An output of more than a good part of the last-level cache will not be found there by its reader.
 constexpr int64_t kCachedBytes = 8 * 1024 * 1024;
 
@@ -182,9 +182,13 @@ void choose_tiles(ConvPlan& plan, int accumulators) {
   while (input_bytes(plan.tile_rows, plan.tile_cols) > kTileBytes && plan.tile_cols > kSmallestCols)
     plan.tile_cols /= 2;
   if (plan.in_place_input) input_bytes(1, 1);
-  // Every task of a depthwise convolution reads a border of its neighbours' rows.
-  if (plan.depthwise_in_place)
-    plan.tile_rows = std::clamp<int64_t>(plan.phases.front().rows / kDepthwiseTiles, 1, kDepthwiseRows);
+  if (plan.depthwise_in_place) {
+    // Every task reads a border of its neighbours' rows, so it has no fewer of its own.
+    const ConvPhase& phase = plan.phases.front();
+    const int64_t fewest = std::min(phase.tap_rows, phase.rows / kFewestDepthwiseTiles);
+    const int64_t most = std::min(phase.rows / kDepthwiseTiles, kDepthwiseRows);
+    plan.tile_rows = std::max<int64_t>({fewest, most, 1});
+  }
   // (accumulators / V) pixels of V vectors, rounded down; a block that skips channels ends as much later.
   const int64_t sums = (accumulators + 1) * plan.lanes;
   plan.scratch_bytes = static_cast<size_t>((plan.packed_elements + sums) * element);
