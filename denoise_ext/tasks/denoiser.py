@@ -87,13 +87,12 @@ class Denoiser:
             ``(1 - strength) * image + strength * result``, computed before rounding.
         device: "auto", "cpu", "cuda", "cuda:N" (see `choose_device`).  A given network runs where
             its weights are; `device` must then be "auto", None or that device.
-        precision: "strict", "default" or "fast" as in `denoise_ext.accelerate` (on a GPU "default"
-            keeps the precision of each layer); "bfloat16" or "float16" store weights and
-            intermediate tensors.  On overflow of float16 the tile is
+        precision: "strict", "default" or "fast" as in `denoise_ext.accelerate`; "bfloat16" or
+            "float16" store weights and intermediate tensors.  On overflow of float16 the tile is
             recomputed in float32 (`Result.recomputed`).
-        backend: "native": the network runs as a plan of this package's kernels; on a GPU they are
-            called one by one, unless the network is accelerated already.  "torch": a named
-            network is loaded in plain PyTorch, a given one runs unmodified.
+        backend: "native": the network runs as a plan of this package's kernels.  If a plan fails
+            on a GPU, the network's own layers run.  "torch": a named network is loaded in plain
+            PyTorch, a given one runs unmodified.
         tile: "auto": tiles if the image needs more memory than the limit; a number: tiles of at
             most so many pixels on a side, overlap included; None: the whole image.  Tiles overlap
             by exactly what a pixel of the result depends on (`denoise_ext.analysis.geometry`), so

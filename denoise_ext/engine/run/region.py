@@ -29,6 +29,7 @@ from denoise_ext.engine.run.output_tree import Finish, largest_error, own_stride
 from denoise_ext.engine.run.plan import Plan
 from denoise_ext.engine.run.reference_run import ReferenceRun
 from denoise_ext.engine.run.schedule import Scheduler
+from denoise_ext.ops.tuned import Tuned
 
 _NOT_FASTER = "the plan is not faster"
 _AS_FAST = "PyTorch's own operators are as fast everywhere"
@@ -445,7 +446,9 @@ def _time(row: Row, original: Callable[[], Any], ours: Callable[[], Any]) -> Non
 
 def _drop_unused(constants: Constants, found: verify.Examination) -> None:
     """Only what the chosen variants read stays packed."""
-    used = {id(a) for step in found.chosen.values() if step for a in step.args}
+    steps = [step for step in found.chosen.values() if step]
+    used = {id(a) for step in steps for a in step.args}
+    used |= {id(step.function.packed) for step in steps if isinstance(step.function, Tuned)}
     packed = constants.packed
     for name in [k for k, v in packed.items() if k[0] == "packed" and id(v) not in used]:
         del packed[name]
