@@ -238,7 +238,7 @@ class BuildNative(build_ext):
         header = str(Path(self.build_temp, PRECOMPILED))
         with_header = ["-Winvalid-pch", "-include", header]
         with_torch = [*cxx, *torch_flags, "-std=c++20"]
-        rules = [rule("cxx", [*cxx, "-std=c++20"]), rule("cxx-kernel", [*cxx, "-std=c++17"])]
+        rules = [rule("cxx", [*cxx, "-std=c++17"])]
         # An operator checks, allocates and calls a kernel. Its time is torch's and the kernel's.
         rules += [rule("cxx-operator", [*with_torch, "-O1", *with_header])]
         # Of another optimisation, so without the compiled header.
@@ -260,12 +260,10 @@ def rule_of(source: str) -> str:
     """The rule that compiles a source: kernels know neither torch nor Python.
 
     The kernels of the CPU are C++17, as those of CUDA are: the standard library's headers take a
-    quarter of a second longer in C++20. Other files gain from it, by its inlined containers.
+    quarter of a second longer in C++20.
     """
     if source.endswith(".cu"):
         return "nvcc"
-    if source.startswith("csrc/cpu/targets/"):
-        return "cxx-kernel"
     if source.startswith(("csrc/cpu/", "csrc/cuda/")):
         return "cxx"
     if source in LOOPS:
