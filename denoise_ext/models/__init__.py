@@ -7,6 +7,7 @@ from denoise_ext.models import (  # noqa: F401  (they register)
     dxcodec,
     dxnet,
     dxnet_blind,
+    dxnet_guided,
     dxnet_vae,
     fastdvdnet,
     ffdnet,
