@@ -106,7 +106,7 @@ class Upscaler:
         max_pixels: int = DEFAULT_MAX_PIXELS,
     ) -> None:
         self._options = RunOptions(device, precision, backend, tile, max_memory)
-        self._sigma, self._max_pixels = sigma, _checked_pixels(max_pixels)
+        self._sigma, self._max_pixels = sigma, checked_pixels(max_pixels)
         check_sigma(sigma)
         _check_scale(scale, own=model is None)
         if isinstance(model, (str, os.PathLike)):
@@ -205,21 +205,24 @@ class Upscaler:
         return made.result(), work.facts, work.tiles
 
     def _check_sizes(self, sizes: Sequence[tuple[int, ...]]) -> None:
-        """ValueError for images that are too small, or results that are too large."""
-        for height, width in sizes:
-            if min(height, width) < SMALLEST:
-                raise ValueError(
-                    f"image must have at least {SMALLEST} x {SMALLEST} pixels, got"
-                    f" {width} x {height}"
-                )
-        total = sum(height * width for height, width in sizes) * self.scale**2
-        if total > self._max_pixels:
-            height, width = sizes[0]
-            several = f" x {len(sizes)} frames" if len(sizes) > 1 else ""
+        check_sizes(sizes, self.scale, self._max_pixels)
+
+
+def check_sizes(sizes: Sequence[tuple[int, ...]], scale: int, max_pixels: int) -> None:
+    """ValueError for images (rows, columns) that are too small, or too large when enlarged."""
+    for height, width in sizes:
+        if min(height, width) < SMALLEST:
             raise ValueError(
-                f"image of {width} x {height} pixels{several} makes {total} pixels at scale"
-                f" {self.scale}, more than the limit of {self._max_pixels} (max_pixels)"
+                f"image must have at least {SMALLEST} x {SMALLEST} pixels, got {width} x {height}"
             )
+    total = sum(height * width for height, width in sizes) * scale**2
+    if total > max_pixels:
+        height, width = sizes[0]
+        several = f" x {len(sizes)} frames" if len(sizes) > 1 else ""
+        raise ValueError(
+            f"image of {width} x {height} pixels{several} makes {total} pixels at scale {scale},"
+            f" more than the limit of {max_pixels} (max_pixels)"
+        )
 
 
 def upscale(
@@ -228,6 +231,7 @@ def upscale(
     sigma: Sigma = None,
     *,
     model: Model = None,
+    guide: Any = None,
     value_range: Range | None = None,
     axes: str | None = None,
     **options: Any,
@@ -236,8 +240,10 @@ def upscale(
 
     Args:
         image, value_range, axes: as in `Upscaler.run`.
-        scale: 2, 3 or 4. None: the model's; without a model 2.
-        sigma: noise of the image on the 0-255 scale. None: estimated. 0: none.
+        scale: 2, 3 or 4. None: the model's; without a model 2. With a guide: that of the guide.
+        sigma: noise of the image on the 0-255 scale. None: estimated; with a guide: none. 0: none.
+        guide: an aligned picture of the result's size, such as the photograph of a depth map. All
+            else is then as in `GuidedUpscaler`.
         model, options: those of `Upscaler`.
 
     Raises:
@@ -248,6 +254,11 @@ def upscale(
         >>> denoise_ext.restore.upscale("photo.png", sigma=0, model=network).shape
         (96, 128, 3)
     """
+    if guide is not None:
+        from denoise_ext.restore.guided_upscaler import GuidedUpscaler  # it uses this module
+
+        guided = GuidedUpscaler(model, scale, sigma=sigma, **options)
+        return guided(image, guide, value_range=value_range, axes=axes)
     upscaler = Upscaler(model, scale, sigma=sigma, **options)
     return upscaler(image, value_range=value_range, axes=axes)
 
@@ -307,7 +318,8 @@ def _check_scale(scale: object, own: bool) -> None:
         raise ValueError(f"scale must be >= 2, got {scale}")
 
 
-def _checked_pixels(max_pixels: object) -> int:
+def checked_pixels(max_pixels: object) -> int:
+    """`max_pixels`, or a ValueError."""
     if isinstance(max_pixels, bool) or not isinstance(max_pixels, int) or max_pixels < 1:
         raise ValueError(f"max_pixels must be an int >= 1, got {max_pixels!r}")
     return max_pixels

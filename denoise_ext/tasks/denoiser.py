@@ -32,7 +32,7 @@ from denoise_ext.runtime.options import RunOptions, Tile
 from denoise_ext.runtime.session import Session
 from denoise_ext.tasks.axes import check_axes, parts_of
 from denoise_ext.tasks.doubts import called_from, caller, warn_of_doubts
-from denoise_ext.tasks.guide import Guide, default_guided, takes_guide
+from denoise_ext.tasks.guide import Guide, default_guided, open_guide, takes_guide
 from denoise_ext.tasks.guided_filter import JOINT_BILATERAL, guided_session, is_guided_filter
 from denoise_ext.tasks.holes import HOLES
 from denoise_ext.tasks.image_run import ImageRun, Settings
@@ -378,7 +378,7 @@ class Denoiser:
         if guide is None and self._holes != "none":
             raise ValueError(f"holes is for images with a guide, got {self._holes!r} without one")
         settings = Settings(model, float(strength), self._options, self._session, self._holes)
-        aligned = None if guide is None else Guide(guide, opened.source, image)
+        aligned = None if guide is None else Guide(open_guide(guide, image), opened.source)
         work = ImageRun(settings, opened, sigma, aligned, value_range, share)
         channels = opened.source.shape[1]
         colour = colour_channels(channels)

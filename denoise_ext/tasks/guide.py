@@ -18,7 +18,7 @@ from denoise_ext.models.image_denoiser import checked_sigma
 from denoise_ext.models.network import Tensors
 from denoise_ext.runtime.model_names import original_of
 from denoise_ext.tasks.guided_filter import JOINT_BILATERAL, is_guided_filter
-from denoise_ext.tasks.images import open_image
+from denoise_ext.tasks.images import ImageView, open_image
 from denoise_ext.tasks.value_range import to_unit
 
 GUIDED = "dxnet_s_guided"
@@ -64,13 +64,12 @@ def check_guided(network: Network, guide: Guide | None) -> None:
         )
 
 
-class Guide:
-    """A guide, read part by part as the image is.
+def open_guide(guide: object, given: object = None) -> ImageView:
+    """View a guide as a tensor.
 
     Args:
         guide: any kind of image `Denoiser` takes, without alpha or with one that is left out; or a
             batch of as many as there are images, or of one for all.
-        image: (N, C, H, W), what it guides.
         given: what the caller gave as the image.  If that is a picture, whose pixels are as the
             file stores them, a guide's file is read in the same way, and its EXIF orientation must
             be that of the image.
@@ -78,13 +77,25 @@ class Guide:
     Raises:
         TypeError, ValueError: no such image; the message names "guide".
     """
+    try:
+        return open_image(_checked_turn(guide, given))
+    except (TypeError, ValueError) as error:
+        text = str(error)
+        raise type(error)(text if text.startswith("guide") else f"guide: {text}") from None
 
-    def __init__(self, guide: object, image: Tensor, given: object = None) -> None:
-        try:
-            opened = open_image(_checked_turn(guide, given))
-        except (TypeError, ValueError) as error:
-            text = str(error)
-            raise type(error)(text if text.startswith("guide") else f"guide: {text}") from None
+
+class Guide:
+    """A guide, read part by part as the image is.
+
+    Args:
+        opened: of `open_guide`.
+        image: (N, C, H, W), what it guides.
+
+    Raises:
+        ValueError: a guide of another size or number.
+    """
+
+    def __init__(self, opened: ImageView, image: Tensor) -> None:
         source, self._range = opened.source, opened.value_range
         if source.shape[-2:] != image.shape[-2:] or source.shape[0] not in (1, image.shape[0]):
             raise ValueError(
