@@ -66,7 +66,8 @@ class DXNetGuided(ResidualUNet, Network):
         )
         sub = 4 * channels  # channels after the pixel-unshuffle
         self.guide: nn.Sequential = nn.Sequential(
-            Conv2d(4 * guide_channels, guide_width, 3, padding=1, bias=False, activation="relu"),
+            # A ReLU here could die early, while the guide is no help yet: it sees no sign.
+            Conv2d(4 * guide_channels, guide_width, 3, padding=1, bias=False),
             ResidualBlock(guide_width),
         )
         self.add_levels(sub + 1 + guide_width, sub, widths, blocks)
