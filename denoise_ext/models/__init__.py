@@ -8,6 +8,7 @@ from denoise_ext.models import (  # noqa: F401  (they register)
     dxnet,
     dxnet_blind,
     dxnet_guided,
+    dxnet_normals,
     dxnet_vae,
     fastdvdnet,
     ffdnet,

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from denoise_ext.models.image_denoiser import check_positive_int, unshuffle_with_noise_map
 from denoise_ext.models.network import Network, Port, Signature, Tensors
@@ -87,11 +87,14 @@ class DXNetGuided(ResidualUNet, Network):
 
     def compute(self, inputs: Tensors, state: Tensors) -> tuple[Tensors, Tensors]:
         """See :meth:`Network.compute`."""
-        x = inputs["image"]
+        error = self.tail(self.features(inputs))  # (N, 4C, H/2, W/2)
+        return {"image": inputs["image"] - F.pixel_shuffle(error, 2)}, state
+
+    def features(self, inputs: Tensors) -> Tensor:
+        """(N, widths[0], H/2, W/2), what the tail makes the output of."""
         guide = self.guide(F.pixel_unshuffle(inputs["guide"], 2))
-        joined = torch.cat([unshuffle_with_noise_map(x, inputs["noise_map"]), guide], dim=1)
-        error = self.run_levels(joined)  # (N, 4C, H/2, W/2)
-        return {"image": x - F.pixel_shuffle(error, 2)}, state
+        image = unshuffle_with_noise_map(inputs["image"], inputs["noise_map"])
+        return self.run_trunk(torch.cat([image, guide], dim=1))
 
     def initialise(self, generator: torch.Generator) -> None:
         """Random weights to train from, as of `DXNet`."""

@@ -30,8 +30,8 @@ from denoise_ext.models import Network
 from denoise_ext.resampling import enlargement
 from denoise_ext.training.config import data_path, user_path
 from denoise_ext.training.distributed import Processes
-from denoise_ext.training.losses import criterion
-from denoise_ext.training.objectives import Supervised
+from denoise_ext.training.heads import check_heads
+from denoise_ext.training.objectives import build_objective
 from denoise_ext.training.schema import TrainConfig
 from denoise_ext.training.sections import GUIDED_DENOISING, Data, Source
 from denoise_ext.training.task import INDEX, Label, Sampler, Task, Validator, register_task
@@ -49,15 +49,16 @@ def guided_denoising(
     """See `task.register_task`."""
     check_fit(network, config)
     crops = GuidedCrops(config, processes)
-    objective = Supervised(criterion(config.loss.name, config.loss.ssim_weight))
-    validator = HeldOutPairs(config, crops.pool) if crops.pool.held_out else None
-    return Task(crops, objective, validator)
+    validated = crops.pool.held_out and "image" in network.signature.outputs
+    validator = HeldOutPairs(config, crops.pool) if validated else None
+    return Task(crops, build_objective(config), validator)
 
 
 def check_fit(network: Network, config: TrainConfig) -> None:
     """ValueError where the network cannot take what the configuration would give it."""
     named, ports = config.model.name or config.model.start, network.signature
-    if set(ports.inputs) != {"image", "noise_map", "guide"} or "image" not in ports.outputs:
+    check_heads(network, config)
+    if set(ports.inputs) != {"image", "noise_map", "guide"}:
         raise ValueError(
             f"task.name is {config.task.name!r}, but model.name {named!r} takes no guide"
         )

@@ -14,6 +14,7 @@ from denoise_ext.training.sections import (
     VIDEO_DENOISING,
     Data,
     Guide,
+    Head,
     Loss,
     Model,
     Noise,
@@ -50,6 +51,10 @@ class TrainConfig(Section):
     guide: Guide = Field(default_factory=Guide)
     model: Model
     loss: Loss = Field(default_factory=Loss)
+    heads: list[Head] = Field(
+        default_factory=list,
+        description="[[heads]] tables, each an output that is trained beside the image.",
+    )
     optimiser: Optimiser = Field(default_factory=Optimiser)
     schedule: Schedule = Field(default_factory=Schedule)
     validation: Validation = Field(default_factory=Validation)
@@ -98,6 +103,7 @@ class TrainConfig(Section):
             self._clean_files_alone()
         if self.task.name in _OWN_TASKS:
             self._guides_consistent()
+            self._heads_consistent()
         if self.task.name == IMAGE_COMPRESSION:
             self._compression_consistent()
         if self.validation.patience and not self.validation.images:
@@ -218,6 +224,28 @@ class TrainConfig(Section):
         if self.noise.chain or self.data.channels != 1:
             raise ValueError(
                 f"task.name {GUIDED_DENOISING!r} needs data.channels 1 and noise without a chain"
+            )
+
+    def _heads_consistent(self) -> None:
+        """Check heads against one another and the rest."""
+        names = [head.output for head in self.heads]
+        if not names:
+            return
+        if self.task.name not in (IMAGE_DENOISING, GUIDED_DENOISING):
+            raise ValueError(
+                f"heads need task.name {IMAGE_DENOISING!r} or {GUIDED_DENOISING!r}, got"
+                f" {self.task.name!r}"
+            )
+        if len(set(names)) < len(names) or "image" in names:
+            raise ValueError(
+                f"heads must each have another output, and the image's loss is loss.name: {names}"
+            )
+        loss = self.loss
+        others = loss.noise_level or loss.noise_scale or loss.adversarial or loss.divergence
+        if others or self.files_are_noisy:
+            raise ValueError(
+                "heads need clean files and loss.target 'clean', without loss.noise_level,"
+                " noise_scale, adversarial and divergence"
             )
 
     def _compression_consistent(self) -> None:

@@ -354,6 +354,27 @@ class Loss(Section):
     )
 
 
+class Head(Section):
+    """An output that is trained beside the image; its loss is logged as ``loss_OUTPUT``.
+
+    Example:
+        >>> denoise_ext.training.Head(output="normals", loss="angle", weight=0.1).loss
+        'angle'
+    """
+
+    output: str = Field(
+        min_length=1,
+        description="Of the network: noise_level, normals, or one that a task of your own has "
+        "targets for.",
+    )
+    loss: Literal["mse", "l1", "charbonnier", "psnr", "rmse", "log", "angle"] = Field(
+        default="mse",
+        description="As loss.name, or log: squared error of the logarithm of the output's mean "
+        "over an image; angle: one minus the cosine of the angle between vectors.",
+    )
+    weight: PositiveFloat = Field(default=1.0, description="In the sum; the image's loss has 1.")
+
+
 class Optimiser(Section):
     """Adam (Kingma, Ba 2015), or Muon (``muon.py``; beta1 0.95 and rates near 0.005 suit it)."""
 
