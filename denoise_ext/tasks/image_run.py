@@ -161,7 +161,7 @@ class ImageRun:
         if treatment is not None and treatment.gray:
             self.target.pixels[images, 1:3] = target
         if holes is not None:
-            target[holes] = opened[holes]
+            target.copy_(torch.where(holes, opened, target))
 
     def _network_for(
         self, channels: int, treatment: Treatment | None

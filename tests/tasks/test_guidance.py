@@ -148,6 +148,11 @@ def test_holes_are_kept_or_filled(network):
     broken[12, 30] = np.nan
     kept = Denoiser(network, sigma=5, holes="keep")(broken, guide=PHOTO)
     np.testing.assert_array_equal(kept[holes], broken[holes])
+    deep = (np.nan_to_num(broken).clip(0, 1) * 60000).astype(
+        np.uint16
+    )  # PyTorch lacks much for this type
+    made = Denoiser(network, sigma=5, holes="keep")(deep, guide=PHOTO)
+    np.testing.assert_array_equal(made == 0, deep == 0)
     full = Denoiser(network, sigma=5, holes="fill")(broken, guide=PHOTO)
     np.testing.assert_array_equal(full[~holes], kept[~holes])
     assert np.isfinite(full).all() and (full[holes] != 0).all()
@@ -163,7 +168,8 @@ def test_holes_are_kept_or_filled(network):
     assert (without - cut).abs().max() > 0.1
     # far from any value
     lost[..., 1:, :] = True
-    assert ((made := filled(cut, lost, guide)) >= 0.29).all() and (made <= 0.91).all()
+    made = filled(cut, lost, guide)
+    assert made.min() >= 0.29 and made.max() <= 0.91
 
 
 def test_holes_in_files_and_what_is_refused(network, tmp_path):
