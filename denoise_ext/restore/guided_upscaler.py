@@ -185,9 +185,8 @@ class GuidedUpscaler:
         large[:, :colour], more = self._denoised(large[:, :colour], aligned, 0.0, share)
         target.copy_(from_unit(large, target.dtype, at))
         if holes is not None and self._holes == "keep":
-            rows = (torch.arange(n, device=x.device) // scale for n in large.shape[-2:])
-            nearest = torch.meshgrid(*rows, indexing="ij")
-            lost, old = (y[(..., *nearest)] for y in (holes, source[:, :colour]))
+            rows, columns = (torch.arange(n, device=x.device) // scale for n in large.shape[-2:])
+            lost, old = (y[..., rows[:, None], columns] for y in (holes, source[:, :colour]))
             target[:, :colour] = torch.where(lost, old, target[:, :colour])
         return tiles + more
 

@@ -65,8 +65,7 @@ def _pulled_and_pushed(values: Tensor, known: Tensor) -> Tensor:
     if bool((known > 0).all()) or height * width == 1:
         return values / known.clamp_min(1e-12)
     kernel = (2 if height > 1 else 1, 2 if width > 1 else 1)
-    pooled = {"kernel_size": kernel, "ceil_mode": True}
-    coarse, weight = F.avg_pool2d(values, **pooled), F.avg_pool2d(known, **pooled)
+    coarse, weight = (F.avg_pool2d(x, kernel, ceil_mode=True) for x in (values, known))
     mean = _pulled_and_pushed(coarse, weight)
     size = [n * k for n, k in zip(mean.shape[-2:], kernel, strict=True)]
     large = F.interpolate(mean, size, mode="bilinear", align_corners=False)[..., :height, :width]

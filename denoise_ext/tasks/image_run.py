@@ -182,7 +182,9 @@ class ImageRun:
         black = 0.0 if self._range is None else self._range[0]
         known = torch.where(holes, source.new_full((), black), source)
         every = (slice(None), slice(None))
-        guide = self._guide and self._guide.part(slice(None), every, source.device)
+        guide = None
+        if self._guide is not None:
+            guide = self._guide.part(slice(None), every, source.device)
         x = filled(to_unit(known, value_range=self._range), holes, guide)
         whole = torch.where(holes, from_unit(x, source.dtype, self._range), source)
         return whole, holes if self._settings.holes == "keep" else None

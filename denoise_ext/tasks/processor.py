@@ -113,8 +113,8 @@ def load_denoiser(
     """
     run = replace(run, device=choose_device(run.device, run.backend))
     textured = named_texture(model, options.get("texture", 0.0))[1]  # of two named networks
-    loaded = model is None or isinstance(model, Network) or is_family(model)
-    if not (loaded or textured or model == JOINT_BILATERAL):
+    as_it_is = is_family(model) or textured or model == JOINT_BILATERAL
+    if not (model is None or isinstance(model, Network) or as_it_is):
         model = load_model(model, run.device, run.backend)
     return Denoiser(model, **asdict(run), **options)
 

@@ -193,8 +193,8 @@ class GuidedCrops(Sampler):
         """Input, guide and target (C, crop, crop) and the level, 0-255 scale, of one crop."""
         rng = image_generator(self.config.run.seed, step, CROPS, index)
         source, enlarged = self.pool.choose(rng.random())
-        image, guide = source.draw(rng, self.side)
-        guide = self._guide(rng, guide)
+        image, photo = source.draw(rng, self.side)
+        guide = self._guide(rng, photo)
         image = self._contrast(rng, image)
         noise = self.config.noise
         kept = slice(self.margin, self.margin + self.config.data.crop)
