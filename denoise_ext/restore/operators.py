@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import product
 from typing import Any
 
@@ -91,9 +91,9 @@ class Blur(Operator):
     Args:
         kernel: what `open_kernel` takes: array or tensor (h, w), a file, "gaussian:2.0".
         border: what lies beyond the edge of the measured image.  "free": unknown.  x is then larger
-            than y by the kernel's reach, and y is the part of the convolution to which only pixels
-            of x contribute.  Nothing is assumed beyond the edge, so no edge rings.  "circular": the
-            opposite edge, as in published tables.
+            than y by the kernel's reach at least, and y is the part of the convolution to which
+            only pixels of x contribute.  Nothing is assumed beyond the edge, so no edge rings.
+            "circular": the opposite edge, as in published tables.
 
     Sources: for unknown borders Almeida and Figueiredo, "Deconvolving images with unknown
     boundaries using the alternating direction method of multipliers" (IEEE TIP 2013).
@@ -114,7 +114,10 @@ class Blur(Operator):
         """Blur x (N, C, H, W); with free borders the result has h - 1 rows, w - 1 columns less."""
         self._check_size(x)
         blurred = _filtered(x, self._spectrum(x))
-        return self._inside(blurred)
+        if self.border == "circular":
+            return blurred
+        left, right, top, bottom = self._padding()
+        return blurred[..., top : x.shape[-2] - bottom, left : x.shape[-1] - right]
 
     def adjoint(self, y: Tensor) -> Tensor:
         """Correlate y with the kernel; with free borders the result is larger than y."""
@@ -137,20 +140,17 @@ class Blur(Operator):
             return _filtered(self.adjoint(y) + rho * v, inverse)
         # All in the frequencies: an iteration takes two transforms.
         size, spectrum, start = v.shape[-2:], self._spectrum(v), torch.fft.rfft2(v)
-        twice = start.real.new_full(start.shape[-1:], 2.0)  # rfft2 leaves out equal columns
-        twice[0] = 1
-        if size[1] % 2 == 0:
-            twice[-1] = 1
+        around = self._around(y, size)
 
         def back(measured: Tensor) -> Tensor:
-            return torch.fft.rfft2(F.pad(measured, self._padding())) * spectrum.conj()
+            return torch.fft.rfft2(F.pad(measured, around)) * spectrum.conj()
 
         def apply(x: Tensor) -> Tensor:
-            return back(self._inside(torch.fft.irfft2(x * spectrum, s=size))) + rho * x
+            blurred = torch.fft.irfft2(x * spectrum, s=size)
+            return back(self._measured_part(blurred, y)).add_(x, alpha=rho)
 
         def dot(a: Tensor, b: Tensor) -> Tensor:
-            products = (a.real * b.real + a.imag * b.imag) * twice
-            return products.sum(dim=(1, 2, 3), keepdim=True)
+            return _dot_of_spectra(a, b, size[1])
 
         x = conjugate_gradients(
             apply, back(y) + rho * start, start, lambda residual: residual * inverse, dot
@@ -158,19 +158,25 @@ class Blur(Operator):
         return torch.fft.irfft2(x, s=size)
 
     def start(self, y: Tensor) -> Tensor:
-        """The blurred image itself, its edge repeated."""
+        """The blurred image itself, its edge repeated to a size with fast Fourier transforms."""
         self._check_size(y)
-        return y if self.border == "circular" else F.pad(y, self._padding(), mode="replicate")
+        if self.border == "circular":
+            return y
+        reach = [n + 2 * (k // 2) for n, k in zip(y.shape[-2:], self.kernel.shape, strict=True)]
+        return F.pad(y, self._around(y, [_fast_length(n) for n in reach]), mode="replicate")
 
     def finish(self, x: Tensor, y: Tensor, sigma: float) -> Tensor:
         """The part of x where y was measured."""
-        return self._inside(x)
+        return x if self.border == "circular" else self._measured_part(x, y)
 
-    def _inside(self, x: Tensor) -> Tensor:
-        if self.border == "circular":
-            return x
-        left, right, top, bottom = self._padding()
-        return x[..., top : x.shape[-2] - bottom, left : x.shape[-1] - right]
+    def _measured_part(self, x: Tensor, y: Tensor) -> Tensor:
+        left, _, top, _ = self._padding()
+        return x[..., top : top + y.shape[-2], left : left + y.shape[-1]]
+
+    def _around(self, y: Tensor, size: Sequence[int]) -> tuple[int, int, int, int]:
+        """Left, right, top, bottom: from y to an image of this size."""
+        left, _, top, _ = self._padding()
+        return left, size[1] - y.shape[-1] - left, top, size[0] - y.shape[-2] - top
 
     def _padding(self) -> tuple[int, int, int, int]:
         """Left, right, top, bottom."""
@@ -351,11 +357,11 @@ def conjugate_gradients(
             break
         image = apply(direction)
         step = power / dot(direction, image).clamp_min(tiny)  # 0 / tiny in a solved image
-        x = x + step * direction
-        residual = residual - step * image
+        x = torch.addcmul(x, step, direction)
+        residual = torch.addcmul(residual, step, image, value=-1)
         z = precondition(residual)
         before, power = power, dot(residual, z)
-        direction = z + power / before.clamp_min(tiny) * direction
+        direction = torch.addcmul(z, power / before.clamp_min(tiny), direction)
     return x
 
 
@@ -378,6 +384,34 @@ def filled(y: Tensor, known: Tensor) -> Tensor:
 
 def _filtered(x: Tensor, spectrum: Tensor) -> Tensor:
     return torch.fft.irfft2(torch.fft.rfft2(x) * spectrum, s=x.shape[-2:])
+
+
+def _fast_length(length: int) -> int:
+    """The least even number from `length` on without a prime factor above 11."""
+    length += length % 2
+    while True:
+        rest = length
+        for prime in (2, 3, 5, 7, 11):
+            while rest % prime == 0:
+                rest //= prime
+        if rest == 1:
+            return length
+        length += 2
+
+
+def _dot_of_spectra(a: Tensor, b: Tensor, width: int) -> Tensor:
+    """H width times the inner product of two images (1, 1, H, width) from their rfft2.
+
+    rfft2 leaves out the columns that are conjugates of others: they count twice.
+    """
+
+    def product(a: Tensor, b: Tensor) -> Tensor:
+        return torch.vdot(a.reshape(-1), b.reshape(-1)).real
+
+    single = product(a[..., 0], b[..., 0])
+    if width % 2 == 0:
+        single = single + product(a[..., -1], b[..., -1])
+    return (2 * product(a, b) - single).reshape(1, 1, 1, 1)
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:

@@ -103,6 +103,24 @@ def test_free_borders_start_and_finish_at_the_measured_pixels():
     assert blur.forward(start).shape == y.shape
 
 
+def test_free_borders_are_wider_where_transforms_are_faster():
+    generator = torch.Generator().manual_seed(2)
+    y = torch.rand((1, 1, 11, 19), generator=generator, dtype=torch.float64)
+    blur = Blur(KERNEL)
+    start = blur.start(y)
+    assert start.shape == (1, 1, 14, 24)  # 13 and 23 are the least, and primes
+    assert torch.equal(blur.finish(start, y, 5.0), y)
+    v, rho = torch.rand(start.shape, generator=generator, dtype=torch.float64), 0.01
+    # Rows of the dense matrix that were measured: the first of both directions.
+    measured = torch.zeros(blur.forward(start).shape[-2:], dtype=torch.bool)
+    measured[:11, :19] = True
+    dense = matrix(blur, start.shape)[measured.flatten()]
+    normal = dense.T @ dense + rho * torch.eye(dense.shape[1], dtype=torch.float64)
+    right = dense.T @ y.flatten() + rho * v.flatten()
+    residual = normal @ blur.prox(v, y, rho).flatten() - right
+    assert float(residual.norm() / right.norm()) < 1.2e-5
+
+
 def test_one_blur_serves_images_of_any_size_and_type():
     blur = Blur("gaussian:1")
     for shape, dtype in (((1, 1, 20, 30), torch.float32), ((1, 1, 31, 30), torch.float64)):
