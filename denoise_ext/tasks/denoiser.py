@@ -36,7 +36,7 @@ from denoise_ext.tasks.guide import Guide, default_guided, open_guide, takes_gui
 from denoise_ext.tasks.guided_filter import JOINT_BILATERAL, guided_session, is_guided_filter
 from denoise_ext.tasks.holes import HOLES
 from denoise_ext.tasks.image_run import ImageRun, Settings
-from denoise_ext.tasks.images import ImageT, open_image
+from denoise_ext.tasks.images import ImageT, ImageView, open_image
 from denoise_ext.tasks.in_order import in_order
 from denoise_ext.tasks.noise_analysis import NoiseProfile
 from denoise_ext.tasks.part import Part, check_part, cropped, frame_of, window_of, within
@@ -374,11 +374,8 @@ class Denoiser:
             return result, opened.missing
         sigma = sigma if sigma is not None else self._sigma
         warn_of_doubts(opened, sigma, value_range)
-        model = default_guided() if self._model is None and guide is not None else self._model
-        if guide is None and self._holes != "none":
-            raise ValueError(f"holes is for images with a guide, got {self._holes!r} without one")
+        model, aligned = self._guided(image, guide, opened)
         settings = Settings(model, float(strength), self._options, self._session, self._holes)
-        aligned = None if guide is None else Guide(open_guide(guide, image), opened.source)
         work = ImageRun(settings, opened, sigma, aligned, value_range, share)
         channels = opened.source.shape[1]
         colour = colour_channels(channels)
@@ -402,7 +399,9 @@ class Denoiser:
         elif colour < channels:
             made.pixels[:, colour:] = alpha
         trust = None
-        if probes:
+        if probes and aligned is not None:
+            trust = Trust(reason="networks with a guide are not probed")
+        elif probes:
             trust = trust_of(
                 image, opened, lambda model: self._session(model, colour, None), self._options,
                 self._model, treated, facts[0], value_range, probes, noise,
@@ -417,6 +416,15 @@ class Denoiser:
             outputs=others,
         )  # fmt: skip
         return result, opened.missing
+
+    def _guided(self, image: Any, guide: Any, opened: ImageView) -> tuple[Model, Guide | None]:
+        """The model, and the guide of an image; both None without model and guide."""
+        if guide is not None:
+            model = default_guided() if self._model is None else self._model
+            return model, Guide(open_guide(guide, image), opened.source)
+        if self._holes != "none":
+            raise ValueError(f"holes is for images with a guide, got {self._holes!r} without one")
+        return self._model, None
 
     @overload
     def denoise_many(

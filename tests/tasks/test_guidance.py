@@ -121,6 +121,25 @@ def test_tiles_batches_colours_and_kinds_of_guides(network):
         Denoiser(network, sigma=20)(DEPTH)
 
 
+@pytest.mark.parametrize("model", ["network", "joint_bilateral"])
+def test_uncertainty_has_a_reason(network, model):
+    denoiser = Denoiser(network if model == "network" else model, sigma=20, uncertainty=2)
+    result = denoiser.run(DEPTH, guide=PHOTO)
+    assert result.uncertainty is None and "guide" in result.uncertainty_reason
+
+
+def test_a_guided_network_is_the_default_where_it_has_weights(network, tmp_path, monkeypatch):
+    from denoise_ext.tasks import denoiser, guide
+
+    with pytest.raises(ValueError, match="guide: no network with a guide has trained weights"):
+        monkeypatch.setattr(guide, "pretrained_info", lambda name: None)
+        Denoiser()(DEPTH, guide=PHOTO)
+    save_model(network, tmp_path / "guided.safetensors", torch.float32, {})
+    monkeypatch.setattr(denoiser, "default_guided", lambda: str(tmp_path / "guided.safetensors"))
+    made = Denoiser(sigma=20)(DEPTH, guide=PHOTO)
+    np.testing.assert_array_equal(made, Denoiser(network, sigma=20)(DEPTH, guide=PHOTO))
+
+
 def test_a_guide_that_is_turned_is_refused(network, tmp_path):
     """A square guide of another EXIF orientation has the image's size, and does not fit."""
     exif = b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
