@@ -12,7 +12,8 @@ from denoise_ext.restore.kernels import disk_kernel, gaussian_kernel, motion_ker
 from denoise_ext.restore.operators import Blur, Mask, Mosaic, Operator
 from denoise_ext.restore.restorer import Restored, Restorer
 from denoise_ext.restore.tasks import deblur, demosaic, inpaint
-from denoise_ext.restore.upscaler import Upscaled, Upscaler, upscale
+from denoise_ext.restore.upscaled import Upscaled
+from denoise_ext.restore.upscaler import Upscaler, upscale
 
 __all__ = [
     "Blur",

@@ -15,7 +15,7 @@ from denoise_ext.io import DEFAULT_MAX_PIXELS
 from denoise_ext.io.channels import colour_channels
 from denoise_ext.models import Network
 from denoise_ext.resampling import imresize
-from denoise_ext.restore.upscaler import Upscaled, check_sizes, checked_pixels
+from denoise_ext.restore.upscaled import Upscaled, check_sizes, checked_pixels
 from denoise_ext.runtime.from_module import ModelKindError
 from denoise_ext.runtime.model_names import Model, check_name, open_network, original_of
 from denoise_ext.runtime.options import RunOptions, Tile

@@ -6,7 +6,6 @@ import logging
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, TypeVar
 
@@ -19,6 +18,8 @@ from denoise_ext.io.channels import colour_channels
 from denoise_ext.models import ImageUpscaler, Network, create_model, list_models, pretrained_info
 from denoise_ext.models.registry import has_model
 from denoise_ext.resampling import imresize
+from denoise_ext.restore.guided_upscaler import GuidedUpscaler
+from denoise_ext.restore.upscaled import Upscaled, check_sizes, checked_pixels
 from denoise_ext.runtime.device import choose_device
 from denoise_ext.runtime.from_module import ModelKindError
 from denoise_ext.runtime.model_names import Model, check_name, open_network, original_of
@@ -34,32 +35,8 @@ logger: logging.Logger = get_logger("denoise_ext.restore")
 
 SCALES = (2, 3, 4)
 """Of this package's own networks."""
-SMALLEST = 8
-"""Rows and columns of an image, at least."""
 
 Image = TypeVar("Image")
-
-
-@dataclass(frozen=True)
-class Upscaled:
-    """An enlarged image, with what is known beside it.
-
-    Example:
-        >>> network = denoise_ext.models.create_model("srnet_s_x2").eval()  # not trained
-        >>> upscaled = denoise_ext.restore.Upscaler(network, sigma=0).run("photo.png")
-        >>> upscaled.image.shape
-        (96, 128, 3)
-    """
-
-    image: Any
-    """The result, of the kind of the given image."""
-    scale: int
-    sigma: Any
-    """The noise level that the network was conditioned on, on the 0-255 scale; None for networks
-    that take none; for a picture of several frames their mean."""
-    sigma_estimated: bool
-    seconds: float
-    tiles: int
 
 
 class Upscaler:
@@ -208,23 +185,6 @@ class Upscaler:
         check_sizes(sizes, self.scale, self._max_pixels)
 
 
-def check_sizes(sizes: Sequence[tuple[int, ...]], scale: int, max_pixels: int) -> None:
-    """ValueError for images (rows, columns) that are too small, or too large when enlarged."""
-    for height, width in sizes:
-        if min(height, width) < SMALLEST:
-            raise ValueError(
-                f"image must have at least {SMALLEST} x {SMALLEST} pixels, got {width} x {height}"
-            )
-    total = sum(height * width for height, width in sizes) * scale**2
-    if total > max_pixels:
-        height, width = sizes[0]
-        several = f" x {len(sizes)} frames" if len(sizes) > 1 else ""
-        raise ValueError(
-            f"image of {width} x {height} pixels{several} makes {total} pixels at scale {scale},"
-            f" more than the limit of {max_pixels} (max_pixels)"
-        )
-
-
 def upscale(
     image: Image,
     scale: int | None = None,
@@ -255,8 +215,6 @@ def upscale(
         (96, 128, 3)
     """
     if guide is not None:
-        from denoise_ext.restore.guided_upscaler import GuidedUpscaler  # it uses this module
-
         guided = GuidedUpscaler(model, scale, sigma=sigma, **options)
         return guided(image, guide, value_range=value_range, axes=axes)
     upscaler = Upscaler(model, scale, sigma=sigma, **options)
@@ -316,10 +274,3 @@ def _check_scale(scale: object, own: bool) -> None:
         raise ValueError(f"scale must be 2, 3 or 4, got {scale}")
     if scale < 2:
         raise ValueError(f"scale must be >= 2, got {scale}")
-
-
-def checked_pixels(max_pixels: object) -> int:
-    """`max_pixels`, or a ValueError."""
-    if isinstance(max_pixels, bool) or not isinstance(max_pixels, int) or max_pixels < 1:
-        raise ValueError(f"max_pixels must be an int >= 1, got {max_pixels!r}")
-    return max_pixels

@@ -9,7 +9,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from denoise_ext.engine import Accelerated
 from denoise_ext.io import Picture, read_picture
 from denoise_ext.io.channels import colour_channels
 from denoise_ext.io.orientation import orientation_of
@@ -29,7 +28,7 @@ _EXIF_ORIENTATION = 274
 
 def takes_guide(model: object) -> bool:
     """Whether `model`, a network, denoises an image of its size with a guide."""
-    network = original_of(model) if isinstance(model, Accelerated) else model
+    network = original_of(model)
     if not isinstance(network, Network) or network.signature.state:
         return False
     inputs, outputs = network.signature.inputs, network.signature.outputs

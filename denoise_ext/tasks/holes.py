@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from denoise_ext.ops import joint_bilateral_blur
+from denoise_ext.nn import JointBilateralBlur
 
 HOLES = ("none", "keep", "fill")
 
@@ -45,14 +45,10 @@ def filled(x: Tensor, holes: Tensor, guide: Tensor | None) -> Tensor:
     values = torch.where(holes, x.new_zeros(()), x)
     made = _pulled_and_pushed(values, known)
     if guide is not None:
-        space = (_SPACE, _SPACE)
+        layer = JointBilateralBlur(_KERNEL, _COLOUR, _SPACE, color_distance_type="l2")
         for channel in range(x.shape[1]):
-            parts = torch.cat(
-                [values[:, channel : channel + 1], known[:, channel : channel + 1]], 1
-            )
-            weighted = joint_bilateral_blur(
-                parts, guide, _KERNEL, _COLOUR, space, color_distance_type="l2"
-            )
+            one = slice(channel, channel + 1)
+            weighted = layer(torch.cat([values[:, one], known[:, one]], 1), guide)
             value, weight = weighted[:, 0], weighted[:, 1]
             near = weight > _LEAST
             made[:, channel] = torch.where(near, value / weight.clamp_min(_LEAST), made[:, channel])
