@@ -29,8 +29,8 @@ def surface_normals(depth: Tensor) -> Tensor:
 
     Example:
         >>> ramp = torch.arange(64.0).expand(1, 1, 64, 64) / 64
-        >>> denoise_ext.metrics.surface_normals(ramp)[0, :, 32, 32]
-        tensor([-0.7071,  0.0000,  0.7071])
+        >>> [round(float(v), 3) for v in denoise_ext.metrics.surface_normals(ramp)[0, :, 32, 32]]
+        [-0.707, 0.0, 0.707]
     """
     if depth.dim() != 4 or depth.shape[1] != 1:
         raise ValueError(f"depth must have shape (N, 1, H, W), got {tuple(depth.shape)}")
