@@ -294,7 +294,7 @@ class Model(Section):
 class Loss(Section):
     """What is minimised: a distance to a target, plus weight decay."""
 
-    name: Literal["mse", "rmse", "l1", "charbonnier", "ssim", "psnr"] = Field(
+    name: Literal["mse", "l1", "charbonnier", "ssim", "psnr", "rmse"] = Field(
         default="mse", description="See denoise_ext/training/losses.py; ssim: mixed with l1."
     )
     ssim_weight: Part = Field(default=0.84, description="Part of 1 - SSIM in the loss `ssim`.")
