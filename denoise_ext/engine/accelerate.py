@@ -20,7 +20,7 @@ from denoise_ext.engine.report import Report, Row
 from denoise_ext.engine.run.dispatch import rehearsal, shim
 from denoise_ext.engine.run.output_tree import largest_error
 from denoise_ext.engine.run.reference_run import ReferenceRun
-from denoise_ext.engine.run.region import Settings
+from denoise_ext.engine.run.settings import Settings
 from denoise_ext.engine.run.snapshot import Snapshot
 
 logger = get_logger("denoise_ext")
