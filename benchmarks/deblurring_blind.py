@@ -1,15 +1,14 @@
 """Blind deblurring: Set12 with Levin's 8 kernels, against the true kernel.
 
     python benchmarks/deblurring_blind.py               # benchmarks/results/deblurring_blind.md
-    python benchmarks/deblurring_blind.py --pairs 24    # so many pairs of image and kernel more
+    python benchmarks/deblurring_blind.py --images 1 2  # a part, added to the same file
 
 The middle 256 x 256 pixels of each image are blurred, and cut to what the edge does not reach.
 Noise is white (NumPy, seed 0 anew for every image, not clipped).  `estimate_kernel` gets the size
 alone, `deblur` the level of noise.  The error ratio is the squared error with the estimated kernel,
 divided by that with the true one.  A position cannot be told from a blur, so each result is shifted
 to where it fits best, by quarters of a pixel.  Compared is what is at least a side of the largest
-kernel away from the edge.  Pairs are taken in an order in which each part has all images and all
-kernels.  Pairs that an earlier run has measured are kept.
+kernel away from the edge.  Pairs that an earlier run has measured are kept.
 """
 
 from __future__ import annotations
@@ -25,12 +24,14 @@ from pathlib import Path
 
 import numpy as np
 from scipy import ndimage
+from torch import Tensor
 
 from denoise_ext.io import read_image, write_image
 from denoise_ext.restore import deblur, estimate_kernel
 
 HERE = Path(__file__).resolve().parent
 SIDE, INSIDE, REACH = 256, 31, 6  # pixels; the last one: shifts that are tried
+SETTINGS = ("model", "sigma", "size")
 QUARTERS = np.arange(-2, 3) / 4
 
 
@@ -66,7 +67,7 @@ def db(error: float) -> float:
     return float(-10 * np.log10(error))
 
 
-def measure(clean: np.ndarray, kernel: np.ndarray, args: argparse.Namespace) -> tuple[dict, object]:
+def measure(clean: np.ndarray, kernel: np.ndarray, args: argparse.Namespace) -> tuple[dict, Tensor]:
     """Figures of one pair, and the kernel that was found."""
     y, x = measured(clean, kernel, args.sigma)
     start = time.process_time()
@@ -87,8 +88,8 @@ def measure(clean: np.ndarray, kernel: np.ndarray, args: argparse.Namespace) -> 
 def table(rows: dict[str, dict]) -> str:
     """Figures of each kernel, and of all."""
     head = (
-        "| kernel | pairs | error ratio: quartile | median | quartile | below 2 | below 3 | below 5 |"
-        " blurred | blind | true kernel |"
+        "| kernel | pairs | error ratio: quartile | median | quartile | below 2 | below 3"
+        " | below 5 | blurred | blind | true kernel |"
     )
     lines = [head, "|---" * 11 + "|"]
     for name in [*sorted({key.split()[1] for key in rows}), "all"]:
@@ -104,16 +105,24 @@ def table(rows: dict[str, dict]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def write(args: argparse.Namespace, facts: dict) -> None:
-    rows = dict(sorted(facts["pairs"].items()))
+def known(args: argparse.Namespace) -> dict[str, dict]:
+    """Pairs that were measured with the same settings."""
+    file = args.output / "deblurring_blind.json"
+    before = json.loads(file.read_text()) if file.is_file() else {}
+    same = all(before.get(name) == getattr(args, name) for name in SETTINGS)
+    return before["pairs"] if same else {}
+
+
+def write(args: argparse.Namespace, rows: dict[str, dict]) -> None:
+    rows = dict(sorted(rows.items()))
     text = (
-        f"# Blind deblurring\n\nSet12, Levin's kernels, noise {args.sigma}, kernels of {args.size} x"
-        f" {args.size} pixels estimated, `{args.model}`; {len(rows)} of 96 pairs. PSNR in dB is the"
-        f" mean.\n\n{table(rows)}"
+        f"# Blind deblurring\n\nSet12, Levin's kernels, noise {args.sigma}, kernels of {args.size}"
+        f" x {args.size} pixels estimated, `{args.model}`; {len(rows)} of 96 pairs. PSNR in dB is"
+        f" the mean.\n\n{table(rows)}"
     )
     (args.output / "deblurring_blind.md").write_text(text)
-    file = args.output / "deblurring_blind.json"
-    file.write_text(json.dumps(facts | {"pairs": rows}, indent=1) + "\n")
+    facts = {name: getattr(args, name) for name in SETTINGS} | {"pairs": rows}
+    (args.output / "deblurring_blind.json").write_text(json.dumps(facts, indent=1) + "\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -121,9 +130,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--model", default="dxnet_s_gray")
     parser.add_argument("--sigma", type=float, default=2.55)
     parser.add_argument("--size", type=int, default=31)
-    parser.add_argument("--pairs", type=int, default=96, help="measure at most so many more")
+    parser.add_argument("--images", nargs="+", type=int, default=range(1, 13), metavar="1..12")
     parser.add_argument("--output", type=Path, default=HERE / "results", metavar="FOLDER")
-    parser.add_argument("--kernels", type=Path, metavar="FOLDER", help="write pictures of kernels")
+    parser.add_argument("--pictures", type=Path, metavar="FOLDER", help="write the kernels")
     args = parser.parse_args(argv)
     data = Path(os.environ.get("DENOISE_EXT_DATA", HERE.parents[1] / "shared/data"))
     levin, images = data / "kernels/levin09.npz", sorted((data / "test/Set12").glob("*.png"))
@@ -132,24 +141,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     stored = np.load(levin)
     kernels = [np.asarray(stored[name], np.float64) for name in stored.files]
-    settings = {"model": args.model, "sigma": args.sigma, "size": args.size}
-    file = args.output / "deblurring_blind.json"
-    before = json.loads(file.read_text()) if file.is_file() else {}
-    same = all(before.get(name) == value for name, value in settings.items())
-    facts = settings | {"pairs": before["pairs"] if same else {}}
     args.output.mkdir(parents=True, exist_ok=True)
-    order = [(place % 12, (place + place // 12) % 8) for place in range(96)]
-    left = [(i, k) for i, k in order if f"{images[i].stem} {k + 1}" not in facts["pairs"]]
-    for i, k in left[: args.pairs]:
-        name = f"{images[i].stem} {k + 1}"
-        row, found = measure(middle(read_image(images[i])), kernels[k], args)
-        facts["pairs"][name] = row
+    for (k, kernel), i in product(enumerate(kernels), args.images):
+        name = f"{i:02d} {k + 1}"
+        if name in known(args):
+            continue
+        row, found = measure(middle(read_image(images[i - 1])), kernel, args)
         print(name, row, flush=True)
-        write(args, facts)
-        if args.kernels:
-            args.kernels.mkdir(parents=True, exist_ok=True)
-            shown = np.kron(np.asarray(found / found.max()), np.ones((8, 8))) * 255
-            picture = args.kernels / f"{name.replace(' ', '_')}.png"
+        write(args, known(args) | {name: row})
+        if args.pictures:
+            args.pictures.mkdir(parents=True, exist_ok=True)
+            shown = np.kron((found / found.max()).numpy(), np.ones((8, 8))) * 255
+            picture = args.pictures / f"image_{i:02d}_kernel_{k + 1}.png"
             write_image(picture, shown.round().astype(np.uint8), overwrite=True)
     print((args.output / "deblurring_blind.md").read_text(), end="")
     return 0

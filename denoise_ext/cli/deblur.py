@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 DESCRIPTION = """\
 The blur must be the same everywhere. It is given, or estimated with --kernel blind:SIZE. A network
-for white noise is the prior (docs/restore.md). A bad file does not stop the others: it is listed at the end, and the exit code
-is 3."""
+for white noise is the prior (docs/restore.md). A bad file does not stop the others: it is listed
+at the end, and the exit code is 3."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

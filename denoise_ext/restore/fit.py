@@ -193,6 +193,7 @@ def _check_pair(name: str, a: Tensor, other: str, b: Tensor, size: int) -> None:
 
 
 def check_fit_size(size: object) -> None:
+    """Raise TypeError or ValueError unless it is an odd number of pixels, 1 to 63."""
     if isinstance(size, bool) or not isinstance(size, int):
         raise TypeError(f"size must be an odd number of pixels, got {size!r}")
     if not (1 <= size <= LARGEST and size % 2):

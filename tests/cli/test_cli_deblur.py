@@ -96,10 +96,16 @@ def test_kernels_of_a_folder_are_estimated_one_by_one(folder, capsys):  # noqa: 
         assert np.array_equal(io.read_image(f"out/{name}"), expected)
     code, out, _ = run(capsys, "deblur", "in", "-o", "out", "--resume", *how)
     assert code == 0 and "3 done before" in out
-    code, _, err = run(
-        capsys, "deblur", "in", "-o", "out", "--resume", *how, "--kernel", "blind:7"
-    )
+    code, _, err = run(capsys, "deblur", "in", "-o", "out", "--resume", *how, "--kernel", "blind:7")
     assert code == 3 and "other options" in err
+
+
+@pytest.mark.parametrize("inputs", [["in"], ["in/a.png", "in/b.png"]])
+def test_one_file_is_not_for_several_kernels(inputs, folder, capsys):  # noqa: F811
+    how = ["--kernel", "blind:5", "--save-kernel", "k.png"]
+    code, _, err = run(capsys, "deblur", *inputs, "-o", "out", *how)
+    assert code == 2 and "--save-kernel" in err and "one image" in err
+    assert not (folder / "out").exists() and not (folder / "k.png").exists()
 
 
 @pytest.mark.parametrize(
@@ -110,7 +116,6 @@ def test_kernels_of_a_folder_are_estimated_one_by_one(folder, capsys):  # noqa: 
         (["--kernel", "blind:-3"], ["blind:SIZE", "blind:-3"]),
         (["--kernel", "blind:21"], ["size", "21", "20 x 31"]),
         (["--kernel", "disk:1", "--save-kernel", "k.png"], ["--save-kernel", "blind:SIZE"]),
-        (["in/a.png", "--kernel", "blind:5", "--save-kernel", "k.png"], ["one image"]),
         (["--kernel", "blind:5", "--save-kernel", "k.nothing"], ["k.nothing"]),
         (["--kernel", "nowhere.png"], ["nowhere.png", "gaussian:SIGMA"]),
         (["--kernel", "gaussian:-1"], ["sigma", "-1"]),

@@ -69,9 +69,7 @@ def test_the_same_image_gives_the_same_kernel_whatever_its_kind(tmp_path):
 def test_alpha_does_not_count_and_colours_are_averaged():
     gray = blurred(drawing(48), motion_kernel(5).numpy()).astype(np.float32)
     alpha = np.random.default_rng(0).random(gray.shape).astype(np.float32)
-    assert torch.equal(
-        estimate_kernel(np.stack([gray, alpha], -1), 5), estimate_kernel(gray, 5)
-    )
+    assert torch.equal(estimate_kernel(np.stack([gray, alpha], -1), 5), estimate_kernel(gray, 5))
     colours = np.stack([gray * 0.5, gray, gray * 1.5], -1)
     mean = colours.astype(np.float64).mean(-1)
     assert torch.equal(estimate_kernel(colours, 5), estimate_kernel(mean, 5))
