@@ -18,7 +18,8 @@ _MOST_IDLE = 2  # blocks of a result: the one that is read while the other one i
 _MADV_HUGEPAGE = 14  # Linux, <sys/mman.h>
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc, <malloc.h>
 _LARGEST_IN_HEAP = 32 * 1024 * 1024  # bytes: the most that glibc takes for M_MMAP_THRESHOLD
-_MOST_KEPT = 1 << 30  # bytes of the heap
+_MOST_KEPT = 1 << 29  # bytes of the heap, half of the largest threshold
+_OTHERS = 16 * 1024 * 1024  # bytes that others may have left free at the heap's end
 _kept = 0  # bytes that the heap has been told to keep
 
 
@@ -93,7 +94,10 @@ def allocate(size: int, device: torch.device) -> Tensor:
 
 
 def keep_heap(size: int) -> None:
-    """Let glibc keep up to ``size`` free bytes of the process's heap, instead of returning them.
+    """Let glibc keep ``size`` free bytes of the process's heap, instead of returning them.
+
+    glibc returns *all* free bytes at the heap's end once they are more than a threshold.  Other
+    free blocks lie beside those of a call, so the threshold is ``2 * size`` and 16 MiB.
 
     For results that PyTorch allocates in each call.  By default glibc returns them to the system
     after each call.  The next call then has a page fault for every 4 KiB: up to half of its time.
@@ -107,7 +111,7 @@ def keep_heap(size: int) -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:  # another C library: nothing to set
         mallopt(_M_MMAP_THRESHOLD, _LARGEST_IN_HEAP)
-        mallopt(_M_TRIM_THRESHOLD, size)
+        mallopt(_M_TRIM_THRESHOLD, 2 * size + _OTHERS)
 
 
 class Results:
