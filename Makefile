@@ -26,6 +26,9 @@ NATIVE_TESTS := $(shell find tests benchmarks -name '*.h' -o -name '*.cpp' -o -n
 BUILD_SETTINGS := CXX=$(CXX) CXXFLAGS=$(CXXFLAGS) DENOISE_EXT_CUDA=$(DENOISE_EXT_CUDA) \
 	TORCH_CUDA_ARCH_LIST=$(TORCH_CUDA_ARCH_LIST) CUDA_HOME=$(CUDA_HOME)
 
+# Tests start hundreds of programs: each would compile the package's modules anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help venv build demo test fuzz sanitize docs lint format bench cuda-report cuda-coverage wheel sdist clean distclean FORCE
 .DELETE_ON_ERROR:
@@ -40,9 +43,10 @@ build: $(BUILT)  ## venv, then the native library compiled and the package insta
 demo: $(BUILT)  ## build, then denoise the bundled photograph
 	$(BIN)/denoise-ext demo --overwrite
 
-# A process per core; PYTEST_ARGS comes last, so that "-n 0" there wins.
+# A process per core; PYTEST_ARGS comes last, so that "-n 0" there wins. numpy's threads wait by spinning,
+# which takes the cores from the other processes.
 test: $(BUILT)  ## build, then the whole test suite (PYTEST_ARGS="-k conv2d" for a part, --all for every variant)
-	$(BIN)/python -m pytest -n auto --dist loadgroup --benchmark-disable $(PYTEST_ARGS)
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadgroup --benchmark-disable $(PYTEST_ARGS)
 
 fuzz: $(BUILT)  ## build, then random cases of everything that reads from outside (MINUTES=30 SEED=1 ONLY=images)
 	$(BIN)/python tests/fuzz --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(if $(ONLY),--only $(ONLY))

@@ -1,11 +1,9 @@
 // Python module denoise_ext._native: facts about the build and the choice of instruction set.
 // Importing it also registers the operators (static initialisers in csrc/ops). No tensors here.
 #include <pybind11/pybind11.h>
-#include <pybind11/stl.h>
 
 #include <stdexcept>
 #include <string>
-#include <vector>
 
 #include "cpu/isa.h"
 #include "cpu/weight_cache.h"
@@ -87,6 +85,12 @@ py::dict cuda_status() {
   return status;
 }
 
+py::list isa_available() {
+  py::list names;
+  for (const std::string& name : denoise_ext::cpu::isa_available()) names.append(name);
+  return names;
+}
+
 // The explanations of the operators that call() calls (see ops/explain.h).
 std::string explain(const py::function& call, int compute_capability) {
 #ifndef DENOISE_EXT_WITH_CUDA
@@ -131,8 +135,7 @@ PYBIND11_MODULE(_native, m) {
       "Native side of denoise_ext: build facts and CPU instruction set; registers torch.ops.denoise_ext.";
   m.def("build_info", &build_info, "Compiler, torch and CUDA versions this library was built with.");
   m.def("cuda_status", &cuda_status, "The GPUs this build can see and, where there are none, why.");
-  m.def("isa_available", &denoise_ext::cpu::isa_available,
-        "Instruction sets this processor can run, best first.");
+  m.def("isa_available", &isa_available, "Instruction sets this processor can run, best first.");
   m.def(
       "isa_in_use", [] { return std::string(denoise_ext::cpu::kernels().isa); },
       "The instruction set the CPU kernels use now.");

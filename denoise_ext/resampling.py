@@ -103,6 +103,31 @@ def contributions(size: int, factor: Fraction) -> tuple[Tensor, Tensor]:
     return mirrored[:, used], weights[:, used]
 
 
+def enlargement(size: int, factor: int) -> Tensor:
+    """The matrix that reduces an axis by ``factor`` and enlarges it again, both by `imresize`.
+
+    Args:
+        size: a multiple of ``factor``.
+
+    Returns:
+        (size, size) float64: ``matrix @ x`` for a column of an image.
+
+    Example:
+        >>> matrix = denoise_ext.resampling.enlargement(16, 4)
+        >>> matrix.shape, bool(torch.allclose(matrix.sum(1), torch.ones(16, dtype=torch.float64)))
+        (torch.Size([16, 16]), True)
+    """
+    down = _dense(size, Fraction(1, factor))
+    return _dense(size // factor, Fraction(factor)) @ down
+
+
+def _dense(size: int, factor: Fraction) -> Tensor:
+    """(new size, size), the weights of `contributions` at their places."""
+    places, weights = contributions(size, factor)
+    matrix = torch.zeros(len(weights), size, dtype=weights.dtype)
+    return matrix.scatter_add_(1, places, weights)
+
+
 def _cubic(x: Tensor) -> Tensor:
     """Keys' cubic convolution kernel, a = -0.5."""
     x = x.abs()

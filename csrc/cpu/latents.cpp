@@ -1,6 +1,5 @@
 #include "latents.h"
 
-#include <bit>
 #include <cstdlib>
 #include <cstring>
 
@@ -26,7 +25,7 @@ uint32_t get32(const uint8_t* data) {
 void put_escape(BitWriter& bits, int32_t value) {
   const uint32_t folded = static_cast<uint32_t>(value) << 1 ^ static_cast<uint32_t>(value >> 31);
   const uint32_t number = folded + (1u << kEscapeOrder);
-  const int length = std::bit_width(number) - 1;
+  const int length = 31 - __builtin_clz(number);
   bits.put(1u << (length - kEscapeOrder), length - kEscapeOrder + 1);  // zeros, then a one
   bits.put(number & ((1u << length) - 1), length);
 }

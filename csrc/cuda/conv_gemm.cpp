@@ -110,10 +110,6 @@ double memory(const ConvParams& p, const ConvGemmPlan& plan, const DeviceLimits&
                      limits);
 }
 
-ConvGemmTile tensor_tile(const ConvParams& p) {
-  return is_16_bit(p.input.dtype) ? kGemmTensor16 : kGemmTensor32;
-}
-
 constexpr double kPacking = 3;  // microseconds: one launch more than kernels without a workspace
 
 }  // namespace
@@ -172,14 +168,18 @@ int64_t conv_tiled_workspace(const ConvParams& p, const DeviceLimits&) {
   return workspace(conv_gemm_plan(p, conv_tiled_tile(p)));
 }
 
+ConvGemmTile conv_gemm_mma_tile(const ConvParams& p) {
+  return is_16_bit(p.input.dtype) ? kGemmTensor16 : kGemmTensor32;
+}
+
 const char* conv_gemm_mma_cannot_run(const ConvParams& p, const DeviceLimits& limits) {
   if (const char* reason = tensor_cores_cannot_run(p, limits)) return reason;
   if (const char* reason = geometry_cannot_run(p)) return reason;
-  return cannot_run(p, tensor_tile(p), limits);
+  return cannot_run(p, conv_gemm_mma_tile(p), limits);
 }
 
 double conv_gemm_mma_cost(const ConvParams& p, const DeviceLimits& limits) {
-  const ConvGemmTile tile = tensor_tile(p);
+  const ConvGemmTile tile = conv_gemm_mma_tile(p);
   const ConvGemmPlan plan = conv_gemm_plan(p, tile);
   // The reads of shared memory take twice as long as the products: 24 times 128 bytes for 16 of them.
   const double all = chunks(p, plan, tile, limits);
@@ -191,7 +191,7 @@ double conv_gemm_mma_cost(const ConvParams& p, const DeviceLimits& limits) {
 }
 
 int64_t conv_gemm_mma_workspace(const ConvParams& p, const DeviceLimits&) {
-  return workspace(conv_gemm_plan(p, tensor_tile(p)));
+  return workspace(conv_gemm_plan(p, conv_gemm_mma_tile(p)));
 }
 
 }  // namespace denoise_ext::cuda

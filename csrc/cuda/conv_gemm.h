@@ -77,6 +77,7 @@ const char* conv_tiled_cannot_run(const ConvParams& params, const DeviceLimits& 
 double conv_tiled_cost(const ConvParams& params, const DeviceLimits& limits);
 int64_t conv_tiled_workspace(const ConvParams& params, const DeviceLimits& limits);
 
+ConvGemmTile conv_gemm_mma_tile(const ConvParams& params);
 const char* conv_gemm_mma_cannot_run(const ConvParams& params, const DeviceLimits& limits);
 double conv_gemm_mma_cost(const ConvParams& params, const DeviceLimits& limits);
 int64_t conv_gemm_mma_workspace(const ConvParams& params, const DeviceLimits& limits);

@@ -48,20 +48,21 @@ __device__ __forceinline__ uint32_t gemm_weight(const ConvParams& p, const ConvG
                                    : *element<Storage>(p.weight, group * plan.outputs + output, c, u, v));
 }
 
-// The workspace: the table of terms (phase, term), and the weights (group, output block, phase, chunk, row of
-// the tile), each row as gemm_offset() has it. One thread writes 16 bytes.
+// The table of terms (phase, term), and the weights (group, output block, phase, chunk, row of the tile),
+// each row as gemm_offset() has it. One thread writes 16 bytes: those of number `first` to `end`, the table's
+// first.
 template <class Products>
 __global__ void __launch_bounds__(kGemmPackThreads)
-    conv_gemm_pack_kernel(ConvParams p, ConvGemmPlan plan, unsigned char* workspace) {
+    conv_gemm_pack_kernel(ConvParams p, ConvGemmPlan plan, unsigned char* table, unsigned char* weights,
+                          int64_t first, int64_t end) {
   constexpr int kPerWord = 4 / Products::kTile.element_bytes;
   constexpr int kOutputs = Products::kTile.outputs, kChunk = kGemmChunk<Products>;
   const int64_t phase_terms = int64_t{plan.chunks} * kChunk, terms = plan.table_bytes / 16;
-  const int64_t vectors = terms + plan.weight_bytes / 16;
   const int phases = plan.axis[0].phases * plan.axis[1].phases;
-  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kGemmPackThreads + threadIdx.x; i < vectors;
+  for (int64_t i = first + static_cast<int64_t>(blockIdx.x) * kGemmPackThreads + threadIdx.x; i < end;
        i += static_cast<int64_t>(gridDim.x) * kGemmPackThreads) {
     if (i < terms) {
-      reinterpret_cast<uint4*>(workspace)[i] =
+      reinterpret_cast<uint4*>(table)[i] =
           term_in_memory(gemm_term(p, plan, static_cast<int>(i / phase_terms), i % phase_terms,
                                    static_cast<int>(sizeof(typename Products::Storage))));
       continue;
@@ -71,7 +72,7 @@ __global__ void __launch_bounds__(kGemmPackThreads)
     at /= kGemmVectors;
     const int row = static_cast<int>(at % kOutputs);
     at /= kOutputs;
-    unsigned char* const tile = workspace + plan.table_bytes + at * kOutputs * kGemmRowBytes;
+    unsigned char* const tile = weights + at * kOutputs * kGemmRowBytes;
     const int64_t k = at % plan.chunks * kChunk + vector * (16 / Products::kTile.element_bytes);
     at /= plan.chunks;
     const int phase = static_cast<int>(at % phases);
@@ -147,7 +148,8 @@ __device__ __forceinline__ void sum_chunks(const ConvGemmPlan& plan, const unsig
 // grid: plan.blocks.
 template <class Products>
 __global__ void __launch_bounds__(Products::kTile.threads, Products::kBlocks)
-    conv_gemm_kernel(ConvParams p, ConvGemmPlan plan, const unsigned char* workspace) {
+    conv_gemm_kernel(ConvParams p, ConvGemmPlan plan, const unsigned char* table,
+                     const unsigned char* weights) {
   using Storage = typename Products::Storage;
   constexpr ConvGemmTile kTile = Products::kTile;
   constexpr int kChunk = kGemmChunk<Products>;
@@ -176,8 +178,8 @@ __global__ void __launch_bounds__(Products::kTile.threads, Products::kBlocks)
         plan,
         reinterpret_cast<const unsigned char*>(static_cast<const Storage*>(p.input.data) +
                                                place.group * plan.inputs * p.input.stride[1]),
-        pixels, reinterpret_cast<const uint4*>(workspace) + int64_t{place.phase} * plan.chunks * kChunk,
-        workspace + plan.table_bytes + block * plan.chunks * kTile.outputs * kGemmRowBytes, chunks,
+        pixels, reinterpret_cast<const uint4*>(table) + int64_t{place.phase} * plan.chunks * kChunk,
+        weights + block * plan.chunks * kTile.outputs * kGemmRowBytes, chunks,
         plan.outputs - place.output_block * kTile.outputs, stages, sums);
 
   // A loop that is not unrolled keeps the code of the activations small; its sums are always the first.
@@ -211,22 +213,39 @@ __global__ void __launch_bounds__(Products::kTile.threads, Products::kBlocks)
   }
 }
 
+// Writes the vectors from `first` to `end` of table and weights.
 template <class Products>
-int launch_gemm(const ConvParams& params, const LaunchContext& context) {
-  const ConvGemmPlan plan = conv_gemm_plan(params, Products::kTile);
-  const int64_t vectors = (plan.table_bytes + plan.weight_bytes) / 16;
+int launch_gemm_pack(const ConvParams& params, const ConvGemmPlan& plan, const LaunchContext& context,
+                     unsigned char* table, unsigned char* weights, int64_t first, int64_t end) {
+  if (first == end) return 0;
   const int64_t most = 8 * static_cast<int64_t>(context.limits.multiprocessors);
-  const int64_t blocks = divide_up(vectors, kGemmPackThreads);
-  unsigned char* const workspace = static_cast<unsigned char*>(context.workspace);
-  if (vectors > 0) {
-    const int code =
-        launch(conv_gemm_pack_kernel<Products>, dim3(static_cast<unsigned>(blocks < most ? blocks : most)),
-               dim3(kGemmPackThreads), 0, context.stream, params, plan, workspace);
-    if (code != 0) return code;
-  }
+  const int64_t blocks = divide_up(end - first, kGemmPackThreads);
+  return launch(conv_gemm_pack_kernel<Products>, dim3(static_cast<unsigned>(blocks < most ? blocks : most)),
+                dim3(kGemmPackThreads), 0, context.stream, params, plan, table, weights, first, end);
+}
+
+// The weights alone.
+template <class Products>
+int pack_gemm(const ConvParams& params, const LaunchContext& context, void* packed) {
+  const ConvGemmPlan plan = conv_gemm_plan(params, Products::kTile);
+  const int64_t terms = plan.table_bytes / 16;
+  return launch_gemm_pack<Products>(params, plan, context, nullptr, static_cast<unsigned char*>(packed),
+                                    terms, terms + plan.weight_bytes / 16);
+}
+
+// `packed`: the weights, if they are packed; nullptr: the workspace has room for them behind the table.
+template <class Products>
+int launch_gemm(const ConvParams& params, const LaunchContext& context, const void* packed) {
+  const ConvGemmPlan plan = conv_gemm_plan(params, Products::kTile);
+  unsigned char* const table = static_cast<unsigned char*>(context.workspace);
+  unsigned char* const room = table + plan.table_bytes;
+  const int64_t bytes = plan.table_bytes + (packed == nullptr ? plan.weight_bytes : 0);
+  const int code = launch_gemm_pack<Products>(params, plan, context, table, room, 0, bytes / 16);
+  if (code != 0) return code;
   return launch(conv_gemm_kernel<Products>, dim3(static_cast<unsigned>(plan.blocks)),
                 dim3(Products::kTile.threads), plan.shared_bytes, context.stream, params, plan,
-                static_cast<const unsigned char*>(workspace));
+                static_cast<const unsigned char*>(table),
+                static_cast<const unsigned char*>(packed == nullptr ? room : packed));
 }
 
 }  // namespace denoise_ext::cuda

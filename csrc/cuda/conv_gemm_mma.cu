@@ -4,6 +4,7 @@
 //
 // A warp has 64 pixels x 32 channels: 6 ldmatrix for 16 matrix products.
 #include "conv_gemm_kernel.cuh"
+#include "conv_packed.h"
 #include "conv_variants.h"
 
 namespace denoise_ext::cuda {
@@ -74,8 +75,18 @@ struct TensorProducts {
 }  // namespace
 
 int conv_gemm_mma_launch(const ConvParams& params, const LaunchContext& context) {
+  return conv_gemm_mma_launch_packed(params, context, nullptr);
+}
+
+int conv_gemm_mma_launch_packed(const ConvParams& params, const LaunchContext& context, const void* packed) {
   return with_vector_storage(params.input.dtype, [&](auto storage) {
-    return launch_gemm<TensorProducts<decltype(storage)>>(params, context);
+    return launch_gemm<TensorProducts<decltype(storage)>>(params, context, packed);
+  });
+}
+
+int conv_gemm_mma_pack(const ConvParams& params, const LaunchContext& context, void* packed) {
+  return with_vector_storage(params.input.dtype, [&](auto storage) {
+    return pack_gemm<TensorProducts<decltype(storage)>>(params, context, packed);
   });
 }
 

@@ -16,6 +16,7 @@
 //
 // Registers: 16 kRows sums, 4 kWindow of input fragments, 4 of weights: 92 of the 172 of the large 3x3 tile
 // (254 on sm_120).
+#include "conv_packed.h"
 #include "conv_rowring.cuh"
 #include "conv_rowring_epilogue.cuh"
 #include "conv_variants.h"
@@ -175,47 +176,74 @@ __global__ void __launch_bounds__(RingOf<Storage, kKernel, kLarge, kSplit>::kThr
   }
 }
 
+// Where the weight is to be packed, or nullptr; and the packed one to multiply by, or nullptr.
+struct PackedWeights {
+  void* to;
+  const void* from;
+};
+
 template <class Storage, int kKernel, bool kLarge, bool kSplit>
-int launch_tile(const ConvParams& params, const RowRingPlan& plan, const LaunchContext& context) {
+int launch_tile(const ConvParams& params, const RowRingPlan& plan, const LaunchContext& context,
+                const void* packed) {
   return launch(row_ring_kernel<Storage, kKernel, kLarge, kSplit>, dim3(static_cast<unsigned>(plan.blocks)),
                 dim3(RingOf<Storage, kKernel, kLarge, kSplit>::kThreads), plan.shared_bytes, context.stream,
-                params, plan, static_cast<const uint4*>(context.workspace));
+                params, plan, static_cast<const uint4*>(packed));
 }
 
 template <class Storage, int kKernel, bool kSplit>
-int launch_kernel(const ConvParams& params, const RowRingPlan& plan, const LaunchContext& context) {
+int launch_pack(const ConvParams& params, const RowRingPlan& plan, const LaunchContext& context, void* to) {
   using Packed = std::conditional_t<sizeof(Storage) == 2, Float16, Storage>;
   const int64_t vectors = row_ring_workspace_bytes(params, context.limits) / 16;
   const int64_t blocks = (vectors + kPackThreads - 1) / kPackThreads;
   const int64_t most = 8 * static_cast<int64_t>(context.limits.multiprocessors);
-  const int code =
-      launch(row_ring_pack_kernel<Packed, kKernel, kSplit>,
-             dim3(static_cast<unsigned>(blocks < most ? blocks : most)), dim3(kPackThreads), 0,
-             context.stream, params, plan, static_cast<unsigned char*>(context.workspace), vectors);
-  if (code != 0) return code;
+  return launch(row_ring_pack_kernel<Packed, kKernel, kSplit>,
+                dim3(static_cast<unsigned>(blocks < most ? blocks : most)), dim3(kPackThreads), 0,
+                context.stream, params, plan, static_cast<unsigned char*>(to), vectors);
+}
+
+template <class Storage, int kKernel, bool kSplit>
+int launch_kernel(const ConvParams& params, const RowRingPlan& plan, const LaunchContext& context,
+                  const PackedWeights& weights) {
+  if (weights.to != nullptr) {
+    const int code = launch_pack<Storage, kKernel, kSplit>(params, plan, context, weights.to);
+    if (code != 0 || weights.from == nullptr) return code;
+  }
   if constexpr (has_large_tile(sizeof(Storage), kKernel))
-    if (plan.large) return launch_tile<Storage, kKernel, true, kSplit>(params, plan, context);
-  return launch_tile<Storage, kKernel, false, kSplit>(params, plan, context);
+    if (plan.large) return launch_tile<Storage, kKernel, true, kSplit>(params, plan, context, weights.from);
+  return launch_tile<Storage, kKernel, false, kSplit>(params, plan, context, weights.from);
 }
 
 template <class Storage, bool kSplit>
-int launch_storage(const ConvParams& params, const RowRingPlan& plan, const LaunchContext& context) {
+int launch_storage(const ConvParams& params, const RowRingPlan& plan, const LaunchContext& context,
+                   const PackedWeights& weights) {
   switch (plan.kernel) {
-    case 1: return launch_kernel<Storage, 1, kSplit>(params, plan, context);
-    case 3: return launch_kernel<Storage, 3, kSplit>(params, plan, context);
-    case 5: return launch_kernel<Storage, 5, kSplit>(params, plan, context);
+    case 1: return launch_kernel<Storage, 1, kSplit>(params, plan, context, weights);
+    case 3: return launch_kernel<Storage, 3, kSplit>(params, plan, context, weights);
+    case 5: return launch_kernel<Storage, 5, kSplit>(params, plan, context, weights);
     default: return static_cast<int>(cudaErrorInvalidValue);
   }
+}
+
+int launch_with(const ConvParams& params, const LaunchContext& context, const PackedWeights& weights) {
+  const RowRingPlan plan = row_ring_plan(params, context.limits);
+  if (plan.split) return launch_storage<float, true>(params, plan, context, weights);
+  return with_vector_storage(params.input.dtype, [&](auto storage) {
+    return launch_storage<decltype(storage), false>(params, plan, context, weights);
+  });
 }
 
 }  // namespace
 
 int conv_rowring_launch(const ConvParams& params, const LaunchContext& context) {
-  const RowRingPlan plan = row_ring_plan(params, context.limits);
-  if (plan.split) return launch_storage<float, true>(params, plan, context);
-  return with_vector_storage(params.input.dtype, [&](auto storage) {
-    return launch_storage<decltype(storage), false>(params, plan, context);
-  });
+  return launch_with(params, context, {context.workspace, context.workspace});
+}
+
+int conv_rowring_pack(const ConvParams& params, const LaunchContext& context, void* packed) {
+  return launch_with(params, context, {packed, nullptr});
+}
+
+int conv_rowring_launch_packed(const ConvParams& params, const LaunchContext& context, const void* packed) {
+  return launch_with(params, context, {nullptr, packed});
 }
 
 }  // namespace denoise_ext::cuda

@@ -5,6 +5,7 @@
 // A thread has 8 channels of 8 pixels (of 2 in the narrow tile). For 4 terms it reads 16 bytes of each pixel
 // and of each channel, 16 reads for 256 multiply-adds.
 #include "conv_gemm_kernel.cuh"
+#include "conv_packed.h"
 #include "conv_variants.h"
 
 namespace denoise_ext::cuda {
@@ -68,14 +69,29 @@ struct FloatProducts {
   }
 };
 
+bool is_narrow(const ConvParams& params) {
+  return conv_tiled_tile(params).outputs == kTiledNarrow.outputs;
+}
+
 }  // namespace
 
 int conv_tiled_launch(const ConvParams& params, const LaunchContext& context) {
-  const bool narrow = conv_tiled_tile(params).outputs == kTiledNarrow.outputs;
+  return conv_tiled_launch_packed(params, context, nullptr);
+}
+
+int conv_tiled_launch_packed(const ConvParams& params, const LaunchContext& context, const void* packed) {
   return with_vector_storage(params.input.dtype, [&](auto storage) {
     using Storage = decltype(storage);
-    return narrow ? launch_gemm<FloatProducts<Storage, true>>(params, context)
-                  : launch_gemm<FloatProducts<Storage, false>>(params, context);
+    return is_narrow(params) ? launch_gemm<FloatProducts<Storage, true>>(params, context, packed)
+                             : launch_gemm<FloatProducts<Storage, false>>(params, context, packed);
+  });
+}
+
+int conv_tiled_pack(const ConvParams& params, const LaunchContext& context, void* packed) {
+  return with_vector_storage(params.input.dtype, [&](auto storage) {
+    using Storage = decltype(storage);
+    return is_narrow(params) ? pack_gemm<FloatProducts<Storage, true>>(params, context, packed)
+                             : pack_gemm<FloatProducts<Storage, false>>(params, context, packed);
   });
 }
 

@@ -1,8 +1,9 @@
 // torch.ops.denoise_ext.conv2d_out: conv2d for a caller that owns its memory. The result goes into a given
-// tensor, weights are packed once (cpu/conv2d_pack.cpp), padding can mirror, and the algorithm can be named.
+// tensor, weights are packed once (conv2d_pack.cpp), padding can mirror, and the algorithm can be named.
 #include "conv2d_out.h"
 
 #include "../cpu/conv.h"
+#include "../params/conv_packed.h"
 #include "conv.h"
 #include "device.h"
 #include "register.h"
@@ -28,8 +29,6 @@ namespace {
   STD_TORCH_CHECK(
       options.algorithm == cpu::ConvAlgorithm::kAuto || options.algorithm == cpu::ConvAlgorithm::kDirect, op,
       ": algorithm must be 'auto' or 'direct' on CUDA, whose kernels have no other that can be named");
-  STD_TORCH_CHECK(options.packed_weight.data == nullptr, op,
-                  ": packed_weight must be None on CUDA, whose kernels read weights as torch stores them");
 }
 
 template <class Device>
@@ -53,15 +52,19 @@ void conv2d_out(const Tensor& input, const Tensor& weight, const std::optional<T
   cpu::ConvOptions options{};
   options.border = parse_border(border, kOp, "border");
   options.algorithm = parse_algorithm(algorithm, kOp);
-  options.packed_weight = view1(packed_weight, kOp, "packed_weight");
+  [[maybe_unused]] PackedView on_gpu{};
+  Tensor1 packed{};
   if constexpr (Device::kCuda) {
     check_cuda(options, kOp);
+    on_gpu = packed_view(params, packed_weight, input, kOp);
+    packed = on_gpu.memory;
   } else {
+    packed = options.packed_weight = view1(packed_weight, kOp, "packed_weight");
     static_cast<cpu::ConvOptions&>(params) = options;
     check_cpu(params, kOp);
   }
   check_result(params, kOp, "out", params.output);
-  check_no_overlap({"out", params.output}, {named("packed_weight", options.packed_weight)}, kOp);
+  check_no_overlap({"out", params.output}, {named("packed_weight", packed)}, kOp);
   check_no_gradients({{"out", out},
                       {"input", input},
                       {"weight", weight},
@@ -70,7 +73,12 @@ void conv2d_out(const Tensor& input, const Tensor& weight, const std::optional<T
                       {"residual", residual}},
                      kOp);
   count_change(out);
-  if (out.numel() > 0) Device::compute(params, input, kOp);
+  if (out.numel() == 0) return;
+  if constexpr (Device::kCuda) {
+    if (on_gpu.kernel != nullptr)
+      return Device::compute(cuda::PackedConv{params, on_gpu.kernel, packed.data}, input, kOp);
+  }
+  Device::compute(params, input, kOp);
 }
 
 }  // namespace

@@ -42,7 +42,7 @@ COMMANDS = {
         "  denoise-ext video - - < night.y4m | ffplay -",
     ),
     "deblur": (
-        "undo a known blur in image files",
+        "undo blur in image files",
         "denoise-ext deblur shaken.png -o sharp.png --kernel motion:15,30\n"
         "  denoise-ext deblur scans/ -o sharp/ --kernel psf.png --sigma 5 --resume",
     ),

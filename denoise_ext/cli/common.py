@@ -318,6 +318,26 @@ def add_model_arguments(
     )  # fmt: skip
 
 
+def add_guide_arguments(parser: argparse.ArgumentParser, size: str) -> None:
+    """--guide and --holes; ``size`` is that of the guide."""
+    parser.add_argument(
+        "--guide", metavar="FILE",
+        help="an aligned picture of the same scene that shows edges, such as the photograph of a"
+        f" depth map, {size}; the model must take a guide",
+    )  # fmt: skip
+    parser.add_argument(
+        "--holes", default="none", choices=("none", "keep", "fill"),
+        help="with --guide: pixels that are 0 or not finite are numbers like others, stay as they"
+        " are, or get numbers that fit (default: none)",
+    )  # fmt: skip
+
+
+def check_guide(args: argparse.Namespace) -> None:
+    """CliError for --holes without --guide."""
+    if args.holes != "none" and args.guide is None:
+        raise CliError(f"--holes {args.holes} needs --guide")
+
+
 def run_options(args: argparse.Namespace) -> RunOptions:
     """Return the options of a run from a command's arguments; defaults for those it lacks."""
     with importing_torch():

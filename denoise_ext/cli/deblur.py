@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from denoise_ext.cli._restore_jobs import add_batch_arguments, fingerprint_of, run_work
 from denoise_ext.cli.common import (
+    CliError,
     add_file_arguments,
     add_input_arguments,
     add_memory_arguments,
@@ -30,9 +32,9 @@ if TYPE_CHECKING:
     from denoise_ext.tasks import Result
 
 DESCRIPTION = """\
-The blur must be known and the same everywhere. A network for white noise is the prior
-(docs/restore.md). A bad file does not stop the others: it is listed at the end, and the exit code
-is 3."""
+The blur must be the same everywhere. It is given, or estimated with --kernel blind:SIZE. A network
+for white noise is the prior (docs/restore.md). A bad file does not stop the others: it is listed
+at the end, and the exit code is 3."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,7 +44,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--kernel", required=True, metavar="K",
         help="the blur: a gray image file of odd sides, or gaussian:SIGMA, motion:LENGTH,ANGLE,"
-        " disk:RADIUS in pixels and degrees; it is divided by its sum",
+        " disk:RADIUS in pixels and degrees; it is divided by its sum; blind:SIZE estimates a"
+        " kernel of SIZE x SIZE pixels from each image",
+    )  # fmt: skip
+    parser.add_argument(
+        "--save-kernel", metavar="FILE",
+        help="with blind:SIZE and one image: write the kernel as a gray image, white its maximum",
     )  # fmt: skip
     parser.add_argument(
         "--border", default="free", choices=("free", "circular"),
@@ -78,7 +85,13 @@ def run(args: argparse.Namespace) -> int:
 class _Deblurring:
     """What is done to each picture."""
 
-    blur: Blur
+    blur: Blur | None
+    """None: estimated for each picture, of this many pixels on a side."""
+    blind: int
+    border: str
+    saved: str | None
+    """File for the estimated kernel."""
+    overwrite: bool
     model: str | None
     run: RunOptions
     sigma: float | None
@@ -89,28 +102,47 @@ class _Deblurring:
         self, progress: Callable[[int, int], None] | None = None
     ) -> Callable[[Picture], Result]:
         """The function that restores a picture."""
-        from denoise_ext.restore import Restorer
+        import numpy as np
+
+        from denoise_ext.restore import Blur, Restorer
         from denoise_ext.tasks import Result
 
+        blur = self.blur or Blur(np.ones((1, 1)), self.border)  # replaced for each picture
         restorer = Restorer(
-            self.blur, self.model, sigma=self.sigma, steps=self.steps, **asdict(self.run)
+            blur, self.model, sigma=self.sigma, steps=self.steps, **asdict(self.run)
         )
 
         def process(picture: Picture) -> Result:
+            if self.blur is None:
+                restorer.operator = self._estimated(picture)
             done = restorer.run(picture, value_range=self.value_range, progress=progress)
-            how = f"{done.steps} steps, {self.blur.border} borders"
+            how = f"{done.steps} steps, {self.border} borders"
+            if self.blur is None:
+                how += f", kernel of {self.blind} x {self.blind} pixels estimated"
             return Result(
                 done.image, done.sigma, done.sigma_estimated, done.seconds, 0, 0, treatment=how
             )
 
         return process
 
+    def _estimated(self, picture: Picture) -> Blur:
+        import numpy as np
+
+        from denoise_ext.io import write_image
+        from denoise_ext.restore import Blur, estimate_kernel
+
+        kernel = estimate_kernel(picture, self.blind, value_range=self.value_range)
+        if self.saved is not None:
+            shown = (kernel / kernel.max() * 65535).round().numpy().astype(np.uint16)
+            write_image(self.saved, shown, overwrite=self.overwrite)
+        return Blur(kernel, self.border)
+
     def fingerprint(self) -> dict[str, Any]:
         """All that a result depends on besides its input."""
+        kernel = f"blind:{self.blind}" if self.blur is None else self.blur.kernel.tolist()
         return fingerprint_of(
             "deblur", self.model, self.sigma, self.run.precision, self.run.backend,
-            self.value_range, kernel=self.blur.kernel.tolist(), border=self.blur.border,
-            steps=self.steps,
+            self.value_range, kernel=kernel, border=self.border, steps=self.steps,
         )  # fmt: skip
 
 
@@ -120,5 +152,35 @@ def _work(args: argparse.Namespace) -> _Deblurring:
     from denoise_ext.runtime.model_names import check_name
 
     check_name(args.model)  # a wrong name is one error, not one for each file
-    blur = Blur(args.kernel, args.border)
-    return _Deblurring(blur, args.model, options, args.sigma, args.steps, args.value_range)
+    blind = _blind_size(args.kernel)
+    blur = Blur(args.kernel, args.border) if blind is None else None
+    _check_saved_kernel(args, blur is None)
+    return _Deblurring(
+        blur, blind or 0, args.border, args.save_kernel, args.overwrite, args.model, options,
+        args.sigma, args.steps, args.value_range,
+    )  # fmt: skip
+
+
+def _blind_size(kernel: str) -> int | None:
+    """SIZE of blind:SIZE, or None for another kernel."""
+    if not kernel.startswith("blind:"):
+        return None
+    from denoise_ext.restore.fit import check_fit_size
+
+    size = kernel.removeprefix("blind:")
+    if not (size.isascii() and size.isdecimal()):
+        raise CliError(f"--kernel blind:SIZE takes an odd number of pixels, got {kernel!r}")
+    check_fit_size(int(size))
+    return int(size)
+
+
+def _check_saved_kernel(args: argparse.Namespace, blind: bool) -> None:
+    if args.save_kernel is None:
+        return
+    from denoise_ext.io import check_can_write
+
+    if not blind:
+        raise CliError("--save-kernel needs --kernel blind:SIZE")
+    if len(args.inputs) != 1 or os.path.isdir(args.inputs[0]):
+        raise CliError("--save-kernel needs one image as input")
+    check_can_write(args.save_kernel, args.overwrite)

@@ -15,11 +15,13 @@ from denoise_ext.cli.common import (
     EXIT_SOME_FAILED,
     CliError,
     add_file_arguments,
+    add_guide_arguments,
     add_input_arguments,
     add_memory_arguments,
     add_model_arguments,
     add_precision_argument,
     add_value_range_argument,
+    check_guide,
     check_value_range,
     importing_torch,
     in_options,
@@ -76,6 +78,7 @@ def _add_denoising_arguments(parser: argparse.ArgumentParser) -> None:
         help="fine detail as in real pictures, partly made up: not for diagnoses or evidence; the"
         " file's metadata state it (PNG, JPEG, TIFF, WebP) (default: 0)",
     )  # fmt: skip
+    add_guide_arguments(parser, "of the same size")
     add_model_arguments(parser)
     add_precision_argument(parser)
     parser.add_argument(
@@ -128,6 +131,7 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Carry the command out; returns the exit code."""
     check_value_range(args)
+    check_guide(args)
     if args.texture and not args.quiet:
         print(
             f"texture {args.texture:g}: fine detail is partly made up, not for diagnoses or"
@@ -166,7 +170,9 @@ def _processor(args: argparse.Namespace) -> Processor:
     run = run_options(args)
     from denoise_ext.tasks.processor import Processor
 
-    names = ("model", "sigma", "strength", "alpha", "texture", "value_range", "axes")
+    names = (
+        "model", "sigma", "strength", "alpha", "texture", "value_range", "axes", "guide", "holes",
+    )  # fmt: skip
     return Processor(run=run, **{name: getattr(args, name) for name in names})
 
 
@@ -205,6 +211,8 @@ def _on_ray(found: JobList, args: argparse.Namespace) -> Iterator[Outcome]:
     """Run the jobs on a cluster. Options that are wrong raise at once."""
     if args.imports:
         raise CliError("--import is not for --engine ray: its workers find entry points alone")
+    if args.guide is not None:
+        raise CliError("--guide is not for --engine ray: it is a file of this machine")
     from denoise_ext.jobs.ray import actor_setup, run_jobs
 
     setup = actor_setup(_processor(args), args.overwrite, max_pixels(args), args.quality)

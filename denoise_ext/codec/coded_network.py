@@ -21,7 +21,8 @@ from denoise_ext.runtime import RunOptions, Session
 from denoise_ext.runtime.tile_planner import cut
 from denoise_ext.runtime.tiling import Places
 
-MODEL = "dxcodec"
+MODEL = "dxcodec_1"
+"""The model whose weights ship."""
 _LARGEST = 32767  # magnitude of a latent
 _WHITE = {np.dtype(np.uint8): 255.0, np.dtype(np.uint16): 65535.0}
 

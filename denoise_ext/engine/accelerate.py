@@ -11,6 +11,7 @@ from torch import nn
 
 from denoise_ext._choices import check_choice
 from denoise_ext._loader import native
+from denoise_ext._log import get_logger
 from denoise_ext._precision import ALGORITHMS
 from denoise_ext.engine.capture.instrumented_copy import Wrapper
 from denoise_ext.engine.capture.signature import is_ordinary, tensors_in
@@ -19,9 +20,10 @@ from denoise_ext.engine.report import Report, Row
 from denoise_ext.engine.run.dispatch import rehearsal, shim
 from denoise_ext.engine.run.output_tree import largest_error
 from denoise_ext.engine.run.reference_run import ReferenceRun
-from denoise_ext.engine.run.region import Settings
+from denoise_ext.engine.run.settings import Settings
 from denoise_ext.engine.run.snapshot import Snapshot
 
+logger = get_logger("denoise_ext")
 _OWN = frozenset({"training", "_original", "_options", "_settings", "_shim", "_decided"})
 
 
@@ -240,11 +242,13 @@ class Accelerated(Wrapper):
 
         Without memory this call alone is the original's, else all that follow.
         """
-        if not self._settings.examine:
+        if not self._settings.examine and not _on_a_gpu(args, kwargs):
             raise error
         result = self._original(*args, **kwargs)
         if not isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-            self._keep_original(f"with parts replaced it raises {_described(error)}")
+            reason = f"with parts replaced it raises {_described(error)}"
+            logger.warning("%s: the original runs from now on: %s", type(self).__name__, reason)
+            self._keep_original(reason)
             self.__dict__["_decided"] = True
         return result
 
@@ -325,7 +329,8 @@ def plan(
     """Plan ``model`` by rule, without comparing or timing.
 
     For trusted modules, this package's own.  The forward runs on tensors without data before any
-    real one.
+    real one.  On a GPU the convolutions are timed, and if the plan raises an exception the original
+    runs.
 
     Example:
         >>> network = denoise_ext.models.create_model("dxnet_s_gray", pretrained=True)
@@ -340,6 +345,10 @@ def plan(
 def accelerated_like(model: Accelerated, other: nn.Module) -> Accelerated:
     """Accelerate ``other`` with the options of ``model``."""
     return Accelerated(other, *model._options)
+
+
+def _on_a_gpu(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    return any(x.is_cuda for x in tensors_in(args, kwargs))
 
 
 def _described(error: Exception) -> str:

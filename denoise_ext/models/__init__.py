@@ -7,6 +7,8 @@ from denoise_ext.models import (  # noqa: F401  (they register)
     dxcodec,
     dxnet,
     dxnet_blind,
+    dxnet_guided,
+    dxnet_normals,
     dxnet_vae,
     fastdvdnet,
     ffdnet,

@@ -259,3 +259,9 @@ def _stage(width: int, blocks: int) -> nn.Sequential:
 def dxcodec(**kwargs: Any) -> DXCodec:
     """Codec for colour images that removes noise: 1.3 M weights, 128 latents for 16 x 16 pixels."""
     return DXCodec(**kwargs)
+
+
+@register_model
+def dxcodec_1(**kwargs: Any) -> DXCodec:
+    """The sealed `dxcodec` that ships. Files name its weights: others have another number."""
+    return DXCodec(**{"sealed": True, **kwargs})

@@ -70,6 +70,10 @@ class ResidualUNet(nn.Module):
 
         ``bottom`` runs in place of the blocks of the coarsest level.
         """
+        return self.tail(self.run_trunk(x, bottom))
+
+    def run_trunk(self, x: Tensor, bottom: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """As `run_levels`, without the tail: (N, widths[0], H, W)."""
         bottom = self.bottom if bottom is None else bottom
         features = self.head(x)
         skips = []
@@ -80,7 +84,7 @@ class ResidualUNet(nn.Module):
         features = bottom(features)
         for stage, up in zip(reversed(self.decoder), reversed(self.up)):
             features = stage(skips.pop() + up(features))
-        return self.tail(features)
+        return features
 
     @torch.no_grad()
     def initialise_levels(self, generator: torch.Generator) -> None:
@@ -96,7 +100,8 @@ class ResidualUNet(nn.Module):
         for module in self.modules():
             if isinstance(module, ResidualBlock):
                 module.conv2.weight.mul_(_BRANCH_SCALE)
-        self.tail.weight.mul_(_BRANCH_SCALE)
+        if hasattr(self, "tail"):  # networks with other heads may have none
+            self.tail.weight.mul_(_BRANCH_SCALE)
 
 
 def _stage(width: int, blocks: int) -> nn.Sequential:

@@ -209,13 +209,13 @@ def choose(
     if choice is None:
         if torch.cuda.is_current_stream_capturing():
             return None
+        again = repeatable(op, arguments)
         theirs = None
         if by_pytorch is not None and pytorch_may_serve(arguments):
-            theirs = partial(by_pytorch, *arguments)
+            theirs = partial(by_pytorch, *again)
         with torch.cuda.device(device):
-            major, minor = torch.cuda.get_device_capability(device)
-            steps = other_kernels(op, arguments, 10 * major + minor)
-            choice = TUNER.measure(key, steps, partial(op, *repeatable(op, arguments)), theirs)
+            steps = other_kernels(op, arguments, compute_capability(device))
+            choice = TUNER.measure(key, steps, partial(op, *again), theirs)
     return choice
 
 
@@ -247,7 +247,8 @@ def may_follow() -> bool:
 
 def pytorch_may_serve(arguments: tuple[Any, ...]) -> bool:
     """PyTorch rounds float32 factors to tf32 by a setting of its own, "strict" never does."""
-    strict = arguments[-1] == "strict" and arguments[0].dtype == torch.float32
+    strict = "strict" in [x for x in arguments if isinstance(x, str)]
+    strict = strict and arguments[0].dtype == torch.float32
     return not (strict and tf32_allowed())
 
 
@@ -273,16 +274,34 @@ def _size(n: int) -> int:
 
 def other_kernels(op: Any, arguments: tuple[Any, ...], capability: int) -> list[list[str]]:
     """For each step of the operator the kernels that could run beside the estimated choice."""
-    key = torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA)
-    text = native().explain(partial(op.redispatch, key, *arguments), capability)
     steps: list[list[str]] = [[]]
-    for line in text.splitlines():
+    for line in _explained(op, arguments, capability):
         name, _, said = line.partition(":")
         if said.startswith(" chosen"):
             steps.append([])
         elif said.startswith(" could run"):
             steps[-1].append(name)
     return [names for names in steps if names]
+
+
+def compute_capability(device: torch.device) -> int:
+    """Of a GPU, as 10 * major + minor."""
+    major, minor = torch.cuda.get_device_capability(device)
+    return 10 * major + minor
+
+
+def estimated_kernel(op: Any, arguments: tuple[Any, ...]) -> str:
+    """The kernel that an operator of one step takes by the estimated costs.
+
+    Those of the largest GPU of the architecture: on a smaller one it may be another.
+    """
+    return _explained(op, arguments, compute_capability(arguments[0].device))[0].partition(":")[0]
+
+
+def _explained(op: Any, arguments: tuple[Any, ...], capability: int) -> list[str]:
+    key = torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA)
+    text = native().explain(partial(op.redispatch, key, *arguments), capability)
+    return text.splitlines()
 
 
 def report(op: Any, arguments: Sequence[Any], device: int) -> str | None:

@@ -2,9 +2,11 @@
 
 They are ``conv2d`` and ``conv_transpose2d`` for an inference engine:
 ``torch.ops.denoise_ext.conv2d_out`` writes into ``out``, which may be any strided view (also a
-slice of the channels of a channels_last buffer), takes weights packed once by ``conv2d_pack``,
-pads with zeros, mirrored or repeated pixels (``border`` "constant", "reflect", "replicate",
-"circular"), and lets the algorithm be named ("auto", "direct", "winograd4", "winograd6").
+slice of the channels of a channels_last buffer), takes weights packed once by ``conv2d_pack`` (on
+the CPU for an algorithm; on CUDA for a kernel, "conv_rowring", "conv_gemm_mma" or "conv_tiled",
+which then runs), pads with zeros, mirrored or repeated pixels (``border`` "constant", "reflect",
+"replicate", "circular"), and lets the algorithm be named ("auto", "direct", "winograd4",
+"winograd6").
 ``precision`` matters for "auto", and on CUDA, where it decides whether tf32 may be used.
 ``torch.ops.denoise_ext.conv_transpose2d_out`` writes into ``out`` likewise and takes a residual (on
 the CPU).
@@ -36,23 +38,49 @@ from denoise_ext._arguments import (
     conv_output_size,
     conv_transpose_output_size,
 )
+from denoise_ext._tf32 import tf32_allowed
 from denoise_ext.ops._library import native_op
 
 _, _available = native_op("conv2d_out")
+
+# Of a weight as the CUDA kernels read it: output channels of a block, and bytes of a row.
+_BLOCK_OUTPUTS, _ROW_BYTES = 64, 64
+_NARROW_OUTPUTS, _NARROW_MOST = 8, 32
 
 _HEADER_BYTES = 64  # PackedWeightHeader of csrc/cpu/conv_pack.h
 _CHANNEL_MULTIPLE = 16
 _WINOGRAD_POINTS = {"winograd4": 6 * 6, "winograd6": 8 * 8}
 
 
-def _pack_fake(weight: Tensor, algorithm: str) -> Tensor:
+def _pack_fake(
+    weight: Tensor, algorithm: str, groups: int = 1, precision: str = "default"
+) -> Tensor:
     check_fake_conv(weight)
+    if algorithm.startswith("conv_"):
+        return _pack_on_gpu_fake(weight, algorithm, groups, precision)
     filters, channels, kh, kw = weight.shape
     dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
     padded = -(-filters // _CHANNEL_MULTIPLE) * _CHANNEL_MULTIPLE
     points = _WINOGRAD_POINTS.get(algorithm, kh * kw)
     header = _HEADER_BYTES // dtype.itemsize
     return weight.new_empty(header + points * channels * padded, dtype=dtype)
+
+
+def _pack_on_gpu_fake(weight: Tensor, kernel: str, groups: int, precision: str) -> Tensor:
+    outputs, channels, taps, _ = weight.shape
+    exact = weight.dtype == torch.float32
+    fast = precision == "fast" or (precision == "default" and tf32_allowed())
+    rounded = torch.int32 if exact and (fast or kernel == "conv_gemm_mma") else weight.dtype
+    if kernel == "conv_rowring":
+        chunk = (_ROW_BYTES if taps == 5 else 2 * _ROW_BYTES) // weight.dtype.itemsize
+        blocks, chunks = -(-outputs // _BLOCK_OUTPUTS), -(-channels // chunk)
+        return weight.new_empty((blocks, chunks, taps, taps, _BLOCK_OUTPUTS, chunk), dtype=rounded)
+    dtype = torch.float32 if kernel == "conv_tiled" else rounded
+    chunk = _ROW_BYTES // dtype.itemsize
+    narrow = kernel == "conv_tiled" and outputs // groups <= _NARROW_MOST
+    block = _NARROW_OUTPUTS if narrow else _BLOCK_OUTPUTS
+    blocks, chunks = -(-outputs // groups // block), -(-weight[0].numel() // chunk)
+    return weight.new_empty((groups, blocks, chunks, block, chunk), dtype=dtype)
 
 
 def _out_fake(

@@ -17,7 +17,7 @@ from torch import Tensor
 from denoise_ext import nn
 from denoise_ext.io.channels import colour_channels
 from denoise_ext.tasks.images import open_image
-from denoise_ext.tasks.value_range import check_range, to_unit
+from denoise_ext.tasks.value_range import Range, check_range, to_unit
 
 LARGEST = 63
 """Most pixels on a side: the equations of 63 x 63 unknowns take 126 MB."""
@@ -52,11 +52,11 @@ def fit_kernel(sharp: Any, blurred: Any, size: int) -> np.ndarray:
         >>> denoise_ext.restore.fit_kernel(sharp, blurred, 3).round(2)[1]
         array([0. , 0.5, 0.5])
     """
-    _check_fit_size(size)
-    x, y = _pixels("sharp", sharp), _pixels("blurred", blurred)
+    check_fit_size(size)
+    x, y = pixels_of("sharp", sharp), pixels_of("blurred", blurred)
     _check_pair("sharp", x, "blurred", y, size)
     gram, right = _normal_equations([(x, y)], size)
-    kernel = _nonnegative(gram, right)
+    kernel = nonnegative(gram, right)
     total = float(kernel.sum())
     if not total > 0:
         raise ValueError("blurred does not follow from sharp: the best kernel is zero")
@@ -87,12 +87,12 @@ def fit_inverse_kernel(pairs: Iterable[tuple[Any, Any]], size: int) -> nn.Conv2d
         >>> layer.weight.shape
         torch.Size([1, 1, 5, 5])
     """
-    _check_fit_size(size)
+    check_fit_size(size)
     opened = []
     for pair in pairs:
         if not isinstance(pair, (tuple, list)) or len(pair) != 2:
             raise TypeError("pairs must hold (blurred, sharp) pairs")
-        y, x = _pixels("pairs: blurred", pair[0]), _pixels("pairs: sharp", pair[1])
+        y, x = pixels_of("pairs: blurred", pair[0]), pixels_of("pairs: sharp", pair[1])
         _check_pair("pairs: blurred", y, "sharp", x, size)
         opened.append((y, x))
     if not opened:
@@ -134,7 +134,7 @@ def _normal_equations(pairs: Iterable[tuple[Tensor, Tensor]], size: int) -> tupl
     return gram, right
 
 
-def _nonnegative(gram: Tensor, right: Tensor) -> Tensor:
+def nonnegative(gram: Tensor, right: Tensor) -> Tensor:
     """The k >= 0 with the least ``k gram k / 2 - right k``.
 
     Block principal pivoting (Portugal, Judice and Vicente, "A comparison of block pivoting and
@@ -165,12 +165,12 @@ def _nonnegative(gram: Tensor, right: Tensor) -> Tensor:
         free = free ^ wrong
 
 
-def _pixels(name: str, image: Any) -> Tensor:
+def pixels_of(name: str, image: Any, value_range: Range | None = None) -> Tensor:
     """One image as (C, H, W) float64, black 0 and white 1, without alpha."""
     opened = open_image(image)
     if opened.source.shape[0] != 1:
         raise ValueError(f"{name} must be one image, not a batch of {opened.source.shape[0]}")
-    value_range = opened.value_range
+    value_range = opened.value_range if value_range is None else value_range
     if value_range is not None:
         value_range = check_range(value_range, opened.source.dtype)
     colour = colour_channels(opened.source.shape[1])
@@ -192,7 +192,8 @@ def _check_pair(name: str, a: Tensor, other: str, b: Tensor, size: int) -> None:
         )
 
 
-def _check_fit_size(size: object) -> None:
+def check_fit_size(size: object) -> None:
+    """Raise TypeError or ValueError unless it is an odd number of pixels, 1 to 63."""
     if isinstance(size, bool) or not isinstance(size, int):
         raise TypeError(f"size must be an odd number of pixels, got {size!r}")
     if not (1 <= size <= LARGEST and size % 2):

@@ -163,7 +163,7 @@ class Blur(Operator):
         if self.border == "circular":
             return y
         reach = [n + 2 * (k // 2) for n, k in zip(y.shape[-2:], self.kernel.shape, strict=True)]
-        return F.pad(y, self._around(y, [_fast_length(n) for n in reach]), mode="replicate")
+        return F.pad(y, self._around(y, [fast_length(n) for n in reach]), mode="replicate")
 
     def finish(self, x: Tensor, y: Tensor, sigma: float) -> Tensor:
         """The part of x where y was measured."""
@@ -386,7 +386,7 @@ def _filtered(x: Tensor, spectrum: Tensor) -> Tensor:
     return torch.fft.irfft2(torch.fft.rfft2(x) * spectrum, s=x.shape[-2:])
 
 
-def _fast_length(length: int) -> int:
+def fast_length(length: int) -> int:
     """The least even number from `length` on without a prime factor above 11."""
     length += length % 2
     while True:

@@ -58,7 +58,7 @@ def deblur(
     progress: Progress | None = None,
     **options: Any,
 ) -> Any:
-    """Undo a known blur.
+    """Undo a known blur, or one that `estimate_kernel` found.
 
     Args:
         image, value_range, progress: as in `Restorer.run`.

@@ -6,7 +6,6 @@ import logging
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, TypeVar
 
@@ -19,6 +18,8 @@ from denoise_ext.io.channels import colour_channels
 from denoise_ext.models import ImageUpscaler, Network, create_model, list_models, pretrained_info
 from denoise_ext.models.registry import has_model
 from denoise_ext.resampling import imresize
+from denoise_ext.restore.guided_upscaler import GuidedUpscaler
+from denoise_ext.restore.upscaled import Upscaled, check_sizes, checked_pixels
 from denoise_ext.runtime.device import choose_device
 from denoise_ext.runtime.from_module import ModelKindError
 from denoise_ext.runtime.model_names import Model, check_name, open_network, original_of
@@ -34,32 +35,8 @@ logger: logging.Logger = get_logger("denoise_ext.restore")
 
 SCALES = (2, 3, 4)
 """Of this package's own networks."""
-SMALLEST = 8
-"""Rows and columns of an image, at least."""
 
 Image = TypeVar("Image")
-
-
-@dataclass(frozen=True)
-class Upscaled:
-    """An enlarged image, with what is known beside it.
-
-    Example:
-        >>> network = denoise_ext.models.create_model("srnet_s_x2").eval()  # not trained
-        >>> upscaled = denoise_ext.restore.Upscaler(network, sigma=0).run("photo.png")
-        >>> upscaled.image.shape
-        (96, 128, 3)
-    """
-
-    image: Any
-    """The result, of the kind of the given image."""
-    scale: int
-    sigma: Any
-    """The noise level that the network was conditioned on, on the 0-255 scale; None for networks
-    that take none; for a picture of several frames their mean."""
-    sigma_estimated: bool
-    seconds: float
-    tiles: int
 
 
 class Upscaler:
@@ -106,7 +83,7 @@ class Upscaler:
         max_pixels: int = DEFAULT_MAX_PIXELS,
     ) -> None:
         self._options = RunOptions(device, precision, backend, tile, max_memory)
-        self._sigma, self._max_pixels = sigma, _checked_pixels(max_pixels)
+        self._sigma, self._max_pixels = sigma, checked_pixels(max_pixels)
         check_sigma(sigma)
         _check_scale(scale, own=model is None)
         if isinstance(model, (str, os.PathLike)):
@@ -205,21 +182,7 @@ class Upscaler:
         return made.result(), work.facts, work.tiles
 
     def _check_sizes(self, sizes: Sequence[tuple[int, ...]]) -> None:
-        """ValueError for images that are too small, or results that are too large."""
-        for height, width in sizes:
-            if min(height, width) < SMALLEST:
-                raise ValueError(
-                    f"image must have at least {SMALLEST} x {SMALLEST} pixels, got"
-                    f" {width} x {height}"
-                )
-        total = sum(height * width for height, width in sizes) * self.scale**2
-        if total > self._max_pixels:
-            height, width = sizes[0]
-            several = f" x {len(sizes)} frames" if len(sizes) > 1 else ""
-            raise ValueError(
-                f"image of {width} x {height} pixels{several} makes {total} pixels at scale"
-                f" {self.scale}, more than the limit of {self._max_pixels} (max_pixels)"
-            )
+        check_sizes(sizes, self.scale, self._max_pixels)
 
 
 def upscale(
@@ -228,6 +191,7 @@ def upscale(
     sigma: Sigma = None,
     *,
     model: Model = None,
+    guide: Any = None,
     value_range: Range | None = None,
     axes: str | None = None,
     **options: Any,
@@ -236,8 +200,10 @@ def upscale(
 
     Args:
         image, value_range, axes: as in `Upscaler.run`.
-        scale: 2, 3 or 4. None: the model's; without a model 2.
-        sigma: noise of the image on the 0-255 scale. None: estimated. 0: none.
+        scale: 2, 3 or 4. None: the model's; without a model 2. With a guide: that of the guide.
+        sigma: noise of the image on the 0-255 scale. None: estimated; with a guide: none. 0: none.
+        guide: an aligned picture of the result's size, such as the photograph of a depth map. All
+            else is then as in `GuidedUpscaler`.
         model, options: those of `Upscaler`.
 
     Raises:
@@ -248,6 +214,9 @@ def upscale(
         >>> denoise_ext.restore.upscale("photo.png", sigma=0, model=network).shape
         (96, 128, 3)
     """
+    if guide is not None:
+        guided = GuidedUpscaler(model, scale, sigma=sigma, **options)
+        return guided(image, guide, value_range=value_range, axes=axes)
     upscaler = Upscaler(model, scale, sigma=sigma, **options)
     return upscaler(image, value_range=value_range, axes=axes)
 
@@ -305,9 +274,3 @@ def _check_scale(scale: object, own: bool) -> None:
         raise ValueError(f"scale must be 2, 3 or 4, got {scale}")
     if scale < 2:
         raise ValueError(f"scale must be >= 2, got {scale}")
-
-
-def _checked_pixels(max_pixels: object) -> int:
-    if isinstance(max_pixels, bool) or not isinstance(max_pixels, int) or max_pixels < 1:
-        raise ValueError(f"max_pixels must be an int >= 1, got {max_pixels!r}")
-    return max_pixels

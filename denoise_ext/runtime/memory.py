@@ -27,18 +27,20 @@ same tiles on every machine."""
 # Bytes besides the network for each number of its inputs, outputs and states: the window in float32
 # and the network's copy of it, the result in float32 and in the image's type.
 _AROUND = 16
+# And where a CUDA graph is recorded: its own inputs and results in float32, and the results' copy.
+_RECORDED = 12
 _CGROUPS = (
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
     ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
 )
 
 
-def bytes_per_pixel(network: Network, dtype: torch.dtype) -> float:
+def bytes_per_pixel(network: Network, dtype: torch.dtype, recorded: bool = False) -> float:
     """Return the bytes that an image takes per pixel of the reference grid, all ports included.
 
     The network runs once on tensors without data, and the largest number of live bytes is counted.
     The plans of `denoise_ext.accelerate` place the same tensors, or fewer, in one block. A network
-    that depends on values runs on a tiny image instead.
+    that depends on values runs on a tiny image instead.  `recorded`: plans are CUDA graphs.
     """
     try:
         try:
@@ -56,7 +58,7 @@ def bytes_per_pixel(network: Network, dtype: torch.dtype) -> float:
     states = tuple(signature.state.values())  # taken and given
     ports = (*signature.inputs.values(), *signature.outputs.values(), *states, *states)
     numbers = sum(port.channels * port.scale**2 for port in ports if port.kind == "image")
-    return most + _AROUND * float(numbers)
+    return most + (_AROUND + (_RECORDED if recorded else 0)) * float(numbers)
 
 
 def _most_per_pixel(network: Network) -> float:

@@ -16,6 +16,7 @@ from denoise_ext.analysis.geometry import GeometryError, describe
 from denoise_ext.engine import Accelerated, accelerate, plan
 from denoise_ext.models.network import Geometry, Network, Tensors
 from denoise_ext.nn import Conv2d, ConvTranspose2d
+from denoise_ext.ops import kernel_devices
 from denoise_ext.runtime import tiling
 from denoise_ext.runtime.from_module import FromModule
 from denoise_ext.runtime.memory import bytes_per_pixel
@@ -27,8 +28,8 @@ class Session:
     Args:
         network: in eval mode.
         precision: one of `PRECISIONS`.
-        run_planned: as a plan of this package's kernels (on the CPU; elsewhere they are called one
-            by one). One that is accelerated already stays as it is.
+        run_planned: as a plan of this package's kernels, where the device has them. One that is
+            accelerated already stays as it is.
         place: device and dtype of the inputs, where they are not those of the weights.
 
     Attributes:
@@ -70,14 +71,13 @@ class Session:
         # Dtype of the inputs: a plan takes inputs of the weights' own type.
         self._fed = self.dtype
         if not accelerated:
-            native = run_planned
-            run_planned = run_planned and self.device.type == "cpu"
-            if half and not (run_planned and is_own(network)):
+            if half and not (run_planned and _has_plans(self.device) and is_own(network)):
                 network, self._fed = copy.deepcopy(network).to(half), half
+            # Layers have a precision of their own, which counts where no plan replaces them.
+            if run_planned and self.device.type != "cpu" and precision in ("strict", "fast"):
+                network = _with_precision(cast("Network", network), precision)
             if run_planned:
                 network = planned(network, precision)
-            elif native and precision in ("strict", "fast"):
-                network = _with_precision(cast("Network", network), precision)
         self._network = network
         # One that is accelerated already may have been so with any precision.
         self._precision = "fast" if accelerated else precision
@@ -116,7 +116,8 @@ class Session:
     @cached_property
     def bytes_per_pixel(self) -> float:
         """Memory for each pixel of an image's reference grid, that of all ports included."""
-        return bytes_per_pixel(self.original, self._computed_in)
+        recorded = isinstance(self._network, Accelerated) and self.device.type == "cuda"
+        return bytes_per_pixel(self.original, self._computed_in, recorded)
 
     def run(self, inputs: Tensors, state: Tensors | None = None) -> tuple[Tensors, Tensors, bool]:
         """Compute the outputs for finite inputs.
@@ -172,13 +173,19 @@ class Session:
 
 
 def planned(network: Network | Accelerated, precision: str) -> Network | Accelerated:
-    """`network` as a plan of this package's kernels where there are plans: on the CPU."""
-    if isinstance(network, Accelerated) or place_of(network)[0].type != "cpu":
+    """`network` as a plan of this package's kernels, where its device has them."""
+    if isinstance(network, Accelerated) or not _has_plans(place_of(network)[0]):
         return network
     algorithm, half = PRECISIONS[precision].algorithm, half_of(precision)
     if is_own(network):
         return plan(network, algorithm, half)
     return accelerate(network, precision=algorithm)  # compared with the original
+
+
+def _has_plans(device: torch.device) -> bool:
+    # Without the native library, planning on the CPU says so.
+    on_gpu = device.type == "cuda" and "cuda" in kernel_devices("conv2d_out")
+    return device.type == "cpu" or on_gpu
 
 
 def half_of(precision: str) -> torch.dtype | None:

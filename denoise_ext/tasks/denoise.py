@@ -32,6 +32,7 @@ def denoise(
     max_memory: int | None = None,
     alpha: str = "keep",
     texture: float = 0.0,
+    holes: str = "none",
     guide: Any = None,
     value_range: Range | None = None,
     axes: str | None = None,
@@ -52,6 +53,7 @@ def denoise(
     max_memory: int | None = None,
     alpha: str = "keep",
     texture: float = 0.0,
+    holes: str = "none",
     guide: Any = None,
     value_range: Range | None = None,
     axes: str | None = None,
@@ -71,6 +73,7 @@ def denoise(
     max_memory: int | None = None,
     alpha: str = "keep",
     texture: float = 0.0,
+    holes: str = "none",
     guide: Any = None,
     value_range: Range | None = None,
     axes: str | None = None,
@@ -93,6 +96,6 @@ def denoise(
     denoiser = Denoiser(
         model, channels=channels, needs_sigma=needs_sigma, sigma=sigma, strength=strength,
         device=device, precision=precision, backend=backend, tile=tile, max_memory=max_memory,
-        alpha=alpha, texture=texture,
+        alpha=alpha, texture=texture, holes=holes,
     )  # fmt: skip
     return denoiser(image, guide=guide, value_range=value_range, axes=axes)

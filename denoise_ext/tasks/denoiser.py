@@ -32,13 +32,11 @@ from denoise_ext.runtime.options import RunOptions, Tile
 from denoise_ext.runtime.session import Session
 from denoise_ext.tasks.axes import check_axes, parts_of
 from denoise_ext.tasks.doubts import called_from, caller, warn_of_doubts
-from denoise_ext.tasks.guided_filter import (
-    JOINT_BILATERAL,
-    Guide,
-    guided_session,
-)
+from denoise_ext.tasks.guide import Guide, default_guided, open_guide, takes_guide
+from denoise_ext.tasks.guided_filter import JOINT_BILATERAL, guided_session, is_guided_filter
+from denoise_ext.tasks.holes import HOLES
 from denoise_ext.tasks.image_run import ImageRun, Settings
-from denoise_ext.tasks.images import ImageT, open_image
+from denoise_ext.tasks.images import ImageT, ImageView, open_image
 from denoise_ext.tasks.in_order import in_order
 from denoise_ext.tasks.noise_analysis import NoiseProfile
 from denoise_ext.tasks.part import Part, check_part, cropped, frame_of, window_of, within
@@ -66,6 +64,7 @@ class Denoiser:
             * the name of a network with trained weights, or of a family ("dxnet_s": the gray or
               the colour network, as each image needs);
             * a checkpoint file;
+            * a network with a guide, such as "dxnet_s_guided", or its checkpoint file;
             * "joint_bilateral", or a `denoise_ext.nn.JointBilateralBlur`, whose ``sigma_color`` is
               in units of the guide's range.  Both need a guide and use no sigma;
             * any other `torch.nn.Module` in eval mode, see `denoise_ext.runtime.from_module`.  It
@@ -87,13 +86,12 @@ class Denoiser:
             ``(1 - strength) * image + strength * result``, computed before rounding.
         device: "auto", "cpu", "cuda", "cuda:N" (see `choose_device`).  A given network runs where
             its weights are; `device` must then be "auto", None or that device.
-        precision: "strict", "default" or "fast" as in `denoise_ext.accelerate` (on a GPU "default"
-            keeps the precision of each layer); "bfloat16" or "float16" store weights and
-            intermediate tensors.  On overflow of float16 the tile is
+        precision: "strict", "default" or "fast" as in `denoise_ext.accelerate`; "bfloat16" or
+            "float16" store weights and intermediate tensors.  On overflow of float16 the tile is
             recomputed in float32 (`Result.recomputed`).
-        backend: "native": the network runs as a plan of this package's kernels; on a GPU they are
-            called one by one, unless the network is accelerated already.  "torch": a named
-            network is loaded in plain PyTorch, a given one runs unmodified.
+        backend: "native": the network runs as a plan of this package's kernels.  If a plan fails
+            on a GPU, the network's own layers run.  "torch": a named network is loaded in plain
+            PyTorch, a given one runs unmodified.
         tile: "auto": tiles if the image needs more memory than the limit; a number: tiles of at
             most so many pixels on a side, overlap included; None: the whole image.  Tiles overlap
             by exactly what a pixel of the result depends on (`denoise_ext.analysis.geometry`), so
@@ -112,6 +110,10 @@ class Denoiser:
             diagnoses or evidence.
         alpha: "keep": pass an alpha channel through; "denoise": denoise it as a gray image, unless
             it is the same everywhere.
+        holes: only for images with a guide, such as depth maps: what is done with numbers that are
+            0 or not finite.  "none": 0 is a number like others.  "keep": they stay, and the pixels
+            around them are denoised without them.  "fill": they get numbers that fit, from pixels
+            that are near and alike in the guide.
 
     Threads may use one `Denoiser` at the same time; each gets its own memory.  Copies and pickles
     contain model and options; they make their own plans.
@@ -149,9 +151,11 @@ class Denoiser:
         alpha: str = "keep",
         uncertainty: int = 0,
         texture: float = 0.0,
+        holes: str = "none",
     ) -> None:
         self._options = RunOptions(device, precision, backend, tile, max_memory)
         check_choice("alpha", alpha, ALPHA)
+        check_choice("holes", holes, HOLES)
         strength = check_strength(strength)
         if isinstance(model, (str, os.PathLike)) and model != JOINT_BILATERAL:
             check_name(model)
@@ -160,9 +164,9 @@ class Denoiser:
             choose_device(device, backend if named else "torch")
         check_sigma(sigma)
         self._model = adopted(model, channels, needs_sigma)
-        check_image_denoiser(self._model)
+        _check_denoiser(self._model)
         self._sigma, self._strength = sigma, strength
-        self._alpha = alpha
+        self._alpha, self._holes = alpha, holes
         self._probes = checked_probes(uncertainty, self._strength, precision)
         named_model, texture = named_texture(model, texture)
         if texture:
@@ -220,8 +224,9 @@ class Denoiser:
                 that are not finite, which are kept.
             sigma: replaces the `Denoiser`'s sigma: a number, a map (H, W), for a batch one value
                 per image (N,), or (N, 1, H, W).
-            guide: only for guided models: an image of the same size with clearer edges, aligned
-                with `image`, of any of these kinds (one frame).
+            guide: an image of the same size with clearer edges, aligned with `image`, of any of
+                these kinds (one frame).  Without a model "dxnet_s_guided" takes it, where that has
+                trained weights.  Other models must be ones that take a guide.
             value_range: the numbers that mean black and white.  Default: those of the type.
                 (0, 4095) for 12 bits in uint16, (0.0, 100.0) for floats on another scale.
             axes: letters for the axes of an array, tensor, file or picture of any number of them,
@@ -355,7 +360,7 @@ class Denoiser:
         strength = check_strength(self._strength if strength is None else strength)
         probes = self._probes if uncertainty is None else uncertainty
         checked_probes(probes, strength, self._options.precision)
-        opened = open_image(image, axes)
+        opened = open_image(image, axes, holes=self._holes)
         value_range = opened.value_range if value_range is None else value_range
         checked = check_range(value_range, opened.source.dtype)
         value_range = None if value_range is None else checked
@@ -368,8 +373,9 @@ class Denoiser:
             return result, opened.missing
         sigma = sigma if sigma is not None else self._sigma
         warn_of_doubts(opened, sigma, value_range)
-        settings = Settings(self._model, float(strength), self._options, self._session)
-        work = ImageRun(settings, opened, sigma, guide, value_range, share)
+        model, aligned = self._guided(image, guide, opened)
+        settings = Settings(model, float(strength), self._options, self._session, self._holes)
+        work = ImageRun(settings, opened, sigma, aligned, value_range, share)
         channels = opened.source.shape[1]
         colour = colour_channels(channels)
         profiles: tuple[NoiseProfile, ...] = ()
@@ -382,6 +388,7 @@ class Denoiser:
         else:
             work.denoise(slice(0, colour))
         facts, treated = work.facts, work.treatment  # of the colours
+        others = work.others.as_given(image, opened.batched)
         made = work.target
         assert made is not None  # after the colours
         alpha = opened.source[:, colour:]
@@ -391,7 +398,9 @@ class Denoiser:
         elif colour < channels:
             made.pixels[:, colour:] = alpha
         trust = None
-        if probes:
+        if probes and aligned is not None:
+            trust = Trust(reason="networks with a guide are not probed")
+        elif probes:
             trust = trust_of(
                 image, opened, lambda model: self._session(model, colour, None), self._options,
                 self._model, treated, facts[0], value_range, probes, noise,
@@ -402,9 +411,19 @@ class Denoiser:
             tuple(opened.source.shape), facts[0], work.tiles, work.recomputed, seconds,
         )  # fmt: skip
         result = Result(
-            made.result(), *facts, seconds, work.tiles, work.recomputed, profiles, text, trust
-        )
+            made.result(), *facts, seconds, work.tiles, work.recomputed, profiles, text, trust,
+            outputs=others,
+        )  # fmt: skip
         return result, opened.missing
+
+    def _guided(self, image: Any, guide: Any, opened: ImageView) -> tuple[Model, Guide | None]:
+        """The model, and the guide of an image; both None without model and guide."""
+        if guide is not None:
+            model = default_guided() if self._model is None else self._model
+            return model, Guide(open_guide(guide, image), opened.source)
+        if self._holes != "none":
+            raise ValueError(f"holes is for images with a guide, got {self._holes!r} without one")
+        return self._model, None
 
     @overload
     def denoise_many(
@@ -464,7 +483,7 @@ class Denoiser:
             return self._textured_session(name)
         key = (name, channels if guide or is_family(model) else 0, guide.channels if guide else 0)
         with self._lock:
-            if key not in self._sessions and guide:
+            if key not in self._sessions and guide and is_guided_filter(model):
                 self._sessions[key] = guided_session(
                     model, *key[1:], options.device, options.backend
                 )
@@ -472,7 +491,7 @@ class Denoiser:
                 network = open_network(
                     model, options.device, None, options.backend, channels=channels
                 )
-                check_image_denoiser(network)
+                _check_denoiser(network)
                 native = options.backend == "native"
                 self._sessions[key] = Session(network, options.precision, native)
             return self._sessions[key]
@@ -487,6 +506,12 @@ class Denoiser:
                 native = options.backend == "native"
                 self._sessions[key] = Session(network, options.precision, native)
             return self._sessions[key]
+
+
+def _check_denoiser(model: Model) -> None:
+    """ModelKindError for a network that denoises no image, be it with a guide or without."""
+    if not takes_guide(model):
+        check_image_denoiser(model)
 
 
 __all__ = ["Denoiser", "Result"]

@@ -20,12 +20,15 @@ from denoise_ext.runtime.session import Session
 from denoise_ext.runtime.tile_planner import cut
 from denoise_ext.runtime.tiling import Places
 from denoise_ext.tasks.doubts import warn_of_tile
-from denoise_ext.tasks.guided_filter import JOINT_BILATERAL, Guide, GuidedPorts, is_guided
+from denoise_ext.tasks.guide import FilterPorts, Guide, GuidedPorts, check_guided, ports_for
+from denoise_ext.tasks.guided_filter import is_guided_filter
+from denoise_ext.tasks.holes import filled, holes_in
 from denoise_ext.tasks.image_ports import ImagePorts
 from denoise_ext.tasks.images import ImageView, Target
 from denoise_ext.tasks.impulses import without_impulses
 from denoise_ext.tasks.noise_analysis import NoiseProfile, margins_for
 from denoise_ext.tasks.noise_level import sigma_of_batch
+from denoise_ext.tasks.other_outputs import OtherOutputs
 from denoise_ext.tasks.sigma import Sigma, part_of_sigma, sigma_argument
 from denoise_ext.tasks.treatment import Treatment, one_line, sigma_map, treatments_of
 from denoise_ext.tasks.value_range import Range, from_unit, to_unit
@@ -42,6 +45,8 @@ class Settings:
     options: RunOptions
     session: Callable[[Model, int, Guide | None], Session]
     """The network that runs a model on images of so many channels."""
+    holes: str = "none"
+    """What is done with pixels that are 0 or not finite: one of `holes.HOLES`."""
 
 
 class ImageRun:
@@ -54,24 +59,19 @@ class ImageRun:
         settings: Settings,
         opened: ImageView,
         sigma: Sigma,
-        guide: Any,
+        guide: Guide | None,
         value_range: Range | None,
         share: int,
     ) -> None:
-        self._settings, self._opened = settings, opened
-        if is_guided(settings.model) and guide is None:
+        self._settings, self._opened, self._guide = settings, opened, guide
+        if is_guided_filter(settings.model) and guide is None:
             raise ValueError("guide is required by this model: an image of the same size")
-        if guide is not None and not is_guided(settings.model):
-            raise ValueError(
-                f'guide: this model takes none; model="{JOINT_BILATERAL}" and'
-                " denoise_ext.nn.JointBilateralBlur do"
-            )
-        self._guide = None if guide is None else Guide(guide, opened.source)
         self._sigma, self._range, self._share = sigma, value_range, share
         self.target: Target | None = None
         self.tiles = self.recomputed = 0
         self.facts: tuple[Any, bool] = (None, False)  # sigma, whether it was estimated
         self.treatment: Treatment | None = None  # the last one
+        self.others: OtherOutputs = OtherOutputs(opened.source.shape[0])
 
     def treat(self, channels: slice) -> tuple[tuple[NoiseProfile, ...], str]:
         """`denoise` by what the analysis finds; returns that, and what was done, in one line."""
@@ -106,13 +106,13 @@ class ImageRun:
         self.treatment = treatment
         if treatment is not None and treatment.gray:
             channels = slice(0, 1)
-        given = source = self._opened.source[images, channels]
-        model = settings.model if treatment is None else treatment.model
-        session = settings.session(model, source.shape[1], guide)
+        opened = self._opened.source[images, channels]
+        session, ports = self._network_for(opened.shape[1], treatment)
         network = session.original
-        ports = GuidedPorts() if guide else ImagePorts(network, source.shape[1])
         if self.target is None:
             self.target = self._opened.target(network.signature.outputs["image"].scale)
+        given, holes = self._without_holes(opened)
+        source = given
         if treatment is not None and treatment.impulses:
             source = _repaired(source, self._range)
         sigma = self._level(network, source, treatment)
@@ -124,6 +124,7 @@ class ImageRun:
         if isinstance(settings.options.tile, int):
             warn_of_tile(settings.options.tile, grid, height * width)
         target = self.target.pixels[images, channels]
+        others = self.others.of(network, images, (height, width))
 
         def unit(x: Tensor, images: slice, place: tuple[slice, slice]) -> Tensor:
             part = x[(images, slice(None), *place)].to(session.device)
@@ -132,15 +133,14 @@ class ImageRun:
         def read(images: slice, places: Places) -> Tensors:
             place = places["image"]
             condition: float | Tensor | None
-            if guide:
-                condition = guide.part(images, place, session.device)
-            elif variance is not None:
+            if variance is not None:
                 condition = sigma_map(source, place, variance, self._range)
             else:
                 condition = part_of_sigma(sigma, count, images, place)
             if isinstance(condition, Tensor):
                 condition = condition.to(session.device)
-            return ports.inputs(unit(source, images, place), condition)
+            guiding = [] if guide is None else [guide.part(images, place, session.device)]
+            return ports.inputs(unit(source, images, place), condition, *guiding)
 
         def write(images: slice, places: Places, outputs: Tensors) -> None:
             y = ports.image(outputs)
@@ -150,6 +150,7 @@ class ImageRun:
                 )
             numbers = from_unit(y, target.dtype, self._range).to(target.device)
             target[(images, slice(None), *places["image"])] = numbers
+            others.write(images, places, outputs)
             self.tiles += 1
 
         with torch.inference_mode():
@@ -159,6 +160,34 @@ class ImageRun:
                 self.recomputed += again
         if treatment is not None and treatment.gray:
             self.target.pixels[images, 1:3] = target
+        if holes is not None:
+            target.copy_(torch.where(holes, opened, target))
+
+    def _network_for(
+        self, channels: int, treatment: Treatment | None
+    ) -> tuple[Session, ImagePorts | FilterPorts | GuidedPorts]:
+        """What runs images of so many channels, and what feeds it."""
+        settings, guide = self._settings, self._guide
+        model = settings.model if treatment is None else treatment.model
+        session = settings.session(model, channels, guide)
+        network = session.original
+        check_guided(network, guide)
+        ports = ImagePorts(network, channels) if guide is None else ports_for(network, channels)
+        return session, ports
+
+    def _without_holes(self, source: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The image with numbers in its holes, which fit around them; the holes that are kept."""
+        if self._settings.holes == "none" or not bool((holes := holes_in(source)).any()):
+            return source, None
+        black = 0.0 if self._range is None else self._range[0]
+        known = torch.where(holes, source.new_full((), black), source)
+        every = (slice(None), slice(None))
+        guide = None
+        if self._guide is not None:
+            guide = self._guide.part(slice(None), every, source.device)
+        x = filled(to_unit(known, value_range=self._range), holes, guide)
+        whole = torch.where(holes, from_unit(x, source.dtype, self._range), source)
+        return whole, holes if self._settings.holes == "keep" else None
 
     def _level(
         self, network: Network, source: Tensor, treatment: Treatment | None

@@ -56,7 +56,7 @@ class ImageView:
     """How many numbers of a file's content are not finite."""
 
 
-def open_image(image: Any, axes: str | None = None) -> ImageView:
+def open_image(image: Any, axes: str | None = None, *, holes: str = "none") -> ImageView:
     """View an image of any kind as a tensor.
 
     Args:
@@ -65,6 +65,8 @@ def open_image(image: Any, axes: str | None = None) -> ImageView:
             image, upright, in the file's own dtype.
         axes: what the axes are (`tasks.axes`), of any number: each picture becomes one of the
             batch. None: as above.
+        holes: of a file's numbers that are not finite. "none": they count as black, and results
+            have them again. "keep": they are 0, and results have them again. "fill": they are 0.
 
     Raises:
         TypeError, ValueError: an image or axes that do not fit; the message names the argument.
@@ -72,9 +74,9 @@ def open_image(image: Any, axes: str | None = None) -> ImageView:
     """
     axes = check_axes(axes)
     if isinstance(image, (str, os.PathLike)):
-        return _open_file(image, axes)
+        return _open_file(image, axes, holes)
     if isinstance(image, Picture):
-        return _open_picture(image, axes)
+        return _open_picture(image, axes, holes)
     if isinstance(image, np.ndarray):
         return _open_array(image, axes)
     if isinstance(image, Tensor):
@@ -89,7 +91,7 @@ def open_image(image: Any, axes: str | None = None) -> ImageView:
     )
 
 
-def _open_file(path: str | os.PathLike[str], axes: str | None) -> ImageView:
+def _open_file(path: str | os.PathLike[str], axes: str | None, holes: str) -> ImageView:
     picture = read_picture(path)
     if axes is not None:
         if len(picture.shapes) > 1:
@@ -102,7 +104,7 @@ def _open_file(path: str | os.PathLike[str], axes: str | None) -> ImageView:
         array, own = (
             (array * np.uint8(255), (0, 255)) if two_level else (array, picture.value_range)
         )
-        return _open_frame(array, own, axes)
+        return _open_frame(array, own, axes, holes)
     if len(picture.frames) > 1:
         raise ImageError(
             f"{shown(path)} holds {len(picture.frames)} frames or pages, but a file's name must"
@@ -110,21 +112,21 @@ def _open_file(path: str | os.PathLike[str], axes: str | None) -> ImageView:
             " are denoised one by one"
         )
     try:
-        return _open_frame(*as_shown(picture))
+        return _open_frame(*as_shown(picture), holes=holes)
     except TypeError as error:
         raise ImageError(f"{shown(path)}: {error}") from None
 
 
-def _open_picture(picture: Picture, axes: str | None) -> ImageView:
+def _open_picture(picture: Picture, axes: str | None, holes: str) -> ImageView:
     if axes is not None:
-        return _open_pages(picture, axes)
+        return _open_pages(picture, axes, holes)
     if len(picture.frames) != 1:
         raise ValueError(f"image: a picture of one frame is needed, got {len(picture.frames)}")
     [frame] = picture.frames
     if frame.dtype == np.bool_:  # two-level: denoised as 0 and 255, and cut at the middle
         opened = replace(_open_array(frame * np.uint8(255)), from_file=True)
         return _finished(opened, lambda result: resized(picture, [result >= 128]))
-    opened = _open_frame(frame, picture.value_range)
+    opened = _open_frame(frame, picture.value_range, holes=holes)
     return _finished(opened, lambda result: resized(picture, [result]))
 
 
@@ -138,14 +140,14 @@ def _finished(opened: ImageView, finish: Callable[[Any], Any]) -> ImageView:
     return replace(opened, target=target)
 
 
-def _open_pages(picture: Picture, axes: str) -> ImageView:
+def _open_pages(picture: Picture, axes: str, holes: str) -> ImageView:
     """All frames as one array with these axes."""
     array, axes = array_of(picture, axes)
     two_level = array.dtype == np.bool_
     if two_level:
         opened = _open_array(array * np.uint8(255), axes)
     else:
-        opened = _open_frame(array, picture.value_range, axes)
+        opened = _open_frame(array, picture.value_range, axes, holes)
 
     def finish(image: np.ndarray) -> Picture:
         image = image >= 128 if two_level else image
@@ -158,13 +160,18 @@ def _open_pages(picture: Picture, axes: str) -> ImageView:
     return replace(_finished(opened, finish), from_file=True)
 
 
-def _open_frame(frame: np.ndarray, value_range: Range, axes: str | None = None) -> ImageView:
-    """Numbers of a file. Those that are not finite count as black and are kept."""
+def _open_frame(
+    frame: np.ndarray, value_range: Range, axes: str | None = None, holes: str = "none"
+) -> ImageView:
+    """Numbers of a file; for those that are not finite see `open_image`."""
     own = _unless_own(value_range, frame.dtype)
     missing = ~np.isfinite(frame) if frame.dtype.kind == "f" else np.zeros((), bool)
     if not missing.any():
         return replace(_open_array(frame, axes), value_range=own, from_file=True)
-    opened = _open_array(np.where(missing, frame.dtype.type(value_range[0]), frame), axes)
+    stands_in = frame.dtype.type(value_range[0] if holes == "none" else 0)
+    opened = _open_array(np.where(missing, stands_in, frame), axes)
+    if holes == "fill":
+        return replace(opened, value_range=own, from_file=True)
 
     def finish(image: np.ndarray) -> np.ndarray:
         if image.shape == frame.shape:

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from denoise_ext import __version__
-from denoise_ext.io import Picture
+from denoise_ext.io import ImageError, Picture, read_picture
 from denoise_ext.io.digest import file_sha256
 from denoise_ext.models import Network, list_models, pretrained_info
 from denoise_ext.runtime.device import choose_device
@@ -23,6 +23,8 @@ from denoise_ext.runtime.model_names import (
 )
 from denoise_ext.runtime.options import RunOptions
 from denoise_ext.tasks.denoiser import Denoiser
+from denoise_ext.tasks.guide import default_guided
+from denoise_ext.tasks.guided_filter import JOINT_BILATERAL
 from denoise_ext.tasks.result import Result
 from denoise_ext.tasks.treatment import PHOTO
 from denoise_ext.tasks.value_range import Range
@@ -44,6 +46,10 @@ class Processor:
     """The numbers that mean black and white, in place of each file's own."""
     axes: str | None = None
     """Letters for the axes of each file's array or pages, as a `Denoiser` takes them."""
+    guide: str | os.PathLike[str] | None = None
+    """File of the picture that guides every picture of the batch."""
+    holes: str = "none"
+    """As in `Denoiser`."""
 
     def load(self, network: Network | None = None, share: int = 1) -> Callable[[Picture], Result]:
         """Load the network; return the function that denoises a picture.
@@ -57,10 +63,19 @@ class Processor:
         """
         textured = named_texture(self.model, self.texture)[1]
         denoiser = load_denoiser(
-            network if network is not None and not textured else self.model, self.run,
+            network if network is not None and not textured else self._model, self.run,
             sigma=self.sigma, strength=self.strength, alpha=self.alpha, texture=self.texture,
+            holes=self.holes,
         )  # fmt: skip
-        return partial(denoiser.run, value_range=self.value_range, axes=self.axes, share=share)
+        guide = None if self.guide is None else read_guide(self.guide)
+        return partial(
+            denoiser.run, guide=guide, value_range=self.value_range, axes=self.axes, share=share
+        )
+
+    @property
+    def _model(self) -> str | os.PathLike[str] | None:
+        """The model, also where a guide decides."""
+        return default_guided() if self.model is None and self.guide is not None else self.model
 
     def fingerprint(self) -> dict[str, Any]:
         """All that a result depends on besides its input: what `jobs` makes keys of.
@@ -70,13 +85,14 @@ class Processor:
         """
         return {
             "version": __version__,
-            "weights": weights_sha256(self.model, self.texture > 0),
+            "weights": weights_sha256(self._model, self.texture > 0),
             "sigma": self.sigma,
             "strength": self.strength,
             "precision": self.run.precision,
             "backend": self.run.backend,
             "alpha": self.alpha,
             **({"texture": self.texture} if self.texture else {}),
+            **guide_facts(self.guide, self.holes),
             "value_range": self.value_range,
             "axes": self.axes,
         }
@@ -97,9 +113,23 @@ def load_denoiser(
     """
     run = replace(run, device=choose_device(run.device, run.backend))
     textured = named_texture(model, options.get("texture", 0.0))[1]  # of two named networks
-    if not (model is None or isinstance(model, Network) or is_family(model) or textured):
+    as_it_is = is_family(model) or textured or model == JOINT_BILATERAL
+    if not (model is None or isinstance(model, Network) or as_it_is):
         model = load_model(model, run.device, run.backend)
     return Denoiser(model, **asdict(run), **options)
+
+
+def read_guide(path: str | os.PathLike[str]) -> Picture:
+    """The picture in a guide's file.  Raises ImageError, which names the guide."""
+    try:
+        return read_picture(path)
+    except ImageError as error:
+        raise ImageError(f"guide: {error}") from None
+
+
+def guide_facts(guide: str | os.PathLike[str] | None, holes: str) -> dict[str, Any]:
+    """What a result depends on with a guide, as a part of a fingerprint; without one nothing."""
+    return {} if guide is None else {"guide": file_sha256(guide), "holes": holes}
 
 
 def weights_sha256(model: str | os.PathLike[str] | None, textured: bool = False) -> str:
@@ -116,5 +146,7 @@ def weights_sha256(model: str | os.PathLike[str] | None, textured: bool = False)
         return hashlib.sha256(together.encode()).hexdigest()
     assert model is not None  # None is a family
     name = os.fspath(model)
+    if name == JOINT_BILATERAL:  # its numbers are code
+        return hashlib.sha256(name.encode()).hexdigest()
     own = pretrained_info(name) if name in list_models(pretrained=True) else None
     return own.sha256 if own else file_sha256(name)

@@ -9,6 +9,7 @@ import torch
 
 from denoise_ext.io import Picture
 from denoise_ext.tasks.noise_analysis import NoiseProfile
+from denoise_ext.tasks.other_outputs import joined_outputs
 from denoise_ext.tasks.treatment import one_line
 from denoise_ext.tasks.trust import Trust
 
@@ -42,6 +43,11 @@ class Result:
     trust: Trust | None = field(default=None, repr=False)
     texture: float = 0.0
     """Above 0 fine detail is partly made up."""
+    outputs: dict[str, Any] = field(default_factory=dict, repr=False)
+    """What the network gives beside the image, by name, such as "noise_level" of "dxnet_s_photo".
+
+    float32, in the network's own units (white is 1) and size.  A tensor for a tensor, else an array
+    (h, w) or (h, w, C); for a picture of several frames a list."""
 
     @property
     def uncertainty(self) -> Any:
@@ -114,6 +120,7 @@ def joined(picture: Picture, parts: list[tuple[Result, int]]) -> Result:
         tuple(profile for result in results for profile in result.noise),
         one_line(result.treatment for result in results),
         _joined_trust([result.trust for result in results]),
+        outputs=joined_outputs([result.outputs for result in results]),
     )
 
 

@@ -17,6 +17,7 @@ from denoise_ext.models.dxnet_vae import DXNetVAE
 from denoise_ext.training.adversarial import Adversarial
 from denoise_ext.training.batches import Batches, denoising_sample
 from denoise_ext.training.distributed import Processes
+from denoise_ext.training.heads import check_heads
 from denoise_ext.training.losses import criterion
 from denoise_ext.training.objectives import Variational, build_objective
 from denoise_ext.training.schema import TrainConfig
@@ -68,6 +69,7 @@ def check_fit(model: Network, config: TrainConfig) -> ImageDenoiser:
             f"data.channels is {config.data.channels}, but model.name {named!r} "
             f"has {model.in_channels} channels"
         )
+    check_heads(model, config)
     for key in ("noise_level", "noise_scale"):
         if getattr(config.loss, key) and "noise_level" not in model.signature.outputs:
             raise ValueError(f"loss.{key}: model.name {named!r} does not estimate the noise level")

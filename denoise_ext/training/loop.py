@@ -19,6 +19,7 @@ from denoise_ext.models.frames import compute_frames
 from denoise_ext.models.network import Tensors
 from denoise_ext.training import (  # noqa: F401  (they register)
     adaptation,
+    guided_denoising,
     image_compression,
     image_denoising,
     image_upscaling,

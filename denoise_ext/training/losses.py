@@ -1,6 +1,6 @@
 """Distances between a network's output and its target; images (N, C, H, W), float32.
 
-All except `psnr` are means over all values of the batch. The loss of DnCNN's paper is
+All except `psnr` and `rmse` are means over all values of the batch. The loss of DnCNN's paper is
 ``1 / (2 N) * sum ||output - target||^2`` over N images. It is `mse` times half the number of values
 of an image. The minimum is the same, and so are the steps of Adam, which divides by the gradient's
 size. Divide the paper's weight decay and clip_norm by that factor.
@@ -17,6 +17,7 @@ from denoise_ext.metrics import ssim
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
 _CHARBONNIER_EPS = 1e-3  # in units of white, as in Lai et al. 2017 and MPRNet
+_RMSE_EPS = 1e-6  # as a square: errors below a thousandth of white hardly count
 _PSNR_EPS = 1e-8  # 80 dB: what is better than that hardly counts; as in HINet and NAFNet
 
 
@@ -63,8 +64,19 @@ def psnr(output: Tensor, target: Tensor) -> Tensor:
     return 10.0 * (errors + _PSNR_EPS).log10().mean()
 
 
+def rmse(output: Tensor, target: Tensor) -> Tensor:
+    """``mean_i sqrt(mse_i + eps)`` over the N images, eps = 1e-6: the mean of their RMSE.
+
+    This is what tables of depth maps report. Between images it is fairer than `mse` and less so
+    than `psnr`: the gradient of each is that of its mse, divided by twice its rmse.
+    """
+    errors = (output - target).square().flatten(1).mean(dim=1)  # (N,)
+    return (errors + _RMSE_EPS).sqrt().mean()
+
+
 def criterion(name: str, ssim_weight: float) -> Criterion:
     """The loss of a configuration's ``loss.name``."""
     if name == "ssim":
         return lambda output, target: ssim_mixed(output, target, ssim_weight)
-    return {"mse": mse, "l1": l1, "charbonnier": charbonnier, "psnr": psnr}[name]
+    known = {"mse": mse, "rmse": rmse, "l1": l1, "charbonnier": charbonnier, "psnr": psnr}
+    return known[name]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import reduce
 
 import numpy as np
@@ -18,8 +18,10 @@ from torch import Tensor
 from denoise_ext.data.random import CODES, MASKS, PROBES, ROLES, SCALES, image_generator
 from denoise_ext.metrics.protocol import Sample, inputs_of, targets_of
 from denoise_ext.ops import bilateral_blur
+from denoise_ext.training.heads import head_loss, log_error
 from denoise_ext.training.losses import Criterion, criterion
 from denoise_ext.training.schema import TrainConfig
+from denoise_ext.training.sections import Head
 from denoise_ext.training.task import INDEX, Objective, Trained
 
 Loss = tuple[Tensor, dict[str, Tensor]]
@@ -36,6 +38,8 @@ def build_objective(config: TrainConfig) -> Objective:
     """
     seed = config.run.seed
     distance = criterion(config.loss.name, config.loss.ssim_weight)
+    if config.heads:
+        return SeveralTasks(distance, config.heads)
     if config.loss.noise_level or config.loss.noise_scale:
         return Blind(distance, config.loss.noise_level, config.loss.noise_scale, seed)
     objectives: dict[str, Objective] = {
@@ -83,6 +87,49 @@ class Supervised:
         return reduce(operator.add, losses), dict(zip(self.parts, losses))
 
 
+class SeveralTasks:
+    """One trunk, several heads: the image's distance plus the weighed losses of other outputs.
+
+    Each loss is logged, not weighed.  A network without the output ``image`` learns the others.
+
+    Args:
+        distance: of the image to its target.
+        heads: the other outputs; see `heads.head_loss`.
+
+    Example:
+        >>> from denoise_ext.metrics.protocol import as_sample
+        >>> from denoise_ext.training.losses import mse
+        >>> heads = [denoise_ext.training.Head(output="noise_level", loss="log", weight=0.5)]
+        >>> objective = denoise_ext.training.SeveralTasks(mse, heads)
+        >>> network = denoise_ext.models.create_model("dxnet_s_photo")  # not trained
+        >>> x = torch.rand(2, 3, 16, 16)
+        >>> sample = as_sample({"image": x}, {"image": x}, sigma=torch.tensor([5.0, 25.0]))
+        >>> loss, parts = objective(lambda inputs: network(inputs)[0], sample, step=0)
+        >>> sorted(parts)
+        ['loss_image', 'loss_noise_level']
+    """
+
+    distance: Criterion
+    heads: Sequence[Head]
+
+    def __init__(self, distance: Criterion, heads: Sequence[Head]) -> None:
+        self.distance, self.heads = distance, heads
+        self.parts: tuple[str, ...] = ("loss_image", *(f"loss_{head.output}" for head in heads))
+
+    def __call__(self, network: Trained, sample: Sample, step: int) -> Loss:
+        """The loss of a step."""
+        made = network(inputs_of(sample))
+        zero = sample["sigma"].new_zeros(())
+        image = made.get("image")
+        loss = zero if image is None else self.distance(image, targets_of(sample)["image"])
+        parts = {"loss_image": loss}
+        for head in self.heads:
+            part = head_loss(head, made[head.output], sample)
+            parts[f"loss_{head.output}"] = part
+            loss = loss + head.weight * part
+        return loss, parts
+
+
 def _as_images(x: Tensor) -> Tensor:
     """Frames (N, T, C, H, W) as images (N * T, C, H, W); images as they are."""
     return x.flatten(0, 1) if x.dim() == 5 else x
@@ -107,7 +154,6 @@ class Blind:
 
     KERNEL, SPACE = 5, 1.5  # pixels, of the bilateral filter
     LEAST = 1e-3  # range in units of white below which the filter does nothing
-    FLOOR = 1e-3  # in units of white: added to both levels, or clean images would count endlessly
 
     def __init__(self, distance: Criterion, weight: float, scaled: float, seed: int) -> None:
         self.distance, self.weight, self.scaled, self.seed = distance, weight, scaled, seed
@@ -122,9 +168,7 @@ class Blind:
             target = self._target(sample, scale)
         outputs = network(inputs)
         loss = self.distance(outputs["image"], target)
-        estimate = outputs["noise_level"].flatten(1).mean(dim=1)  # (N,), in units of white
-        ratio = ((estimate + self.FLOOR) / (sample["sigma"] / 255.0 + self.FLOOR)).log()
-        error = ratio.square().mean()
+        error = log_error(outputs["noise_level"], sample["sigma"] / 255.0)
         parts: dict[str, Tensor] = dict(zip(self.parts, (loss, error)))
         return loss + self.weight * error, parts
 

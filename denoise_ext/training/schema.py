@@ -7,11 +7,14 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from denoise_ext.training.sections import (
+    GUIDED_DENOISING,
     IMAGE_COMPRESSION,
     IMAGE_DENOISING,
     IMAGE_UPSCALING,
     VIDEO_DENOISING,
     Data,
+    Guide,
+    Head,
     Loss,
     Model,
     Noise,
@@ -23,7 +26,9 @@ from denoise_ext.training.sections import (
     Validation,
 )
 
-_OWN_TASKS = (IMAGE_DENOISING, VIDEO_DENOISING, IMAGE_UPSCALING, IMAGE_COMPRESSION)
+_OWN_TASKS = (
+    IMAGE_DENOISING, VIDEO_DENOISING, IMAGE_UPSCALING, IMAGE_COMPRESSION, GUIDED_DENOISING,
+)  # fmt: skip
 _PEAK_AFTER_START = 1e-4
 
 
@@ -43,8 +48,13 @@ class TrainConfig(Section):
 
     data: Data = Field(default_factory=Data)
     noise: Noise = Field(default_factory=Noise)
+    guide: Guide = Field(default_factory=Guide)
     model: Model
     loss: Loss = Field(default_factory=Loss)
+    heads: list[Head] = Field(
+        default_factory=list,
+        description="[[heads]] tables, each an output that is trained beside the image.",
+    )
     optimiser: Optimiser = Field(default_factory=Optimiser)
     schedule: Schedule = Field(default_factory=Schedule)
     validation: Validation = Field(default_factory=Validation)
@@ -89,8 +99,11 @@ class TrainConfig(Section):
             )
         if self.task.name == VIDEO_DENOISING:
             self._video_consistent()
-        if self.task.name in (IMAGE_UPSCALING, IMAGE_COMPRESSION):
+        if self.task.name in (IMAGE_UPSCALING, IMAGE_COMPRESSION, GUIDED_DENOISING):
             self._clean_files_alone()
+        if self.task.name in _OWN_TASKS:
+            self._guides_consistent()
+            self._heads_consistent()
         if self.task.name == IMAGE_COMPRESSION:
             self._compression_consistent()
         if self.validation.patience and not self.validation.images:
@@ -184,6 +197,55 @@ class TrainConfig(Section):
             raise ValueError(
                 f"task.name {self.task.name!r} needs clean files and loss.target 'clean', without "
                 "data.pairs, loss.noise_level and loss.noise_scale"
+            )
+
+    def _guides_consistent(self) -> None:
+        """Pairs of image and guide are for the guided task, which has no other sources."""
+        guided = self.task.name == GUIDED_DENOISING
+        if not guided:
+            if self.guide != Guide():
+                raise ValueError(f"guide needs task.name {GUIDED_DENOISING!r}")
+            if any(source.pairs or source.layered for source in self.data.sources):
+                raise ValueError(
+                    f"data.sources.pairs and layered need task.name {GUIDED_DENOISING!r}, got"
+                    f" {self.task.name!r}"
+                )
+            return
+        if not self.data.sources:
+            raise ValueError(f"task.name {GUIDED_DENOISING!r} needs data.sources")
+        for source in self.data.sources:
+            if source.layered == bool(source.pairs) or len(source.pairs) not in (0, 2):
+                raise ValueError(
+                    f"data.sources: {source.train!r} needs either pairs, two patterns, or layered,"
+                    f" got {source.pairs}"
+                )
+            if source.scales != [1.0] or source.denoise:
+                raise ValueError(f"task.name {GUIDED_DENOISING!r} takes no scales and no denoise")
+        if self.noise.chain or self.data.channels != 1:
+            raise ValueError(
+                f"task.name {GUIDED_DENOISING!r} needs data.channels 1 and noise without a chain"
+            )
+
+    def _heads_consistent(self) -> None:
+        """Check heads against one another and the rest."""
+        names = [head.output for head in self.heads]
+        if not names:
+            return
+        if self.task.name not in (IMAGE_DENOISING, GUIDED_DENOISING):
+            raise ValueError(
+                f"heads need task.name {IMAGE_DENOISING!r} or {GUIDED_DENOISING!r}, got"
+                f" {self.task.name!r}"
+            )
+        if len(set(names)) < len(names) or "image" in names:
+            raise ValueError(
+                f"heads must each have another output, and the image's loss is loss.name: {names}"
+            )
+        loss = self.loss
+        others = loss.noise_level or loss.noise_scale or loss.adversarial or loss.divergence
+        if others or self.files_are_noisy:
+            raise ValueError(
+                "heads need clean files and loss.target 'clean', without loss.noise_level,"
+                " noise_scale, adversarial and divergence"
             )
 
     def _compression_consistent(self) -> None:

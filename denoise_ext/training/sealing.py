@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 
 from denoise_ext.metrics.protocol import inputs_of
-from denoise_ext.models import load_checkpoint, save_model
+from denoise_ext.models import load_checkpoint, read_metadata, save_model
 from denoise_ext.models.coded_prior import (
     CENTRE,
     ESCAPE,
@@ -39,7 +39,8 @@ def seal(
     The latents that are counted are those of the float16 weights on the crops of the configuration.
 
     Args:
-        checkpoint: a run's ``checkpoint.pt``, ``best.safetensors`` or ``model.safetensors``.
+        checkpoint: a run's ``checkpoint.pt``, ``best.safetensors`` or ``model.safetensors``, whose
+            facts about the training are copied.
         target: the file, which is replaced.
         config: of the run: its data, noise and batch size are used.
         batches: that are counted. 0: none; the frequencies are those of logistic distributions.
@@ -56,7 +57,10 @@ def seal(
         for step in range(batches):
             counts += counted(sealed, inputs_of(sampler.batch(step)))
         cast("CodedPrior", sealed.prior).frequencies.copy_(frequencies_of(counts))
-    save_model(sealed, target, metadata={"config": config.model_dump(mode="json")})
+    facts = {"config": config.model_dump(mode="json")}
+    if os.fspath(checkpoint).endswith(".safetensors"):
+        facts = read_metadata(checkpoint)["training"]
+    save_model(sealed, target, metadata=facts)
     return sealed
 
 

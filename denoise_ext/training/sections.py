@@ -20,6 +20,7 @@ IMAGE_DENOISING = "image_denoising"
 VIDEO_DENOISING = "video_denoising"
 IMAGE_UPSCALING = "image_upscaling"
 IMAGE_COMPRESSION = "image_compression"
+GUIDED_DENOISING = "guided_denoising"
 
 
 class Section(BaseModel):
@@ -33,8 +34,8 @@ class Task(Section):
 
     name: str = Field(
         default=IMAGE_DENOISING,
-        description="image_denoising, video_denoising, image_upscaling, image_compression, or a "
-        "registered task of your own.",
+        description="image_denoising, video_denoising, image_upscaling, image_compression, "
+        "guided_denoising, or a registered task of your own.",
     )
     options: dict[str, bool | int | float | str | list[int]] = Field(
         default_factory=dict, description="Of a task of your own."
@@ -62,6 +63,21 @@ class Source(Section):
         default="",
         description="List file of names, one per line, of files that are not trained on; relative "
         "to the current directory.",
+    )
+    pairs: list[str] = Field(
+        default_factory=list,
+        description="For guided_denoising: two patterns below the folder, of the images and of "
+        'their guides, e.g. ["Depth/*.png", "RGB/*.jpg"]; partners have the same text at the *.',
+    )
+    layered: bool = Field(
+        default=False,
+        description="For guided_denoising: made-up scenes with exact depth, whose surfaces are cut "
+        "from these images; see data/layers.py.",
+    )
+    enlarged: Part = Field(
+        default=0.0,
+        description="For guided_denoising: part of the crops that are reduced by one of "
+        "guide.factors and enlarged again, in place of noise.",
     )
 
 
@@ -171,6 +187,37 @@ class Data(Section):
         return self.sources or [Source(train=self.train, scales=self.scales)]
 
 
+class Guide(Section):
+    """What guided_denoising does with images and guides."""
+
+    factors: list[Annotated[int, Field(ge=2, le=16)]] = Field(
+        default_factory=lambda: [4, 8],
+        min_length=1,
+        description="By which images are reduced and enlarged again (data.sources.enlarged).",
+    )
+    wrong: Part = Field(
+        default=0.1, description="Part of the crops that get the guide of another crop."
+    )
+    missing: Part = Field(default=0.05, description="Part of the crops that get a black guide.")
+    shifted: Part = Field(
+        default=0.25, description="Part of the crops whose guide is not quite aligned."
+    )
+    shift: NonNegativeInt = Field(
+        default=2, description="Pixels by which such a guide is off at most, along each axis."
+    )
+    contrast: Part = Field(
+        default=0.5,
+        description="Part of the crops whose image gets another contrast; half of all crops are "
+        "inverted.",
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> Guide:
+        if self.wrong + self.missing + self.shifted > 1:
+            raise ValueError("wrong, missing and shifted must be at most 1 together")
+        return self
+
+
 class Noise(Section):
     """What is added to clean files; not clipped.
 
@@ -247,7 +294,7 @@ class Model(Section):
 class Loss(Section):
     """What is minimised: a distance to a target, plus weight decay."""
 
-    name: Literal["mse", "l1", "charbonnier", "ssim", "psnr"] = Field(
+    name: Literal["mse", "l1", "charbonnier", "ssim", "psnr", "rmse"] = Field(
         default="mse", description="See denoise_ext/training/losses.py; ssim: mixed with l1."
     )
     ssim_weight: Part = Field(default=0.84, description="Part of 1 - SSIM in the loss `ssim`.")
@@ -305,6 +352,27 @@ class Loss(Section):
         description="classic: weight_decay / 2 * sum(w^2) is part of the loss; decoupled: every "
         "step subtracts learning rate * weight_decay * w (AdamW).",
     )
+
+
+class Head(Section):
+    """An output that is trained beside the image; its loss is logged as ``loss_OUTPUT``.
+
+    Example:
+        >>> denoise_ext.training.Head(output="normals", loss="angle", weight=0.1).loss
+        'angle'
+    """
+
+    output: str = Field(
+        min_length=1,
+        description="Of the network: noise_level, normals, or one that a task of your own has "
+        "targets for.",
+    )
+    loss: Literal["mse", "l1", "charbonnier", "psnr", "rmse", "log", "angle"] = Field(
+        default="mse",
+        description="As loss.name, or log: squared error of the logarithm of the output's mean "
+        "over an image; angle: one minus the cosine of the angle between vectors.",
+    )
+    weight: PositiveFloat = Field(default=1.0, description="In the sum; the image's loss has 1.")
 
 
 class Optimiser(Section):

@@ -262,4 +262,4 @@ def test_a_process_without_stdout_or_stderr(tmp_path):
     assert done.returncode == 2 and b"standard output" in done.stderr
     done = without(0, "denoise", "-", "-o", "c.png", *BACKEND, cwd=tmp_path)
     assert done.returncode == 2 and b"standard input" in done.stderr
-    assert without(1, "models", cwd=tmp_path).returncode == 0
+    assert without(1, "models", "dncnn*", cwd=tmp_path).returncode == 0

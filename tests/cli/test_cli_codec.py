@@ -67,14 +67,22 @@ def test_damage_is_named_and_the_rest_is_written(folder, capsys):
     assert io.read_image("bad.png").shape == (64, 64, 3)
 
 
-def test_wrong_kinds_and_missing_weights(folder, capsys):
+def test_wrong_kinds_and_missing_files(folder, capsys):
     assert cli.main(["decompress", "in/a.png", "-o", "x.png", *MODEL]) != 0
     assert "DXC" in capsys.readouterr().err
     assert cli.main(["compress", "in/a.png", "-o", "x.dxc", "--model", "none.safetensors"]) != 0
     assert "none.safetensors" in capsys.readouterr().err
-    assert cli.main(["compress", "in/a.png", "-o", "x.dxc"]) != 0
-    assert "dxcodec has no trained weights" in capsys.readouterr().err
     assert not (folder / "x.dxc").exists()
+
+
+def test_the_codec_that_ships_needs_no_file(folder, capsys):
+    assert cli.main(["compress", "in/a.png", "-o", "x.dxc", "--quality", "80"]) == 0
+    assert cli.main(["decompress", "x.dxc", "-o", "x.png"]) == 0
+    before, after = (io.read_image(name).astype(float) for name in ("in/a.png", "x.png"))
+    assert after.shape == before.shape
+    assert np.abs(after - before).mean() < 16
+    assert cli.main(["decompress", "x.dxc", "-o", "y.png", *MODEL]) != 0  # of another network
+    assert "x.dxc" in capsys.readouterr().err
 
 
 def test_quality_of_denoised_files(folder, capsys):

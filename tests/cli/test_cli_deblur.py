@@ -18,7 +18,7 @@ from command_line import (  # noqa: F401  (fixtures)
 )
 
 from denoise_ext import io
-from denoise_ext.restore import deblur
+from denoise_ext.restore import deblur, estimate_kernel
 
 pytestmark = pytest.mark.skipif(not HAVE_NATIVE, reason="needs the native library")
 QUICK = ["--steps", "1", "--sigma", "5"]
@@ -72,9 +72,51 @@ def test_a_pipe(folder, capsysbinary, monkeypatch):  # noqa: F811
     assert np.array_equal(made.frames[0], deblur(RGB, "disk:1", 5, steps=1))
 
 
+def test_a_kernel_that_is_estimated_and_kept(folder, capsys):  # noqa: F811
+    how = ["--kernel", "blind:5", "--save-kernel", "k.png", *QUICK]
+    code, out, _ = run(capsys, "deblur", "in/a.png", "-o", "a.png", *how)
+    assert code == 0 and "kernel of 5 x 5 pixels estimated" in out
+    kernel = estimate_kernel(RGB, 5)
+    assert np.array_equal(io.read_image("a.png"), deblur(RGB, kernel, 5, steps=1))
+    kept = io.read_image("k.png")
+    assert kept.dtype == np.uint16 and kept.max() == 65535
+    # 16 bits round each number by half of a 65535th of the maximum.
+    assert np.abs(kept / 65535 - (kernel / kernel.max()).numpy()).max() <= 0.51 / 65535
+    code, _, err = run(capsys, "deblur", "in/a.png", "-o", "b.png", *how)
+    assert code != 0 and "k.png" in err and not (folder / "b.png").exists()
+
+
+def test_kernels_of_a_folder_are_estimated_one_by_one(folder, capsys):  # noqa: F811
+    how = ["--recursive", "--kernel", "blind:5", *QUICK]
+    code, _, _ = run(capsys, "deblur", "in", "-o", "out", *how)
+    assert code == 0
+    for name in ("a.png", "sub/c.png"):
+        source = io.read_image(f"in/{name}")
+        expected = deblur(source, estimate_kernel(source, 5), 5, steps=1)
+        assert np.array_equal(io.read_image(f"out/{name}"), expected)
+    code, out, _ = run(capsys, "deblur", "in", "-o", "out", "--resume", *how)
+    assert code == 0 and "3 done before" in out
+    code, _, err = run(capsys, "deblur", "in", "-o", "out", "--resume", *how, "--kernel", "blind:7")
+    assert code == 3 and "other options" in err
+
+
+@pytest.mark.parametrize("inputs", [["in"], ["in/a.png", "in/b.png"]])
+def test_one_file_is_not_for_several_kernels(inputs, folder, capsys):  # noqa: F811
+    how = ["--kernel", "blind:5", "--save-kernel", "k.png"]
+    code, _, err = run(capsys, "deblur", *inputs, "-o", "out", *how)
+    assert code == 2 and "--save-kernel" in err and "one image" in err
+    assert not (folder / "out").exists() and not (folder / "k.png").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        (["--kernel", "blind:4"], ["size", "odd", "4"]),
+        (["--kernel", "blind:x"], ["blind:SIZE", "blind:x"]),
+        (["--kernel", "blind:-3"], ["blind:SIZE", "blind:-3"]),
+        (["--kernel", "blind:21"], ["size", "21", "20 x 31"]),
+        (["--kernel", "disk:1", "--save-kernel", "k.png"], ["--save-kernel", "blind:SIZE"]),
+        (["--kernel", "blind:5", "--save-kernel", "k.nothing"], ["k.nothing"]),
         (["--kernel", "nowhere.png"], ["nowhere.png", "gaussian:SIGMA"]),
         (["--kernel", "gaussian:-1"], ["sigma", "-1"]),
         (["--kernel", "in"], ["in"]),

@@ -189,7 +189,7 @@ def test_without_weights_that_ship_a_file_is_needed(monkeypatch):
     from denoise_ext.codec import coded_network
 
     monkeypatch.setattr(coded_network, "pretrained_info", lambda name: None)
-    with pytest.raises(ValueError, match=r"model: dxcodec has no trained weights"):
+    with pytest.raises(ValueError, match=r"model: dxcodec_1 has no trained weights"):
         codec.encode(picture(20, 30))
 
 

@@ -19,6 +19,7 @@ import denoise_ext
 from denoise_ext import models
 from denoise_ext.engine.capture.graph import Graph, Value
 from denoise_ext.engine.run import cuda_graph, region
+from denoise_ext.engine.run.settings import Settings
 
 pytestmark = pytest.mark.usefixtures("ours_is_faster")
 on_gpu = pytest.mark.skipif(missing_gpu() is not None, reason=str(missing_gpu()))
@@ -115,7 +116,7 @@ def test_replays_compute_what_the_model_does(size):
 
 def test_a_plan_is_made_anew_when_pytorch_changes_its_tf32_setting(monkeypatch):
     """Its kernels were chosen under the setting of the time; without a GPU, up to that decision."""
-    part = region.Region(nn.Identity(), "forward", "", region.Settings("default", None))
+    part = region.Region(nn.Identity(), "forward", "", Settings("default", None))
     made, allowed = [], [False]
     on_gpu = SimpleNamespace(is_cuda=True)
     monkeypatch.setattr(region, "call_key", lambda *_: (("key",), [on_gpu]))

@@ -90,7 +90,7 @@ def _case_and_call(op: str, name: str):
 
 
 @emulated
-@pytest.mark.rotates(each=["kernel", "dtype", "capability"])
+@pytest.mark.rotates(each=["kernel", "dtype", "capability"], turns=8)
 @each_kernel
 @pytest.mark.parametrize("op, name", CALLS)
 def test_forward(op, name, kernel, dtype, capability):
@@ -185,6 +185,7 @@ def test_float32_is_not_rounded(outputs, stride):
 
 
 @emulated
+@pytest.mark.rotates(each=["kernel", "dtype", "capability"])
 @each_kernel
 @pytest.mark.parametrize("name", ["k3s2", "rectangle", "eight_outputs", "groups"])
 def test_same_bits_in_every_order(name, kernel, dtype, capability):

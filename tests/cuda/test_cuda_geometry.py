@@ -80,7 +80,7 @@ def _multiprocessors(capability: int) -> int:
     return 3 if capability in (75, 86, 90) else 5
 
 
-@pytest.mark.rotates(each=["name", "capability"])
+@pytest.mark.rotates(each=["name"])
 @pytest.mark.parametrize("capability", CAPABILITIES)
 @pytest.mark.parametrize("dtype", [F16, BF16], ids=dtype_name)
 @pytest.mark.parametrize("name", CALLS)
@@ -98,7 +98,7 @@ def test_float32(name, capability):
     _check(*CALLS[name], F32, capability)
 
 
-@pytest.mark.rotates(each=["dtype", "name"])
+@pytest.mark.rotates(each=["name"])
 @pytest.mark.parametrize("dtype", [F32, F16, BF16], ids=dtype_name)
 @pytest.mark.parametrize("name", PLANES)
 def test_depthwise_planes(name, dtype):

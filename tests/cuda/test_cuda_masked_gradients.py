@@ -81,7 +81,7 @@ CALLS = {
 
 
 # The direct kernel is the same on every architecture.
-@pytest.mark.rotates(each=["variant", "capability"])
+@pytest.mark.rotates(each=["variant", "capability"], turns=8)
 @pytest.mark.parametrize(
     "variant, capability",
     [("conv_rowring", 75), ("conv_rowring", 80), ("conv_rowring", 90), ("conv_direct", 80)],
@@ -117,6 +117,7 @@ def test_every_weight_gradient_takes_the_mask(kernel, dtype):
     torch.testing.assert_close(fused[2], copied[2], rtol=2e-3, atol=1e-2)
 
 
+@pytest.mark.rotates()
 @pytest.mark.parametrize("call", [CALLS["relu"], CALLS["leaky_relu"], CALLS["tf32"]])
 def test_same_bits_in_every_order(call):
     results = []

@@ -35,7 +35,7 @@ def results(case: OpCase, call: Call, dtype: torch.dtype) -> list[Tensor]:
     return [output, *gradients]
 
 
-@pytest.mark.rotates(each=["case", "dtype"])
+@pytest.mark.rotates(each=["case", "dtype"], turns=8)
 @pytest.mark.parametrize("dtype", LAYOUTS, ids=str)
 @pytest.mark.parametrize("case, call", CALLS)
 def test_same_bits_in_every_order(case, call, dtype, request):

@@ -55,7 +55,7 @@ def tf32_bound(call: Call, t: dict[str, torch.Tensor]) -> torch.Tensor:
     return bounds.TF32_PRODUCT_ERROR * products
 
 
-@pytest.mark.rotates(each=["layout", "capability"])
+@pytest.mark.rotates(each=["layout", "capability"], turns=8)
 @pytest.mark.parametrize("capability", (80, 86, 90))
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)

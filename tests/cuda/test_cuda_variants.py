@@ -52,14 +52,14 @@ def check_every_variant(check, case, call, dtype, kind: str = "") -> None:
                 check(case, call, tensors, variant)
 
 
-@pytest.mark.rotates(each=["case", "dtype"])
+@pytest.mark.rotates(each=["case", "dtype"], turns=8)
 @pytest.mark.parametrize("dtype", LAYOUTS, ids=str)
 @pytest.mark.parametrize("case, call", CALLS)
 def test_results(case, call, dtype):
     check_every_variant(check_forward, case, call, dtype)
 
 
-@pytest.mark.rotates(each=["case", "dtype"])
+@pytest.mark.rotates(each=["case", "dtype"], turns=8)
 @pytest.mark.parametrize("dtype", LAYOUTS, ids=str)
 @pytest.mark.parametrize("case, call", GRADIENT_CALLS)
 def test_gradients(case, call, dtype):

@@ -101,6 +101,7 @@ def test_bilateral_beyond_every_edge(mode, right_table):
     assert np.abs(found - x).max() > 0.05
 
 
+@pytest.mark.rotates(each=["dtype"])
 @pytest.mark.parametrize("channels", [3, 4])
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32", "float64"])
 def test_bilateral_of_colours(dtype, channels, right_table):

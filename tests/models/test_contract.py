@@ -348,6 +348,7 @@ def test_a_state_that_is_kept_stays_as_it_is(name):
             assert torch.equal(part[key], values[key])
 
 
+@pytest.mark.rotates()
 @pytest.mark.parametrize("name", KINDS)
 def test_exported_files_compute_the_same(name, tmp_path):
     pytest.importorskip("onnxruntime")
@@ -377,6 +378,7 @@ def test_what_denoises_no_image_is_refused_at_once(name):
         from_module(network, 3)
 
 
+@pytest.mark.rotates()
 @pytest.mark.parametrize("name", KINDS)
 def test_commands_take_every_network(name, monkeypatch, tmp_path, capsys):
     for table in ("_architectures", "_models", "_pretrained"):  # put back afterwards

@@ -9,11 +9,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from rotation import on_day
 from shared_data import image_folder
 
+from denoise_ext import codec
 from denoise_ext.io import read_image
 from denoise_ext.models import (
     create_model,
@@ -22,6 +24,7 @@ from denoise_ext.models import (
     pretrained_info,
     read_metadata,
 )
+from denoise_ext.models.dxcodec import DXCodec
 from denoise_ext.runtime.model_names import image_models
 from denoise_ext.tasks import (
     Denoiser,
@@ -38,7 +41,12 @@ ROOT = Path(__file__).resolve().parents[2]
 NAMES = list_models(pretrained=True)
 MEBIBYTE = 2**20
 # Largest files, by the beginning of the name: float16 and what is said about it.
-LARGEST = {"dxnet_m": 9 * MEBIBYTE, "dxnet_l": 31 * MEBIBYTE, "": 2 * MEBIBYTE}
+LARGEST = {
+    "dxnet_m": 9 * MEBIBYTE,
+    "dxnet_l": 31 * MEBIBYTE,
+    "dxcodec": 4 * MEBIBYTE,
+    "": 2 * MEBIBYTE,
+}
 
 
 def test_the_demo_models_ship():
@@ -92,6 +100,13 @@ def test_what_was_changed_on_the_way_is_told(name):
 def test_it_can_be_made_and_removes_noise(name):
     model = create_model(name, pretrained=True)
     assert not model.training
+    if isinstance(model, DXCodec):
+        clean = np.full((64, 64, 3), 128, np.uint8)
+        noise = np.random.default_rng(0).normal(0, 25, clean.shape)
+        noisy = (clean + noise).round().clip(0, 255).astype(np.uint8)
+        result = codec.decode(codec.encode(noisy, sigma=25)).astype(float)
+        assert (result - clean).std() < 0.25 * noise.std()
+        return
     clean = torch.full((1, model.in_channels, 24, 24), 0.5)
     noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0)) * 25 / 255
     if name in image_models():

@@ -67,6 +67,7 @@ def test_as_in_pytorch(activation, slope, dtype, layout, device, isa):
     assert (near | expected.isnan()).all()
 
 
+@pytest.mark.rotates(each=["transposed", "dtype", "device"])
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", FLOATS, ids=dtype_name)
 @pytest.mark.parametrize("transposed", [False, True], ids=["conv2d", "conv_transpose2d"])

@@ -38,15 +38,18 @@ def bytes_in_use() -> int:
 
 
 def growth(function) -> int:
-    """Bytes more in use after CALLS calls; the least of three, as caches fill up."""
-    least = None
+    """Bytes more in use after CALLS calls; again, at most twice, where it is too much.
+
+    Caches fill up in the first calls. What leaks grows each time.
+    """
     for _ in range(3):
         before = bytes_in_use()
         for _ in range(CALLS):
             function()
         more = bytes_in_use() - before
-        least = more if least is None else min(least, more)
-    return least
+        if more < ALLOWED:
+            break
+    return more
 
 
 @pytest.fixture

@@ -37,7 +37,7 @@ CALLS_AND_DTYPES = [
 ]
 
 
-@pytest.mark.rotates(each=["case", "dtype", "device", "isa"])
+@pytest.mark.rotates(each=["case", "dtype", "device", "isa"], turns=8)
 @pytest.mark.parametrize("case, name, dtype", CALLS_AND_DTYPES)
 def test_matches_reference(case, name, dtype, device, isa):
     call = case.calls[name]
@@ -45,7 +45,7 @@ def test_matches_reference(case, name, dtype, device, isa):
     assert result.is_contiguous()
 
 
-@pytest.mark.rotates(each=["case", "layout", "device"])
+@pytest.mark.rotates(each=["case", "layout", "device"], turns=8)
 @pytest.mark.parametrize("layout", LAYOUTS[1:])
 @pytest.mark.parametrize("case, name", CALLS)
 def test_layouts(case, name, layout, device):
@@ -63,7 +63,7 @@ def test_layouts(case, name, layout, device):
             assert result.is_contiguous()
 
 
-@pytest.mark.rotates(each=["case", "device", "isa"])
+@pytest.mark.rotates(each=["case", "device", "isa"], turns=8)
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 @pytest.mark.parametrize("index", range(FUZZ_CALLS))
 def test_fuzz(case, index, device, isa):

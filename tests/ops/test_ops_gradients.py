@@ -30,7 +30,7 @@ CALLS = [
 ]
 
 
-@pytest.mark.rotates(each=["case", "dtype", "device"])
+@pytest.mark.rotates(each=["case", "dtype", "device"], turns=8)
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 @pytest.mark.parametrize("case, name", CALLS)
 def test_matches_reference(case, name, dtype, device):
@@ -45,7 +45,7 @@ def test_instruction_sets(case, name, device, isa):
     check_gradients(case, call, make_tensors(call, torch.float32, device), isa)
 
 
-@pytest.mark.rotates(each=["case", "device", "isa"])
+@pytest.mark.rotates(each=["case", "device", "isa"], turns=8)
 @pytest.mark.parametrize("case", DIFFERENTIABLE.values(), ids=DIFFERENTIABLE)
 @pytest.mark.parametrize("index", range(FUZZ_CALLS))
 def test_fuzz(case, index, device, isa):

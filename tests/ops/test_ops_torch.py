@@ -73,6 +73,7 @@ def test_fake_kernel_with_mixed_layouts(case):
             torch.library.opcheck(function, args, test_utils=("test_faketensor",))
 
 
+@pytest.mark.rotates()
 @ALL_CASES
 def test_opcheck(case):
     """Everything opcheck knows, autograd and compiled dynamic shapes included."""
@@ -105,6 +106,7 @@ def gradients(function, tensors: dict[str, Tensor]) -> tuple[Tensor, ...]:
     return output.detach(), *torch.autograd.grad(output.square().sum(), wanted)
 
 
+@pytest.mark.rotates()
 @ALL_CASES
 def test_compile_fullgraph(case):
     """One graph, no break, with the gradients of eager mode."""
@@ -122,6 +124,7 @@ def test_compile_fullgraph(case):
                 torch.testing.assert_close(ours, eager)
 
 
+@pytest.mark.rotates()
 @ALL_CASES
 def test_compile_dynamic_sizes(case):
     """One compilation serves every size."""
@@ -139,6 +142,7 @@ def test_compile_dynamic_sizes(case):
             torch.testing.assert_close(compiled(**tensors), function(**tensors))
 
 
+@pytest.mark.rotates(turn=1)  # compiles C++
 def test_compile_with_inductor():
     """The default backend, once: its code calls the operators between its own kernels."""
     torch._dynamo.reset()

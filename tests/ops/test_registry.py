@@ -30,8 +30,7 @@ NO_AUTOGRAD: dict[str, str] = {
 }
 # Operators that have no CUDA kernel yet, and why; CUDA tensors are refused with the way out.
 NO_CUDA: dict[str, str] = {
-    "conv2d_pack": "the CUDA kernels read weights as torch stores them",
-    "conv2d_resampled_out": "it takes what conv2d_pack returns",
+    "conv2d_resampled_out": "Winograd's algorithm, which the CPU alone has",
     "block_warp_out": "CUDA's caching allocator makes new results cheap",
     "latents_decode": "each class depends on the numbers before",
     "latents_encode": "each class depends on the numbers before",

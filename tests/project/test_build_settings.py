@@ -57,7 +57,7 @@ def test_without_nvcc_the_build_has_no_cuda(no_cuda, monkeypatch, wanted):
         monkeypatch.setenv("DENOISE_EXT_CUDA", wanted)
     names = load_setup(monkeypatch)
     assert names["NVCC"] is None
-    assert "DENOISE_EXT_WITH_CUDA" not in dict(names["macros"])
+    assert "DENOISE_EXT_WITH_CUDA" not in dict(names["macros"]())
 
 
 def test_cuda_0_leaves_nvcc_alone(no_cuda, monkeypatch):
@@ -89,7 +89,7 @@ def test_default_architectures_are_those_nvcc_knows(no_cuda, monkeypatch):
     install_nvcc(no_cuda, "75 80 86 89 90 100 120 121")
     names = load_setup(monkeypatch)
     assert archs_of(names) == ["7.5", "8.0+PTX", "8.6", "8.9", "9.0", "10.0", "12.0+PTX"]
-    assert dict(names["macros"])["DENOISE_EXT_CUDA_VERSION"] == "13.0"
+    assert dict(names["macros"]())["DENOISE_EXT_CUDA_VERSION"] == "13.0"
 
 
 def install_gpus(folder: Path, answer: str) -> None:

@@ -30,7 +30,7 @@ def test_snippets(tmp_path, monkeypatch, capsys):
     pages = (noisy[..., 0] * 257).astype(np.uint16)
     io.write_picture(tmp_path / "stack.tif", io.Picture((pages,) * 3, (0, 65535), "gray", "TIFF"))
     monkeypatch.chdir(tmp_path)
-    assert len(blocks(PAGE, "python")) == 13
+    assert len(blocks(PAGE, "python")) == 14
     names = run_python(PAGE)
     for snippet in blocks(PHOTOS, "python"):
         exec(compile(snippet, str(PHOTOS), "exec"), {"array": noisy.astype(np.uint8)})

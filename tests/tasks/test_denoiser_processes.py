@@ -62,6 +62,7 @@ def test_process_pool(used):
 
 
 @pytest.mark.slow
+@pytest.mark.rotates()
 @pytest.mark.parametrize("start", ["fork", "spawn"])
 def test_data_loader_workers(used, start):
     loader = DataLoader(

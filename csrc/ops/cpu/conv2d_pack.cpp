@@ -1,4 +1,4 @@
-// torch.ops.denoise_ext.conv2d_pack: a weight in the order in which the CPU's kernels read it.
+// A weight in the order in which the CPU's kernels read it.
 #include "../../cpu/conv_pack.h"
 
 #include "../../cpu/conv.h"
@@ -6,7 +6,6 @@
 #include "../conv.h"
 #include "../conv2d_out.h"
 #include "../device.h"
-#include "../register.h"
 
 namespace denoise_ext::ops {
 
@@ -27,16 +26,16 @@ Tensor packed_like(const Tensor& weight, int64_t elements) {
   return torch::stable::new_empty(weight, {sizes.data(), 1}, type);
 }
 
-template <class Device>
-Tensor conv2d_pack(const Tensor& weight, const StringArgument& algorithm_name) {
-  constexpr const char* kOp = "conv2d_pack";
-  const auto algorithm = parse_algorithm(algorithm_name, kOp);
-  STD_TORCH_CHECK(algorithm != cpu::ConvAlgorithm::kAuto, kOp,
+}  // namespace
+
+Tensor pack_on_cpu(const Tensor& weight, const std::string& algorithm_name, int64_t groups, const char* op) {
+  const auto algorithm = parse_algorithm(algorithm_name, op);
+  STD_TORCH_CHECK(algorithm != cpu::ConvAlgorithm::kAuto, op,
                   ": algorithm must be named: what 'auto' takes depends on the image");
-  check_weight(weight, kOp);
-  const Tensor4 view = view4(weight, kOp, "weight");
+  STD_TORCH_CHECK(groups == 1, op, ": groups must be 1 on the CPU, got ", groups);
+  const Tensor4 view = view4(weight, op, "weight");
   const bool winograd = algorithm != cpu::ConvAlgorithm::kDirect;
-  STD_TORCH_CHECK(!winograd || (view.size[2] == 3 && view.size[3] == 3 && view.dtype != DType::kFloat64), kOp,
+  STD_TORCH_CHECK(!winograd || (view.size[2] == 3 && view.size[3] == 3 && view.dtype != DType::kFloat64), op,
                   ": weight must be (K, C, 3, 3) and not float64 for '", algorithm_name, "', got ",
                   sizes_text(weight));
   const Tensor packed = packed_like(weight, cpu::packed_weight_elements(view.size, view.dtype, algorithm));
@@ -44,11 +43,4 @@ Tensor conv2d_pack(const Tensor& weight, const StringArgument& algorithm_name) {
   return packed;
 }
 
-}  // namespace
 }  // namespace denoise_ext::ops
-
-DENOISE_EXT_SCHEMAS(m) {
-  m.def("conv2d_pack(Tensor weight, str algorithm) -> Tensor");
-}
-
-DENOISE_EXT_REGISTER_FOR_(CPU, conv2d_pack, Cpu)

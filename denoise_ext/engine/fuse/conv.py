@@ -199,7 +199,8 @@ class ConvSite(Site):
             self.input, weight, bias, self.stride, self.padding, self.output_padding, self.groups,
             self.dilation, *epilogue, self.residual, self.residual_position, self.precision, OUT,
         )  # fmt: skip
-        function = _writer(torch.ops.denoise_ext.conv_transpose2d_out.default, weight.device)
+        op = torch.ops.denoise_ext.conv_transpose2d_out.default
+        function = _writer(op, weight.device, {})
         return Step(function, args, {}, [self.output], any_layout=True)
 
     def _out_step(
@@ -214,7 +215,8 @@ class ConvSite(Site):
             self.groups, self.border, *epilogue, self.residual, self.residual_position, algorithm,
             OUT, self.precision,
         )  # fmt: skip
-        function = _writer(torch.ops.denoise_ext.conv2d_out.default, weight.device)
+        packed_on_gpu = self._packed_on_gpu(constants)
+        function = _writer(torch.ops.denoise_ext.conv2d_out.default, weight.device, packed_on_gpu)
         return Step(function, args, {}, [self.output], any_layout=True)
 
     def _packed(self, algorithm: str, weight: Tensor, constants: Constants) -> Tensor:
@@ -224,6 +226,11 @@ class ConvSite(Site):
             packed = torch.ops.denoise_ext.conv2d_pack(weight, algorithm)
             constants.packed[key] = packed
         return packed
+
+    def _packed_on_gpu(self, constants: Constants) -> dict[Any, Any]:
+        """Where all plans with this weight keep it as kernels on a GPU read it."""
+        key = ("packed", "on a GPU", self._key())
+        return constants.packed.setdefault(key, {}) if key[2] is not None else {}
 
     def error_bound(self, variant: str, env: Callable[[Value], Tensor]) -> float:
         """See :class:`Site`.
@@ -293,6 +300,14 @@ class ConvSite(Site):
         return max(scale, 1.0)
 
 
-def _writer(op: Callable[..., Any], device: torch.device) -> Callable[..., Any]:
+def _writer(
+    op: Callable[..., Any], device: torch.device, packed: dict[Any, Any]
+) -> Callable[..., Any]:
     """The operator; on a GPU by the kernel that is measured to be the fastest there."""
-    return Tuned(op) if device.type == "cuda" else op
+    return Tuned(op, packed) if device.type == "cuda" else op
+
+
+def is_convolution(step: Step) -> bool:
+    """Whether one of `CONVOLUTIONS` computes it."""
+    function = step.function
+    return (function.op if isinstance(function, Tuned) else function) in CONVOLUTIONS

@@ -23,7 +23,8 @@ from denoise_ext.engine.capture.instrumented_copy import Wrapper
 from denoise_ext.engine.capture.known_hooks import has_unknown_hooks
 from denoise_ext.engine.capture.signature import is_ordinary
 from denoise_ext.engine.report import Row
-from denoise_ext.engine.run.region import Region, Settings
+from denoise_ext.engine.run.region import Region
+from denoise_ext.engine.run.settings import Settings
 
 
 class State:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import weakref
 from collections import Counter, OrderedDict
 from collections.abc import Callable
@@ -24,12 +23,14 @@ from denoise_ext.engine.capture.trace import trace
 from denoise_ext.engine.fuse import decisions, verify
 from denoise_ext.engine.fuse.ir import Constants, Site, Step, as_traced
 from denoise_ext.engine.fuse.match import find_sites
-from denoise_ext.engine.report import Report, Row
+from denoise_ext.engine.report import Row
 from denoise_ext.engine.run.economy import Economy
 from denoise_ext.engine.run.output_tree import Finish, largest_error, own_strides
 from denoise_ext.engine.run.plan import Plan
 from denoise_ext.engine.run.reference_run import ReferenceRun
 from denoise_ext.engine.run.schedule import Schedule, Scheduler
+from denoise_ext.engine.run.settings import Settings
+from denoise_ext.ops.tuned import Tuned
 
 _NOT_FASTER = "the plan is not faster"
 _AS_FAST = "PyTorch's own operators are as fast everywhere"
@@ -38,23 +39,6 @@ _OURS, _PLAIN = "replacements", "PyTorch's own operators"
 _MOST_PLANS = 8
 _MOST_NUMBERS = 4  # values of an int or float argument that get a plan each
 _MOST_BYTES = 1 << 30  # of plans' memory, the one in use not counted
-
-
-@dataclass
-class Settings:
-    """The user's options."""
-
-    precision: str
-    dtype: torch.dtype | None
-    examine: bool = True  # False: take the best guess everywhere
-    report: Report = field(default_factory=lambda: Report([]))
-    lock: threading.RLock = field(default_factory=threading.RLock)
-    # Times of a site of one kind and size serve all regions.
-    timings: dict[str, tuple[float, float]] = field(default_factory=dict)
-    # Called when a region that has had a plan is left for good.
-    reconsider: Callable[[], None] = lambda: None
-    # What runs, by the module's name; a plan that is dropped leaves its report.
-    plans: list[tuple[str, weakref.ref[Plan]]] = field(default_factory=list)
 
 
 def _as_it_is(result: Any) -> Any:
@@ -535,7 +519,9 @@ def _leave_sites(found: verify.Examination) -> None:
 
 def _drop_unused(constants: Constants, found: verify.Examination) -> None:
     """Only what the chosen variants read stays packed; a plan lays out what else it reads."""
-    used = {id(a) for step in found.chosen.values() if step for a in step.args}
+    steps = [step for step in found.chosen.values() if step]
+    used = {id(a) for step in steps for a in step.args}
+    used |= {id(step.function.packed) for step in steps if isinstance(step.function, Tuned)}
     packed = constants.packed
     unused = [
         key

@@ -16,7 +16,7 @@ from denoise_ext.engine.capture.graph import (
     same_layout,
     substitute,
 )
-from denoise_ext.engine.fuse.conv import CONVOLUTIONS
+from denoise_ext.engine.fuse.conv import is_convolution
 from denoise_ext.engine.fuse.ir import OUT, Constants, Site, Step
 from denoise_ext.engine.fuse.match import POINTWISE_STEPS, ConcatSite
 from denoise_ext.engine.run.memory import Buffer, place
@@ -244,7 +244,7 @@ class Scheduler:
         strict = {
             value
             for step in self.result.steps
-            if not step.any_layout or step.function in CONVOLUTIONS
+            if not step.any_layout or is_convolution(step)
             for value in step.reads()
         }
         outputs = self.graph.output_values()
@@ -279,10 +279,7 @@ class Scheduler:
 def _convolved(steps: list[Step]) -> set[Value]:
     """What convolutions read or write, and what lies side by side with that."""
     convolved = {
-        value
-        for step in steps
-        if step.function in CONVOLUTIONS
-        for value in (*step.reads(), *step.made)
+        value for step in steps if is_convolution(step) for value in (*step.reads(), *step.made)
     }
     for parts in (steps[::-1], steps):  # a concatenation and its parts have one layout
         for step in parts:

@@ -1,0 +1,113 @@
+"""benchmarks/guided.py and several_tasks.py on pictures made here."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from denoise_ext._loader import native_error
+from denoise_ext.models import create_model, save_model
+
+sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))
+
+import guided
+import several_tasks
+
+pytestmark = pytest.mark.skipif(native_error() is not None, reason="needs the native library")
+
+SMALL = {"widths": [8, 16], "blocks": [1, 1], "guide_width": 4}
+
+
+def scene(seed: int, rows: int, columns: int) -> tuple[np.ndarray, np.ndarray]:
+    """Depth and its picture: two levels, one edge."""
+    y, x = np.mgrid[:rows, :columns]
+    near = x + seed * y / 10 > columns / 2
+    colours = np.where(near[..., None], (200, 40, 60), (30, 120, 200)).astype(np.uint8)
+    return np.where(near, 190, 60 + seed).astype(np.uint8), colours
+
+
+@pytest.fixture
+def data(tmp_path, monkeypatch):
+    names = {"Middlebury": ("{}_output_depth.png", "{}_output_color.png"),
+             "Lu": ("{}_output_depth.png", "{}_ouput_color.png"),
+             "RoadScene": ("{}.jpg", "{}.jpg")}  # fmt: skip
+    held_out = tmp_path / "held_out.txt"
+    held_out.write_text("# two\n1.jpg\n3.jpg\n")
+    chosen = guided.Set(**{**vars(guided.SETS["RoadScene"]), "held_out": held_out})
+    monkeypatch.setitem(guided.SETS, "RoadScene", chosen)
+    monkeypatch.setitem(guided.TRAINING, "RoadScene", chosen)
+    sets = {**guided.SETS, "training": guided.TRAINING["Middlebury"]}
+    for key, one in sets.items():
+        patterns = names.get(key, ("{}.png", "{}.jpg"))
+        for place, (name, pattern) in enumerate(zip(patterns, one.patterns, strict=True)):
+            folder = (tmp_path / one.folder / pattern).parent
+            folder.mkdir(parents=True, exist_ok=True)
+            for index in range(4):
+                pixels = scene(index, 73, 80 + index)[place]
+                Image.fromarray(pixels).save(folder / name.format(index), quality=100)
+    monkeypatch.setenv("DENOISE_EXT_DATA", str(tmp_path))
+    torch.manual_seed(0)
+    save_model(create_model("dxnet_s_guided", **SMALL), tmp_path / "net.safetensors")
+    return tmp_path
+
+
+def test_every_set_and_method(data, capsys):
+    model = str(data / "net.safetensors")
+    how = ["--model", model, "--unguided", model, "--output", str(data / "out")]
+    assert guided.main(how) == 0
+    facts = json.loads((data / "out/guided.json").read_text())
+    found = {(row["set"], row["task"]): row for row in facts["rows"]}
+    assert set(found) == {
+        ("Middlebury", "sigma 10"), ("Middlebury", "sigma 25"), ("Middlebury", "x4"),
+        ("Middlebury", "x8"), ("Lu", "x4"), ("Lu", "x8"), ("RoadScene", "sigma 25"),
+    }  # fmt: skip
+    assert found["RoadScene", "sigma 25"]["images"] == 2  # those that are held out
+    noisy = found["Middlebury", "sigma 10"]["figures"]
+    assert noisy["noisy"] == pytest.approx(28.13, abs=0.2)
+    assert noisy["joint bilateral"] > noisy["noisy"] + 8  # the edge is in the guide
+    assert noisy["unguided"] == pytest.approx(noisy["black"])
+    assert len({noisy[name] for name in ("guided", "shifted", "wrong", "black")}) == 4
+    small = found["Lu", "x4"]["figures"]
+    assert small["bicubic"] < found["Lu", "x8"]["figures"]["bicubic"]
+    text = (data / "out/guided.md").read_text()
+    assert text in capsys.readouterr().out and f"{small['bicubic']:.2f}" in text
+
+
+def test_shifted_and_wrong_guides():
+    pairs = [scene(0, 8, 9), scene(3, 6, 7)]
+    first = next(guided.guides(pairs))
+    assert np.array_equal(first["shifted"][2:, 2:], pairs[0][1][:-2, :-2])
+    assert np.array_equal(first["wrong"][:6, :7], pairs[1][1])
+    assert first["wrong"].shape == first["black"].shape == (8, 9, 3) and not first["black"].any()
+
+
+@pytest.mark.parametrize("task", ["noise_level", "normals"])
+def test_several_tasks(tmp_path, monkeypatch, capsys, task):
+    photos = tmp_path / several_tasks.PHOTOS
+    photos.mkdir(parents=True)
+    held_out = several_tasks.HELD_OUT.read_text().split("\n")[1:]
+    rng = np.random.default_rng(0)
+    for name in [*filter(None, held_out), "a.jpg", "b.jpg"]:
+        pixels = rng.integers(0, 256, (9, 10, 3), dtype=np.uint8)
+        Image.fromarray(pixels).resize((150, 140)).save(photos / name)
+    monkeypatch.setenv("DENOISE_EXT_DATA", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(several_tasks, "SIDE", 32)
+    threads = torch.get_num_threads()
+    how = [task, "--steps", "2", "--seeds", "1", "2", "--output", str(tmp_path / "out")]
+    assert several_tasks.main(how) == 0
+    torch.set_num_threads(threads)
+    facts = json.loads((tmp_path / f"out/several_tasks_{task}.json").read_text())
+    arithmetic = [row["gflop"] for row in facts["rows"]]
+    rest = arithmetic[1:] if task == "noise_level" else [sum(arithmetic[1:])]
+    assert rest == pytest.approx([arithmetic[0]], rel=0.03)  # equal arithmetic
+    first, second = facts["rows"][0]["figures"]
+    assert first.keys() == second.keys() and first != second
+    text = (tmp_path / f"out/several_tasks_{task}.md").read_text()
+    assert text in capsys.readouterr().out and "seeds 1, 2" in text

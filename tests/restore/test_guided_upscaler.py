@@ -1,0 +1,116 @@
+"""Enlarging with a guide: kinds, sizes, ranges, holes, tiles, what is refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from denoise_ext._loader import native_error
+from denoise_ext.io import picture_of, read_picture, write_image, write_picture
+from denoise_ext.models import create_model
+from denoise_ext.resampling import imresize
+from denoise_ext.restore import GuidedUpscaler, upscale
+
+pytestmark = pytest.mark.skipif(native_error() is not None, reason="native library missing")
+
+RNG = np.random.default_rng(2)
+DEPTH = RNG.integers(700, 2500, (9, 14), dtype=np.uint16)
+PHOTO = RNG.integers(0, 256, (36, 56, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def network():
+    torch.manual_seed(0)
+    return create_model("dxnet_s_guided", widths=[8, 16], blocks=[1, 1], guide_width=4).eval()
+
+
+def by_hand(network, depth, photo, scale):
+    """The network on the image that is enlarged, its range [0, 1]."""
+    x = torch.from_numpy(depth.astype(np.float32))[None, None]
+    low, high = x.min(), x.max()
+    inputs = {
+        "image": imresize((x - low) / (high - low), scale),
+        "guide": torch.from_numpy(photo).permute(2, 0, 1)[None] / 255,
+        "noise_map": torch.zeros(1, 1, 1, 1),
+    }
+    with torch.no_grad():
+        made = network(inputs)[0]["image"][0, 0]
+    return (made * (high - low) + low).numpy()
+
+
+def test_the_network_sharpens_what_is_enlarged(network):
+    expected = by_hand(network, DEPTH, PHOTO, 4)
+    made = GuidedUpscaler(network).run(DEPTH, PHOTO)
+    assert made.image.dtype == np.uint16 and made.scale == 4
+    # the kernels round otherwise than PyTorch, and the result to whole numbers
+    np.testing.assert_allclose(made.image, expected.clip(0), atol=0.51)
+    floats = upscale(DEPTH.astype(np.float32), model=network, guide=PHOTO)
+    np.testing.assert_allclose(floats, expected, atol=0.01)
+    shifted = upscale(DEPTH.astype(np.float32) - 5000, model=network, guide=PHOTO)
+    np.testing.assert_allclose(shifted + 5000, expected, atol=0.02)
+    batch = torch.from_numpy(np.stack([DEPTH, DEPTH]).astype(np.float32))[:, None]
+    assert upscale(batch, model=network, guide=PHOTO).shape == (2, 1, 36, 56)
+    large = np.tile(DEPTH, (3, 2)), np.tile(PHOTO, (3, 2, 1))
+    strict = GuidedUpscaler(network, precision="strict", tile=80).run(*large)
+    whole = GuidedUpscaler(network, precision="strict", tile=None).run(*large)
+    assert strict.tiles > 1 == whole.tiles
+    np.testing.assert_array_equal(strict.image, whole.image)
+
+
+def test_files_and_pictures(network, tmp_path):
+    write_picture(tmp_path / "depth.png", picture_of(DEPTH))
+    write_image(tmp_path / "photo.png", PHOTO)
+    expected = upscale(DEPTH, model=network, guide=PHOTO)
+    np.testing.assert_array_equal(
+        upscale(tmp_path / "depth.png", model=network, guide=tmp_path / "photo.png"), expected
+    )
+    picture = read_picture(tmp_path / "depth.png")
+    made = upscale(picture, 4, model=network, guide=tmp_path / "photo.png")
+    assert made.frames[0].shape == (36, 56)
+    np.testing.assert_array_equal(made.frames[0], expected)
+
+
+def test_noise_is_removed_first(network):
+    clean, noisy = (upscale(DEPTH, sigma=s, model=network, guide=PHOTO) for s in (0, 20))
+    assert (clean != noisy).mean() > 0.5
+
+
+def test_holes(network):
+    broken = DEPTH.copy()
+    broken[3:5, 6:9] = 0
+    holes = np.repeat(np.repeat(broken == 0, 4, 0), 4, 1)
+    kept = upscale(broken, model=network, guide=PHOTO, holes="keep")
+    np.testing.assert_array_equal(kept == 0, holes)
+    full = upscale(broken, model=network, guide=PHOTO, holes="fill")
+    np.testing.assert_array_equal(full[~holes], kept[~holes])
+    # the range is that of the values, so that nothing is near 0
+    assert full.min() > 300
+    floats = np.where(broken == 0, np.nan, broken).astype(np.float32)
+    assert np.isfinite(upscale(floats, model=network, guide=PHOTO, holes="fill")).all()
+    flat = np.where(broken == 0, 0, 1000).astype(np.uint16)
+    assert np.ptp(upscale(flat, model=network, guide=PHOTO, holes="fill").astype(int)) <= 1
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "named"),
+    [
+        ({"guide": PHOTO[:-1]}, ValueError, r"guide must have 2 to 16 times.*14 x 9.*56 x 35"),
+        ({"guide": PHOTO[:9, :14]}, ValueError, "2 to 16 times"),
+        ({"guide": PHOTO.transpose(1, 0, 2)}, ValueError, "2 to 16 times"),
+        ({"scale": 2}, ValueError, "scale is 2.*4 times"),
+        ({"scale": 1}, ValueError, "scale must be 2 to 16.*1"),
+        ({"scale": 2.5}, TypeError, "scale.*2.5"),
+        ({"image": DEPTH[:7], "guide": PHOTO[:28]}, ValueError, "8 x 8.*14 x 7"),
+        ({"max_pixels": 2000}, ValueError, "2016 pixels.*2000"),
+        ({"holes": "some"}, ValueError, "holes.*some"),
+        ({"image": DEPTH * np.uint16(0), "holes": "fill"}, ValueError, "every pixel is a hole"),
+        ({"model": "dxnet_s_gray"}, ValueError, "model must take a guide.*DXNet"),
+        ({"guide": 7}, TypeError, "guide: image must be"),
+        ({"sigma": -1}, ValueError, "sigma.*-1"),
+    ],
+)
+def test_what_does_not_fit_is_named(network, change, error, named):
+    options = {"image": DEPTH, "guide": PHOTO, "model": network} | change
+    with pytest.raises(error, match=named):
+        upscale(options.pop("image"), **options)
