@@ -1,10 +1,10 @@
 """Bits and quality of compressed noisy pictures: `python benchmarks/codec.py`.
 
 Pictures of Kodak with white noise, rounded to 8 bits, and clean ones. Each goes through JPEG, WebP,
-AVIF and JPEG XL (where Pillow has them) as it is, and after `Denoiser` at the noise's level. With
-`--model FILE` a sealed codec takes the noisy picture itself. Bits are those of whole files. PSNR
-and SSIM are to the clean picture. The tables have the mean PSNR at a rate: each picture's curve is
-interpolated over the logarithm of its bits.
+AVIF and JPEG XL (where Pillow has them) as it is, and after `Denoiser` at the noise's level. The
+codec that ships, or that of `--model FILE`, takes the noisy picture itself. Bits are those of
+whole files. PSNR and SSIM are to the clean picture. The tables have the mean PSNR at a rate: each
+picture's curve is interpolated over the logarithm of its bits.
 
 Pictures come from $DENOISE_EXT_DATA/test/Kodak_full. Results go to `results/codec.json`,
 `results/codec.md` and `results/codec_sigma*.png`.
@@ -72,7 +72,7 @@ def by_codec(codec: CodedNetwork) -> Method:
     return method
 
 
-def methods(codec: CodedNetwork | None) -> dict[str, Method]:
+def methods(codec: CodedNetwork) -> dict[str, Method]:
     """What is installed here."""
     found = {name: by_file(name) for name in ("JPEG", "WEBP")}
     if features.check("avif"):
@@ -83,8 +83,7 @@ def methods(codec: CodedNetwork | None) -> dict[str, Method]:
         found["JXL"] = by_pillow
     except ImportError:
         print("JPEG XL is left out: pip install pillow-jxl-plugin")
-    if codec is not None:
-        found["DXC"] = by_codec(codec)
+    found["DXC"] = by_codec(codec)
     return found
 
 
@@ -177,7 +176,7 @@ def draw(results: dict[str, dict[str, dict[str, list[Point]]]], folder: Path) ->
 def main() -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", help="file of a sealed codec")
+    parser.add_argument("--model", help="file of a sealed codec (default: the one that ships)")
     parser.add_argument("--images", type=int, default=24, help="pictures (default: all 24)")
     parser.add_argument("--output", type=Path, default=HERE / "results")
     args = parser.parse_args()
@@ -186,12 +185,12 @@ def main() -> None:
     if not files:
         raise SystemExit(f"no pictures in {folder}: set DENOISE_EXT_DATA")
     files = files[:: max(1, len(files) // args.images)][: args.images]
-    codec = load_codec(args.model) if args.model else None
+    codec = load_codec(args.model)
     results: dict[str, dict[str, dict[str, list[Point]]]] = {}
     for name, method, sigma, points in measured(files, methods(codec)):
         results.setdefault(f"{sigma:g}", {}).setdefault(method, {})[name] = points
     args.output.mkdir(parents=True, exist_ok=True)
-    facts = {"codec": codec.digest.hex() if codec else None, "results": results}
+    facts = {"codec": codec.digest.hex(), "results": results}
     (args.output / "codec.json").write_text(json.dumps(facts, indent=1) + "\n")
     (args.output / "codec.md").write_text(table(results))
     draw(results, args.output)
