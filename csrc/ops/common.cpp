@@ -160,6 +160,7 @@ Activation parse_activation(const std::string& name, const char* op) {
     allowed += (allowed.empty() ? "" : ", ") + std::string(known);
   }
   STD_TORCH_CHECK(false, op, ": activation must be one of ", allowed, ", got '", name, "'");
+  return Activation::kNone;  // not reached; some compilers cannot see it
 }
 
 ResidualPosition parse_residual_position(const std::string& name, const char* op) {

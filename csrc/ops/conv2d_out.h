@@ -15,6 +15,10 @@ void check_cpu(const cpu::ConvParams& params, const char* op);
 // The weight in the order of the CPU's kernels (ops/cpu/conv2d_pack.cpp).
 Tensor pack_on_cpu(const Tensor& weight, const std::string& algorithm, int64_t groups, const char* op);
 
+// The same for a named CUDA kernel (ops/conv2d_pack.cpp, in builds with CUDA).
+Tensor pack_on_cuda(const Tensor& weight, const std::string& kernel, int64_t groups, Precision precision,
+                    const char* op);
+
 // What the CUDA kernels are given of a packed weight: the kernel it is packed for, and its memory.
 struct PackedView {
   const char* kernel;  // nullptr: there is none

@@ -34,6 +34,8 @@ bool has_layout(const Tensor& packed, cuda::PackedLayout* layout) {
   return false;
 }
 
+}  // namespace
+
 Tensor pack_on_cuda(const Tensor& weight, const std::string& kernel, int64_t groups, Precision precision,
                     const char* op) {
   // An image of one output pixel: the weight is packed alike for all.
@@ -55,8 +57,6 @@ Tensor pack_on_cuda(const Tensor& weight, const std::string& kernel, int64_t gro
   CudaCall(weight, op).launch(cuda::ConvPacking{params, kernel.c_str(), memory_of(packed, Access::kWrite)});
   return packed;
 }
-
-}  // namespace
 
 PackedView packed_view(const cuda::ConvParams& params, const std::optional<Tensor>& packed,
                        const Tensor& input, const char* op) {

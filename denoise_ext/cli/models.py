@@ -66,8 +66,10 @@ def describe(name: str) -> dict[str, Any]:
 
     with torch.device("meta"):  # shapes only: nothing is allocated or initialised
         model = create_model(name)
+        # A sealed codec makes files: the network that it was trained as has its arithmetic.
+        counted = create_model(name, sealed=False) if model.config.get("sealed") else model
     try:
-        geometry, obstacle = geometry_of(model), None
+        geometry, obstacle = geometry_of(counted), None
     except GeometryError as error:  # images are then computed as a whole
         geometry, obstacle = Geometry(None, None, model.stride, ()), str(error)
     weights = pretrained_info(name)
@@ -76,8 +78,8 @@ def describe(name: str) -> dict[str, Any]:
         "family": model.family,
         "channels": model.signature.inputs[model.signature.reference].channels,
         "needs_sigma": "noise_map" in model.signature.inputs,
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "gflop_per_megapixel": round(gflop_per_megapixel(model), 3),
+        "parameters": sum(p.numel() for p in counted.parameters()),
+        "gflop_per_megapixel": round(gflop_per_megapixel(counted), 3),
         "receptive_field": geometry.receptive_field,
         "radius": geometry.radius,
         "stride": geometry.stride,

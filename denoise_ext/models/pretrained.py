@@ -34,6 +34,15 @@ _PROTOCOL_VIDEO = (
     "mean over the 12 films of video/clips/test, 40 frames at most; luma; white Gaussian noise, not"
     " clipped; output clipped; `benchmarks/video.py`"
 )
+_DATA_CODEC = (
+    "BSDS500 as above, and photographs of train/photos_half without the 40 of "
+    "recipes/photos_half_held_out.txt"
+)
+_PROTOCOL_CODEC = (
+    "PSNR to the clean picture at 0.5 bits per pixel of whole files, mean of every third picture of"
+    " Kodak_full; white Gaussian noise, rounded to 8 bits, the codec is given its level;"
+    " `benchmarks/codec.py --images 8`"
+)
 _PROTOCOL = (
     "mean over images; white Gaussian noise, not clipped, generator seeded with 0 anew for every "
     "image; output clipped and rounded to 8 bits; RGB together; `denoise-ext evaluate`"
@@ -193,5 +202,28 @@ register_pretrained(
         licence="Apache-2.0",
         psnr={"test films sigma 20": 33.40, "test films sigma 40": 30.14},
         protocol=_PROTOCOL_VIDEO,
+    ),
+)  # fmt: skip
+
+register_pretrained(
+    "dxcodec_1",
+    Pretrained(
+        file="dxcodec_1.safetensors",
+        sha256="0cd2d72b2a0eafc63d5869ff0e3e0ea93cf42537adf944edbb9ff27374382006",
+        config={
+            "blocks": [1, 2, 2], "channels": 3, "family": "dxcodec", "latents": 128, "rates": 8,
+            "sealed": True, "widths": [48, 64, 96],
+        },
+        recipe="recipes/dxcodec.toml",
+        training_data=_DATA_CODEC,
+        noise="white Gaussian noise, sigma 0-50 (0-255 scale), not clipped; a quarter is clean",
+        steps=11500,
+        licence="Apache-2.0",
+        psnr={
+            "Kodak at 0.5 bpp sigma 0": 32.47,
+            "Kodak at 0.5 bpp sigma 15": 31.21,
+            "Kodak at 0.5 bpp sigma 25": 30.04,
+        },
+        protocol=_PROTOCOL_CODEC,
     ),
 )  # fmt: skip

@@ -54,9 +54,9 @@ def test_evaluate_opens_its_network_once(folder, checkpoints, capsys, monkeypatc
         opened.append(self)
         opens(self, *arguments, **options)
 
-    def measuring(network, dtype):
+    def measuring(network, *how):
         measured.append(network)
-        return measures(network, dtype)
+        return measures(network, *how)
 
     monkeypatch.setattr(session.Session, "__init__", opening)
     monkeypatch.setattr(session, "bytes_per_pixel", measuring)

@@ -23,6 +23,7 @@ from denoise_ext.models import (
 )
 from denoise_ext.training import (
     ConfigError,
+    guided_denoising,
     image_compression,
     image_denoising,
     image_upscaling,
@@ -40,6 +41,7 @@ RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 # ---- configuration
 
 CHECK_FIT = {
+    "guided_denoising": guided_denoising.check_fit,
     "image_compression": image_compression.check_fit,
     "image_denoising": image_denoising.check_fit,
     "image_upscaling": image_upscaling.check_fit,
@@ -72,7 +74,7 @@ def test_recipes_are_valid(recipe):
     ("override", "message"),
     [
         ("run.step=5", "run.step: unknown key; allowed here: out, steps, minutes"),
-        ("runn.steps=5", "runn: unknown key; allowed here: data, noise, model"),
+        ("runn.steps=5", "runn: unknown key; allowed here: data, noise, guide, model"),
         ("run.steps=0", "run.steps: got 0; input should be greater than or equal to 1"),
         ("run.steps=many", "run.steps: got 'many'; input should be a valid integer"),
         ("run.steps=2.5", "run.steps: got 2.5; input should be a valid integer"),
@@ -204,7 +206,10 @@ def test_held_out_images():
 def test_recipes_do_not_train_on_the_test_images(recipe):
     sources = [needs(part.train) for part in load_config(recipe).data.parts]
     excluded = needs("train/EXCLUDE_BSD68.txt").read_text().split()
-    trained = {path.name for source in sources for path in list_image_files(source)}
+    lists = [source for source in sources if source.is_file()]
+    folders = [source for source in sources if source.is_dir()]
+    trained = {path.name for source in lists for path in list_image_files(source)}
+    trained |= {path.name for folder in folders for path in folder.rglob("*.*")}
     assert len(excluded) == 68
     assert not trained & {Path(line).name for line in excluded}
 
