@@ -215,8 +215,9 @@ def test_memory_that_no_step_writes_is_found(monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(verify, "call_step", lambda step, env: None)
         rows = denoise_ext.accelerate(small_net(), torch.randn(1, 3, 8, 8)).report().rows
-    assert all(row.error == float("inf") for row in rows if row.error is not None)
-    assert all("off by inf" in row.reason for row in rows if "conv" in row.site)
+    convolutions = [row for row in rows if "conv" in row.site]
+    assert convolutions
+    assert all(row.error is None and "off by inf" in row.reason for row in convolutions)
     right = _Workspace._bind
     with monkeypatch.context() as patch:  # plans without the last step
         last = lambda self, i, step, plan: (  # noqa: E731
@@ -224,7 +225,9 @@ def test_memory_that_no_step_writes_is_found(monkeypatch):
         )
         patch.setattr(_Workspace, "_bind", last)
         fast = denoise_ext.accelerate(small_net(), torch.randn(1, 3, 8, 8))
-    assert not planned(fast) and "off by inf" in fast.report().rows[-1].reason
+    # Memory without a writer, or, where PyTorch allocates it, a result that does not exist.
+    reason = fast.report().rows[-1].reason
+    assert not planned(fast) and ("off by inf" in reason or "raises KeyError" in reason)
 
 
 class Frozen(dict):
