@@ -212,7 +212,9 @@ def _latents(
     """The latents of a picture, zeros where a tile is damaged, and the damaged tiles."""
     header = contents.header
     height, width = (-(-length // STRIDE) for length in (header.height, header.width))
-    latents = torch.zeros(height, width, codec.network.latents, dtype=torch.int16)
+    # The caller's inference mode does not reach the threads, which write to this tensor.
+    with torch.inference_mode(False):
+        latents = torch.zeros(height, width, codec.network.latents, dtype=torch.int16)
 
     def decode_tile(work: tuple[tuple[Any, tuple[slice, slice]], bytes | None]) -> bool:
         (_, place), data = work

@@ -185,6 +185,15 @@ def test_wrong_arguments_are_named(model, tmp_path):
         codec.encode(image, model=tmp_path / "open.safetensors")
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_gradients_of_the_caller_do_not_matter(model, mode):
+    image = picture(64, 64)
+    expected = codec.decode(codec.encode(image, sigma=0, model=model), model=model)
+    with mode():
+        found = codec.decode(codec.encode(image, sigma=0, model=model), model=model)
+    np.testing.assert_array_equal(found, expected)
+
+
 def test_without_weights_that_ship_a_file_is_needed(monkeypatch):
     from denoise_ext.codec import coded_network
 
