@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import weakref
-from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,45 +15,34 @@ from denoise_ext._tf32 import tf32_allowed
 from denoise_ext.engine.capture.constants import NotPlannedError
 from denoise_ext.engine.capture.graph import Graph
 from denoise_ext.engine.capture.instrumented_copy import Guard, InstrumentedCopy
-from denoise_ext.engine.capture.layouts import far_from_convolutions
+from denoise_ext.engine.capture.relaid import trace_relaid
 from denoise_ext.engine.capture.result_nest import flatten
-from denoise_ext.engine.capture.signature import call_key, tensors_in, without_numbers
+from denoise_ext.engine.capture.signature import call_key, without_numbers
 from denoise_ext.engine.capture.trace import trace
 from denoise_ext.engine.fuse import decisions, verify
 from denoise_ext.engine.fuse.ir import Constants, Site, Step, as_traced
 from denoise_ext.engine.fuse.match import find_sites
 from denoise_ext.engine.report import Row
 from denoise_ext.engine.run.economy import Economy
+from denoise_ext.engine.run.entries import MOST_PLANS, Entries, Entry
 from denoise_ext.engine.run.output_tree import Finish, largest_error, own_strides
 from denoise_ext.engine.run.plan import Plan
 from denoise_ext.engine.run.reference_run import ReferenceRun
 from denoise_ext.engine.run.schedule import Schedule, Scheduler
 from denoise_ext.engine.run.settings import Settings
-from denoise_ext.ops.tuned import Tuned
+from denoise_ext.engine.run.site_choices import (
+    SiteKey,
+    choose,
+    drop_unused,
+    leave_sites,
+    site_keys,
+)
 
 _NOT_FASTER = "the plan is not faster"
 _AS_FAST = "PyTorch's own operators are as fast everywhere"
 # What a plan consists of, by name: with replacements, and without, in the plan's layout.
 _OURS, _PLAIN = "replacements", "PyTorch's own operators"
-_MOST_PLANS = 8
 _MOST_NUMBERS = 4  # values of an int or float argument that get a plan each
-_MOST_BYTES = 1 << 30  # of plans' memory, the one in use not counted
-
-
-def _as_it_is(result: Any) -> Any:
-    return result
-
-
-@dataclass
-class _Entry:
-    """What is done for arguments of one kind: run ``plan``, or leave them for ``reason``."""
-
-    plan: Plan | None
-    guard: Guard | None = None
-    finish: Callable[[Any], Any] = _as_it_is
-    # Left, but parts of the module may yet be replaced one by one.
-    descend: bool = False
-    used: bool = False  # since it was made
 
 
 @dataclass
@@ -89,9 +77,9 @@ class Region:
 
     def __init__(self, module: nn.Module, method: str, path: str, settings: Settings) -> None:
         self.module, self.method, self.path, self.settings = module, method, path, settings
-        self._entries: OrderedDict[Any, _Entry] = OrderedDict()
-        self._decisions: dict[tuple[Any, ...], str | None] | None = None  # variant by site
-        self._left: _Entry | None = None  # for all arguments alike
+        self._entries = Entries()
+        self._decisions: dict[SiteKey, str | None] | None = None  # variant by site
+        self._left: Entry | None = None  # for all arguments alike
         self._row: Row | None = None  # of the plan in the report
         self._economy = Economy()
         self._numbers: dict[tuple[Any, ...], list[tuple[Any, ...]]] = {}
@@ -114,16 +102,16 @@ class Region:
                 self.forget()
                 self._tf32 = tf32_allowed()
         entry = self._entries.get(key)
-        if entry is None or (entry.guard is not None and not entry.guard.holds()):
+        if entry is None or not entry.holds:
             with self.settings.lock:
                 entry = self._entries.get(key)
-                if entry is None or (entry.guard is not None and not entry.guard.holds()):
+                if entry is None or not entry.holds:
                     entry = self._prepare(key, args, kwargs, tensors)
         else:
             entry.used = True
         if entry.plan is None:
             return False, entry.descend
-        self._touch(key)
+        self._entries.touch(key, self.settings.lock)
         return True, entry.finish(entry.plan.leaves(tensors))
 
     @property
@@ -144,26 +132,26 @@ class Region:
 
     def _prepare(
         self, key: Any, args: tuple[Any, ...], kwargs: dict[str, Any], tensors: list[Tensor]
-    ) -> _Entry:
+    ) -> Entry:
         old = self._entries.get(key)
         if old is not None and self._economy.changes_always(old.used):
             self._give_up()
         if self._left is not None:
-            return self._keep(key, self._left)
+            return self._entries.keep(key, self._left)
         # A number that varies from call to call, such as a noise level, would need a plan each.
-        if len(self._numbers) > 8 * _MOST_PLANS:
+        if len(self._numbers) > 8 * MOST_PLANS:
             self._numbers.clear()
         numbers = self._numbers.setdefault(without_numbers(key), [])
         if key not in numbers:
             numbers.append(key)
         if numbers.index(key) >= _MOST_NUMBERS:
             del numbers[_MOST_NUMBERS:]
-            return _Entry(None)
+            return Entry(None)
         first = self._decisions is None
         # "strict" computes alike at every size and every call: tiles equal the whole image.
         strict = self.settings.precision == "strict"
         if not first and not strict and not self._economy.pays(key, tensors):
-            return _Entry(None)
+            return Entry(None)
         start = verify.clock()
         try:
             expected = self._expected(args, kwargs) if self.settings.examine else None
@@ -174,12 +162,12 @@ class Region:
             entry = self._refuse(reason)
         if not first:
             self._economy.planned(1e3 * (verify.clock() - start), tensors)
-        return self._keep(key, entry)
+        return self._entries.keep(key, entry)
 
-    def _refuse(self, reason: NotPlannedError) -> _Entry:
+    def _refuse(self, reason: NotPlannedError) -> Entry:
         row = Row(self.path, self._name(), "original", reason=str(reason))
         count = self._note_once(row)
-        entry = _Entry(None, descend=not reason.certain and bool(self.module._modules))
+        entry = Entry(None, descend=not reason.certain and bool(self.module._modules))
         never_planned = self._decisions is None
         if never_planned and (reason.certain or (reason.lasting and self._economy.is_rule(count))):
             self._left = entry
@@ -193,7 +181,7 @@ class Region:
         else:
             self._row.variant, self._row.reason = "original", reason
         self._entries.clear()
-        self._left = _Entry(None, descend=bool(self.module._modules))
+        self._left = Entry(None, descend=bool(self.module._modules))
         self.settings.reconsider()
 
     def _expected(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -212,7 +200,7 @@ class Region:
 
     def _make(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], tensors: list[Tensor], expected: Any
-    ) -> _Entry:
+    ) -> Entry:
         start = verify.clock()
         graph, own, guard = self._trace(args, kwargs)
         constants = self._constants(graph, own, guard)
@@ -232,8 +220,8 @@ class Region:
             if kept is not None and kept.slower is not None:
                 row = Row(self.path, self._name(), "original", reason=kept.slower, decided="cached")
                 return self._not_planned(row, args, kwargs, tensors, expected)
-            _drop_unused(constants, found)
-        chosen = self._choose(sites, constants)
+            drop_unused(constants, found)
+        chosen = choose(sites, constants, self._decisions or {})
         start = verify.clock()
         self._plan(draft, chosen, lambda steps: Scheduler(graph, constants, steps, strides).run())
         draft.planning = planning + verify.clock() - start
@@ -270,7 +258,7 @@ class Region:
     def _judged(
         self, draft: _Draft, args: tuple[Any, ...], kwargs: dict[str, Any], tensors: list[Tensor],
         expected: Any,
-    ) -> _Entry:  # fmt: skip
+    ) -> Entry:  # fmt: skip
         """Compare the plans with the original; on the example also time them."""
         plans, example, finish = draft.plans, draft.example, draft.finish
         errors = {
@@ -290,14 +278,14 @@ class Region:
             best = self._time(row, right, args, kwargs, lambda plan: finish(plan.leaves(tensors)))
             row.error, self._plain = errors[best], best == _PLAIN and not row.reason
             if self._plain:
-                _leave_sites(example.found)
+                leave_sites(example.found)
             decisions.keep(example.key, example.found, self._apart, row)
         if row.reason:
             row.variant = "original"
             if example is not None:
                 return self._not_planned(row, args, kwargs, tensors, expected)
             self._note_once(row)
-            return _Entry(None)
+            return Entry(None)
         if example is not None:
             row.reason = _PLAIN if self._plain else ""
             self._note_plan(row, plans[best])
@@ -352,7 +340,7 @@ class Region:
 
     def _make_anew(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], tensors: list[Tensor], expected: Any
-    ) -> _Entry:
+    ) -> Entry:
         """The plan that a kept decision led to is off: decide as if there were none."""
         rows = self.settings.report.rows
         del rows[len(rows) - self._noted :]
@@ -363,7 +351,7 @@ class Region:
     def _not_planned(
         self, row: Row, args: tuple[Any, ...], kwargs: dict[str, Any], tensors: list[Tensor],
         expected: Any,
-    ) -> _Entry:  # fmt: skip
+    ) -> Entry:  # fmt: skip
         """Leave the calls to the original or to parts.
 
         A plan that is not faster is tried in the arguments' own layout first: PyTorch's operators
@@ -380,10 +368,10 @@ class Region:
         except NotPlannedError:
             return self._leave(row)
 
-    def _leave(self, row: Row) -> _Entry:
+    def _leave(self, row: Row) -> Entry:
         """Leave all calls to the original, or to parts where the plan as a whole is not faster."""
         self._note(row)
-        self._left = _Entry(None, descend=row.reason == _NOT_FASTER and bool(self.module._modules))
+        self._left = Entry(None, descend=row.reason == _NOT_FASTER and bool(self.module._modules))
         return self._left
 
     def _allowed(self, graph: Graph) -> float:
@@ -406,16 +394,7 @@ class Region:
         self, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[Graph, list[Tensor], Guard]:
         call = (self.module, self.method, args, kwargs, self.settings.dtype)
-        if not self._relaid:
-            return trace(*call, channels_last=False)
-        for weights_last in (True, False):
-            try:
-                traced = trace(*call, channels_last=True, weights_last=weights_last)
-                kept = far_from_convolutions(traced[0], tensors_in(args, kwargs))
-                return trace(*call, True, kept, weights_last) if kept else traced
-            except NotPlannedError:
-                continue  # perhaps a view that only the layout it was written for allows
-        return trace(*call, channels_last=False)
+        return trace_relaid(*call) if self._relaid else trace(*call, channels_last=False)
 
     def _constants(self, graph: Graph, own: list[Tensor], guard: Guard) -> Constants:
         """What is computed without arguments.  The module is given what a call leaves in it."""
@@ -436,56 +415,21 @@ class Region:
     def _decide(self, found: verify.Examination) -> None:
         self._decisions = {}
         self._noted = len(found.rows)
-        keys = _site_keys([*found.chosen])
+        keys = site_keys([*found.chosen])
         for key, step, row in zip(keys, found.chosen.values(), found.rows, strict=True):
             row.module = ".".join(part for part in (self.path, row.module) if part)
             self._decisions[key] = row.variant if step is not None else None
             self._note(row)
 
-    def _choose(self, sites: list[Site], constants: Constants) -> dict[Site, Step | None]:
-        """What was decided on the example; a site that it did not have gets the best guess."""
-        chosen: dict[Site, Step | None] = {}
-        for site, key in zip(sites, _site_keys(sites), strict=True):
-            variants = site.variants()
-            if not variants:  # a concatenation has no step of its own
-                chosen[site] = None
-                continue
-            variant = (self._decisions or {}).get(key, variants[0])
-            if variant is not None:  # else it runs as traced
-                usable = variant if variant in variants else variants[0]  # another dtype: others
-                chosen[site] = site.step(usable, constants)
-        return chosen
-
-    # --- keeping them -----------------------------------------------------------------------------
-
-    def _keep(self, key: Any, entry: _Entry) -> _Entry:
-        self._entries[key] = entry
-        self._entries.move_to_end(key)
-        others = [e.plan.bytes for e in list(self._entries.values())[:-1] if e.plan]
-        while len(self._entries) > 1 and (
-            len(self._entries) > _MOST_PLANS or sum(others) > _MOST_BYTES
-        ):
-            _, dropped = self._entries.popitem(last=False)
-            if dropped.plan:
-                others.pop(0)
-        return entry
-
-    def _touch(self, key: Any) -> None:
-        """Count as used last, unless that meant waiting for another thread's planning."""
-        if self.settings.lock.acquire(blocking=False):
-            try:
-                if key in self._entries:
-                    self._entries.move_to_end(key)
-            finally:
-                self.settings.lock.release()
+    # --- the report -------------------------------------------------------------------------------
 
     def _name(self) -> str:
         name = type(self.module).__name__
         return name if self.method == "forward" else f"{name}.{self.method}"
 
-    def _planned(self, plan: Plan, guard: Guard, finish: Callable[[Any], Any]) -> _Entry:
+    def _planned(self, plan: Plan, guard: Guard, finish: Callable[[Any], Any]) -> Entry:
         self.settings.plans.append((self.path, weakref.ref(plan)))
-        return _Entry(plan, guard, finish)
+        return Entry(plan, guard, finish)
 
     def _note(self, row: Row) -> None:
         self.settings.report.rows.append(row)
@@ -496,37 +440,3 @@ class Region:
         if count == 1:
             self._note(row)
         return count
-
-
-def _site_keys(sites: list[Site]) -> list[tuple[str, str, int]]:
-    """Names of sites that are the same at every size: module, label, which of those alike."""
-    count: Counter[tuple[str, str]] = Counter()
-    keys = []
-    for site in sites:
-        name = (site.module, site.label)
-        keys.append((*name, count[name]))
-        count[name] += 1
-    return keys
-
-
-def _leave_sites(found: verify.Examination) -> None:
-    """Note that PyTorch's operators serve everywhere."""
-    found.chosen.update((site, None) for site in found.chosen if site.replaces)
-    for row in found.rows:
-        if row.variant not in ("original", "in place", "planned memory"):
-            row.variant, row.reason = "original", "the whole is faster without"
-
-
-def _drop_unused(constants: Constants, found: verify.Examination) -> None:
-    """Only what the chosen variants read stays packed; a plan lays out what else it reads."""
-    steps = [step for step in found.chosen.values() if step]
-    used = {id(a) for step in steps for a in step.args}
-    used |= {id(step.function.packed) for step in steps if isinstance(step.function, Tuned)}
-    packed = constants.packed
-    unused = [
-        key
-        for key, tensor in packed.items()
-        if key[0] == "laid out" or (key[0] == "packed" and id(tensor) not in used)
-    ]
-    for key in unused:
-        del packed[key]
