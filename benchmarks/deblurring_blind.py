@@ -6,9 +6,9 @@
 The middle 256 x 256 pixels of each image are blurred, and cut to what the edge does not reach.
 Noise is white (NumPy, seed 0 anew for every image, not clipped).  `estimate_kernel` gets the size
 alone, `deblur` the level of noise.  The error ratio is the squared error with the estimated kernel,
-divided by that with the true one.  A position cannot be told from a blur, so each result is shifted
-to where it fits best, by quarters of a pixel.  Compared is what is at least a side of the largest
-kernel away from the edge.  Pairs that an earlier run has measured are kept.
+divided by that with the true one.  A shifted kernel and a shifted image give the same blur: each
+result is shifted to where it fits best, by quarters of a pixel.  Compared is what is at least a
+side of the largest kernel away from the edge.  Pairs that an earlier run has measured are kept.
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ def estimate_kernel(image: Any, size: int, *, value_range: Range | None = None) 
 
     Returns:
         (size, size) float64, not negative, sum 1.  Its centre of mass is within a pixel of its
-        middle: position cannot be told from blur.
+        middle, for a shifted kernel and a shifted image give the same blur.
 
     Raises:
         TypeError, ValueError: a batch, an image that is flat, not finite or smaller than the

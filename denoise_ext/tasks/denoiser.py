@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -19,21 +18,19 @@ from denoise_ext._log import get_logger
 from denoise_ext.io import Picture
 from denoise_ext.io.channels import colour_channels
 from denoise_ext.runtime.device import choose_device
-from denoise_ext.runtime.from_module import adopted, check_image_denoiser
+from denoise_ext.runtime.from_module import adopted
 from denoise_ext.runtime.model_names import (
     Model,
     check_name,
-    is_family,
     named_texture,
-    open_network,
-    open_textured,
 )
 from denoise_ext.runtime.options import RunOptions, Tile
 from denoise_ext.runtime.session import Session
 from denoise_ext.tasks.axes import check_axes, parts_of
+from denoise_ext.tasks.denoiser_sessions import DenoiserSessions, check_denoiser
 from denoise_ext.tasks.doubts import called_from, caller, warn_of_doubts
-from denoise_ext.tasks.guide import Guide, default_guided, open_guide, takes_guide
-from denoise_ext.tasks.guided_filter import JOINT_BILATERAL, guided_session, is_guided_filter
+from denoise_ext.tasks.guide import Guide, default_guided, open_guide
+from denoise_ext.tasks.guided_filter import JOINT_BILATERAL
 from denoise_ext.tasks.holes import HOLES
 from denoise_ext.tasks.image_run import ImageRun, Settings
 from denoise_ext.tasks.images import ImageT, ImageView, open_image
@@ -42,7 +39,7 @@ from denoise_ext.tasks.noise_analysis import NoiseProfile
 from denoise_ext.tasks.part import Part, check_part, cropped, frame_of, window_of, within
 from denoise_ext.tasks.result import Result, joined
 from denoise_ext.tasks.sigma import Sigma, check_sigma
-from denoise_ext.tasks.texture import check_texture, check_treatment, with_texture
+from denoise_ext.tasks.texture import check_texture, with_texture
 from denoise_ext.tasks.treatment import Treatment, treatment_of
 from denoise_ext.tasks.trust import Trust, checked_probes, trust_in_part, trust_of
 from denoise_ext.tasks.value_range import Range, check_range
@@ -164,7 +161,7 @@ class Denoiser:
             choose_device(device, backend if named else "torch")
         check_sigma(sigma)
         self._model = adopted(model, channels, needs_sigma)
-        _check_denoiser(self._model)
+        check_denoiser(self._model)
         self._sigma, self._strength = sigma, strength
         self._alpha, self._holes = alpha, holes
         self._probes = checked_probes(uncertainty, self._strength, precision)
@@ -172,15 +169,7 @@ class Denoiser:
         if texture:
             self._model = named_model
         self._texture = check_texture(texture, named_model, alpha, uncertainty)
-        self._sessions: dict[tuple[str, int, int], Session] = {}
-        self._lock = threading.Lock()
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Everything but plans and memory, which a copy makes anew."""
-        return {**self.__dict__, "_sessions": {}, "_lock": None}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _lock=threading.Lock())
+        self._sessions = DenoiserSessions(self._model, self._options, self._texture)
 
     @overload
     def __call__(
@@ -476,42 +465,7 @@ class Denoiser:
         return in_order(denoised, images, workers)
 
     def _session(self, model: Model, channels: int, guide: Guide | None) -> Session:
-        """Return the network of `model` for images of these channels; load and plan it once."""
-        options = self._options
-        name = model if isinstance(model, str) else ""
-        if self._texture:
-            return self._textured_session(name)
-        key = (name, channels if guide or is_family(model) else 0, guide.channels if guide else 0)
-        with self._lock:
-            if key not in self._sessions and guide and is_guided_filter(model):
-                self._sessions[key] = guided_session(
-                    model, *key[1:], options.device, options.backend
-                )
-            if key not in self._sessions:
-                network = open_network(
-                    model, options.device, None, options.backend, channels=channels
-                )
-                _check_denoiser(network)
-                native = options.backend == "native"
-                self._sessions[key] = Session(network, options.precision, native)
-            return self._sessions[key]
-
-    def _textured_session(self, treated_by: str) -> Session:
-        """The one network with texture; `treated_by` is what the noise would take without it."""
-        check_treatment(treated_by)
-        options, key = self._options, ("", 0, 0)
-        with self._lock:
-            if key not in self._sessions:
-                network = open_textured(self._model, self._texture, options.device, options.backend)
-                native = options.backend == "native"
-                self._sessions[key] = Session(network, options.precision, native)
-            return self._sessions[key]
-
-
-def _check_denoiser(model: Model) -> None:
-    """ModelKindError for a network that denoises no image, be it with a guide or without."""
-    if not takes_guide(model):
-        check_image_denoiser(model)
+        return self._sessions.of(model, channels, guide.channels if guide else 0)
 
 
 __all__ = ["Denoiser", "Result"]

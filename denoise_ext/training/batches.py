@@ -24,9 +24,9 @@ from denoise_ext.data.random import NOISE, step_generator, step_seed
 from denoise_ext.metrics.protocol import Sample, as_sample, inputs_of, targets_of
 from denoise_ext.models import Network, create_model, pretrained_info
 from denoise_ext.training.config import data_path, user_path
+from denoise_ext.training.data_sections import Data
 from denoise_ext.training.distributed import Processes
 from denoise_ext.training.schema import TrainConfig
-from denoise_ext.training.sections import Data
 from denoise_ext.training.task import INDEX, Sampler
 from denoise_ext.training.validate import centre_crop, split_held_out
 

@@ -11,8 +11,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from denoise_ext.data.noise.pipeline import STEP_KINDS
+from denoise_ext.training.data_sections import Noise
 from denoise_ext.training.schema import TrainConfig
-from denoise_ext.training.sections import Noise
 
 DATA_VARIABLE = "DENOISE_EXT_DATA"
 

@@ -29,11 +29,12 @@ from denoise_ext.metrics.protocol import Sample, as_sample, inputs_of, targets_o
 from denoise_ext.models import Network
 from denoise_ext.resampling import enlargement
 from denoise_ext.training.config import data_path, user_path
+from denoise_ext.training.data_sections import Data, Source
 from denoise_ext.training.distributed import Processes
 from denoise_ext.training.heads import check_heads
 from denoise_ext.training.objectives import build_objective
 from denoise_ext.training.schema import TrainConfig
-from denoise_ext.training.sections import GUIDED_DENOISING, Data, Source
+from denoise_ext.training.sections import GUIDED_DENOISING
 from denoise_ext.training.task import INDEX, Label, Sampler, Task, Validator, register_task
 from denoise_ext.training.validate import split_held_out
 

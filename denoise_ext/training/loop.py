@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -38,33 +36,11 @@ from denoise_ext.training.ema import RunningMean
 from denoise_ext.training.learning_rate import learning_rate
 from denoise_ext.training.plots import log_row, tensorboard_log, write_curves, write_samples
 from denoise_ext.training.progress import Progress
+from denoise_ext.training.result import TrainResult
 from denoise_ext.training.run_dir import RunDir, provenance
 from denoise_ext.training.schema import TrainConfig
 from denoise_ext.training.task import INDEX, Label, LearningObjective, build_task, label_text
 from denoise_ext.training.validate import validate
-
-
-@dataclass
-class TrainResult:
-    """The result of a run.
-
-    Example:
-        >>> result = denoise_ext.training.TrainResult(
-        ...     Path("run/model.safetensors"), steps=400, validation={25.0: 29.0},
-        ...     before={25.0: 28.9}, finished=True,
-        ... )
-        >>> round(result.validation[25.0] - result.before[25.0], 2)  # dB gained
-        0.1
-    """
-
-    model_path: Path
-    steps: int
-    validation: dict[Label, float]  # sigma (0-255 scale), "chain", "pairs" ... -> figure
-    before: dict[Label, float]  # of the weights of model.start
-    finished: bool  # False: run.minutes are over, and there is no model_path yet
-    is_main: bool = True  # whether this process is the one that wrote it
-    metric: str = "psnr"  # what the figures are
-    unit: str = "dB"
 
 
 def train(config: TrainConfig, accept_changes: bool = False) -> TrainResult:

@@ -6,18 +6,16 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
+from denoise_ext.training.data_sections import Data, Guide, Noise
 from denoise_ext.training.sections import (
     GUIDED_DENOISING,
     IMAGE_COMPRESSION,
     IMAGE_DENOISING,
     IMAGE_UPSCALING,
     VIDEO_DENOISING,
-    Data,
-    Guide,
     Head,
     Loss,
     Model,
-    Noise,
     Optimiser,
     Run,
     Schedule,

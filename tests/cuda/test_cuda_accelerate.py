@@ -19,6 +19,7 @@ import denoise_ext
 from denoise_ext import models
 from denoise_ext.engine.capture.graph import Graph, Value
 from denoise_ext.engine.run import cuda_graph, region
+from denoise_ext.engine.run.entries import Entry
 from denoise_ext.engine.run.settings import Settings
 
 pytestmark = pytest.mark.usefixtures("ours_is_faster")
@@ -121,7 +122,7 @@ def test_a_plan_is_made_anew_when_pytorch_changes_its_tf32_setting(monkeypatch):
     on_gpu = SimpleNamespace(is_cuda=True)
     monkeypatch.setattr(region, "call_key", lambda *_: (("key",), [on_gpu]))
     monkeypatch.setattr(region, "tf32_allowed", lambda: allowed[0])
-    prepare = lambda key, *_: made.append(allowed[0]) or part._keep(key, region._Entry(None))  # noqa: E731
+    prepare = lambda key, *_: made.append(allowed[0]) or part._entries.keep(key, Entry(None))  # noqa: E731
     monkeypatch.setattr(part, "_prepare", prepare)
     for value in (False, False, True, True, False):
         allowed[0] = value

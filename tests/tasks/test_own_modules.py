@@ -354,7 +354,7 @@ def test_copies_keep_every_option(again):
     )  # fmt: skip
     expected = denoiser(RGBA)  # it has a plan now
     other = again(denoiser)
-    assert other._sessions == {} and other._model is not denoiser._model
+    assert other._sessions._made == {} and other._model is not denoiser._model
     same = ("_sigma", "_strength", "_options", "_alpha")
     assert all(getattr(other, name) == getattr(denoiser, name) for name in same)
     np.testing.assert_allclose(other(RGBA).astype(int), expected.astype(int), atol=1)
