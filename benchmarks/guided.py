@@ -1,4 +1,4 @@
-"""Guided denoising and upscaling: depth maps with photographs, thermal pictures with visible ones.
+"""Guided denoising and upscaling: depth and photograph, infrared and visible light, PET and MRI.
 
     python benchmarks/guided.py                                      # guided.md
     python benchmarks/guided.py --model NAME|CHECKPOINT --unguided CHECKPOINT
@@ -12,12 +12,14 @@ and largest value.
 
 "wrong" is the guide of the next image of the set, "shifted" the guide moved by 2 pixels along both
 axes, "black" no guide.  The joint bilateral filter has the settings that are best on pairs that the
-network is trained on.  "unguided" is a network of the same shape that was trained on black guides.
+network is trained on: of depth, or of infrared.  "unguided" is a network of the same shape that was
+trained on black guides.  Gains are means over the images, in brackets that of the worst image.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import itertools
 import json
 import os
@@ -34,12 +36,12 @@ from denoise_ext.data import add_gaussian_noise
 from denoise_ext.io import find_pairs, read_image
 from denoise_ext.io.channels import to_gray
 from denoise_ext.metrics import psnr
-from denoise_ext.models import Network, load_checkpoint
+from denoise_ext.models import Network, load_checkpoint, pretrained_info, read_metadata
 from denoise_ext.ops import joint_bilateral_blur
 from denoise_ext.restore import GuidedUpscaler
 from denoise_ext.runtime import load_model
 from denoise_ext.tasks import Denoiser
-from denoise_ext.tasks.guide import default_guided
+from denoise_ext.tasks.guide import GUIDED
 from harness.provenance import commit
 
 HERE = Path(__file__).resolve().parent
@@ -48,8 +50,14 @@ DEPTH = "multimodal/depth"
 GRID = tuple(itertools.product((0.02, 0.05, 0.1, 0.2), (1.0, 2.0, 4.0)))  # colour, space
 KERNEL = 17
 TUNED_ON = 10  # pairs of the training data
+# What a table has of each image: how much better the first is than the second.
+GAINS = (
+    ("guided", "unguided"), ("guided", "joint bilateral"), ("guided", "dxnet_s_gray"),
+    ("guided", "bicubic"), ("guided", "black"), ("wrong", "black"), ("shifted", "guided"),
+)  # fmt: skip
 Pair = tuple[np.ndarray, np.ndarray]  # image (H, W), guide (H, W, 3); 8 bits
 Method = Callable[[np.ndarray, np.ndarray], np.ndarray]
+Figures = dict[str, list[float]]  # of each method, image by image
 
 
 @dataclass(frozen=True)
@@ -74,11 +82,10 @@ SETS = {
         "multimodal/ir_vis", ("RoadScene_ir/*.jpg", "RoadScene_vis/*.jpg"), (25.0,),
         held_out=HELD_OUT,
     ),
+    "TNO": Set("multimodal/ir_vis", ("TNO_ir/*.bmp", "TNO_vis/*.bmp"), (25.0,)),
+    "PET": Set("multimodal/mri_pet", ("pet/*.png", "mri/*.png"), (25.0,)),
 }  # fmt: skip
-TRAINING = {
-    "Middlebury": Set(f"{DEPTH}/rgbdd_100", ("Depth/*.png", "RGB/*.jpg"), ()),
-    "RoadScene": SETS["RoadScene"],
-}
+DEPTH_TRAINING = Set(f"{DEPTH}/rgbdd_100", ("Depth/*.png", "RGB/*.jpg"), ())
 
 
 def pairs_of(data: Path, chosen: Set, trained: bool = False) -> list[Pair]:
@@ -87,7 +94,12 @@ def pairs_of(data: Path, chosen: Set, trained: bool = False) -> list[Pair]:
     if chosen.held_out:
         names = {line for line in chosen.held_out.read_text().split("\n") if line[:1] not in "#"}
         files = [pair for pair in files if (pair[0].name in names) != trained]
-    return [(_gray(read_image(image)), read_image(guide)[..., :3]) for image, guide in files]
+    return [(_gray(read_image(image)), _colour(read_image(guide))) for image, guide in files]
+
+
+def _colour(guide: np.ndarray) -> np.ndarray:
+    """Three channels."""
+    return np.repeat(guide[..., None], 3, axis=2) if guide.ndim == 2 else guide[..., :3]
 
 
 def _gray(image: np.ndarray) -> np.ndarray:
@@ -149,10 +161,10 @@ def guides(pairs: Sequence[Pair]) -> Iterator[dict[str, np.ndarray]]:
 
 def measure_noise(
     network: Network, others: dict[str, Method], pairs: Sequence[Pair], sigma: float
-) -> dict[str, float]:
-    """Mean PSNR of each method at a level of noise."""
+) -> Figures:
+    """PSNR of each method at a level of noise."""
     denoiser = Denoiser(network, sigma=sigma)
-    found: dict[str, list[float]] = {}
+    found: Figures = {}
     for (image, guide), kinds in zip(pairs, guides(pairs), strict=True):
         noisy = with_noise(image, sigma)
         made = {"noisy": noisy}
@@ -160,16 +172,16 @@ def measure_noise(
         made |= {name: denoiser(noisy, guide=kind) for name, kind in kinds.items()}
         for name, result in made.items():
             found.setdefault(name, []).append(decibels(result, image))
-    return {name: float(np.mean(values)) for name, values in found.items()}
+    return found
 
 
 def measure_scale(
     network: Network, unguided: Network | None, pairs: Sequence[Pair], scale: int
-) -> dict[str, float]:
-    """Mean RMSE of each method for depth of a part of its size."""
+) -> Figures:
+    """RMSE of each method for depth of a part of its size."""
     upscaler = GuidedUpscaler(network, scale)
     plain = GuidedUpscaler(unguided, scale) if unguided is not None else None
-    found: dict[str, list[float]] = {}
+    found: Figures = {}
     for (image, _), kinds in zip(pairs, guides(pairs), strict=True):
         rows, columns = (side // scale * scale for side in image.shape)
         clean = image[:rows, :columns].astype(np.float32)
@@ -185,7 +197,7 @@ def measure_scale(
         for name, result in made.items():
             error = (result.clip(low, high) - clean).astype(np.float64)
             found.setdefault(name, []).append(float(np.sqrt(np.mean(error**2))))
-    return {name: float(np.mean(values)) for name, values in found.items()}
+    return found
 
 
 def table(facts: dict) -> str:
@@ -195,33 +207,60 @@ def table(facts: dict) -> str:
         "wrong", "black",
     )  # fmt: skip
     lines = [
-        f"`{facts['model']}`, {facts['parameters'] / 1e6:.2f} M weights. PSNR in dB at a noise"
-        " level, RMSE in levels for depth at a part of its size.",
+        f"`{facts['model']}`, {facts['parameters'] / 1e6:.2f} M weights, {facts['steps']} steps,"
+        f" sha256 {facts['sha256'][:12]}. PSNR in dB at a noise level, RMSE in levels for depth at"
+        " a part of its size.",
         "",
         f"| set | images | task | {' | '.join(names)} |",
         "|---|---|---" + "|---" * len(names) + "|",
     ]
     for row in facts["rows"]:
-        cells = [f"{row['figures'][name]:.2f}" if name in row["figures"] else "-" for name in names]
+        found = row["figures"]
+        cells = [f"{np.mean(found[name]):.2f}" if name in found else "-" for name in names]
         lines.append(f"| {row['set']} | {row['images']} | {row['task']} | {' | '.join(cells)} |")
+    titles = [f"{one} over {other}" for one, other in GAINS]
+    lines += [
+        "",
+        "Gains: decibels of PSNR, or levels of RMSE. In brackets: the image with the least gain.",
+        "",
+        f"| set | task | {' | '.join(titles)} |",
+        "|---|---" + "|---" * len(titles) + "|",
+    ]
+    for row in facts["rows"]:
+        cells = [_gain(row, one, other) for one, other in GAINS]
+        lines.append(f"| {row['set']} | {row['task']} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def _gain(row: dict, one: str, other: str) -> str:
+    """How much better one method is than another: mean, and least of all images."""
+    found = row["figures"]
+    if not {one, other} <= set(found):
+        return "-"
+    gains = np.subtract(found[one], found[other]) * (-1 if "bicubic" in found else 1)
+    return f"{gains.mean():+.2f} ({gains.min():+.2f})"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", metavar="NAME|CHECKPOINT", help="default: dxnet_s_guided")
-    parser.add_argument("--unguided", metavar="CHECKPOINT", help="one trained on black guides")
+    parser.add_argument(
+        "--unguided", type=Path, metavar="CHECKPOINT", help="one trained on black guides"
+    )
     parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
     parser.add_argument("--every", type=int, default=1, metavar="N", help="of each set")
     parser.add_argument("--output", type=Path, default=HERE / "results", metavar="FOLDER")
     args = parser.parse_args(argv)
-    name = args.model or default_guided()
+    name = args.model or GUIDED
     network = load_model(name, "cpu")
+    shipped = pretrained_info(GUIDED) if name == GUIDED else None
+    file = shipped.path if shipped else Path(name)
     unguided = load_checkpoint(args.unguided).eval() if args.unguided else None
     data = Path(os.environ.get("DENOISE_EXT_DATA", HERE.parents[1] / "shared/data"))
     facts = {
-        "model": Path(name).name, "commit": commit(), "rows": [],
+        "model": Path(name).name, **_weights(file), "commit": commit(), "rows": [],
         "parameters": sum(p.numel() for p in network.parameters()),
+        "unguided": _weights(args.unguided) if args.unguided else None,
     }  # fmt: skip
     for key in args.sets:
         chosen = SETS[key]
@@ -247,8 +286,9 @@ def _others(data: Path, key: str, sigma: float, unguided: Network | None) -> dic
     """What the network is compared with at a level of noise."""
     plain = Denoiser("dxnet_s_gray", sigma=sigma)
     others: dict[str, Method] = {"dxnet_s_gray": lambda x, _: plain(x)}
-    if (data / TRAINING[key].folder).is_dir():
-        settings = tuned(pairs_of(data, TRAINING[key], trained=True), sigma)
+    training = DEPTH_TRAINING if DEPTH in SETS[key].folder else SETS["RoadScene"]
+    if (data / training.folder).is_dir():
+        settings = tuned(pairs_of(data, training, trained=True), sigma)
         print(f"{key}, sigma {sigma:g}: joint bilateral filter with {settings}", flush=True)
         others["joint bilateral"] = lambda x, g: joint_bilateral(x, g, *settings)
     if unguided is not None:
@@ -257,11 +297,17 @@ def _others(data: Path, key: str, sigma: float, unguided: Network | None) -> dic
     return others
 
 
-def _add(
-    facts: dict, key: str, pairs: Sequence[Pair], task: str, figures: dict[str, float]
-) -> None:
+def _weights(file: Path) -> dict:
+    """Where a network comes from."""
+    training = read_metadata(file).get("training", {})
+    sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
+    return {"steps": training.get("steps", 0), "sha256": sha256}
+
+
+def _add(facts: dict, key: str, pairs: Sequence[Pair], task: str, found: Figures) -> None:
+    figures = {name: [round(value, 4) for value in values] for name, values in found.items()}
     facts["rows"].append({"set": key, "images": len(pairs), "task": task, "figures": figures})
-    print(key, task, {name: round(value, 2) for name, value in figures.items()}, flush=True)
+    print(key, task, {name: round(float(np.mean(v)), 2) for name, v in found.items()}, flush=True)
 
 
 if __name__ == "__main__":

@@ -16,11 +16,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from denoise_ext.io.video import read_video
 from denoise_ext.metrics import flicker, psnr
+from harness.panels import BACKGROUND, GAP, MARK, side_by_side
 from video import noisy, recurrent, still
 
 FILM = "video/nasa_mp4/nasa_13013.mp4"
@@ -30,8 +31,6 @@ ROW = 84  # of the crop: the slice
 SIGMA = 30.0
 SCALE, LINES = 2, 5  # pixels for a pixel, and lines for a frame in the slice
 ENLARGED = 4  # the changes in time, in the slice
-MARGIN, GAP, LABEL = 16, 10, 56
-BACKGROUND, TEXT, QUIET, MARK = (250, 250, 248), (24, 24, 24), (105, 105, 105), (255, 214, 10)
 
 
 def film(data: Path) -> Tensor:
@@ -79,17 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     clips += [(method.name, method.run(spoiled, SIGMA)) for method in (by_frame, with_past)]
     panels = [(name, panel(clip), _figures(clip, clean)) for name, clip in clips]
     panels.append(("clean", panel(clean), "below: the marked row, time running down"))
-    width, height = panels[0][1].size
-    size = (2 * MARGIN + 2 * width + GAP, 2 * MARGIN + 2 * (LABEL + height) + GAP)
-    canvas = Image.new("RGB", size, BACKGROUND)
-    draw = ImageDraw.Draw(canvas)
-    for place, (name, image, text) in enumerate(panels):
-        x = MARGIN + place % 2 * (width + GAP)
-        y = MARGIN + place // 2 * (LABEL + height + GAP)
-        draw.text((x, y), name, fill=TEXT, font=ImageFont.load_default(size=20))
-        draw.text((x, y + 26), text, fill=QUIET, font=ImageFont.load_default(size=16))
-        canvas.paste(image, (x, y + LABEL))
-    canvas.save(args.output, quality=85, optimize=True)
+    side_by_side(panels).save(args.output, quality=85, optimize=True)
     return 0
 
 

@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_value_range_argument(parser)
     add_guide_arguments(parser, "2 to 16 times as large")
     add_model_arguments(
-        parser, "srnet_s of the scale, or dxnet_s_guided, where they have trained weights"
+        parser, "dxnet_s_guided with a guide; else srnet_s of the scale, if it has trained weights"
     )
     add_precision_argument(parser)
     add_memory_arguments(parser)
@@ -110,7 +110,7 @@ def _work(args: argparse.Namespace) -> _Upscaling:
     }  # fmt: skip
     from denoise_ext.restore import GuidedUpscaler, Upscaler
     from denoise_ext.restore.upscaler import default_upscaler
-    from denoise_ext.tasks.guide import default_guided
+    from denoise_ext.tasks.guide import GUIDED
     from denoise_ext.tasks.processor import guide_facts, read_guide
 
     enlarge: Callable[[Picture], Upscaled]
@@ -119,7 +119,7 @@ def _work(args: argparse.Namespace) -> _Upscaling:
         model = args.model or default_upscaler(upscaler.scale)
         enlarge = partial(upscaler.run, value_range=args.value_range)
     else:
-        model = args.model or default_guided()
+        model = args.model or GUIDED
         guided = GuidedUpscaler(model, args.scale, holes=args.holes, **options)
         guide = read_guide(args.guide)
         enlarge = partial(guided.run, guide=guide, value_range=args.value_range)

@@ -43,6 +43,16 @@ _PROTOCOL_CODEC = (
     " Kodak_full; white Gaussian noise, rounded to 8 bits, the codec is given its level;"
     " `benchmarks/codec.py --images 8`"
 )
+_DATA_GUIDED = (
+    "every fourth test pair of RGB-D-D (100 depth maps with photographs); scenes made from"
+    " photographs of train/photos_half without the 40 of recipes/photos_half_held_out.txt; 100"
+    " pairs of RoadScene, without the 29 of recipes/roadscene_held_out.txt"
+)
+_PROTOCOL_GUIDED = (
+    "mean over images: 30 depth maps of Middlebury, the 29 held-out infrared images of RoadScene;"
+    " white Gaussian noise, not clipped, generator seeded with 0 anew for every image; output"
+    " clipped; `benchmarks/guided.py`"
+)
 _PROTOCOL = (
     "mean over images; white Gaussian noise, not clipped, generator seeded with 0 anew for every "
     "image; output clipped and rounded to 8 bits; RGB together; `denoise-ext evaluate`"
@@ -183,6 +193,32 @@ register_pretrained(
         licence="Apache-2.0",
         psnr={"SIDD12, upper left 240 pixels": 34.57, "PolyU100, second half": 37.81},
         protocol=_PROTOCOL_PHOTO,
+    ),
+)  # fmt: skip
+
+register_pretrained(
+    "dxnet_s_guided",
+    Pretrained(
+        file="dxnet_s_guided.safetensors",
+        sha256="bb172b4bb6dac5e45248701f6121b416f833e0c07c72a1ec40211ae530e2081a",
+        config={
+            "blocks": [2, 3], "channels": 1, "family": "dxnet_guided", "guide_channels": 3,
+            "guide_width": 32, "widths": [64, 80],
+        },
+        recipe="recipes/dxnet_s_guided.toml",
+        training_data=_DATA_GUIDED,
+        noise=(
+            "white Gaussian noise, sigma 0-50 (0-255 scale), not clipped; images enlarged by 4"
+            " and 8"
+        ),
+        steps=9000,
+        licence="Apache-2.0",
+        psnr={
+            "Middlebury depth sigma 10": 0.0,
+            "Middlebury depth sigma 25": 0.0,
+            "RoadScene infrared sigma 25": 0.0,
+        },
+        protocol=_PROTOCOL_GUIDED,
     ),
 )  # fmt: skip
 

@@ -20,7 +20,7 @@ from denoise_ext.runtime.from_module import ModelKindError
 from denoise_ext.runtime.model_names import Model, check_name, open_network, original_of
 from denoise_ext.runtime.options import RunOptions, Tile
 from denoise_ext.runtime.session import Session
-from denoise_ext.tasks.guide import Guide, default_guided, open_guide, takes_guide
+from denoise_ext.tasks.guide import GUIDED, Guide, open_guide, takes_guide
 from denoise_ext.tasks.holes import HOLES, filled, holes_in
 from denoise_ext.tasks.image_run import ImageRun, Settings
 from denoise_ext.tasks.images import ImageView, Target, open_image
@@ -37,8 +37,7 @@ class GuidedUpscaler:
     guide shows.
 
     Args:
-        model: a network with a guide, its name or checkpoint file. None: "dxnet_s_guided", where it
-            has trained weights.
+        model: a network with a guide, its name or checkpoint file. None: "dxnet_s_guided".
         scale: rows and columns of the guide for one of the image, 2 to 16. None: any of these. A
             network is good at the scales that it was trained for: "dxnet_s_guided" at 4 and 8.
         sigma: noise of the images on the 0-255 scale. It is removed before they are enlarged.
@@ -55,8 +54,7 @@ class GuidedUpscaler:
         RuntimeError: the device or the native library cannot be used.
 
     Example:
-        >>> network = denoise_ext.models.create_model("dxnet_s_guided").eval()  # not trained
-        >>> upscaler = denoise_ext.restore.GuidedUpscaler(network)
+        >>> upscaler = denoise_ext.restore.GuidedUpscaler()
         >>> depth = np.random.default_rng(0).integers(500, 3000, (12, 16), dtype=np.uint16)
         >>> upscaler(depth, "photo.png").shape
         (48, 64)
@@ -83,7 +81,7 @@ class GuidedUpscaler:
         self._holes = holes
         _check_scale(scale)
         self._scale = scale
-        model = default_guided() if model is None else model
+        model = GUIDED if model is None else model
         if isinstance(model, (str, os.PathLike)):
             check_name(model)
         network = open_network(model, device, None, backend, channels=1)

@@ -29,7 +29,7 @@ from denoise_ext.runtime.session import Session
 from denoise_ext.tasks.axes import check_axes, parts_of
 from denoise_ext.tasks.denoiser_sessions import DenoiserSessions, check_denoiser
 from denoise_ext.tasks.doubts import called_from, caller, warn_of_doubts
-from denoise_ext.tasks.guide import Guide, default_guided, open_guide
+from denoise_ext.tasks.guide import GUIDED, Guide, open_guide
 from denoise_ext.tasks.guided_filter import JOINT_BILATERAL
 from denoise_ext.tasks.holes import HOLES
 from denoise_ext.tasks.image_run import ImageRun, Settings
@@ -214,8 +214,8 @@ class Denoiser:
             sigma: replaces the `Denoiser`'s sigma: a number, a map (H, W), for a batch one value
                 per image (N,), or (N, 1, H, W).
             guide: an image of the same size with clearer edges, aligned with `image`, of any of
-                these kinds (one frame).  Without a model "dxnet_s_guided" takes it, where that has
-                trained weights.  Other models must be ones that take a guide.
+                these kinds (one frame).  Without a model "dxnet_s_guided" takes it.  Other models
+                must be ones that take a guide.
             value_range: the numbers that mean black and white.  Default: those of the type.
                 (0, 4095) for 12 bits in uint16, (0.0, 100.0) for floats on another scale.
             axes: letters for the axes of an array, tensor, file or picture of any number of them,
@@ -408,7 +408,7 @@ class Denoiser:
     def _guided(self, image: Any, guide: Any, opened: ImageView) -> tuple[Model, Guide | None]:
         """The model, and the guide of an image; both None without model and guide."""
         if guide is not None:
-            model = default_guided() if self._model is None else self._model
+            model = GUIDED if self._model is None else self._model
             return model, Guide(open_guide(guide, image), opened.source)
         if self._holes != "none":
             raise ValueError(f"holes is for images with a guide, got {self._holes!r} without one")

@@ -12,7 +12,7 @@ from torch import Tensor
 from denoise_ext.io import Picture, read_picture
 from denoise_ext.io.channels import colour_channels
 from denoise_ext.io.orientation import orientation_of
-from denoise_ext.models import Network, list_models, pretrained_info
+from denoise_ext.models import Network
 from denoise_ext.models.image_denoiser import checked_sigma
 from denoise_ext.models.network import Tensors
 from denoise_ext.runtime.model_names import original_of
@@ -40,26 +40,15 @@ def takes_guide(model: object) -> bool:
     )
 
 
-def default_guided() -> str:
-    """The name of the network for a guide, where no model is given; ValueError if none ships."""
-    if pretrained_info(GUIDED) is None:
-        raise ValueError(
-            f"guide: no network with a guide has trained weights in this version; give one as"
-            f' model, or model="{JOINT_BILATERAL}" or a denoise_ext.nn.JointBilateralBlur'
-        )
-    return GUIDED
-
-
 def check_guided(network: Network, guide: Guide | None) -> None:
     """ValueError where a network needs a guide and there is none, or takes none."""
     needed = "guide" in network.signature.inputs
     if needed and guide is None:
         raise ValueError("guide is required by this model: an image of the same size")
     if guide is not None and not needed:
-        known = [name for name in list_models(pretrained=True) if name == GUIDED]
-        names = " and ".join(f'model="{name}"' for name in (*known, JOINT_BILATERAL))
         raise ValueError(
-            f"guide: this model takes none; {names} and denoise_ext.nn.JointBilateralBlur do"
+            f'guide: this model takes none; model="{GUIDED}", model="{JOINT_BILATERAL}" and'
+            " denoise_ext.nn.JointBilateralBlur do"
         )
 
 

@@ -23,7 +23,7 @@ from denoise_ext.runtime.model_names import (
 )
 from denoise_ext.runtime.options import RunOptions
 from denoise_ext.tasks.denoiser import Denoiser
-from denoise_ext.tasks.guide import default_guided
+from denoise_ext.tasks.guide import GUIDED
 from denoise_ext.tasks.guided_filter import JOINT_BILATERAL
 from denoise_ext.tasks.result import Result
 from denoise_ext.tasks.treatment import PHOTO
@@ -75,7 +75,7 @@ class Processor:
     @property
     def _model(self) -> str | os.PathLike[str] | None:
         """The model, also where a guide decides."""
-        return default_guided() if self.model is None and self.guide is not None else self.model
+        return GUIDED if self.model is None and self.guide is not None else self.model
 
     def fingerprint(self) -> dict[str, Any]:
         """All that a result depends on besides its input: what `jobs` makes keys of.

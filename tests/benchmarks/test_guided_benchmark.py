@@ -36,13 +36,13 @@ def scene(seed: int, rows: int, columns: int) -> tuple[np.ndarray, np.ndarray]:
 def data(tmp_path, monkeypatch):
     names = {"Middlebury": ("{}_output_depth.png", "{}_output_color.png"),
              "Lu": ("{}_output_depth.png", "{}_ouput_color.png"),
-             "RoadScene": ("{}.jpg", "{}.jpg")}  # fmt: skip
+             "RoadScene": ("{}.jpg", "{}.jpg"), "TNO": ("{}.bmp", "{}.bmp"),
+             "PET": ("{}.png", "{}.png")}  # fmt: skip
     held_out = tmp_path / "held_out.txt"
     held_out.write_text("# two\n1.jpg\n3.jpg\n")
     chosen = guided.Set(**{**vars(guided.SETS["RoadScene"]), "held_out": held_out})
     monkeypatch.setitem(guided.SETS, "RoadScene", chosen)
-    monkeypatch.setitem(guided.TRAINING, "RoadScene", chosen)
-    sets = {**guided.SETS, "training": guided.TRAINING["Middlebury"]}
+    sets = {**guided.SETS, "training": guided.DEPTH_TRAINING}
     for key, one in sets.items():
         patterns = names.get(key, ("{}.png", "{}.jpg"))
         for place, (name, pattern) in enumerate(zip(patterns, one.patterns, strict=True)):
@@ -50,7 +50,8 @@ def data(tmp_path, monkeypatch):
             folder.mkdir(parents=True, exist_ok=True)
             for index in range(4):
                 pixels = scene(index, 73, 80 + index)[place]
-                Image.fromarray(pixels).save(folder / name.format(index), quality=100)
+                picture = Image.fromarray(pixels).convert("L" if key == "PET" else None)
+                picture.save(folder / name.format(index), quality=100)
     monkeypatch.setenv("DENOISE_EXT_DATA", str(tmp_path))
     torch.manual_seed(0)
     save_model(create_model("dxnet_s_guided", **SMALL), tmp_path / "net.safetensors")
@@ -66,17 +67,33 @@ def test_every_set_and_method(data, capsys):
     assert set(found) == {
         ("Middlebury", "sigma 10"), ("Middlebury", "sigma 25"), ("Middlebury", "x4"),
         ("Middlebury", "x8"), ("Lu", "x4"), ("Lu", "x8"), ("RoadScene", "sigma 25"),
+        ("TNO", "sigma 25"), ("PET", "sigma 25"),
     }  # fmt: skip
     assert found["RoadScene", "sigma 25"]["images"] == 2  # those that are held out
-    noisy = found["Middlebury", "sigma 10"]["figures"]
+    assert facts["unguided"]["sha256"] == facts["sha256"] and len(facts["sha256"]) == 64
+    means = {
+        place: {name: np.mean(values) for name, values in row["figures"].items()}
+        for place, row in found.items()
+    }
+    noisy = means["Middlebury", "sigma 10"]
     assert noisy["noisy"] == pytest.approx(28.13, abs=0.2)
     assert noisy["joint bilateral"] > noisy["noisy"] + 8  # the edge is in the guide
     assert noisy["unguided"] == pytest.approx(noisy["black"])
     assert len({noisy[name] for name in ("guided", "shifted", "wrong", "black")}) == 4
-    small = found["Lu", "x4"]["figures"]
-    assert small["bicubic"] < found["Lu", "x8"]["figures"]["bicubic"]
+    small = means["Lu", "x4"]
+    assert small["bicubic"] < means["Lu", "x8"]["bicubic"]
     text = (data / "out/guided.md").read_text()
     assert text in capsys.readouterr().out and f"{small['bicubic']:.2f}" in text
+
+
+def test_gains_are_better_decibels_and_smaller_errors():
+    figures = {"guided": [30.0, 34.0], "unguided": [29.0, 35.0], "black": [28.0, 28.0]}
+    row = {"set": "Lu", "images": 2, "task": "x4", "figures": figures}
+    facts = {"model": "a", "steps": 1, "sha256": "0" * 64, "parameters": 1e6, "rows": [row]}
+    noise = guided.table(facts).splitlines()[-1]
+    assert noise == "| Lu | x4 | +0.00 (-1.00) | - | - | - | +4.00 (+2.00) | - | - |"
+    row["figures"] |= {"bicubic": [31.0, 36.0]}
+    assert "| - | - | +1.50 (+1.00) | -4.00 (-6.00) |" in guided.table(facts).splitlines()[-1]
 
 
 def test_shifted_and_wrong_guides():

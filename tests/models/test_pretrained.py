@@ -34,6 +34,7 @@ from denoise_ext.tasks import (
     denoise,
     evaluate_image,
 )
+from denoise_ext.tasks.guide import takes_guide
 from denoise_ext.training import load_config
 from denoise_ext.training.checkpoint import config_differences
 
@@ -111,6 +112,8 @@ def test_it_can_be_made_and_removes_noise(name):
     noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0)) * 25 / 255
     if name in image_models():
         result = denoise(clean + noise, model, 25.0)
+    elif takes_guide(model):
+        result = denoise(clean + noise, model, 25.0, guide=clean)
     else:
         result = VideoDenoiser(model, sigma=25.0).push((clean + noise)[0], value_range=(0, 1))
     # a flat patch: nothing in it to be lost

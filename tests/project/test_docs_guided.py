@@ -6,12 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from docs_blocks import run_commands, run_python
 
 from denoise_ext import io
 from denoise_ext._loader import native_error
-from denoise_ext.models import create_model, save_model
 
 PAGE = Path(__file__).resolve().parents[2] / "docs/guided.md"
 pytestmark = [
@@ -29,9 +27,6 @@ def place(tmp_path, monkeypatch) -> Path:
     for name, pixels in (("photo", photo), ("depth", depth), ("small", depth[::4, ::4])):
         io.write_image(tmp_path / f"{name}.png", pixels)
         np.save(tmp_path / f"{name}.npy", pixels)
-    torch.manual_seed(0)
-    network = create_model("dxnet_s_guided", widths=[8, 16], blocks=[1, 1]).eval()
-    save_model(network, tmp_path / "guided.safetensors", torch.float16, {})
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -148,10 +148,11 @@ for name in names:
             picture = (255 * noisy[0].clamp(0, 1)).round().byte().permute(1, 2, 0).numpy()
             made = torch.from_numpy(codec.decode(codec.encode(picture, 80, 25.0)))
             denoised = made.permute(2, 0, 1)[None] / 255
-        elif model.signature.state:
+        elif model.signature.state or "guide" in model.signature.inputs:
             level = torch.full((1, 1, 1, 1), 25 / 255)
-            first = {"image": noisy[:, :channels], "noise_map": level}
-            denoised = model(first)[0]["image"]
+            inputs = {"image": noisy[:, :channels], "noise_map": level, "guide": clean}
+            own = {name: inputs[name] for name in model.signature.inputs}
+            denoised = model(own)[0]["image"]
         else:
             denoised = model(noisy[:, :channels], 25.0)
     gain = metrics.psnr(denoised, clean[:, :channels]) - metrics.psnr(noisy, clean)

@@ -128,16 +128,13 @@ def test_uncertainty_has_a_reason(network, model):
     assert result.uncertainty is None and "guide" in result.uncertainty_reason
 
 
-def test_a_guided_network_is_the_default_where_it_has_weights(network, tmp_path, monkeypatch):
-    from denoise_ext.tasks import denoiser, guide
-
-    with pytest.raises(ValueError, match="guide: no network with a guide has trained weights"):
-        monkeypatch.setattr(guide, "pretrained_info", lambda name: None)
-        Denoiser()(DEPTH, guide=PHOTO)
-    save_model(network, tmp_path / "guided.safetensors", torch.float32, {})
-    monkeypatch.setattr(denoiser, "default_guided", lambda: str(tmp_path / "guided.safetensors"))
-    made = Denoiser(sigma=20)(DEPTH, guide=PHOTO)
-    np.testing.assert_array_equal(made, Denoiser(network, sigma=20)(DEPTH, guide=PHOTO))
+def test_a_guide_alone_takes_the_network_that_ships():
+    trained = create_model("dxnet_s_guided", pretrained=True)
+    made = tasks.denoise(DEPTH, sigma=12.75, guide=PHOTO)
+    np.testing.assert_array_equal(made, Denoiser(trained, sigma=12.75)(DEPTH, guide=PHOTO))
+    # its two halves are flat, and the guide has the edge between them
+    clean = np.where(np.arange(43) < 21, 0.1, 0.7)
+    assert np.abs(made - clean).mean() < np.abs(DEPTH - clean).mean() / 3
 
 
 def test_a_guide_that_is_turned_is_refused(network, tmp_path):
