@@ -31,7 +31,9 @@ from harness.panels import side_by_side
 MOTORCYCLE = "multimodal/rgbd_middlebury/motorcycle"
 SIGMA = 25.0
 SCALE = 8
-ALOE, SOLDIER = 0, 0  # places in their sets
+ALOE, JEEP = 0, 9  # places in their sets
+SHOWN = (370, 424)  # pixels of each picture, at most
+ENGINE, HOUSE = (60, 310), (60, 200)  # what is shown of larger ones: top, left
 Panel = tuple[str, Image.Image, str]
 
 
@@ -40,9 +42,10 @@ def eight_bits(image: np.ndarray) -> np.ndarray:
     return (image.clip(0, 1) * 255).round().astype(np.uint8)
 
 
-def panel(name: str, image: np.ndarray, text: str) -> Panel:
-    """Of gray or RGB, 8 bits."""
-    return name, Image.fromarray(image).convert("RGB"), text
+def panel(name: str, image: np.ndarray, text: str, corner: tuple[int, int] = (0, 0)) -> Panel:
+    """Of gray or RGB, 8 bits; the part that begins at a corner."""
+    rows, columns = (slice(first, first + size) for first, size in zip(corner, SHOWN, strict=True))
+    return name, Image.fromarray(image[rows, columns]).convert("RGB"), text
 
 
 def depth(data: Path) -> list[Panel]:
@@ -62,10 +65,10 @@ def depth(data: Path) -> list[Panel]:
         return f"PSNR {-10 * np.log10(np.mean(error**2)):.2f} dB where the depth is known"
 
     return [
-        panel("photograph: the guide", photo, "left picture of a stereo pair"),
-        panel(f"depth, noise of sigma {SIGMA:g}", noisy, figures(noisy)),
-        panel("--holes keep", kept, figures(kept)),
-        panel("--holes fill", full, figures(full)),
+        panel("photograph: the guide", photo, "left picture of a stereo pair", ENGINE),
+        panel(f"depth, noise of sigma {SIGMA:g}", noisy, figures(noisy), ENGINE),
+        panel("--holes keep", kept, figures(kept), ENGINE),
+        panel("--holes fill", full, figures(full), ENGINE),
     ]
 
 
@@ -94,17 +97,17 @@ def enlarged(data: Path) -> list[Panel]:
 
 def thermal(data: Path) -> list[Panel]:
     """An infrared picture with noise, alone and guided by visible light."""
-    clean, visible = pairs_of(data, SETS["TNO"])[SOLDIER]
+    clean, visible = pairs_of(data, SETS["TNO"])[JEEP]
     noisy = with_noise(clean, SIGMA)
     alone, made = denoise(noisy, "dxnet_s_gray", SIGMA), denoise(noisy, sigma=SIGMA, guide=visible)
-    panels = [panel("visible light: the guide", visible, "")]
+    panels = [panel("visible light: the guide", visible, "", HOUSE)]
     for name, pixels in (
         (f"infrared, noise of sigma {SIGMA:g}", noisy),
         ("dxnet_s_gray, without the guide", alone),
         ("with the guide", made),
     ):
         text = f"PSNR {decibels(pixels, clean):.2f} dB"
-        panels.append(panel(name, eight_bits(pixels), text))
+        panels.append(panel(name, eight_bits(pixels), text, HOUSE))
     return panels
 
 

@@ -214,9 +214,9 @@ register_pretrained(
         steps=9000,
         licence="Apache-2.0",
         psnr={
-            "Middlebury depth sigma 10": 0.0,
-            "Middlebury depth sigma 25": 0.0,
-            "RoadScene infrared sigma 25": 0.0,
+            "Middlebury depth sigma 10": 45.49,
+            "Middlebury depth sigma 25": 41.82,
+            "RoadScene infrared sigma 25": 31.54,
         },
         protocol=_PROTOCOL_GUIDED,
     ),

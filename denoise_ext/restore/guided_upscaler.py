@@ -21,7 +21,7 @@ from denoise_ext.runtime.model_names import Model, check_name, open_network, ori
 from denoise_ext.runtime.options import RunOptions, Tile
 from denoise_ext.runtime.session import Session
 from denoise_ext.tasks.guide import GUIDED, Guide, open_guide, takes_guide
-from denoise_ext.tasks.holes import HOLES, filled, holes_in
+from denoise_ext.tasks.holes import HOLES, filled, holes_in, keep_values
 from denoise_ext.tasks.image_run import ImageRun, Settings
 from denoise_ext.tasks.images import ImageView, Target, open_image
 from denoise_ext.tasks.sigma import Sigma, check_sigma
@@ -115,7 +115,7 @@ class GuidedUpscaler:
             guide: as in a call of `Denoiser`, of a whole multiple of the image's rows and columns.
             sigma: replaces the `GuidedUpscaler`'s.
             value_range: the numbers that mean black and white. Default: the least and the largest
-                number of the image, holes left out.
+                number of the image, holes left out; the result has no number beyond them.
             share: number of images that are computed at the same time and share the memory.
 
         Returns:
@@ -181,7 +181,11 @@ class GuidedUpscaler:
             x[:, :colour], tiles = self._denoised(x[:, :colour], reduced, sigma, share)
         large = imresize(x, scale)
         large[:, :colour], more = self._denoised(large[:, :colour], aligned, 0.0, share)
+        if value_range is None:  # what overshoots at an edge
+            large[:, :colour].clamp_(0.0, 1.0)
         target.copy_(from_unit(large, target.dtype, at))
+        if self._holes != "none":
+            keep_values(target[:, :colour])
         if holes is not None and self._holes == "keep":
             rows, columns = (torch.arange(n, device=x.device) // scale for n in large.shape[-2:])
             lost, old = (y[..., rows[:, None], columns] for y in (holes, source[:, :colour]))

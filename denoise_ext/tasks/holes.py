@@ -55,6 +55,12 @@ def filled(x: Tensor, holes: Tensor, guide: Tensor | None) -> Tensor:
     return torch.where(holes, made, x)
 
 
+def keep_values(target: Tensor) -> None:
+    """Make whole numbers that are 0 the number 1: a value that is rounded to 0 is no hole."""
+    if not target.is_floating_point():
+        target.copy_(torch.where(target == 0, target.new_ones(()), target))
+
+
 def _pulled_and_pushed(values: Tensor, known: Tensor) -> Tensor:
     """Means of the nearest values; `values` is 0 where `known` is."""
     height, width = values.shape[-2:]

@@ -22,7 +22,7 @@ from denoise_ext.runtime.tiling import Places
 from denoise_ext.tasks.doubts import warn_of_tile
 from denoise_ext.tasks.guide import FilterPorts, Guide, GuidedPorts, check_guided, ports_for
 from denoise_ext.tasks.guided_filter import is_guided_filter
-from denoise_ext.tasks.holes import filled, holes_in
+from denoise_ext.tasks.holes import filled, holes_in, keep_values
 from denoise_ext.tasks.image_ports import ImagePorts
 from denoise_ext.tasks.images import ImageView, Target
 from denoise_ext.tasks.impulses import without_impulses
@@ -160,8 +160,7 @@ class ImageRun:
                 self.recomputed += again
         if treatment is not None and treatment.gray:
             self.target.pixels[images, 1:3] = target
-        if holes is not None:
-            target.copy_(torch.where(holes, opened, target))
+        self._mark_holes(target, opened, holes)
 
     def _network_for(
         self, channels: int, treatment: Treatment | None
@@ -188,6 +187,13 @@ class ImageRun:
         x = filled(to_unit(known, value_range=self._range), holes, guide)
         whole = torch.where(holes, from_unit(x, source.dtype, self._range), source)
         return whole, holes if self._settings.holes == "keep" else None
+
+    def _mark_holes(self, target: Tensor, source: Tensor, kept: Tensor | None) -> None:
+        """Let the target have those holes of the image that are kept, and no other."""
+        if self._settings.holes != "none":
+            keep_values(target)
+        if kept is not None:
+            target.copy_(torch.where(kept, source, target))
 
     def _level(
         self, network: Network, source: Tensor, treatment: Treatment | None

@@ -26,7 +26,7 @@ def network():
 
 
 def by_hand(network, depth, photo, scale):
-    """The network on the image that is enlarged, its range [0, 1]."""
+    """The network on the image that is enlarged, its range [0, 1], and no number beyond it."""
     x = torch.from_numpy(depth.astype(np.float32))[None, None]
     low, high = x.min(), x.max()
     inputs = {
@@ -35,7 +35,7 @@ def by_hand(network, depth, photo, scale):
         "noise_map": torch.zeros(1, 1, 1, 1),
     }
     with torch.no_grad():
-        made = network(inputs)[0]["image"][0, 0]
+        made = network(inputs)[0]["image"][0, 0].clamp(0, 1)
     return (made * (high - low) + low).numpy()
 
 
@@ -44,7 +44,7 @@ def test_the_network_sharpens_what_is_enlarged(network):
     made = GuidedUpscaler(network).run(DEPTH, PHOTO)
     assert made.image.dtype == np.uint16 and made.scale == 4
     # the kernels round otherwise than PyTorch, and the result to whole numbers
-    np.testing.assert_allclose(made.image, expected.clip(0), atol=0.51)
+    np.testing.assert_allclose(made.image, expected, atol=0.51)
     floats = upscale(DEPTH.astype(np.float32), model=network, guide=PHOTO)
     np.testing.assert_allclose(floats, expected, atol=0.01)
     shifted = upscale(DEPTH.astype(np.float32) - 5000, model=network, guide=PHOTO)
@@ -90,6 +90,26 @@ def test_holes(network):
     assert np.isfinite(upscale(floats, model=network, guide=PHOTO, holes="fill")).all()
     flat = np.where(broken == 0, 0, 1000).astype(np.uint16)
     assert np.ptp(upscale(flat, model=network, guide=PHOTO, holes="fill").astype(int)) <= 1
+
+
+def test_the_result_has_no_number_beyond_those_of_the_image(network):
+    steps = np.where(np.arange(14) < 7, 100, 1000) * np.ones((9, 1))  # bicubic overshoots at them
+    for dtype in (np.uint16, np.float32):
+        made = upscale(steps.astype(dtype), model=network, guide=PHOTO)
+        assert made.min() >= 100 and made.max() <= 1000
+    wide = upscale(steps.astype(np.float32), model=network, guide=PHOTO, value_range=(0.0, 1100.0))
+    assert wide.min() < 100 and wide.max() > 1000  # a range that is given is no bound
+
+
+@pytest.mark.parametrize("holes", ["keep", "fill"])
+def test_a_value_never_becomes_a_hole(network, holes):
+    values = np.where(np.arange(14) < 7, 1, 200).astype(np.uint8) * np.ones((9, 1), np.uint8)
+    values[4, 5:9] = 0
+    lost = np.repeat(np.repeat(values == 0, 4, 0), 4, 1)
+    made = upscale(values, model=network, guide=PHOTO, holes=holes, value_range=(0, 255))
+    np.testing.assert_array_equal(made == 0, lost if holes == "keep" else np.zeros_like(lost))
+    free = upscale(values, model=network, guide=PHOTO, value_range=(0, 255))
+    assert ((free == 0) & ~lost).any()  # without the option 0 is a number like others
 
 
 @pytest.mark.parametrize(

@@ -188,6 +188,16 @@ def test_holes_are_kept_or_filled(network):
     assert made.min() >= 0.29 and made.max() <= 0.91
 
 
+@pytest.mark.parametrize("holes", ["keep", "fill"])
+def test_a_value_never_becomes_a_hole(network, holes):
+    depth = np.where(PHOTO[..., 0] < 100, 1, 200).astype(np.uint8)
+    depth[10:14, 18:26] = 0
+    made = Denoiser(network, sigma=25, holes=holes)(depth, guide=PHOTO)
+    np.testing.assert_array_equal(made == 0, (depth == 0) & (holes == "keep"))
+    free = Denoiser(network, sigma=25)(depth, guide=PHOTO)
+    assert ((free == 0) & (depth != 0)).any()  # without the option 0 is a number like others
+
+
 def test_holes_in_files_and_what_is_refused(network, tmp_path):
     depth = (DEPTH * 1000 + 600).astype(np.float32)
     depth[5:9, 7:11] = np.nan
