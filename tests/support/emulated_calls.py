@@ -17,8 +17,6 @@ CALLS = [
 LAYOUTS = {torch.float32: "contiguous", torch.float16: "channels_last"}
 
 
-def conv_call(
-    input: tuple[int, ...], weight: tuple[int, ...], outputs: int, **options: object
-) -> Call:
+def conv(input: tuple[int, ...], weight: tuple[int, ...], outputs: int, **options: object) -> Call:
     """A convolution, also transposed, with a bias for each of its outputs."""
     return Call({"input": input, "weight": weight, "bias": (outputs,)}, options)
