@@ -54,11 +54,11 @@ class DenoiserSessions:
         options = self._options
         if guide_channels and is_guided_filter(model) and not self._texture:
             return guided_session(model, channels, guide_channels, options.device, options.backend)
-        if self._texture:
-            network = open_textured(self._model, self._texture, options.device, options.backend)
-        else:
+        if not self._texture:
             network = open_network(model, options.device, None, options.backend, channels=channels)
             check_denoiser(network)
+        else:
+            network = open_textured(self._model, self._texture, options.device, options.backend)
         return Session(network, options.precision, options.backend == "native")
 
 
