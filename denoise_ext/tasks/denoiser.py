@@ -19,15 +19,10 @@ from denoise_ext.io import Picture
 from denoise_ext.io.channels import colour_channels
 from denoise_ext.runtime.device import choose_device
 from denoise_ext.runtime.from_module import adopted
-from denoise_ext.runtime.model_names import (
-    Model,
-    check_name,
-    named_texture,
-)
+from denoise_ext.runtime.model_names import Model, check_name, named_texture
 from denoise_ext.runtime.options import RunOptions, Tile
 from denoise_ext.runtime.session import Session
 from denoise_ext.tasks.axes import check_axes, parts_of
-from denoise_ext.tasks.denoiser_sessions import DenoiserSessions, check_denoiser
 from denoise_ext.tasks.doubts import called_from, caller, warn_of_doubts
 from denoise_ext.tasks.guide import Guide, default_guided, open_guide
 from denoise_ext.tasks.guided_filter import JOINT_BILATERAL
@@ -37,11 +32,12 @@ from denoise_ext.tasks.images import ImageT, ImageView, open_image
 from denoise_ext.tasks.in_order import in_order
 from denoise_ext.tasks.noise_analysis import NoiseProfile
 from denoise_ext.tasks.part import Part, check_part, cropped, frame_of, window_of, within
-from denoise_ext.tasks.result import Result, joined
+from denoise_ext.tasks.result import Result, joined, result_in_part
+from denoise_ext.tasks.sessions import Sessions, check_denoiser
 from denoise_ext.tasks.sigma import Sigma, check_sigma
 from denoise_ext.tasks.texture import check_texture, with_texture
 from denoise_ext.tasks.treatment import Treatment, treatment_of
-from denoise_ext.tasks.trust import Trust, checked_probes, trust_in_part, trust_of
+from denoise_ext.tasks.trust import Trust, checked_probes, trust_of
 from denoise_ext.tasks.value_range import Range, check_range
 
 logger: logging.Logger = get_logger("denoise_ext.tasks")
@@ -169,7 +165,7 @@ class Denoiser:
         if texture:
             self._model = named_model
         self._texture = check_texture(texture, named_model, alpha, uncertainty)
-        self._sessions = DenoiserSessions(self._model, self._options, self._texture)
+        self._sessions = Sessions(self._model, self._options, self._texture)
 
     @overload
     def __call__(
@@ -322,14 +318,14 @@ class Denoiser:
         if treatment is not None and treatment.gray:
             channels = 1
         height, width = frame.shape[:2]
-        window = window_of(part, height, width, self._session(model, channels, None))
+        session = self._session(model, channels, None)
+        window = window_of(part, height, width, session)
         view = cropped(image, window)
         result, _ = self._run_one(
             view, level, value_range, treatment=treatment, noise=noise, uncertainty=uncertainty
         )
-        place = within(part, window)
-        trust = result.trust and trust_in_part(result.trust, place)
-        return self._stated(replace(result, image=cropped(result.image, place), trust=trust))
+        ports = session.original.signature.outputs
+        return self._stated(result_in_part(result, within(part, window), ports))
 
     def _run_one(
         self,
@@ -383,7 +379,7 @@ class Denoiser:
         alpha = opened.source[:, colour:]
         # one that is the same everywhere, as of an opaque picture, has no noise
         if self._alpha == "denoise" and bool((alpha != alpha[:, :, :1, :1]).any()):
-            work.denoise(slice(colour, channels))
+            work.denoise_alpha(slice(colour, channels))
         elif colour < channels:
             made.pixels[:, colour:] = alpha
         trust = None
@@ -465,7 +461,7 @@ class Denoiser:
         return in_order(denoised, images, workers)
 
     def _session(self, model: Model, channels: int, guide: Guide | None) -> Session:
-        return self._sessions.of(model, channels, guide.channels if guide else 0)
+        return self._sessions.of(channels, guide.channels if guide else 0, model)
 
 
 __all__ = ["Denoiser", "Result"]
