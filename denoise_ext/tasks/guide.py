@@ -15,7 +15,7 @@ from denoise_ext.io.orientation import orientation_of
 from denoise_ext.models import Network, list_models, pretrained_info
 from denoise_ext.models.image_denoiser import checked_sigma
 from denoise_ext.models.network import Tensors
-from denoise_ext.runtime.model_names import original_of
+from denoise_ext.runtime.model_names import Model, original_of
 from denoise_ext.tasks.guided_filter import JOINT_BILATERAL, is_guided_filter
 from denoise_ext.tasks.images import ImageView, open_image
 from denoise_ext.tasks.value_range import Range, to_unit
@@ -111,6 +111,25 @@ class Guide:
         """Its pixels for a part of the images, black 0 and white 1, in float32."""
         part = self._pixels[(images, slice(None), *window)].to(device)
         return unit_guide(part, self._range)
+
+
+def guided(
+    model: Model, image: object, source: Tensor, guide: object, holes: str
+) -> tuple[Model, Guide | None]:
+    """The model for an image, and its guide.
+
+    Args:
+        model: None: `GUIDED` with a guide, else None.
+        image: as the caller gave it; `source`: its pixels (N, C, H, W).
+        guide: as the caller gave it; None: none.
+        holes: what is done with holes, for which a guide is needed.
+    """
+    if guide is not None:
+        model = default_guided() if model is None else model
+        return model, Guide(open_guide(guide, image), source)
+    if holes != "none":
+        raise ValueError(f"holes is for images with a guide, got {holes!r} without one")
+    return model, None
 
 
 def unit_guide(pixels: Tensor, value_range: Range | None) -> Tensor:

@@ -133,13 +133,13 @@ def test_uncertainty_has_a_reason(network, model):
 
 
 def test_a_guided_network_is_the_default_where_it_has_weights(network, tmp_path, monkeypatch):
-    from denoise_ext.tasks import denoiser, guide
+    from denoise_ext.tasks import guide
 
     with pytest.raises(ValueError, match="guide: no network with a guide has trained weights"):
         monkeypatch.setattr(guide, "pretrained_info", lambda name: None)
         Denoiser()(DEPTH, guide=PHOTO)
     save_model(network, tmp_path / "guided.safetensors", torch.float32, {})
-    monkeypatch.setattr(denoiser, "default_guided", lambda: str(tmp_path / "guided.safetensors"))
+    monkeypatch.setattr(guide, "default_guided", lambda: str(tmp_path / "guided.safetensors"))
     made = Denoiser(sigma=20)(DEPTH, guide=PHOTO)
     np.testing.assert_array_equal(made, Denoiser(network, sigma=20)(DEPTH, guide=PHOTO))
 
