@@ -136,12 +136,13 @@ def unit_guide(pixels: Tensor, value_range: Range | None) -> Tensor:
     """A guide's pixels (N, C, H, W) of any dtype in float32, black 0 and white 1.
 
     Raises:
-        ValueError: numbers that are not finite or not in that range; the message names "guide".
+        TypeError, ValueError: a dtype that needs a range; numbers that are not finite or not in the
+            range.  The message names "guide".
     """
     try:
         return to_unit(pixels, value_range=value_range)
-    except ValueError as error:
-        raise ValueError(f"guide: {error}") from None
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"guide: {error}") from None
 
 
 def _checked_turn(guide: Any, image: object) -> Any:

@@ -62,6 +62,11 @@ BAD_GUIDES = [
     ({"model": "joint_bilateral", "guide": PHOTO, "backend": "torch"}, ValueError, "guided"),
     ({"model": "joint_bilateral", "guide": 1.0 * PHOTO}, ValueError, r"guide: .*\[0, 1\] scale"),
     ({"model": "joint_bilateral", "guide": PHOTO / np.nan}, ValueError, "guide: .*NaN"),
+    (
+        {"model": "joint_bilateral", "guide": PHOTO.astype("i2")},
+        TypeError,
+        r"guide: .*torch\.int16",
+    ),
 ]
 
 
