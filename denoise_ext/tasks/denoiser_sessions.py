@@ -54,6 +54,7 @@ class DenoiserSessions:
         options = self._options
         if guide_channels and is_guided_filter(model) and not self._texture:
             return guided_session(model, channels, guide_channels, options.device, options.backend)
+        network: Model
         if self._texture:
             network = open_textured(self._model, self._texture, options.device, options.backend)
         else:

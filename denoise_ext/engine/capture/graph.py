@@ -106,9 +106,8 @@ class Write:
         Returns:
             A function that takes it back; None if it was there.
         """
-        target, before = self.target, self.target
-        if isinstance(target, dict):
-            before = target.get(self.key, _MISSING)
+        target = self.target
+        before: Any = target.get(self.key, _MISSING) if isinstance(target, dict) else target
         alike = isinstance(before, Tensor) and before.dtype == tensor.dtype
         if alike and torch.equal(before, tensor):
             return None

@@ -174,10 +174,7 @@ class _Workspace:
         if plan.device.type == "cuda" and plan.unrecorded is None and not plan.poison:
             leaves = plan.graph.outputs
             copied = [isinstance(leaf, Value) and leaf.source is None for leaf in leaves]
-            launch = weakref.WeakMethod(self._launch)
-            self._recorder = cuda_graph.Recorder(
-                lambda inputs: launch()(inputs), copied, plan.device
-            )
+            self._recorder = cuda_graph.Recorder(_weak(self._launch), copied, plan.device)
 
     @property
     def recorded(self) -> bool:
@@ -275,6 +272,18 @@ class _Workspace:
             return lambda env: given
         known = self._known(leaf)
         return lambda env: known.clone()
+
+
+def _weak(method: Callable[[list[Tensor]], list[Any]]) -> Callable[[list[Tensor]], list[Any]]:
+    """``method`` for what its object owns: a reference would be a cycle."""
+    reference = weakref.WeakMethod(method)
+
+    def call(inputs: list[Tensor]) -> list[Any]:
+        bound = reference()
+        assert bound is not None  # its object calls
+        return bound(inputs)
+
+    return call
 
 
 class _Known:
