@@ -119,7 +119,7 @@ CASES = [
     _spandrel("OmniSR", "OmniSR", "OmniSR", _SMALL),
     _spandrel("RCAN", "RCAN", "RCAN", _SMALL),
     _spandrel("DAT", "DAT", "DAT", _SMALL),
-    _spandrel("HAT", "HAT", "HAT", _SMALL),
+    _spandrel("HAT", "HAT", "HAT", _SMALL, window_size=16, overlap_ratio=0.5),
     _spandrel("Uformer", "Uformer", "Uformer", (1, 3, 128, 128), img_size=128),
     _spandrel("RetinexFormer", "RetinexFormer", "RetinexFormer", (1, 3, 128, 128)),
     _spandrel("SwiftSRGAN", "SwiftSRGAN", "SwiftSRGAN", _SMALL),
