@@ -15,6 +15,7 @@ from denoise_ext.runtime.options import RunOptions
 from denoise_ext.runtime.session import Session
 from denoise_ext.runtime.tile_planner import cut
 from denoise_ext.runtime.tiling import Grid, Places
+from denoise_ext.tasks.frame_noise import sigma_of_frames
 from denoise_ext.tasks.scene_cuts import changed_share, reduced
 
 
@@ -30,11 +31,13 @@ class Scene:
     """The last ones that a network with a delay may take again, (1, C, H, W) in [0, 1]."""
     last: Tensor | None = None
     """`scene_cuts.reduced`, to compare the next frame with."""
+    noisy: Tensor | None = None
+    """The last frame (1, C, H, W), where the next one's noise is measured beside it."""
 
     def tensors(self) -> list[Tensor]:
         """All that are kept."""
-        kept = [*(self.state or {}).values(), *self.recent]
-        return kept if self.last is None else [*kept, self.last]
+        kept = [*(self.state or {}).values(), *self.recent, self.last, self.noisy]
+        return [tensor for tensor in kept if tensor is not None]
 
 
 class FrameRun:
@@ -94,8 +97,14 @@ class FrameRun:
         assert scene.level is not None
         # With a delay, the frame before is as noisy as this one: it has no result yet.
         level = scene.level * (math.sqrt(2.0) if self.delay else 1.0)
-        native = self._options.backend == "native" and image.device.type == "cpu"
-        return changed_share(reduced(image), scene.last, level, native) >= share
+        return changed_share(reduced(image), scene.last, level, self._native(image)) >= share
+
+    def sigma_of(self, image: Tensor, before: Tensor, level: float) -> float | None:
+        """The noise level of two frames in a row; see `frame_noise.sigma_of_frames`."""
+        return sigma_of_frames(image, before, level, self._native(image))
+
+    def _native(self, image: Tensor) -> bool:
+        return self._options.backend == "native" and image.device.type == "cpu"
 
     def _step(self, scene: Scene, image: Tensor) -> tuple[Tensor, Scene]:
         """One call of the network."""

@@ -33,7 +33,7 @@ logger: logging.Logger = get_logger("denoise_ext.tasks")
 
 _FAMILY = "rdxnet_s"
 _CUT = 0.6  # share of changed blocks from which a frame is another scene
-_ESTIMATE_EVERY = 8  # frames
+_ESTIMATE_EVERY = 8  # frames, from the second of a scene on: two in a row are needed
 _ESTIMATE_WEIGHT = 0.125  # of a new estimate of the noise level in the running mean
 
 
@@ -72,15 +72,16 @@ class VideoDenoiser:
             also accelerated), the name of one with trained weights or of a family, or a checkpoint
             file.  Gray frames need a gray network and RGB frames a colour one.
         sigma: standard deviation of the noise on the 0-255 scale.  None: estimated from the first
-            frame of a scene, then a running mean of estimates of every eighth frame.
+            frame of a scene, then from the first two, then a running mean of estimates of every
+            eighth frame and the one before.
         strength: 1: the network's result; 0: the frame; between, a blend of both.
         scene_cut: "auto": begin anew where at least 60 % of a frame's blocks are found nowhere in
             the last frame; a number above 0 and up to 1: that share; "off": never.
         device, precision, backend, tile, max_memory: as of `denoise_ext.Denoiser`.  The state is
             kept for whole frames, whose tiles read it.  Tiles therefore have no seams.
 
-    Memory is bounded: one state, whatever the number of frames, and `delay` + 1 frames for a
-    network that looks ahead.  Threads may share one `VideoDenoiser`; their calls queue.
+    Memory is bounded: one state, whatever the number of frames, a frame whose noise is measured
+    beside the next one's, and `delay` + 1 frames for a network that looks ahead.  Threads may share one `VideoDenoiser`; their calls queue.
 
     Raises:
         TypeError, ValueError: a wrong argument; the message names it.
@@ -208,9 +209,8 @@ class VideoDenoiser:
                 logger.debug("frame %d begins a scene", self._count)
                 made, scene = run.end(scene), None
             scene = Scene(self._given) if scene is None else scene
-            if self._given is None and scene.frames % _ESTIMATE_EVERY == 0:
-                estimate = float(sigma_of_batch(source[:, :channels], value_range))
-                scene = replace(scene, level=_updated(scene.level, estimate))
+            if self._given is None:
+                scene = _measured(scene, run, source[:, :channels], value_range, image)
             more, scene = run.advance(scene, image, self._cut is not None)
             waiting = (*self._waiting, _Waiting(opened, image, value_range))
             made += more
@@ -278,8 +278,25 @@ def _copied(frame: Any) -> Any:
     return frame.detach().clone() if isinstance(frame, Tensor) else copy.deepcopy(frame)
 
 
-def _updated(level: float | None, estimate: float) -> float:
-    return estimate if level is None else level + _ESTIMATE_WEIGHT * (estimate - level)
+def _measured(
+    scene: Scene, run: FrameRun, source: Tensor, value_range: Range | None, image: Tensor
+) -> Scene:
+    """The scene with a noise level, where that is due at its next frame.
+
+    The first frame shows its highest frequencies alone. The second one's level replaces it.
+    """
+    level, noisy = scene.level, scene.noisy
+    if level is None:
+        level = float(sigma_of_batch(source, value_range))
+    elif noisy is not None:
+        estimate = float(sigma_of_batch(source, value_range))
+        between = run.sigma_of(image, noisy, level)
+        # A frame that is repeated differs in nothing from the one before.
+        estimate = estimate if between is None else max(estimate, between)
+        weight = 1.0 if scene.frames == 1 else _ESTIMATE_WEIGHT
+        level += weight * (estimate - level)
+    kept = image.clone() if scene.frames % _ESTIMATE_EVERY == 0 else None  # callers reuse memory
+    return replace(scene, level=level, noisy=kept)
 
 
 def _is_number(value: object) -> bool:
