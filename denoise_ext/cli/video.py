@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from denoise_ext.cli._video_frames import FrameDenoiser
     from denoise_ext.io.video import Video, VideoFrame
+    from denoise_ext.tasks import Denoiser
 
 _STREAM = "-"
 
@@ -110,6 +111,11 @@ def run(args: argparse.Namespace) -> int:
             notes = _write(args, results, video)
     seconds = time.perf_counter() - start
     if not args.quiet:
+        if isinstance(denoiser, _FrameByFrame):
+            network = f"{denoiser.model}, frame by frame"
+            notes += [f"noise of the first frame: {denoiser.found}"] if denoiser.found else []
+        else:
+            network = args.model
         for note in [*video.notes, *notes]:
             print(f"denoise-ext: note: {note}", file=sys.stderr)
         level = "" if denoiser.sigma is None else f", sigma {denoiser.sigma:.1f}"
@@ -117,7 +123,7 @@ def run(args: argparse.Namespace) -> int:
         late = f"; {frames.late} of them were late and passed as they are" if frames.late else ""
         rate = frames.count / seconds
         print(
-            f"{frames.count} frames denoised in {seconds:.1f} s ({rate:.1f} frames/s"
+            f"{frames.count} frames denoised in {seconds:.1f} s ({network}; {rate:.1f} frames/s"
             f"{level}{estimated}) -> {args.output}{late}",
             file=sys.stderr if args.output == _STREAM else sys.stdout,
         )
@@ -165,22 +171,45 @@ def _write(args: argparse.Namespace, frames: Iterable[VideoFrame], video: Video)
 
 
 class _FrameByFrame:
-    """Each picture by itself, with one noise level for all."""
+    """Each picture by itself, with one network and one noise level for all.
+
+    Without a model and a level, the noise of the first picture decides, as it does for images.
+    Another network from frame to frame would flicker.
+    """
 
     def __init__(self, args: argparse.Namespace) -> None:
-        from denoise_ext.runtime.model_names import DEFAULT, named_texture
-        from denoise_ext.tasks.processor import load_denoiser
+        from denoise_ext.runtime.model_names import default_model, named_texture
 
         self.sigma = args.sigma
-        # Without a model, images get the network that suits their noise: here one for all frames,
-        # as another one from frame to frame would flicker.
-        model = args.model or DEFAULT
-        if named_texture(model, 0.0)[1]:
-            raise CliError(f"--model {model} makes up detail, which a film has no place to state")
-        self._denoiser = load_denoiser(model, run_options(args), strength=args.strength)
+        self._args, self._denoiser = args, None
+        self.found = ""
+        """What the analysis found in the first picture."""
+        self.model = args.model
+        if args.model is None and args.sigma is not None:
+            self.model = default_model(3)
+        if self.model is not None:
+            if named_texture(self.model, 0.0)[1]:
+                raise CliError(
+                    f"--model {self.model} makes up detail, which a film has no place to state"
+                )
+            self._denoiser = self._loaded()
+
+    def _loaded(self) -> Denoiser:
+        from denoise_ext.tasks.processor import load_denoiser
+
+        options = run_options(self._args)
+        return load_denoiser(self.model, options, strength=self._args.strength)
 
     def push(self, picture: np.ndarray) -> np.ndarray:
         """The result of a picture."""
+        if self._denoiser is None:
+            from denoise_ext.runtime.model_names import default_model
+            from denoise_ext.tasks.treatment import PHOTO, treatment_of
+
+            _, treatment = treatment_of(picture)
+            self.found = treatment.text.partition(": ")[0]
+            self.model = PHOTO if treatment.model == PHOTO else default_model(3)
+            self._denoiser = self._loaded()
         result = self._denoiser.run(picture, self.sigma)
         if self.sigma is None and result.sigma is not None:
             self.sigma = float(result.sigma)  # kept: a level per frame would flicker

@@ -85,9 +85,7 @@ def run_beside(model: Network, path, frames: Tensor) -> None:
         with torch.inference_mode():
             outputs, state = model.compute({"image": frame, "noise_map": level}, state)
         sigma = torch.tensor([SIGMA])
-        made, *rest = session.run(
-            None, {"image": frame.numpy(), "sigma": sigma.numpy(), **fed}
-        )
+        made, *rest = session.run(None, {"image": frame.numpy(), "sigma": sigma.numpy(), **fed})
         fed = dict(zip(names, rest, strict=True))
         # float32 sums in another order, through two or three frames; a block that took another
         # vector would be off by the texture itself, a tenth or so
