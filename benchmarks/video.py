@@ -12,8 +12,8 @@ interleaved, on a quiet machine. Results go to `results/video.json` and `.md`, w
 weights.
 
 `--color` measures RGB together, with white noise and also with the noise of cameras
-(`video_noise.py`), whose level is not given. It has no filters. Networks for gray video denoise
-brightness and two differences of colours. Results go to `video_color.*`.
+(`video_noise.py`), whose level is not given. It has no filters. Results go to
+`video_color.*`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,6 @@ from denoise_ext.io.digest import file_sha256
 from denoise_ext.io.video import VideoFrame, read_video
 from denoise_ext.metrics import flicker, psnr, ssim
 from denoise_ext.models import list_models, pretrained_info
-from denoise_ext.runtime import load_model
 from denoise_ext.tasks import Denoiser, VideoDenoiser
 from harness.provenance import commit
 from video_filters import FILTERS, Filter, run_filter, where
@@ -54,8 +53,6 @@ SETTLED = 8
 TUNING_FRAMES, TUNING_SIDE = 12, 192  # the middle of each training clip
 TIMED = (12, 480, 848)  # frames, rows, columns of the film that is timed
 FIGURES = ("psnr", "settled", "ssim", "flicker")
-# Brightness and two differences of colours: their noise is independent where that of RGB is white.
-OPPONENT = torch.tensor([[1, 1, 1], [1.5, 0, -1.5], [0.75, -1.5, 0.75]]) / 3
 NOISY = "noisy"  # the row of what methods are given
 
 # noisy (T, C, H, W) float32, sigma on the 0-255 scale or None -> denoised
@@ -146,20 +143,6 @@ def recurrent(model: str, name: str, afresh: bool = False) -> Method:
     return Method(name, run, identity_of(model))
 
 
-def by_planes(model: str, name: str) -> Method:
-    """A recurrent network for gray video on each plane of an opponent colour space."""
-
-    def run(frames: Tensor, sigma: float | None) -> Tensor:
-        made = []
-        for weights, offset in zip(OPPONENT, (0.0, 0.5, 0.5), strict=True):
-            plane = torch.einsum("c,tchw->thw", weights, frames)[:, None] + offset
-            level = None if sigma is None else sigma * float(weights.norm())
-            made.append(recurrent(model, name).run(plane, level) - offset)
-        return torch.einsum("ij,tjhw->tihw", torch.linalg.inv(OPPONENT), torch.cat(made, 1))
-
-    return Method(f"{name} on three planes", run, identity_of(model))
-
-
 def still(model: str) -> Method:
     """A network on single frames; without a level, that of the first frame is kept for all."""
     denoiser = Denoiser(model)
@@ -190,9 +173,6 @@ def methods(args: argparse.Namespace, data: Path) -> Iterator[Method]:
     yield Method(NOISY, lambda frames, _: frames, "as it is given, clipped")
     for model in args.weights:
         name = Path(model).stem
-        if args.color and load_model(model).signature.inputs["image"].channels == 1:
-            yield by_planes(model, name)
-            continue
         yield recurrent(model, name)
         yield recurrent(model, f"{name}, each frame anew", afresh=True)
     for model in STILL[3 if args.color else 1] if args.still is None else args.still:

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
     from denoise_ext.cli._video_frames import FrameDenoiser
     from denoise_ext.io.video import Video, VideoFrame
-    from denoise_ext.tasks import Denoiser
 
 _STREAM = "-"
 
@@ -49,8 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--sigma", type=sigma_type, metavar="S",
-        help="standard deviation of the noise on the 0-255 scale, for all frames; default:"
-        " estimated from the first frame",
+        help="standard deviation of white noise on the 0-255 scale, for all frames; default:"
+        " estimated from the film",
     )  # fmt: skip
     parser.add_argument(
         "--strength", type=strength_type, default=1.0, metavar="0..1",
@@ -104,18 +103,18 @@ def run(args: argparse.Namespace) -> int:
         if args.output == _STREAM:
             y4m_format(video.info.pixel_format)
         if denoiser is None:
-            args.model = default_video_model(1 if video.info.is_gray else 3)
-            denoiser = _denoiser(args)
+            if video.info.is_gray or args.sigma is not None:
+                args.model = default_video_model(1 if video.info.is_gray else 3)
+                denoiser = _denoiser(args)
+            else:
+                denoiser = _ByNoise(args)
         frames = DenoisedFrames(video, denoiser, progress, args.realtime, live)
         with contextlib.closing(iter(frames)) as results:
             notes = _write(args, results, video)
     seconds = time.perf_counter() - start
     if not args.quiet:
-        if isinstance(denoiser, _FrameByFrame):
-            network = f"{denoiser.model}, frame by frame"
-            notes += [f"noise of the first frame: {denoiser.found}"] if denoiser.found else []
-        else:
-            network = args.model
+        if isinstance(denoiser, _ByNoise):
+            notes = [*notes, f"noise of the first frame: {denoiser.found}"]
         for note in [*video.notes, *notes]:
             print(f"denoise-ext: note: {note}", file=sys.stderr)
         level = "" if denoiser.sigma is None else f", sigma {denoiser.sigma:.1f}"
@@ -123,7 +122,7 @@ def run(args: argparse.Namespace) -> int:
         late = f"; {frames.late} of them were late and passed as they are" if frames.late else ""
         rate = frames.count / seconds
         print(
-            f"{frames.count} frames denoised in {seconds:.1f} s ({network}; {rate:.1f} frames/s"
+            f"{frames.count} frames denoised in {seconds:.1f} s ({args.model}; {rate:.1f} frames/s"
             f"{level}{estimated}) -> {args.output}{late}",
             file=sys.stderr if args.output == _STREAM else sys.stdout,
         )
@@ -171,45 +170,21 @@ def _write(args: argparse.Namespace, frames: Iterable[VideoFrame], video: Video)
 
 
 class _FrameByFrame:
-    """Each picture by itself, with one network and one noise level for all.
-
-    Without a model and a level, the noise of the first picture decides, as it does for images.
-    Another network from frame to frame would flicker.
-    """
+    """Each picture by itself, with one noise level for all."""
 
     def __init__(self, args: argparse.Namespace) -> None:
-        from denoise_ext.runtime.model_names import default_model, named_texture
-
-        self.sigma = args.sigma
-        self._args, self._denoiser = args, None
-        self.found = ""
-        """What the analysis found in the first picture."""
-        self.model = args.model
-        if args.model is None and args.sigma is not None:
-            self.model = default_model(3)
-        if self.model is not None:
-            if named_texture(self.model, 0.0)[1]:
-                raise CliError(
-                    f"--model {self.model} makes up detail, which a film has no place to state"
-                )
-            self._denoiser = self._loaded()
-
-    def _loaded(self) -> Denoiser:
+        from denoise_ext.runtime.model_names import named_texture
         from denoise_ext.tasks.processor import load_denoiser
 
-        options = run_options(self._args)
-        return load_denoiser(self.model, options, strength=self._args.strength)
+        self.sigma = args.sigma
+        if named_texture(args.model, 0.0)[1]:
+            raise CliError(
+                f"--model {args.model} makes up detail, which a film has no place to state"
+            )
+        self._denoiser = load_denoiser(args.model, run_options(args), strength=args.strength)
 
     def push(self, picture: np.ndarray) -> np.ndarray:
         """The result of a picture."""
-        if self._denoiser is None:
-            from denoise_ext.runtime.model_names import default_model
-            from denoise_ext.tasks.treatment import PHOTO, treatment_of
-
-            _, treatment = treatment_of(picture)
-            self.found = treatment.text.partition(": ")[0]
-            self.model = PHOTO if treatment.model == PHOTO else default_model(3)
-            self._denoiser = self._loaded()
         result = self._denoiser.run(picture, self.sigma)
         if self.sigma is None and result.sigma is not None:
             self.sigma = float(result.sigma)  # kept: a level per frame would flicker
@@ -220,12 +195,48 @@ class _FrameByFrame:
         return []
 
 
+class _ByNoise:
+    """The network that suits the noise of the first picture, in colour, for all frames.
+
+    The recurrent one is made for white noise, `dxnet_s_photo` for that of cameras. Another network
+    from frame to frame would flicker.
+    """
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self._args = args
+        self._chosen: FrameDenoiser | None = None
+        self.found = ""
+        """What the analysis found."""
+
+    @property
+    def sigma(self) -> float | None:
+        """See `FrameDenoiser`."""
+        return None if self._chosen is None else self._chosen.sigma
+
+    def push(self, picture: np.ndarray) -> np.ndarray | None:
+        """See `FrameDenoiser`."""
+        if self._chosen is None:
+            from denoise_ext.tasks.treatment import PHOTO, treatment_of
+            from denoise_ext.tasks.video_denoiser import default_video_model
+
+            _, treatment = treatment_of(picture)
+            self.found = treatment.text.partition(": ")[0]
+            photo = treatment.model == PHOTO
+            self._args.model = PHOTO if photo else default_video_model(3)
+            self._chosen = _denoiser(self._args)
+        return self._chosen.push(picture)
+
+    def flush(self) -> list[np.ndarray]:
+        """See `FrameDenoiser`."""
+        return [] if self._chosen is None else self._chosen.flush()
+
+
 def _denoiser(args: argparse.Namespace) -> FrameDenoiser:
     """Each picture with what those before left, if the model is recurrent; else by itself."""
     from denoise_ext.tasks import VideoDenoiser
     from denoise_ext.tasks.video_denoiser import names_recurrent
 
-    if args.model is None or not names_recurrent(args.model):
+    if not names_recurrent(args.model):
         return _FrameByFrame(args)
     options = asdict(run_options(args))
     return VideoDenoiser(

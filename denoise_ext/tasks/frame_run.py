@@ -45,12 +45,16 @@ class FrameRun:
 
     A network with a delay takes frames in the order of `models.frames.mirrored`: it begins where
     its first output has all frames ahead.
+
+    A gray network takes RGB frames as a batch of three planes: brightness and two differences of
+    colours. White noise of RGB is independent in them, of a known level each.
     """
 
     session: Session
 
-    def __init__(self, session: Session, options: RunOptions) -> None:
+    def __init__(self, session: Session, options: RunOptions, channels: int) -> None:
         self.session, self._options = session, options
+        self._by_planes = channels == 3 and session.original.signature.inputs["image"].channels == 1
         self.delay: int = session.original.delay
         self._takes_level = "noise_map" in session.original.signature.inputs
         self._grids: dict[tuple[int, int], Grid] = {}
@@ -110,6 +114,14 @@ class FrameRun:
         """One call of the network."""
         assert scene.level is not None
         level = image.new_full((1, 1, 1, 1), scene.level / 255.0)
+        if self._by_planes:
+            level = level * _OPPONENT.norm(dim=1).to(image).reshape(3, 1, 1, 1)
+            made, scene = self._computed(scene, _as_planes(image), level)
+            return _as_rgb(made), scene
+        return self._computed(scene, image, level)
+
+    def _computed(self, scene: Scene, image: Tensor, level: Tensor) -> tuple[Tensor, Scene]:
+        """One call of the network on a batch (N, C, H, W), level (N, 1, 1, 1) in units of white."""
         conditions = {"noise_map": level} if self._takes_level else {}
         grid = self._grid(image)
         if len(grid) == 1:
@@ -130,6 +142,25 @@ class FrameRun:
         """The tiles of frames of this size, chosen once."""
         height, width = image.shape[-2:]
         if (height, width) not in self._grids:
-            grid, _ = cut(self.session, (1, height, width), self._options)
+            batch = 3 if self._by_planes else 1
+            grid, _ = cut(self.session, (batch, height, width), self._options)
             self._grids = {(height, width): grid}
         return self._grids[height, width]
+
+
+def _as_planes(image: Tensor) -> Tensor:
+    """RGB (1, 3, H, W) in [0, 1] -> (3, 1, H, W) in [0, 1]."""
+    planes = torch.einsum("pc,nchw->pnhw", _OPPONENT.to(image), image)
+    return planes + _MIDDLE.to(image)
+
+
+def _as_rgb(planes: Tensor) -> Tensor:
+    """What `_as_planes` was made of."""
+    centred = planes - _MIDDLE.to(planes)
+    return torch.einsum("cp,pnhw->nchw", _OPPONENT_INVERSE.to(planes), centred)
+
+
+# Rows are at right angles: their noise is independent where that of RGB is white.
+_OPPONENT = torch.tensor([[1 / 3, 1 / 3, 1 / 3], [0.5, 0.0, -0.5], [0.25, -0.5, 0.25]])
+_OPPONENT_INVERSE = _OPPONENT.T / _OPPONENT.square().sum(1)
+_MIDDLE = torch.tensor([0.0, 0.5, 0.5]).reshape(3, 1, 1, 1)

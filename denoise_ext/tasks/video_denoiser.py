@@ -58,10 +58,13 @@ def names_recurrent(model: Model) -> bool:
     return os.path.isfile(name) and is_recurrent(load_checkpoint(name))
 
 
-def default_video_model(channels: int) -> str | None:
-    """The recurrent network for 1 or 3 channels that ships with weights; None: there is none."""
+def default_video_model(channels: int) -> str:
+    """The recurrent network with weights for frames of 1 or 3 channels.
+
+    The gray one also denoises colour, in three planes, where none for colour ships.
+    """
     name = member(_FAMILY, channels)
-    return name if name in list_models(pretrained=True) else None
+    return name if name in list_models(pretrained=True) else member(_FAMILY, 1)
 
 
 class VideoDenoiser:
@@ -70,7 +73,8 @@ class VideoDenoiser:
     Args:
         model: a recurrent network (such as `denoise_ext.models.create_model("rdxnet_s_gray")`,
             also accelerated), the name of one with trained weights or of a family, or a checkpoint
-            file.  Gray frames need a gray network and RGB frames a colour one.
+            file.  A gray network denoises RGB frames in three planes: brightness and two
+            differences of colours.  A colour network takes RGB frames alone.
         sigma: standard deviation of the noise on the 0-255 scale.  None: estimated from the first
             frame of a scene, then from the first two, then a running mean of estimates of every
             eighth frame and the one before.
@@ -81,7 +85,8 @@ class VideoDenoiser:
             kept for whole frames, whose tiles read it.  Tiles therefore have no seams.
 
     Memory is bounded: one state, whatever the number of frames, a frame whose noise is measured
-    beside the next one's, and `delay` + 1 frames for a network that looks ahead.  Threads may share one `VideoDenoiser`; their calls queue.
+    beside the next one's, and `delay` + 1 frames for a network that looks ahead.  Threads may share
+    one `VideoDenoiser`; their calls queue.
 
     Raises:
         TypeError, ValueError: a wrong argument; the message names it.
@@ -249,19 +254,18 @@ class VideoDenoiser:
     def _run_for(self, channels: int) -> FrameRun:
         if channels not in self._runs:
             options = self._options
-            network = open_network(
-                self._model, options.device, None, options.backend, channels=channels
-            )
+            model = default_video_model(channels) if self._model == _FAMILY else self._model
+            network = open_network(model, options.device, None, options.backend, channels=channels)
             if not is_recurrent(network):
                 raise TypeError(
                     f"model must be a recurrent network, such as rdxnet_s, got {self._model!r}"
                 )
             own = original_of(network).signature.inputs["image"].channels
-            if own != channels:
+            if own != channels and own != 1:
                 raise ValueError(f"model takes {own} channels, but the frame has {channels}")
             native = options.backend == "native"
             session = Session(network, options.precision, native)
-            self._runs[channels] = FrameRun(session, options)
+            self._runs[channels] = FrameRun(session, options, channels)
         return self._runs[channels]
 
 
