@@ -97,6 +97,12 @@ def clips(folder: Path, frames: int, channels: int = 1) -> dict[str, Tensor]:
     return {file.stem: clip_of(file, frames, channels) for file in files}
 
 
+def cropped(clip: Tensor, rows: int, columns: int) -> Tensor:
+    """The middle of all frames, as large as they are at most."""
+    y, x = (max(0, have - want) // 2 for have, want in zip(clip.shape[2:], (rows, columns)))
+    return clip[:, :, y : y + rows, x : x + columns].contiguous()
+
+
 def middle(clip: Tensor) -> Tensor:
     """The part of a training clip that filters are tuned on."""
     first = (len(clip) - min(len(clip), TUNING_FRAMES)) // 2
@@ -131,8 +137,13 @@ def tuned(wanted: Filter, training: Sequence[Tensor], sigmas: Sequence[float]) -
 def recurrent(model: str, name: str, afresh: bool = False) -> Method:
     """A recurrent network; ``afresh``: with a new state for every frame."""
 
+    kept: dict[float | None, VideoDenoiser] = {}  # with their plans
+
     def run(frames: Tensor, sigma: float | None) -> Tensor:
-        denoiser, made = VideoDenoiser(model, sigma=sigma), []
+        if sigma not in kept:
+            kept[sigma] = VideoDenoiser(model, sigma=sigma)
+        denoiser, made = kept[sigma], []
+        denoiser.reset()
         for frame in frames:
             made.append(denoiser.push(frame, value_range=(0, 1)))
             if afresh:
@@ -285,6 +296,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--filters", nargs="*", default=names, choices=names)
     parser.add_argument("--sigma", nargs="+", type=float, default=[20.0, 40.0])
     parser.add_argument("--frames", type=int, default=40, help="of each clip at most")
+    parser.add_argument("--crop", nargs=2, type=int, metavar=("ROWS", "COLUMNS"),
+                        help="the middle of each clip alone")  # fmt: skip
     parser.add_argument("--times", type=int, default=0, metavar="ROUNDS",
                         help="measure seconds per megapixel, on a quiet machine")  # fmt: skip
     parser.add_argument("--output", type=Path, default=HERE / "results")
@@ -292,12 +305,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     data = Path(os.environ.get("DENOISE_EXT_DATA", "../shared/data")) / "video/clips"
     channels = 3 if args.color else 1
     test = clips(data / "test", args.frames, channels)
+    if args.crop:
+        test = {name: cropped(clip, *args.crop) for name, clip in test.items()}
     rival = frame_by_frame(STILL[channels][-1])
     noises = [white(sigma, rival) for sigma in args.sigma]
     noises += cameras(frame_by_frame(PHOTO)) if args.color else []
     found = list(methods(args, data))
     results: dict = {"commit": commit(), "clips": sorted(test), "frames": args.frames}
-    results["pixels"] = "RGB" if args.color else "luma"
+    part = f" of the middle {args.crop[1]} x {args.crop[0]} pixels" if args.crop else ""
+    results["pixels"] = ("RGB" if args.color else "luma") + part
     results["methods"] = {method.name: method.identity for method in found}
     results["figures"] = {}
     for noise in noises:

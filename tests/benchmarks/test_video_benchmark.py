@@ -71,11 +71,12 @@ def test_colour(data):
         (data / f"video/clips/test/{seed}.y4m").write_bytes(film(seed, "444"))
     save_model(network(3), data / "net.safetensors", torch.float32)
     arguments = ["--color", "--weights", str(data / "net.safetensors"), "--sigma", "20"]
-    arguments += ["--frames", "10", "--output", str(data / "out")]
+    arguments += ["--frames", "10", "--crop", "48", "56", "--output", str(data / "out")]
     assert video.main(arguments) == 0
     results = json.loads((data / "out/video_color.json").read_text())
     kinds = ["white noise, sigma 20", "noise of cameras", "noise of cameras, then H.264"]
-    assert list(results["figures"]) == kinds and results["pixels"] == "RGB"
+    assert list(results["figures"]) == kinds
+    assert results["pixels"] == "RGB of the middle 56 x 48 pixels"
     white, photo, stored = (results["figures"][kind]["rows"] for kind in kinds)
     assert list(white) == [
         "noisy", "net", "net, each frame anew", "dxnet_s_photo, frame by frame",
@@ -99,6 +100,8 @@ def test_rgb_is_that_of_the_film(data):
     assert got.shape == (4, 3, 50, 62)
     np.testing.assert_array_equal(got[0].permute(1, 2, 0).numpy(), wanted.clip(0, 1))
     (data / "b.y4m").write_bytes(film(3, "mono"))
+    middle = video.cropped(got, 20, 90)
+    assert torch.equal(middle, got[:, :, 15:35])
     gray = video.clip_of(data / "b.y4m", 4, 3)
     assert torch.equal(gray, video.clip_of(data / "b.y4m", 4, 1).expand(-1, 3, -1, -1))
 
