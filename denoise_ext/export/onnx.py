@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import json
 import logging
 import os
@@ -15,11 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from denoise_ext import __version__
-from denoise_ext.export.motion import replace_motion
 from denoise_ext.io import check_target, write_atomically
 from denoise_ext.io.errors import optional
 from denoise_ext.models.network import Network, Port, Signature
-from denoise_ext.nn import to_torch
+from denoise_ext.nn import BlockMatch, to_torch
 
 MINIMUM_OPSET = 18
 # What two float32 programs that add in different orders may differ by, relative to the largest
@@ -87,16 +85,25 @@ def export_onnx(
         raise TypeError(f"model must be a denoise_ext model, got {type(model).__name__}")
     if isinstance(opset, bool) or not isinstance(opset, int) or opset < MINIMUM_OPSET:
         raise ValueError(f"opset must be an int >= {MINIMUM_OPSET}, got {opset!r}")
+    _check_operators(model)
     check_target(path, overwrite)
     for package in ("onnx", "onnxscript", *(["onnxruntime"] if check else [])):
         optional(package, "onnx", "export to ONNX")
     network = cast("Network", to_torch(model).cpu().float().eval())
-    written = copy.deepcopy(network)
-    replace_motion(written)
-    data = _onnx_bytes(written, opset)
+    data = _onnx_bytes(network, opset)
     difference = _difference(network, data) if check else None
     write_atomically(path, data, overwrite)
     return difference
+
+
+def _check_operators(network: Network) -> None:
+    """Raise ExportError for layers that no operators of ONNX express in bearable time."""
+    for name, module in network.named_modules():
+        if isinstance(module, BlockMatch):
+            raise ExportError(
+                f"{network.family} cannot be exported: its layer {name!r} is block_match, and ONNX"
+                " has no operator for block matching"
+            )
 
 
 class _Flat(nn.Module):
