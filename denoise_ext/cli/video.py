@@ -219,10 +219,10 @@ class _ByNoise:
             from denoise_ext.tasks.treatment import PHOTO, treatment_of
             from denoise_ext.tasks.video_denoiser import default_video_model
 
-            _, treatment = treatment_of(picture)
+            profile, treatment = treatment_of(picture)
             self.found = treatment.text.partition(": ")[0]
-            photo = treatment.model == PHOTO
-            self._args.model = PHOTO if photo else default_video_model(3)
+            camera = profile is not None and (profile.faint or profile.correlated)
+            self._args.model = PHOTO if camera else default_video_model(3)
             self._chosen = _denoiser(self._args)
         return self._chosen.push(picture)
 
