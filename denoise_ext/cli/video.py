@@ -198,8 +198,8 @@ class _FrameByFrame:
 class _ByNoise:
     """The network that suits the noise of the first picture, in colour, for all frames.
 
-    The recurrent one is made for white noise, `dxnet_s_photo` for that of cameras. Another network
-    from frame to frame would flicker.
+    The recurrent one is made for white noise of every channel, `dxnet_s_photo` for that of cameras.
+    Another network from frame to frame would flicker.
     """
 
     def __init__(self, args: argparse.Namespace) -> None:
@@ -221,7 +221,10 @@ class _ByNoise:
 
             profile, treatment = treatment_of(picture)
             self.found = treatment.text.partition(": ")[0]
-            camera = profile is not None and (profile.faint or profile.correlated)
+            # White noise that channels have in common is stronger in brightness than the planes'.
+            camera = profile is not None and (
+                profile.faint or profile.correlated or profile.gray_stored_as_rgb
+            )
             self._args.model = PHOTO if camera else default_video_model(3)
             self._chosen = _denoiser(self._args)
         return self._chosen.push(picture)

@@ -89,11 +89,13 @@ def test_gray_films_get_the_recurrent_network_that_ships(capsys, streams):
         np.testing.assert_array_equal(a, b)
 
 
-def in_colour(smoothed: bool) -> bytes:
-    """Two gray frames in 4:4:4 with noise in every plane, white or as cameras leave it."""
+def in_colour(kind: str) -> bytes:
+    """Two gray frames in 4:4:4: noise in every plane, white or smoothed, or in luma alone."""
     rng = np.random.default_rng(0)
     noise = rng.normal(0.0, 12.0, (2, 3, 66, 98))
-    if smoothed:
+    if kind == "grain":
+        noise[:, 1:] = 8.0  # the same in all channels of RGB
+    if kind == "smoothed":
         noise = sum(noise[..., y : y + 64, x : x + 96] for y in range(3) for x in range(3)) / 3
     planes = (120 + noise[..., :64, :96]).round().clip(16, 235).astype(np.uint8)
     frames = b"".join(b"FRAME\n" + frame.tobytes() for frame in planes)
@@ -101,18 +103,16 @@ def in_colour(smoothed: bool) -> bytes:
 
 
 @pytest.mark.parametrize(
-    "smoothed, options, network",
+    "kind, options, network",
     [
-        (False, ["--sigma", "20"], "rdxnet_s_gray"),
-        (True, ["--sigma", "20"], "rdxnet_s_gray"),
-        (False, [], "rdxnet_s_gray"),
-        (True, [], "dxnet_s_photo"),
+        ("white", [], "rdxnet_s_gray"),
+        ("smoothed", ["--sigma", "20"], "rdxnet_s_gray"),
+        ("smoothed", [], "dxnet_s_photo"),
+        ("grain", [], "dxnet_s_photo"),
     ],
 )
-def test_films_in_colour_get_the_network_for_their_noise(
-    capsys, streams, smoothed, options, network
-):
-    data = in_colour(smoothed)
+def test_films_in_colour_get_the_network_for_their_noise(capsys, streams, kind, options, network):
+    data = in_colour(kind)
     results = []
     for chosen in ([], ["--model", network]):
         out = streams(data)
