@@ -6,20 +6,27 @@ PSNR from the ninth frame on. Clips for the figures lie in video/clips/test of $
 The parameters of filters are those with the best PSNR on video/clips/train, for each noise level.
 
 Rows: the recurrent network of --weights, the same with a fresh state for every frame, networks on
-single frames, and FFmpeg's filters. `--times ROUNDS` measures seconds per megapixel, interleaved,
-on a quiet machine. Results go to `results/video.json` and `.md`, with the hash of the weights.
+single frames, and FFmpeg's filters. `worst gain` is over the network on single frames that is made
+for the noise, in the clip where it is least. `--times ROUNDS` measures seconds per megapixel,
+interleaved, on a quiet machine. Results go to `results/video.json` and `.md`, with the hash of the
+weights.
+
+`--color` measures RGB together, with white noise and also with the noise of cameras
+(`video_noise.py`), whose level is not given. It has no filters. Results go to
+`video_color.*`.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import os
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,23 +37,26 @@ from torch import Tensor
 from denoise_ext.data.clips import SUFFIXES
 from denoise_ext.io import write_atomically
 from denoise_ext.io.digest import file_sha256
-from denoise_ext.io.video import read_video
+from denoise_ext.io.video import VideoFrame, read_video
 from denoise_ext.metrics import flicker, psnr, ssim
 from denoise_ext.models import list_models, pretrained_info
 from denoise_ext.tasks import Denoiser, VideoDenoiser
 from harness.provenance import commit
 from video_filters import FILTERS, Filter, run_filter, where
+from video_noise import SEED, Noise, cameras, noisy, white
 
 HERE = Path(__file__).resolve().parent
-STILL = ("ffdnet_gray_small", "dxnet_s_gray")  # networks on single frames
+# Networks on single frames, by channels; the last one is compared with where noise is white.
+STILL = {1: ("ffdnet_gray_small", "dxnet_s_gray"), 3: ("dxnet_s_photo", "dxnet_s_color")}
+PHOTO = "dxnet_s_photo"  # compared with on the noise of cameras
 SETTLED = 8
 TUNING_FRAMES, TUNING_SIDE = 12, 192  # the middle of each training clip
 TIMED = (12, 480, 848)  # frames, rows, columns of the film that is timed
 FIGURES = ("psnr", "settled", "ssim", "flicker")
-SEED = 17
+NOISY = "noisy"  # the row of what methods are given
 
-# noisy (T, 1, H, W) float32, sigma on the 0-255 scale -> denoised
-Run = Callable[[Tensor, float], Tensor]
+# noisy (T, C, H, W) float32, sigma on the 0-255 scale or None -> denoised
+Run = Callable[[Tensor, float | None], Tensor]
 
 
 @dataclass(frozen=True)
@@ -59,24 +69,38 @@ class Method:
     """Weights or parameters."""
 
 
-def luma_of(path: Path, frames: int) -> Tensor:
-    """(T, 1, H, W) float32 in [0, 1]: the first frames of a clip."""
-    made = []
+def luma_of(frame: VideoFrame) -> np.ndarray:
+    """(1, H, W), black 0 and white 1."""
+    black, span = frame.colour.black_and_span
+    return (frame.planes[0][None].astype(np.float32) - black) / span
+
+
+def rgb_of(frame: VideoFrame) -> np.ndarray:
+    """(3, H, W), black 0 and white 1; of a gray film three equal channels."""
+    picture = frame.picture()
+    return np.stack([picture] * 3) if picture.ndim == 2 else picture.transpose(2, 0, 1)
+
+
+def clip_of(path: Path, frames: int, channels: int) -> Tensor:
+    """(T, C, H, W) float32 in [0, 1]: the first frames of a clip."""
+    pixels_of = luma_of if channels == 1 else rgb_of
     with read_video(path) as video:
-        for frame in video:
-            black, span = frame.colour.black_and_span
-            made.append((frame.planes[0].astype(np.float32) - black) / span)
-            if len(made) == frames:
-                break
-    return torch.from_numpy(np.stack(made))[:, None].clamp(0, 1)
+        made = [pixels_of(frame) for frame in itertools.islice(video, frames)]
+    return torch.from_numpy(np.stack(made)).clamp(0, 1)
 
 
-def clips(folder: Path, frames: int) -> dict[str, Tensor]:
+def clips(folder: Path, frames: int, channels: int = 1) -> dict[str, Tensor]:
     """Every clip of a folder by its name."""
     files = sorted(file for file in folder.iterdir() if file.suffix in SUFFIXES)
     if not files:
         raise SystemExit(f"{folder} holds no clip")
-    return {file.stem: luma_of(file, frames) for file in files}
+    return {file.stem: clip_of(file, frames, channels) for file in files}
+
+
+def cropped(clip: Tensor, rows: int, columns: int) -> Tensor:
+    """The middle of all frames, as large as they are at most."""
+    y, x = (max(0, have - want) // 2 for have, want in zip(clip.shape[2:], (rows, columns)))
+    return clip[:, :, y : y + rows, x : x + columns].contiguous()
 
 
 def middle(clip: Tensor) -> Tensor:
@@ -86,14 +110,8 @@ def middle(clip: Tensor) -> Tensor:
     return clip[first : first + TUNING_FRAMES, :, y : y + TUNING_SIDE, x : x + TUNING_SIDE]
 
 
-def noisy(clip: Tensor, sigma: float, place: int) -> Tensor:
-    """White Gaussian noise, the same for every method."""
-    generator = torch.Generator().manual_seed(SEED * 1000 + place)
-    return clip + sigma / 255.0 * torch.randn(clip.shape, generator=generator)
-
-
-def filtered(setting: Callable[[float], str]) -> Run:
-    def run(frames: Tensor, sigma: float) -> Tensor:
+def filtered(setting: Callable[[float | None], str]) -> Run:
+    def run(frames: Tensor, sigma: float | None) -> Tensor:
         bits = (frames[:, 0].clamp(0, 1) * 255.0).round().byte().numpy()
         return torch.from_numpy(run_filter(bits, setting(sigma))).float()[:, None] / 255.0
 
@@ -102,7 +120,7 @@ def filtered(setting: Callable[[float], str]) -> Run:
 
 def tuned(wanted: Filter, training: Sequence[Tensor], sigmas: Sequence[float]) -> Method:
     """A filter with its best setting for each noise level."""
-    best = {}
+    best: dict[float | None, str] = {}
     for sigma in sigmas:
         tried = {}
         for setting in wanted.settings(sigma):
@@ -119,8 +137,13 @@ def tuned(wanted: Filter, training: Sequence[Tensor], sigmas: Sequence[float]) -
 def recurrent(model: str, name: str, afresh: bool = False) -> Method:
     """A recurrent network; ``afresh``: with a new state for every frame."""
 
-    def run(frames: Tensor, sigma: float) -> Tensor:
-        denoiser, made = VideoDenoiser(model, sigma=sigma), []
+    kept: dict[float | None, VideoDenoiser] = {}  # with their plans
+
+    def run(frames: Tensor, sigma: float | None) -> Tensor:
+        if sigma not in kept:
+            kept[sigma] = VideoDenoiser(model, sigma=sigma)
+        denoiser, made = kept[sigma], []
+        denoiser.reset()
         for frame in frames:
             made.append(denoiser.push(frame, value_range=(0, 1)))
             if afresh:
@@ -132,13 +155,23 @@ def recurrent(model: str, name: str, afresh: bool = False) -> Method:
 
 
 def still(model: str) -> Method:
-    """A network on single frames."""
+    """A network on single frames; without a level, that of the first frame is kept for all."""
     denoiser = Denoiser(model)
 
-    def run(frames: Tensor, sigma: float) -> Tensor:
-        return torch.stack([denoiser(frame, sigma=sigma) for frame in frames])
+    def run(frames: Tensor, sigma: float | None) -> Tensor:
+        made = []
+        for frame in frames:
+            result = denoiser.run(frame, sigma=sigma)
+            sigma = result.sigma if sigma is None else sigma
+            made.append(result.image)
+        return torch.stack(made)
 
-    return Method(f"{model}, frame by frame", run, identity_of(model))
+    return Method(frame_by_frame(model), run, identity_of(model))
+
+
+def frame_by_frame(model: str) -> str:
+    """The name of a row."""
+    return f"{model}, frame by frame"
 
 
 def identity_of(model: str) -> str:
@@ -148,13 +181,15 @@ def identity_of(model: str) -> str:
 
 
 def methods(args: argparse.Namespace, data: Path) -> Iterator[Method]:
+    yield Method(NOISY, lambda frames, _: frames, "as it is given, clipped")
     for model in args.weights:
         name = Path(model).stem
         yield recurrent(model, name)
         yield recurrent(model, f"{name}, each frame anew", afresh=True)
-    for model in args.still:
+    for model in STILL[3 if args.color else 1] if args.still is None else args.still:
         yield still(model)
-    wanted = [entry for entry in FILTERS if entry.name in args.filters]
+    names = () if args.color else args.filters
+    wanted = [entry for entry in FILTERS if entry.name in names]
     training = list(clips(data / "train", 10**6).values()) if wanted else []
     for entry in wanted:
         if where(entry.name):
@@ -183,11 +218,16 @@ def means(rows: Sequence[dict[str, float]]) -> dict[str, float]:
     return result
 
 
-def times(found: Sequence[Method], sigma: float, rounds: int) -> dict[str, float]:
+def worst_gain(row: dict, rival: dict) -> tuple[float, str]:
+    """PSNR over that of another row, and the clip, where it is least."""
+    return min((row["clips"][c]["psnr"] - rival["clips"][c]["psnr"], c) for c in row["clips"])
+
+
+def times(found: Sequence[Method], channels: int, sigma: float, rounds: int) -> dict[str, float]:
     """Seconds per megapixel: the median over rounds in which every method has its turn."""
     count, height, width = TIMED
     generator = torch.Generator().manual_seed(SEED)
-    small = torch.rand(count, 1, height // 8, width // 8, generator=generator)
+    small = torch.rand(count, channels, height // 8, width // 8, generator=generator)
     film = torch.nn.functional.interpolate(small, (height, width), mode="bicubic")
     film = noisy(film.clamp(0, 1), sigma, 0)
     taken: dict[str, list[float]] = {method.name: [] for method in found}
@@ -197,24 +237,33 @@ def times(found: Sequence[Method], sigma: float, rounds: int) -> dict[str, float
             method.run(film, sigma)
             if turn:
                 taken[method.name].append(time.perf_counter() - start)
-    return {name: statistics.median(t) / (film.numel() / 1e6) for name, t in taken.items()}
+    megapixels = count * height * width / 1e6
+    return {name: statistics.median(t) / megapixels for name, t in taken.items()}
 
 
 def table(results: dict) -> str:
     """Markdown."""
-    lines = ["# Video", "", f"{len(results['clips'])} clips, at most {results['frames']} frames."]
+    lines = ["# Video", "", f"{len(results['clips'])} clips, at most {results['frames']} frames,"]
+    lines[-1] += f" {results['pixels']}."
     lines += ["PSNR in dB, flicker in levels (less is better).", ""]
     timed = "seconds_per_megapixel" in results
-    for sigma, rows in results["figures"].items():
+    for kind, entry in results["figures"].items():
+        rows, rival = entry["rows"], entry["rows"].get(entry["rival"])
+        given = "The level is given." if entry["sigma"] is not None else "No level is given."
         heads = ["method", "PSNR", "from frame 8 on", "SSIM", "flicker", "worst clip"]
+        heads += ["worst gain"] if rival else []
         heads += ["s/MP"] if timed else []
-        lines += [f"## sigma {sigma}", "", "| " + " | ".join(heads) + " |"]
+        against = f" The worst gain is over {entry['rival']}." if rival else ""
+        lines += [f"## {kind}", "", given + against, "", "| " + " | ".join(heads) + " |"]
         lines += ["|" + "---|" * len(heads)]
         for name, row in rows.items():
             mean, clips_ = row["mean"], row["clips"]
             worst = min(clips_, key=lambda c: clips_[c]["psnr"])
             cells = [name, f"{mean['psnr']:.2f}", f"{mean['settled']:.2f}", f"{mean['ssim']:.4f}"]
             cells += [f"{mean['flicker']:.2f}", f"{clips_[worst]['psnr']:.2f} ({worst})"]
+            if rival:
+                gain, worst = worst_gain(row, rival)
+                cells += ["" if row is rival else f"{gain:+.2f} ({worst})"]
             cells += [f"{results['seconds_per_megapixel'][name]:.3f}"] if timed else []
             lines += ["| " + " | ".join(cells) + " |"]
         lines += [""]
@@ -223,40 +272,63 @@ def table(results: dict) -> str:
     return "\n".join([*lines, f"- commit {results['commit']}"]) + "\n"
 
 
+def measured(found: Sequence[Method], noise: Noise, test: Mapping[str, Tensor]) -> dict[str, dict]:
+    """Rows by name: figures of each clip, and their mean."""
+    rows: dict[str, dict] = {method.name: {"mean": {}, "clips": {}} for method in found}
+    for place, (clip, clean) in enumerate(test.items()):
+        spoiled = noise.add(clean, place)
+        for method in found:
+            made = method.run(spoiled, noise.sigma)
+            rows[method.name]["clips"][clip] = figures(made, clean)
+    for row in rows.values():
+        row["mean"] = means(list(row["clips"].values()))
+    return rows
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--weights", action="append", default=[], metavar="FILE|NAME",
-                        help="a recurrent network for gray video; repeatable")  # fmt: skip
-    parser.add_argument("--still", nargs="*", default=STILL, metavar="NAME",
+                        help="a recurrent network; repeatable")  # fmt: skip
+    parser.add_argument("--color", action="store_true", help="RGB, also with noise of cameras")
+    parser.add_argument("--still", nargs="*", metavar="NAME",
                         help="networks on single frames")  # fmt: skip
     names = [entry.name for entry in FILTERS]
     parser.add_argument("--filters", nargs="*", default=names, choices=names)
     parser.add_argument("--sigma", nargs="+", type=float, default=[20.0, 40.0])
     parser.add_argument("--frames", type=int, default=40, help="of each clip at most")
+    parser.add_argument("--crop", nargs=2, type=int, metavar=("ROWS", "COLUMNS"),
+                        help="the middle of each clip alone")  # fmt: skip
     parser.add_argument("--times", type=int, default=0, metavar="ROUNDS",
                         help="measure seconds per megapixel, on a quiet machine")  # fmt: skip
     parser.add_argument("--output", type=Path, default=HERE / "results")
     args = parser.parse_args(argv)
     data = Path(os.environ.get("DENOISE_EXT_DATA", "../shared/data")) / "video/clips"
-    test = clips(data / "test", args.frames)
+    channels = 3 if args.color else 1
+    test = clips(data / "test", args.frames, channels)
+    if args.crop:
+        test = {name: cropped(clip, *args.crop) for name, clip in test.items()}
+    rival = frame_by_frame(STILL[channels][-1])
+    noises = [white(sigma, rival) for sigma in args.sigma]
+    noises += cameras(frame_by_frame(PHOTO)) if args.color else []
     found = list(methods(args, data))
     results: dict = {"commit": commit(), "clips": sorted(test), "frames": args.frames}
+    part = f" of the middle {args.crop[1]} x {args.crop[0]} pixels" if args.crop else ""
+    results["pixels"] = ("RGB" if args.color else "luma") + part
     results["methods"] = {method.name: method.identity for method in found}
     results["figures"] = {}
-    for sigma in args.sigma:
-        rows = results["figures"][f"{sigma:g}"] = {}
-        for method in found:
-            each = {}
-            for place, (name, clean) in enumerate(test.items()):
-                each[name] = figures(method.run(noisy(clean, sigma, place), sigma), clean)
-            rows[method.name] = {"mean": means(list(each.values())), "clips": each}
-            print(f"sigma {sigma:g}, {method.name}: {rows[method.name]['mean']}", file=sys.stderr)
+    for noise in noises:
+        rows = measured(found, noise, test)
+        for name, row in rows.items():
+            print(f"{noise.name}, {name}: {row['mean']}", file=sys.stderr)
+        entry = {"sigma": noise.sigma, "rival": noise.rival, "rows": rows}
+        results["figures"][noise.name] = entry
     if args.times:
-        results["seconds_per_megapixel"] = times(found, args.sigma[0], args.times)
+        results["seconds_per_megapixel"] = times(found, channels, args.sigma[0], args.times)
     args.output.mkdir(parents=True, exist_ok=True)
+    stem = "video_color" if args.color else "video"
     document = json.dumps(without_nan(results), indent=1) + "\n"
-    write_atomically(args.output / "video.json", document.encode(), overwrite=True)
-    write_atomically(args.output / "video.md", table(results).encode(), overwrite=True)
+    write_atomically(args.output / f"{stem}.json", document.encode(), overwrite=True)
+    write_atomically(args.output / f"{stem}.md", table(results).encode(), overwrite=True)
     return 0
 
 

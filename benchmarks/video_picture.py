@@ -22,7 +22,8 @@ from torch import Tensor
 from denoise_ext.io.video import read_video
 from denoise_ext.metrics import flicker, psnr
 from harness.panels import BACKGROUND, GAP, MARK, side_by_side
-from video import noisy, recurrent, still
+from video import recurrent, still
+from video_noise import noisy
 
 FILM = "video/nasa_mp4/nasa_13013.mp4"
 FIRST, COUNT = 205, 32  # frames of the film

@@ -48,8 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--sigma", type=sigma_type, metavar="S",
-        help="standard deviation of the noise on the 0-255 scale, for all frames; default:"
-        " estimated from the first frame",
+        help="standard deviation of white noise on the 0-255 scale, for all frames; default:"
+        " estimated from the film",
     )  # fmt: skip
     parser.add_argument(
         "--strength", type=strength_type, default=1.0, metavar="0..1",
@@ -103,13 +103,18 @@ def run(args: argparse.Namespace) -> int:
         if args.output == _STREAM:
             y4m_format(video.info.pixel_format)
         if denoiser is None:
-            args.model = default_video_model(1 if video.info.is_gray else 3)
-            denoiser = _denoiser(args)
+            if video.info.is_gray or args.sigma is not None:
+                args.model = default_video_model(1 if video.info.is_gray else 3)
+                denoiser = _denoiser(args)
+            else:
+                denoiser = _ByNoise(args)
         frames = DenoisedFrames(video, denoiser, progress, args.realtime, live)
         with contextlib.closing(iter(frames)) as results:
             notes = _write(args, results, video)
     seconds = time.perf_counter() - start
     if not args.quiet:
+        if isinstance(denoiser, _ByNoise):
+            notes = [*notes, f"noise of the first frame: {denoiser.found}"]
         for note in [*video.notes, *notes]:
             print(f"denoise-ext: note: {note}", file=sys.stderr)
         level = "" if denoiser.sigma is None else f", sigma {denoiser.sigma:.1f}"
@@ -117,7 +122,7 @@ def run(args: argparse.Namespace) -> int:
         late = f"; {frames.late} of them were late and passed as they are" if frames.late else ""
         rate = frames.count / seconds
         print(
-            f"{frames.count} frames denoised in {seconds:.1f} s ({rate:.1f} frames/s"
+            f"{frames.count} frames denoised in {seconds:.1f} s ({args.model}; {rate:.1f} frames/s"
             f"{level}{estimated}) -> {args.output}{late}",
             file=sys.stderr if args.output == _STREAM else sys.stdout,
         )
@@ -168,16 +173,15 @@ class _FrameByFrame:
     """Each picture by itself, with one noise level for all."""
 
     def __init__(self, args: argparse.Namespace) -> None:
-        from denoise_ext.runtime.model_names import DEFAULT, named_texture
+        from denoise_ext.runtime.model_names import named_texture
         from denoise_ext.tasks.processor import load_denoiser
 
         self.sigma = args.sigma
-        # Without a model, images get the network that suits their noise: here one for all frames,
-        # as another one from frame to frame would flicker.
-        model = args.model or DEFAULT
-        if named_texture(model, 0.0)[1]:
-            raise CliError(f"--model {model} makes up detail, which a film has no place to state")
-        self._denoiser = load_denoiser(model, run_options(args), strength=args.strength)
+        if named_texture(args.model, 0.0)[1]:
+            raise CliError(
+                f"--model {args.model} makes up detail, which a film has no place to state"
+            )
+        self._denoiser = load_denoiser(args.model, run_options(args), strength=args.strength)
 
     def push(self, picture: np.ndarray) -> np.ndarray:
         """The result of a picture."""
@@ -191,12 +195,51 @@ class _FrameByFrame:
         return []
 
 
+class _ByNoise:
+    """The network that suits the noise of the first picture, in colour, for all frames.
+
+    The recurrent one is made for white noise of every channel, `dxnet_s_photo` for that of cameras.
+    Another network from frame to frame would flicker.
+    """
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self._args = args
+        self._chosen: FrameDenoiser | None = None
+        self.found = ""
+        """What the analysis found."""
+
+    @property
+    def sigma(self) -> float | None:
+        """See `FrameDenoiser`."""
+        return None if self._chosen is None else self._chosen.sigma
+
+    def push(self, picture: np.ndarray) -> np.ndarray | None:
+        """See `FrameDenoiser`."""
+        if self._chosen is None:
+            from denoise_ext.tasks.treatment import PHOTO, treatment_of
+            from denoise_ext.tasks.video_denoiser import default_video_model
+
+            profile, treatment = treatment_of(picture)
+            self.found = treatment.text.partition(": ")[0]
+            # White noise that channels have in common is stronger in brightness than the planes'.
+            camera = profile is not None and (
+                profile.faint or profile.correlated or profile.gray_stored_as_rgb
+            )
+            self._args.model = PHOTO if camera else default_video_model(3)
+            self._chosen = _denoiser(self._args)
+        return self._chosen.push(picture)
+
+    def flush(self) -> list[np.ndarray]:
+        """See `FrameDenoiser`."""
+        return [] if self._chosen is None else self._chosen.flush()
+
+
 def _denoiser(args: argparse.Namespace) -> FrameDenoiser:
     """Each picture with what those before left, if the model is recurrent; else by itself."""
     from denoise_ext.tasks import VideoDenoiser
     from denoise_ext.tasks.video_denoiser import names_recurrent
 
-    if args.model is None or not names_recurrent(args.model):
+    if not names_recurrent(args.model):
         return _FrameByFrame(args)
     options = asdict(run_options(args))
     return VideoDenoiser(

@@ -15,6 +15,7 @@ from denoise_ext.runtime.options import RunOptions
 from denoise_ext.runtime.session import Session
 from denoise_ext.runtime.tile_planner import cut
 from denoise_ext.runtime.tiling import Grid, Places
+from denoise_ext.tasks.frame_noise import sigma_of_frames
 from denoise_ext.tasks.scene_cuts import changed_share, reduced
 
 
@@ -30,11 +31,13 @@ class Scene:
     """The last ones that a network with a delay may take again, (1, C, H, W) in [0, 1]."""
     last: Tensor | None = None
     """`scene_cuts.reduced`, to compare the next frame with."""
+    noisy: Tensor | None = None
+    """The last frame (1, C, H, W), where the next one's noise is measured beside it."""
 
     def tensors(self) -> list[Tensor]:
         """All that are kept."""
-        kept = [*(self.state or {}).values(), *self.recent]
-        return kept if self.last is None else [*kept, self.last]
+        kept = [*(self.state or {}).values(), *self.recent, self.last, self.noisy]
+        return [tensor for tensor in kept if tensor is not None]
 
 
 class FrameRun:
@@ -42,12 +45,16 @@ class FrameRun:
 
     A network with a delay takes frames in the order of `models.frames.mirrored`: it begins where
     its first output has all frames ahead.
+
+    A gray network takes RGB frames as a batch of three planes: brightness and two differences of
+    colours. White noise of RGB is independent in them, of a known level each.
     """
 
     session: Session
 
-    def __init__(self, session: Session, options: RunOptions) -> None:
+    def __init__(self, session: Session, options: RunOptions, channels: int) -> None:
         self.session, self._options = session, options
+        self._by_planes = channels == 3 and session.original.signature.inputs["image"].channels == 1
         self.delay: int = session.original.delay
         self._takes_level = "noise_map" in session.original.signature.inputs
         self._grids: dict[tuple[int, int], Grid] = {}
@@ -94,13 +101,27 @@ class FrameRun:
         assert scene.level is not None
         # With a delay, the frame before is as noisy as this one: it has no result yet.
         level = scene.level * (math.sqrt(2.0) if self.delay else 1.0)
-        native = self._options.backend == "native" and image.device.type == "cpu"
-        return changed_share(reduced(image), scene.last, level, native) >= share
+        return changed_share(reduced(image), scene.last, level, self._native(image)) >= share
+
+    def sigma_of(self, image: Tensor, before: Tensor, level: float) -> float | None:
+        """The noise level of two frames in a row; see `frame_noise.sigma_of_frames`."""
+        return sigma_of_frames(image, before, level, self._native(image))
+
+    def _native(self, image: Tensor) -> bool:
+        return self._options.backend == "native" and image.device.type == "cpu"
 
     def _step(self, scene: Scene, image: Tensor) -> tuple[Tensor, Scene]:
         """One call of the network."""
         assert scene.level is not None
         level = image.new_full((1, 1, 1, 1), scene.level / 255.0)
+        if self._by_planes:
+            level = level * _OPPONENT.norm(dim=1).to(image).reshape(3, 1, 1, 1)
+            made, scene = self._computed(scene, _as_planes(image), level)
+            return _as_rgb(made), scene
+        return self._computed(scene, image, level)
+
+    def _computed(self, scene: Scene, image: Tensor, level: Tensor) -> tuple[Tensor, Scene]:
+        """One call of the network on a batch (N, C, H, W), level (N, 1, 1, 1) in units of white."""
         conditions = {"noise_map": level} if self._takes_level else {}
         grid = self._grid(image)
         if len(grid) == 1:
@@ -121,6 +142,25 @@ class FrameRun:
         """The tiles of frames of this size, chosen once."""
         height, width = image.shape[-2:]
         if (height, width) not in self._grids:
-            grid, _ = cut(self.session, (1, height, width), self._options)
+            batch = 3 if self._by_planes else 1
+            grid, _ = cut(self.session, (batch, height, width), self._options)
             self._grids = {(height, width): grid}
         return self._grids[height, width]
+
+
+def _as_planes(image: Tensor) -> Tensor:
+    """RGB (1, 3, H, W) in [0, 1] -> (3, 1, H, W) in [0, 1]."""
+    planes = torch.einsum("pc,nchw->pnhw", _OPPONENT.to(image), image)
+    return planes + _MIDDLE.to(image)
+
+
+def _as_rgb(planes: Tensor) -> Tensor:
+    """What `_as_planes` was made of."""
+    centred = planes - _MIDDLE.to(planes)
+    return torch.einsum("cp,pnhw->nchw", _OPPONENT_INVERSE.to(planes), centred)
+
+
+# Rows are at right angles: their noise is independent where that of RGB is white.
+_OPPONENT = torch.tensor([[1 / 3, 1 / 3, 1 / 3], [0.5, 0.0, -0.5], [0.25, -0.5, 0.25]])
+_OPPONENT_INVERSE = _OPPONENT.T / _OPPONENT.square().sum(1)
+_MIDDLE = torch.tensor([0.0, 0.5, 0.5]).reshape(3, 1, 1, 1)

@@ -33,7 +33,7 @@ logger: logging.Logger = get_logger("denoise_ext.tasks")
 
 _FAMILY = "rdxnet_s"
 _CUT = 0.6  # share of changed blocks from which a frame is another scene
-_ESTIMATE_EVERY = 8  # frames
+_ESTIMATE_EVERY = 8  # frames, from the second of a scene on: two in a row are needed
 _ESTIMATE_WEIGHT = 0.125  # of a new estimate of the noise level in the running mean
 
 
@@ -58,10 +58,13 @@ def names_recurrent(model: Model) -> bool:
     return os.path.isfile(name) and is_recurrent(load_checkpoint(name))
 
 
-def default_video_model(channels: int) -> str | None:
-    """The recurrent network for 1 or 3 channels that ships with weights; None: there is none."""
+def default_video_model(channels: int) -> str:
+    """The recurrent network with weights for frames of 1 or 3 channels.
+
+    The gray one also denoises colour, in three planes, where none for colour ships.
+    """
     name = member(_FAMILY, channels)
-    return name if name in list_models(pretrained=True) else None
+    return name if name in list_models(pretrained=True) else member(_FAMILY, 1)
 
 
 class VideoDenoiser:
@@ -70,17 +73,20 @@ class VideoDenoiser:
     Args:
         model: a recurrent network (such as `denoise_ext.models.create_model("rdxnet_s_gray")`,
             also accelerated), the name of one with trained weights or of a family, or a checkpoint
-            file.  Gray frames need a gray network and RGB frames a colour one.
+            file.  A gray network denoises RGB frames in three planes: brightness and two
+            differences of colours.  A colour network takes RGB frames alone.
         sigma: standard deviation of the noise on the 0-255 scale.  None: estimated from the first
-            frame of a scene, then a running mean of estimates of every eighth frame.
+            frame of a scene, then from the first two, then a running mean of estimates of every
+            eighth frame and the one before.
         strength: 1: the network's result; 0: the frame; between, a blend of both.
         scene_cut: "auto": begin anew where at least 60 % of a frame's blocks are found nowhere in
             the last frame; a number above 0 and up to 1: that share; "off": never.
         device, precision, backend, tile, max_memory: as of `denoise_ext.Denoiser`.  The state is
             kept for whole frames, whose tiles read it.  Tiles therefore have no seams.
 
-    Memory is bounded: one state, whatever the number of frames, and `delay` + 1 frames for a
-    network that looks ahead.  Threads may share one `VideoDenoiser`; their calls queue.
+    Memory is bounded: one state, whatever the number of frames, a frame whose noise is measured
+    beside the next one's, and `delay` + 1 frames for a network that looks ahead.  Threads may share
+    one `VideoDenoiser`; their calls queue.
 
     Raises:
         TypeError, ValueError: a wrong argument; the message names it.
@@ -208,9 +214,8 @@ class VideoDenoiser:
                 logger.debug("frame %d begins a scene", self._count)
                 made, scene = run.end(scene), None
             scene = Scene(self._given) if scene is None else scene
-            if self._given is None and scene.frames % _ESTIMATE_EVERY == 0:
-                estimate = float(sigma_of_batch(source[:, :channels], value_range))
-                scene = replace(scene, level=_updated(scene.level, estimate))
+            if self._given is None:
+                scene = _measured(scene, run, source[:, :channels], value_range, image)
             more, scene = run.advance(scene, image, self._cut is not None)
             waiting = (*self._waiting, _Waiting(opened, image, value_range))
             made += more
@@ -249,19 +254,18 @@ class VideoDenoiser:
     def _run_for(self, channels: int) -> FrameRun:
         if channels not in self._runs:
             options = self._options
-            network = open_network(
-                self._model, options.device, None, options.backend, channels=channels
-            )
+            model = default_video_model(channels) if self._model == _FAMILY else self._model
+            network = open_network(model, options.device, None, options.backend, channels=channels)
             if not is_recurrent(network):
                 raise TypeError(
                     f"model must be a recurrent network, such as rdxnet_s, got {self._model!r}"
                 )
             own = original_of(network).signature.inputs["image"].channels
-            if own != channels:
+            if own != channels and own != 1:
                 raise ValueError(f"model takes {own} channels, but the frame has {channels}")
             native = options.backend == "native"
             session = Session(network, options.precision, native)
-            self._runs[channels] = FrameRun(session, options)
+            self._runs[channels] = FrameRun(session, options, channels)
         return self._runs[channels]
 
 
@@ -278,8 +282,25 @@ def _copied(frame: Any) -> Any:
     return frame.detach().clone() if isinstance(frame, Tensor) else copy.deepcopy(frame)
 
 
-def _updated(level: float | None, estimate: float) -> float:
-    return estimate if level is None else level + _ESTIMATE_WEIGHT * (estimate - level)
+def _measured(
+    scene: Scene, run: FrameRun, source: Tensor, value_range: Range | None, image: Tensor
+) -> Scene:
+    """The scene with a noise level, where that is due at its next frame.
+
+    The first frame shows its highest frequencies alone. The second one's level replaces it.
+    """
+    level, noisy = scene.level, scene.noisy
+    if level is None:
+        level = float(sigma_of_batch(source, value_range))
+    elif noisy is not None:
+        estimate = float(sigma_of_batch(source, value_range))
+        between = run.sigma_of(image, noisy, level)
+        # A frame that is repeated differs in nothing from the one before.
+        estimate = estimate if between is None else max(estimate, between)
+        weight = 1.0 if scene.frames == 1 else _ESTIMATE_WEIGHT
+        level += weight * (estimate - level)
+    kept = image.clone() if scene.frames % _ESTIMATE_EVERY == 0 else None  # callers reuse memory
+    return replace(scene, level=level, noisy=kept)
 
 
 def _is_number(value: object) -> bool:

@@ -89,6 +89,42 @@ def test_gray_films_get_the_recurrent_network_that_ships(capsys, streams):
         np.testing.assert_array_equal(a, b)
 
 
+def in_colour(kind: str) -> bytes:
+    """Two gray frames in 4:4:4: noise in every plane, white or smoothed, or in luma alone."""
+    rng = np.random.default_rng(0)
+    noise = rng.normal(0.0, 12.0, (2, 3, 66, 98))
+    if kind == "grain":
+        noise[:, 1:] = 8.0  # the same in all channels of RGB
+    if kind == "smoothed":
+        noise = sum(noise[..., y : y + 64, x : x + 96] for y in range(3) for x in range(3)) / 3
+    planes = (120 + noise[..., :64, :96]).round().clip(16, 235).astype(np.uint8)
+    frames = b"".join(b"FRAME\n" + frame.tobytes() for frame in planes)
+    return b"YUV4MPEG2 W96 H64 F25:1 C444\n" + frames
+
+
+@pytest.mark.parametrize(
+    "kind, options, network",
+    [
+        ("white", [], "rdxnet_s_gray"),
+        ("smoothed", ["--sigma", "20"], "rdxnet_s_gray"),
+        ("smoothed", [], "dxnet_s_photo"),
+        ("grain", [], "dxnet_s_photo"),
+    ],
+)
+def test_films_in_colour_get_the_network_for_their_noise(capsys, streams, kind, options, network):
+    data = in_colour(kind)
+    results = []
+    for chosen in ([], ["--model", network]):
+        out = streams(data)
+        code, _, err = run(capsys, "video", "-", "-", *chosen, *options, *BACKEND)
+        assert code == 0, err
+        assert network in err.splitlines()[-1]
+        # the analysis is stated where it decides
+        assert ("noise of the first frame" in err) == (not chosen and not options)
+        results.append(out.getvalue())
+    assert results[0] == results[1] != data
+
+
 def test_results_that_are_late_come_all_and_in_order(capsys, ahead, streams, tmp_path):
     data = y4m("420jpeg", 6, **SIZE)
     out = streams(data)

@@ -16,7 +16,9 @@ import denoise_ext
 from denoise_ext.io.video import read_video
 from denoise_ext.models import create_model, save_model
 from denoise_ext.tasks import VideoDenoiser
+from denoise_ext.tasks.frame_noise import sigma_of_frames
 from denoise_ext.tasks.scene_cuts import changed_share, reduced
+from denoise_ext.tasks.video_denoiser import default_video_model
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -27,6 +29,34 @@ def test_frames_get_what_the_network_gives_the_clip(channels):
     torch.testing.assert_close(got, expected(model, frames), rtol=1e-4, atol=1e-4)
     assert denoiser.frames == 5 and denoiser.sigma == SIGMA
     assert denoiser.flush() == []
+
+
+def test_a_gray_network_takes_colour_in_three_planes():
+    """Brightness and two differences, each with the deviation that white noise of RGB has there."""
+    model, frames = (
+        network(),
+        scene(5).expand(-1, 3, -1, -1) * torch.tensor([0.9, 0.7, 0.5]).reshape(3, 1, 1),
+    )
+    red, green, blue = frames.split(1, 1)
+    wanted = [
+        expected(model, (red + green + blue) / 3, SIGMA / 3**0.5),
+        expected(model, (red - blue) / 2 + 0.5, SIGMA / 2**0.5) - 0.5,
+        expected(model, (red - 2 * green + blue) / 4 + 0.5, SIGMA * 6**0.5 / 4) - 0.5,
+    ]
+    brightness, first, second = wanted
+    rgb = [brightness + first + 2 / 3 * second, brightness - 4 / 3 * second]
+    rgb.append(brightness - first + 2 / 3 * second)
+    got = pushed(VideoDenoiser(model, sigma=SIGMA, scene_cut="off"), frames)
+    torch.testing.assert_close(got, torch.cat(rgb, 1), rtol=1e-4, atol=1e-4)
+    tiled = pushed(VideoDenoiser(model, sigma=SIGMA, scene_cut="off", tile=256), frames)
+    torch.testing.assert_close(tiled, got, rtol=1e-4, atol=1e-4)
+
+
+def test_the_default_takes_gray_and_colour():
+    for frames in (scene(2), scene(2).expand(-1, 3, -1, -1)):
+        named = pushed(VideoDenoiser("rdxnet_s_gray", sigma=SIGMA), frames)
+        assert torch.equal(pushed(VideoDenoiser(sigma=SIGMA), frames), named)
+    assert default_video_model(3) == "rdxnet_s_gray"
 
 
 def test_reset_forgets():
@@ -79,6 +109,52 @@ def test_the_noise_level_is_estimated_and_follows():
     assert before == pytest.approx(10.0, abs=2.0)
     pushed(denoiser, loud)
     assert before + 2 < denoiser.sigma < 30
+
+
+def smooth_noise(sigma: float, frames: int = 10) -> Tensor:
+    """Of a camera that smooths it: (T, 3, 96, 96), sigma all the same."""
+    generator = torch.Generator().manual_seed(3)
+    noise = torch.randn(frames, 3, 98, 98, generator=generator)
+    return sigma / 255 * torch.nn.functional.avg_pool2d(noise, 3, 1) * 3
+
+
+def test_the_level_of_correlated_noise_is_that_of_two_frames():
+    clean = scene(10, size=(96, 96), sigma=0.0).expand(-1, 3, -1, -1)
+    denoiser = VideoDenoiser(network(3), scene_cut="off")
+    noisy = clean + smooth_noise(12.0)
+    denoiser.push(noisy[0])
+    first = denoiser.sigma
+    pushed(denoiser, noisy[1:])
+    assert first < 8.0  # the highest frequencies have little of it
+    assert denoiser.sigma == pytest.approx(12.0, rel=0.15)
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_sigma_of_two_frames(native):
+    white = scene(2, size=(96, 112), sigma=15.0)
+    assert sigma_of_frames(white[1:], white[:1], 15.0, native) == pytest.approx(15.0, rel=0.08)
+    still = scene(1, size=(96, 112), sigma=0.0)
+    assert sigma_of_frames(still, still, 15.0, native) == 0.0
+    assert sigma_of_frames(white[1:, :, :40, :40], white[:1, :, :40, :40], 15.0, native) is None
+
+
+def test_repeated_frames_keep_the_level_of_one():
+    frame = scene(1, size=(96, 96), sigma=20.0)[0]
+    denoiser = VideoDenoiser(network())
+    for _ in range(3):
+        denoiser.push(frame)
+    assert denoiser.sigma == pytest.approx(20.0, abs=2.0)
+
+
+def test_a_frame_that_is_measured_later_is_a_copy():
+    frames = scene(2, size=(96, 96))
+    wanted, got = (VideoDenoiser(network(), scene_cut="off") for _ in range(2))
+    pushed(wanted, frames)
+    memory = frames[0].clone()
+    got.push(memory, value_range=(0, 1))
+    memory.copy_(frames[1])
+    got.push(memory, value_range=(0, 1))
+    assert got.sigma == wanted.sigma
 
 
 # ---- scene cuts
