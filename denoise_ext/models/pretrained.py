@@ -8,10 +8,14 @@ _DATA = (
 )
 _NOISE = "white Gaussian noise, sigma 0-55 (0-255 scale), not clipped"
 _NOISE_75 = "white Gaussian noise, sigma 0-75 (0-255 scale), not clipped"
+_DATA_COLOR = (
+    "half of the crops: BSDS500 as above; half: photographs of train/photos_half without the 40 of "
+    "recipes/photos_half_held_out.txt"
+)
 _DATA_PHOTO = (
     "BSDS500 as above, and photographs of train/photos_half without the 40 of "
     "recipes/photos_half_held_out.txt; all denoised first and reduced at random; no real pair; "
-    "start: the weights of dxnet_s_color"
+    "start: weights of recipes/dxnet_s_color.toml"
 )
 _NOISE_PHOTO = (
     "synthetic noise of cameras (sensor, mosaic, noise reduction, JPEG), some white noise and some "
@@ -126,12 +130,12 @@ register_pretrained(
     "dxnet_s_color",
     Pretrained(
         file="dxnet_s_color.safetensors",
-        sha256="a8f2f4b09fc67d830baebea752ab2f21dbcfb0c6e8f366539b7a9aab98f68cb6",
+        sha256="4cb3f864a9ebefdcd32b97b34ca00370c027522c12e97a3121c56ec419aa8957",
         config={"blocks": [2, 5], "channels": 3, "family": "dxnet", "widths": [64, 80]},
-        recipe="recipes/dxnet_s_color.toml",
-        training_data=_DATA,
+        recipe="recipes/dxnet_s_color_longer.toml",
+        training_data=_DATA_COLOR,
         noise=_NOISE_75,
-        steps=7000,
+        steps=36000,
         licence="Apache-2.0",
         psnr={
             "CBSD68 sigma 15": 33.78,
@@ -209,7 +213,7 @@ register_pretrained(
     "dxcodec_1",
     Pretrained(
         file="dxcodec_1.safetensors",
-        sha256="0cd2d72b2a0eafc63d5869ff0e3e0ea93cf42537adf944edbb9ff27374382006",
+        sha256="f624d67553f4a35d47c28434c35e81735e723ea33abc5f645fc15484a22ba71f",
         config={
             "blocks": [1, 2, 2], "channels": 3, "family": "dxcodec", "latents": 128, "rates": 8,
             "sealed": True, "widths": [48, 64, 96],
