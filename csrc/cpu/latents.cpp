@@ -69,10 +69,9 @@ std::vector<uint8_t> encode_latents(const LatentModel& model, const int16_t* lat
   bytes.reserve(kHead + 2 * stream.words.size() + escapes.bytes().size());
   put32(bytes, static_cast<uint32_t>(stream.words.size()));
   for (const uint32_t state : stream.states) put32(bytes, state);
-  for (const uint16_t word : stream.words) {
-    bytes.push_back(static_cast<uint8_t>(word));
-    bytes.push_back(static_cast<uint8_t>(word >> 8));
-  }
+  const size_t head = bytes.size();
+  bytes.resize(head + 2 * stream.words.size());
+  put_words(stream.words, bytes.data() + head);
   bytes.insert(bytes.end(), escapes.bytes().begin(), escapes.bytes().end());
   return bytes;
 }
@@ -84,11 +83,7 @@ const char* decode_latents(const LatentModel& model, const uint8_t* data, int64_
   reader.count = get32(data);
   if (reader.count > (bytes - kHead) / 2) return "ends too early";
   for (int lane = 0; lane < kRansLanes; ++lane) reader.states[lane] = get32(data + 4 + 4 * lane);
-  std::vector<uint16_t> words(static_cast<size_t>(reader.count) + kRansLanes);
-  for (int64_t i = 0; i < reader.count; ++i) {
-    const uint8_t* word = data + kHead + 2 * i;
-    words[static_cast<size_t>(i)] = static_cast<uint16_t>(word[0] | word[1] << 8);
-  }
+  const std::vector<uint16_t> words = get_words(data + kHead, reader.count);
   reader.words = words.data();
   BitReader escapes(data + kHead + 2 * reader.count, bytes - kHead - 2 * reader.count);
   const RansTables tables(model.frequencies);

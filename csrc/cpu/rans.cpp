@@ -55,11 +55,43 @@ std::vector<uint64_t> reciprocals() {
 
 RansTables::RansTables(const RansFrequencies& frequencies)
     : symbols(frequencies.symbols),
-      symbol(static_cast<size_t>(frequencies.classes) << kRansBits),
+      symbol((static_cast<size_t>(frequencies.classes) << kRansBits) + 3),
       interval(intervals_of(frequencies)) {
   uint8_t* slot = symbol.data();
   for (int64_t i = 0; i < frequencies.classes * symbols; ++i)
     slot = std::fill_n(slot, frequencies.data[i], static_cast<uint8_t>(i % symbols));
+}
+
+namespace {
+
+template <class T>
+T largest_of(const T* numbers, int64_t count) {
+  T most = 0;  // in one pass that vectorises
+  for (int64_t i = 0; i < count; ++i) most = std::max(most, numbers[i]);
+  return most;
+}
+
+}  // namespace
+
+uint8_t largest(const uint8_t* numbers, int64_t count) {
+  return largest_of(numbers, count);
+}
+uint16_t largest(const uint16_t* numbers, int64_t count) {
+  return largest_of(numbers, count);
+}
+
+void put_words(const std::vector<uint16_t>& words, uint8_t* bytes) {
+  for (const uint16_t word : words) {
+    *bytes++ = static_cast<uint8_t>(word);
+    *bytes++ = static_cast<uint8_t>(word >> 8);
+  }
+}
+
+std::vector<uint16_t> get_words(const uint8_t* bytes, int64_t count) {
+  std::vector<uint16_t> words(static_cast<size_t>(count) + kRansLanes);
+  for (int64_t i = 0; i < count; ++i, bytes += 2)
+    words[static_cast<size_t>(i)] = static_cast<uint16_t>(bytes[0] | bytes[1] << 8);
+  return words;
 }
 
 bool rans_encode(const RansFrequencies& frequencies, const uint8_t* symbols, const uint16_t* classes,

@@ -37,9 +37,17 @@ struct RansTables {
   explicit RansTables(const RansFrequencies& frequencies);
 
   int64_t symbols;
-  std::vector<uint8_t> symbol;     // (classes, 2^12)
+  std::vector<uint8_t> symbol;     // (classes, 2^12), and 3 bytes more: 4 are read at once
   std::vector<uint32_t> interval;  // (classes, symbols)
 };
+
+// The largest of numbers >= 0; 0 for none.
+uint8_t largest(const uint8_t* numbers, int64_t count);
+uint16_t largest(const uint16_t* numbers, int64_t count);
+
+// Words as bytes, the lower one first.  Those read are followed by kRansLanes words of 0.
+void put_words(const std::vector<uint16_t>& words, uint8_t* bytes);
+std::vector<uint16_t> get_words(const uint8_t* bytes, int64_t count);
 
 // False where a symbol has no frequency in its class; classes and symbols are in range.
 bool rans_encode(const RansFrequencies& frequencies, const uint8_t* symbols, const uint16_t* classes,

@@ -93,7 +93,7 @@ const char* decode_latents(const LatentModel& model, const RansTables& tables, R
           found[lane] = class_of(sums[first + lane], sums[channels + first + lane]);
           classes[lane] = found[lane].index;
         }
-        rans_step(tables, classes, reader, symbols, kRansLanes);
+        rans_step(tables, classes, reader, symbols);
         if (reader.position > reader.count) return "ends too early";
         for (int lane = 0; lane < kRansLanes; ++lane) {
           int32_t rest = symbols[lane] - kCentre;

@@ -1,7 +1,9 @@
 // The kernel bodies of entropy coding, and the table made of them, for every target's region.
 // Includes no header: one opened inside a target region would be compiled for that ISA alone.
 
-// The order matters (streams, then latents); the blank line keeps clang-format from sorting.
+// The order matters (vectors, streams, latents); the blank lines keep clang-format from sorting.
+#include "../kernels/simd.inl"
+
 #include "../kernels/rans.inl"
 
 #include "../kernels/latents.inl"

@@ -36,15 +36,12 @@ cpu::RansFrequencies checked_frequencies(const Tensor& frequencies, const char* 
 
 const uint16_t* checked_classes(const Tensor& classes, const cpu::RansFrequencies& frequencies,
                                 const char* op) {
-  const auto* data = dense<int16_t>(classes, ScalarType::Short, 1, op, "classes");
-  int16_t least = 0, most = 0;  // in one pass that vectorises
-  for (int64_t i = 0; i < classes.size(0); ++i) {
-    least = std::min(least, data[i]);
-    most = std::max(most, data[i]);
-  }
-  STD_TORCH_CHECK(least >= 0 && most < frequencies.classes, op, ": classes must be in [0, ",
-                  frequencies.classes, "), got ", least < 0 ? least : most);
-  return reinterpret_cast<const uint16_t*>(data);
+  const auto* data =
+      reinterpret_cast<const uint16_t*>(dense<int16_t>(classes, ScalarType::Short, 1, op, "classes"));
+  const auto most = static_cast<int16_t>(cpu::largest(data, classes.size(0)));
+  STD_TORCH_CHECK(most >= 0 && most < frequencies.classes, op, ": classes must be in [0, ",
+                  frequencies.classes, "), got ", most);
+  return data;
 }
 
 constexpr int64_t kStateBytes = 4 * cpu::kRansLanes;
@@ -57,8 +54,7 @@ Tensor rans_encode(const Tensor& symbols, const Tensor& classes, const Tensor& f
   const auto* data = dense<uint8_t>(symbols, ScalarType::Byte, 1, kOp, "symbols");
   const int64_t count = symbols.size(0);
   check_sizes(classes, {count}, kOp, "classes");
-  uint8_t most = 0;
-  for (int64_t i = 0; i < count; ++i) most = std::max(most, data[i]);
+  const uint8_t most = cpu::largest(data, count);
   STD_TORCH_CHECK(most < table.symbols, kOp, ": symbols must be below ", table.symbols, ", got ",
                   static_cast<int>(most));
   cpu::RansStream stream;
@@ -69,10 +65,7 @@ Tensor rans_encode(const Tensor& symbols, const Tensor& classes, const Tensor& f
   auto* bytes = static_cast<uint8_t*>(memory_of(result, Access::kWrite));
   for (const uint32_t state : stream.states)
     for (int shift = 0; shift < 32; shift += 8) *bytes++ = static_cast<uint8_t>(state >> shift);
-  for (const uint16_t word : stream.words) {
-    *bytes++ = static_cast<uint8_t>(word);
-    *bytes++ = static_cast<uint8_t>(word >> 8);
-  }
+  cpu::put_words(stream.words, bytes);
   return result;
 }
 
@@ -88,9 +81,7 @@ Tensor rans_decode(const Tensor& data, const Tensor& classes, const Tensor& freq
   for (uint32_t& state : reader.states)
     for (int shift = 0; shift < 32; shift += 8) state |= static_cast<uint32_t>(*bytes++) << shift;
   reader.count = (data.size(0) - kStateBytes) / 2;
-  std::vector<uint16_t> words(static_cast<size_t>(reader.count + cpu::kRansLanes));
-  for (int64_t i = 0; i < reader.count; ++i, bytes += 2)
-    words[static_cast<size_t>(i)] = static_cast<uint16_t>(bytes[0] | bytes[1] << 8);
+  const std::vector<uint16_t> words = cpu::get_words(bytes, reader.count);
   reader.words = words.data();
   Tensor symbols = bytes_of(data, classes.size(0));
   auto* made = static_cast<uint8_t*>(memory_of(symbols, Access::kWrite));
