@@ -159,7 +159,7 @@ register_pretrained(
     "dxnet_s_texture",
     Pretrained(
         file="dxnet_s_texture.safetensors",
-        sha256="728d958faabacd8e220bb651e89ab9c5cc059dc9b510eda805b14d4d08c60637",
+        sha256="a8037d40e66a8b883968dd26343a0a1f004f9bd1009565e40a5acf37d4b6cc0d",
         config={"blocks": [2, 5], "channels": 3, "family": "dxnet", "widths": [64, 80]},
         recipe="recipes/dxnet_s_texture.toml",
         training_data=f"{_DATA}; start: the weights of dxnet_s_color",
