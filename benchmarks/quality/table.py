@@ -147,7 +147,8 @@ def _figures(
         _line(["---", *["---:"] * len(sets)]),
     ]
     for row in rows:
-        lines.append(_line([row["name"], *(_series(row, name, sigmas, what, digits) for name in sets)]))
+        series = [_series(row, name, sigmas, what, digits) for name in sets]
+        lines.append(_line([row["name"], *series]))
     return lines
 
 

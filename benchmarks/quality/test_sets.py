@@ -18,7 +18,7 @@ HELD_OUT = Path(__file__).resolve().parents[2] / "recipes/photos_half_held_out.t
 
 @dataclass(frozen=True)
 class Source:
-    """Images below the data folder; those of another number of channels are converted, or refused."""
+    """Images below the data folder; others than gray or RGB ones are converted, or refused."""
 
     channels: int
     folder: str
@@ -26,7 +26,7 @@ class Source:
     converted: bool = False
 
 
-# The sets of published tables, then those that show what BSD hides: fine saturated colour, buildings.
+# The sets of published tables, then others: BSD has little saturated colour and few buildings.
 SOURCES = {
     "Set12": Source(1, "test/Set12"),
     "BSD68": Source(1, "test/BSD68"),
