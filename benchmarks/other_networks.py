@@ -119,7 +119,7 @@ CASES = [
     _spandrel("OmniSR", "OmniSR", "OmniSR", _SMALL),
     _spandrel("RCAN", "RCAN", "RCAN", _SMALL),
     _spandrel("DAT", "DAT", "DAT", _SMALL),
-    _spandrel("HAT", "HAT", "HAT", _SMALL),
+    _spandrel("HAT", "HAT", "HAT", _SMALL, window_size=16, overlap_ratio=0.5),
     _spandrel("Uformer", "Uformer", "Uformer", (1, 3, 128, 128), img_size=128),
     _spandrel("RetinexFormer", "RetinexFormer", "RetinexFormer", (1, 3, 128, 128)),
     _spandrel("SwiftSRGAN", "SwiftSRGAN", "SwiftSRGAN", _SMALL),
@@ -260,6 +260,15 @@ def summary(results: list[Result]) -> dict[str, Any]:
     }
 
 
+def in_words(found: Any) -> str:
+    """A value of the summary for a reader."""
+    if isinstance(found, dict):
+        return ", ".join(f"{name} ({target:g})" for name, target in found.items()) or "none"
+    if isinstance(found, list):
+        return ", ".join(found) or "none"
+    return f"{found:.2f}" if isinstance(found, float) else str(found)
+
+
 def facts() -> dict[str, Any]:
     """Where the results come from."""
     versions = {}
@@ -297,7 +306,7 @@ def page(origin: dict[str, Any], results: list[Result], missing: dict[str, str])
             f"| {r.name} | {r.given:.1f} | {r.channels_last:.1f} | {r.ours:.1f} | {given:.2f} |"
             f" {last:.2f} | {r.planned} | {r.replaced} of {r.convolutions} | {r.target:g}{met} |"
         )
-    lines += ["", *(f"- {name}: {found}" for name, found in summary(results).items())]
+    lines += ["", *(f"- {name}: {in_words(found)}" for name, found in summary(results).items())]
     lines += [f"- {name} was not measured: {reason}" for name, reason in missing.items()]
     return "\n".join(lines) + "\n"
 

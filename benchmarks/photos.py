@@ -7,10 +7,10 @@ above 1 noise was left), the mean over the images, and the worst gain of any ima
 that of the files and clean partners differ in more than noise: their figures have a ceiling below
 what white noise allows.
 
-`default` is `denoise_ext.denoise` without model and sigma, with the kinds of noise it found; `told`
-is `dxnet_s_color` at the true level of white noise. `polyu_first` is for choosing, `polyu_second`
-for reporting. Images come from $DENOISE_EXT_DATA. Results go to `results/photos.json` and `.md`,
-with the training steps of `dxnet_s_photo`.
+`default` is `denoise_ext.denoise` without model and sigma, with the kinds of noise it found.
+`oracle` is `dxnet_s_color` at the true level of white noise. `polyu_first` is for choosing,
+`polyu_second` for reporting. Images come from $DENOISE_EXT_DATA. Results go to
+`results/photos.json` and `.md`, with the training steps of `dxnet_s_photo`.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ SIDE = 240  # pixels: of the upper left corner of SIDD's pictures that is measur
 WHITE = (15.0, 25.0, 50.0)
 MADE_UP = 15.0  # sigma that the made-up kinds begin with
 SEED_OF_PICTURE = 3
-TOLD, PHOTO = "dxnet_s_color", "dxnet_s_photo"
+ORACLE, PHOTO = "dxnet_s_color", "dxnet_s_photo"
 
 
 @dataclass(frozen=True)
@@ -165,10 +165,10 @@ class Method:
 
 
 def contenders(models: Sequence[str]) -> dict[str, Method]:
-    """Name -> method; ``told`` is left out for sets without a known level."""
+    """Name -> method; ``oracle`` is left out for sets without a known level."""
     methods = {
         "default": Method(Denoiser(device="cpu")),
-        "told": Method(Denoiser(TOLD, device="cpu"), needs_level=True),
+        "oracle": Method(Denoiser(ORACLE, device="cpu"), needs_level=True),
     }
     for name in models:
         base, _, scale = name.partition("@")
@@ -294,7 +294,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="a blind network (repeatable); @1.4: its noise_scale",
     )  # fmt: skip
     parser.add_argument("--sets", nargs="+", default=REPORTED, choices=list(SETS), metavar="SET")
-    parser.add_argument("--without", nargs="+", default=[], choices=["default", "told"])
+    parser.add_argument("--without", nargs="+", default=[], choices=["default", "oracle"])
     parser.add_argument("--every", type=int, default=1, metavar="N", help="every Nth image alone")
     parser.add_argument("--output", type=Path, default=HERE / "results", metavar="FOLDER")
     parser.add_argument(

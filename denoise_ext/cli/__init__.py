@@ -53,13 +53,13 @@ COMMANDS = {
     ),
     "compress": (
         "compress image files and remove their noise: DXC",
-        "denoise-ext compress noisy.png -o clean.dxc --model dxcodec.safetensors\n"
-        "  denoise-ext compress photos/ -o small/ --quality 60 --model dxcodec.safetensors",
+        "denoise-ext compress noisy.png -o clean.dxc\n"
+        "  denoise-ext compress photos/ -o small/ --quality 60",
     ),
     "decompress": (
         "write the images of DXC files",
-        "denoise-ext decompress clean.dxc -o clean.png --model dxcodec.safetensors\n"
-        "  denoise-ext decompress small/ -o photos/ --format tif --model dxcodec.safetensors",
+        "denoise-ext decompress clean.dxc -o clean.png\n"
+        "  denoise-ext decompress small/ -o photos/ --format tif",
     ),
     "explain": (
         "write a report about one denoised image: HTML",

@@ -51,15 +51,15 @@ def test_every_set_with_every_method(data, capsys):
     assert set(results) == set(photos.SETS)
     for name, methods in results.items():
         assert {"input", "default", model, f"{model}@0"} <= set(methods), name
-        assert ("told" in methods) == name.startswith("kodak_white")
+        assert ("oracle" in methods) == name.startswith("kodak_white")
         assert methods["default"]["worst_gain"] <= (
             methods["default"]["psnr"] - methods["input"]["psnr"] + 1e-9
         )
     assert results["polyu_first"]["input"]["images"] == 2
     noisy = results["kodak_white_25"]
     assert noisy["input"]["psnr"] == pytest.approx(20.17, abs=0.4)  # 20 log10(255 / 25), clipped
-    assert noisy["told"]["psnr"] > noisy["input"]["psnr"] + 8
-    assert noisy["input"]["detail"] > 10 > noisy["told"]["detail"]
+    assert noisy["oracle"]["psnr"] > noisy["input"]["psnr"] + 8
+    assert noisy["input"]["detail"] > 10 > noisy["oracle"]["detail"]
     clean = results["kodak_clean"]["input"]
     assert (clean["psnr"], clean["ssim"], clean["detail"]) == pytest.approx((99.0, 1.0, 1.0))
     assert sum(noisy["default"]["kinds"].values()) == noisy["default"]["images"] == 2

@@ -12,12 +12,12 @@ from command_line import BACKEND, GRAY, RGB, bomb, denoise, files, run
 from PIL import Image
 
 from denoise_ext import io
-from denoise_ext.cli import COMMANDS, main
+from denoise_ext.cli import main
 
 checkpoints, folder = command_line.checkpoints, command_line.folder  # fixtures
 
 
-def test_help_is_quick_and_every_help_ends_with_an_example(capsys):
+def test_help_and_version(capsys):
     script = (
         "import sys\nimport denoise_ext\nassert 'logging' not in sys.modules\n"
         "from denoise_ext.cli import main\nassert main(['--help']) == 0\n"
@@ -25,11 +25,6 @@ def test_help_is_quick_and_every_help_ends_with_an_example(capsys):
         "slow = {'torch', 'numpy', 'PIL', 'rich'} & set(sys.modules)\nassert not slow, slow"
     )
     subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
-    for command in COMMANDS:
-        code, out, _ = run(capsys, command, "--help")
-        assert code == 0
-        last = out.strip().splitlines()[-1].strip()
-        assert last.startswith(f"denoise-ext {command}")
     code, out, _ = run(capsys, "--version")
     assert code == 0 and out.startswith("denoise-ext ")
 

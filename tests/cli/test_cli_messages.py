@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import re
+import shlex
 import sys
 from datetime import timedelta
 from pathlib import Path
@@ -13,7 +16,7 @@ import pytest
 from command_line import GRAY, denoise, files, run
 
 from denoise_ext import io
-from denoise_ext.cli import COMMANDS, _progress
+from denoise_ext.cli import COMMANDS, _parser, _progress
 from denoise_ext.cli._progress import ProgressLines
 from denoise_ext.cli.common import in_options
 from denoise_ext.io.codecs import raw
@@ -36,9 +39,15 @@ def test_without_a_command_help_is_printed(capsys):
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_help_has_an_example(capsys, command):
+def test_the_examples_of_every_help_are_valid(capsys, command):
     code, out, _ = run(capsys, command, "--help")
-    assert code == 0 and f"denoise-ext {command} " in out.partition("example")[2]
+    parser, subparsers = _parser()
+    importlib.import_module(f"denoise_ext.cli.{command}").add_arguments(subparsers[command])
+    examples = out.rpartition("example")[2].splitlines()[1:]
+    assert code == 0 and examples
+    for example in examples:
+        program, *arguments = shlex.split(re.split(" [<>|] ", example)[0])
+        assert program == "denoise-ext" and parser.parse_args(arguments).command == command
 
 
 @pytest.mark.parametrize(

@@ -143,9 +143,6 @@ def test_models_shows_what_is_known_of_weights(monkeypatch, capsys):
     assert facts["trained"] and facts["steps"] == 7 and facts["bytes"] is None
 
 
-@pytest.mark.skipif(
-    len(list_models("ffdnet_*_small", pretrained=True)) < 2, reason="no weights are shipped yet"
-)
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 def test_shipped_models_clean_a_piece_of_the_photograph(folder, capsys, mode):
     from denoise_ext import metrics

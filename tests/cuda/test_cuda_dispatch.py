@@ -254,6 +254,7 @@ needs_cuda_build = pytest.mark.skipif(
 
 
 @needs_cuda_build
+@pytest.mark.rotates(turn=2)
 @pytest.mark.usefixtures("tf32")
 def test_every_direct_kernel_has_a_reason_and_every_reason_a_call():
     table = [row for architecture in ARCHITECTURES for row in rows(architecture)]

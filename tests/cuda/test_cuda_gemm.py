@@ -12,6 +12,7 @@ import cuda_emulator
 import pytest
 import torch
 from cases import CASES, Call, make_tensors, to_float64, with_layout
+from emulated_calls import conv
 from op_checks import check_forward, check_gradients
 
 from denoise_ext import ops, reference
@@ -25,48 +26,44 @@ with_cuda = pytest.mark.skipif(
 )
 
 
-def _call(input: tuple[int, ...], weight: tuple[int, ...], outputs: int, **options) -> Call:
-    return Call({"input": input, "weight": weight, "bias": (outputs,)}, options)
-
-
 def _prelu(call: Call, channels: int) -> Call:
     return call.with_options(activation="prelu").with_shapes(prelu_weight=(channels,))
 
 
 CONV = {
-    "k2s2": _call((2, 20, 11, 13), (72, 20, 2, 2), 72, stride=2, activation="relu"),
-    "k3s2": _prelu(_call((1, 33, 13, 9), (70, 33, 3, 3), 70, stride=2, padding=1), 70),
-    "k4s2": _call((1, 8, 12, 15), (24, 8, 4, 4), 24, stride=(2, 3), padding=(1, 2)),
-    "rectangle": _call((2, 16, 9, 15), (40, 16, 3, 5), 40, padding=(0, 2), activation="tanh")
+    "k2s2": conv((2, 20, 11, 13), (72, 20, 2, 2), 72, stride=2, activation="relu"),
+    "k3s2": _prelu(conv((1, 33, 13, 9), (70, 33, 3, 3), 70, stride=2, padding=1), 70),
+    "k4s2": conv((1, 8, 12, 15), (24, 8, 4, 4), 24, stride=(2, 3), padding=(1, 2)),
+    "rectangle": conv((2, 16, 9, 15), (40, 16, 3, 5), 40, padding=(0, 2), activation="tanh")
     .with_shapes(residual=(2, 40, 7, 15)),
-    "row": _call((1, 12, 6, 19), (8, 12, 1, 7), 8, padding=(2, 1)),
-    "column": _call((1, 12, 17, 6), (9, 12, 9, 1), 9, padding=(4, 3)),
-    "7x7_of_three": _call((1, 3, 17, 19), (64, 3, 7, 7), 64, stride=2, padding=3),
-    "11x11": _call((1, 5, 13, 14), (3, 5, 11, 11), 3, padding=(5, 3), activation="sigmoid"),
-    "one_output": _call((2, 24, 19, 18), (1, 24, 3, 3), 1, padding=1),
-    "eight_outputs": _prelu(_call((1, 16, 17, 19), (8, 16, 3, 3), 8, padding=(1, 0)), 8)
+    "row": conv((1, 12, 6, 19), (8, 12, 1, 7), 8, padding=(2, 1)),
+    "column": conv((1, 12, 17, 6), (9, 12, 9, 1), 9, padding=(4, 3)),
+    "7x7_of_three": conv((1, 3, 17, 19), (64, 3, 7, 7), 64, stride=2, padding=3),
+    "11x11": conv((1, 5, 13, 14), (3, 5, 11, 11), 3, padding=(5, 3), activation="sigmoid"),
+    "one_output": conv((2, 24, 19, 18), (1, 24, 3, 3), 1, padding=1),
+    "eight_outputs": _prelu(conv((1, 16, 17, 19), (8, 16, 3, 3), 8, padding=(1, 0)), 8)
     .with_shapes(residual=(1, 8, 17, 17)).with_options(residual_position="after"),
-    "three_blocks": _prelu(_call((1, 16, 5, 7), (150, 16, 1, 1), 150), 150)
+    "three_blocks": _prelu(conv((1, 16, 5, 7), (150, 16, 1, 1), 150), 150)
     .with_shapes(residual=(1, 150, 5, 7)),
-    "groups": _prelu(_call((2, 36, 7, 8), (39, 12, 3, 3), 39, padding=1, groups=3), 39),
-    "wide_groups": _call((1, 32, 9, 8), (48, 16, 3, 3), 48, groups=2, stride=2, dilation=2),
-    "dilation": _call((1, 16, 15, 14), (16, 16, 3, 2), 16, dilation=(2, 3), padding=(3, 1)),
-    "far_padding": _call((1, 8, 3, 2), (8, 8, 3, 3), 8, padding=(5, 4), stride=2),
-    "one_pixel": _call((3, 24, 1, 1), (24, 24, 3, 3), 24, padding=1),
-    "deep": _call((1, 260, 3, 5), (16, 260, 3, 3), 16, padding=1),
+    "groups": _prelu(conv((2, 36, 7, 8), (39, 12, 3, 3), 39, padding=1, groups=3), 39),
+    "wide_groups": conv((1, 32, 9, 8), (48, 16, 3, 3), 48, groups=2, stride=2, dilation=2),
+    "dilation": conv((1, 16, 15, 14), (16, 16, 3, 2), 16, dilation=(2, 3), padding=(3, 1)),
+    "far_padding": conv((1, 8, 3, 2), (8, 8, 3, 3), 8, padding=(5, 4), stride=2),
+    "one_pixel": conv((3, 24, 1, 1), (24, 24, 3, 3), 24, padding=1),
+    "deep": conv((1, 260, 3, 5), (16, 260, 3, 3), 16, padding=1),
 }  # fmt: skip
 TRANSPOSED = {
-    "k2s2": _prelu(_call((2, 16, 7, 9), (16, 72, 2, 2), 72, stride=2), 72),
-    "k3s2": _call((1, 20, 6, 7), (20, 24, 3, 3), 24, stride=2, padding=(1, 0),
+    "k2s2": _prelu(conv((2, 16, 7, 9), (16, 72, 2, 2), 72, stride=2), 72),
+    "k3s2": conv((1, 20, 6, 7), (20, 24, 3, 3), 24, stride=2, padding=(1, 0),
                   output_padding=(1, 0)),
-    "k5s2": _call((1, 8, 6, 8), (8, 10, 5, 5), 10, stride=2, padding=2, output_padding=1),
-    "k4s2_to_3": _call((1, 16, 9, 8), (16, 3, 4, 4), 3, stride=2, padding=1),
-    "stride_3_and_4": _call((1, 9, 5, 4), (9, 8, 2, 5), 8, stride=(3, 4), padding=(0, 1)),
-    "dilation": _call((1, 8, 5, 6), (8, 9, 3, 3), 9, stride=(2, 4), dilation=(3, 2), padding=1,
+    "k5s2": conv((1, 8, 6, 8), (8, 10, 5, 5), 10, stride=2, padding=2, output_padding=1),
+    "k4s2_to_3": conv((1, 16, 9, 8), (16, 3, 4, 4), 3, stride=2, padding=1),
+    "stride_3_and_4": conv((1, 9, 5, 4), (9, 8, 2, 5), 8, stride=(3, 4), padding=(0, 1)),
+    "dilation": conv((1, 8, 5, 6), (8, 9, 3, 3), 9, stride=(2, 4), dilation=(3, 2), padding=1,
                       activation="relu"),
-    "common_factor": _call((1, 8, 5, 4), (8, 8, 3, 3), 8, stride=4, dilation=2, output_padding=3),
-    "groups": _call((1, 16, 5, 6), (16, 9, 3, 3), 18, stride=2, groups=2, padding=1),
-    "7x7": _call((1, 8, 9, 8), (8, 8, 7, 7), 8, padding=(3, 1)),
+    "common_factor": conv((1, 8, 5, 4), (8, 8, 3, 3), 8, stride=4, dilation=2, output_padding=3),
+    "groups": conv((1, 16, 5, 6), (16, 9, 3, 3), 18, stride=2, groups=2, padding=1),
+    "7x7": conv((1, 8, 9, 8), (8, 8, 7, 7), 8, padding=(3, 1)),
 }  # fmt: skip
 CALLS = [("conv2d", name) for name in CONV] + [("conv_transpose2d", name) for name in TRANSPOSED]
 LAYOUTS = ("contiguous", "channels_last", "strided")

@@ -8,7 +8,8 @@ from __future__ import annotations
 import cuda_emulator
 import pytest
 import torch
-from cases import CASES, Call, make_tensors
+from cases import CASES, make_tensors
+from emulated_calls import conv
 from op_checks import check_forward, check_gradients
 
 from denoise_ext import ops
@@ -22,42 +23,38 @@ with_cuda = pytest.mark.skipif(
 )
 
 
-def _call(input: tuple[int, ...], weight: tuple[int, ...], outputs: int, **options) -> Call:
-    return Call({"input": input, "weight": weight, "bias": (outputs,)}, options)
-
-
 CONV = {
-    "dilation": _call((2, 16, 9, 21), (24, 16, 3, 3), 24, padding=2, dilation=2, activation="relu"),
-    "uneven_dilation": _call((1, 9, 11, 23), (8, 9, 3, 3), 8, padding=(3, 1), dilation=(2, 3)),
-    "dilation_beyond_the_image": _call((1, 8, 3, 5), (9, 8, 3, 3), 9, padding=7, dilation=7),
-    "one_axis": _call((1, 8, 7, 19), (8, 8, 5, 5), 8, padding=(2, 4), dilation=(1, 2)),
-    "groups": _call(
+    "dilation": conv((2, 16, 9, 21), (24, 16, 3, 3), 24, padding=2, dilation=2, activation="relu"),
+    "uneven_dilation": conv((1, 9, 11, 23), (8, 9, 3, 3), 8, padding=(3, 1), dilation=(2, 3)),
+    "dilation_beyond_the_image": conv((1, 8, 3, 5), (9, 8, 3, 3), 9, padding=7, dilation=7),
+    "one_axis": conv((1, 8, 7, 19), (8, 8, 5, 5), 8, padding=(2, 4), dilation=(1, 2)),
+    "groups": conv(
         (2, 24, 7, 18), (30, 8, 3, 3), 30, padding=1, groups=3, activation="prelu"
     ).with_shapes(prelu_weight=(30,), residual=(2, 30, 7, 18)),
-    "one_slope": _call((1, 16, 5, 17), (20, 8, 1, 1), 20, groups=2, activation="prelu").with_shapes(
+    "one_slope": conv((1, 16, 5, 17), (20, 8, 1, 1), 20, groups=2, activation="prelu").with_shapes(
         prelu_weight=(1,)
     ),
-    "groups_and_dilation": _call(
+    "groups_and_dilation": conv(
         (1, 16, 8, 19), (18, 8, 3, 3), 18, padding=2, groups=2, dilation=2, activation="relu"
     )
     .with_shapes(residual=(1, 18, 8, 19))
     .with_options(residual_position="after"),
 }
 TRANSPOSED = {
-    "k2s2": _call((2, 16, 5, 17), (16, 24, 2, 2), 24, stride=2, activation="relu"),
-    "few_outputs": _call((1, 16, 6, 9), (16, 3, 2, 2), 3, stride=2),
-    "k6s2": _call((1, 9, 5, 18), (9, 8, 6, 6), 8, stride=2, padding=(2, 1), output_padding=(0, 1)),
-    "k3s3": _call((1, 8, 4, 7), (8, 9, 3, 3), 9, stride=3, padding=1, activation="prelu")
+    "k2s2": conv((2, 16, 5, 17), (16, 24, 2, 2), 24, stride=2, activation="relu"),
+    "few_outputs": conv((1, 16, 6, 9), (16, 3, 2, 2), 3, stride=2),
+    "k6s2": conv((1, 9, 5, 18), (9, 8, 6, 6), 8, stride=2, padding=(2, 1), output_padding=(0, 1)),
+    "k3s3": conv((1, 8, 4, 7), (8, 9, 3, 3), 9, stride=3, padding=1, activation="prelu")
     .with_shapes(prelu_weight=(9,)),
-    "dilation": _call((1, 8, 7, 19), (8, 10, 3, 3), 10, padding=1, dilation=2),
-    "groups": _call((1, 16, 5, 9), (16, 9, 2, 2), 18, stride=2, groups=2),
+    "dilation": conv((1, 8, 7, 19), (8, 10, 3, 3), 10, padding=1, dilation=2),
+    "groups": conv((1, 16, 5, 9), (16, 9, 2, 2), 18, stride=2, groups=2),
 }  # fmt: skip
 CALLS = [("conv2d", name) for name in CONV] + [("conv_transpose2d", name) for name in TRANSPOSED]
 LAYOUTS = ("contiguous", "channels_last", "strided")
 DEPTHWISE = {
-    "3x3": _call((2, 24, 9, 19), (24, 1, 3, 3), 24, padding=1, groups=24, activation="relu"),
-    "5x3": _call((1, 16, 9, 18), (16, 1, 5, 3), 16, padding=(1, 2), groups=16),
-    "7x7": _call((1, 8, 11, 12), (8, 1, 7, 7), 8, padding=3, groups=8),
+    "3x3": conv((2, 24, 9, 19), (24, 1, 3, 3), 24, padding=1, groups=24, activation="relu"),
+    "5x3": conv((1, 16, 9, 18), (16, 1, 5, 3), 16, padding=(1, 2), groups=16),
+    "7x7": conv((1, 8, 11, 12), (8, 1, 7, 7), 8, padding=3, groups=8),
 }
 
 

@@ -5,18 +5,13 @@ from __future__ import annotations
 import bounds
 import pytest
 import torch
-from torch import Tensor
+from calls_conv_out import random
 
 from denoise_ext import reference
 
 OPS = torch.ops.denoise_ext
 # kernel, stride, padding, output padding: phases of one tap, of 2x2 (Winograd's), uneven ones; none
 GEOMETRIES = [(2, 2, 0, 0), (4, 2, 1, 0), (3, 2, 1, 1), (3, 1, 1, 0)]
-
-
-def random(*shape: int, dtype=torch.float32, seed=0) -> Tensor:
-    x = torch.rand(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    return (2 * x - 1).to(dtype)
 
 
 def run(x, weight, out, geometry=(2, 2, 0, 0), *, bias=None, activation="none", residual=None,

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from command_line import files
+from docs_blocks import blocks
 
 from denoise_ext import io
 from denoise_ext._loader import native_error
@@ -23,9 +25,8 @@ pytestmark = [
 
 def commands(page: str) -> list[tuple[str, int]]:
     """(command, exit code that its comment says) of every line of the page's bash blocks."""
-    text = (ROOT / "docs" / page).read_text()
     found = []
-    for block in re.findall(r"```bash\n(.*?)```", text, re.S):
+    for block in blocks(ROOT / "docs" / page, "bash"):
         for line in block.splitlines():
             command, _, comment = line.partition("#")
             code = re.search(r"exit code (\d)", comment)
@@ -69,20 +70,15 @@ def run_all(page: str, capsys) -> list[str]:
     return printed
 
 
-def images(folder: Path) -> list[str]:
-    found = (p for p in folder.rglob("*") if p.is_file() and p.parent.name != ".denoise-ext")
-    return sorted(str(p.relative_to(folder)) for p in found)
-
-
 def test_photos(place, capsys):
     printed = run_all("photos.md", capsys)
     everything = ["a.png", "summer/b.jpg", "summer/b.png"]
     for folder in ("clean", "clean_for_script", "clean_in_tiles"):
-        assert images(place / folder) == everything
-    assert images(place / "from_pattern") == ["a.png"]
-    assert images(place / "from_list") == ["b.jpg", "b.png", "noisy.png"]
-    assert images(place / "as_tiff") == ["a.tif", "summer/b.jpg.tif", "summer/b.png.tif"]
-    assert images(place / "clean_others") == ["a.png"]
+        assert files(place / folder) == everything
+    assert files(place / "from_pattern") == ["a.png"]
+    assert files(place / "from_list") == ["b.jpg", "b.png", "noisy.png"]
+    assert files(place / "as_tiff") == ["a.tif", "summer/b.jpg.tif", "summer/b.png.tif"]
+    assert files(place / "clean_others") == ["a.png"]
     assert not (place / "clean_again").exists()
     assert any("3 done before" in text for text in printed)
     assert io.read_image(place / "piped.png").shape == (16, 24, 3)
@@ -116,7 +112,7 @@ def test_adapt(place, capsys, monkeypatch):
             assert code == (0 if output.exists() else 4), capsys.readouterr().err
         elif Path("my_net.safetensors").exists():
             assert main(arguments) == 0
-    [block] = re.findall(r"```python\n(.*?)```", (ROOT / "docs/adapt.md").read_text(), re.S)
+    [block] = blocks(ROOT / "docs/adapt.md", "python")
     Path("my_net.safetensors").unlink(missing_ok=True)
     exec(compile(block.replace("minutes=10", "minutes=0.001"), "adapt.md", "exec"), {})
     assert "True" in capsys.readouterr().out or not Path("my_net.safetensors").exists()
@@ -131,7 +127,7 @@ def test_cluster(place, capsys):
         printed = run_all("cluster.md", capsys)
     finally:
         store.store.clear()
-    assert images(place / "clean") == ["a.png", "summer/b.jpg", "summer/b.png"]
+    assert files(place / "clean") == ["a.png", "summer/b.jpg", "summer/b.png"]
     assert "3 done before" in printed[3]
     assert "memory://scans/clean/sub/b.png" in printed[-1]
     assert not (place / "clean_by_ray").exists()

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import re
-import shlex
 from pathlib import Path
 
 import numpy as np
 import pytest
 from codecs_small import picture, sealed_file
+from docs_blocks import run_commands, run_python
 
 from denoise_ext import io
 from denoise_ext._loader import native_error
-from denoise_ext.cli import main
 from denoise_ext.io import codecs
 
 PAGE = Path(__file__).resolve().parents[2] / "docs/compression.md"
@@ -20,10 +18,6 @@ pytestmark = [
     pytest.mark.skipif(not PAGE.is_file(), reason="needs the source tree"),
     pytest.mark.skipif(native_error() is not None, reason="needs the native library"),
 ]
-
-
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", PAGE.read_text(), re.S)
 
 
 @pytest.fixture
@@ -38,21 +32,14 @@ def place(tmp_path, monkeypatch) -> Path:
 
 
 def test_commands(place, capsys):
-    commands = [
-        shlex.split(line, comments=True)[1:] for line in "".join(blocks("bash")).splitlines()
-    ]
-    assert len(commands) >= 9
-    for command in commands:
-        assert main(command) == 0, (command, capsys.readouterr().err)
+    assert len(run_commands(PAGE)) >= 9
     assert capsys.readouterr().out.count("1 done before") == 2
     assert io.read_image(place / "photo_back.png").shape == (40, 48, 3)
     assert io.read_image(place / "back/a.tif").shape == (40, 48, 3)
 
 
 def test_python(place):
-    names: dict = {}
-    for block in blocks("python"):
-        exec(compile(block, str(PAGE), "exec"), names)
+    names = run_python(PAGE)
     assert io.read_picture("photo_small.webp").format == "WEBP"
     assert names["again"].shape == names["image"].shape and names["again"].dtype == np.uint8
     assert io.read_picture("photo_too.dxc").frames[0].shape == (40, 48, 3)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command_line import HAVE_NATIVE
+from docs_blocks import blocks, run_python
 from medical_files import dicom, nifti
 from video_files import make_video
 
@@ -21,12 +22,7 @@ RNG = np.random.default_rng(0)
 pytestmark = pytest.mark.skipif(not HAVE_NATIVE, reason="the commands run on the native library")
 
 
-def blocks(page: str, language: str) -> list[str]:
-    text = (DOCS / f"{page}.md").read_text()
-    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
-
-
-def commands(page: str) -> list[list[str]]:
+def commands(page: Path) -> list[list[str]]:
     lines = "".join(blocks(page, "bash")).splitlines()
     return [shlex.split(line, comments=True) for line in lines if line.startswith("denoise-ext")]
 
@@ -68,9 +64,9 @@ def material(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.mark.parametrize("page", ["formats", "medical", "video"])
+@pytest.mark.parametrize("page", ["formats.md", "medical.md", "video.md"])
 def test_the_commands_and_programs_work(page, material, capsys):
-    found = commands(page)
+    found = commands(DOCS / page)
     assert len(found) >= 3
     for command in found:
         if "-" in command:  # the pipe: test_cli has it
@@ -78,6 +74,5 @@ def test_the_commands_and_programs_work(page, material, capsys):
         assert main([*command[1:], "--quiet"]) == 0, (command, capsys.readouterr().err)
         target = Path(command[command.index("-o") + 1] if "-o" in command else command[3])
         assert target.is_dir() or target.stat().st_size > 0
-    for program in blocks(page, "python"):
-        exec(compile(program, f"{page}.md", "exec"), {})
+    run_python(DOCS / page)
     capsys.readouterr()

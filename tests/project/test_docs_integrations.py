@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import pytest
+from docs_blocks import run_python
 
 from denoise_ext._loader import native_error
 
@@ -15,9 +15,7 @@ PAGE = Path(__file__).resolve().parents[2] / "docs/integrations.md"
 @pytest.mark.skipif(not PAGE.is_file(), reason="needs the source tree")
 @pytest.mark.skipif(native_error() is not None, reason="needs the native library")
 def test_snippets():
-    names: dict = {}
-    for block in re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.S):
-        exec(compile(block, str(PAGE), "exec"), names)
+    names = run_python(PAGE)
     noisy = names["noisy"]
     for result in ("smooth", "edges", "clean"):
         assert names[result].shape == noisy.shape

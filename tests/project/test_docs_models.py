@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from docs_blocks import blocks
 from networks import keys_under, published_chain
 from published_u_nets import drunet_state
 from video_files import make_video
@@ -27,7 +28,7 @@ pytestmark = [
 
 def lines(page: Path) -> list[str]:
     """Those that need no trained network; tests of training and of own families run the others."""
-    found = "".join(re.findall(r"```bash\n(.*?)```", page.read_text(), re.S)).splitlines()
+    found = "".join(blocks(page, "bash")).splitlines()
     others = re.compile(r"\\$|\||my_camera|my_net|^denoise-ext (train|finetune)")
     return [line for line in found if line.startswith("denoise-ext") and not others.search(line)]
 
@@ -61,9 +62,9 @@ def test_commands(page, place, capsys):
 
 
 def test_python_blocks(place):
-    blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.S)
-    own = [block for block in blocks if "@register_model" not in block]
-    assert len(own) == len(blocks) - 1 == 3  # the other one: test_own_families
+    found = blocks(PAGE, "python")
+    own = [block for block in found if "@register_model" not in block]
+    assert len(own) == len(found) - 1 == 3  # the other one: test_own_families
     names = {"x": torch.rand(1, 1, 33, 40)}
     for block in own:
         exec(compile(block, str(PAGE), "exec"), names)

@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from docs_blocks import blocks
 from live_service import file_of, live_service, noisy_image
 
 from denoise_ext import io
@@ -24,8 +25,8 @@ pytestmark = [
 
 
 def lines(start: str) -> list[str]:
-    blocks = "".join(re.findall(r"```bash\n(.*?)```", PAGE.read_text(), re.S))
-    return [line for line in blocks.splitlines() if line.startswith(start)]
+    found = "".join(blocks(PAGE, "bash")).splitlines()
+    return [line for line in found if line.startswith(start)]
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")

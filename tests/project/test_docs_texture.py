@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import re
-import shlex
 from pathlib import Path
 
 import numpy as np
 import pytest
+from docs_blocks import run_commands, run_python
 
 from denoise_ext import io
 from denoise_ext._loader import native_error
-from denoise_ext.cli import main
 
 PAGE = Path(__file__).resolve().parents[2] / "docs/texture.md"
 pytestmark = [
@@ -30,18 +28,13 @@ def place(tmp_path, monkeypatch) -> Path:
 
 
 def test_commands(place):
-    lines = "".join(re.findall(r"```bash\n(.*?)```", PAGE.read_text(), re.S)).splitlines()
-    assert len(lines) == 2
-    for line in lines:
-        assert main(shlex.split(line)[1:]) == 0, line
+    assert len(run_commands(PAGE)) == 2
     for name in ("natural.png", "between.png"):
         assert b"denoise_ext:texture" in io.read_picture(place / name).metadata.xmp
 
 
 def test_python(place, capsys):
-    names: dict = {}
-    for block in re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.S):
-        exec(compile(block, str(PAGE), "exec"), names)
+    names = run_python(PAGE)
     texture, measures = capsys.readouterr().out.splitlines()
     assert texture == "0.5"
     distance, energy = map(float, measures.split())
