@@ -53,13 +53,6 @@ def check_activation(activation: str, negative_slope: float = 0.01) -> str:
     return activation
 
 
-def check_bool(value: bool, name: str) -> bool:
-    """Check that ``value`` is True or False."""
-    if not isinstance(value, bool):
-        raise TypeError(f"{name} must be a bool, got {value!r}")
-    return value
-
-
 def check_border(border_type: str) -> str:
     """Check the name of a border rule."""
     return check_choice("border_type", border_type, BORDERS)

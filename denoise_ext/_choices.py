@@ -1,4 +1,4 @@
-"""Checks of arguments that several tasks have: one of a few names, and a strength."""
+"""Checks of arguments of many kinds: one of a few names, true or false, a strength."""
 
 from __future__ import annotations
 
@@ -23,3 +23,10 @@ def check_strength(strength: object) -> float:
     if not isinstance(number, (int, float)) or not 0 <= number <= 1:
         raise ValueError(f"strength must be a number from 0 to 1, got {strength!r}")
     return float(number)
+
+
+def check_bool(name: str, value: object) -> bool:
+    """``value`` if it is a bool, or a TypeError naming the argument: "no" would count as true."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be true or false, got {value!r}")
+    return value

@@ -32,9 +32,14 @@ def check_norm(
             raise ValueError(f"{name} must have shape ({channels},), got {tuple(values.shape)}")
     if not 0.0 <= eps < math.inf:
         raise ValueError(f"eps must be a finite number >= 0, got {eps}")
+    check_norm_activation(activation, negative_slope)
+
+
+def check_norm_activation(activation: str, negative_slope: float) -> str:
+    """Check the activation that follows, and its slope."""
     if activation == "prelu":
         raise ValueError("activation must not be 'prelu' here: it has weights of its own")
-    check_activation(activation, negative_slope)
+    return check_activation(activation, negative_slope)
 
 
 def check_groups(num_groups: int, input: Tensor) -> None:

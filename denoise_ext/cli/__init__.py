@@ -34,7 +34,8 @@ COMMANDS = {
         "denoise-ext denoise photo.png scans/ -o cleaned/ --sigma 15\n"
         "  denoise-ext denoise map.tif -o map_clean.tif --max-memory 1.5GB\n"
         "  denoise-ext denoise - -o - --tile 512 --alpha denoise < sprite.png > clean.png\n"
-        "  denoise-ext denoise scans/ -o cleaned/ --recursive --resume",
+        "  denoise-ext denoise scans/ -o cleaned/ --recursive --resume\n"
+        "  denoise-ext denoise depth.png -o clean.png --guide photo.png --model joint_bilateral",
     ),
     "video": (
         "denoise a video file, or y4m in a pipe",
@@ -44,7 +45,8 @@ COMMANDS = {
     "deblur": (
         "undo blur in image files",
         "denoise-ext deblur shaken.png -o sharp.png --kernel motion:15,30\n"
-        "  denoise-ext deblur scans/ -o sharp/ --kernel psf.png --sigma 5 --resume",
+        "  denoise-ext deblur scans/ -o sharp/ --kernel psf.png --sigma 5 --resume\n"
+        "  denoise-ext deblur shaken.png -o sharp.png --kernel blind:25 --save-kernel psf.png",
     ),
     "upscale": (
         "enlarge image files, noisy ones too",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import glob
 import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -86,8 +87,9 @@ class _Deblurring:
     """What is done to each picture."""
 
     blur: Blur | None
-    """None: estimated for each picture, of this many pixels on a side."""
+    """None: estimated for each picture."""
     blind: int
+    """Side in pixels of kernels that are estimated."""
     border: str
     saved: str | None
     """File for the estimated kernel."""
@@ -113,7 +115,7 @@ class _Deblurring:
         )
 
         def process(picture: Picture) -> Result:
-            if self.blur is None:
+            if self.blur is None:  # `run_batch` computes one picture at a time
                 restorer.operator = self._estimated(picture)
             done = restorer.run(picture, value_range=self.value_range, progress=progress)
             how = f"{done.steps} steps, {self.border} borders"
@@ -181,6 +183,19 @@ def _check_saved_kernel(args: argparse.Namespace, blind: bool) -> None:
 
     if not blind:
         raise CliError("--save-kernel needs --kernel blind:SIZE")
-    if len(args.inputs) != 1 or os.path.isdir(args.inputs[0]):
+    if len(args.inputs) != 1 or _names_several(args.inputs[0]):
         raise CliError("--save-kernel needs one image as input")
+    [source] = args.inputs
+    in_folder = os.path.join(args.output, os.path.basename(source))
+    taken = {os.path.realpath(path) for path in (source, args.output, in_folder)}
+    if os.path.realpath(args.save_kernel) in taken:
+        raise CliError(
+            f"--save-kernel must be another file than input and output, got {args.save_kernel!r}"
+        )
     check_can_write(args.save_kernel, args.overwrite)
+
+
+def _names_several(argument: str) -> bool:
+    """Whether it is a folder, a pattern or a list of files."""
+    several = argument.startswith("@") or glob.has_magic(argument)
+    return os.path.isdir(argument) or (several and not os.path.exists(argument))

@@ -76,7 +76,7 @@ def _add_denoising_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--texture", type=strength_type, default=0.0, metavar="0..1",
         help="fine detail as in real pictures, partly made up: not for diagnoses or evidence; the"
-        " file's metadata state it (PNG, JPEG, TIFF, WebP) (default: 0)",
+        " file's metadata state it (PNG, JPEG, TIFF, WebP, AVIF) (default: 0)",
     )  # fmt: skip
     add_guide_arguments(parser, "of the same size")
     add_model_arguments(parser)
@@ -132,12 +132,8 @@ def run(args: argparse.Namespace) -> int:
     """Carry the command out; returns the exit code."""
     check_value_range(args)
     check_guide(args)
-    if args.texture and not args.quiet:
-        print(
-            f"texture {args.texture:g}: fine detail is partly made up, not for diagnoses or"
-            " evidence; the files' metadata state it",
-            file=sys.stderr,
-        )
+    if not args.quiet:
+        _state_texture(args)
     if "-" in (*args.inputs, args.output):
         from denoise_ext.cli._denoise_stream import run_stream
 
@@ -163,6 +159,19 @@ def run(args: argparse.Namespace) -> int:
             report.add(outcome)
     report.finish()
     return EXIT_SOME_FAILED if report.failures else 0
+
+
+def _state_texture(args: argparse.Namespace) -> None:
+    """What a texture means, also where the model's name brings one."""
+    with importing_torch():
+        from denoise_ext.runtime.model_names import named_texture
+    texture = named_texture(args.model, args.texture)[1]
+    if texture:
+        print(
+            f"texture {texture:g}: fine detail is partly made up, not for diagnoses or evidence;"
+            " the files' metadata state it",
+            file=sys.stderr,
+        )
 
 
 def _processor(args: argparse.Namespace) -> Processor:

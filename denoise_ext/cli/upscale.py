@@ -42,8 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_input_arguments(parser)
     parser.add_argument(
         "--scale", type=whole_number(1), metavar="N",
-        help="rows and columns of the result for one of the image: 2, 3 or 4 (default: the model's,"
-        " or that of the guide; without either 2)",
+        help="rows and columns of the result for one of the image: 2, 3 or 4, with a guide 2 to 16"
+        " (default: that of the model or the guide; without either 2)",
     )  # fmt: skip
     parser.add_argument(
         "--sigma", type=sigma_type, metavar="S",

@@ -15,6 +15,8 @@ from denoise_ext.io.channels import to_gray, without_alpha
 
 Pair = tuple[np.ndarray, np.ndarray]
 """Image (H, W) float32 in [0, 1], and its guide (H, W, 3) float32 in [0, 1]."""
+Stored = tuple[np.ndarray, np.ndarray]
+"""A pair in memory: image (H, W) uint16, and its guide (H, W, 3) uint8."""
 
 
 class PairSource(Protocol):
@@ -40,7 +42,7 @@ class AlignedPairs:
     """
 
     def __init__(self, files: Sequence[tuple[Path, ...]]) -> None:
-        self.pairs: list[Pair] = [_decoded(*pair) for pair in files]  # uint16, uint8
+        self.pairs: list[Stored] = [_decoded(*pair) for pair in files]
 
     def draw(self, rng: np.random.Generator, side: int) -> Pair:
         """See `PairSource`.  Each pair is drawn as often, one of eight ways round."""
@@ -62,14 +64,13 @@ class AlignedPairs:
                 )
 
 
-def as_floats(pair: Pair) -> Pair:
-    """A decoded pair as floats in [0, 1]."""
+def as_floats(pair: Stored) -> Pair:
+    """The pair as floats in [0, 1]."""
     image, guide = pair
     return image.astype(np.float32) / 65535, guide.astype(np.float32) / 255
 
 
-def _decoded(image_file: Path, guide_file: Path) -> Pair:
-    """Image (H, W) uint16 and guide (H, W, 3) uint8."""
+def _decoded(image_file: Path, guide_file: Path) -> Stored:
     image, guide = (without_alpha(read_image(file)) for file in (image_file, guide_file))
     image = image if image.ndim == 2 else to_gray(image)
     guide = guide if guide.ndim == 3 else np.repeat(guide[..., None], 3, axis=2)

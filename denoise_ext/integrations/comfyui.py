@@ -1,6 +1,6 @@
 """ComfyUI: a node that denoises images.
 
-ComfyUI imports what lies in its folder ``custom_nodes``. Put a file there with one line::
+ComfyUI imports what is in its folder ``custom_nodes``. Put a file there with one line::
 
     from denoise_ext.integrations.comfyui import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS
 
@@ -35,7 +35,7 @@ class DenoiseImage:
     RETURN_TYPES: ClassVar[tuple[str, ...]] = ("IMAGE",)
     FUNCTION: ClassVar[str] = "denoise"
     CATEGORY: ClassVar[str] = "image/postprocessing"
-    DESCRIPTION: ClassVar[str] = "Removes noise. Sigma is on the 0-255 scale; 0 finds it."
+    DESCRIPTION: ClassVar[str] = "Removes noise. Sigma is on the 0-255 scale; 0: estimated."
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, dict[str, tuple[Any, ...]]]:
@@ -61,7 +61,7 @@ class DenoiseImage:
             strength: 1: the network's result; 0: the image; between, a blend of both.
 
         Returns:
-            The batch in a tuple, as ComfyUI wants results. Values are clipped to [0, 1].
+            The batch in a tuple, the form of results in ComfyUI. Values are clipped to [0, 1].
 
         Raises:
             TypeError, ValueError: an argument that does not fit; the message names it.

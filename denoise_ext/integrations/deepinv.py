@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from denoise_ext.restore.operators import Operator
 from denoise_ext.runtime.model_names import Model, check_name
 from denoise_ext.runtime.options import RunOptions, Tile
-from denoise_ext.tasks.network_run import NetworkRun, Sessions
+from denoise_ext.tasks.network_run import NetworkRun
+from denoise_ext.tasks.sessions import Sessions
 
 
 class DeepinvDenoiser(nn.Module):

@@ -7,6 +7,7 @@ makes the widget from the arguments' types.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -36,8 +37,8 @@ def denoise_layer(
         Data and settings of a new layer, which lies over the first one.
 
     Raises:
-        TypeError, ValueError: a layer of several resolutions, or pixels that `Denoiser` does not
-            take; the message names the argument.
+        TypeError, ValueError: a layer of several resolutions, without pixels, with numbers that are
+            not finite, or of a type that `Denoiser` does not take; the message names the argument.
 
     Example:
         >>> from denoise_ext.integrations.napari import denoise_layer
@@ -54,6 +55,8 @@ def denoise_layer(
         raise ValueError("layer must have one resolution, got a multiscale image")
     data, settings, kind = layer.as_layer_data_tuple()
     pixels = np.asarray(data)
+    if not pixels.size:
+        raise ValueError(f"layer must have pixels, got shape {pixels.shape}")
     count = 3 if layer.rgb else 2  # axes of a picture
     pictures = pixels.reshape(-1, *pixels.shape[pixels.ndim - count :])
     axes = "NYXS" if layer.rgb else "NYX"
@@ -73,4 +76,6 @@ def _range_of(pixels: np.ndarray) -> tuple[float, float] | None:
     if pixels.dtype in (np.uint8, np.uint16):
         return None
     low, high = float(pixels.min()), float(pixels.max())
+    if not math.isfinite(high - low):
+        raise ValueError(f"layer must have finite numbers, got {low:g} to {high:g}")
     return (low, high) if low < high else (low, low + 1)

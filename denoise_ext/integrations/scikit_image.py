@@ -7,13 +7,15 @@ scikit-image is imported. Images have two dimensions, and a third one where `cha
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import numbers
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
 from denoise_ext import ops
+from denoise_ext._arguments import LARGEST_BILATERAL, LARGEST_GAUSSIAN
 from denoise_ext._choices import check_choice
 from denoise_ext.tasks import Denoiser
 
@@ -59,16 +61,27 @@ def gaussian(
     """
     planes = _planes(image, channel_axis, preserve_range)
     check_choice("mode", mode, tuple(_GAUSSIAN_MODES))
-    given = [sigma] * 2 if isinstance(sigma, (int, float)) else list(sigma)
-    if len(given) != 2 or not all(0 <= value < math.inf for value in given):
-        raise ValueError(f"sigma must be one or two finite numbers >= 0, got {sigma!r}")
-    reach = [int(truncate * value + 0.5) for value in given]
-    padded = _padded(planes, reach, _GAUSSIAN_MODES[mode], cval)
+    both = [sigma] * 2 if isinstance(sigma, numbers.Real) else sigma
+    if not isinstance(both, (list, tuple, np.ndarray)):
+        raise TypeError(f"sigma must be one or two numbers, got {sigma!r}")
+    if len(both) != 2:
+        raise ValueError(f"sigma must be one or two numbers, got {sigma!r}")
+    given = [_number("sigma", value) for value in both]
+    wide = _number("truncate", truncate)
+    reach = [int(wide * value + 0.5) for value in given]
     window = (2 * reach[0] + 1, 2 * reach[1] + 1)
+    if max(window) > LARGEST_GAUSSIAN:
+        raise ValueError(
+            f"sigma times truncate must make a window of at most {LARGEST_GAUSSIAN} pixels, got"
+            f" {max(window)}"
+        )
     # A window of one pixel is the pixel itself, whatever its sigma.
     spread = [value if size > 1 else 1.0 for value, size in zip(given, window, strict=True)]
-    blurred = ops.gaussian_blur2d(padded, window, (spread[0], spread[1]), "constant")
-    return _image(_inside(blurred, reach), channel_axis)
+
+    def blur(padded: torch.Tensor) -> torch.Tensor:
+        return ops.gaussian_blur2d(padded, window, (spread[0], spread[1]), "constant")
+
+    return _image(_filtered(planes, blur, reach, _GAUSSIAN_MODES[mode], cval), channel_axis)
 
 
 def denoise_bilateral(
@@ -114,16 +127,27 @@ def denoise_bilateral(
     """
     planes = _planes(image, channel_axis)
     check_choice("mode", mode, _BILATERAL_MODES)
-    size = win_size or max(5, 2 * math.ceil(3 * sigma_spatial) + 1)
-    spread = float(planes.std(correction=0)) if sigma_color is None else sigma_color
-    if spread == 0 and sigma_color is None:
+    space = _number("sigma_spatial", sigma_spatial, positive=True)
+    size = max(5, 2 * math.ceil(3 * space) + 1) if win_size is None else win_size
+    if isinstance(size, bool) or not isinstance(size, numbers.Integral):
+        raise TypeError(f"win_size must be an odd number of pixels or None, got {win_size!r}")
+    if not 1 <= size <= LARGEST_BILATERAL or size % 2 == 0:
+        raise ValueError(
+            f"win_size must be odd, from 1 to {LARGEST_BILATERAL}, got {win_size!r} with"
+            f" sigma_spatial {space:g}"
+        )
+    if sigma_color is None:
+        spread = float(planes.std(correction=0))
+    else:
+        spread = _number("sigma_color", sigma_color, positive=True)
+    if spread == 0:
         return _image(planes, channel_axis)  # one value throughout
-    reach = [size // 2] * 2
-    padded = _padded(planes, reach, mode, cval)
-    clean = ops.bilateral_blur(
-        padded, size, planes.shape[1] * spread, sigma_spatial, "constant", "l2"
-    )
-    return _image(_inside(clean, reach), channel_axis)
+
+    def blur(padded: torch.Tensor) -> torch.Tensor:
+        by_channels = planes.shape[1] * spread
+        return ops.bilateral_blur(padded, int(size), by_channels, space, "constant", "l2")
+
+    return _image(_filtered(planes, blur, [int(size) // 2] * 2, mode, cval), channel_axis)
 
 
 def denoise_network(
@@ -158,7 +182,7 @@ def denoise_network(
         ((48, 64, 3), dtype('float64'))
     """
     planes = _planes(image, channel_axis)
-    level = None if sigma is None else 255 * sigma
+    level = None if sigma is None else 255 * _number("sigma", sigma)
     result = (denoiser or Denoiser()).run(planes, level, strength=strength)
     return _image(result.image, channel_axis)
 
@@ -186,18 +210,31 @@ def _planes(image: Any, channel_axis: int | None, preserve_range: bool = False) 
     return torch.from_numpy(np.ascontiguousarray(values))[None]
 
 
-def _padded(planes: torch.Tensor, reach: list[int], mode: str, cval: float) -> torch.Tensor:
-    """The planes with `reach` rows and columns more on each side."""
-    around = ((0, 0), (0, 0), (reach[0],) * 2, (reach[1],) * 2)
+def _number(name: str, value: object, positive: bool = False) -> float:
+    """`value` as a float; TypeError, ValueError unless it is a finite number >= 0, or above."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    number = float(value)
+    if not 0 <= number < math.inf or (positive and number == 0):
+        raise ValueError(f"{name} must be finite and {'> 0' if positive else '>= 0'}, got {number}")
+    return number
+
+
+def _filtered(
+    planes: torch.Tensor,
+    blur: Callable[[torch.Tensor], torch.Tensor],
+    reach: list[int],
+    mode: str,
+    cval: float,
+) -> torch.Tensor:
+    """What `blur` makes of the planes with `reach` rows and columns more on each side."""
+    rows, columns = reach
+    around = ((0, 0), (0, 0), (rows, rows), (columns, columns))
     more: dict[str, Any] = {"constant_values": cval} if mode == "constant" else {}
     pad: Any = np.pad  # its overloads want each mode as a literal
-    return torch.from_numpy(pad(planes.numpy(), around, mode=mode, **more))
-
-
-def _inside(planes: torch.Tensor, reach: list[int]) -> torch.Tensor:
-    rows, columns = reach
-    height, width = planes.shape[-2:]
-    return planes[..., rows : height - rows, columns : width - columns]
+    blurred = blur(torch.from_numpy(pad(planes.numpy(), around, mode=mode, **more)))
+    height, width = blurred.shape[-2:]
+    return blurred[..., rows : height - rows, columns : width - columns]
 
 
 def _image(planes: torch.Tensor, channel_axis: int | None) -> np.ndarray:

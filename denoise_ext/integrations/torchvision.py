@@ -8,6 +8,7 @@ these, and only the first one does. Masks, boxes and labels pass through.
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -78,7 +79,7 @@ class Denoise(nn.Module):
 
 
 def _is_image(leaf: Any) -> bool:
-    """Whether it says itself that it is an image or a video."""
+    """Whether its type is that of an image or a video."""
     types = sys.modules.get("torchvision.tv_tensors")  # loaded where a sample has such tensors
     known = (types.Image, types.Video) if types else ()
     return isinstance(leaf, (PillowImage.Image, *known))
@@ -87,7 +88,9 @@ def _is_image(leaf: Any) -> bool:
 def _mapped(value: Any, function: Callable[[Any], Any]) -> Any:
     """The same tuples, lists and dicts, with other leaves."""
     if isinstance(value, dict):
-        return type(value)((key, _mapped(item, function)) for key, item in value.items())
+        made = copy.copy(value)  # also what a subclass has besides, as a default factory
+        made.update((key, _mapped(item, function)) for key, item in value.items())
+        return made
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         return type(value)(*(_mapped(item, function) for item in value))
     if isinstance(value, (tuple, list)):

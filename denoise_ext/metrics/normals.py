@@ -25,13 +25,16 @@ def surface_normals(depth: Tensor) -> Tensor:
         (N, 3, H, W), x, y and z: (0, 0, 1) where depth is constant.
 
     Raises:
-        ValueError: another shape; the message names it.
+        TypeError, ValueError: no such tensor; the message names the argument.
 
     Example:
         >>> ramp = torch.arange(64.0).expand(1, 1, 64, 64) / 64
         >>> [round(float(v), 3) for v in denoise_ext.metrics.surface_normals(ramp)[0, :, 32, 32]]
         [-0.707, 0.0, 0.707]
     """
+    if not isinstance(depth, Tensor) or not depth.is_floating_point():
+        got = depth.dtype if isinstance(depth, Tensor) else type(depth).__name__
+        raise TypeError(f"depth must be a floating-point tensor, got {got}")
     if depth.dim() != 4 or depth.shape[1] != 1:
         raise ValueError(f"depth must have shape (N, 1, H, W), got {tuple(depth.shape)}")
     place = torch.arange(-_RADIUS, _RADIUS + 1, dtype=torch.float64)
@@ -54,10 +57,18 @@ def _filtered(x: Tensor, column: Tensor, row: Tensor) -> Tensor:
 def angle(first: Tensor, second: Tensor) -> Tensor:
     """Mean angle in degrees between the vectors of two images (N, 3, H, W), of any length: (N,).
 
+    Raises:
+        ValueError: images of another shape, or of two shapes.
+
     Example:
         >>> x, y = (torch.tensor(v).reshape(1, 3, 1, 1) for v in ((1.0, 0.0, 0.0), (0.0, 2.0, 0.0)))
         >>> denoise_ext.metrics.angle(x, y)
         tensor([90.])
     """
+    if first.dim() != 4 or first.shape[1] != 3 or first.shape != second.shape:
+        raise ValueError(
+            f"first and second must have one shape (N, 3, H, W), got {tuple(first.shape)} and"
+            f" {tuple(second.shape)}"
+        )
     cosine = F.cosine_similarity(first, second, dim=1).clamp(-1.0, 1.0)
     return (cosine.acos() * (180.0 / math.pi)).flatten(1).mean(1)

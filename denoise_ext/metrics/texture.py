@@ -15,6 +15,8 @@ from torch import Tensor
 from denoise_ext.metrics.psnr import check_pair
 
 _PATCH = 7  # pixels on a side
+SMALLEST = _PATCH * 2**2
+"""Rows and columns of an image, at least, for `patch_wasserstein` at its usual 3 levels."""
 _FILTERS = 64  # random directions in the space of patches
 _AT_ONCE = 16  # of them: bounded memory
 _BINOMIAL = (1 / 16, 4 / 16, 6 / 16, 4 / 16, 1 / 16)
@@ -108,12 +110,17 @@ def patch_wasserstein(output: Tensor, truth: Tensor, levels: int = 3, seed: int 
     return total
 
 
-def _divided(x: Tensor, more: bool) -> tuple[Tensor, Tensor]:
-    """A level of the Laplacian pyramid, and the half image below it."""
+def binomial_mean(x: Tensor) -> Tensor:
+    """The mean of 5 x 5 pixels with binomial weights; (N, C, H, W) floating point, H, W >= 3."""
     channels = x.shape[1]
     weights = torch.tensor(_BINOMIAL, dtype=x.dtype, device=x.device)
     kernel = (weights[:, None] * weights).expand(channels, 1, 5, 5)
-    low = F.conv2d(F.pad(x, (2, 2, 2, 2), mode="reflect"), kernel, groups=channels)
+    return F.conv2d(F.pad(x, (2, 2, 2, 2), mode="reflect"), kernel, groups=channels)
+
+
+def _divided(x: Tensor, more: bool) -> tuple[Tensor, Tensor]:
+    """A level of the Laplacian pyramid, and the half image below it."""
+    low = binomial_mean(x)
     return x - low, low[..., ::2, ::2] if more else low
 
 

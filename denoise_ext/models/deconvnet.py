@@ -15,13 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from denoise_ext._choices import check_choice
+from denoise_ext._choices import check_bool, check_choice
 from denoise_ext.models.image_denoiser import (
     MAX_LAYERS,
     MAX_LEVELS,
     ImageDenoiser,
     append_noise_map,
-    check_bool,
     check_positive_int,
 )
 from denoise_ext.models.initialise import initialise_layers

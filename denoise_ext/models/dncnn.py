@@ -11,13 +11,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from denoise_ext._choices import check_choice
+from denoise_ext._choices import check_bool, check_choice
 from denoise_ext.models.folding import BatchNorm, fold_into
 from denoise_ext.models.image_denoiser import (
     MAX_LAYERS,
     ImageDenoiser,
     append_noise_map,
-    check_bool,
     check_positive_int,
 )
 from denoise_ext.models.initialise import initialise_stack

@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from denoise_ext._choices import check_bool
 from denoise_ext.models.image_denoiser import (
     MAX_LAYERS,
     ImageDenoiser,
     append_noise_map,
-    check_bool,
     check_positive_int,
     check_positive_ints,
 )

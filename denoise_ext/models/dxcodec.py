@@ -24,12 +24,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from denoise_ext._choices import check_bool
 from denoise_ext.models.block_transform import Basis
 from denoise_ext.models.coded_prior import CodedPrior
 from denoise_ext.models.image_denoiser import (
     MAX_LAYERS,
     MAX_LEVELS,
-    check_bool,
     check_positive_int,
     check_positive_ints,
     unshuffle_with_noise_map,

@@ -1,11 +1,11 @@
 """DXNet with a second input: an aligned picture of the same scene that shows where edges are.
 
-A photograph guides a depth map, visible light guides infrared. The guide has features of its own, a
-convolution and a residual block at half the resolution, which join the image's at the head. Of a
+A photograph guides a depth map, visible light guides infrared. A convolution and a residual block
+at half the resolution make features of the guide. They join the image's features at the head. Of a
 black guide they are zero: that is how the network runs without a guide.
 
-There are no biases, but the guide does not scale with the image: f(a x, a sigma, g) differs from
-a f(x, sigma, g), other than in `DXNet`. Training varies the contrast instead.
+There are no biases, but the guide does not scale with the image. So f(a x, a sigma, g) differs from
+a f(x, sigma, g), unlike in `DXNet`. Training varies the contrast instead.
 
 A guide joined to the features of the image: Li, Huang, Ahuja, Yang: "Deep Joint Image Filtering",
 ECCV 2016.

@@ -9,11 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 
+from denoise_ext._choices import check_bool
 from denoise_ext.models.dxnet_guided import DXNetGuided
-from denoise_ext.models.image_denoiser import check_bool
 from denoise_ext.models.network import Port, Signature, Tensors
 from denoise_ext.models.registry import register_architecture, register_model
 from denoise_ext.nn import Conv2d
@@ -64,10 +63,6 @@ class DXNetNormals(DXNetGuided):
         if self.gives_image:
             made["image"] = inputs["image"] - F.pixel_shuffle(self.tail(features), 2)
         return made, state
-
-    def initialise(self, generator: torch.Generator) -> None:
-        """Random weights to train from, as of `DXNet`."""
-        self.initialise_levels(generator)
 
 
 @register_model

@@ -241,10 +241,3 @@ def check_positive_ints(name: str, values: object, maximum: int | None = None) -
     return [
         check_positive_int(f"{name}[{i}]", value, maximum=maximum) for i, value in enumerate(values)
     ]
-
-
-def check_bool(name: str, value: object) -> bool:
-    """``value`` if it is a bool, or a TypeError naming the argument: "no" would count as true."""
-    if not isinstance(value, bool):
-        raise TypeError(f"{name} must be true or false, got {value!r}")
-    return value

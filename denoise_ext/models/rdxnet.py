@@ -23,7 +23,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from denoise_ext.models.image_denoiser import check_bool, check_positive_int
+from denoise_ext._choices import check_bool
+from denoise_ext.models.image_denoiser import check_positive_int
 from denoise_ext.models.network import Geometry, Network, Port, Signature, Tensors
 from denoise_ext.models.registry import register_architecture, register_model
 from denoise_ext.models.residual_u_net import ResidualUNet

@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from denoise_ext.models.image_denoiser import ImageUpscaler, check_bool, check_positive_int
+from denoise_ext._choices import check_bool
+from denoise_ext.models.image_denoiser import ImageUpscaler, check_positive_int
 from denoise_ext.models.initialise import initialise_layers
 from denoise_ext.models.registry import register_architecture
 from denoise_ext.nn import Conv2d

@@ -57,12 +57,17 @@ def _add_activation(
     module.register_parameter("prelu_weight", weight)
 
 
-def _activation_repr(module: _Activated) -> str:
-    if module.activation == "none":
+def activation_text(activation: str, negative_slope: float) -> str:
+    """Of a layer's `extra_repr`; "" without an activation."""
+    if activation == "none":
         return ""
-    text = f", activation={module.activation}"
-    if module.activation == "leaky_relu":
-        text += f", negative_slope={module.negative_slope}"
+    slope = f", negative_slope={negative_slope}" if activation == "leaky_relu" else ""
+    return f", activation={activation}{slope}"
+
+
+def activation_repr(module: _Activated) -> str:
+    """`activation_text` of a convolution, with the number of its slopes."""
+    text = activation_text(module.activation, module.negative_slope)
     if module.prelu_weight is not None and module.prelu_weight.numel() > 1:
         text += f", prelu_parameters={module.prelu_weight.numel()}"
     return text
@@ -145,7 +150,7 @@ class Conv2d(nn.Conv2d):
 
     def extra_repr(self) -> str:
         """torch.nn's text and the activation."""
-        return super().extra_repr() + _activation_repr(self)
+        return super().extra_repr() + activation_repr(self)
 
 
 class ConvReLU2d(Conv2d):
@@ -229,7 +234,7 @@ class ConvTranspose2d(nn.ConvTranspose2d):
 
     def extra_repr(self) -> str:
         """torch.nn's text and the activation."""
-        return super().extra_repr() + _activation_repr(self)
+        return super().extra_repr() + activation_repr(self)
 
 
 class ConvTransposeReLU2d(ConvTranspose2d):

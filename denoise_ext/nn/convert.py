@@ -13,7 +13,7 @@ from denoise_ext.nn.conv import (
     ConvReLU2d,
     ConvTranspose2d,
     ConvTransposeReLU2d,
-    _activation_repr,
+    activation_repr,
 )
 from denoise_ext.nn.filters import (
     BilateralBlur,
@@ -54,7 +54,7 @@ class TorchConv2d(nn.Conv2d):
 
     def extra_repr(self) -> str:
         """torch.nn's text and the activation."""
-        return super().extra_repr() + _activation_repr(self)
+        return super().extra_repr() + activation_repr(self)
 
 
 class TorchConvTranspose2d(nn.ConvTranspose2d):
@@ -73,7 +73,7 @@ class TorchConvTranspose2d(nn.ConvTranspose2d):
 
     def extra_repr(self) -> str:
         """torch.nn's text and the activation."""
-        return super().extra_repr() + _activation_repr(self)
+        return super().extra_repr() + activation_repr(self)
 
 
 class TorchGaussianBlur2d(GaussianBlur2d):

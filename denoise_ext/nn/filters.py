@@ -12,7 +12,6 @@ from denoise_ext._arguments import (
     LARGEST_BILATERAL,
     LARGEST_GAUSSIAN,
     Sigma,
-    check_bool,
     check_border,
     check_color_distance,
     check_sigma_values,
@@ -20,6 +19,7 @@ from denoise_ext._arguments import (
     odd_kernel_size,
     positive_sigma,
 )
+from denoise_ext._choices import check_bool
 
 # What the filters' functions take behind the images, in their order.
 GaussianOptions = tuple[tuple[int, int], Sigma, str]
@@ -103,7 +103,7 @@ class GaussianBlur2d(_SigmaModule):
         super().__init__()
         self.kernel_size: tuple[int, int] = odd_kernel_size(kernel_size, LARGEST_GAUSSIAN)
         self.border_type: str = check_border(border_type)
-        self.separable: bool = check_bool(separable, "separable")
+        self.separable: bool = check_bool("separable", separable)
         self._add_sigma("sigma", sigma, 2, trainable)
 
     @property

@@ -7,21 +7,9 @@ from torch import Tensor, nn
 from torch.types import Device
 
 from denoise_ext import ops, reference
-from denoise_ext._arguments import check_activation
+from denoise_ext._norm_arguments import check_norm_activation
+from denoise_ext.nn.conv import activation_text
 from denoise_ext.reference.activation import apply_activation
-
-
-def _checked(activation: str, negative_slope: float) -> str:
-    if activation == "prelu":
-        raise ValueError("activation must not be 'prelu' here: it has weights of its own")
-    return check_activation(activation, negative_slope)
-
-
-def _activation_text(activation: str, negative_slope: float) -> str:
-    if activation == "none":
-        return ""
-    slope = f", negative_slope={negative_slope}" if activation == "leaky_relu" else ""
-    return f", activation={activation}{slope}"
 
 
 class LayerNorm2d(nn.Module):
@@ -35,7 +23,7 @@ class LayerNorm2d(nn.Module):
         negative_slope: slope of ``leaky_relu`` below zero, at least 0.
 
     Shape:
-        input (N, C, H, W) or (C, H, W); output the same.
+        input (N, C, H, W) or (C, H, W); output the same. Another C is a ValueError.
 
     Example:
         >>> layer = denoise_ext.nn.LayerNorm2d(16, activation="gelu")
@@ -60,7 +48,7 @@ class LayerNorm2d(nn.Module):
         super().__init__()
         self.num_channels: int = num_channels
         self.eps: float = eps
-        self.activation: str = _checked(activation, negative_slope)
+        self.activation: str = check_norm_activation(activation, negative_slope)
         self.negative_slope: float = float(negative_slope)
         weight = bias = None
         if affine:
@@ -71,15 +59,22 @@ class LayerNorm2d(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the normalised ``input``."""
+        self._check_channels(input)
         return ops.layer_norm2d(
             input, self.weight, self.bias, self.eps, activation=self.activation,
             negative_slope=self.negative_slope,
         )  # fmt: skip
 
+    def _check_channels(self, input: Tensor) -> None:
+        if isinstance(input, Tensor) and input.shape[-3:-2] not in ((), (self.num_channels,)):
+            raise ValueError(
+                f"input must have {self.num_channels} channels, got shape {tuple(input.shape)}"
+            )
+
     def extra_repr(self) -> str:
         """The layer's settings."""
         text = f"{self.num_channels}, eps={self.eps}, affine={self.weight is not None}"
-        return text + _activation_text(self.activation, self.negative_slope)
+        return text + activation_text(self.activation, self.negative_slope)
 
 
 class GroupNorm(nn.GroupNorm):
@@ -110,7 +105,7 @@ class GroupNorm(nn.GroupNorm):
         negative_slope: float = 0.01,
     ) -> None:
         super().__init__(num_groups, num_channels, eps, affine, device, dtype)
-        self.activation: str = _checked(activation, negative_slope)
+        self.activation: str = check_norm_activation(activation, negative_slope)
         self.negative_slope: float = float(negative_slope)
 
     def forward(self, input: Tensor) -> Tensor:
@@ -124,7 +119,7 @@ class GroupNorm(nn.GroupNorm):
 
     def extra_repr(self) -> str:
         """torch.nn's text and the activation."""
-        return super().extra_repr() + _activation_text(self.activation, self.negative_slope)
+        return super().extra_repr() + activation_text(self.activation, self.negative_slope)
 
 
 class InstanceNorm2d(nn.InstanceNorm2d):
@@ -159,21 +154,23 @@ class InstanceNorm2d(nn.InstanceNorm2d):
         super().__init__(
             num_features, eps, momentum, affine, track_running_stats, device, dtype
         )  # fmt: skip
-        self.activation: str = _checked(activation, negative_slope)
+        self.activation: str = check_norm_activation(activation, negative_slope)
         self.negative_slope: float = float(negative_slope)
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the normalised ``input``."""
         if self.track_running_stats:
             return apply_activation(super().forward(input), self.activation, self.negative_slope)
+        # Without weights any number of channels is taken, as by torch.nn's layer.
+        channels = input.shape[-3] if input.dim() > 2 else self.num_features
         return ops.group_norm(
-            input, self.num_features, self.weight, self.bias, self.eps, activation=self.activation,
+            input, channels, self.weight, self.bias, self.eps, activation=self.activation,
             negative_slope=self.negative_slope,
         )  # fmt: skip
 
     def extra_repr(self) -> str:
         """torch.nn's text and the activation."""
-        return super().extra_repr() + _activation_text(self.activation, self.negative_slope)
+        return super().extra_repr() + activation_text(self.activation, self.negative_slope)
 
 
 class TorchLayerNorm2d(LayerNorm2d):
@@ -181,6 +178,7 @@ class TorchLayerNorm2d(LayerNorm2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the normalised ``input``."""
+        self._check_channels(input)
         return reference.layer_norm2d(
             input, self.weight, self.bias, self.eps, activation=self.activation,
             negative_slope=self.negative_slope,

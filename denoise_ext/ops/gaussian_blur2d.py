@@ -12,13 +12,13 @@ from denoise_ext._arguments import (
     FILTER_DTYPES,
     LARGEST_GAUSSIAN,
     Sigma,
-    check_bool,
     check_border,
     check_fake_mask,
     check_image,
     odd_kernel_size,
     sigma_tensor,
 )
+from denoise_ext._choices import check_bool
 from denoise_ext.ops._layout import empty_as, output_format
 from denoise_ext.ops._library import (
     forbid_double_backward,
@@ -79,7 +79,7 @@ def gaussian_blur2d(
     check_image(input, "input", FILTER_DTYPES)
     kernel_size = odd_kernel_size(kernel_size, LARGEST_GAUSSIAN)
     check_border(border_type)
-    check_bool(separable, "separable")
+    check_bool("separable", separable)
     if input.device.type not in _devices:
         raise_no_kernel("gaussian_blur2d", input, _devices)
     unbatched = input.dim() == 3

@@ -14,7 +14,6 @@ from denoise_ext._arguments import (
     LARGEST_GAUSSIAN,
     Sigma,
     bilateral_kernel_size,
-    check_bool,
     check_border,
     check_color_distance,
     check_guidance,
@@ -24,6 +23,7 @@ from denoise_ext._arguments import (
     odd_kernel_size,
     sigma_tensor,
 )
+from denoise_ext._choices import check_bool
 
 
 def border_index(
@@ -104,7 +104,7 @@ def gaussian_blur2d(
     check_image(input, "input", FILTER_DTYPES)
     ky, kx = odd_kernel_size(kernel_size, LARGEST_GAUSSIAN)
     check_border(border_type)
-    check_bool(separable, "separable")
+    check_bool("separable", separable)
     if input.dim() == 3:
         return gaussian_blur2d(input.unsqueeze(0), (ky, kx), sigma, border_type).squeeze(0)
     sigma = sigma_tensor(sigma, "sigma", 2, input)  # (1 or B, 2)

@@ -21,10 +21,10 @@ from denoise_ext.runtime.options import RunOptions, Tile
 from denoise_ext.runtime.session import Session
 from denoise_ext.tasks import Denoiser
 from denoise_ext.tasks.images import open_image
-from denoise_ext.tasks.network_run import Sessions
 from denoise_ext.tasks.noise_analysis import SMALLEST, profile_of
 from denoise_ext.tasks.processor import weights_sha256
 from denoise_ext.tasks.result import Result
+from denoise_ext.tasks.sessions import Sessions
 from denoise_ext.tasks.treatment import treatment_of
 from denoise_ext.tasks.value_range import Range, check_range, to_unit
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from fractions import Fraction
@@ -13,14 +14,19 @@ from torch import Tensor
 from denoise_ext._choices import check_choice
 from denoise_ext.io import DEFAULT_MAX_PIXELS
 from denoise_ext.io.channels import colour_channels
-from denoise_ext.models import Network
 from denoise_ext.resampling import imresize
-from denoise_ext.restore.upscaled import Upscaled, check_sizes, checked_pixels
+from denoise_ext.restore.upscaled import (
+    Upscaled,
+    check_scale,
+    check_sizes,
+    checked_pixels,
+    enlarged_alpha,
+    upscaling_session,
+)
 from denoise_ext.runtime.from_module import ModelKindError
-from denoise_ext.runtime.model_names import Model, check_name, open_network, original_of
+from denoise_ext.runtime.model_names import Model, check_name, original_of
 from denoise_ext.runtime.options import RunOptions, Tile
-from denoise_ext.runtime.session import Session
-from denoise_ext.tasks.guide import Guide, default_guided, open_guide, takes_guide
+from denoise_ext.tasks.guide import Guide, default_guided, open_guide, takes_guide, unit_guide
 from denoise_ext.tasks.holes import HOLES, filled, holes_in
 from denoise_ext.tasks.image_run import ImageRun, Settings
 from denoise_ext.tasks.images import ImageView, Target, open_image
@@ -80,21 +86,12 @@ class GuidedUpscaler:
         self._sigma, self._max_pixels = sigma, checked_pixels(max_pixels)
         check_sigma(sigma)
         check_choice("holes", holes, HOLES)
-        self._holes = holes
-        _check_scale(scale)
-        self._scale = scale
+        check_scale(scale, LARGEST_SCALE)
+        self._scale, self._holes = scale, holes
         model = default_guided() if model is None else model
         if isinstance(model, (str, os.PathLike)):
             check_name(model)
-        network = open_network(model, device, None, backend, channels=1)
-        if not takes_guide(network):
-            original = original_of(network)
-            assert isinstance(original, Network)
-            raise ModelKindError(
-                "model must take a guide of the result's size, got"
-                f" {type(original).__name__} with inputs {', '.join(original.signature.inputs)}"
-            )
-        self._session = Session(network, precision, backend == "native")
+        self._session = upscaling_session(model, self._options, _check_kind)
 
     def __call__(self, image: Any, guide: Any, sigma: Sigma = None, **how: Any) -> Any:
         """The enlarged image alone: arguments of `run`."""
@@ -137,8 +134,9 @@ class GuidedUpscaler:
         scale = self._scale_of(opened.source, aligned.source)
         sizes = [tuple(opened.source.shape[2:])] * max(1, opened.source.shape[0])
         check_sizes(sizes, scale, self._max_pixels)
-        target = opened.target(Fraction(scale))
-        tiles = self._fill(target.pixels, opened, aligned, scale, sigma, value_range, share)
+        target, tiles = opened.target(Fraction(scale)), 0
+        if opened.source.numel():
+            tiles = self._fill(target.pixels, opened, aligned, scale, sigma, value_range, share)
         return Upscaled(target.result(), scale, sigma, False, time.perf_counter() - start, tiles)
 
     def _scale_of(self, image: Tensor, guide: Tensor) -> int:
@@ -165,29 +163,30 @@ class GuidedUpscaler:
         share: int,
     ) -> int:
         """Write the result, and return how many tiles it has."""
-        source = opened.source
-        colour = colour_channels(source.shape[1])
-        holes = holes_in(source[:, :colour]) if self._holes != "none" else None
-        at = _own_range(source[:, :colour], holes) if value_range is None else value_range
+        colour = colour_channels(opened.source.shape[1])
+        source, alpha = opened.source[:, :colour], opened.source[:, colour:]
+        holes = holes_in(source) if self._holes != "none" else None
+        at = _own_range(source, holes) if value_range is None else value_range
         at = check_range(at, source.dtype)
         reduced = aligned
         if holes is not None or not _is_zero(sigma):
             reduced = _reduced(aligned, scale)
-        known = source if holes is None else _without(source, holes, at[0])
-        x = to_unit(known, torch.float32, at)
+        known = source if holes is None else torch.where(holes, source.new_full((), at[0]), source)
+        x = to_unit(known, torch.float32, at)  # may be the caller's own memory: only read
         if holes is not None and bool(holes.any()):
             guide = Guide(reduced, x).part(slice(None), (slice(None), slice(None)), x.device)
-            x = torch.cat([filled(x[:, :colour], holes, guide), x[:, colour:]], 1)
+            x = filled(x, holes, guide)
         tiles = 0
         if not _is_zero(sigma):
-            x[:, :colour], tiles = self._denoised(x[:, :colour], reduced, sigma, share)
-        large = imresize(x, scale)
-        large[:, :colour], more = self._denoised(large[:, :colour], aligned, 0.0, share)
-        target.copy_(from_unit(large, target.dtype, at))
+            x, tiles = self._denoised(x, reduced, sigma, share)
+        large, more = self._denoised(imresize(x, scale), aligned, 0.0, share)
+        target[:, :colour] = from_unit(large, target.dtype, at)
         if holes is not None and self._holes == "keep":
             rows, columns = (torch.arange(n, device=x.device) // scale for n in large.shape[-2:])
-            lost, old = (y[..., rows[:, None], columns] for y in (holes, source[:, :colour]))
+            lost, old = (y[..., rows[:, None], columns] for y in (holes, source))
             target[:, :colour] = torch.where(lost, old, target[:, :colour])
+        if alpha.numel():
+            target[:, colour:] = enlarged_alpha(alpha, scale, _own_range(alpha, None))
         return tiles + more
 
     def _denoised(
@@ -202,11 +201,14 @@ class GuidedUpscaler:
         return made, work.tiles
 
 
-def _without(source: Tensor, holes: Tensor, value: float) -> Tensor:
-    """The image with that value in its holes; alpha stays."""
-    colour = holes.shape[1]
-    known = torch.where(holes, source.new_full((), value), source[:, :colour])
-    return torch.cat([known, source[:, colour:]], 1)
+def _check_kind(model: object) -> None:
+    """ModelKindError for a network that takes no guide."""
+    if not takes_guide(model):
+        network = original_of(model)
+        raise ModelKindError(
+            "model must take a guide of the result's size, got"
+            f" {type(network).__name__} with inputs {', '.join(network.signature.inputs)}"
+        )
 
 
 def _own_range(source: Tensor, holes: Tensor | None) -> Range:
@@ -215,24 +217,19 @@ def _own_range(source: Tensor, holes: Tensor | None) -> Range:
     if not known.numel():
         raise ValueError("image: every pixel is a hole (0, or not finite)")
     low, high = (float(x) for x in torch.aminmax(known.double()))
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise ValueError(
+            "image: pixels must be finite, got NaN or infinity; holes 'keep' and 'fill' take these"
+        )
     return (low, high) if low < high else (low, low + 1)
 
 
 def _reduced(aligned: ImageView, scale: int) -> ImageView:
     """A guide of the image's own size."""
-    source = to_unit(aligned.source, torch.float32, aligned.value_range)
+    source = unit_guide(aligned.source, aligned.value_range)
     small = imresize(source, Fraction(1, scale)).clamp(0.0, 1.0)
     return ImageView(small, aligned.target, aligned.batched)
 
 
 def _is_zero(sigma: Sigma) -> bool:
     return sigma is None or (isinstance(sigma, (int, float)) and sigma == 0)
-
-
-def _check_scale(scale: object) -> None:
-    if scale is None:
-        return
-    if isinstance(scale, bool) or not isinstance(scale, int):
-        raise TypeError(f"scale must be an int or None, got {scale!r}")
-    if not 2 <= scale <= LARGEST_SCALE:
-        raise ValueError(f"scale must be 2 to {LARGEST_SCALE} with a guide, got {scale}")

@@ -35,7 +35,8 @@ from denoise_ext.runtime.model_names import Model, check_name
 from denoise_ext.runtime.options import RunOptions, Tile
 from denoise_ext.tasks.axes import parts_of
 from denoise_ext.tasks.images import ImageT, ImageView, open_image
-from denoise_ext.tasks.network_run import NetworkRun, Sessions
+from denoise_ext.tasks.network_run import NetworkRun
+from denoise_ext.tasks.sessions import Sessions
 from denoise_ext.tasks.sigma import check_sigma
 from denoise_ext.tasks.value_range import Range, check_range, from_unit, to_unit
 

@@ -1,10 +1,19 @@
-"""What upscalers give back, and the sizes that they take."""
+"""What upscalers have in common: their result, sizes, alpha, and how a network is opened."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import torch
+from torch import Tensor
+
+from denoise_ext.resampling import imresize
+from denoise_ext.runtime.model_names import Model, open_network
+from denoise_ext.runtime.options import RunOptions
+from denoise_ext.runtime.session import Session
+from denoise_ext.tasks.value_range import Range, from_unit, to_unit
 
 SMALLEST = 8
 """Rows and columns of an image, at least."""
@@ -54,3 +63,35 @@ def checked_pixels(max_pixels: object) -> int:
     if isinstance(max_pixels, bool) or not isinstance(max_pixels, int) or max_pixels < 1:
         raise ValueError(f"max_pixels must be an int >= 1, got {max_pixels!r}")
     return max_pixels
+
+
+def check_scale(scale: object, largest: int | None = None) -> None:
+    """TypeError, ValueError unless it is None or a whole number from 2 on, to `largest`."""
+    if scale is None:
+        return
+    if isinstance(scale, bool) or not isinstance(scale, int):
+        raise TypeError(f"scale must be an int or None, got {scale!r}")
+    if scale < 2 or (largest is not None and scale > largest):
+        allowed = ">= 2" if largest is None else f"2 to {largest}"
+        raise ValueError(f"scale must be {allowed}, got {scale}")
+
+
+def upscaling_session(
+    model: Model, options: RunOptions, check: Callable[[object], None]
+) -> Session:
+    """The network of an upscaler, ready to run.
+
+    Args:
+        model: a network, its name or checkpoint file.
+        options: device, backend and precision count.
+        check: called with the network; raises for one of another kind.
+    """
+    network = open_network(model, options.device, None, options.backend, channels=3)
+    check(network)
+    return Session(network, options.precision, options.backend == "native")
+
+
+def enlarged_alpha(alpha: Tensor, scale: int, value_range: Range | None) -> Tensor:
+    """Alpha (N, 1, H, W) of any dtype by bicubic interpolation, not beyond black and white."""
+    unit = imresize(to_unit(alpha, torch.float32, value_range), scale)
+    return from_unit(unit.clamp(0, 1), alpha.dtype, value_range)

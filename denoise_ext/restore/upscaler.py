@@ -17,19 +17,24 @@ from denoise_ext.io import DEFAULT_MAX_PIXELS, Picture, resized
 from denoise_ext.io.channels import colour_channels
 from denoise_ext.models import ImageUpscaler, Network, create_model, list_models, pretrained_info
 from denoise_ext.models.registry import has_model
-from denoise_ext.resampling import imresize
 from denoise_ext.restore.guided_upscaler import GuidedUpscaler
-from denoise_ext.restore.upscaled import Upscaled, check_sizes, checked_pixels
+from denoise_ext.restore.upscaled import (
+    Upscaled,
+    check_scale,
+    check_sizes,
+    checked_pixels,
+    enlarged_alpha,
+    upscaling_session,
+)
 from denoise_ext.runtime.device import choose_device
 from denoise_ext.runtime.from_module import ModelKindError
-from denoise_ext.runtime.model_names import Model, check_name, open_network, original_of
+from denoise_ext.runtime.model_names import Model, check_name, original_of
 from denoise_ext.runtime.options import RunOptions, Tile
-from denoise_ext.runtime.session import Session
 from denoise_ext.tasks.axes import parts_of
 from denoise_ext.tasks.image_run import ImageRun, Settings
 from denoise_ext.tasks.images import ImageView, open_image
 from denoise_ext.tasks.sigma import Sigma, check_sigma
-from denoise_ext.tasks.value_range import Range, check_range, from_unit, to_unit
+from denoise_ext.tasks.value_range import Range, check_range
 
 logger: logging.Logger = get_logger("denoise_ext.restore")
 
@@ -85,15 +90,15 @@ class Upscaler:
         self._options = RunOptions(device, precision, backend, tile, max_memory)
         self._sigma, self._max_pixels = sigma, checked_pixels(max_pixels)
         check_sigma(sigma)
-        _check_scale(scale, own=model is None)
+        check_scale(scale, SCALES[-1] if model is None else None)
         if isinstance(model, (str, os.PathLike)):
             check_model_name(model)
         elif model is None:
             model = default_upscaler(2 if scale is None else scale)
         choose_device(device, backend if isinstance(model, (str, os.PathLike)) else "torch")
-        network = open_network(model, device, None, backend, channels=3)
-        check_upscaler(network, scale)
-        self._session = Session(network, precision, backend == "native")
+        self._session = upscaling_session(
+            model, self._options, lambda network: check_upscaler(network, scale)
+        )
         self.scale: int = int(self._session.original.signature.outputs["image"].scale)
 
     def __call__(self, image: Any, sigma: Sigma = None, **how: Any) -> Any:
@@ -177,8 +182,7 @@ class Upscaler:
         assert made is not None  # after the colours
         alpha = source[:, colour:]
         if alpha.numel():
-            unit = imresize(to_unit(alpha, torch.float32, value_range), self.scale)
-            made.pixels[:, colour:] = from_unit(unit.clamp(0, 1), source.dtype, value_range)
+            made.pixels[:, colour:] = enlarged_alpha(alpha, self.scale, value_range)
         return made.result(), work.facts, work.tiles
 
     def _check_sizes(self, sizes: Sequence[tuple[int, ...]]) -> None:
@@ -263,14 +267,3 @@ def check_upscaler(model: object, scale: int | None) -> None:
 
 def _enlarges(network: object) -> bool:
     return isinstance(network, ImageUpscaler)
-
-
-def _check_scale(scale: object, own: bool) -> None:
-    if scale is None:
-        return
-    if isinstance(scale, bool) or not isinstance(scale, int):
-        raise TypeError(f"scale must be an int or None, got {scale!r}")
-    if own and scale not in SCALES:
-        raise ValueError(f"scale must be 2, 3 or 4, got {scale}")
-    if scale < 2:
-        raise ValueError(f"scale must be >= 2, got {scale}")

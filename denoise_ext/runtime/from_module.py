@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from denoise_ext._choices import check_bool
 from denoise_ext.analysis.geometry import GeometryError, analyse, without_data
 from denoise_ext.engine.accelerate import Accelerated, accelerated_like
 from denoise_ext.models.image_denoiser import (
     ImageDenoiser,
     ImageUpscaler,
     Sigma,
-    check_bool,
     check_positive_int,
     checked_sigma,
 )

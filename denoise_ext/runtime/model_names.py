@@ -220,9 +220,18 @@ def check_textured(model: Any) -> tuple[str, str]:
 
 
 def named_texture(model: Model, texture: float) -> tuple[Model, float]:
-    """Model and texture, where the name is that of a partner with texture: 1 of the other."""
+    """Model and texture, where the name is that of a partner with texture: 1 of the other.
+
+    Raises:
+        ValueError: such a name with a texture between 0 and 1.
+    """
     for name in list_models(pretrained=True):
         if _textured(name) and _textured(name) == model:
+            if texture not in (0, 1):
+                raise ValueError(
+                    f"texture: model {model!r} is texture 1 of {name!r}, which takes others, got"
+                    f" {texture!r}"
+                )
             return name, 1.0
     return model, texture
 

@@ -183,7 +183,7 @@ def planned(network: Network | Accelerated, precision: str) -> Network | Acceler
 
 
 def _has_plans(device: torch.device) -> bool:
-    # Without the native library, planning on the CPU says so.
+    # Without the native library, planning on the CPU raises, with the reason.
     on_gpu = device.type == "cuda" and "cuda" in kernel_devices("conv2d_out")
     return device.type == "cpu" or on_gpu
 

@@ -6,7 +6,6 @@ import logging
 import os
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from fractions import Fraction
 from typing import Any, overload
 
@@ -19,29 +18,25 @@ from denoise_ext.io import Picture
 from denoise_ext.io.channels import colour_channels
 from denoise_ext.runtime.device import choose_device
 from denoise_ext.runtime.from_module import adopted
-from denoise_ext.runtime.model_names import (
-    Model,
-    check_name,
-    named_texture,
-)
+from denoise_ext.runtime.model_names import Model, check_name, named_texture
 from denoise_ext.runtime.options import RunOptions, Tile
 from denoise_ext.runtime.session import Session
 from denoise_ext.tasks.axes import check_axes, parts_of
-from denoise_ext.tasks.denoiser_sessions import DenoiserSessions, check_denoiser
 from denoise_ext.tasks.doubts import called_from, caller, warn_of_doubts
-from denoise_ext.tasks.guide import Guide, default_guided, open_guide
+from denoise_ext.tasks.guide import Guide, guided
 from denoise_ext.tasks.guided_filter import JOINT_BILATERAL
 from denoise_ext.tasks.holes import HOLES
 from denoise_ext.tasks.image_run import ImageRun, Settings
-from denoise_ext.tasks.images import ImageT, ImageView, open_image
+from denoise_ext.tasks.images import ImageT, open_image
 from denoise_ext.tasks.in_order import in_order
 from denoise_ext.tasks.noise_analysis import NoiseProfile
 from denoise_ext.tasks.part import Part, check_part, cropped, frame_of, window_of, within
-from denoise_ext.tasks.result import Result, joined
+from denoise_ext.tasks.result import Result, joined, result_in_part
+from denoise_ext.tasks.sessions import Sessions, check_denoiser
 from denoise_ext.tasks.sigma import Sigma, check_sigma
-from denoise_ext.tasks.texture import check_texture, with_texture
+from denoise_ext.tasks.texture import check_texture, stated
 from denoise_ext.tasks.treatment import Treatment, treatment_of
-from denoise_ext.tasks.trust import Trust, checked_probes, trust_in_part, trust_of
+from denoise_ext.tasks.trust import Trust, checked_probes, trust_of
 from denoise_ext.tasks.value_range import Range, check_range
 
 logger: logging.Logger = get_logger("denoise_ext.tasks")
@@ -169,7 +164,7 @@ class Denoiser:
         if texture:
             self._model = named_model
         self._texture = check_texture(texture, named_model, alpha, uncertainty)
-        self._sessions = DenoiserSessions(self._model, self._options, self._texture)
+        self._sessions = Sessions(self._model, self._options, self._texture)
 
     @overload
     def __call__(
@@ -259,20 +254,13 @@ class Denoiser:
         axes = check_axes(axes)
         how = {"guide": guide, "axes": axes, "strength": strength, "share": share}
         if not isinstance(image, Picture):
-            return self._stated(self._run_one(image, sigma, value_range, **how)[0])
+            result, _ = self._run_one(image, sigma, value_range, **how)
+            return stated(result, self._texture)
         if image.frames[0].dtype == np.bool_:  # black and white, whatever the range of others
             value_range = None
         parts = parts_of(image, axes)
         results = [self._run_one(part, sigma, value_range, **how) for part in parts]
-        return self._stated(joined(image, results))
-
-    def _stated(self, result: Result) -> Result:
-        """The result with its texture, which a picture's metadata states, too."""
-        if not (self._texture and result.tiles):
-            return result
-        text = f"{result.treatment}, texture {self._texture:g}" if result.treatment else ""
-        image = with_texture(result.image, self._texture)
-        return replace(result, image=image, treatment=text, texture=self._texture)
+        return stated(joined(image, results), self._texture)
 
     def run_part(
         self,
@@ -322,14 +310,14 @@ class Denoiser:
         if treatment is not None and treatment.gray:
             channels = 1
         height, width = frame.shape[:2]
-        window = window_of(part, height, width, self._session(model, channels, None))
+        session = self._session(model, channels, None)
+        window = window_of(part, height, width, session)
         view = cropped(image, window)
         result, _ = self._run_one(
             view, level, value_range, treatment=treatment, noise=noise, uncertainty=uncertainty
         )
-        place = within(part, window)
-        trust = result.trust and trust_in_part(result.trust, place)
-        return self._stated(replace(result, image=cropped(result.image, place), trust=trust))
+        ports = session.original.signature.outputs
+        return stated(result_in_part(result, within(part, window), ports), self._texture)
 
     def _run_one(
         self,
@@ -362,7 +350,7 @@ class Denoiser:
             return result, opened.missing
         sigma = sigma if sigma is not None else self._sigma
         warn_of_doubts(opened, sigma, value_range)
-        model, aligned = self._guided(image, guide, opened)
+        model, aligned = guided(self._model, image, opened.source, guide, self._holes)
         settings = Settings(model, float(strength), self._options, self._session, self._holes)
         work = ImageRun(settings, opened, sigma, aligned, value_range, share)
         channels = opened.source.shape[1]
@@ -383,7 +371,7 @@ class Denoiser:
         alpha = opened.source[:, colour:]
         # one that is the same everywhere, as of an opaque picture, has no noise
         if self._alpha == "denoise" and bool((alpha != alpha[:, :, :1, :1]).any()):
-            work.denoise(slice(colour, channels))
+            work.denoise_alpha(slice(colour, channels))
         elif colour < channels:
             made.pixels[:, colour:] = alpha
         trust = None
@@ -404,15 +392,6 @@ class Denoiser:
             outputs=others,
         )  # fmt: skip
         return result, opened.missing
-
-    def _guided(self, image: Any, guide: Any, opened: ImageView) -> tuple[Model, Guide | None]:
-        """The model, and the guide of an image; both None without model and guide."""
-        if guide is not None:
-            model = default_guided() if self._model is None else self._model
-            return model, Guide(open_guide(guide, image), opened.source)
-        if self._holes != "none":
-            raise ValueError(f"holes is for images with a guide, got {self._holes!r} without one")
-        return self._model, None
 
     @overload
     def denoise_many(
@@ -465,7 +444,7 @@ class Denoiser:
         return in_order(denoised, images, workers)
 
     def _session(self, model: Model, channels: int, guide: Guide | None) -> Session:
-        return self._sessions.of(model, channels, guide.channels if guide else 0)
+        return self._sessions.of(channels, guide.channels if guide else 0, model)
 
 
 __all__ = ["Denoiser", "Result"]

@@ -15,10 +15,10 @@ from denoise_ext.io.orientation import orientation_of
 from denoise_ext.models import Network, list_models, pretrained_info
 from denoise_ext.models.image_denoiser import checked_sigma
 from denoise_ext.models.network import Tensors
-from denoise_ext.runtime.model_names import original_of
+from denoise_ext.runtime.model_names import Model, original_of
 from denoise_ext.tasks.guided_filter import JOINT_BILATERAL, is_guided_filter
 from denoise_ext.tasks.images import ImageView, open_image
-from denoise_ext.tasks.value_range import to_unit
+from denoise_ext.tasks.value_range import Range, to_unit
 
 GUIDED = "dxnet_s_guided"
 """The network that takes a guide where no model is named."""
@@ -27,7 +27,7 @@ _EXIF_ORIENTATION = 274
 
 
 def takes_guide(model: object) -> bool:
-    """Whether `model`, a network, denoises an image of its size with a guide."""
+    """Whether `model`, a network, denoises an image of its size with a gray or colour guide."""
     network = original_of(model)
     if not isinstance(network, Network) or network.signature.state:
         return False
@@ -36,6 +36,8 @@ def takes_guide(model: object) -> bool:
     return (
         {"image", "guide"} <= set(inputs) <= {"image", "guide", "noise_map"}
         and inputs["guide"].scale == 1
+        and inputs["guide"].channels in (1, 3)
+        and ("noise_map" not in inputs or inputs["noise_map"].channels == 1)
         and image == inputs["image"]
     )
 
@@ -50,12 +52,11 @@ def default_guided() -> str:
     return GUIDED
 
 
-def check_guided(network: Network, guide: Guide | None) -> None:
-    """ValueError where a network needs a guide and there is none, or takes none."""
-    needed = "guide" in network.signature.inputs
-    if needed and guide is None:
+def check_guided(needed: bool, given: bool) -> None:
+    """ValueError where a model needs a guide and there is none, or takes none."""
+    if needed and not given:
         raise ValueError("guide is required by this model: an image of the same size")
-    if guide is not None and not needed:
+    if given and not needed:
         known = [name for name in list_models(pretrained=True) if name == GUIDED]
         names = " and ".join(f'model="{name}"' for name in (*known, JOINT_BILATERAL))
         raise ValueError(
@@ -69,9 +70,9 @@ def open_guide(guide: object, given: object = None) -> ImageView:
     Args:
         guide: any kind of image `Denoiser` takes, without alpha or with one that is left out; or a
             batch of as many as there are images, or of one for all.
-        given: what the caller gave as the image.  If that is a picture, whose pixels are as the
-            file stores them, a guide's file is read in the same way, and its EXIF orientation must
-            be that of the image.
+        given: what the caller gave as the image.  The pixels of a picture are as its file stores
+            them.  A guide's file is then read in the same way.  Both must have one EXIF
+            orientation.
 
     Raises:
         TypeError, ValueError: no such image; the message names "guide".
@@ -109,7 +110,39 @@ class Guide:
     ) -> Tensor:
         """Its pixels for a part of the images, black 0 and white 1, in float32."""
         part = self._pixels[(images, slice(None), *window)].to(device)
-        return to_unit(part, value_range=self._range)
+        return unit_guide(part, self._range)
+
+
+def guided(
+    model: Model, image: object, source: Tensor, guide: object, holes: str
+) -> tuple[Model, Guide | None]:
+    """The model for an image, and its guide.
+
+    Args:
+        model: None: `GUIDED` with a guide, else None.
+        image: as the caller gave it; `source`: its pixels (N, C, H, W).
+        guide: as the caller gave it; None: none.
+        holes: what is done with holes, for which a guide is needed.
+    """
+    if guide is not None:
+        model = default_guided() if model is None else model
+        return model, Guide(open_guide(guide, image), source)
+    if holes != "none":
+        raise ValueError(f"holes is for images with a guide, got {holes!r} without one")
+    return model, None
+
+
+def unit_guide(pixels: Tensor, value_range: Range | None) -> Tensor:
+    """A guide's pixels (N, C, H, W) of any dtype in float32, black 0 and white 1.
+
+    Raises:
+        TypeError, ValueError: a dtype that needs a range; numbers that are not finite or not in the
+            range.  The message names "guide".
+    """
+    try:
+        return to_unit(pixels, value_range=value_range)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"guide: {error}") from None
 
 
 def _checked_turn(guide: Any, image: object) -> Any:

@@ -24,9 +24,9 @@ def holes_in(source: Tensor) -> Tensor:
 def filled(x: Tensor, holes: Tensor, guide: Tensor | None) -> Tensor:
     """Fill holes from values that are near, and alike in the guide.
 
-    Values around a hole are averaged with the weights of a joint bilateral filter. Where no value
-    that is near is alike, the mean of the nearest ones counts, found on ever coarser grids (the
-    pull-push of Gortler, Grzeszczuk, Szeliski, Cohen: "The Lumigraph", SIGGRAPH 1996).
+    Values around a hole are averaged with the weights of a joint bilateral filter. Where none near
+    it is alike, the mean of the nearest values counts. Ever coarser grids give it, the pull-push of
+    Gortler, Grzeszczuk, Szeliski, Cohen: "The Lumigraph", SIGGRAPH 1996.
 
     Args:
         x: (N, C, H, W), float32; what stands in a hole does not matter.
@@ -37,7 +37,7 @@ def filled(x: Tensor, holes: Tensor, guide: Tensor | None) -> Tensor:
         x with other numbers in the holes.
 
     Raises:
-        ValueError: an image has no value that is not a hole.
+        ValueError: every pixel of an image is a hole; the message names "image".
     """
     known = (~holes).to(x.dtype)
     if bool((known.flatten(1).sum(1) == 0).any()):

@@ -64,8 +64,8 @@ class ImageRun:
         share: int,
     ) -> None:
         self._settings, self._opened, self._guide = settings, opened, guide
-        if is_guided_filter(settings.model) and guide is None:
-            raise ValueError("guide is required by this model: an image of the same size")
+        if guide is None:  # a filter's session cannot be made without one
+            check_guided(is_guided_filter(settings.model), False)
         self._sigma, self._range, self._share = sigma, value_range, share
         self.target: Target | None = None
         self.tiles = self.recomputed = 0
@@ -163,6 +163,13 @@ class ImageRun:
         if holes is not None:
             target.copy_(torch.where(holes, opened, target))
 
+    def denoise_alpha(self, channels: slice) -> None:
+        """`denoise` for alpha: 0 is no hole there, and its other outputs are not kept."""
+        settings, others = self._settings, self.others
+        self._settings, self.others = replace(settings, holes="none"), OtherOutputs(others.count)
+        self.denoise(channels)
+        self._settings, self.others = settings, others
+
     def _network_for(
         self, channels: int, treatment: Treatment | None
     ) -> tuple[Session, ImagePorts | FilterPorts | GuidedPorts]:
@@ -171,7 +178,7 @@ class ImageRun:
         model = settings.model if treatment is None else treatment.model
         session = settings.session(model, channels, guide)
         network = session.original
-        check_guided(network, guide)
+        check_guided("guide" in network.signature.inputs, guide is not None)
         ports = ImagePorts(network, channels) if guide is None else ports_for(network, channels)
         return session, ports
 

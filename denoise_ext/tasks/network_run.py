@@ -2,42 +2,16 @@
 
 from __future__ import annotations
 
-import threading
-
 import torch
 from torch import Tensor
 
 from denoise_ext.models.network import Tensors
 from denoise_ext.runtime.from_module import check_image_denoiser
-from denoise_ext.runtime.model_names import Model, is_family, open_network
 from denoise_ext.runtime.options import RunOptions
 from denoise_ext.runtime.session import Session
 from denoise_ext.runtime.tile_planner import cut
 from denoise_ext.runtime.tiling import Places
 from denoise_ext.tasks.image_ports import ImagePorts
-
-
-class Sessions:
-    """The network of a model for gray and for colour images, loaded and planned once each."""
-
-    def __init__(self, model: Model, options: RunOptions) -> None:
-        self._model, self._options = model, options
-        self._sessions: dict[int, Session] = {}
-        self._lock = threading.Lock()
-
-    def of(self, channels: int) -> Session:
-        """That for images of so many channels."""
-        options = self._options
-        key = channels if is_family(self._model) else 0
-        with self._lock:
-            if key not in self._sessions:
-                network = open_network(
-                    self._model, options.device, None, options.backend, channels=channels
-                )
-                check_image_denoiser(network)
-                native = options.backend == "native"
-                self._sessions[key] = Session(network, options.precision, native)
-            return self._sessions[key]
 
 
 class NetworkRun:
@@ -53,6 +27,7 @@ class NetworkRun:
     """
 
     def __init__(self, session: Session, channels: int, options: RunOptions) -> None:
+        check_image_denoiser(session.original)
         self._session, self._options = session, options
         self._ports = ImagePorts(session.original, channels)
         if "noise_map" not in session.original.signature.inputs:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from denoise_ext.models.network import Network, Tensors
+from denoise_ext.models.network import Network, Port, Tensors
 from denoise_ext.runtime.tiling import Places
 
 
@@ -23,13 +24,13 @@ class OtherOutputs:
         self.count = count
         self.found: Tensors = {}
 
-    def of(self, network: Network, images: slice, size: tuple[int, int]) -> Part:
+    def of(self, network: Network, images: slice, size: tuple[int, int]) -> OutputWriter:
         """A place for what `network` gives for some of the images, of that height and width."""
         for name, port in network.signature.outputs.items():
             if name != "image" and name not in self.found:
                 shape = (self.count, 0, *(port.size(side) for side in size))
                 self.found[name] = torch.empty(shape)
-        return Part(self, images)
+        return OutputWriter(self, images)
 
     def as_given(self, image: object, batched: bool) -> dict[str, Any]:
         """As the result has them: tensors for tensors and batches, else arrays.
@@ -46,7 +47,7 @@ class OtherOutputs:
         return made
 
 
-class Part:
+class OutputWriter:
     """Writes the outputs of some images, `images`, into the whole."""
 
     def __init__(self, whole: OtherOutputs, images: slice) -> None:
@@ -55,7 +56,7 @@ class Part:
     def write(self, images: slice, places: Places, outputs: Tensors) -> None:
         """Keep the outputs of a tile, which belong at `places` of some of these images."""
         found = self._whole.found
-        for name, whole in found.items() if found else ():
+        for name, whole in found.items():
             if name not in outputs:
                 continue
             rows = range(self._whole.count)[self._images][images]
@@ -65,6 +66,23 @@ class Part:
                 shape = (whole.shape[0], part.shape[1], *whole.shape[2:])
                 found[name] = whole = torch.full(shape, torch.nan)
             whole[(slice(rows.start, rows.stop), slice(None), *places[name])] = part.float().cpu()
+
+
+def outputs_in_part(
+    outputs: Mapping[str, np.ndarray],
+    place: tuple[slice, slice],
+    ports: Mapping[str, Port],
+) -> dict[str, Any]:
+    """Those of a window, arrays (h, w) or (h, w, C), for a part of it.
+
+    Of smaller outputs a value that belongs to the part in part is included.
+    """
+    made: dict[str, Any] = {}
+    for name, x in outputs.items():
+        scale, size = ports[name].scale, ports[name].size
+        rows, columns = (slice(int(s.start * scale), size(s.stop)) for s in place)
+        made[name] = x[rows, columns]
+    return made
 
 
 def joined_outputs(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:

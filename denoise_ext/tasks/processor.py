@@ -23,8 +23,8 @@ from denoise_ext.runtime.model_names import (
 )
 from denoise_ext.runtime.options import RunOptions
 from denoise_ext.tasks.denoiser import Denoiser
-from denoise_ext.tasks.guide import default_guided
-from denoise_ext.tasks.guided_filter import JOINT_BILATERAL
+from denoise_ext.tasks.guide import check_guided, default_guided, takes_guide
+from denoise_ext.tasks.guided_filter import JOINT_BILATERAL, is_guided_filter
 from denoise_ext.tasks.result import Result
 from denoise_ext.tasks.treatment import PHOTO
 from denoise_ext.tasks.value_range import Range
@@ -64,6 +64,7 @@ class Processor:
         textured = named_texture(self.model, self.texture)[1]
         denoiser = load_denoiser(
             network if network is not None and not textured else self._model, self.run,
+            guided=self.guide is not None,
             sigma=self.sigma, strength=self.strength, alpha=self.alpha, texture=self.texture,
             holes=self.holes,
         )  # fmt: skip
@@ -99,7 +100,10 @@ class Processor:
 
 
 def load_denoiser(
-    model: Network | str | os.PathLike[str] | None, run: RunOptions, **options: Any
+    model: Network | str | os.PathLike[str] | None,
+    run: RunOptions,
+    guided: bool = False,
+    **options: Any,
 ) -> Denoiser:
     """Make a `Denoiser` whose network is loaded: a wrong model is one error, not one per image.
 
@@ -109,13 +113,19 @@ def load_denoiser(
     Args:
         model: a network, a model's name, a checkpoint file, or the name of a family.
         run: device, precision, backend, memory.
+        guided: whether images come with a guide, as the model must fit.
         options: the other ones of `Denoiser`.
+
+    Raises:
+        ValueError, RuntimeError: as `load_model` and `Denoiser`; a model that needs a guide, or
+            takes none.
     """
     run = replace(run, device=choose_device(run.device, run.backend))
     textured = named_texture(model, options.get("texture", 0.0))[1]  # of two named networks
     as_it_is = is_family(model) or textured or model == JOINT_BILATERAL
     if not (model is None or isinstance(model, Network) or as_it_is):
         model = load_model(model, run.device, run.backend)
+    check_guided(is_guided_filter(model) or takes_guide(model), guided)
     return Denoiser(model, **asdict(run), **options)
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
 from denoise_ext.io import Picture
+from denoise_ext.models import Port
 from denoise_ext.tasks.noise_analysis import NoiseProfile
-from denoise_ext.tasks.other_outputs import joined_outputs
+from denoise_ext.tasks.other_outputs import joined_outputs, outputs_in_part
+from denoise_ext.tasks.part import Part, cropped
 from denoise_ext.tasks.treatment import one_line
-from denoise_ext.tasks.trust import Trust
+from denoise_ext.tasks.trust import Trust, trust_in_part
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class Result:
     """What the analysis found, and what was done, in one line; "" without an analysis."""
     trust: Trust | None = field(default=None, repr=False)
     texture: float = 0.0
-    """Above 0 fine detail is partly made up."""
+    """0 to 1, as in `Denoiser`. Above 0 fine detail is partly made up."""
     outputs: dict[str, Any] = field(default_factory=dict, repr=False)
     """What the network gives beside the image, by name, such as "noise_level" of "dxnet_s_photo".
 
@@ -96,6 +99,22 @@ class Result:
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} must be an integer >= 1, got {value!r}")
         return [self.trust.sampler(steps, seed + i) for i in range(count)]
+
+
+def result_in_part(result: Result, place: Part, ports: Mapping[str, Port]) -> Result:
+    """That of a window, for a part of it: PSNR stays that of the window.
+
+    Args:
+        result: of an array, or of a picture of one frame.
+        place: the part's rows and columns of the window.
+        ports: the outputs of the network.
+    """
+    return replace(
+        result,
+        image=cropped(result.image, place),
+        trust=result.trust and trust_in_part(result.trust, place),
+        outputs=outputs_in_part(result.outputs, place, ports),
+    )
 
 
 def joined(picture: Picture, parts: list[tuple[Result, int]]) -> Result:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
 
 from denoise_ext.io import Picture
 from denoise_ext.io.xmp import with_fact
 from denoise_ext.runtime.model_names import Model, check_textured
+from denoise_ext.tasks.result import Result
 from denoise_ext.tasks.treatment import PHOTO
 
 
@@ -34,8 +35,15 @@ def check_treatment(model: str) -> None:
         )
 
 
-def with_texture(image: Any, texture: float) -> Any:
-    """A picture whose file states the texture; anything else as it is."""
-    if not isinstance(image, Picture):
-        return image
-    return with_fact(image, "texture", f"{texture:g} of 1; fine detail is partly made up")
+def stated(result: Result, texture: float) -> Result:
+    """The result with its texture, which the file of a picture states, too.
+
+    One without a texture, or for which nothing was computed, is returned as it is.
+    """
+    if not (texture and result.tiles):
+        return result
+    image = result.image
+    if isinstance(image, Picture):
+        image = with_fact(image, "texture", f"{texture:g} of 1; fine detail is partly made up")
+    text = f"{result.treatment}, texture {texture:g}" if result.treatment else ""
+    return replace(result, image=image, treatment=text, texture=texture)

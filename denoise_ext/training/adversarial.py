@@ -1,7 +1,7 @@
 """Adversarial training: a second network learns to tell outputs from clean images.
 
-A denoiser with the least squared error is the mean of all images that fit: smooth where it is not
-sure. A discriminator that sees the difference pushes it towards one of these images.
+The denoiser with the least squared error gives the mean of all images that fit, which is smooth
+where they differ. The gradient of a discriminator leads it to one of these images.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 from denoise_ext._modules import channels_last
 from denoise_ext.data.random import WEIGHTS, step_seed
 from denoise_ext.metrics.protocol import Sample, targets_of
+from denoise_ext.metrics.texture import binomial_mean
 from denoise_ext.training.distributed import Processes
 from denoise_ext.training.task import Objective, Trained
 
@@ -23,7 +24,6 @@ _WIDTHS = 64, 96  # at a half and a quarter of the resolution
 _SLOPE = 0.2
 _BETAS = 0.5, 0.99  # of Adam: short memory, as the images that it judges change
 _GAIN = 16.0  # of fine detail, whose errors are some levels of 255: for layers of norm 1
-_BINOMIAL = (1 / 16, 4 / 16, 6 / 16, 4 / 16, 1 / 16)
 
 
 class Discriminator(nn.Module):
@@ -31,10 +31,10 @@ class Discriminator(nn.Module):
 
     It sees fine detail alone: the image less its binomial mean over 5 x 5 pixels. So colours and
     brightness are left to the distance. The detail is rearranged to half the resolution, and the
-    noise level of the denoiser's input appended. The noisy image is not: whoever sees it asks for a
-    sample of the posterior, which has twice the squared error. To look real costs less (Freirich,
-    Michaeli, Meir: "A Theory of the Distortion-Perception Tradeoff in Wasserstein Space", NeurIPS
-    2021).
+    noise level of the denoiser's input appended. The noisy image is not: with it the best output
+    would be a sample of the posterior, which has twice the squared error. Outputs that only have
+    the distribution of real images have less (Freirich, Michaeli, Meir: "A Theory of the
+    Distortion-Perception Tradeoff in Wasserstein Space", NeurIPS 2021).
 
     Four convolutions with leaky ReLUs between, spectrally normalised (Miyato, Kataoka, Koyama,
     Yoshida, ICLR 2018). Each score depends on 32 x 32 pixels.
@@ -53,15 +53,10 @@ class Discriminator(nn.Module):
             nn.Conv2d(coarse, 1, 3, padding=1),
         ]
         self.layers: nn.ModuleList = nn.ModuleList(spectral_norm(layer) for layer in layers)
-        weights = torch.tensor(_BINOMIAL)
-        kernel = (weights[:, None] * weights).expand(channels, 1, 5, 5).contiguous()
-        self.register_buffer("kernel", kernel, persistent=False)
 
     def forward(self, x: Tensor, level: Tensor) -> Tensor:
         """(N, C, H, W) in units of white, H and W multiples of 4, and (N,) to (N, 1, H/4, W/4)."""
-        kernel = self.get_buffer("kernel")
-        low = F.conv2d(F.pad(x, (2, 2, 2, 2), mode="reflect"), kernel, groups=x.shape[1])
-        x = F.pixel_unshuffle(_GAIN * (x - low), 2)
+        x = F.pixel_unshuffle(_GAIN * (x - binomial_mean(x)), 2)
         x = torch.cat([x, level.reshape(-1, 1, 1, 1).expand(-1, 1, *x.shape[2:])], dim=1)
         *hidden, last = self.layers
         for layer in hidden:
@@ -70,7 +65,7 @@ class Discriminator(nn.Module):
 
 
 class Adversarial:
-    """A distance to the target, plus ``weight`` times how easily outputs are found out.
+    """A distance to the target, plus ``weight`` times an adversarial loss.
 
     The discriminator D compares an output f with the clean image x of the same place: it minimises
     ``softplus(D(f) - D(x))``, and the denoiser ``softplus(D(x) - D(f))`` (Jolicoeur-Martineau: "The
@@ -141,7 +136,7 @@ class Adversarial:
         return loss.detach()
 
     def _compare(self, lower: Tensor, higher: Tensor, level: Tensor) -> Tensor:
-        """What it costs that the scores of ``higher`` are not far above those of ``lower``."""
+        """The loss of scores of ``higher`` that are not far above those of ``lower``."""
         scores = self._judge(torch.cat([lower, higher]), torch.cat([level, level]))
         low, high = scores.chunk(2)
         return F.softplus(low - high).mean()

@@ -40,6 +40,7 @@ from denoise_ext.training.validate import split_held_out
 
 _TAPS = 4  # pixels of the reduced image that an enlarged pixel depends on, on either side
 _LEAST_CONTRAST = 0.2
+_UNIT = 16  # pixels: sides of held-out pairs are multiples
 _GUIDE_GAIN, _GUIDE_GAMMA = (0.4, 1.0), (0.7, 1.5)
 
 
@@ -140,9 +141,17 @@ def _layered(part: Source, files: list[tuple[Path, ...]], data: Data, side: int)
 
 
 def _centre(pair: Pair, size: int) -> Pair:
-    """The middle of a pair, a square of at most ``size`` pixels on a side, a multiple of 16."""
+    """The middle of a pair, a square of at most ``size`` pixels on a side, a multiple of 16.
+
+    Raises ValueError where that has no pixel.
+    """
     height, width = pair[0].shape
-    side = min(height, width, size) // 16 * 16
+    side = min(height, width, size) // _UNIT * _UNIT
+    if not side:
+        raise ValueError(
+            f"validation.crop: a held-out pair needs {_UNIT} x {_UNIT} pixels, got {width} x"
+            f" {height} and a crop of {size}"
+        )
     y, x = (height - side) // 2, (width - side) // 2
     place = np.s_[y : y + side, x : x + side]
     return pair[0][place], pair[1][place]
@@ -257,6 +266,8 @@ def guided_sample(
 class HeldOutPairs(Validator):
     """PSNR in dB of held-out pairs: at each noise level, enlarged, and with another pair's guide.
 
+    Of one pair alone nothing is measured with another guide.
+
     Args:
         config: names levels and factors.
         pool: has the pairs.
@@ -269,7 +280,8 @@ class HeldOutPairs(Validator):
         sigmas = config.validation.sigmas
         self.labels: tuple[Label, ...] = tuple(sigmas)
         self.wrong: str = f"{sigmas[len(sigmas) // 2]:g} with a wrong guide"
-        self.labels += (self.wrong,)
+        if len(self.pairs) > 1:  # one alone has no other one's guide
+            self.labels += (self.wrong,)
         if any(pair.enlarged for pair in self.pairs):
             self.labels += tuple(f"x{factor}" for factor in config.guide.factors)
 
@@ -279,10 +291,10 @@ class HeldOutPairs(Validator):
             factor = int(label[1:])
             for pair in self.pairs:
                 if pair.enlarged:
-                    matrix = _matrix(pair.image.shape[-1], factor)
-                    yield guided_sample(
-                        matrix @ pair.image @ matrix.T, pair.guide, pair.image, torch.zeros(1)
-                    )
+                    side = pair.image.shape[-1] // factor * factor
+                    image, guide = (x[..., :side, :side] for x in (pair.image, pair.guide))
+                    matrix = _matrix(side, factor)
+                    yield guided_sample(matrix @ image @ matrix.T, guide, image, torch.zeros(1))
             return
         sigmas = self.config.validation.sigmas
         level = sigmas[len(sigmas) // 2] if isinstance(label, str) else label

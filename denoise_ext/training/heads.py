@@ -14,7 +14,7 @@ from denoise_ext.training.losses import criterion
 from denoise_ext.training.schema import TrainConfig
 from denoise_ext.training.sections import Head
 
-FLOOR = 1e-3  # in units of white: added to both levels, or clean images would count endlessly
+FLOOR = 1e-3  # in units of white: added to both levels, which bounds the loss of clean images
 
 # What follows from the clean image and the noise, by the name of the output.
 _FOUND: dict[str, Callable[[Sample], Tensor]] = {

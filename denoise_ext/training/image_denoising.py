@@ -12,6 +12,7 @@ from denoise_ext.data.noise import add_noise_chain
 from denoise_ext.data.random import VALIDATION
 from denoise_ext.metrics import high_frequency_energy, patch_wasserstein, psnr
 from denoise_ext.metrics.protocol import Sample, inputs_of, targets_of
+from denoise_ext.metrics.texture import SMALLEST
 from denoise_ext.models import ImageDenoiser, Network
 from denoise_ext.models.dxnet_vae import DXNetVAE
 from denoise_ext.training.adversarial import Adversarial
@@ -107,6 +108,12 @@ class HeldOut(Validator):
             self.labels = ("chain",)
         if config.loss.adversarial:
             self.others: tuple[str, ...] = ("patch_wasserstein", "high_frequency_energy")
+            for height, width in (image.shape[-2:] for image in images):
+                if min(height, width) < SMALLEST:
+                    raise ValueError(
+                        f"validation.crop: loss.adversarial measures {SMALLEST} x {SMALLEST} pixels"
+                        f" at least, got a held-out image of {width} x {height}"
+                    )
 
     def samples(self, label: Label) -> Iterator[Sample]:
         """Every held-out image; the same noise every time, not clipped."""

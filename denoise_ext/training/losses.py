@@ -67,8 +67,8 @@ def psnr(output: Tensor, target: Tensor) -> Tensor:
 def rmse(output: Tensor, target: Tensor) -> Tensor:
     """``mean_i sqrt(mse_i + eps)`` over the N images, eps = 1e-6: the mean of their RMSE.
 
-    This is what tables of depth maps report. Between images it is fairer than `mse` and less so
-    than `psnr`: the gradient of each is that of its mse, divided by twice its rmse.
+    This is what tables of depth maps report. It weighs images more evenly than `mse`, and less
+    evenly than `psnr`: the gradient of each is that of its mse, divided by twice its rmse.
     """
     errors = (output - target).square().flatten(1).mean(dim=1)  # (N,)
     return (errors + _RMSE_EPS).sqrt().mean()

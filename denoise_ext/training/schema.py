@@ -203,10 +203,10 @@ class TrainConfig(Section):
         if not guided:
             if self.guide != Guide():
                 raise ValueError(f"guide needs task.name {GUIDED_DENOISING!r}")
-            if any(source.pairs or source.layered for source in self.data.sources):
+            if any(s.pairs or s.layered or s.enlarged for s in self.data.sources):
                 raise ValueError(
-                    f"data.sources.pairs and layered need task.name {GUIDED_DENOISING!r}, got"
-                    f" {self.task.name!r}"
+                    "data.sources.pairs, layered and enlarged need task.name"
+                    f" {GUIDED_DENOISING!r}, got {self.task.name!r}"
                 )
             return
         if not self.data.sources:
@@ -223,6 +223,12 @@ class TrainConfig(Section):
             raise ValueError(
                 f"task.name {GUIDED_DENOISING!r} needs data.channels 1 and noise without a chain"
             )
+        for name in ("augment", "normalise", "sampling"):
+            if getattr(self.data, name) != getattr(Data(), name):
+                raise ValueError(
+                    f"task.name {GUIDED_DENOISING!r} does not take data.{name}, got"
+                    f" {getattr(self.data, name)!r}"
+                )
 
     def _heads_consistent(self) -> None:
         """Check heads against one another and the rest."""

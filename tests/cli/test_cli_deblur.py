@@ -100,8 +100,9 @@ def test_kernels_of_a_folder_are_estimated_one_by_one(folder, capsys):  # noqa: 
     assert code == 3 and "other options" in err
 
 
-@pytest.mark.parametrize("inputs", [["in"], ["in/a.png", "in/b.png"]])
+@pytest.mark.parametrize("inputs", [["in"], ["in/a.png", "in/b.png"], ["in/?.png"], ["@list"]])
 def test_one_file_is_not_for_several_kernels(inputs, folder, capsys):  # noqa: F811
+    (folder / "list").write_text("in/a.png\nin/b.png\n")
     how = ["--kernel", "blind:5", "--save-kernel", "k.png"]
     code, _, err = run(capsys, "deblur", *inputs, "-o", "out", *how)
     assert code == 2 and "--save-kernel" in err and "one image" in err
@@ -136,3 +137,14 @@ def test_errors_write_nothing(arguments, words, folder, checkpoints, capsys):  #
     assert not (folder / "o.png").exists()
     for word in words:
         assert word in err + out
+
+
+@pytest.mark.parametrize(
+    ("output", "kernel"), [("o.png", "in/a.png"), ("o.png", "o.png"), ("out/", "out/a.png")]
+)
+def test_a_kernel_takes_the_place_of_no_picture(output, kernel, folder, capsys):  # noqa: F811
+    before = (folder / "in/a.png").read_bytes()
+    how = ["--kernel", "blind:5", "--save-kernel", kernel, "--overwrite", *QUICK]
+    code, _, err = run(capsys, "deblur", "in/a.png", "-o", output, *how)
+    assert code == 2 and "--save-kernel" in err and kernel in err
+    assert (folder / "in/a.png").read_bytes() == before

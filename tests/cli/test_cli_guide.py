@@ -96,3 +96,12 @@ def test_holes(folder, model, capsys, command):  # noqa: F811
     assert lost.sum() <= 6 * times**2
     code, _, err = run(capsys, command, "broken.png", "-o", "no.png", "--holes", "fill")
     assert code == 2 and "--holes fill needs --guide" in err
+
+
+def test_a_model_that_does_not_fit_is_one_error(folder, model, capsys):  # noqa: F811
+    how = ("denoise", "in", "-o", "out", "--recursive", "--sigma", "9", "--model")
+    code, _, err = run(capsys, *how, model)
+    assert code == 2 and "guide is required" in err
+    code, _, err = run(capsys, *how, "dxnet_s", "--guide", "in/a.png")
+    assert code == 2 and "guide: this model takes none" in err
+    assert not (folder / "out").exists()

@@ -63,3 +63,9 @@ def test_a_film_has_no_place_to_state_it(folder, capsys):
     code, _, err = run(capsys, "video", "in.y4m", "out.y4m", "--model", "dxnet_s_texture")
     assert code == 2 and "dxnet_s_texture" in err
     assert not (folder / "out.y4m").exists()
+
+
+def test_the_partners_own_name_says_it_too(folder, capsys):
+    how = ["in/a.png", "-o", "out.png", "--sigma", "20", "--model", "dxnet_s_texture"]
+    code, _, err = denoise(capsys, *how)
+    assert code == 0 and "texture 1:" in err and "made up" in err

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ import torch
 from denoise_ext import Denoiser
 from denoise_ext._loader import native_error
 from denoise_ext.integrations.deepinv import DeepinvDenoiser, PhysicsOperator
+from denoise_ext.models import create_model
 from denoise_ext.restore import Restorer
 
 pytestmark = pytest.mark.skipif(native_error() is not None, reason="needs the native library")
@@ -103,3 +106,15 @@ def test_with_deepinv_itself():
     assert prior.prox(x, 0.1).shape == x.shape
     restored = Restorer(operator, sigma=5.0, steps=3).restore(y, 5.0)
     assert np.isfinite(float(restored.mean()))
+
+
+def test_a_copy_of_a_module_makes_its_own_plans():
+    x, denoiser = image(1), DeepinvDenoiser()
+    expected = denoiser(x, 0.1)
+    assert torch.allclose(copy.deepcopy(denoiser)(x, 0.1), expected, atol=1e-5)
+
+
+def test_networks_with_a_guide_are_refused():
+    network = create_model("dxnet_s_guided", widths=[8], blocks=[1]).eval()
+    with pytest.raises(ValueError, match=r"image denoiser.*guide"):
+        DeepinvDenoiser(network)(image(1), 0.1)

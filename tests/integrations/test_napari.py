@@ -66,6 +66,16 @@ def test_several_resolutions_are_refused():
         denoise_layer(layer(pixels(48, 64), multiscale=True))
 
 
+@pytest.mark.parametrize(
+    "pixels",
+    [np.full((40, 40), np.nan), np.array([[0.0, np.inf]] * 40), np.zeros((0, 40, 40), np.uint8)],
+    ids=["nan", "inf", "empty"],
+)
+def test_layers_without_a_range_are_refused(pixels):
+    with pytest.raises(ValueError, match=r"^layer must have"):
+        denoise_layer(layer(pixels))
+
+
 def test_the_manifest_names_what_exists():
     yaml = pytest.importorskip("yaml")
     manifest = yaml.safe_load(MANIFEST.read_text(encoding="utf-8"))

@@ -58,6 +58,13 @@ def test_channels_are_found(axis):
     assert np.abs(found - expected).max() <= allowed(expected, 9 * 9)
 
 
+def test_numbers_may_be_numpys():
+    x = image()
+    expected = ours.gaussian(x, 1.5, truncate=3.0)
+    assert np.array_equal(ours.gaussian(x, np.float32(1.5), truncate=np.int64(3)), expected)
+    assert np.array_equal(ours.gaussian(x, np.array([1.5, 1.5]), truncate=3.0), expected)
+
+
 def rounded_distances(x: np.ndarray, bins: int, sigma_color: float, taps: int) -> float:
     """The most that scikit-image's rounding of colour distances changes a mean of `taps` pixels.
 
@@ -156,13 +163,31 @@ def test_a_network_takes_sigma_on_its_scale():
         (lambda: ours.gaussian(np.zeros((3, 3)), -1.0), ValueError, ["sigma", "-1.0"]),
         (lambda: ours.gaussian(np.zeros((3, 3)), float("nan")), ValueError, ["sigma", "nan"]),
         (lambda: ours.gaussian(np.zeros((3, 3)), mode="edge"), ValueError, ["mode", "edge"]),
-        (lambda: ours.denoise_bilateral(image(), win_size=4), ValueError, ["4"]),
         (lambda: ours.denoise_bilateral(image(), mode="nearest"), ValueError, ["mode", "nearest"]),
         (
             lambda: ours.denoise_bilateral(image(channels=3), channel_axis=5),
             ValueError, ["channel_axis", "5"],
         ),
         (lambda: ours.denoise_network(image(), -0.1), ValueError, ["sigma"]),
+        (lambda: ours.gaussian(image(), None), TypeError, ["sigma", "None"]),
+        (lambda: ours.gaussian(image(), (1.0, 2.0, 3.0)), ValueError, ["sigma", "3.0"]),
+        (lambda: ours.gaussian(image(), truncate=-1.0), ValueError, ["truncate", "-1.0"]),
+        (lambda: ours.gaussian(image(), 1e5), ValueError, ["sigma", "truncate", "65535"]),
+        (lambda: ours.denoise_bilateral(image(), win_size=0), ValueError, ["win_size", "0"]),
+        (lambda: ours.denoise_bilateral(image(), win_size=4), ValueError, ["win_size", "4"]),
+        (lambda: ours.denoise_bilateral(image(), win_size=5.0), TypeError, ["win_size", "5.0"]),
+        (
+            lambda: ours.denoise_bilateral(image(), sigma_spatial=1e3),
+            ValueError, ["win_size", "1023", "sigma_spatial 1000"],
+        ),
+        (
+            lambda: ours.denoise_bilateral(image(), sigma_spatial=float("nan")),
+            ValueError, ["sigma_spatial", "nan"],
+        ),
+        (
+            lambda: ours.denoise_bilateral(image(channels=3), sigma_color=-0.1, channel_axis=2),
+            ValueError, ["sigma_color", "-0.1"],
+        ),
     ],
 )  # fmt: skip
 def test_bad_calls(call, error, words):

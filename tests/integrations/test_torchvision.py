@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections import namedtuple
+from collections import defaultdict, namedtuple
 
 import numpy as np
 import pytest
@@ -102,3 +102,11 @@ def test_with_torchvision_itself(denoiser):
     assert torch.equal(found["plain"], plain) and found["label"] == 3
     video = tv_tensors.Video(noisy(2, 3, 40, 48))
     assert type(Denoise(denoiser)(video)) is tv_tensors.Video
+
+
+def test_dictionaries_keep_what_they_have_besides(denoiser):
+    x = noisy(1, 40, 48)
+    sample = defaultdict(list, image=x)
+    found = Denoise(denoiser)(sample)
+    assert type(found) is defaultdict and found["other"] == [] and "other" not in sample
+    assert torch.equal(found["image"], denoiser(x)) and sample["image"] is x

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from xml.etree import ElementTree
 
 import numpy as np
@@ -93,3 +94,12 @@ def test_a_packet_without_an_end_is_an_error():
     picture = io.picture_of(pixels("rgb", "uint8"), metadata=io.Metadata(xmp=b"<rdf:RDF/>"))
     with pytest.raises(io.ImageError, match="</rdf:RDF>"):
         with_fact(picture, "texture", "1")
+
+
+def test_a_packet_of_many_beginnings_takes_no_longer():
+    beginning = f'<rdf:Description rdf:about="" xmlns:denoise_ext="{NAMESPACE}"'.encode()
+    hostile = io.Metadata(xmp=b"<rdf:RDF>" + 10_000 * beginning + b"</rdf:RDF>")
+    began = time.process_time()
+    stated = with_fact(io.picture_of(pixels("rgb", "uint8"), metadata=hostile), "texture", "1")
+    assert time.process_time() - began < 1  # seconds; a search over all of the rest takes many
+    assert stated.metadata.xmp.startswith(b"<rdf:RDF>" + 10_000 * beginning)

@@ -91,3 +91,20 @@ def test_kornias_fourth_argument_trains_nothing():
     assert not list(layer.parameters())
     with pytest.raises(TypeError, match=r"^separable"):
         dnn.GaussianBlur2d(3, 1.0, "reflect", 1)
+
+
+def test_instance_norm_of_any_number_of_channels():
+    """Without weights PyTorch's layer takes it, with a warning: 6 channels are no 3 groups."""
+    layer, x = dnn.InstanceNorm2d(3).double(), image(2, 6, 7, 5)
+    torch.testing.assert_close(layer(x), F.instance_norm(x))
+    with pytest.raises(ValueError, match=r"^weight.*\(6,\).*\(3,\)"):
+        dnn.InstanceNorm2d(3, affine=True).double()(x)
+
+
+@pytest.mark.parametrize("affine", [True, False])
+def test_layer_norm_of_another_number_of_channels(affine):
+    layer = dnn.LayerNorm2d(6, affine=affine).double()
+    for module in (layer, dnn.to_torch(layer)):
+        for x in (image(1, 4, 5, 5), image(4, 5, 5)):
+            with pytest.raises(ValueError, match=r"^input.*6 channels.*\(.*4, 5, 5\)"):
+                module(x)

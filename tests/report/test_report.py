@@ -15,7 +15,8 @@ from denoise_ext.report import explain
 from denoise_ext.report.explain import autocorrelation, points_of
 from denoise_ext.report.filters import around, feature_maps, local_filter
 from denoise_ext.runtime import RunOptions
-from denoise_ext.tasks.network_run import NetworkRun, Sessions
+from denoise_ext.tasks.network_run import NetworkRun
+from denoise_ext.tasks.sessions import Sessions
 
 pytestmark = pytest.mark.skipif(native_error() is not None, reason="needs the native library")
 PHOTOGRAPH = f"{denoise_ext.__path__[0]}/assets/kodim21.png"

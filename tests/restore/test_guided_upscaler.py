@@ -107,6 +107,9 @@ def test_holes(network):
         ({"image": DEPTH * np.uint16(0), "holes": "fill"}, ValueError, "every pixel is a hole"),
         ({"model": "dxnet_s_gray"}, ValueError, "model must take a guide.*DXNet"),
         ({"guide": 7}, TypeError, "guide: image must be"),
+        ({"guide": PHOTO / np.nan}, ValueError, "guide: .*NaN"),
+        ({"guide": PHOTO / np.nan, "holes": "fill"}, ValueError, "guide: .*NaN"),
+        ({"image": DEPTH / np.nan}, ValueError, "image: pixels must be finite"),
         ({"sigma": -1}, ValueError, "sigma.*-1"),
     ],
 )
@@ -114,3 +117,29 @@ def test_what_does_not_fit_is_named(network, change, error, named):
     options = {"image": DEPTH, "guide": PHOTO, "model": network} | change
     with pytest.raises(error, match=named):
         upscale(options.pop("image"), **options)
+
+
+def test_the_image_that_was_given_stays(network):
+    """One whose range is [0, 1] needs no conversion: the network reads the caller's memory."""
+    depth = ((DEPTH - DEPTH.min()) / float(np.ptp(DEPTH))).astype(np.float32)
+    before = depth.copy()
+    made = upscale(depth, sigma=20, model=network, guide=PHOTO)
+    assert (made != upscale(depth, model=network, guide=PHOTO)).any()
+    np.testing.assert_array_equal(depth, before)
+
+
+def test_alpha_is_enlarged_on_its_own_scale(network):
+    """The range of the depth is a fiftieth of that of alpha."""
+    depth = (DEPTH / 1e5).astype(np.float32)
+    alpha = np.linspace(0, 1, DEPTH.size, dtype=np.float32).reshape(DEPTH.shape)
+    made = upscale(np.stack([depth, alpha], 2), sigma=10, model=network, guide=PHOTO)
+    alone = upscale(depth, sigma=10, model=network, guide=PHOTO)
+    np.testing.assert_allclose(made[..., 0], alone, rtol=0, atol=1e-7)
+    expected = imresize(torch.from_numpy(alpha).double()[None, None], 4).clamp(0, 1)
+    np.testing.assert_allclose(made[..., 1], expected[0, 0], rtol=0, atol=1e-6)
+    opaque = np.stack([DEPTH // 10, np.full_like(DEPTH, 255)], 2).astype(np.uint8)
+    assert (upscale(opaque, model=network, guide=PHOTO)[..., 1] == 255).all()
+
+
+def test_a_batch_of_none(network):
+    assert upscale(torch.zeros(0, 1, 9, 14), model=network, guide=PHOTO).shape == (0, 1, 36, 56)

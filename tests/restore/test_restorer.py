@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -246,3 +248,11 @@ def test_bad_input_is_one_clear_error(call, error, words):
     assert "\n" not in str(raised.value)
     for word in words:
         assert word in str(raised.value)
+
+
+def test_copies_make_their_own_plans():
+    restorer = Restorer(Blur("gaussian:1"), sigma=5, steps=1)
+    image = picture(1).astype(np.float32)
+    expected = restorer(image)  # it has a plan now
+    for other in (copy.deepcopy(restorer), pickle.loads(pickle.dumps(restorer))):
+        np.testing.assert_allclose(other(image), expected, rtol=0, atol=1e-5)

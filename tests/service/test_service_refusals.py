@@ -180,3 +180,11 @@ def test_names_of_a_reverse_proxy(arguments):
             assert status("pictures.example.org", origin) == 403, origin
         refused = running.get("/healthz", Host="evil.example")
         assert "pictures.example.org" in refused.error and "--name" in refused.error
+
+
+def test_a_model_that_needs_a_guide_starts_no_service():
+    from denoise_ext.service import ServiceOptions
+    from denoise_ext.service.networks import Networks
+
+    with pytest.raises(ValueError, match="guide is required"):
+        Networks(ServiceOptions(model="joint_bilateral"))

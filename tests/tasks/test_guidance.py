@@ -10,8 +10,10 @@ from denoise_ext import nn, reference, tasks
 from denoise_ext._loader import native_error
 from denoise_ext.io import Metadata, picture_of, read_picture, write_image, write_picture
 from denoise_ext.models import create_model, save_model
+from denoise_ext.runtime import RunOptions
 from denoise_ext.tasks import Denoiser
 from denoise_ext.tasks.holes import filled
+from denoise_ext.tasks.processor import load_denoiser
 
 pytestmark = pytest.mark.skipif(native_error() is not None, reason="native library missing")
 
@@ -58,6 +60,13 @@ BAD_GUIDES = [
     ({"model": "joint_bilateral", "guide": PHOTO[1:]}, ValueError, r"guide must.*\(31, 43\).*30"),
     ({"model": "joint_bilateral", "guide": 7}, TypeError, "guide: image must be"),
     ({"model": "joint_bilateral", "guide": PHOTO, "backend": "torch"}, ValueError, "guided"),
+    ({"model": "joint_bilateral", "guide": 1.0 * PHOTO}, ValueError, r"guide: .*\[0, 1\] scale"),
+    ({"model": "joint_bilateral", "guide": PHOTO / np.nan}, ValueError, "guide: .*NaN"),
+    (
+        {"model": "joint_bilateral", "guide": PHOTO.astype("i2")},
+        TypeError,
+        r"guide: .*torch\.int16",
+    ),
 ]
 
 
@@ -129,13 +138,13 @@ def test_uncertainty_has_a_reason(network, model):
 
 
 def test_a_guided_network_is_the_default_where_it_has_weights(network, tmp_path, monkeypatch):
-    from denoise_ext.tasks import denoiser, guide
+    from denoise_ext.tasks import guide
 
     with pytest.raises(ValueError, match="guide: no network with a guide has trained weights"):
         monkeypatch.setattr(guide, "pretrained_info", lambda name: None)
         Denoiser()(DEPTH, guide=PHOTO)
     save_model(network, tmp_path / "guided.safetensors", torch.float32, {})
-    monkeypatch.setattr(denoiser, "default_guided", lambda: str(tmp_path / "guided.safetensors"))
+    monkeypatch.setattr(guide, "default_guided", lambda: str(tmp_path / "guided.safetensors"))
     made = Denoiser(sigma=20)(DEPTH, guide=PHOTO)
     np.testing.assert_array_equal(made, Denoiser(network, sigma=20)(DEPTH, guide=PHOTO))
 
@@ -212,3 +221,32 @@ def test_holes_in_files_and_what_is_refused(network, tmp_path):
         guide = options.pop("guide", None)
         with pytest.raises(ValueError, match=named):
             Denoiser(network, sigma=5, **options)(image, guide=guide)
+
+
+def test_transparent_pixels_are_no_holes(network):
+    alpha = np.ones_like(DEPTH)
+    alpha[5:15, 5:15] = 0
+    image = np.stack([DEPTH + 0.2, alpha], 2)
+    plain, kept, full = (
+        Denoiser(network, sigma=5, alpha="denoise", holes=holes)(image, guide=PHOTO)[..., 1]
+        for holes in ("none", "keep", "fill")
+    )
+    np.testing.assert_array_equal(kept, plain)
+    np.testing.assert_array_equal(full, plain)
+
+
+def test_a_network_for_guides_of_two_channels_is_refused_at_once():
+    network = create_model("dxnet_s_guided", widths=[8], blocks=[1], guide_channels=2).eval()
+    with pytest.raises(ValueError, match="DXNetGuided with inputs image, noise_map, guide"):
+        Denoiser(network)
+
+
+def test_a_batch_whose_model_and_guide_do_not_fit_is_one_error():
+    for model, guided, named in (
+        ("joint_bilateral", False, "guide is required"),
+        ("dxnet_s", True, "guide: this model takes none"),
+        ("dxnet_s_gray", True, "guide: this model takes none"),
+    ):
+        with pytest.raises(ValueError, match=named):
+            load_denoiser(model, RunOptions(), guided)
+    load_denoiser("joint_bilateral", RunOptions(), True)

@@ -107,6 +107,7 @@ def test_a_file_states_it_and_others_do_not(suffix, tmp_path):
         ({"texture": 0.5, "model": torch.nn.Identity().eval(), "channels": 1}, ["texture"]),
         ({"texture": 0.5, "uncertainty": 2}, ["uncertainty", "texture"]),
         ({"model": "dxnet_s_texture", "uncertainty": 2}, ["uncertainty", "texture"]),
+        ({"model": "dxnet_s_texture", "texture": 0.5}, ["texture", "0.5", "dxnet_s_color"]),
         ({"texture": 0.5, "alpha": "denoise"}, ["texture", "alpha"]),
     ],
 )

@@ -196,6 +196,26 @@ def test_validation_measures_each_kind(place):
     assert torch.equal(guides[0][0], guides[1][1]) and torch.equal(guides[0][1], guides[1][0])
 
 
+def test_factors_that_do_not_divide_the_held_out_pairs(place):
+    settings = config("guide.factors=[3]")
+    validator = HeldOutPairs(settings, GuidedCrops(settings, one()).pool)
+    values, _ = validator(lambda x: {"image": x["image"]})
+    cut = [pair.image[..., :30, :30] for pair in validator.pairs]  # of 32
+    expected = [psnr(imresize(imresize(x, 1 / 3), 3).clamp(0, 1), x).item() for x in cut]
+    assert values["x3"]["psnr"] == pytest.approx(sum(expected) / 2, abs=1e-3)
+
+
+def test_one_pair_alone_has_no_wrong_guide(place):
+    settings = config("validation.images=1")
+    validator = HeldOutPairs(settings, GuidedCrops(settings, one()).pool)
+    assert validator.labels == (10.0, 25.0, "x4")
+
+
+def test_held_out_pairs_have_pixels(place):
+    with pytest.raises(ValueError, match=r"validation\.crop.*16 x 16.*crop of 12"):
+        GuidedCrops(config("validation.crop=12"), one())
+
+
 def test_it_learns_and_continues(place):
     result = train(config())
     assert result.finished and set(result.validation) == {10.0, 25.0, "25 with a wrong guide", "x4"}
@@ -243,6 +263,14 @@ def test_what_does_not_fit_is_refused(place, override, named):
         (["data.sources=[{train='images', layered=true, scales=[0.5]}]"], "no scales"),
         (["data.sources=[]", "data.train='images'"], "needs data.sources"),
         (["loss.target=sure"], "clean files"),
+        (["data.augment=false"], r"data\.augment.*False"),
+        (["data.sampling=area"], r"data\.sampling.*area"),
+        (["data.normalise=stretch"], r"data\.normalise.*stretch"),
+        (
+            ["task.name=image_upscaling", "guide.factors=[4,8]", "guide.contrast=0.5",
+             "data.sources=[{train='images', enlarged=0.5}]"],
+            "enlarged",
+        ),
     ],
 )  # fmt: skip
 def test_wrong_configurations(place, overrides, named):

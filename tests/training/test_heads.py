@@ -120,6 +120,11 @@ def test_normals_of_planes():
     assert angle(normals, 5 * tilted).item() == pytest.approx(45, abs=1e-3)
     with pytest.raises(ValueError, match="depth"):
         surface_normals(torch.zeros(1, 3, 8, 8))
+    with pytest.raises(TypeError, match=r"depth.*int16"):
+        surface_normals(torch.zeros(1, 1, 8, 8, dtype=torch.int16))
+    for wrong in (tilted[:, :2], tilted[..., :1]):
+        with pytest.raises(ValueError, match=r"first and second.*3, 8, 8"):
+            angle(normals, wrong)
 
 
 def test_a_run_logs_each_loss(place):

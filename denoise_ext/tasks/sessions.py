@@ -1,4 +1,4 @@
-"""The networks that a `Denoiser` has loaded and planned."""
+"""The networks of a task, each loaded and planned once."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from denoise_ext.tasks.guided_filter import guided_session, is_guided_filter
 from denoise_ext.tasks.texture import check_treatment
 
 
-class DenoiserSessions:
+class Sessions:
     """A session for each network, number of channels and kind of guide, made once.
 
     Args:
-        model: that of the `Denoiser`, which `texture` is for.
-        options: for all networks.
+        model: what runs where no other model is named.
+        options: of all networks: device, backend and precision count.
         texture: above 0 there is one network, the textured form of `model`.
 
     Threads may share it.  Copies and pickles have no sessions yet.
     """
 
-    def __init__(self, model: Model, options: RunOptions, texture: float) -> None:
+    def __init__(self, model: Model, options: RunOptions, texture: float = 0.0) -> None:
         self._model, self._options, self._texture = model, options, texture
         self._made: dict[tuple[str, int, int], Session] = {}
         self._lock = threading.Lock()
@@ -36,8 +36,19 @@ class DenoiserSessions:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _lock=threading.Lock())
 
-    def of(self, model: Model, channels: int, guide_channels: int = 0) -> Session:
-        """The network of ``model`` for images of these channels; 0 guide channels: no guide."""
+    def of(self, channels: int, guide_channels: int = 0, model: Model = None) -> Session:
+        """The network for images of so many channels.
+
+        Args:
+            channels: 1 or 3; alpha does not count.
+            guide_channels: 1 or 3; 0: there is no guide.
+            model: runs in place of the own one.
+
+        Raises:
+            ModelKindError: (a TypeError, a ValueError) a network that denoises no image.
+            TypeError, ValueError, RuntimeError: as `open_network`.
+        """
+        model = self._model if model is None else model
         name = model if isinstance(model, str) else ""
         if self._texture:
             check_treatment(name)  # what the noise would take without texture
@@ -51,15 +62,15 @@ class DenoiserSessions:
             return self._made[key]
 
     def _make(self, model: Model, channels: int, guide_channels: int) -> Session:
-        options = self._options
-        if guide_channels and is_guided_filter(model) and not self._texture:
-            return guided_session(model, channels, guide_channels, options.device, options.backend)
+        options, native = self._options, self._options.backend == "native"
         if self._texture:
-            network = open_textured(self._model, self._texture, options.device, options.backend)
-        else:
-            network = open_network(model, options.device, None, options.backend, channels=channels)
-            check_denoiser(network)
-        return Session(network, options.precision, options.backend == "native")
+            textured = open_textured(self._model, self._texture, options.device, options.backend)
+            return Session(textured, options.precision, native)
+        if guide_channels and is_guided_filter(model):
+            return guided_session(model, channels, guide_channels, options.device, options.backend)
+        network = open_network(model, options.device, None, options.backend, channels=channels)
+        check_denoiser(network)
+        return Session(network, options.precision, native)
 
 
 def check_denoiser(model: Model) -> None:
