@@ -154,8 +154,8 @@ def table(results: dict[str, dict[str, dict[str, list[Point]]]]) -> str:
 def gains(results: dict[str, dict[str, dict[str, list[Point]]]]) -> str:
     """dB of the codec over the other formats, of pictures that both have a file of at a rate."""
     lines = [
-        "Gain of DXC in dB: the mean, the worst picture, and the number of pictures that both have a",
-        "file of at that rate.",
+        "Gain of DXC in dB: the mean, the worst picture, and the number of pictures that both have",
+        "a file of at that rate.",
         "",
         "| noise, over | " + " | ".join(map(str, GAIN_RATES)) + " |",
         "|---|" + "---:|" * len(GAIN_RATES),
