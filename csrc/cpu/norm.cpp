@@ -57,6 +57,33 @@ void run_layer_norm(const LayerNorm2dParams& params, const Threads& threads) {
   });
 }
 
+// Of a group's differences from its centre.
+struct Moments {
+  double mean, variance;
+};
+
+Moments moments(const GroupNormPlan& plan, int64_t n, int64_t group, int64_t per_group) {
+  const int64_t* size = plan.params.input.size;
+  double sum = 0, squares = 0;  // in strip order, whatever the number of threads was
+  for (int64_t strip = n * plan.strips_per_image; strip < (n + 1) * plan.strips_per_image; ++strip) {
+    const double* of_strip = plan.partials + strip * 2 * plan.width;
+    for (int64_t c = group * per_group; c < (group + 1) * per_group; ++c) {
+      sum += of_strip[c];
+      squares += of_strip[plan.width + c];
+    }
+  }
+  const auto count = static_cast<double>(per_group * size[2] * size[3]);
+  const double mean = sum / count, variance = squares / count - mean * mean;
+  return {mean, variance < 0 ? 0 : variance};
+}
+
+// f(image, group) for each.
+template <class F>
+void for_each_group(const GroupNormPlan& plan, int64_t groups, const F& f) {
+  for (int64_t n = 0; n < plan.params.input.size[0]; ++n)
+    for (int64_t g = 0; g < groups; ++g) f(n, g);
+}
+
 // What a value is multiplied with and what is added then, of each image and channel.
 template <class T>
 struct Affine {
@@ -69,28 +96,19 @@ Affine<T> affine(const GroupNormPlan& plan, int64_t groups) {
   const int64_t channels = p.input.size[1], per_group = channels / groups;
   const std::vector<double> weight = channel_values<double>(p.weight, channels, plan.width, 1.0);
   const std::vector<double> bias = channel_values<double>(p.bias, channels, plan.width, 0.0);
-  const auto count = static_cast<double>(per_group * p.input.size[2] * p.input.size[3]);
   Affine<T> result;
   result.scale.assign(static_cast<size_t>(p.input.size[0] * plan.width), T(0));
   result.shift = result.scale;
-  for (int64_t n = 0; n < p.input.size[0]; ++n)
-    for (int64_t g = 0; g < groups; ++g) {
-      double sum = 0, squares = 0;  // in strip order, whatever the number of threads was
-      for (int64_t strip = n * plan.strips_per_image; strip < (n + 1) * plan.strips_per_image; ++strip) {
-        const double* of_strip = plan.partials + strip * 2 * plan.width;
-        for (int64_t c = g * per_group; c < (g + 1) * per_group; ++c) {
-          sum += of_strip[c];
-          squares += of_strip[plan.width + c];
-        }
-      }
-      const double mean = sum / count, variance = squares / count - mean * mean;
-      const double factor = 1 / std::sqrt((variance < 0 ? 0 : variance) + p.eps);
-      for (int64_t c = g * per_group; c < (g + 1) * per_group; ++c) {
-        const auto channel = static_cast<size_t>(c), at = static_cast<size_t>(n * plan.width + c);
-        result.scale[at] = static_cast<T>(factor * weight[channel]);
-        result.shift[at] = static_cast<T>(bias[channel] - mean * factor * weight[channel]);
-      }
+  for_each_group(plan, groups, [&](int64_t n, int64_t g) {
+    const Moments of_group = moments(plan, n, g, per_group);
+    const double mean = plan.center[n * plan.width + g * per_group] + of_group.mean;
+    const double factor = 1 / std::sqrt(of_group.variance + p.eps);
+    for (int64_t c = g * per_group; c < (g + 1) * per_group; ++c) {
+      const auto channel = static_cast<size_t>(c), at = static_cast<size_t>(n * plan.width + c);
+      result.scale[at] = static_cast<T>(factor * weight[channel]);
+      result.shift[at] = static_cast<T>(bias[channel] - mean * factor * weight[channel]);
     }
+  });
   return result;
 }
 
@@ -99,15 +117,29 @@ void run_group_norm(const GroupNormParams& params, const Threads& threads) {
   GroupNormPlan plan{};
   fill(plan, params);
   const int64_t* size = params.input.size;
+  const int64_t per_group = size[1] / params.groups;
   plan.strip_rows = std::clamp<int64_t>(kStripElements / (size[1] * size[3]), 1, size[2]);
   plan.strips_per_image = divide_up(size[2], plan.strip_rows);
   const int64_t strips = size[0] * plan.strips_per_image;
   std::vector<double> partials(static_cast<size_t>(strips * 2 * plan.width), 0.0);
+  std::vector<double> center(static_cast<size_t>(size[0] * plan.width), 0.0);
   plan.partials = partials.data();
+  plan.center = center.data();
   const NormKernels& table = *kernels().norm;
-  for_each_block(threads, strips, [&](int64_t strip, Scratch& scratch) {
-    table.group_norm_sums(plan, strip, scratch.reserve(plan.scratch_bytes));
-  });
+  const auto add_up = [&] {
+    for_each_block(threads, strips, [&](int64_t strip, Scratch& scratch) {
+      table.group_norm_sums(plan, strip, scratch.reserve(plan.scratch_bytes));
+    });
+  };
+  if constexpr (sizeof(T) == sizeof(double)) {
+    add_up();
+    for_each_group(plan, params.groups, [&](int64_t n, int64_t g) {
+      const auto first = center.begin() + n * plan.width + g * per_group;
+      std::fill_n(first, per_group, moments(plan, n, g, per_group).mean);
+    });
+    std::fill(partials.begin(), partials.end(), 0.0);
+  }
+  add_up();
   const Affine<T> values = affine<T>(plan, params.groups);
   plan.scale = values.scale.data();
   plan.shift = values.shift.data();

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import gc
 import platform
 import random
 import subprocess
 import sys
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from engine_tools import RandomNet, plan_of
+from engine_tools import RandomNet, plan_of, planned, small_net
+from engine_tools import ours_is_faster as ours_is_faster
 from torch import Tensor, nn
 
+import denoise_ext
 from denoise_ext.engine.fuse.match import POINTWISE_STEPS
 from denoise_ext.engine.run import memory
+from denoise_ext.engine.run.entries import MOST_PLANS
 from denoise_ext.engine.run.memory import Buffer, place
 
 
@@ -137,6 +142,48 @@ def test_memory_is_allocated_once_and_per_thread():
         with ThreadPoolExecutor(4) as threads:
             assert all(threads.map(work, range(16)))
         assert plan.workspaces <= 4
+
+
+@pytest.fixture
+def no_garbage_collection():
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+class ReturnsMore(nn.Module):
+    """Results: of a convolution, of a list, a weight, and what is computed of a weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        y = self.conv(x)
+        return y, torch.stack([y, y.cumsum(2)]), self.conv.bias, self.conv.bias * 2
+
+
+@torch.no_grad()
+def test_memory_of_a_plan_that_is_dropped_is_free_at_once(no_garbage_collection):
+    x = torch.randn(1, 3, 9, 9)
+    plan = plan_of(ReturnsMore().eval(), x, poison=False)
+    plan.run([x])
+    (workspace,) = plan.free_workspaces()
+    arena = weakref.ref(workspace._arena)
+    del plan, workspace
+    assert arena() is None
+
+
+@torch.no_grad()
+def test_plans_of_many_sizes_are_dropped(ours_is_faster, no_garbage_collection):
+    fast = denoise_ext.accelerate(small_net(), torch.randn(1, 3, 8, 8))
+    assert planned(fast)
+    for size in range(9, 9 + 2 * MOST_PLANS):
+        fast(torch.randn(1, 3, size, 8))
+    alive = [made() for _, made in fast._settings.plans]
+    assert len([made for made in alive if made is not None]) == MOST_PLANS
+    assert len(alive) <= MOST_PLANS + 1
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux has huge pages")

@@ -108,7 +108,45 @@ class Remembering(nn.Module):
         return result
 
 
-@pytest.mark.parametrize("kind", [Decaying, Remembering])
+class Delayed(nn.Module):
+    """Each call scales by what the one before has left, which is always the same."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(16, 16, 3, padding=1)
+        self.weight = nn.Parameter(torch.rand(1, 16, 1, 1) + 1)
+        self.scale = torch.ones(1, 16, 1, 1)
+
+    def forward(self, x):
+        result = self.conv(x) * self.scale
+        self.scale = self.weight * 2
+        return result
+
+
+class DelayedInPlace(Delayed):
+    def forward(self, x):
+        result = self.conv(x) * self.scale
+        self.scale.copy_(self.weight)
+        return result
+
+
+class FirstCall(nn.Module):
+    """Its first call takes another way than the others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(16, 16, 3, padding=1)
+        self.last = None
+
+    def forward(self, x):
+        result = self.conv(x)
+        if self.last is not None:
+            result = result.tanh() + self.last.shape[0]
+        self.last = self.conv.weight.sum((1, 2, 3))
+        return result
+
+
+@pytest.mark.parametrize("kind", [Decaying, Remembering, Delayed, DelayedInPlace, FirstCall])
 @torch.no_grad()
 def test_what_differs_from_call_to_call_is_not_planned(kind, image, ours_is_faster):
     torch.manual_seed(0)

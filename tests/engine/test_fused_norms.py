@@ -61,6 +61,16 @@ class Flattened(_Affine):
         return y.transpose(1, 2).view(n, c, h, w)
 
 
+class PixelsLast(_Affine):
+    """Of (N, H, W, C)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x.permute(0, 2, 3, 1)
+        mean, variance = y.mean(-1, keepdim=True), y.var(-1, keepdim=True, unbiased=False)
+        y = (y - mean) / torch.sqrt(variance + 1e-5) * self.weight + self.bias
+        return y.permute(0, 3, 1, 2)
+
+
 class Plain(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return (x - x.mean(1, keepdim=True)) / (x.var(1, keepdim=True, correction=0) + 0.1).sqrt()
@@ -72,6 +82,7 @@ FORMS = {
     "rsqrt": ReciprocalRoot,
     "var": Variance,
     "Restormer": Flattened,
+    "pixels last": PixelsLast,
     "plain": Plain,
     "instance": lambda: nn.InstanceNorm2d(C),
     "instance affine": lambda: nn.InstanceNorm2d(C, affine=True),
@@ -122,6 +133,54 @@ def test_norms(name, batch, dtype):
 
 def _planned(net: nn.Module, x: Tensor) -> Tensor:
     return plan_of(net, x).run([x])
+
+
+@pytest.mark.parametrize("size", [(C, C), (C, 5), (5, C), (1, C), (C, 1)])
+@pytest.mark.parametrize("name", ["Restormer", "pixels last", "var", "instance affine"])
+@torch.no_grad()
+def test_sizes_that_are_those_of_other_axes(name, size):
+    """The channels are found by what views do, not by how many there are."""
+    net, x = _net(FORMS[name]()), torch.rand(1, 3, *size)
+    assert len(_norms(net, x)) == 1
+    torch.testing.assert_close(_planned(net, x), net(x), rtol=1e-4, atol=1e-4)
+
+
+class Turned(_Affine):
+    """Rows become columns: the sizes of a square are the same."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, c, h, w = x.shape
+        y = x.flatten(2).transpose(1, 2)
+        mean, variance = y.mean(-1, keepdim=True), y.var(-1, keepdim=True, unbiased=False)
+        y = (y - mean) / torch.sqrt(variance + 1e-5) * self.weight + self.bias
+        return y.view(n, h, w, c).permute(0, 3, 2, 1)
+
+
+class EachImage(nn.Module):
+    """Each image has weights of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.rand(2 * C)), nn.Parameter(torch.rand(2 * C))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x.contiguous().view(1, 2 * C, *x.shape[2:])
+        return F.batch_norm(y, None, None, self.weight, self.bias, True).view(x.shape)
+
+
+class TurnedInstances(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.batch_norm(x.reshape(1, -1, *x.shape[2:]), None, None, training=True)
+        return y.transpose(2, 3)
+
+
+@pytest.mark.parametrize(("layer", "batch"), [(Turned, 1), (EachImage, 2), (TurnedInstances, 1)])
+@torch.no_grad()
+def test_what_looks_like_a_normalisation_of_an_image(layer, batch):
+    """No example is needed to tell: of equal pixels, the results would be the same."""
+    net, x = _net(layer()), torch.rand(batch, 3, 12, 12)
+    assert not _norms(net, x)
+    torch.testing.assert_close(_planned(net, x), net(x), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["NAFNet", "instance affine", "group"])

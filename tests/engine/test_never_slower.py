@@ -41,6 +41,12 @@ class Clock:
         return self.now
 
 
+def packed_kinds(fast) -> set[str]:
+    """What the region of the whole keeps of weights in other forms."""
+    region = fast._shim._engine_state.regions["forward"]
+    return {kind for kind, *_ in region._packed.packed}
+
+
 class Counting(nn.Module):
     """Its forward writes to an attribute: it runs itself, on parts."""
 
@@ -105,6 +111,7 @@ def test_a_whole_that_is_not_faster_tries_its_parts(monkeypatch):
     assert (whole.variant, whole.ours_ms) == ("original", 3.0)
     assert [r.module for r in rows if r.variant == "plan"] == ["0", "2", "5"]
     assert rows[-1].variant == "its parts' plans" and rows[-1].ours_ms == 1.0
+    assert not packed_kinds(fast)  # the whole does not keep weights that its parts have packed
     with torch.no_grad():
         torch.testing.assert_close(fast(x), net(x), rtol=1e-4, atol=1e-5)
 
@@ -161,6 +168,10 @@ def test_the_fastest_of_three_is_kept(monkeypatch, site, times, kept):
     with torch.no_grad():
         for y in (x, torch.randn(2, 3, 30, 22)):
             torch.testing.assert_close(fast(y), net(y), rtol=1e-4, atol=1e-5)
+    if kept == "ours":
+        assert packed_kinds(fast) >= {"packed", "folded"}
+    if kept == "plain":
+        assert packed_kinds(fast).isdisjoint({"packed", "folded"})
 
 
 def test_sites_with_one_name_are_decided_one_by_one(monkeypatch):
@@ -184,6 +195,50 @@ def test_sites_with_one_name_are_decided_one_by_one(monkeypatch):
         names = [str(step.function) for step in entry.plan.schedule.steps]
         assert sum("group_norm_out" in n for n in names) == 1
         assert sum("native_group_norm" in n for n in names) == 1
+
+
+class OneOrTwo(nn.Module):
+    """Large images have a convolution more."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        return self.second(x) if x.shape[-1] > 10 else x
+
+
+def test_a_size_without_what_is_faster_is_no_rule(monkeypatch):
+    """The first convolution is not faster, the second is: small images have the first alone."""
+    Clock(monkeypatch)
+    sites = iter([[1.0, 2.0], [2.0, 1.0]])
+    monkeypatch.setattr(
+        verify, "interleaved", lambda c: next(sites) if is_site(c) else timed(2.0, 1.0, c)
+    )
+    net, x = OneOrTwo().eval(), torch.randn(1, 3, 20, 20)
+    fast = denoise_ext.accelerate(net, x, precision="strict")
+    with torch.no_grad():
+        for size in (9, 24, 9, 30):
+            y = torch.randn(1, 3, size, size)
+            torch.testing.assert_close(fast(y), net(y), rtol=1e-4, atol=1e-5)
+    entries = fast._shim._engine_state.regions["forward"]._entries.values()
+    assert [entry.plan is not None for entry in entries] == [True, False, True, True]
+
+
+def test_times_are_of_sites_that_are_alike(monkeypatch):
+    """The first and the last convolution are; dilation makes the second another one."""
+    Clock(monkeypatch)
+    timings = []
+    monkeypatch.setattr(
+        verify,
+        "interleaved",
+        lambda c: timings.append(is_site(c)) or timed(2.0, 1.0, c),
+    )
+    layers = [nn.Conv2d(4, 4, 3, padding=d, dilation=d) for d in (1, 2, 1)]
+    net, x = nn.Sequential(*layers).eval(), torch.randn(1, 4, 9, 9)
+    denoise_ext.accelerate(net, x, precision="strict")
+    assert sum(timings) == 2
 
 
 class NewWeights(nn.Module):

@@ -141,6 +141,23 @@ def test_a_written_channel_that_is_broadcast_stays(ours_is_faster):
     torch.testing.assert_close(denoise_ext.accelerate(net, x)(x), net(x))
 
 
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_copy_keeps_the_layout_that_views_of_it_have(turned, ours_is_faster):
+    """What is copied is in channels_last, the copy is not: its pixels are a row of memory."""
+
+    def write(self: nn.Module, x: Tensor) -> Tensor:
+        y = torch.empty(x.shape[0], 8, *x.shape[2:])
+        y.copy_(self.body(x))
+        return y.permute(0, 2, 3, 1).exp() if turned else y.view(x.shape[0], -1).cumsum(1)
+
+    net, x = Calls(write).eval(), torch.randn(2, 1, 6, 5)
+    fast = denoise_ext.accelerate(net, x)
+    assert planned(fast), fast.report()
+    with torch.no_grad():
+        for y in (x, torch.randn(1, 1, 9, 4)):
+            torch.testing.assert_close(fast(y), net(y), rtol=1e-4, atol=1e-5)
+
+
 class Transformer(nn.Module):
     """Its second convolution reads what was not in channels_last before it."""
 

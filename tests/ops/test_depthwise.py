@@ -57,6 +57,20 @@ def test_what_follows_the_sums(activation, position, dtype, isa):
         assert (whole[:, :4] == 7).all() and (whole[:, channels + 4 :] == 7).all()
 
 
+@pytest.mark.parametrize("activation", ["none", "gelu"])
+def test_the_output_may_be_the_residual(activation, isa):
+    """No pixel is added twice, though groups of pixels overlap elsewhere."""
+    for channels in (16, 20, 67):
+        for width in (8, 13, 21, 30):
+            x = random(1, channels, 7, width).contiguous(memory_format=CL)
+            weight = random(channels, 1, 3, 3, seed=1)
+            out = random(1, channels, 7, width, seed=2).contiguous(memory_format=CL)
+            options = {"groups": channels, "activation": activation}
+            exact = expected(x, weight, None, 1, residual=out, **options)
+            conv2d_out(x, weight, out, padding=1, residual=out, **options)
+            assert_close(out, exact, weight)
+
+
 @pytest.mark.parametrize("stride", [1, 2, 3])
 def test_transposed(stride, isa):
     for channels in (7, 16, 20, 67):

@@ -50,8 +50,10 @@ def _norm(call, x: Tensor, dtype: torch.dtype) -> _Norm:
     distance = (values - mean).abs().mean(-1, keepdim=True)
     variance = (values - mean).square().mean(-1, keepdim=True)
     mean_error = (n + SLACK) * e * absolute
-    if grouped:  # mean of squares less square of the mean
-        variance_error = (n + SLACK) * e * 2 * values.square().mean(-1, keepdim=True)
+    if grouped:  # mean of squares less square of the mean, of float64 from the first pass's mean
+        centred = dtype == torch.float64
+        square = variance + mean_error.square() if centred else values.square().mean(-1, True)
+        variance_error = (n + SLACK) * e * 2 * square
     else:  # a mean that is off adds its square, and roundings of the differences
         variance_error = (n + SLACK) * e * (variance + absolute * distance) + mean_error.square()
     total = variance + eps

@@ -168,7 +168,8 @@ DENOISE_EXT_INLINE DepthwiseRow depthwise_row(const ConvPlan& plan, const ConvTa
 }
 
 // Columns [x, end) of a row, for one block of channels, read from the image itself. Zeros around the image
-// are no operands at all. Some columns are computed twice, so that groups of pixels are whole.
+// are no operands at all. Some columns are computed twice, so that groups of pixels are whole; but none where
+// the output is the residual, which the first time overwrites.
 template <class T, int V>
 void depthwise_cols(const ConvPlan& plan, const ConvTask<T>& task, const DepthwiseRow& row,
                     const ChannelBlock& block, int64_t x, int64_t end) {
@@ -207,12 +208,13 @@ void depthwise_cols(const ConvPlan& plan, const ConvTask<T>& task, const Depthwi
                      weight + row.begin * plan.padded_outputs, bias, acc);
     emit(acc, col);
   };
-  const int64_t begin = row.inner.begin;
+  const bool once = params.residual.data == params.output.data;
   const int64_t inner = end < row.inner.end ? end : row.inner.end;
+  const int64_t begin = row.inner.begin, whole = inner - kPixels;  // first columns of groups
   while (x < end) {
-    if (x >= begin && x < inner && inner - begin >= kPixels) {
-      group(x + kPixels <= inner ? x : inner - kPixels);
-      x = x + kPixels <= inner ? x + kPixels : inner;
+    if (x >= begin && x < inner && begin <= whole && (x <= whole || !once)) {
+      group(x <= whole ? x : whole);
+      x = x <= whole ? x + kPixels : inner;
       continue;
     }
     Vec<T> acc[1][V];

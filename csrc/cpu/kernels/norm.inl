@@ -130,6 +130,7 @@ void layer_norm_piece(const LayerNormPlan& plan, int64_t piece, void* scratch) {
 
 // ---- over the pixels of a group --------------------------------------------------------------------
 // Sums are in double: of squares of float32 without any rounding that a mean far from zero could enlarge.
+// Squares of doubles are rounded, so those are differences from the plan's centre.
 
 template <class T>
 DENOISE_EXT_INLINE Vec<double> load_as_double(const T* from) {
@@ -140,13 +141,14 @@ DENOISE_EXT_INLINE Vec<double> load_as_double(const T* from) {
 
 // Adds what `pixels` pixels have of kVectors vectors of channels, `pitch` elements apart.
 template <class T, int kVectors>
-DENOISE_EXT_INLINE void add_moments(const T* values, int64_t pitch, int64_t pixels, double* sums,
-                                    double* squares) {
+DENOISE_EXT_INLINE void add_moments(const T* values, int64_t pitch, int64_t pixels, const double* center,
+                                    double* sums, double* squares) {
   Vec<double> sum[kVectors] = {}, square[kVectors] = {};
   for (int64_t i = 0; i < pixels; ++i, values += pitch)
 #pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v) {
-      const Vec<double> x = load_as_double(values + v * kLanes<double>);
+      Vec<double> x = load_as_double(values + v * kLanes<double>);
+      if constexpr (sizeof(T) == sizeof(double)) x -= load(center + v * kLanes<double>);
       sum[v] += x;
       square[v] += x * x;
     }
@@ -176,6 +178,7 @@ void group_norm_pixel_sums(const GroupNormPlan& plan, const NormRows& rows, doub
   const int64_t channels = input.size[1], cols = input.size[3];
   // Read where they are if whole vectors fit.
   const bool direct = input.dtype == accumulation_type(input.dtype) && channels == plan.width;
+  const double* center = plan.center + rows.n * plan.width;
   for (int64_t y = rows.first; y < rows.end; ++y)
     for (int64_t x = 0; x < cols; x += plan.tile_pixels) {
       const int64_t pixels = cols - x < plan.tile_pixels ? cols - x : plan.tile_pixels;
@@ -190,9 +193,9 @@ void group_norm_pixel_sums(const GroupNormPlan& plan, const NormRows& rows, doub
       }
       int64_t c = 0;
       for (; c + kWide <= plan.width; c += kWide)
-        add_moments<T, kVectors>(from + c, pitch, pixels, sums + c, sums + plan.width + c);
+        add_moments<T, kVectors>(from + c, pitch, pixels, center + c, sums + c, sums + plan.width + c);
       for (; c < plan.width; c += kLanes<double>)
-        add_moments<T, 1>(from + c, pitch, pixels, sums + c, sums + plan.width + c);
+        add_moments<T, 1>(from + c, pitch, pixels, center + c, sums + c, sums + plan.width + c);
     }
 }
 
@@ -202,14 +205,16 @@ void group_norm_line_sums(const GroupNormPlan& plan, const NormRows& rows, doubl
   const int64_t cols = input.size[3];
   for (int64_t c = 0; c < input.size[1]; ++c) {
     double sum[kNormLine] = {}, square[kNormLine] = {};  // added up at the end, in this order
+    double center[kNormLine];
+    for (double& each : center) each = plan.center[rows.n * plan.width + c];
     for (int64_t y = rows.first; y < rows.end; ++y)
       for (int64_t x = 0; x < cols; x += kNormLine) {
         const int64_t count = cols - x < kNormLine ? cols - x : kNormLine;
         read_line(input, {rows.n, c, y, x, count}, line);
-        for (int64_t i = count; i < kNormLine; ++i) line[i] = 0;
+        for (int64_t i = count; i < kNormLine; ++i) line[i] = static_cast<T>(center[i]);
         // A pixel of kNormLine channels.
         for (int64_t i = 0; i < kNormLine; i += 2 * kLanes<double>)
-          add_moments<T, 2>(line + i, 0, 1, sum + i, square + i);
+          add_moments<T, 2>(line + i, 0, 1, center + i, sum + i, square + i);
       }
     for (int64_t i = 0; i < kNormLine; ++i) {
       sums[c] += sum[i];

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -99,15 +100,33 @@ class Write:
         """What it changes: a tensor, or a dictionary at a key."""
         return (self.target, self.key) if isinstance(self.target, dict) else self.target
 
-    def put(self, tensor: Tensor) -> None:
-        """Leave it in the module, as the call does, unless it is there."""
-        now = self.target.get(self.key) if isinstance(self.target, dict) else self.target
-        if isinstance(now, Tensor) and now.dtype == tensor.dtype and torch.equal(now, tensor):
-            return
-        if isinstance(self.target, dict):
-            self.target[self.key] = tensor.clone()
-        else:
-            self.target.data = tensor.clone()
+    def put(self, tensor: Tensor) -> Callable[[], None] | None:
+        """Leave it in the module, as the call does.
+
+        Returns:
+            A function that takes it back; None if it was there.
+        """
+        target = self.target
+        before: Any = target.get(self.key, _MISSING) if isinstance(target, dict) else target
+        alike = isinstance(before, Tensor) and before.dtype == tensor.dtype
+        if alike and torch.equal(before, tensor):
+            return None
+        if isinstance(target, dict):
+            target[self.key] = tensor.clone()
+            return partial(_restore_item, target, self.key, before)
+        undo = partial(setattr, target, "data", target.data)
+        target.data = tensor.clone()
+        return undo
+
+
+_MISSING = object()
+
+
+def _restore_item(container: dict[str, Any], key: str, before: Any) -> None:
+    if before is _MISSING:
+        del container[key]
+    else:
+        container[key] = before
 
 
 @dataclass(eq=False)
@@ -154,6 +173,13 @@ class Graph:
                 needed.update(node.inputs())
         self.nodes = kept[::-1]
         return self.finish()
+
+
+def only_user(value: Value, outputs: set[Value]) -> Node | None:
+    """The node that alone reads ``value``, or None; ``outputs`` are read by the caller."""
+    if value in outputs or len(value.users) != 1:
+        return None
+    return value.users[0]
 
 
 def values_in(tree: Any) -> Iterator[Value]:

@@ -237,10 +237,10 @@ def _record(
     if copied.refused:
         raise NotPlannedError(copied.refused[0])
     flat, attributes = leaves_and_more[:length], leaves_and_more[length:]
-    writes = _writes(copied, recorder, inputs, written, changes, attributes)
+    outputs = [recorder.value(leaf) if isinstance(leaf, Tensor) else leaf for leaf in flat]
+    writes = _writes(copied, recorder, inputs, outputs, written, changes, attributes)
     if writes and (dtype is not None or weights_last):  # they would have another dtype or layout
         raise NotPlannedError(writes[0].reason)
-    outputs = [recorder.value(leaf) if isinstance(leaf, Tensor) else leaf for leaf in flat]
     for leaf in outputs:
         if not isinstance(leaf, (Value, *PLAIN)):
             raise NotPlannedError(f"it returns a {type(leaf).__name__}")
@@ -250,33 +250,39 @@ def _record(
 
 
 def _writes(
-    copied: InstrumentedCopy, recorder: _Recorder, inputs: list[Value], written: dict[int, Tensor],
-    changes: list[Change], attributes: list[Tensor],
+    copied: InstrumentedCopy, recorder: _Recorder, inputs: list[Value], outputs: list[Any],
+    written: dict[int, Tensor], changes: list[Change], attributes: list[Tensor],
 ) -> list[Write]:  # fmt: skip
     """What the forward leaves in the module, if that is the same at every call.
 
     Args:
-        written: new values of arguments and of the module's tensors, by position. changes: new
-        items of containers. attributes: those of them that are tensors, in order.
+        inputs, outputs: of the call.
+        written: new values of arguments and of the module's tensors, by position.
+        changes: new items of containers.
+        attributes: those of them that are tensors, in order.
     """
-    found, overwritten, after = [], set(inputs), iter(attributes)
+    found, after = [], iter(attributes)
+    replaced: dict[Value, str] = {}  # values of the module's that are there before the call alone
     for position, tensor in written.items():
         if position < len(inputs):
             raise NotPlannedError("it changes an argument in place")
         place = position - len(inputs)
         reason = f"it changes {copied.names[place]} in place"
         found.append(Write(reason, recorder.value(tensor), copied.tensors[place]))
-        overwritten.add(recorder.sources[place])
+        replaced[recorder.sources[place]] = reason
     for change in changes:
         reason = f"its forward writes to {change.name}"
         if not isinstance(change.after, Tensor) or not change.is_attribute:
             raise NotPlannedError(reason)
         found.append(Write(reason, recorder.value(next(after)), change.container, change.key))
         if change.position is not None:
-            overwritten.add(recorder.sources[change.position])
+            replaced[recorder.sources[change.position]] = reason
     for write in found:
-        if not overwritten.isdisjoint(_ancestors(write.value)):
+        if not _ancestors(write.value).isdisjoint((*inputs, *replaced)):
             raise NotPlannedError(write.reason)
+    for result in (x for x in outputs if replaced and isinstance(x, Value)):
+        for value in replaced.keys() & _ancestors(result):  # the next call would read another one
+            raise NotPlannedError(replaced[value])
     return found
 
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import torch
 
-from denoise_ext.engine.capture.graph import Graph, Node, Value, substitute
+from denoise_ext.engine.capture.graph import Graph, Node, Value, same_layout, substitute
 
 aten = torch.ops.aten
 
 
 def join_written_slices(graph: Graph) -> Graph:
     """Replace copies and scattered channels in ``graph``, which is changed."""
+    graph.finish()
     kept = graph.output_values() | {write.value for write in graph.writes}
     same: dict[Value, Value] = {}
     nodes: list[Node] = []
@@ -32,8 +33,17 @@ def join_written_slices(graph: Graph) -> Graph:
 
 
 def _copies_all(node: Node) -> bool:
+    """Whether what reads the copy may as well read its source."""
     target, source = node.args[:2]
-    return target.shape == source.shape and target.dtype == source.dtype
+    if target.shape != source.shape or target.dtype != source.dtype:
+        return False
+    # Views were traced of the copy's layout; a concatenation reads any.
+    joined = all(
+        user.op is aten.slice_scatter.default and user.args[1] is node.first
+        and user.args[0] is not node.first and _writes_channels(user)
+        for user in node.first.users
+    )  # fmt: skip
+    return joined or same_layout(target.shape, target.stride, source.stride)
 
 
 def _writes_channels(node: Node) -> bool:

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from denoise_ext.engine.capture.graph import Graph, Node, Value
+from denoise_ext.engine.capture.graph import Graph, Node, Value, only_user
 from denoise_ext.engine.fuse.activations import activation_of
 from denoise_ext.engine.fuse.conv import ConvSite
 from denoise_ext.engine.fuse.ir import Constants
@@ -36,7 +36,7 @@ def find_convolutions(graph: Graph, constants: Constants, precision: str) -> lis
         if site is None:
             continue
         site.precision = precision
-        while (following := _only_user(site.output, outputs)) is not None:
+        while (following := only_user(site.output, outputs)) is not None:
             if following in taken or not _absorb(site, following, constants):
                 break
             site.nodes.append(following)
@@ -78,12 +78,6 @@ def _convolution(node: Node, constants: Constants) -> ConvSite | None:
             site.residual = node.argument("residual")
             site.residual_position = node.argument("residual_position")
     return site
-
-
-def _only_user(value: Value, outputs: set[Value]) -> Node | None:
-    if value in outputs or len(value.users) != 1:
-        return None
-    return value.users[0]
 
 
 def _absorb(site: ConvSite, node: Node, constants: Constants) -> bool:

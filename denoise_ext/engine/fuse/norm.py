@@ -13,15 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from denoise_ext.engine.capture.graph import Graph, Node, Value
+from denoise_ext.engine.capture.graph import Graph, Node, Value, only_user
 from denoise_ext.engine.fuse.activations import activation_of
 from denoise_ext.engine.fuse.ir import OUT, Constants, Site, Step, rms
+from denoise_ext.engine.fuse.rearranged import Rearranged, rearranges
 
 aten: Any = torch.ops.aten
 _FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 # Rounding errors of a sum grow like a random walk (conv.py); both sides round.
 _WALK = 4.0
-_COPIES = {aten.clone.default, aten.contiguous.default, aten._unsafe_view.default}
 
 
 @dataclass(eq=False)
@@ -95,7 +95,7 @@ def find_norms(graph: Graph, constants: Constants) -> list[NormSite]:
         site = _over_channels(node, constants, outputs) or _over_pixels(node, constants, outputs)
         if site is None:
             continue
-        following = _only_user(site.output, outputs)
+        following = only_user(site.output, outputs)
         found = None if following is None else activation_of(following)
         if (
             following is not None
@@ -123,12 +123,6 @@ def _fits(x: Value, output: Value, constants: Constants) -> bool:
     )
 
 
-def _only_user(value: Value, outputs: set[Value]) -> Node | None:
-    if value in outputs or len(value.users) != 1:
-        return None
-    return value.users[0]
-
-
 def _between(first: Value, last: Node) -> list[Node]:
     """The operators that ``last`` needs from ``first`` on, without itself, in order."""
     found: set[Node] = set()
@@ -151,34 +145,29 @@ def _over_channels(node: Node, constants: Constants, outputs: set[Value]) -> Nor
         return None
     x, axis, eps = core
     weight = bias = None
-    following = _only_user(node.first, outputs)
+    following = only_user(node.first, outputs)
     if following is not None and following.op is aten.mul.Tensor:
         weight = _per_channel(following, node.first, axis, constants)
     if weight is not None:
         assert following is not None
-        node, following = following, _only_user(following.first, outputs)
+        node, following = following, only_user(following.first, outputs)
     if following is not None and following.op is aten.add.Tensor:
         bias = _per_channel(following, node.first, axis, constants)
     if bias is not None:
         assert following is not None
         node = following
-    if axis == 1 and len(x.shape) == 4:
-        source: Value | None = x
-    elif axis == len(x.shape) - 1:
-        source = _image_behind(x)
-        node = _image_before(node, source, outputs) if source is not None else node
-    else:
-        source = None
-    if source is None or not _fits(source, node.first, constants):
+    behind = _image_behind(x, axis)
+    if behind is None:
         return None
-    channels = source.shape[1]
-    if x.shape[axis] != channels or any(
-        v is not None and v.dtype != source.dtype for v in (weight, bias)
-    ):
+    source, shown = behind
+    last = _image_before(node, shown, outputs)
+    if last is None or not _fits(source, last.first, constants):
         return None
-    before = [n for n in _between(source, node) if not _constant(n, constants)]
-    label = f"layer norm {channels}"
-    return NormSite([node], node.first, before, label, "", source, 0, weight, bias, eps)
+    if any(v is not None and v.dtype != source.dtype for v in (weight, bias)):
+        return None
+    before = [n for n in _between(source, last) if not _constant(n, constants)]
+    label = f"layer norm {source.shape[1]}"
+    return NormSite([last], last.first, before, label, "", source, 0, weight, bias, eps)
 
 
 def _constant(node: Node, constants: Constants) -> bool:
@@ -272,31 +261,35 @@ def _per_channel(node: Node, known: Value, axis: int, constants: Constants) -> V
     return other if shape == wanted and node.first.shape == known.shape else None
 
 
-def _image_behind(x: Value) -> Value | None:
-    """The tensor (N, C, H, W) that ``x``, with its channels last, is another view of."""
-    value: Value | None = x
-    while value is not None and (len(value.shape) != 4 or value.shape[1] != x.shape[-1]):
+def _image_behind(x: Value, axis: int) -> tuple[Value, Rearranged] | None:
+    """The image (N, C, H, W) whose channels ``x`` has along ``axis``, and how ``x`` shows it."""
+    value = x
+    chain: list[Node] = []
+    while True:
+        if len(value.shape) == 4 and value.shape[1] == x.shape[axis]:
+            image = Rearranged.image(value.shape)
+            shown = image.after_all(reversed(chain))
+            if shown is not None and shown.axes[axis] == image.axes[1]:
+                return value, shown
         node = value.producer
-        if node is None or not (node.is_view() or node.op in _COPIES):
+        if node is None or not rearranges(node):
             return None
-        value = node.args[0] if isinstance(node.args[0], Value) else None
-        if value is not None and value.numel() != x.numel():
+        chain.append(node)
+        value = node.args[0]
+
+
+def _image_before(node: Node, shown: Rearranged, outputs: set[Value]) -> Node | None:
+    """The node that gives ``node``'s result, laid out as ``shown``, the image's order again."""
+    image = Rearranged.image(shown.sizes)
+    while shown != image or node.first.shape != image.sizes:
+        following = only_user(node.first, outputs)
+        if following is None:
             return None
-    return value
-
-
-def _image_before(node: Node, image: Value, outputs: set[Value]) -> Node:
-    """The node that gives the result its image's sizes again, or ``node`` if there is none.
-
-    What the views on both sides did is not looked at: the result is compared with the original's.
-    """
-    last = node
-    while last.first.shape != image.shape:
-        following = _only_user(last.first, outputs)
-        if following is None or not (following.is_view() or following.op in _COPIES):
-            return node
-        last = following
-    return last
+        after = shown.after(following)
+        if after is None:
+            return None
+        node, shown = following, after
+    return node
 
 
 # --- over the pixels of a group -------------------------------------------------------------------
@@ -309,9 +302,11 @@ def _over_pixels(node: Node, constants: Constants, outputs: set[Value]) -> NormS
         label = f"group norm {groups}"
     elif node.op is aten.native_batch_norm.default and node.argument("training"):
         # instance_norm: each image's channels as channels of one image.
-        x, view = _image_of_instances(node), _only_user(node.first, outputs)
+        x, view = _image_of_instances(node), only_user(node.first, outputs)
         running = (node.argument("running_mean"), node.argument("running_var"))
-        if x is None or view is None or not view.is_view() or running != (None, None):
+        # Of a transpose the sizes may be the same, too.
+        regroups = view is not None and view.op is aten.view.default
+        if x is None or view is None or not regroups or running != (None, None):
             return None
         groups, last, label = x.shape[1], view, "instance norm"
     else:
@@ -324,9 +319,17 @@ def _over_pixels(node: Node, constants: Constants, outputs: set[Value]) -> NormS
     given = [value for value in (weight, bias) if value is not None]
     if any(value not in constants or value.dtype != x.dtype for value in given):
         return None
+    if not all(_is_repeated(constants[value], x.shape[1]) for value in given):
+        return None
     before = [n for n in _between(x, last) if not _constant(n, constants)]
     eps = float(node.argument("eps"))
     return NormSite([last], last.first, before, label, "", x, groups, weight, bias, eps)
+
+
+def _is_repeated(values: Tensor, channels: int) -> bool:
+    """Whether all images have the same numbers for their channels."""
+    images = values.reshape(-1, channels)
+    return torch.equal(images, images[:1].expand_as(images))
 
 
 def _image_of_instances(node: Node) -> Value | None:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from denoise_ext.engine.capture.graph import Graph, Value, channels_last_stride
+from denoise_ext.engine.capture.graph import Graph, Value, channels_last_stride, substitute
 from denoise_ext.engine.fuse.ir import Constants, Site, Step, call_step, rms, run
 from denoise_ext.engine.fuse.match import ConcatSite
 from denoise_ext.engine.fuse.resampled import ResampledSite
@@ -242,10 +242,14 @@ def _times(
     step: Step, site: Site, variant: str, look_up: Callable[[Value], Tensor],
     planned: Callable[[Value], Tensor], known: dict[str, tuple[float, float]],
 ) -> tuple[float, float]:  # fmt: skip
-    read = [(value.shape, planned(value).stride()) for value in site.reads()]
-    key = f"{site.label} {variant} {read} {len(site.also)}"
+    nodes = [Step.of(node) for node in (*site.before, *site.nodes)]
+    strides = [planned(value).stride() for value in site.reads()]
+    calls = [
+        (str(n.function), substitute([n.args, n.kwargs], lambda value: (value.shape, value.dtype)))
+        for n in nodes
+    ]
+    key = f"{site.label} {variant} {strides} {calls} {len(site.also)}"
     if key not in known:
-        nodes = [Step.of(node) for node in (*site.before, *site.nodes)]
 
         def original() -> None:
             env: dict[Value, Tensor] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -32,9 +33,10 @@ class Plan:
     as a CUDA graph.
 
     Args:
-        graph, constants, schedule: what to run. poison: for tests: fill memory with NaN before the
-        first step, and every buffer after the last
-            step that may read it.
+        graph, constants, schedule: what to run.
+        device: where.
+        poison: for tests: fill memory with NaN before the first step, and every buffer after the
+            last step that may read it.
     """
 
     graph: Graph
@@ -137,13 +139,16 @@ def _allocated(steps: list[Step]) -> int:
 
 
 class _Workspace:
-    """Memory for one call at a time, and the steps with that memory filled in."""
+    """Memory for one call at a time, and the steps with that memory filled in.
+
+    Neither it nor its plan is in a cycle of references: what is dropped is free at once.
+    """
 
     def __init__(self, plan: Plan) -> None:
         schedule, self._constants = plan.schedule, plan.constants
-        self._graph = plan.graph
         self._arena = memory.allocate(schedule.size, plan.device)
         self._static: dict[Value, Tensor] = {}
+        self._known = _Known(self._static, plan.constants)
         for value, (buffer, channel) in schedule.places.items():
             self._static[value] = _slice(memory.view(self._arena, buffer), value, channel)
         for step in schedule.static_views:
@@ -165,11 +170,11 @@ class _Workspace:
         if plan.poison:
             self._calls.insert(0, (self._arena.fill_, (_POISON,), {}, None, None))
         self._outputs = [self._output(leaf) for leaf in plan.graph.outputs]
-        self._plan, self._recorder = plan, None
+        self._plan, self._recorder = weakref.ref(plan), None
         if plan.device.type == "cuda" and plan.unrecorded is None and not plan.poison:
             leaves = plan.graph.outputs
             copied = [isinstance(leaf, Value) and leaf.source is None for leaf in leaves]
-            self._recorder = cuda_graph.Recorder(self._launch, copied, plan.device)
+            self._recorder = cuda_graph.Recorder(_weak(self._launch), copied, plan.device)
 
     @property
     def recorded(self) -> bool:
@@ -181,8 +186,9 @@ class _Workspace:
         if self._recorder is None:
             return self._launch(inputs)
         results = self._recorder(inputs)
-        if self._recorder.failure is not None:
-            self._plan.unrecorded = self._recorder.failure
+        plan = self._plan()
+        if self._recorder.failure is not None and plan is not None:
+            plan.unrecorded = self._recorder.failure
         return results
 
     def run_spoilt(self, inputs: list[Tensor]) -> list[Any]:
@@ -210,12 +216,6 @@ class _Workspace:
         return [output(env) for output in self._outputs]
 
     # --- binding ----------------------------------------------------------------------------------
-
-    def _known(self, value: Value) -> Tensor:
-        """A tensor that is there before the call."""
-        if value in self._static:
-            return self._static[value]
-        return self._constants[value]
 
     def _bind(self, index: int, step: Step, plan: Plan) -> list[tuple[Any, ...]]:
         """The calls that ``step`` is: (function, args, kwargs, patches, what to do with results).
@@ -268,8 +268,32 @@ class _Workspace:
             slot = self._slots[leaf]
             return lambda env: env[slot]
         if leaf.source is not None:
-            return lambda env: self._constants.as_given(leaf)
-        return lambda env: self._known(leaf).clone()
+            given = self._constants.as_given(leaf)
+            return lambda env: given
+        known = self._known(leaf)
+        return lambda env: known.clone()
+
+
+def _weak(method: Callable[[list[Tensor]], list[Any]]) -> Callable[[list[Tensor]], list[Any]]:
+    """``method`` for what its object owns: a reference would be a cycle."""
+    reference = weakref.WeakMethod(method)
+
+    def call(inputs: list[Tensor]) -> list[Any]:
+        bound = reference()
+        assert bound is not None  # its object calls
+        return bound(inputs)
+
+    return call
+
+
+class _Known:
+    """Tensors that are there before the call."""
+
+    def __init__(self, static: dict[Value, Tensor], constants: Constants) -> None:
+        self._static, self._constants = static, constants
+
+    def __call__(self, value: Value) -> Tensor:
+        return self._static[value] if value in self._static else self._constants[value]
 
 
 class _Nested:

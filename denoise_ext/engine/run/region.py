@@ -26,6 +26,7 @@ from denoise_ext.engine.report import Row
 from denoise_ext.engine.run.economy import Economy
 from denoise_ext.engine.run.entries import MOST_PLANS, Entries, Entry
 from denoise_ext.engine.run.output_tree import Finish, largest_error, own_strides
+from denoise_ext.engine.run.packed import PackedWeights
 from denoise_ext.engine.run.plan import Plan
 from denoise_ext.engine.run.reference_run import ReferenceRun
 from denoise_ext.engine.run.schedule import Schedule, Scheduler
@@ -33,9 +34,9 @@ from denoise_ext.engine.run.settings import Settings
 from denoise_ext.engine.run.site_choices import (
     SiteKey,
     choose,
+    decided,
     drop_unused,
     leave_sites,
-    site_keys,
 )
 
 _NOT_FASTER = "the plan is not faster"
@@ -90,7 +91,8 @@ class Region:
         self._tf32: bool | None = None  # PyTorch's setting, which plans for CUDA are made under
         self._noted = 0  # rows of sites in the report
         self._apart: set[tuple[str, str]] = set()  # sites that take in no upsampling or pooling
-        self._packed: tuple[list[Tensor], Guard, dict[Any, Any]] = ([], Guard(), {})
+        self._packed = PackedWeights()
+        self._undo: list[Callable[[], None]] = []  # takes back what was left in the module
 
     def call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[bool, Any]:
         """(True, the result), or (False, whether to try the module's parts)."""
@@ -99,8 +101,9 @@ class Region:
             return False, False
         if any(x.is_cuda for x in tensors) and self._tf32 != tf32_allowed():
             with self.settings.lock:
-                self.forget()
-                self._tf32 = tf32_allowed()
+                if self._tf32 != tf32_allowed():  # no other thread has seen it meanwhile
+                    self.forget()
+                    self._tf32 = tf32_allowed()
         entry = self._entries.get(key)
         if entry is None or not entry.holds:
             with self.settings.lock:
@@ -152,7 +155,7 @@ class Region:
         strict = self.settings.precision == "strict"
         if not first and not strict and not self._economy.pays(key, tensors):
             return Entry(None)
-        start = verify.clock()
+        start, entry = verify.clock(), Entry(None)
         try:
             expected = self._expected(args, kwargs) if self.settings.examine else None
             # In inference mode PyTorch would record convolutions in another form.
@@ -160,6 +163,11 @@ class Region:
                 entry = self._make(args, kwargs, tensors, expected)
         except NotPlannedError as reason:
             entry = self._refuse(reason)
+        finally:
+            if entry.plan is None:  # the original's call begins as if nothing had been tried
+                for undo in reversed(self._undo):
+                    undo()
+            self._undo.clear()
         if not first:
             self._economy.planned(1e3 * (verify.clock() - start), tensors)
         return self._entries.keep(key, entry)
@@ -181,6 +189,7 @@ class Region:
         else:
             self._row.variant, self._row.reason = "original", reason
         self._entries.clear()
+        self._packed.clear()
         self._left = Entry(None, descend=bool(self.module._modules))
         self.settings.reconsider()
 
@@ -190,7 +199,7 @@ class Region:
         Whatever the forward keeps outside of the module, in a cache, is made of real tensors then.
         """
         InstrumentedCopy(self.module)  # raises first if it cannot be planned at all
-        # A module that has been planned writes to no parameter of its own: the copy shares them.
+        # A module that has been planned leaves its parameters as they are: the copy shares them.
         planned = self._decisions is not None
         reference = ReferenceRun(self.module, self.method, args, kwargs, share=planned)
         result = None if reference.missing else reference.run()
@@ -202,8 +211,7 @@ class Region:
         self, args: tuple[Any, ...], kwargs: dict[str, Any], tensors: list[Tensor], expected: Any
     ) -> Entry:
         start = verify.clock()
-        graph, own, guard = self._trace(args, kwargs)
-        constants = self._constants(graph, own, guard)
+        graph, guard, constants = self._traced(args, kwargs)
         sites = find_sites(graph, constants, self.settings.precision, self._apart)
         if not any(site.replaces for site in sites):
             raise NotPlannedError("there is nothing in it to replace", certain=True)
@@ -226,9 +234,12 @@ class Region:
         self._plan(draft, chosen, lambda steps: Scheduler(graph, constants, steps, strides).run())
         draft.planning = planning + verify.clock() - start
         if not draft.plans:
-            row = Row(self.path, self._name(), "original", reason=_AS_FAST, decided="timed")
-            if draft.example is not None:
-                decisions.keep(draft.example.key, draft.example.found, self._apart, row)
+            row = Row(self.path, self._name(), "original", reason=_AS_FAST)
+            if draft.example is None:  # at this size; others may have what is faster
+                self._note_once(row)
+                return Entry(None)
+            row.decided = "timed"
+            decisions.keep(draft.example.key, draft.example.found, self._apart, row)
             return self._leave(row)
         if not self.settings.examine:
             self._note(Row(self.path, self._name(), "plan", reason="not examined", decided="known"))
@@ -279,6 +290,8 @@ class Region:
             row.error, self._plain = errors[best], best == _PLAIN and not row.reason
             if self._plain:
                 leave_sites(example.found)
+                drop_unused(draft.constants, example.found)
+                self._decisions = decided(example.found)
             decisions.keep(example.key, example.found, self._apart, row)
         if row.reason:
             row.variant = "original"
@@ -371,6 +384,7 @@ class Region:
     def _leave(self, row: Row) -> Entry:
         """Leave all calls to the original, or to parts where the plan as a whole is not faster."""
         self._note(row)
+        self._packed.clear()
         self._left = Entry(None, descend=row.reason == _NOT_FASTER and bool(self.module._modules))
         return self._left
 
@@ -390,35 +404,26 @@ class Region:
         as_given = trace(self.module, self.method, args, kwargs, None, channels_last=False)[0]
         return [own_strides(leaf) for leaf in as_given.outputs]
 
-    def _trace(
+    def _traced(
         self, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[Graph, list[Tensor], Guard]:
+    ) -> tuple[Graph, Guard, Constants]:
+        """The call as those after it will be.  The module is given what each call leaves in it."""
         call = (self.module, self.method, args, kwargs, self.settings.dtype)
-        return trace_relaid(*call) if self._relaid else trace(*call, channels_last=False)
-
-    def _constants(self, graph: Graph, own: list[Tensor], guard: Guard) -> Constants:
-        """What is computed without arguments.  The module is given what a call leaves in it."""
-        constants = Constants(own, self.settings.dtype, self._packed_for(own, guard))
-        constants.enter(graph)
-        for write in graph.writes:
-            write.put(constants[write.value])
-        return constants
-
-    def _packed_for(self, own: list[Tensor], guard: Guard) -> dict[Any, Any]:
-        """Weights packed for other sizes, where the module's tensors are still the same."""
-        tensors, guarded, _ = self._packed
-        same = len(tensors) == len(own) and all(a is b for a, b in zip(tensors, own, strict=True))
-        if not same or not guarded.tensors.hold():
-            self._packed = (own, guard, {})
-        return self._packed[2]
+        for _ in range(2):  # on what the first one leaves, a forward may take another way
+            traced = trace_relaid(*call) if self._relaid else trace(*call, channels_last=False)
+            graph, own, guard = traced
+            constants = Constants(own, self.settings.dtype, self._packed.of(own, guard))
+            constants.enter(graph)
+            changes = [write.put(constants[write.value]) for write in graph.writes]
+            self._undo += [undo for undo in changes if undo is not None]
+            if not any(changes):
+                return graph, guard, constants
+        raise NotPlannedError(graph.writes[0].reason)
 
     def _decide(self, found: verify.Examination) -> None:
-        self._decisions = {}
-        self._noted = len(found.rows)
-        keys = site_keys([*found.chosen])
-        for key, step, row in zip(keys, found.chosen.values(), found.rows, strict=True):
+        self._decisions, self._noted = decided(found), len(found.rows)
+        for row in found.rows:
             row.module = ".".join(part for part in (self.path, row.module) if part)
-            self._decisions[key] = row.variant if step is not None else None
             self._note(row)
 
     # --- the report -------------------------------------------------------------------------------
@@ -428,7 +433,9 @@ class Region:
         return name if self.method == "forward" else f"{name}.{self.method}"
 
     def _planned(self, plan: Plan, guard: Guard, finish: Callable[[Any], Any]) -> Entry:
-        self.settings.plans.append((self.path, weakref.ref(plan)))
+        plans = self.settings.plans
+        plans[:] = [(path, made) for path, made in plans if made() is not None]
+        plans.append((self.path, weakref.ref(plan)))
         return Entry(plan, guard, finish)
 
     def _note(self, row: Row) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from typing import Any
 
 from denoise_ext.engine.fuse.ir import Constants, Site, Step
 from denoise_ext.engine.fuse.verify import Examination
@@ -21,6 +22,12 @@ def site_keys(sites: list[Site]) -> list[SiteKey]:
         keys.append((*name, count[name]))
         count[name] += 1
     return keys
+
+
+def decided(found: Examination) -> dict[SiteKey, str | None]:
+    """The variant of each site; None where it runs as traced."""
+    sites = zip(site_keys([*found.chosen]), found.chosen.values(), found.rows, strict=True)
+    return {key: row.variant if step is not None else None for key, step, row in sites}
 
 
 def choose(
@@ -53,11 +60,10 @@ def drop_unused(constants: Constants, found: Examination) -> None:
     steps = [step for step in found.chosen.values() if step]
     used = {id(a) for step in steps for a in step.args}
     used |= {id(step.function.packed) for step in steps if isinstance(step.function, Tuned)}
-    packed = constants.packed
-    unused = [
-        key
-        for key, tensor in packed.items()
-        if key[0] == "laid out" or (key[0] == "packed" and id(tensor) not in used)
-    ]
-    for key in unused:
-        del packed[key]
+
+    def is_read(kind: str, packed: Any) -> bool:
+        parts = packed if kind == "folded" else (packed,)  # a weight and its bias
+        return kind != "laid out" and any(id(part) in used for part in parts)
+
+    for key in [key for key, packed in constants.packed.items() if not is_read(key[0], packed)]:
+        del constants.packed[key]

@@ -1,0 +1,30 @@
+"""Normalisations of images whose mean is far from zero."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from denoise_ext import ops
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("channels", [6, 16, 40])  # 16: whole vectors are read in place
+@pytest.mark.parametrize("mean", [0.0, 1e6])
+def test_a_mean_costs_no_digits_of_the_variance(mean, channels, layout, isa):
+    torch.manual_seed(0)
+    # Multiples of 2^-20 below 2^20 are sums of float64 without rounding.
+    exact = (torch.randn(2, channels, 19, 70, dtype=torch.float64) * 2**20).round() / 2**20
+    x = (exact + mean).contiguous(memory_format=layout)
+    assert torch.equal(x - mean, exact)
+    for groups in (1, 2, channels):
+        values = exact.view(2, groups, -1)
+        expected = (values - values.mean(2, keepdim=True)) / (
+            values.var(2, correction=0, keepdim=True) + 1e-5
+        ).sqrt()
+        # x * scale + shift rounds each of both, at 6 standard deviations from the mean or less.
+        # Roundings of sums of n terms are a random walk, with 4 times its length for both sides.
+        terms = 8 * (mean + 6) + 4 * 6 * values.shape[2] ** 0.5
+        allowed = torch.finfo(torch.float64).eps * terms
+        actual = ops.group_norm(x, groups)
+        assert float((actual - expected.view_as(x)).abs().max()) <= allowed
