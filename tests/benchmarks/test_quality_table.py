@@ -25,7 +25,7 @@ from denoise_ext.runtime.model_names import image_models
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 sys.path.append(str(BENCHMARKS))
 
-from quality import filters, measure, table  # noqa: E402
+from quality import filters, measure, table, test_sets  # noqa: E402
 from quality.run import known_figures, main  # noqa: E402
 
 needs_native = pytest.mark.skipif(not HAVE_NATIVE, reason="the table measures the native library")
@@ -121,6 +121,18 @@ def document(made):
 def row(document: dict, name: str, channels: int) -> dict:
     [found] = [r for r in document["methods"] if (r["name"], r["channels"]) == (name, channels)]
     return found
+
+
+def test_sets_of_mixed_images_are_converted(tmp_path):
+    folder = tmp_path / "test" / "Set14"
+    folder.mkdir(parents=True)
+    for name, channels in (("1", 3), ("2", 1)):
+        io.write_image(folder / f"{name}.png", picture(channels))
+    gray, colour = test_sets.find_test_sets(tmp_path)
+    assert (gray.name, colour.name) == ("Set14 gray", "Set14")
+    assert [x.shape for x in gray.images] == [(24, 20)] * 2
+    assert [x.shape for x in colour.images] == [(24, 20, 3)] * 2
+    assert (colour.images[1] == gray.images[1][..., None]).all()
 
 
 @needs_native
@@ -264,7 +276,7 @@ def test_what_is_absent_is_said(made, capsys, tmp_path, monkeypatch):
     [
         ("in", "--out"),
         ("nowhere --out q", "nowhere"),
-        (". --out q", "none of the folders Set12"),
+        (". --out q", "none of the folders test/Set12"),
         ("a b --out q", "b"),
         ("--out q", "DENOISE_EXT_DATA"),
         (". --out q --resume --overwrite", "--overwrite"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import runpy
 import subprocess
@@ -73,6 +74,7 @@ def test_the_file_says_how_it_was_trained(name):
     earlier = training.get("start") or {"steps": 0}  # a first stage
     # a start from weights that ship is named by its model, and its steps are not counted
     assert earlier.get("steps", 0) + training["steps"] == entry.steps
+    assert not re.findall(r'": "/', json.dumps(training))  # no folder of the machine it ran on
     # but for what moves no weight: where it ran, and in how many stretches
     recipe = load_config(ROOT / entry.recipe).model_dump(mode="json")
     assert config_differences(training["config"], recipe) == []
