@@ -50,7 +50,7 @@ COMMANDS = {
     ),
     "upscale": (
         "enlarge image files, noisy ones too",
-        "denoise-ext upscale small.png -o large.png --model my_upscaler.safetensors\n"
+        "denoise-ext upscale small.png -o large.png --scale 4\n"
         "  denoise-ext upscale scans/ -o large/ --model realesr-general-x4v3.pth --resume",
     ),
     "compress": (

@@ -8,10 +8,6 @@ _DATA = (
 )
 _NOISE = "white Gaussian noise, sigma 0-55 (0-255 scale), not clipped"
 _NOISE_75 = "white Gaussian noise, sigma 0-75 (0-255 scale), not clipped"
-_DATA_COLOR = (
-    "half of the crops: BSDS500 as above; half: photographs of train/photos_half without the 40 of "
-    "recipes/photos_half_held_out.txt"
-)
 _DATA_PHOTO = (
     "BSDS500 as above, and photographs of train/photos_half without the 40 of "
     "recipes/photos_half_held_out.txt; all denoised first and reduced at random; no real pair; "
@@ -50,6 +46,19 @@ _DATA_GUIDED = (
     "every fourth test pair of RGB-D-D (100 depth maps with photographs); scenes made from"
     " photographs of train/photos_half without the 40 of recipes/photos_half_held_out.txt; 100"
     " pairs of RoadScene, without the 29 of recipes/roadscene_held_out.txt"
+)
+_DATA_PHOTOS_TOO = (
+    "half of the crops: BSDS500 as above; half: photographs of train/photos_half without the 40 of "
+    "recipes/photos_half_held_out.txt"
+)
+_DATA_UPSCALING = (
+    "the 400 images of BSDS500 that are not in its val part (list train/CBSD400.txt), and"
+    " photographs of train/photos_half without the 40 of recipes/photos_half_held_out.txt"
+)
+_NOISE_UPSCALING = "white Gaussian noise, sigma 0-50 (0-255 scale), in half of the crops"
+_PROTOCOL_UPSCALING = (
+    "mean over images, reduced as by MATLAB's imresize; luma of 8 bits, without a border of the"
+    " scale; `benchmarks/upscaling.py`"
 )
 _PROTOCOL_GUIDED = (
     "mean over images: 30 depth maps of Middlebury, the 29 held-out infrared images of RoadScene;"
@@ -142,7 +151,7 @@ register_pretrained(
         sha256="4cb3f864a9ebefdcd32b97b34ca00370c027522c12e97a3121c56ec419aa8957",
         config={"blocks": [2, 5], "channels": 3, "family": "dxnet", "widths": [64, 80]},
         recipe="recipes/dxnet_s_color_longer.toml",
-        training_data=_DATA_COLOR,
+        training_data=_DATA_PHOTOS_TOO,
         noise=_NOISE_75,
         steps=36000,
         licence="Apache-2.0",
@@ -241,6 +250,70 @@ register_pretrained(
         licence="Apache-2.0",
         psnr={"test films sigma 20": 33.40, "test films sigma 40": 30.14},
         protocol=_PROTOCOL_VIDEO,
+    ),
+)  # fmt: skip
+
+register_pretrained(
+    "dxnet_xs_gray",
+    Pretrained(
+        file="dxnet_xs_gray.safetensors",
+        sha256="47f07eacc3a5c70edad4532ed209742c9f2c756baf35a2e1f3a80fbc5a775320",
+        config={"blocks": [1, 1, 2], "channels": 1, "family": "dxnet", "widths": [16, 32, 64]},
+        recipe="recipes/dxnet_xs_gray.toml",
+        training_data=_DATA_PHOTOS_TOO,
+        noise=_NOISE_75,
+        steps=26000,
+        licence="Apache-2.0",
+        psnr={"BSD68 sigma 15": 31.20, "BSD68 sigma 25": 28.79, "BSD68 sigma 50": 25.95},
+        protocol=_PROTOCOL,
+    ),
+)  # fmt: skip
+
+register_pretrained(
+    "srnet_s_x2",
+    Pretrained(
+        file="srnet_s_x2.safetensors",
+        sha256="74b31bbc43c706e31162abca1978d2267ab77205e9abb0d4acf6936291841560",
+        config={"blocks": 8, "channels": 3, "family": "srnet", "scale": 2, "width": 48},
+        recipe="recipes/srnet_s_x2.toml",
+        training_data=_DATA_UPSCALING,
+        noise=_NOISE_UPSCALING,
+        steps=13000,
+        licence="Apache-2.0",
+        psnr={"Set5 x2": 37.43, "Set14 x2": 33.08, "B100 x2": 31.88},
+        protocol=_PROTOCOL_UPSCALING,
+    ),
+)  # fmt: skip
+
+register_pretrained(
+    "srnet_s_x3",
+    Pretrained(
+        file="srnet_s_x3.safetensors",
+        sha256="",
+        config={"blocks": 8, "channels": 3, "family": "srnet", "scale": 3, "width": 48},
+        recipe="recipes/srnet_s_x3.toml",
+        training_data=_DATA_UPSCALING,
+        noise=_NOISE_UPSCALING,
+        steps=0,
+        licence="Apache-2.0",
+        psnr={"Set5 x3": 0.0, "Set14 x3": 0.0, "B100 x3": 0.0},
+        protocol=_PROTOCOL_UPSCALING,
+    ),
+)  # fmt: skip
+
+register_pretrained(
+    "srnet_s_x4",
+    Pretrained(
+        file="srnet_s_x4.safetensors",
+        sha256="5fcc48fcd124412423570a0fb9b0c3d7b02f5b79c720ed7ed5ffec7debf7db5e",
+        config={"blocks": 8, "channels": 3, "family": "srnet", "scale": 4, "width": 48},
+        recipe="recipes/srnet_s_x4.toml",
+        training_data=_DATA_UPSCALING,
+        noise=_NOISE_UPSCALING,
+        steps=13000,
+        licence="Apache-2.0",
+        psnr={"Set5 x4": 31.40, "Set14 x4": 28.13, "B100 x4": 27.29},
+        protocol=_PROTOCOL_UPSCALING,
     ),
 )  # fmt: skip
 

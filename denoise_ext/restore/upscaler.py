@@ -15,7 +15,7 @@ import torch
 from denoise_ext._log import get_logger
 from denoise_ext.io import DEFAULT_MAX_PIXELS, Picture, resized
 from denoise_ext.io.channels import colour_channels
-from denoise_ext.models import ImageUpscaler, Network, create_model, list_models, pretrained_info
+from denoise_ext.models import ImageUpscaler, Network, create_model, list_models
 from denoise_ext.models.registry import has_model
 from denoise_ext.restore.guided_upscaler import GuidedUpscaler
 from denoise_ext.restore.upscaled import (
@@ -49,8 +49,8 @@ class Upscaler:
 
     Args:
         model: a `denoise_ext.models.ImageUpscaler` (also from `denoise_ext.accelerate`), a
-            checkpoint file, or the name of a network with trained weights. None: the network
-            "srnet_s_x2", "srnet_s_x3" or "srnet_s_x4", where it has trained weights.
+            checkpoint file, or the name of a network with trained weights. None: "srnet_s_x2",
+            "srnet_s_x3" or "srnet_s_x4".
         scale: rows and columns of the result for one of the image. None: the model's; without a
             model 2.
         sigma: noise of the images on the 0-255 scale. It is removed. 0: none, as of clean images.
@@ -226,14 +226,8 @@ def upscale(
 
 
 def default_upscaler(scale: int) -> str:
-    """The name of this package's network for a scale. ValueError unless it has weights."""
-    name = f"srnet_s_x{scale}"
-    if pretrained_info(name) is None:
-        raise ValueError(
-            f"model: {name} has no trained weights in this version; give a checkpoint file of an"
-            f" upscaler, or create_model({name!r}, checkpoint_path=...)"
-        )
-    return name
+    """The name of this package's network for a scale."""
+    return f"srnet_s_x{scale}"
 
 
 def check_model_name(model: str | os.PathLike[str]) -> None:
@@ -248,7 +242,7 @@ def check_model_name(model: str | os.PathLike[str]) -> None:
     if not fits:
         raise ValueError(
             f"model {name!r} enlarges no images; upscalers with trained weights:"
-            f" {', '.join(trained) or 'none'}"
+            f" {', '.join(trained)}"
         )
 
 

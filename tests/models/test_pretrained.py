@@ -19,6 +19,7 @@ from shared_data import image_folder
 from denoise_ext import codec
 from denoise_ext.io import read_image
 from denoise_ext.models import (
+    ImageUpscaler,
     create_model,
     list_models,
     load_checkpoint,
@@ -26,6 +27,7 @@ from denoise_ext.models import (
     read_metadata,
 )
 from denoise_ext.models.dxcodec import DXCodec
+from denoise_ext.restore import upscale
 from denoise_ext.runtime.model_names import image_models
 from denoise_ext.tasks import (
     Denoiser,
@@ -116,6 +118,9 @@ def test_it_can_be_made_and_removes_noise(name):
         result = denoise(clean + noise, model, 25.0)
     elif takes_guide(model):
         result = denoise(clean + noise, model, 25.0, guide=clean)
+    elif isinstance(model, ImageUpscaler):
+        result = upscale(clean + noise, sigma=25.0, model=model)
+        clean = torch.full_like(result, 0.5)
     else:
         result = VideoDenoiser(model, sigma=25.0).push((clean + noise)[0], value_range=(0, 1))
     # a flat patch: nothing in it to be lost

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from docs_blocks import run_commands, run_python
-from tiny_upscaler import upscaler_file
 
 from denoise_ext import io
 from denoise_ext._loader import native_error
@@ -26,7 +25,6 @@ def place(tmp_path, monkeypatch) -> Path:
     (tmp_path / "scans").mkdir()
     io.write_image(tmp_path / "scans" / "a.png", photo)
     np.save(tmp_path / "small.npy", photo)
-    upscaler_file(tmp_path).rename(tmp_path / "my_upscaler.safetensors")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

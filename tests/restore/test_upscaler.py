@@ -10,7 +10,7 @@ from tiny_upscaler import tiny_upscaler, upscaler_file
 
 from denoise_ext import Denoiser, io
 from denoise_ext._loader import native_error
-from denoise_ext.models import build_model, create_model, pretrained_info
+from denoise_ext.models import build_model, create_model
 from denoise_ext.nn import to_torch
 from denoise_ext.resampling import imresize
 from denoise_ext.restore import Upscaler, restorer, upscale
@@ -141,9 +141,10 @@ def test_checkpoints_and_names(tmp_path):
     path = upscaler_file(tmp_path, 3)
     assert upscale(FLOAT, sigma=0, model=path).shape == (72, 93, 3)
     assert upscale(FLOAT, 3, 0, model=str(path)).shape == (72, 93, 3)
-    if pretrained_info("srnet_s_x2") is None:
-        with pytest.raises(ValueError, match=r"srnet_s_x2.*checkpoint"):
-            upscale(FLOAT)
+    for scale in (2, 3, 4):
+        shipped = create_model(f"srnet_s_x{scale}", pretrained=True)
+        expected = upscale(FLOAT, sigma=5, model=shipped)
+        assert np.array_equal(upscale(FLOAT, scale, 5), expected)
 
 
 @pytest.mark.parametrize(
