@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_value_range_argument(parser)
     add_guide_arguments(parser, "2 to 16 times as large")
     add_model_arguments(
-        parser, "dxnet_s_guided with a guide; else srnet_s of the scale, if it has trained weights"
+        parser, "dxnet_s_guided with a guide; else srnet_s of the scale"
     )
     add_precision_argument(parser)
     add_memory_arguments(parser)

@@ -289,14 +289,14 @@ register_pretrained(
     "srnet_s_x3",
     Pretrained(
         file="srnet_s_x3.safetensors",
-        sha256="",
+        sha256="1311af629bcdac21bc94f1d622ad74d74179e417e75c558c6dda6b59d81fa8ad",
         config={"blocks": 8, "channels": 3, "family": "srnet", "scale": 3, "width": 48},
         recipe="recipes/srnet_s_x3.toml",
         training_data=_DATA_UPSCALING,
         noise=_NOISE_UPSCALING,
-        steps=0,
+        steps=15000,
         licence="Apache-2.0",
-        psnr={"Set5 x3": 0.0, "Set14 x3": 0.0, "B100 x3": 0.0},
+        psnr={"Set5 x3": 33.70, "Set14 x3": 29.84, "B100 x3": 28.80},
         protocol=_PROTOCOL_UPSCALING,
     ),
 )  # fmt: skip
