@@ -52,9 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     add_value_range_argument(parser)
     add_guide_arguments(parser, "2 to 16 times as large")
-    add_model_arguments(
-        parser, "dxnet_s_guided with a guide; else srnet_s of the scale"
-    )
+    add_model_arguments(parser, "dxnet_s_guided with a guide; else srnet_s of the scale")
     add_precision_argument(parser)
     add_memory_arguments(parser)
     add_file_arguments(parser)
