@@ -243,8 +243,8 @@ def list_models(pattern: str | None = None, pretrained: bool = False) -> list[st
     ship with trained weights.
 
     Example:
-        >>> denoise_ext.models.list_models("dxnet*", pretrained=True)
-        ['dxnet_s_color', 'dxnet_s_gray', 'dxnet_s_photo', 'dxnet_s_texture']
+        >>> denoise_ext.models.list_models("ffdnet*", pretrained=True)
+        ['ffdnet_color_small', 'ffdnet_gray_small']
     """
     load_entry_points()
     names = sorted(_pretrained if pretrained else _models)
