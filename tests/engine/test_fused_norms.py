@@ -53,12 +53,13 @@ class Variance(_Affine):
 class Flattened(_Affine):
     """Restormer's: pixels in a row, channels last."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        n, c, h, w = x.shape
+    def pixels(self, x: Tensor) -> Tensor:
         y = x.flatten(2).transpose(1, 2)
         mean, variance = y.mean(-1, keepdim=True), y.var(-1, keepdim=True, unbiased=False)
-        y = (y - mean) / torch.sqrt(variance + 1e-5) * self.weight + self.bias
-        return y.transpose(1, 2).view(n, c, h, w)
+        return (y - mean) / torch.sqrt(variance + 1e-5) * self.weight + self.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.pixels(x).transpose(1, 2).view(x.shape)
 
 
 class PixelsLast(_Affine):
@@ -145,15 +146,12 @@ def test_sizes_that_are_those_of_other_axes(name, size):
     torch.testing.assert_close(_planned(net, x), net(x), rtol=1e-4, atol=1e-4)
 
 
-class Turned(_Affine):
+class Turned(Flattened):
     """Rows become columns: the sizes of a square are the same."""
 
     def forward(self, x: Tensor) -> Tensor:
         n, c, h, w = x.shape
-        y = x.flatten(2).transpose(1, 2)
-        mean, variance = y.mean(-1, keepdim=True), y.var(-1, keepdim=True, unbiased=False)
-        y = (y - mean) / torch.sqrt(variance + 1e-5) * self.weight + self.bias
-        return y.view(n, h, w, c).permute(0, 3, 2, 1)
+        return self.pixels(x).view(n, h, w, c).permute(0, 3, 2, 1)
 
 
 class EachImage(nn.Module):
