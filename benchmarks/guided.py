@@ -207,6 +207,8 @@ def table(facts: dict) -> str:
         "wrong", "black",
     )  # fmt: skip
     lines = [
+        "# With a guide",
+        "",
         f"`{facts['model']}`, {facts['parameters'] / 1e6:.2f} M weights, {facts['steps']} steps,"
         f" sha256 {facts['sha256'][:12]}. PSNR in dB at a noise level, RMSE in levels for depth at"
         " a part of its size.",

@@ -171,6 +171,8 @@ def table(facts: dict) -> str:
     """What there is, as Markdown."""
     names = list(dict.fromkeys(name for row in facts["rows"] for name in row["figures"][0]))
     lines = [
+        f"# Several tasks: {facts['task'].replace('_', ' ')}",
+        "",
         f"Each {facts['steps']} steps of 8 crops of 64 x 64 pixels, seeds"
         f" {', '.join(map(str, facts['seeds']))}. Mean over the seeds (least to largest).",
         "",

@@ -147,6 +147,8 @@ def times(model: ImageUpscaler, seconds: float) -> dict[str, dict]:
 def table(facts: dict) -> str:
     """What there is, as Markdown."""
     lines = [
+        "# Upscaling",
+        "",
         f"`{facts['model']}`, {facts['scale']} times the size, {facts['parameters'] / 1e6:.2f} M"
         " weights. PSNR in dB / SSIM of the luma, border cropped by the scale.",
         "",

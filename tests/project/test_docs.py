@@ -131,3 +131,10 @@ def test_cluster(place, capsys):
     assert "3 done before" in printed[3]
     assert "memory://scans/clean/sub/b.png" in printed[-1]
     assert not (place / "clean_by_ray").exists()
+
+
+def test_results_have_titles():
+    """The site lists them by these, and its build fails for a page without one."""
+    pages = sorted((ROOT / "benchmarks/results").glob("*.md"))
+    assert pages
+    assert [page.name for page in pages if not page.read_text("utf-8").startswith("# ")] == []
