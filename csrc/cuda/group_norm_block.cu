@@ -47,7 +47,7 @@ class GroupWalk {
 };
 
 template <class Storage, int kLanes>
-__global__ void __launch_bounds__(kMostThreads) group_norm_block_kernel(GroupNormParams p, Shape shape) {
+__global__ void __launch_bounds__(kMostThreads, 1) group_norm_block_kernel(GroupNormParams p, Shape shape) {
   using Acc = typename AccOf<Storage>::type;
   __shared__ Moments of_warps[kWarp];
   __shared__ Statistics shared;

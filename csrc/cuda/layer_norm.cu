@@ -118,11 +118,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
         x[j] = (x[j] - mean) * factor * channel_term<Storage>(p.weight, c + j, Acc(1)) +
                channel_term<Storage>(p.bias, c + j, Acc(0));
       activate_lanes(x, p);
-      if constexpr (kLanes == 1) {
-        to[c * p.output.stride[1]] = FromAcc<Storage>::convert(x[0]);
-      } else {
-        store_lanes<Storage, kLanes>(to + c, x);
-      }
+      store_lanes<Storage, kLanes>(to + c * p.output.stride[1], x);
     });
   }
 }

@@ -37,7 +37,7 @@ __device__ __forceinline__ void store_lanes(Storage* to, const Acc (&x)[kLanes])
   if constexpr (kLanes == 1) {
     *to = FromAcc<Storage>::convert(x[0]);
   } else {
-    *reinterpret_cast<uint4*>(to) = pack<Storage>(x);
+    __stwb(reinterpret_cast<uint4*>(to), pack<Storage>(x));  // a plain store the compiler divides
   }
 }
 
@@ -128,11 +128,10 @@ __device__ __forceinline__ Moments sum_over_warp(Moments mine) {
 }
 
 // The sums over a block of whole warps, for thread 0; in an order that the number of threads alone decides.
-// `of_warps`: shared. All threads call it.
+// `of_warps`: shared. All threads call it, and meet at a barrier before they call it again.
 __device__ __forceinline__ Moments sum_over_block(Moments mine, Moments (&of_warps)[kWarp]) {
   const int warp = static_cast<int>(threadIdx.x) / kWarp, lane = static_cast<int>(threadIdx.x) % kWarp;
   mine = sum_over_warp(mine);
-  __syncthreads();  // others may still read what is there
   if (lane == 0) of_warps[warp] = mine;
   __syncthreads();
   if (warp != 0) return mine;

@@ -42,6 +42,8 @@ CALLS = {
     "conv_transpose2d": lambda x: ops.conv_transpose2d(
         x, weights(64, 32, 4, 4).to(x), stride=2, padding=1
     ),
+    "layer_norm2d": lambda x: ops.layer_norm2d(x),
+    "group_norm": lambda x: ops.group_norm(x, 8),
     "gaussian_blur2d": lambda x: ops.gaussian_blur2d(x[:, :3], 5, 1.0),
     "bilateral_blur": lambda x: ops.bilateral_blur(x[:, :3], 5, 0.2, 1.0),
     "joint_bilateral_blur": lambda x: ops.joint_bilateral_blur(x[:, :1], x[:, 1:4], 5, 0.2, 1.0),
