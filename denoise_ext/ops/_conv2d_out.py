@@ -53,15 +53,20 @@ _WINOGRAD_POINTS = {"winograd4": 6 * 6, "winograd6": 8 * 8}
 
 
 def _pack_fake(
-    weight: Tensor, algorithm: str, groups: int = 1, precision: str = "default"
-) -> Tensor:
-    check_fake_conv(weight)
+    weight: Tensor, algorithm: str, groups: int = 1, precision: str = "default",
+    stride: Sequence[int] = (1, 1), padding: Sequence[int] = (0, 0), transposed: bool = False,
+) -> Tensor:  # fmt: skip
+    check_fake_conv(weight, stride=stride, padding=padding)
     if algorithm.startswith("conv_"):
         return _pack_on_gpu_fake(weight, algorithm, groups, precision)
     filters, channels, kh, kw = weight.shape
+    if transposed:
+        filters, channels = channels, filters
     dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
     padded = -(-filters // _CHANNEL_MULTIPLE) * _CHANNEL_MULTIPLE
-    points = _WINOGRAD_POINTS.get(algorithm, kh * kw)
+    points = kh * kw
+    if algorithm in _WINOGRAD_POINTS:
+        points = _WINOGRAD_POINTS[algorithm] * stride[0] * stride[1]  # a weight for each phase
     header = _HEADER_BYTES // dtype.itemsize
     return weight.new_empty(header + points * channels * padded, dtype=dtype)
 
@@ -98,7 +103,7 @@ def _transpose_out_fake(
     input: Tensor, weight: Tensor, bias: Tensor | None, stride: Sequence[int],
     padding: Sequence[int], output_padding: Sequence[int], groups: int, dilation: Sequence[int],
     activation: str, negative_slope: float, prelu_weight: Tensor | None, residual: Tensor | None,
-    residual_position: str, precision: str, out: Tensor,
+    residual_position: str, precision: str, out: Tensor, packed_weight: Tensor | None = None,
 ) -> None:  # fmt: skip
     check_fake_conv(
         weight, stride=stride, padding=padding, output_padding=output_padding, dilation=dilation
