@@ -75,9 +75,9 @@ DENOISE_EXT_INLINE void winograd_product(const float* v, int64_t v_row, const fl
 
 // All `tiles` rows: as many register tiles of kTiles as fit, the rest in halves. Each sum runs over the
 // channels in order whatever the register tile, so a tile's result does not depend on its place.
-template <int kTiles, int kVectors>
+template <int kTiles, int kVectors, class Prefetch>
 void winograd_products(int64_t tiles, const float* v, int64_t v_row, const float* u, const WinogradRun* begin,
-                       const WinogradRun* end, float* m, int64_t m_row, InputPrefetch& prefetch) {
+                       const WinogradRun* end, float* m, int64_t m_row, Prefetch& prefetch) {
   int64_t t = 0;
   for (; t + kTiles <= tiles; t += kTiles) {
     prefetch.advance();
@@ -90,10 +90,11 @@ void winograd_products(int64_t tiles, const float* v, int64_t v_row, const float
 }
 
 // One block of filters at one point.
+template <class Prefetch>
 DENOISE_EXT_INLINE void winograd_products_of(int vectors, int64_t tiles, const float* v, int64_t v_row,
                                              const float* u, const WinogradRun* begin,
                                              const WinogradRun* end, float* m, int64_t m_row,
-                                             InputPrefetch& prefetch) {
+                                             Prefetch& prefetch) {
   const auto run = [&]<int kVectors>() {
     constexpr int kTiles = winograd_register_tiles(kAccumulators, kVectors);
     winograd_products<kTiles, kVectors>(tiles, v, v_row, u, begin, end, m, m_row, prefetch);
