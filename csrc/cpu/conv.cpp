@@ -60,7 +60,8 @@ double winograd_cost(const ConvParams& p, int outputs) {
                        static_cast<double>(divide_up(out[3], outputs * step_x));
   const bool copied = p.input.stride[1] != 1 || p.input.dtype != DType::kFloat32;
   const double input = transform.input + (copied ? kCopyInput : 0);
-  const double transforms = points * (input * vectors_of(p.input.size[1]) + phases * transform.output * filters);
+  const double transforms =
+      points * (input * vectors_of(p.input.size[1]) + phases * transform.output * filters);
   return tiles * (transforms + products * channels * filters) +
          points * phases * kPackWinograd * channels * filters;
 }

@@ -115,7 +115,8 @@ const char* packed_weight_mismatch(const ConvParams& params, const KernelTable& 
   if (header.vector_bytes != table.vector_bytes || header.accumulators != table.accumulators)
     return "it was packed for another instruction set";
   if (!params.transposed || header.algorithm != ConvAlgorithm::kDirect) return nullptr;
-  if (params.dilation[0] != 1 || params.dilation[1] != 1) return "transposed weights are packed for dilation 1";
+  if (params.dilation[0] != 1 || params.dilation[1] != 1)
+    return "transposed weights are packed for dilation 1";
   for (int axis = 0; axis < 2; ++axis)
     if (params.output.size[2 + axis] < params.stride[axis]) return "the output is smaller than the stride";
   return nullptr;

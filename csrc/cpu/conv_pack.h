@@ -11,8 +11,8 @@ namespace denoise_ext::cpu {
 
 struct KernelTable;
 
-// What the order of a weight depends on besides the algorithm. Winograd's takes all of it. The direct one of a
-// transposed convolution too, and of an ordinary one nothing.
+// What the order of a weight depends on besides the algorithm. Winograd's takes all of it. The direct one of
+// a transposed convolution too, and of an ordinary one nothing.
 struct PackGeometry {
   int64_t stride[2] = {1, 1};
   int64_t padding[2] = {0, 0};

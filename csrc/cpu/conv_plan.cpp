@@ -398,8 +398,8 @@ ConvPlan make_conv_plan(const ConvParams& params, const KernelTable& table) {
 }
 
 void pack_weight_direct(const ConvParams& given, const KernelTable& table, void* to) {
-  // The order of the weights depends on no image: any will do that has an output of each phase. Of an ordinary
-  // convolution it does not depend on the geometry either.
+  // The order of the weights depends on no image: any will do that has an output of each phase. Of an
+  // ordinary convolution it does not depend on the geometry either.
   ConvParams params = given;
   const Tensor4& weight = given.weight;
   const bool transposed = given.transposed;

@@ -1,5 +1,6 @@
 // Generalised divisive normalisation (Balle et al. 2016, arXiv:1511.06281), of compression networks:
-//   output[k] = input[k] / sqrt(n[k]), inverse: input[k] * sqrt(n[k]),   n[k] = bias[k] + sum weight[k][c] input[c]^2
+//   output[k] = input[k] / sqrt(n[k]), inverse: input[k] * sqrt(n[k]),   n[k] = bias[k] + sum weight[k][c]
+//   input[c]^2
 #pragma once
 
 #include <cstdint>
@@ -24,8 +25,8 @@ struct GdnPlan {
   bool inverse;
   int64_t channels, width;  // and in whole vectors
   std::vector<ChannelBlock> blocks;
-  int64_t piece, pieces_per_row;              // pixels of a row that are one task
-  int64_t squares_offset, sums_offset;        // floats, in the scratch, behind the piece's pixels
+  int64_t piece, pieces_per_row;        // pixels of a row that are one task
+  int64_t squares_offset, sums_offset;  // floats, in the scratch, behind the piece's pixels
   size_t scratch_bytes;
   const float *weight, *bias;  // [block][channel][block's filters]; [width]
 };

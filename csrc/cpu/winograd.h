@@ -1,8 +1,9 @@
 // Winograd convolution in float32, F(4x4, 3x3) or F(6x6, 3x3) (kernels/winograd*.inl): 3x3 with stride 1, and
 // convolutions that fall into such. The outputs of a transposed convolution are phases, one for each residue
-// of row and column. The inputs of a convolution of stride 2 are: each phase is an image of its own, and their
-// convolutions with at most 3x3 taps are summed, as if they were channels of one image. Where a phase has
-// fewer taps, products with weights that are zero are left out: points 0 and infinity see the outer taps alone.
+// of row and column. The inputs of a convolution of stride 2 are: each phase is an image of its own, and
+// their convolutions with at most 3x3 taps are summed, as if they were channels of one image. Where a phase
+// has fewer taps, products with weights that are zero are left out: points 0 and infinity see the outer taps
+// alone.
 //
 // The image is cut into tiles of m x m outputs. A block of tiles is one task:
 //   V[point][tile][channel]  = B^T d B of every tile's n x n inputs (n = m + 2)
@@ -51,12 +52,12 @@ struct WinogradRuns {
 struct WinogradPlan {
   ConvParams params;
   WinogradPhases phases;
-  int outputs, points;  // m and n, along one axis
+  int outputs, points;               // m and n, along one axis
   int64_t channels, filters;         // channels of V: those of all phases of the input
   std::vector<ChannelBlock> blocks;  // of filters
   std::vector<WinogradRun> runs;
   std::vector<WinogradRuns> runs_at;  // [phase of the outputs][point]
-  int64_t tiles_y, tiles_x, tiles;   // of one phase: per image, and of the whole batch
+  int64_t tiles_y, tiles_x, tiles;    // of one phase: per image, and of the whole batch
   int64_t block_tiles;
 
   bool direct_input, direct_coarse;  // inner tiles are read where they lie

@@ -1,4 +1,5 @@
-// The kernels of Winograd's algorithm, and what else is products of such tiles: one table per instruction set.
+// The kernels of Winograd's algorithm, and what else is products of such tiles: one table per instruction
+// set.
 #pragma once
 
 #include "gdn.h"

@@ -92,11 +92,12 @@ Tensor conv2d_pack(const Tensor& weight, const StringArgument& algorithm, int64_
   STD_TORCH_CHECK(groups >= 1 && weight.size(0) % groups == 0, kOp,
                   ": groups must divide weight's first size ", weight.size(0), ", got ", groups);
   if constexpr (Device::kCuda) {
-    STD_TORCH_CHECK(!transposed, kOp, ": transposed must be False on CUDA, whose kernels pack no such weight");
+    STD_TORCH_CHECK(!transposed, kOp,
+                    ": transposed must be False on CUDA, whose kernels pack no such weight");
     return pack_on_cuda(weight, algorithm, groups, wanted, kOp);
   } else {
-    return pack_on_cpu(weight, algorithm, groups, {{stride[0], stride[1]}, {padding[0], padding[1]}, transposed},
-                       kOp);
+    return pack_on_cpu(weight, algorithm, groups,
+                       {{stride[0], stride[1]}, {padding[0], padding[1]}, transposed}, kOp);
   }
 }
 

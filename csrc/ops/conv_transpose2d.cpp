@@ -52,8 +52,9 @@ void conv_transpose2d_out(const Tensor& input, const Tensor& weight, const std::
   STD_TORCH_CHECK(!Device::kCuda || params.residual.data == nullptr, kOp,
                   ": residual must be None on CUDA, whose kernels for transposed convolutions add none");
   if constexpr (Device::kCuda) {
-    STD_TORCH_CHECK(!packed_weight.has_value(), kOp,
-                    ": packed_weight must be None on CUDA, whose kernels read none for transposed convolutions");
+    STD_TORCH_CHECK(
+        !packed_weight.has_value(), kOp,
+        ": packed_weight must be None on CUDA, whose kernels read none for transposed convolutions");
   } else if (packed_weight.has_value()) {
     params.packed_weight = view1(packed_weight, kOp, "packed_weight");
     check_cpu(params, kOp);

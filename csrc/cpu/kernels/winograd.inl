@@ -67,8 +67,7 @@ void winograd_patch(const WinogradPlan& plan, const WinogradTile& at, const Wino
                     const Tensor4& image, int64_t width, float* patch) {
   constexpr int n = W::kPoints;
   const Border border = plan.params.border;
-  PackWindow window{at.n,          from.y, n,      from.x,      n,          0,
-                    image.size[1], 1,      border, from.step_y, from.step_x};
+  PackWindow window{at.n, from.y, n, from.x, n, 0, image.size[1], 1, border, from.step_y, from.step_x};
   if constexpr (kRepeat == 1) return pack<float>(image, window, {n, width}, patch);
   window.rows = window.cols = 1;
   for (int i = 0; i < n; ++i)

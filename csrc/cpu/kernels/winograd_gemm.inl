@@ -92,9 +92,8 @@ void winograd_products(int64_t tiles, const float* v, int64_t v_row, const float
 // One block of filters at one point.
 template <class Prefetch>
 DENOISE_EXT_INLINE void winograd_products_of(int vectors, int64_t tiles, const float* v, int64_t v_row,
-                                             const float* u, const WinogradRun* begin,
-                                             const WinogradRun* end, float* m, int64_t m_row,
-                                             Prefetch& prefetch) {
+                                             const float* u, const WinogradRun* begin, const WinogradRun* end,
+                                             float* m, int64_t m_row, Prefetch& prefetch) {
   const auto run = [&]<int kVectors>() {
     constexpr int kTiles = winograd_register_tiles(kAccumulators, kVectors);
     winograd_products<kTiles, kVectors>(tiles, v, v_row, u, begin, end, m, m_row, prefetch);

@@ -42,7 +42,8 @@ void gdn_out(const Tensor& input, const Tensor& weight, const Tensor& packed_wei
 
 DENOISE_EXT_SCHEMAS(m) {
   m.def(
-      "gdn_out(Tensor input, Tensor weight, Tensor packed_weight, Tensor? bias, bool inverse, Tensor(a!) out) "
+      "gdn_out(Tensor input, Tensor weight, Tensor packed_weight, Tensor? bias, bool inverse, Tensor(a!) "
+      "out) "
       "-> ()");
 }
 

@@ -284,7 +284,7 @@ def interleaved(calls: list[Callable[[], Any]]) -> list[float]:
 
 
 def settled(calls: list[Callable[[], Any]]) -> list[float]:
-    """Milliseconds of the original and of contenders for its place, measured again where it is close.
+    """Milliseconds of the original and of contenders for its place; a close gain is measured again.
 
     A contender counts with the least favourable measurement: a gain that the measurements do not
     agree on is noise.
@@ -299,8 +299,8 @@ def settled(calls: list[Callable[[], Any]]) -> list[float]:
 
 def _is_close(samples: list[list[float]]) -> bool:
     """Whether some contender may still win, and none does by far."""
-    contenders = zip(*[[ours / sample[0] for ours in sample[1:]] for sample in samples], strict=True)
-    best = min(max(ratios) for ratios in contenders)
+    contenders = range(1, len(samples[0]))
+    best = min(max(sample[i] / sample[0] for sample in samples) for i in contenders)
     return 1 / _CLEAR < best <= 1 / WORTH_IT
 
 
