@@ -270,6 +270,22 @@ register_pretrained(
 )  # fmt: skip
 
 register_pretrained(
+    "dxnet_xs_color",
+    Pretrained(
+        file="dxnet_xs_color.safetensors",
+        sha256="86013f7d594a6f95381689c0812bc48e4d835e5b556c8ed60078254a40de7b62",
+        config={"blocks": [1, 1, 2], "channels": 3, "family": "dxnet", "widths": [16, 32, 64]},
+        recipe="recipes/dxnet_xs_color.toml",
+        training_data=_DATA_PHOTOS_TOO,
+        noise=_NOISE_75,
+        steps=30000,
+        licence="Apache-2.0",
+        psnr={"CBSD68 sigma 15": 33.40, "CBSD68 sigma 25": 30.75, "CBSD68 sigma 50": 27.54},
+        protocol=_PROTOCOL,
+    ),
+)  # fmt: skip
+
+register_pretrained(
     "srnet_s_x2",
     Pretrained(
         file="srnet_s_x2.safetensors",
