@@ -22,7 +22,7 @@ _PROTOCOL_PHOTO = (
     "`benchmarks/photos.py`"
 )
 _HELD_OUT = (
-    "middle 192 x 192 pixels of the 8 held-out images of BSDS500 and of the 40 of"
+    "middle 256 x 256 pixels of the 8 held-out images of BSDS500 and of the 40 of"
     " recipes/photos_half_held_out.txt, white noise; `benchmarks/uncertainty.py --fit`"
 )
 _DATA_VIDEO = (
@@ -135,9 +135,9 @@ register_pretrained(
         protocol=_PROTOCOL,
         calibration=Calibration(
             {
-                15.0: Factors(1.1613, 0.1204, 1.6067),
-                25.0: Factors(1.1729, 0.1546, 1.5958),
-                50.0: Factors(1.1856, 0.1885, 1.6239),
+                15.0: Factors((0.8679, 1.1708), (0.6446, 0.1461), 0.1986, 1.6338),
+                25.0: Factors((1.0271, 1.1759), (0.651, 0.1532), 0.5369, 1.6172),
+                50.0: Factors((1.2186, 1.1576), (0.4913, 0.1573), 0.3425, 1.5934),
             },
             images=_HELD_OUT,
         ),
@@ -163,9 +163,9 @@ register_pretrained(
         protocol=_PROTOCOL,
         calibration=Calibration(
             {
-                15.0: Factors(1.101, 0.1042, 1.6288),
-                25.0: Factors(1.0931, 0.1086, 1.617),
-                50.0: Factors(1.0794, 0.1467, 1.6092),
+                15.0: Factors((1.0457, 1.1146), (0.3827, 0.1014), 0.2908, 1.6346),
+                25.0: Factors((1.064, 1.0978), (0.2766, 0.1026), 0.3863, 1.6205),
+                50.0: Factors((1.0292, 1.0878), (0.2459, 0.1315), 0.4653, 1.6012),
             },
             images=_HELD_OUT,
         ),
