@@ -14,7 +14,6 @@ from zoo import FAMILIES, tiny
 
 from denoise_ext.export import ExportError, export_onnx
 from denoise_ext.export import onnx as export
-from denoise_ext.models import create_model
 from denoise_ext.models.network import Network, Port, Signature, extend
 from denoise_ext.nn import to_torch
 
