@@ -108,14 +108,14 @@ def dxnet_s_texture(**kwargs: Any) -> DXNet:
 
 @register_model
 def dxnet_m_gray(**kwargs: Any) -> DXNet:
-    """Medium gray DXNet: three levels of 80, 112 and 160 channels."""
-    return DXNet(**{"channels": 1, "widths": (80, 112, 160), "blocks": (3, 3, 4), **kwargs})
+    """Medium gray DXNet: the levels of `dxnet_s_gray`, with three times as many blocks."""
+    return DXNet(**{"channels": 1, "widths": (64, 80), "blocks": (5, 12), **kwargs})
 
 
 @register_model
 def dxnet_m_color(**kwargs: Any) -> DXNet:
-    """Medium colour DXNet: three levels of 80, 112 and 160 channels."""
-    return DXNet(**{"channels": 3, "widths": (80, 112, 160), "blocks": (3, 3, 4), **kwargs})
+    """Medium colour DXNet: the levels of `dxnet_s_color`, with more than twice as many blocks."""
+    return DXNet(**{"channels": 3, "widths": (64, 80), "blocks": (5, 12), **kwargs})
 
 
 @register_model

@@ -169,13 +169,15 @@ def found(files: list[Path]) -> dict[str, set[str]]:
 
 
 def training_files() -> list[Path]:
-    """Of every recipe, each once; of pairs the clean one, which shows the same."""
+    """Of every recipe, each once; of noisy and clean pairs the clean one, which shows the same."""
     listed: dict[Path, None] = {}
     for recipe in RECIPES:
         data = load_config(recipe).data
         for source in data.parts:
-            for group in list_training_files(needs(source.train), data.pairs, data.part):
-                listed[group[-1].resolve()] = None
+            pairs = source.pairs or data.pairs
+            for group in list_training_files(needs(source.train), pairs, data.part):
+                shown = group if source.pairs else group[-1:]  # an image and its guide differ
+                listed.update(dict.fromkeys(path.resolve() for path in shown))
     return list(listed)
 
 

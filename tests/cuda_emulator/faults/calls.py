@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from cuda_emulator.faults import geometry_calls, packed_calls
+from cuda_emulator.faults import geometry_calls, norm_calls, packed_calls
 from cuda_emulator.faults.images import compare, gradient, image
 from denoise_ext import ops, reference
 
@@ -23,21 +23,31 @@ def bias_gradient() -> float:
     return gradient(x, weight, image((4, 1, 1, 1), F32, False).flatten(), "bias")
 
 
-def masked_gradients_f16() -> float:
-    """The gradients of input, weight and bias behind ReLU: no masked copy precedes conv_rowring."""
-    x, weight = image((1, 40, 9, 70), F16), image((64, 40, 3, 3), F16)
-    output = image((1, 64, 9, 70), F16).mul(3).relu()
+def _masked_gradients(x: Tensor, weight: Tensor) -> float:
+    """The worst of the gradients of input, weight and bias behind ReLU."""
+    outputs = weight.shape[0]
+    output = image((x.shape[0], outputs, *x.shape[2:]), x.dtype).mul(3).relu()
     grad = torch.empty_like(output).copy_(torch.linspace(-1, 1, output.numel()).view(output.shape))
     got = torch.ops.denoise_ext.conv2d_backward(
         grad, x, weight, output, None, [1, 1], [1, 1], [1, 1], 1, "relu", 0.0,
         [True, True, True, False, False],
     )  # fmt: skip
     exact = torch.ops.aten.convolution_backward(
-        (grad * (output > 0)).double(), x.double(), weight.double(), [64], [1, 1], [1, 1], [1, 1],
-        False, [0, 0], 1, [True, True, True],
+        (grad * (output > 0)).double(), x.double(), weight.double(), [outputs], [1, 1], [1, 1],
+        [1, 1], False, [0, 0], 1, [True, True, True],
     )  # fmt: skip
     errors = [(a.double() - b).abs().max() / b.abs().max() for a, b in zip(got, exact)]
     return float(max(errors))
+
+
+def masked_gradients_f16() -> float:
+    """No masked copy precedes conv_rowring."""
+    return _masked_gradients(image((1, 40, 9, 70), F16), image((64, 40, 3, 3), F16))
+
+
+def bias_gradient_f16() -> float:
+    """Two blocks of input channels, of which one has the bias."""
+    return _masked_gradients(image((1, 72, 3, 18), F16), image((16, 72, 3, 3), F16))
 
 
 def weight_gradient_f16() -> float:
@@ -85,6 +95,10 @@ def row_ring_activations_f16() -> float:
 
 def row_ring_f16() -> float:
     return _conv(image((1, 64, 12, 70), F16), image((64, 64, 3, 3), F16), padding=1)
+
+
+def row_ring_planes_f16() -> float:
+    return _conv(image((1, 16, 6, 35), F16, False), image((16, 16, 3, 3), F16), padding=1)
 
 
 def row_ring_f32() -> float:
@@ -189,12 +203,20 @@ def gaussian_channels_last() -> float:
     return _gaussian(channels_last=True)
 
 
-def bilateral() -> float:
+def _bilateral(window: str) -> float:
     def blur(function: Callable) -> Callable:
-        return lambda x: function(x, 5, 0.2, 1.5)
+        return lambda x: function(x, 5, 0.2, 1.5, window=window)
 
     x = image((1, 3, 37, 35), F32)
     return compare(blur(ops.bilateral_blur), blur(reference.bilateral_blur), x)
+
+
+def bilateral() -> float:
+    return _bilateral("square")
+
+
+def bilateral_circle() -> float:
+    return _bilateral("circle")
 
 
 def bilateral_gradient() -> float:
@@ -277,18 +299,18 @@ def fuse_gradients() -> float:
 CALLS = {
     function.__name__: function
     for function in (
-        bias_gradient, masked_gradients_f16,
+        bias_gradient, bias_gradient_f16, masked_gradients_f16,
         weight_gradient_f16, weight_gradient_f16_odd, weight_gradient_f32,
         weight_gradient_last_f32, weight_gradient_depthwise_f16, weight_gradient_geometry_f32,
-        first_layer_f16, last_layer_f16, row_ring_f16,
+        first_layer_f16, last_layer_f16, row_ring_f16, row_ring_planes_f16,
         row_ring_activations_f16, row_ring_f32, depthwise_f16, depthwise_f32,
         dilated_f16, grouped_f16, transposed_planes_f16,
         product_f32, product_planes_f32, product_groups_f32, product_common_factor_f32,
         product_transposed_f16,
         transposed_f16, transposed_tiles_f16, transposed_chunks_f16, gaussian,
-        gaussian_channels_last, bilateral,
+        gaussian_channels_last, bilateral, bilateral_circle,
         bilateral_gradient, motion, warp, warp_gradient, fuse, fuse_gradients,
     )
-} | geometry_calls.CALLS | packed_calls.CALLS  # fmt: skip
+} | geometry_calls.CALLS | norm_calls.CALLS | packed_calls.CALLS  # fmt: skip
 # float16 results of up to 600 products summed in float32: an ulp or two, far below a wrong one.
 TOLERANCE = 4e-3
