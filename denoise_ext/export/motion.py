@@ -6,8 +6,6 @@ blocks of a vector are compared at once. Vectors are the same integers.
 
 from __future__ import annotations
 
-from typing import cast
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -152,4 +150,4 @@ def _cheapest(costs: Tensor, vectors: list[tuple[int, int]]) -> Tensor:
     count = len(vectors)
     ranked = costs * count + torch.arange(count, dtype=costs.dtype)
     best = torch.remainder(ranked.amin(-1), count).long()
-    return cast("Tensor", torch.tensor(vectors)[best])
+    return torch.tensor(vectors)[best]

@@ -11,6 +11,7 @@ from denoise_ext.models import create_model
 from denoise_ext.models.frames import compute_frames
 from denoise_ext.models.rdxnet_blind import RDXNetBlind
 from denoise_ext.nn import to_torch
+from denoise_ext.tasks import VideoDenoiser
 
 TINY = {"widths": (4, 6), "blocks": (1, 1), "estimator_width": 4, "estimator_depth": 4}
 
@@ -103,3 +104,14 @@ def test_before_training_a_frame_is_denoised_as_by_the_still_network(tmp_path, m
 def test_bad_options_are_named(options, name):
     with pytest.raises((TypeError, ValueError), match=name):
         RDXNetBlind(**{**TINY, **options})
+
+
+def test_tiles_have_the_whole_frame_s_results():
+    """The state of blocks is cut like that of pixels."""
+    network = tiny()
+    tile = 32 * -(-(2 * describe(network).radius + 96) // 32)
+    frames = clip(3, 3, tile + 56, 72)[0]
+    whole, tiled = (VideoDenoiser(network, scene_cut="off", tile=t) for t in (None, tile))
+    for frame in frames:
+        torch.testing.assert_close(tiled.push(frame), whole.push(frame), rtol=1e-4, atol=1e-4)
+    assert whole.memory() == tiled.memory() > 0
