@@ -49,6 +49,7 @@ LARGEST = {
     "dxnet_m": 9 * MEBIBYTE,
     "dxnet_l": 31 * MEBIBYTE,
     "dxcodec": 4 * MEBIBYTE,
+    "rdxnet_m": 3 * MEBIBYTE,
     "": 2 * MEBIBYTE,
 }
 
