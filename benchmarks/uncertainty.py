@@ -74,7 +74,7 @@ def psnr(a: np.ndarray, b: np.ndarray) -> float:
     return float(-10 * np.log10(np.mean((a - b) ** 2)))
 
 
-def fit(name: str, data: Path) -> dict[float, dict]:
+def fit(name: str, data: Path, levels: Sequence[float]) -> dict[float, dict]:
     """The factors of a network at each level, from images that are held out."""
     files = (data / "train/CBSD432.txt").read_text().split()
     _, chosen = split_held_out(len(files), HELD_OUT)
@@ -88,7 +88,7 @@ def fit(name: str, data: Path) -> dict[float, dict]:
         for first, group in groups
         for i, file in enumerate(group)
     ]
-    return {sigma: factors(name, clean, sigma) for sigma in LEVELS}
+    return {sigma: factors(name, clean, sigma) for sigma in levels}
 
 
 def factors(name: str, clean: list[tuple[int, np.ndarray]], sigma: float) -> dict:
@@ -217,7 +217,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if args.fit:
         for name in args.networks:
-            for sigma, found in fit(name, data).items():
+            for sigma, found in fit(name, data, args.levels).items():
                 print(name, f"{sigma:g}", found, flush=True)
         return 0
     print(HEADER, end="")
