@@ -34,7 +34,7 @@ def block_match(input: Tensor, previous: Tensor, sigma: float | Tensor = 0.0) ->
     check_frames(input, previous)
     level = block_sigma(sigma, input)
     shape = level.shape[0], *level.shape[2:]
-    if input.numel() == 0:
+    if input.is_meta or input.numel() == 0:  # a meta tensor has a shape alone
         return torch.empty((*shape, 2), dtype=torch.int16, device=input.device)
     level = level[:, 0].double().nan_to_num(0.0, posinf=LARGEST_SIGMA).clamp(0.0, LARGEST_SIGMA)
     here, there = _pyramid(input), _pyramid(previous)
