@@ -6,10 +6,10 @@
 #include <algorithm>
 
 #include "common.cuh"
-#include "conv_conditions.h"
 #include "parts.cuh"
 #include "primitives.cuh"
 #include "vectors.cuh"
+#include "wide_rows.h"
 
 namespace denoise_ext::cuda {
 namespace {
@@ -132,14 +132,6 @@ __global__ void __launch_bounds__(kSumThreads)
     sum_parts_kernel(const double* partials, double* sums, int64_t count, int parts) {
   const PartsSum<double> total(partials, count, parts);
   if (total.is_mine) sums[total.index] += total.sum;
-}
-
-// Whether every tensor can be read and written in vectors of columns: as has_wide_pixels() for channels.
-bool has_wide_rows(const Tensor4& t) {
-  Tensor4 exchanged = t;
-  std::swap(exchanged.size[1], exchanged.size[3]);
-  std::swap(exchanged.stride[1], exchanged.stride[3]);
-  return has_wide_pixels(exchanged);
 }
 
 template <class Condition>

@@ -2,6 +2,7 @@
 // (divided by the number of values, not one less) of some of an image's values.
 #pragma once
 
+#include "launch.h"
 #include "types.h"
 
 namespace denoise_ext {
@@ -22,4 +23,16 @@ struct GroupNormParams : NormParams {
   int64_t groups;
 };
 
+// Entry points of the CUDA build, as in conv.h.
+namespace cuda {
+
+int run(const LayerNorm2dParams& params, const LaunchContext& context);
+int64_t workspace_bytes(const LayerNorm2dParams& params, const DeviceLimits& limits);
+void explain(const LayerNorm2dParams& params, const DeviceLimits& limits, char* text, int bytes);
+
+int run(const GroupNormParams& params, const LaunchContext& context);
+int64_t workspace_bytes(const GroupNormParams& params, const DeviceLimits& limits);
+void explain(const GroupNormParams& params, const DeviceLimits& limits, char* text, int bytes);
+
+}  // namespace cuda
 }  // namespace denoise_ext

@@ -36,7 +36,7 @@ _EXPLAINED = (
 )
 
 
-# Of these, those that PyTorch computes on a GPU.
+# Of these, those that PyTorch computes on a GPU where the build has no CUDA kernels.
 _BY_PYTORCH = ("layer_norm2d", "group_norm")
 
 
@@ -116,8 +116,8 @@ def explain(
     name = func._schema.name.split("::")[1]
     if name not in _EXPLAINED:
         raise ValueError(f"op must be one of {', '.join(_EXPLAINED)}, got {name}")
-    if capability and name in _BY_PYTORCH:
-        return f"{name}: no kernel of this package on a GPU, PyTorch's own operators run"
+    if capability and name in _BY_PYTORCH and not native().build_info()["cuda"]:
+        return f"{name}: this build has no CUDA kernels, PyTorch's own operators run"
     values = tree_map_only(Tensor, described.missing, values)  # such as numbers made a tensor
     key = torch._C.DispatchKey.CUDA if capability else torch._C.DispatchKey.CPU
     kernel = partial(func.redispatch, torch._C.DispatchKeySet(key), *values)

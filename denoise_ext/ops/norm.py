@@ -36,7 +36,7 @@ def layer_norm2d(
     C) of the pixel: :func:`torch.nn.functional.layer_norm` over the channels of an image.
     Variances are sums of squared differences from the mean, in float32 (float64 for float64).
     Differentiable once in every tensor argument.  The gradients are PyTorch's own, and so is the
-    result on devices other than the CPU.
+    result on devices that this build has no kernels for.
 
     ===================  =========================================================================
     argument             constraint
@@ -89,8 +89,8 @@ def group_norm(
     the number of values) of each image and group: :func:`torch.nn.functional.group_norm` (Wu & He
     2018, arXiv:1803.08494).  With as many groups as channels it is instance normalisation, without
     running statistics.  Means and variances are summed in float64.  Differentiable once in every
-    tensor argument.  The gradients are PyTorch's own, and so is the result on devices other than
-    the CPU.
+    tensor argument.  The gradients are PyTorch's own, and so is the result on devices that this
+    build has no kernels for.
 
     ===================  =========================================================================
     argument             constraint

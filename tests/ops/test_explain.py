@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from denoise_ext import ops
 from denoise_ext._loader import native
+from denoise_ext.ops import _explain
 
 WITH_CUDA = bool(native().build_info()["cuda"])
 
@@ -274,7 +276,28 @@ def test_weight_gradient_of_pixels_far_apart(channels, filters, groups, kernel):
 
 
 @pytest.mark.parametrize("op", [ops.layer_norm2d, lambda x: ops.group_norm(x, 2)])
-def test_what_pytorch_computes_on_a_gpu(op):
+def test_normalisations(op, monkeypatch):
     x = torch.rand(1, 4, 5, 6)
     assert "chosen (CPU" in ops.explain(op, x)
+    if WITH_CUDA:
+        assert ": chosen, estimated" in ops.explain(op, x, device="sm_90")
+        without = {**native().build_info(), "cuda": False}
+        monkeypatch.setattr(_explain, "native", lambda: SimpleNamespace(build_info=lambda: without))
     assert "PyTorch's own" in ops.explain(op, x, device="sm_90")
+
+
+@pytest.mark.skipif(not WITH_CUDA, reason="the build has no CUDA kernels")
+def test_normalisations_on_a_gpu():
+    """Layouts, and whether the groups are enough to fill the device."""
+    x = torch.empty(1, 64, 256, 256, dtype=torch.float16)
+    last = x.to(memory_format=torch.channels_last)
+
+    def chosen(op, *arguments) -> str:
+        return ops.explain(op, *arguments, device="sm_90").split(": chosen")[0]
+
+    assert chosen(ops.layer_norm2d, x) == "layer_norm2d_columns"
+    assert chosen(ops.layer_norm2d, last) == "layer_norm2d_channels"
+    assert "side by side" in ops.explain(ops.layer_norm2d, x, device="sm_90")
+    assert chosen(ops.group_norm, x, 1) == "group_norm_parts"
+    assert chosen(ops.group_norm, last, 64) == "group_norm_parts"
+    assert chosen(ops.group_norm, x.expand(16, -1, -1, -1)[..., :64, :64], 64) == "group_norm_block"

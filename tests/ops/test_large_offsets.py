@@ -46,6 +46,11 @@ CALLS = {
     "bilateral_blur": lambda x: ops.bilateral_blur(x[:, :3], 5, 0.2, 1.0),
     "joint_bilateral_blur": lambda x: ops.joint_bilateral_blur(x[:, :1], x[:, 1:4], 5, 0.2, 1.0),
 }
+# Their gradients are PyTorch's, of dense copies.
+NORMS = {
+    "layer_norm2d": ops.layer_norm2d,
+    "group_norm": lambda x: ops.group_norm(x, 8),
+}
 
 
 @pytest.fixture(params=["contiguous", "channels_last"])
@@ -70,3 +75,15 @@ def test_same_values_and_gradients_as_close_together(name, axis, image, device):
         gradients += torch.autograd.grad(y.sum(), x)
     torch.testing.assert_close(outputs[1], outputs[0], rtol=0, atol=0)
     torch.testing.assert_close(gradients[1], gradients[0], rtol=0, atol=0)
+
+
+@pytest.mark.rotates(each=["name", "axis", "device"])
+@pytest.mark.parametrize("axis", AXES)
+@pytest.mark.parametrize("name", NORMS)
+def test_normalisations_are_as_close_together(name, axis, image, device):
+    if axis == "channels" and image.stride(1) == 1:
+        pytest.skip("channels that lie beside each other are not apart")
+    together = NORMS[name](image.to(device))
+    apart = NORMS[name](spread(image, axis, device))
+    # Rows that are apart are not one long row: the same sums in another order, and half an ulp.
+    torch.testing.assert_close(apart, together, rtol=2**-10, atol=2**-16)

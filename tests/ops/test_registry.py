@@ -39,10 +39,6 @@ NO_CUDA: dict[str, str] = {
     "rans_encode": "files are written and read on the CPU",
     "pixel_unshuffle_out": "PyTorch's own kernel is as fast there",
     "recurrent_fuse_out": "CUDA's caching allocator makes new results cheap",
-    "layer_norm2d": "PyTorch's own kernels run there",
-    "layer_norm2d_out": "PyTorch's own kernels run there",
-    "group_norm": "PyTorch's own kernels run there",
-    "group_norm_out": "PyTorch's own kernels run there",
     "gdn_out": "PyTorch's own kernels run there",
 }
 # Operators without a public function: for callers that own their memory (test_conv2d_out.py,

@@ -54,6 +54,14 @@ def _norm(call, x: Tensor, dtype: torch.dtype) -> _Norm:
         centred = dtype == torch.float64
         square = variance + mean_error.square() if centred else values.square().mean(-1, True)
         variance_error = (n + SLACK) * e * 2 * square
+        if not centred:
+            # CUDA kernels add 8 neighbours in float32, as differences d from their mean m. A sum
+            # is off by 8 roundoffs of sum |d|, a sum of squares by 11 of sum d^2.  In the variance
+            # the former counts 2 |m - mean| times, and |m - mean| sum |d| is at most half of the
+            # neighbours' part.  A roundoff is half an eps.
+            narrow = accumulator_eps(dtype)
+            mean_error = mean_error + 4 * narrow * distance
+            variance_error = variance_error + (11 + 8) / 2 * narrow * variance
     else:  # a mean that is off adds its square, and roundings of the differences
         variance_error = (n + SLACK) * e * (variance + absolute * distance) + mean_error.square()
     total = variance + eps

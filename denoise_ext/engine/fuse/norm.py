@@ -17,8 +17,10 @@ from denoise_ext.engine.capture.graph import Graph, Node, Value, only_user
 from denoise_ext.engine.fuse.activations import activation_of
 from denoise_ext.engine.fuse.ir import OUT, Constants, Site, Step, rms
 from denoise_ext.engine.fuse.rearranged import Rearranged, rearranges
+from denoise_ext.ops._library import kernel_devices
 
 aten: Any = torch.ops.aten
+_DEVICES = kernel_devices("layer_norm2d_out") & kernel_devices("group_norm_out")
 _FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 # Rounding errors of a sum grow like a random walk (conv.py); both sides round.
 _WALK = 4.0
@@ -88,7 +90,7 @@ class NormSite(Site):
 
 
 def find_norms(graph: Graph, constants: Constants) -> list[NormSite]:
-    """Find normalisations on the CPU with constant weights."""
+    """Find normalisations with constant weights, where this build has kernels for them."""
     outputs = graph.output_values()
     sites = []
     for node in graph.nodes:
@@ -113,7 +115,7 @@ def find_norms(graph: Graph, constants: Constants) -> list[NormSite]:
 
 def _fits(x: Value, output: Value, constants: Constants) -> bool:
     return (
-        x.device.type == "cpu"
+        x.device.type in _DEVICES
         and x.dtype in _FLOATS
         and x.dtype == output.dtype
         and len(x.shape) == 4

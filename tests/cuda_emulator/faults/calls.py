@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from cuda_emulator.faults import geometry_calls, packed_calls
+from cuda_emulator.faults import geometry_calls, norm_calls, packed_calls
 from cuda_emulator.faults.images import compare, gradient, image
 from denoise_ext import ops, reference
 
@@ -311,6 +311,6 @@ CALLS = {
         gaussian_channels_last, bilateral, bilateral_circle,
         bilateral_gradient, motion, warp, warp_gradient, fuse, fuse_gradients,
     )
-} | geometry_calls.CALLS | packed_calls.CALLS  # fmt: skip
+} | geometry_calls.CALLS | norm_calls.CALLS | packed_calls.CALLS  # fmt: skip
 # float16 results of up to 600 products summed in float32: an ulp or two, far below a wrong one.
 TOLERANCE = 4e-3

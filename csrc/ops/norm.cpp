@@ -1,8 +1,8 @@
-// torch.ops.denoise_ext.layer_norm2d, group_norm, and both into given memory: on the CPU.
-#include "../../cpu/norm.h"
-#include "../device.h"
-#include "../register.h"
-#include "../results.h"
+// torch.ops.denoise_ext.layer_norm2d, group_norm, and both into given memory.
+#include "../cpu/norm.h"
+#include "device.h"
+#include "register.h"
+#include "results.h"
 
 namespace denoise_ext::ops {
 namespace {
@@ -61,8 +61,9 @@ void set_result(const NormArguments& a, NormParams& params, const Tensor& out) {
   check_same_dtype(out, a.input, a.op, "out");
   check_sizes(out, {params.input.size, params.input.size + 4}, a.op, "out");
   check_no_gradients({{"input", a.input}, {"weight", a.weight}, {"bias", a.bias}, {"out", out}}, a.op);
-  params.output = view4(out, a.op, "out", Access::kWrite);
-  const Tensor4 other = is_same_view(params.output, params.input) ? Tensor4{} : params.input;
+  const bool in_place = is_same_view(view4(out, a.op, "out"), params.input);
+  params.output = view4(out, a.op, "out", in_place ? Access::kUpdate : Access::kWrite);
+  const Tensor4 other = in_place ? Tensor4{} : params.input;
   check_no_overlap({"out", params.output},
                    {{"input", other}, named("weight", params.weight), named("bias", params.bias)}, a.op);
   count_change(out);
@@ -132,7 +133,7 @@ DENOISE_EXT_SCHEMAS(m) {
       "str activation, float negative_slope, Tensor(a!) out) -> ()");
 }
 
-DENOISE_EXT_REGISTER_FOR_(CPU, layer_norm2d, Cpu)
-DENOISE_EXT_REGISTER_FOR_(CPU, layer_norm2d_out, Cpu)
-DENOISE_EXT_REGISTER_FOR_(CPU, group_norm, Cpu)
-DENOISE_EXT_REGISTER_FOR_(CPU, group_norm_out, Cpu)
+DENOISE_EXT_REGISTER(layer_norm2d)
+DENOISE_EXT_REGISTER(layer_norm2d_out)
+DENOISE_EXT_REGISTER(group_norm)
+DENOISE_EXT_REGISTER(group_norm_out)
