@@ -17,7 +17,7 @@ from denoise_ext.engine.capture.graph import Graph, Node, Value, only_user
 from denoise_ext.engine.fuse.activations import activation_of
 from denoise_ext.engine.fuse.ir import OUT, Constants, Site, Step, rms
 from denoise_ext.engine.fuse.rearranged import Rearranged, rearranges
-from denoise_ext.ops._library import kernel_devices
+from denoise_ext.ops import kernel_devices
 
 aten: Any = torch.ops.aten
 _DEVICES = kernel_devices("layer_norm2d_out") & kernel_devices("group_norm_out")
