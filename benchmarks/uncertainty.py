@@ -1,13 +1,14 @@
 """How good `Denoiser(uncertainty=16)` is: expected PSNR, 90 % intervals, posterior samples.
 
     python benchmarks/uncertainty.py                  # BSD68 and Kodak24: results/uncertainty.md
+    python benchmarks/uncertainty.py --networks dxnet_s_gray --levels 50   # added to that file
     python benchmarks/uncertainty.py --every 8        # some images, to the screen alone
     python benchmarks/uncertainty.py --fit            # the factors of models/pretrained.py
 
 Noise is white, of a known level, not clipped (NumPy, the seed is the image's place in its set).
-Factors are fitted for each level on the middle of images that no network was trained on and no
-figure uses: the 8 that training held out (recipes/*.toml), and the 40 photographs of
-recipes/photos_half_held_out.txt.
+Factors are fitted for each level on the middle 256 x 256 pixels of images that no network was
+trained on and no figure uses: the 8 that training held out (recipes/*.toml), and the 40 photographs
+of recipes/photos_half_held_out.txt.  Their seeds begin at 100 and at 200.
 """
 
 from __future__ import annotations
@@ -18,21 +19,25 @@ import math
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from denoise_ext import Denoiser
 from denoise_ext.io import read_image
 from denoise_ext.io.channels import to_gray
 from denoise_ext.models import pretrained_info
-from denoise_ext.tasks import trust
+from denoise_ext.models.registry import Factors
+from denoise_ext.tasks.uncertainty import deviations_of, probe
 from denoise_ext.training.validate import split_held_out
 
 HERE = Path(__file__).resolve().parent
 NETWORKS = {"dxnet_s_gray": "test/BSD68", "dxnet_s_color": "test/Kodak24"}
 LEVELS = (15.0, 25.0, 50.0)
-PART = 192  # side of the middle of an image, where samples are drawn and factors are fitted
+PART = 192  # side of the middle of an image, where samples are drawn
+FITTED = 256  # and where factors are fitted
 HELD_OUT = 8
 PHOTOGRAPHS = HERE.parent / "recipes/photos_half_held_out.txt"
 PROBES = 16
@@ -49,9 +54,9 @@ def shown(file: Path, gray: bool) -> np.ndarray:
     return (to_gray(pixels) if gray and pixels.ndim == 3 else pixels) / 255.0
 
 
-def middle(clean: np.ndarray) -> np.ndarray:
-    top, left = (max(0, n - PART) // 2 for n in clean.shape[:2])
-    return clean[top : top + PART, left : left + PART]
+def middle(clean: np.ndarray, side: int = PART) -> np.ndarray:
+    top, left = (max(0, n - side) // 2 for n in clean.shape[:2])
+    return clean[top : top + side, left : left + side]
 
 
 def noisy(clean: np.ndarray, sigma: float, seed: int = 0) -> np.ndarray:
@@ -59,42 +64,67 @@ def noisy(clean: np.ndarray, sigma: float, seed: int = 0) -> np.ndarray:
     return (clean + noise).astype(np.float32)
 
 
+def planes(image: np.ndarray) -> torch.Tensor:
+    """(H, W) or (H, W, C) as (1, C, H, W)."""
+    image = image[..., None] if image.ndim == 2 else image
+    return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]
+
+
 def psnr(a: np.ndarray, b: np.ndarray) -> float:
     return float(-10 * np.log10(np.mean((a - b) ** 2)))
 
 
-def fit(name: str, data: Path) -> dict[float, dict[str, float]]:
+def fit(name: str, data: Path) -> dict[float, dict]:
     """The factors of a network at each level, from images that are held out."""
     files = (data / "train/CBSD432.txt").read_text().split()
     _, chosen = split_held_out(len(files), HELD_OUT)
-    names = [data / "train" / files[i] for i in chosen]
-    photographs = PHOTOGRAPHS.read_text().splitlines()
-    names += [data / "train/photos_half" / line for line in photographs if line[:1] not in "#"]
-    clean = [middle(shown(file, name.endswith("gray"))) for file in names]
-    trust.factors_of = lambda *_: None  # the figures without factors
+    photographs = [line for line in PHOTOGRAPHS.read_text().splitlines() if line[:1] not in "#"]
+    groups = (
+        (100, [data / "train" / files[i] for i in chosen]),
+        (200, [data / "train/photos_half" / line for line in photographs]),
+    )
+    clean = [
+        (first + i, middle(shown(file, name.endswith("gray")), FITTED))
+        for first, group in groups
+        for i, file in enumerate(group)
+    ]
     return {sigma: factors(name, clean, sigma) for sigma in LEVELS}
 
 
-def factors(name: str, clean: list[np.ndarray], sigma: float) -> dict[str, float]:
-    """What `models.registry.Factors` holds."""
-    ratios, errors = [], []
-    denoiser = Denoiser(name, sigma=sigma, uncertainty=PROBES)
-    for x in clean:
-        result = denoiser.run(noisy(x, sigma))
-        if result.uncertainty is None:
-            continue
-        error = 255 * np.abs(result.image - x)
-        ratios.append(np.mean(error**2) / np.mean(result.uncertainty**2))
-        errors.append((error / result.uncertainty).ravel())
-    ratio = math.exp(np.mean(np.log(ratios)))
-    relative = np.sort(np.concatenate(errors)) / math.sqrt(ratio)
-    place = min(len(relative) - 1, math.ceil(0.9 * (len(relative) + 1)) - 1)
-    return {
-        "images": len(ratios),
-        "variance_ratio": round(ratio, 4),
-        "variance_ratio_error": round(float(np.std(np.log(ratios), ddof=1)), 4),
-        "interval_90": round(float(relative[place]), 4),
-    }
+def factors(name: str, clean: list[tuple[int, np.ndarray]], sigma: float) -> dict:
+    """What `models.registry.Factors` holds, from (seed, image) pairs."""
+    denoiser = Denoiser(name)
+
+    def denoise(y: torch.Tensor, level: float) -> torch.Tensor:
+        return denoiser(y, level)
+
+    found, squares = [], []
+    for seed, x in clean:
+        y = planes(noisy(x, sigma, seed))
+        found.append(probe(denoise, y, sigma, PROBES))
+        error = (denoise(y, sigma).double() - planes(x)) / (sigma / 255)
+        squares.append(error.square())
+    ratios = torch.stack([
+        f.places.errors(e) / f.places.diagonal for f, e in zip(found, squares, strict=True)
+    ]).log()  # fmt: skip
+    means, deviations = [], []
+    for column in ratios.T:
+        known = column[column.isfinite()]
+        means.append(known.mean().exp().item())
+        deviations.append(known.std().item())
+    both = ratios[ratios.isfinite().all(dim=1)]
+    fitted = Factors(
+        tuple(round(v, 4) for v in means), tuple(round(v, 4) for v in deviations),
+        round(float(torch.corrcoef(both.T)[0, 1]), 4), 0.0,
+    )  # fmt: skip
+    relative = []
+    for f, e in zip(found, squares, strict=True):
+        deviation = deviations_of(f, fitted)
+        relative.append((e.sqrt() / deviation).flatten())
+    ordered = torch.cat(relative).sort().values
+    place = min(len(ordered) - 1, math.ceil(0.9 * (len(ordered) + 1)) - 1)
+    interval = round(float(ordered[place]), 4)
+    return {"images": len(found)} | asdict(replace(fitted, interval_90=interval))
 
 
 def measure(name: str, folder: Path, sigma: float, every: int, draws: int) -> dict:
@@ -156,10 +186,24 @@ def row(name: str, sigma: float, f: dict) -> str:
     )
 
 
+def write(folder: Path, key: str, found: dict) -> None:
+    """Add the figures of a network at a level to what was measured before."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "uncertainty.json"
+    figures = json.loads(file.read_text()) if file.is_file() else {}
+    figures[key] = found
+    keys = [f"{name} {sigma:g}" for name in NETWORKS for sigma in LEVELS]
+    figures = {key: figures[key] for key in keys if key in figures}
+    rows = (row(key.split()[0], float(key.split()[1]), found) for key, found in figures.items())
+    (folder / "uncertainty.md").write_text(f"# Uncertainty\n\n{HEADER}{''.join(rows)}")
+    file.write_text(json.dumps(figures, indent=1) + "\n")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--fit", action="store_true", help="print the factors alone")
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
+    parser.add_argument("--levels", nargs="+", type=float, default=LEVELS, choices=LEVELS)
     parser.add_argument("--every", type=int, default=1, metavar="N", help="every Nth image alone")
     parser.add_argument("--samples", type=int, default=2, metavar="N", help="images with samples")
     parser.add_argument("--output", type=Path, default=HERE / "results", metavar="FOLDER")
@@ -176,21 +220,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             for sigma, found in fit(name, data).items():
                 print(name, f"{sigma:g}", found, flush=True)
         return 0
-    figures, text = {}, HEADER
     print(HEADER, end="")
     for name in args.networks:
-        for sigma in LEVELS:
+        for sigma in args.levels:
             found = measure(name, data / NETWORKS[name], sigma, args.every, args.samples)
-            figures[f"{name} {sigma:g}"] = found
-            text += row(name, sigma, found)
             print(row(name, sigma, found), end="", flush=True)
-    for key, found in figures.items():
-        for file, reason in found["without"]:
-            print(f"{key}: {file}: {reason}")
-    if args.every == 1 and args.networks == list(NETWORKS):
-        args.output.mkdir(parents=True, exist_ok=True)
-        (args.output / "uncertainty.md").write_text(f"# Uncertainty\n\n{text}")
-        (args.output / "uncertainty.json").write_text(json.dumps(figures, indent=1) + "\n")
+            for file, reason in found["without"]:
+                print(f"{name} {sigma:g}: {file}: {reason}")
+            if args.every == 1:
+                write(args.output, f"{name} {sigma:g}", found)
     return 0
 
 

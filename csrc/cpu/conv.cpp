@@ -54,13 +54,16 @@ double winograd_cost(const ConvParams& p, int outputs) {
   const double points = (outputs + 2) * (outputs + 2);
   const int64_t step_y = p.transposed ? p.stride[0] : 1, step_x = p.transposed ? p.stride[1] : 1;
   const double phases = static_cast<double>(step_y * step_x);
+  const auto products = static_cast<double>(winograd_products(p, outputs));
   const double tiles = static_cast<double>(out[0]) *
                        static_cast<double>(divide_up(out[2], outputs * step_y)) *
                        static_cast<double>(divide_up(out[3], outputs * step_x));
   const bool copied = p.input.stride[1] != 1 || p.input.dtype != DType::kFloat32;
   const double input = transform.input + (copied ? kCopyInput : 0);
-  const double tile = input * vectors_of(p.input.size[1]) + phases * (channels + transform.output) * filters;
-  return points * (tiles * tile + phases * kPackWinograd * channels * filters);
+  const double transforms =
+      points * (input * vectors_of(p.input.size[1]) + phases * transform.output * filters);
+  return tiles * (transforms + products * channels * filters) +
+         points * phases * kPackWinograd * channels * filters;
 }
 
 double cost(const ConvParams& params, ConvAlgorithm algorithm) {
@@ -72,6 +75,8 @@ double cost(const ConvParams& params, ConvAlgorithm algorithm) {
 const char* obstacle(const ConvParams& params, ConvAlgorithm algorithm) {
   if (algorithm == ConvAlgorithm::kDirect) return nullptr;
   if (const char* reason = winograd_obstacle(params)) return reason;
+  if (!params.transposed && params.stride[0] > 1)
+    return "stride is not 1: the weights of four phases are transformed once, by conv2d_pack, or not at all";
   if (params.precision == Precision::kStrict) return "precision is 'strict'";
   if (algorithm == ConvAlgorithm::kWinograd6 && params.precision != Precision::kFast)
     return "precision is not 'fast'";

@@ -397,20 +397,23 @@ ConvPlan make_conv_plan(const ConvParams& params, const KernelTable& table) {
   return plan;
 }
 
-void pack_weight_direct(const Tensor4& weight, const KernelTable& table, void* to) {
-  // The order of the weights depends on neither the image nor the geometry: any will do that use every tap.
-  ConvParams params{};
-  params.weight = weight;
+void pack_weight_direct(const ConvParams& given, const KernelTable& table, void* to) {
+  // The order of the weights depends on no image: any will do that has an output of each phase. Of an
+  // ordinary convolution it does not depend on the geometry either.
+  ConvParams params = given;
+  const Tensor4& weight = given.weight;
+  const bool transposed = given.transposed;
   params.input.size[0] = params.output.size[0] = 1;
-  params.input.size[1] = weight.size[1];
-  params.output.size[1] = weight.size[0];
+  params.input.size[1] = weight.size[transposed ? 0 : 1];
+  params.output.size[1] = weight.size[transposed ? 1 : 0];
   params.output.dtype = weight.dtype;
+  params.packed_weight.data = to;  // every tap has its place
   for (int axis = 0; axis < 2; ++axis) {
     params.input.size[2 + axis] = weight.size[2 + axis];
-    params.output.size[2 + axis] = 1;
-    params.stride[axis] = params.dilation[axis] = 1;
+    params.output.size[2 + axis] = transposed ? params.stride[axis] : 1;
+    if (!transposed) params.stride[axis] = 1;
+    if (!transposed) params.padding[axis] = 0;
   }
-  params.groups = 1;
   const ConvPlan plan = make_conv_plan(params, table);
   const auto fill = [&](auto zero) {
     using T = decltype(zero);

@@ -109,9 +109,10 @@ bool has_few_outputs(const ConvParams& params, int64_t lanes);
 
 ConvPlan make_conv_plan(const ConvParams& params, const KernelTable& table);
 
-// Packs a weight (K, C, KH, KW) of one group as run_conv_direct() does on every call where it gets none
-// packed. `to` has room for KH * KW * C * (K rounded up to whole vectors) elements of the accumulation type.
-void pack_weight_direct(const Tensor4& weight, const KernelTable& table, void* to);
+// Packs the weight of `params`, of one group, as run_conv_direct() does on every call where it gets none
+// packed. Besides the weight its strides and padding count, where transposed. `to` has room for KH * KW * C *
+// (K rounded up to whole vectors) elements of the accumulation type.
+void pack_weight_direct(const ConvParams& params, const KernelTable& table, void* to);
 
 void run_conv_direct(const ConvParams& params, const Threads& threads);
 

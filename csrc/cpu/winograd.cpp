@@ -18,6 +18,9 @@ constexpr int64_t kBlockBytes = 768 * 1024;
 constexpr int64_t kBlockTiles = 24;
 // Blocks to be had from one image at least: enough to keep several threads equally busy.
 constexpr int64_t kFewestBlocks = 16;
+// The same where the input has phases: U is several times as large and streams by once for each block, which
+// takes longer than to read a part of V from the last-level cache.
+constexpr int64_t kPhasesBlockBytes = 2400 * 1024, kPhasesFewestBlocks = 8;
 constexpr int64_t kAssumedCacheBytes = 32 * 1024 * 1024;
 
 // From Linux's sysfs ("32768K"). Elsewhere it is assumed, right for most processors.
@@ -43,27 +46,95 @@ int64_t last_input(const ConvParams& p, int axis) {
   return (p.stride[axis] - 1 + p.padding[axis]) / p.stride[axis];  // the last phase, index 0 or the next
 }
 
+// How far before its place in its phase the first input of an output is.
+int64_t padding_of(const ConvParams& p, int axis) {
+  return p.transposed ? -first_input(p, axis) : divide_up(p.padding[axis], p.stride[axis]);
+}
+
+// The weight's row or column for input `tap` of the three that an output of the phase `first` reads, or of
+// the phase `first` of the inputs; -1 if there is none.
+int index_of(const ConvParams& p, int axis, int64_t first, int tap) {
+  const int64_t distance = (tap - padding_of(p, axis)) * p.stride[axis];
+  const int64_t u = p.transposed ? first + p.padding[axis] - distance : first + p.padding[axis] + distance;
+  return u >= 0 && u < p.weight.size[2 + axis] ? static_cast<int>(u) : -1;
+}
+
+// Points along one axis at which a phase has weights other than zero.
+int64_t points_of(const ConvParams& p, int axis, int64_t first, int outputs) {
+  const int before = index_of(p, axis, first, 0), behind = index_of(p, axis, first, 2);
+  if (before < 0 && behind < 0 && index_of(p, axis, first, 1) < 0) return 0;
+  return outputs + (before >= 0 ? 1 : 0) + (behind >= 0 ? 1 : 0);
+}
+
+// Inputs of its phase, from the first on, that an output of an ordinary convolution may read.
+int64_t index_reach(const ConvParams& p, int axis) {
+  const int64_t last = p.weight.size[2 + axis] - 1 - p.padding[axis];  // of the taps, in pixels
+  const int64_t place = last >= 0 ? last / p.stride[axis] : -divide_up(-last, p.stride[axis]);
+  return place + padding_of(p, axis) + 1;
+}
+
+// Phases along one axis: of a transposed convolution's outputs all, of inputs those that are read.
+int64_t phases_of(const ConvParams& p, int axis) {
+  if (p.transposed) return p.stride[axis];
+  int64_t count = 0;
+  for (int64_t first = 0; first < p.stride[axis]; ++first) count += points_of(p, axis, first, 4) > 0 ? 1 : 0;
+  return count;
+}
+
 WinogradPhases make_phases(const ConvParams& p) {
   WinogradPhases all{};
+  const WinogradPhase whole{};
   for (int axis = 0; axis < 2; ++axis) {
-    all.step[axis] = p.transposed ? p.stride[axis] : 1;
-    all.padding[axis] = p.transposed ? -first_input(p, axis) : p.padding[axis];
+    all.input_step[axis] = p.transposed ? 1 : p.stride[axis];
+    all.output_step[axis] = p.transposed ? p.stride[axis] : 1;
+    all.padding[axis] = padding_of(p, axis);
   }
-  const auto index = [&](int axis, int64_t first, int tap) {
-    if (!p.transposed) return tap;
-    const int64_t u = first + p.padding[axis] - (tap - all.padding[axis]) * p.stride[axis];
-    return u >= 0 && u < p.weight.size[2 + axis] ? static_cast<int>(u) : -1;
-  };
-  for (int64_t y = 0; y < all.step[0]; ++y)
-    for (int64_t x = 0; x < all.step[1]; ++x) {
+  std::vector<WinogradPhase>& phases = p.transposed ? all.outputs : all.inputs;
+  for (int64_t y = 0; y < p.stride[0]; ++y)
+    for (int64_t x = 0; x < p.stride[1]; ++x) {
+      const bool read = points_of(p, 0, y, 4) * points_of(p, 1, x, 4) > 0;
+      if (!p.transposed && !read) continue;
       WinogradPhase phase{{y, x}, {}};
       for (int tap = 0; tap < 3; ++tap) {
-        phase.index[0][tap] = index(0, y, tap);
-        phase.index[1][tap] = index(1, x, tap);
+        phase.index[0][tap] = index_of(p, 0, y, tap);
+        phase.index[1][tap] = index_of(p, 1, x, tap);
       }
-      all.phases.push_back(phase);
+      phases.push_back(phase);
     }
+  (p.transposed ? all.inputs : all.outputs).push_back(whole);
   return all;
+}
+
+// Whether the phase has weights other than zero at point i of n along one axis.
+bool has_point(const WinogradPhase& phase, int axis, int i, int points) {
+  const int* index = phase.index[axis];
+  if (index[0] < 0 && index[1] < 0 && index[2] < 0) return false;
+  return (i > 0 || index[0] >= 0) && (i < points - 1 || index[2] >= 0);
+}
+
+// Which channels of V count at which point. Runs that touch are one.
+void choose_runs(WinogradPlan& plan) {
+  const bool transposed = plan.params.transposed;
+  const int64_t channels = plan.channels / static_cast<int64_t>(plan.phases.inputs.size());
+  for (const WinogradPhase& output : plan.phases.outputs)
+    for (int i = 0; i < plan.points; ++i)
+      for (int j = 0; j < plan.points; ++j) {
+        const int begin = static_cast<int>(plan.runs.size());
+        int64_t first = 0;
+        for (const WinogradPhase& input : plan.phases.inputs) {
+          const WinogradPhase& taps = transposed ? output : input;
+          if (has_point(taps, 0, i, plan.points) && has_point(taps, 1, j, plan.points)) {
+            WinogradRun* last = static_cast<int>(plan.runs.size()) > begin ? &plan.runs.back() : nullptr;
+            if (last != nullptr && last->first + last->channels == first) {
+              last->channels += channels;
+            } else {
+              plan.runs.push_back({first, channels});
+            }
+          }
+          first += channels;
+        }
+        plan.runs_at.push_back({begin, static_cast<int>(plan.runs.size())});
+      }
 }
 
 // Whether whole vectors of adjacent channels can be read and written in place.
@@ -91,10 +162,11 @@ void lay_out(WinogradPlan& plan, int64_t lanes) {
   const int64_t points = static_cast<int64_t>(plan.points) * plan.points;
   int64_t widest = 0;
   for (const ChannelBlock& block : plan.blocks) widest = std::max(widest, block.vectors * lanes);
-  // Whole vectors of the input's channels fit behind the coarse image's.
+  // Whole vectors of the input's channels fit behind the coarse image's, or those of its phases before.
   const int64_t input_row = divide_up(plan.params.input.size[1], lanes) * lanes;
-  plan.v_row = divide_up(plan.params.coarse.size[1] + input_row, lanes) * lanes;
-  const bool in_place = plan.phases.phases.size() == 1 && plan.blocks.size() == 1 && widest == plan.v_row;
+  const int64_t before = plan.channels - plan.params.input.size[1];
+  plan.v_row = divide_up(before + input_row, lanes) * lanes;
+  const bool in_place = plan.phases.outputs.size() == 1 && plan.blocks.size() == 1 && widest == plan.v_row;
   // One line more than the block needs: points at a multiple of 4 KiB would share a set of the
   // first-level cache.
   const auto point_stride = [&](int64_t row) {
@@ -112,18 +184,21 @@ void lay_out(WinogradPlan& plan, int64_t lanes) {
 void choose_block(WinogradPlan& plan, const KernelTable& table, int64_t lanes) {
   // Whole register tiles of the widest block of filters.
   const int64_t unit = winograd_register_tiles(table.accumulators, plan.blocks.front().vectors);
-  const int64_t units = plan.tiles / (unit * kFewestBlocks);
+  const bool whole = plan.phases.inputs.size() == 1;
+  const int64_t units = plan.tiles / (unit * (whole ? kFewestBlocks : kPhasesFewestBlocks));
   plan.block_tiles = unit * std::clamp<int64_t>(units, 1, std::max<int64_t>(kBlockTiles / unit, 1));
   const auto block_bytes = [&] {
     lay_out(plan, lanes);
     return plan.patch_offset * static_cast<int64_t>(sizeof(float));
   };
-  while (block_bytes() > kBlockBytes && plan.block_tiles > unit) plan.block_tiles -= unit;
+  const int64_t most = whole ? kBlockBytes : kPhasesBlockBytes;
+  while (block_bytes() > most && plan.block_tiles > unit) plan.block_tiles -= unit;
   int64_t calls = 0;
   for (const ChannelBlock& block : plan.blocks)
     calls += divide_up(plan.block_tiles, winograd_register_tiles(table.accumulators, block.vectors));
-  calls *= static_cast<int64_t>(plan.phases.phases.size());
-  plan.prefetch_steps = static_cast<int>(divide_up(plan.block_tiles, calls * plan.points));
+  calls *= static_cast<int64_t>(plan.phases.outputs.size());
+  const int64_t rows = plan.block_tiles * plan.phases.input_step[0];
+  plan.prefetch_steps = static_cast<int>(divide_up(rows, calls * plan.points));
 }
 
 WinogradPlan make_plan(int outputs, const ConvParams& params, const KernelTable& table) {
@@ -132,12 +207,14 @@ WinogradPlan make_plan(int outputs, const ConvParams& params, const KernelTable&
   plan.params = params;
   plan.outputs = outputs;
   plan.points = outputs + 2;
-  plan.channels = params.input.size[1] + params.coarse.size[1];
+  plan.phases = make_phases(params);
+  const auto inputs = static_cast<int64_t>(plan.phases.inputs.size());
+  plan.channels = inputs * params.input.size[1] + params.coarse.size[1];
   plan.filters = params.output.size[1];
   plan.blocks = channel_blocks(plan.filters, static_cast<int>(lanes), table.accumulators);
-  plan.phases = make_phases(params);
-  plan.tiles_y = divide_up(params.output.size[2], outputs * plan.phases.step[0]);
-  plan.tiles_x = divide_up(params.output.size[3], outputs * plan.phases.step[1]);
+  choose_runs(plan);
+  plan.tiles_y = divide_up(params.output.size[2], outputs * plan.phases.output_step[0]);
+  plan.tiles_x = divide_up(params.output.size[3], outputs * plan.phases.output_step[1]);
   plan.tiles = params.output.size[0] * plan.tiles_y * plan.tiles_x;
   const bool residual = params.residual.data != nullptr;
   plan.direct_input = is_direct(params.input) && params.input.size[1] >= lanes;
@@ -189,8 +266,10 @@ WeightKey key_of_weight(int outputs, const ConvParams& params, const KernelTable
                 static_cast<int64_t>(w.dtype)};
   std::copy(w.size, w.size + 4, key.begin() + 4);
   std::copy(w.stride, w.stride + 4, key.begin() + 8);
-  if (params.transposed) {  // strides are at least 1: an ordinary convolution has zeros here
-    std::copy(params.stride, params.stride + 2, key.begin() + 12);
+  if (params.transposed || params.stride[0] * params.stride[1] > 1) {  // else zeros
+    const int64_t sign = params.transposed ? -1 : 1;
+    std::transform(params.stride, params.stride + 2, key.begin() + 12,
+                   [&](int64_t stride) { return sign * stride; });
     std::copy(params.padding, params.padding + 2, key.begin() + 14);
   }
   return key;
@@ -207,19 +286,45 @@ const char* winograd_obstacle(const ConvParams& p) {
       if (last_input(p, axis) - first_input(p, axis) > 2) return "an output depends on more than 3x3 inputs";
     return nullptr;
   }
-  if (p.weight.size[2] != 3 || p.weight.size[3] != 3) return "the kernel is not 3x3";
-  if (p.stride[0] != 1 || p.stride[1] != 1) return "stride is not 1";
+  if (p.stride[0] != p.stride[1] || p.stride[0] > 2) return "stride is neither 1 nor 2";
+  if (p.stride[0] == 1)
+    return p.weight.size[2] == 3 && p.weight.size[3] == 3 ? nullptr : "the kernel is not 3x3";
+  for (int axis = 0; axis < 2; ++axis) {
+    if (p.weight.size[2 + axis] < 4) return "with stride 2 the kernel has fewer than 4x4 taps";
+    if (index_reach(p, axis) > 3) return "an output depends on more than 3x3 inputs of a phase";
+  }
   return nullptr;
 }
 
-int64_t winograd_weight_elements(int outputs, int64_t filters, int64_t channels) {
-  return (outputs + 2) * (outputs + 2) * channels * divide_up(filters, kLineFloats) * kLineFloats;
+int64_t winograd_input_phases(const ConvParams& params) {
+  return params.transposed ? 1 : phases_of(params, 0) * phases_of(params, 1);
 }
 
-void pack_weight_winograd(int outputs, const Tensor4& weight, const KernelTable& table, float* to,
+int64_t winograd_output_phases(const ConvParams& params) {
+  return params.transposed ? phases_of(params, 0) * phases_of(params, 1) : 1;
+}
+
+int64_t winograd_products(const ConvParams& params, int outputs) {
+  int64_t products = 1;
+  for (int axis = 0; axis < 2; ++axis) {
+    int64_t sum = 0;
+    for (int64_t first = 0; first < params.stride[axis]; ++first)
+      sum += points_of(params, axis, first, outputs);
+    products *= sum;
+  }
+  return products;
+}
+
+int64_t winograd_weight_elements(int outputs, const ConvParams& params) {
+  const int64_t points = (outputs + 2) * (outputs + 2);
+  const int64_t filters = params.weight.size[params.transposed ? 1 : 0];
+  const int64_t channels = params.weight.size[params.transposed ? 0 : 1];
+  const int64_t phases = winograd_input_phases(params) * winograd_output_phases(params);
+  return points * phases * channels * divide_up(filters, kLineFloats) * kLineFloats;
+}
+
+void pack_weight_winograd(int outputs, const ConvParams& params, const KernelTable& table, float* to,
                           const Threads& threads) {
-  ConvParams params{};
-  params.weight = weight;
   pack_weight(outputs, params, table, to, threads);
 }
 
@@ -237,8 +342,7 @@ void run_winograd(int outputs, const ConvParams& params, const Threads& threads)
   if (params.packed_weight.data != nullptr) {
     plan.weight = reinterpret_cast<const float*>(&packed_weight_header(params) + 1);
   } else {
-    const int64_t elements = winograd_weight_elements(outputs, plan.filters, plan.channels) *
-                             static_cast<int64_t>(plan.phases.phases.size());
+    const int64_t elements = winograd_weight_elements(outputs, params);
     const auto pack = [&](void* bits, float* to) {
       ConvParams at = params;
       at.weight.data = bits;

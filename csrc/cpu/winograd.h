@@ -1,5 +1,9 @@
 // Winograd convolution in float32, F(4x4, 3x3) or F(6x6, 3x3) (kernels/winograd*.inl): 3x3 with stride 1, and
-// transposed convolutions, each of whose phases is an ordinary one with at most 3x3 taps and stride 1.
+// convolutions that fall into such. The outputs of a transposed convolution are phases, one for each residue
+// of row and column. The inputs of a convolution of stride 2 are: each phase is an image of its own, and
+// their convolutions with at most 3x3 taps are summed, as if they were channels of one image. Where a phase
+// has fewer taps, products with weights that are zero are left out: points 0 and infinity see the outer taps
+// alone.
 //
 // The image is cut into tiles of m x m outputs. A block of tiles is one task:
 //   V[point][tile][channel]  = B^T d B of every tile's n x n inputs (n = m + 2)
@@ -8,7 +12,7 @@
 // V and M of a block stay in the second-level cache, U = G g G^T streams through it. Filters are taken
 // in blocks as wide as the register tile, so M holds one such block; where one block has them all and
 // is as wide as V, M takes V's place. The phases of a transposed convolution are further such blocks: they
-// share V.
+// share V. Those of an input are further channels of V.
 #pragma once
 
 #include <cstddef>
@@ -22,27 +26,38 @@
 
 namespace denoise_ext::cpu {
 
-// Outputs first, first + out_step, ... of each axis, and the row and the column of the weight that belong to
-// the three inputs which such an output reads, or -1 for a zero.
+// Pixels first, first + step, ... of each axis, and the row and the column of the weight that belong to the
+// three inputs which an output reads, or -1 for a zero.
 struct WinogradPhase {
   int64_t first[2];
   int index[2][3];
 };
 
-// What the phases of a convolution have in common.
 struct WinogradPhases {
-  std::vector<WinogradPhase> phases;
-  int64_t step[2];     // between the outputs of a phase
+  std::vector<WinogradPhase> inputs, outputs;  // one of both has one phase, of all pixels
+  int64_t input_step[2], output_step[2];       // between the pixels of a phase
   int64_t padding[2];  // an output's first input is this much before its place in its phase
+};
+
+// Channels of V whose weights at a point are not all zero.
+struct WinogradRun {
+  int64_t first, channels;
+};
+
+// Runs begin .. end of a plan.
+struct WinogradRuns {
+  int begin, end;
 };
 
 struct WinogradPlan {
   ConvParams params;
   WinogradPhases phases;
-  int outputs, points;  // m and n, along one axis
-  int64_t channels, filters;
+  int outputs, points;               // m and n, along one axis
+  int64_t channels, filters;         // channels of V: those of all phases of the input
   std::vector<ChannelBlock> blocks;  // of filters
-  int64_t tiles_y, tiles_x, tiles;   // of one phase: per image, and of the whole batch
+  std::vector<WinogradRun> runs;
+  std::vector<WinogradRuns> runs_at;  // [phase of the outputs][point]
+  int64_t tiles_y, tiles_x, tiles;    // of one phase: per image, and of the whole batch
   int64_t block_tiles;
 
   bool direct_input, direct_coarse;  // inner tiles are read where they lie
@@ -68,7 +83,7 @@ struct WinogradPackPlan {
   Tensor4 weight;  // (K, C, KH, KW), or (C, K, KH, KW) where transposed
   bool transposed;
   WinogradPhases phases;
-  int64_t filters, channels;
+  int64_t filters, channels;  // of the weight
   int points;
   std::vector<ChannelBlock> blocks;  // of filters
   float* to;                         // like WinogradPlan::weight
@@ -102,11 +117,17 @@ constexpr int winograd_outputs(ConvAlgorithm algorithm) {
 // Why Winograd cannot compute this convolution at all, or nullptr.
 const char* winograd_obstacle(const ConvParams& params);
 
-// Elements of U, for one phase, of a weight of K filters and C channels.
-int64_t winograd_weight_elements(int outputs, int64_t filters, int64_t channels);
+// Products of one channel and one filter in a tile, of all phases: n^2 less those with zeros.
+int64_t winograd_products(const ConvParams& params, int outputs);
+// Phases of the input, and of the output.
+int64_t winograd_input_phases(const ConvParams& params);
+int64_t winograd_output_phases(const ConvParams& params);
 
-// Fills `to` with the U of a weight (K, C, 3, 3).
-void pack_weight_winograd(int outputs, const Tensor4& weight, const KernelTable& table, float* to,
+// Elements of U for the weight of `params`, of which its weight, strides, padding and `transposed` count.
+int64_t winograd_weight_elements(int outputs, const ConvParams& params);
+
+// Fills `to` with U.
+void pack_weight_winograd(int outputs, const ConvParams& params, const KernelTable& table, float* to,
                           const Threads& threads);
 
 // Runs the whole convolution, for which winograd_obstacle() found none.

@@ -1,6 +1,8 @@
-// The kernels of the convolutions by Winograd's algorithm: one table per instruction set.
+// The kernels of Winograd's algorithm, and what else is products of such tiles: one table per instruction
+// set.
 #pragma once
 
+#include "gdn.h"
 #include "winograd.h"
 #include "winograd_weight_grad.h"
 
@@ -14,6 +16,8 @@ struct WinogradKernels {
   void (*pack_4)(const WinogradPackPlan& plan, int64_t channel);
   void (*pack_6)(const WinogradPackPlan& plan, int64_t channel);
   void (*weight_grad_task)(const WinogradWeightGradPlan& plan, int64_t task, void* scratch);
+  // Divisive normalisation of a piece of a row, by the same products (gdn.h).
+  void (*gdn_piece)(const GdnPlan& plan, int64_t task, void* scratch);
 };
 
 }  // namespace denoise_ext::cpu

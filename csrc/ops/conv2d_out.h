@@ -1,6 +1,7 @@
 // What conv2d_out, conv2d_pack and conv2d_resampled_out share.
 #pragma once
 
+#include "../cpu/conv_pack.h"
 #include "../cpu/conv_params.h"
 #include "../params/conv.h"
 #include "common.h"
@@ -13,7 +14,8 @@ cpu::ConvAlgorithm parse_algorithm(const std::string& name, const char* op);
 void check_cpu(const cpu::ConvParams& params, const char* op);
 
 // The weight in the order of the CPU's kernels (ops/cpu/conv2d_pack.cpp).
-Tensor pack_on_cpu(const Tensor& weight, const std::string& algorithm, int64_t groups, const char* op);
+Tensor pack_on_cpu(const Tensor& weight, const std::string& algorithm, int64_t groups,
+                   const cpu::PackGeometry& geometry, const char* op);
 
 // The same for a named CUDA kernel (ops/conv2d_pack.cpp, in builds with CUDA).
 Tensor pack_on_cuda(const Tensor& weight, const std::string& kernel, int64_t groups, Precision precision,

@@ -82,16 +82,22 @@ namespace {
 
 template <class Device>
 Tensor conv2d_pack(const Tensor& weight, const StringArgument& algorithm, int64_t groups,
-                   const StringArgument& precision) {
+                   const StringArgument& precision, const std::vector<int64_t>& stride,
+                   const std::vector<int64_t>& padding, bool transposed) {
   constexpr const char* kOp = "conv2d_pack";
   const Precision wanted = parse_precision(precision, kOp);
   check_weight(weight, kOp);
+  check_pair(stride, 1, kLargestExtent, kOp, "stride");
+  check_pair(padding, 0, kLargestExtent, kOp, "padding");
   STD_TORCH_CHECK(groups >= 1 && weight.size(0) % groups == 0, kOp,
                   ": groups must divide weight's first size ", weight.size(0), ", got ", groups);
   if constexpr (Device::kCuda) {
+    STD_TORCH_CHECK(!transposed, kOp,
+                    ": transposed must be False on CUDA, whose kernels pack no such weight");
     return pack_on_cuda(weight, algorithm, groups, wanted, kOp);
   } else {
-    return pack_on_cpu(weight, algorithm, groups, kOp);
+    return pack_on_cpu(weight, algorithm, groups,
+                       {{stride[0], stride[1]}, {padding[0], padding[1]}, transposed}, kOp);
   }
 }
 
@@ -99,7 +105,9 @@ Tensor conv2d_pack(const Tensor& weight, const StringArgument& algorithm, int64_
 }  // namespace denoise_ext::ops
 
 DENOISE_EXT_SCHEMAS(m) {
-  m.def("conv2d_pack(Tensor weight, str algorithm, int groups=1, str precision='default') -> Tensor");
+  m.def(
+      "conv2d_pack(Tensor weight, str algorithm, int groups=1, str precision='default', int[2] stride=1, "
+      "int[2] padding=0, bool transposed=False) -> Tensor");
 }
 
 DENOISE_EXT_REGISTER(conv2d_pack)

@@ -1,7 +1,9 @@
 // torch.ops.denoise_ext.conv_transpose2d: transposed convolution + bias + activation, by phases; and
-// conv_transpose2d_out, into a given tensor, with a residual, for a caller that owns its memory.
+// conv_transpose2d_out, into a given tensor, with a residual and a packed weight, for a caller that owns its
+// memory.
 #include "../cpu/conv.h"
 #include "conv.h"
+#include "conv2d_out.h"
 #include "device.h"
 #include "register.h"
 #include "results.h"
@@ -35,7 +37,8 @@ void conv_transpose2d_out(const Tensor& input, const Tensor& weight, const std::
                           const std::vector<int64_t>& dilation, const StringArgument& activation,
                           double negative_slope, const std::optional<Tensor>& prelu_weight,
                           const std::optional<Tensor>& residual, const StringArgument& residual_position,
-                          const StringArgument& precision, const Tensor& out) {
+                          const StringArgument& precision, const Tensor& out,
+                          const std::optional<Tensor>& packed_weight) {
   constexpr const char* kOp = "conv_transpose2d_out";
   const Precision allowed = Device::precision(parse_precision(precision, kOp), input);
   const ConvArguments arguments{kOp, stride, padding, dilation, output_padding, groups, true, allowed};
@@ -48,6 +51,15 @@ void conv_transpose2d_out(const Tensor& input, const Tensor& weight, const std::
   set_residual(params, kOp, residual, residual_position, input);
   STD_TORCH_CHECK(!Device::kCuda || params.residual.data == nullptr, kOp,
                   ": residual must be None on CUDA, whose kernels for transposed convolutions add none");
+  if constexpr (Device::kCuda) {
+    STD_TORCH_CHECK(
+        !packed_weight.has_value(), kOp,
+        ": packed_weight must be None on CUDA, whose kernels read none for transposed convolutions");
+  } else if (packed_weight.has_value()) {
+    params.packed_weight = view1(packed_weight, kOp, "packed_weight");
+    check_cpu(params, kOp);
+    check_no_overlap({"out", params.output}, {named("packed_weight", params.packed_weight)}, kOp);
+  }
   check_result(params, kOp, "out", params.output);
   check_no_gradients({{"out", out},
                       {"input", input},
@@ -71,7 +83,8 @@ DENOISE_EXT_SCHEMAS(m) {
   m.def(
       "conv_transpose2d_out(Tensor input, Tensor weight, Tensor? bias, int[2] stride, int[2] padding, "
       "int[2] output_padding, int groups, int[2] dilation, str activation, float negative_slope, "
-      "Tensor? prelu_weight, Tensor? residual, str residual_position, str precision, Tensor(a!) out) -> ()");
+      "Tensor? prelu_weight, Tensor? residual, str residual_position, str precision, Tensor(a!) out, "
+      "Tensor? packed_weight=None) -> ()");
 }
 
 DENOISE_EXT_REGISTER(conv_transpose2d)

@@ -33,14 +33,31 @@ A = TypeVar("A", bound=type[Network])
 
 @dataclass(frozen=True)
 class Factors:
-    """How far the stated uncertainty of a network is from its errors, at one level of noise."""
+    """How far the stated uncertainty of a network is from its errors, at one level of noise.
 
-    variance_ratio: float
-    """Mean squared error over the noise's variance times the mean of the Jacobian's diagonal."""
-    variance_ratio_error: float
+    Pairs are for smooth places and for places with detail (`tasks.expected_error`).
+    """
+
+    variance_ratio: tuple[float, float]
+    """Mean squared error over the noise's variance times the mean of the Jacobian's diagonal;
+    geometric mean over images."""
+    variance_ratio_error: tuple[float, float]
     """Standard deviation of its logarithm over images."""
+    correlation: float
+    """Of the two logarithms over images."""
     interval_90: float
     """Conformal factor: an error is at most so many stated deviations in 90 % of the pixels."""
+
+    def towards(self, other: Factors, share: float) -> Factors:
+        """Between this (share 0) and another (share 1)."""
+
+        def between(a: Any, b: Any) -> Any:
+            if isinstance(a, tuple):
+                return tuple(between(*pair) for pair in zip(a, b, strict=True))
+            return (1 - share) * a + share * b
+
+        names = (item.name for item in dataclasses.fields(self))
+        return Factors(*(between(getattr(self, name), getattr(other, name)) for name in names))
 
 
 @dataclass(frozen=True)
@@ -60,8 +77,7 @@ class Calibration:
             return self.levels[known[min(place, len(known) - 1)]]
         low, high = known[place - 1], known[place]
         share = math.log(sigma / low) / math.log(high / low)
-        ends = (dataclasses.astuple(self.levels[level]) for level in (low, high))
-        return Factors(*((1 - share) * a + share * b for a, b in zip(*ends, strict=True)))
+        return self.levels[low].towards(self.levels[high], share)
 
 
 @dataclass(frozen=True)

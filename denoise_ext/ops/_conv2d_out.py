@@ -8,8 +8,9 @@ which then runs), pads with zeros, mirrored or repeated pixels (``border`` "cons
 "replicate", "circular"), and lets the algorithm be named ("auto", "direct", "winograd4",
 "winograd6").
 ``precision`` matters for "auto", and on CUDA, where it decides whether tf32 may be used.
-``torch.ops.denoise_ext.conv_transpose2d_out`` writes into ``out`` likewise and takes a residual (on
-the CPU).
+``torch.ops.denoise_ext.conv_transpose2d_out`` writes into ``out`` likewise and takes a residual and
+a packed weight (on the CPU).  ``conv2d_pack`` takes stride, padding and ``transposed`` for these,
+and for Winograd's algorithms with stride 2.
 ``torch.ops.denoise_ext.conv2d_resampled_out`` (CPU) is a 3x3 convolution with padding 1 between
 two levels of a U-Net: it reads ``coarse`` (N, C0, H / 2, W / 2), every pixel repeated 2x2, and
 behind it the channels of ``fine`` (N, C1, H, W), as if upsampled and concatenated; it writes
@@ -18,6 +19,8 @@ there is a ``coarse``, H and W are twice its sizes.  ``packed_weight`` is requir
 "winograd4" or "winograd6", its input channels in the order coarse, fine; of ``weight`` only sizes
 and dtype count.
 ``torch.ops.denoise_ext.pixel_unshuffle_out`` (CPU) is PyTorch's ``pixel_unshuffle`` of any strides.
+``torch.ops.denoise_ext.gdn_out`` (CPU) is ``input / sqrt(conv2d(input^2, weight, bias))``, or with
+``inverse`` the product, for a 1x1 weight of at least 5 channels, packed for "direct"; not float64.
 ``torch.ops.denoise_ext.block_warp_out`` and ``recurrent_fuse_out`` (CPU) are ``block_warp`` and
 ``recurrent_fuse``.
 
@@ -53,15 +56,20 @@ _WINOGRAD_POINTS = {"winograd4": 6 * 6, "winograd6": 8 * 8}
 
 
 def _pack_fake(
-    weight: Tensor, algorithm: str, groups: int = 1, precision: str = "default"
-) -> Tensor:
-    check_fake_conv(weight)
+    weight: Tensor, algorithm: str, groups: int = 1, precision: str = "default",
+    stride: Sequence[int] = (1, 1), padding: Sequence[int] = (0, 0), transposed: bool = False,
+) -> Tensor:  # fmt: skip
+    check_fake_conv(weight, stride=stride, padding=padding)
     if algorithm.startswith("conv_"):
         return _pack_on_gpu_fake(weight, algorithm, groups, precision)
     filters, channels, kh, kw = weight.shape
+    if transposed:
+        filters, channels = channels, filters
     dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
     padded = -(-filters // _CHANNEL_MULTIPLE) * _CHANNEL_MULTIPLE
-    points = _WINOGRAD_POINTS.get(algorithm, kh * kw)
+    points = kh * kw
+    if algorithm in _WINOGRAD_POINTS:
+        points = _WINOGRAD_POINTS[algorithm] * stride[0] * stride[1]  # a weight for each phase
     header = _HEADER_BYTES // dtype.itemsize
     return weight.new_empty(header + points * channels * padded, dtype=dtype)
 
@@ -98,7 +106,7 @@ def _transpose_out_fake(
     input: Tensor, weight: Tensor, bias: Tensor | None, stride: Sequence[int],
     padding: Sequence[int], output_padding: Sequence[int], groups: int, dilation: Sequence[int],
     activation: str, negative_slope: float, prelu_weight: Tensor | None, residual: Tensor | None,
-    residual_position: str, precision: str, out: Tensor,
+    residual_position: str, precision: str, out: Tensor, packed_weight: Tensor | None = None,
 ) -> None:  # fmt: skip
     check_fake_conv(
         weight, stride=stride, padding=padding, output_padding=output_padding, dilation=dilation
@@ -123,6 +131,13 @@ def _warp_out_fake(input: Tensor, motion: Tensor, out: Tensor) -> None:
     return None
 
 
+def _gdn_out_fake(
+    input: Tensor, weight: Tensor, packed_weight: Tensor, bias: Tensor | None, inverse: bool,
+    out: Tensor,
+) -> None:  # fmt: skip
+    check_fake_conv(weight)
+
+
 def _fuse_out_fake(
     input: Tensor, previous: Tensor, gate: Tensor, level: Tensor, out: Tensor
 ) -> None:
@@ -135,5 +150,6 @@ if _available:
     torch.library.register_fake("denoise_ext::conv2d_resampled_out", _resampled_out_fake)
     torch.library.register_fake("denoise_ext::conv_transpose2d_out", _transpose_out_fake)
     torch.library.register_fake("denoise_ext::pixel_unshuffle_out", _unshuffle_out_fake)
+    torch.library.register_fake("denoise_ext::gdn_out", _gdn_out_fake)
     torch.library.register_fake("denoise_ext::block_warp_out", _warp_out_fake)
     torch.library.register_fake("denoise_ext::recurrent_fuse_out", _fuse_out_fake)

@@ -99,7 +99,7 @@ def _conv_transpose2d_by_pytorch(
     input: Tensor, weight: Tensor, bias: Tensor | None, stride: Sequence[int],
     padding: Sequence[int], output_padding: Sequence[int], groups: int, dilation: Sequence[int],
     activation: str, negative_slope: float, prelu_weight: Tensor | None, residual: Tensor | None,
-    residual_position: str, precision: str, out: Tensor,
+    residual_position: str, precision: str, out: Tensor, packed_weight: Tensor | None = None,
 ) -> None:  # fmt: skip
     sums = F.conv_transpose2d(
         input, weight, bias, stride, padding, output_padding, groups, dilation

@@ -55,7 +55,7 @@ def fit_kernel(sharp: Any, blurred: Any, size: int) -> np.ndarray:
     check_fit_size(size)
     x, y = pixels_of("sharp", sharp), pixels_of("blurred", blurred)
     _check_pair("sharp", x, "blurred", y, size)
-    gram, right = _normal_equations([(x, y)], size)
+    gram, right = normal_equations([(x, y)], size)
     kernel = nonnegative(gram, right)
     total = float(kernel.sum())
     if not total > 0:
@@ -101,7 +101,7 @@ def fit_inverse_kernel(pairs: Iterable[tuple[Any, Any]], size: int) -> nn.Conv2d
     if len(channels) > 1:
         raise ValueError(f"pairs must all have 1 or all 3 channels, got {sorted(channels)}")
     [count] = channels
-    gram, right = _normal_equations(opened, size)
+    gram, right = normal_equations(opened, size)
     weight = torch.linalg.solve(gram, right).reshape(1, 1, size, size)
     layer = nn.Conv2d(
         count, count, size, padding=size // 2, groups=count, bias=False, padding_mode="replicate"
@@ -111,7 +111,7 @@ def fit_inverse_kernel(pairs: Iterable[tuple[Any, Any]], size: int) -> nn.Conv2d
     return layer.eval()
 
 
-def _normal_equations(pairs: Iterable[tuple[Tensor, Tensor]], size: int) -> tuple[Tensor, Tensor]:
+def normal_equations(pairs: Iterable[tuple[Tensor, Tensor]], size: int) -> tuple[Tensor, Tensor]:
     """Gram matrix (n^2, n^2) and right side of kernels of n x n from (source, target) pairs.
 
     The kernel's numbers are in order for a convolution.

@@ -7,7 +7,8 @@ known level s.  Random probes v of -1 and 1 estimate its diagonal by differences
 * Uncertainty: the variance of the clean image given y is ``s^2 diag(J)`` for the best denoiser
   (Miyasawa 1961; Manor and Michaeli, "On the posterior distribution in denoising", ICLR 2024).
 * Expected error: ``|y - f|^2 / n - s^2 + 2 s^2 tr(J) / n`` has the right mean for every f (Stein
-  1981; probes: Ramani, Blu and Unser, "Monte-Carlo SURE", IEEE TIP 2008).
+  1981; probes: Ramani, Blu and Unser, "Monte-Carlo SURE", IEEE TIP 2008).  For networks with
+  `Factors` it corrects the uncertainty of each image (`tasks.expected_error`).
 * Samples: the diffusion that would have made y from a clean image, reversed from the level of y.
 
 All of it holds for white noise of the level that the network is conditioned on, and for no other.
@@ -26,6 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from denoise_ext.models.registry import Factors
+from denoise_ext.tasks.expected_error import Places, balanced, spread_out
 from denoise_ext.tasks.noise_analysis import SMALLEST, NoiseProfile, profile_of
 from denoise_ext.tasks.value_range import Range
 
@@ -37,9 +39,6 @@ SMALLEST_SIGMA = 2.0
 _STEP = 0.01  # of the level
 _WINDOW = 7  # pixels on a side over which the diagonal is averaged: one pixel's estimate is noisy
 _LEAST = 1e-4  # of the noise's variance: that of a pixel is positive
-# Error of Miyasawa's variance where there is hardly any detail, in units of the noise's variance:
-# the largest on pictures of ramps, waves and one value.
-_FLAT = 0.01
 _LAST = 2.0  # level of the last step of a sample, 0-255 scale
 _WRONG = 0.12, 1.5  # deviation of the level found: share of the given one, at least so much
 
@@ -101,9 +100,48 @@ def estimate(
         y: (1, C, H, W) with black 0 and white 1.
         factors: of the network at this level; None: none are known.
     """
+    found = probe(denoise, y, sigma, probes, seed)
+    if factors is None:
+        error = found.residual - 1 + 2 * found.trace
+        # The energy of the noise itself is not known better than so.
+        error_of_error = math.sqrt(2 / y.numel() + 4 * found.spread)
+    else:
+        _, error, error_of_error = balanced(found.places, factors)
+    error = max(error, 1e-3)
+    psnr = -10 * math.log10(error * (sigma / 255) ** 2)
+    psnr_error = 10 / math.log(10) * error_of_error / error
+    return Estimate(sigma * deviations_of(found, factors)[0], psnr, psnr_error)
+
+
+def deviations_of(found: Probed, factors: Factors | None = None) -> Tensor:
+    """(1, C, H, W): standard deviation of each pixel's error, in units of the noise's."""
+    variance = _smooth(found.diagonal).clamp_min(_LEAST)
+    if factors is not None:
+        ratios, *_ = balanced(found.places, factors)
+        variance *= spread_out(ratios, found.places, variance.shape)
+    return variance.sqrt()
+
+
+@dataclass(frozen=True)
+class Probed:
+    """What the probes found.  Energies are in units of the noise's variance."""
+
+    diagonal: Tensor
+    """(1, C, H, W): the Jacobian's diagonal, its mean over the probes."""
+    trace: float
+    """Its mean over the image."""
+    spread: float
+    """Variance of `trace`."""
+    residual: float
+    """Mean square of what was removed."""
+    places: Places
+
+
+def probe(denoise: Denoise, y: Tensor, sigma: float, probes: int, seed: int = 0) -> Probed:
+    """Arguments as of `estimate`."""
     level = sigma / 255
     generator = torch.Generator().manual_seed(seed)
-    diagonal, traces = torch.zeros_like(y), []
+    diagonal, traces, places = torch.zeros_like(y), [], Places(y.shape, probes)
     for _ in range(probes):
         v = torch.randint(0, 2, y.shape, generator=generator, dtype=torch.int8)
         v = (2 * v - 1).to(y)
@@ -111,26 +149,13 @@ def estimate(
         change = (denoise(y + shift, sigma) - denoise(y - shift, sigma)) * v
         change /= 2 * _STEP * level
         traces.append(float(change.mean(dtype=torch.float64)))
+        places.add(change)
         diagonal += change / probes
-    residual = float((denoise(y, sigma) - y).square().mean(dtype=torch.float64))
+    removed = ((denoise(y, sigma) - y) / level).square()
+    places.close(removed)
     trace = sum(traces) / probes
     spread = sum((t - trace) ** 2 for t in traces) / max(probes - 1, 1) / probes
-    # The energy of the noise itself is not known better than so.
-    variances = [level**4 * (2 / y.numel() + 4 * spread)]
-    errors = [residual - level**2 + 2 * level**2 * trace]
-    ratio = factors.variance_ratio if factors else 1.0
-    if factors and trace > 0:
-        # Miyasawa's variance, which for this network is too small by a known factor.
-        errors.append(ratio * level**2 * trace)
-        relative = errors[1] * factors.variance_ratio_error
-        absolute = _FLAT * level**2
-        variances.append(relative**2 + absolute**2 + ratio**2 * level**4 * spread)
-    weights = [1 / max(variance, 1e-30) for variance in variances]
-    error = sum(w * e for w, e in zip(weights, errors, strict=True)) / sum(weights)
-    error = max(error, 1e-3 * level**2)
-    deviation = 255 * level * (ratio * _smooth(diagonal).clamp_min(_LEAST)).sqrt()
-    psnr_error = 10 / math.log(10) * math.sqrt(1 / sum(weights)) / error
-    return Estimate(deviation[0], -10 * math.log10(error), psnr_error)
+    return Probed(diagonal, trace, spread, float(removed.mean(dtype=torch.float64)), places)
 
 
 def sample(denoise: Denoise, y: Tensor, sigma: float, steps: int, seed: int) -> Tensor:

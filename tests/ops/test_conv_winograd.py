@@ -174,11 +174,12 @@ def test_what_winograd_cannot_do(algorithm):
             )  # fmt: skip
 
     refused("the kernel is not 3x3", values(4, 4, 3, 2), out=torch.empty(1, 4, 7, 8))
-    refused("stride is not 1", values(4, 4, 3, 3), stride=2, out=torch.empty(1, 4, 4, 4))
+    refused("with stride 2", values(4, 4, 3, 3), stride=2, out=torch.empty(1, 4, 4, 4))
+    refused("stride is neither 1 nor 2", values(4, 4, 3, 3), stride=3, out=torch.empty(1, 4, 3, 3))
     refused("dilation is not 1", values(4, 4, 3, 3), dilation=2, out=torch.empty(1, 4, 5, 5))
     refused("groups is not 1", values(4, 1, 3, 3), groups=4)
     refused("float64", values(4, 4, 3, 3).double(), x=x.double(), out=out.double())
-    with pytest.raises(RuntimeError, match=r"weight must be \(K, C, 3, 3\)"):
+    with pytest.raises(RuntimeError, match=r"weight of sizes .* the kernel is not 3x3"):
         OPS.conv2d_pack(values(4, 4, 5, 5), algorithm)
 
 
@@ -239,7 +240,7 @@ def test_direct_where_winograd_does_not_pay_or_apply(channels, filters, options)
     text = ops.explain(ops.conv2d, x, weight, padding=1, **options)
     assert text.startswith("conv_direct: chosen (CPU")
     reason = {
-        "stride": "stride is not 1",
+        "stride": "with stride 2",
         "dilation": "dilation is not 1",
         "groups": "groups is not",
     }

@@ -421,7 +421,7 @@ FAMILIES = {
     "SwinIR": Family(SwinRestorer, 3),
     "SCUNet": Family(SwinConvUNet, 8),
     "SPAN": Family(Reparametrised, 3, "whole"),
-    "CompressAI": Family(Hyperprior, 9),
+    "CompressAI": Family(Hyperprior, 7),  # and two in GDN
     "UNet2D": Family(Diffusion, 13),
     "BasicUNet": Family(BasicUNet, 5, shape=(1, 1, 16, 24)),
     "nnU-Net 3-D": Family(Volume, 0, "original", (1, 1, 8, 8, 8)),

@@ -56,13 +56,18 @@ DENOISE_EXT_INLINE void winograd_input_slices(const float* d, int64_t row, int64
   }
 }
 
+// The pixels of an image that a tile reads: from (y, x) on, `step` apart.
+struct WinogradInputs {
+  int64_t y, x, step_y, step_x;
+};
+
 // A copy of the tile's n x n pixels of `image`, each of which counts kRepeat times: [row][col][width].
 template <class W, int kRepeat>
-void winograd_patch(const WinogradPlan& plan, const WinogradTile& at, const Tensor4& image, int64_t width,
-                    float* patch) {
+void winograd_patch(const WinogradPlan& plan, const WinogradTile& at, const WinogradInputs& from,
+                    const Tensor4& image, int64_t width, float* patch) {
   constexpr int n = W::kPoints;
   const Border border = plan.params.border;
-  PackWindow window{at.n, at.y0, n, at.x0, n, 0, image.size[1], 1, border};
+  PackWindow window{at.n, from.y, n, from.x, n, 0, image.size[1], 1, border, from.step_y, from.step_x};
   if constexpr (kRepeat == 1) return pack<float>(image, window, {n, width}, patch);
   window.rows = window.cols = 1;
   for (int i = 0; i < n; ++i)
@@ -83,18 +88,20 @@ void winograd_patch(const WinogradPlan& plan, const WinogradTile& at, const Tens
 // in the transform's order, else from a copy in whole vectors.
 template <class W, int kRepeat>
 DENOISE_EXT_INLINE void winograd_input_part(const WinogradPlan& plan, const WinogradTile& at,
-                                            const Tensor4& image, bool direct, float* v, float* patch) {
+                                            const WinogradInputs& from, const Tensor4& image, bool direct,
+                                            float* v, float* patch) {
   constexpr int n = W::kPoints, kWide = kLanes<float>;
-  const bool inside = at.y0 >= 0 && at.x0 >= 0 && at.y0 + n <= image.size[2] * kRepeat &&
-                      at.x0 + n <= image.size[3] * kRepeat;
+  const bool inside = from.y >= 0 && from.x >= 0 &&
+                      from.y + (n - 1) * from.step_y < image.size[2] * kRepeat &&
+                      from.x + (n - 1) * from.step_x < image.size[3] * kRepeat;
   if (direct && inside) {
     const float* first = static_cast<const float*>(image.data) + at.n * image.stride[0] +
-                         at.y0 / kRepeat * image.stride[2] + at.x0 / kRepeat * image.stride[3];
-    return winograd_input_slices<W, kRepeat>(first, image.stride[2], image.stride[3], image.size[1], v,
-                                             plan.v_point);
+                         from.y / kRepeat * image.stride[2] + from.x / kRepeat * image.stride[3];
+    return winograd_input_slices<W, kRepeat>(first, from.step_y * image.stride[2],
+                                             from.step_x * image.stride[3], image.size[1], v, plan.v_point);
   }
   const int64_t width = divide_up(image.size[1], kWide) * kWide;
-  winograd_patch<W, kRepeat>(plan, at, image, width, patch);
+  winograd_patch<W, kRepeat>(plan, at, from, image, width, patch);
   winograd_input_slices<W, 1>(patch, n * width, width, width, v, plan.v_point);
 }
 
@@ -103,9 +110,17 @@ template <class W>
 DENOISE_EXT_INLINE void winograd_input(const WinogradPlan& plan, const WinogradTile& at, float* v,
                                        float* patch) {
   const Tensor4 &input = plan.params.input, &coarse = plan.params.coarse;
-  if (coarse.data != nullptr) winograd_input_part<W, 2>(plan, at, coarse, plan.direct_coarse, v, patch);
-  if (input.size[1] > 0)
-    winograd_input_part<W, 1>(plan, at, input, plan.direct_input, v + coarse.size[1], patch);
+  if (coarse.data != nullptr)
+    winograd_input_part<W, 2>(plan, at, {at.y0, at.x0, 1, 1}, coarse, plan.direct_coarse, v, patch);
+  if (input.size[1] == 0) return;
+  v += coarse.size[1];
+  const int64_t* step = plan.phases.input_step;
+  for (const WinogradPhase& phase : plan.phases.inputs) {
+    const WinogradInputs from{at.y0 * step[0] + phase.first[0], at.x0 * step[1] + phase.first[1], step[0],
+                              step[1]};
+    winograd_input_part<W, 1>(plan, at, from, input, plan.direct_input, v, patch);
+    v += input.size[1];
+  }
 }
 
 // ---- output ---------------------------------------------------------------------------------------
@@ -159,7 +174,7 @@ struct WinogradOutputs {
 template <class W>
 DENOISE_EXT_INLINE WinogradOutputs winograd_outputs_of(const WinogradPlan& plan, const WinogradTile& tile,
                                                        const WinogradPhase& phase) {
-  const int64_t *size = plan.params.output.size, *step = plan.phases.step;
+  const int64_t *size = plan.params.output.size, *step = plan.phases.output_step;
   const int64_t y = phase.first[0] + tile.y * step[0], x = phase.first[1] + tile.x * step[1];
   const int64_t rows = divide_up(size[2] - y, step[0]), cols = divide_up(size[3] - x, step[1]);
   return {tile.n, y, x, rows < W::kOutputs ? rows : W::kOutputs, cols < W::kOutputs ? cols : W::kOutputs};
@@ -180,7 +195,7 @@ DENOISE_EXT_INLINE DirectOutput direct_output(const WinogradPlan& plan, const Wi
     if (x.data == nullptr) return nullptr;
     return static_cast<float*>(x.data) + at.n * x.stride[0] + channel + y * x.stride[2] + x0 * x.stride[3];
   };
-  const int64_t* step = plan.phases.step;
+  const int64_t* step = plan.phases.output_step;
   const ConvParams& params = plan.params;
   return {address(params.output, at.y, at.x),
           address(params.residual, at.y, at.x),
@@ -284,10 +299,10 @@ void winograd_finish(const WinogradPlan& plan, const WinogradOutputs& at, const 
   span.channel = block.first;
   span.channels = plan.filters - block.first < width ? plan.filters - block.first : width;
   span.x = at.x;
-  span.x_step = plan.phases.step[1];
+  span.x_step = plan.phases.output_step[1];
   span.pixels = at.cols;
   for (int64_t i = 0; i < at.rows; ++i) {
-    span.y = at.y + i * plan.phases.step[0];
+    span.y = at.y + i * plan.phases.output_step[0];
     float* row = sums + i * W::kOutputs * width;
     apply_epilogue<Storage, float>(params, span, width, plan.prelu_slope + block.first, row);
     if (params.output.data != nullptr) store_span<Storage, float>(params.output, span, width, row);
@@ -347,15 +362,19 @@ void winograd_block(const WinogradPlan& plan, int64_t index, int64_t next, void*
   const int64_t end = following + plan.block_tiles;
   InputPrefetch prefetch{plan, following, end < plan.tiles ? end : plan.tiles};
   const float* u = plan.weight;
-  for (const WinogradPhase& phase : plan.phases.phases)
+  const WinogradRuns* runs = plan.runs_at.data();
+  for (const WinogradPhase& phase : plan.phases.outputs) {
     for (const ChannelBlock& block : plan.blocks) {
       const int64_t width = block.vectors * static_cast<int64_t>(kLanes<float>);
       for (int64_t p = 0; p < points; ++p, u += plan.channels * width)
-        winograd_products_of(block.vectors, tiles, v + p * plan.v_point, plan.v_row, u, plan.channels,
+        winograd_products_of(block.vectors, tiles, v + p * plan.v_point, plan.v_row, u,
+                             plan.runs.data() + runs[p].begin, plan.runs.data() + runs[p].end,
                              m + p * plan.m_point, width, prefetch);
       for (int64_t t = 0; t < tiles; ++t)
         winograd_output<W>(plan, winograd_outputs_of<W>(plan, winograd_tile(plan, first + t), phase), block,
                            m + t * width, sums);
     }
+    runs += points;
+  }
   if (plan.stream) finish_stores_past_caches();
 }

@@ -55,13 +55,18 @@ void winograd_pack_slice(const WinogradPackPlan& plan, const WinogradPhase& phas
 template <class W>
 void winograd_pack(const WinogradPackPlan& plan, int64_t channel) {
   constexpr int64_t points = W::kPoints * W::kPoints;
+  const int64_t channels = plan.channels * static_cast<int64_t>(plan.phases.inputs.size());
   float* block_begin = plan.to;
-  for (const WinogradPhase& phase : plan.phases.phases)
+  for (const WinogradPhase& output : plan.phases.outputs)
     for (const ChannelBlock& block : plan.blocks) {
       const int64_t width = block.vectors * static_cast<int64_t>(kLanes<float>);
       float* to = block_begin + channel * width;
-      for (int64_t k = 0; k < width; k += kLanes<double>)
-        winograd_pack_slice<W>(plan, phase, block.first + k, channel, to + k, plan.channels * width);
-      block_begin += width * points * plan.channels;
+      for (const WinogradPhase& input : plan.phases.inputs) {
+        for (int64_t k = 0; k < width; k += kLanes<double>)
+          winograd_pack_slice<W>(plan, plan.transposed ? output : input, block.first + k, channel, to + k,
+                                 channels * width);
+        to += plan.channels * width;
+      }
+      block_begin += width * points * channels;
     }
 }

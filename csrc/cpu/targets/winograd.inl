@@ -1,4 +1,4 @@
-// The kernel bodies of Winograd's convolutions and the table made of them, for every target's region.
+// The kernel bodies of Winograd's convolutions, and of GDN, and the table made of them, for every target's region.
 // Includes no header: one opened inside a target region would be compiled for that ISA alone.
 
 // The order matters (vectors, packing, then kernels); the blank lines keep clang-format from sorting.
@@ -20,6 +20,8 @@
 
 #include "../kernels/winograd_weight_grad.inl"
 
+#include "../kernels/gdn.inl"
+
 constexpr WinogradKernels kernel_table() {
   WinogradKernels table{};
   table.block_4 = winograd_block<Winograd4>;
@@ -27,5 +29,6 @@ constexpr WinogradKernels kernel_table() {
   table.pack_4 = winograd_pack<Winograd4>;
   table.pack_6 = winograd_pack<Winograd6>;
   table.weight_grad_task = winograd_weight_grad_task;
+  table.gdn_piece = gdn_piece;
   return table;
 }

@@ -28,18 +28,18 @@ Tensor packed_like(const Tensor& weight, int64_t elements) {
 
 }  // namespace
 
-Tensor pack_on_cpu(const Tensor& weight, const std::string& algorithm_name, int64_t groups, const char* op) {
+Tensor pack_on_cpu(const Tensor& weight, const std::string& algorithm_name, int64_t groups,
+                   const cpu::PackGeometry& geometry, const char* op) {
   const auto algorithm = parse_algorithm(algorithm_name, op);
   STD_TORCH_CHECK(algorithm != cpu::ConvAlgorithm::kAuto, op,
                   ": algorithm must be named: what 'auto' takes depends on the image");
   STD_TORCH_CHECK(groups == 1, op, ": groups must be 1 on the CPU, got ", groups);
   const Tensor4 view = view4(weight, op, "weight");
-  const bool winograd = algorithm != cpu::ConvAlgorithm::kDirect;
-  STD_TORCH_CHECK(!winograd || (view.size[2] == 3 && view.size[3] == 3 && view.dtype != DType::kFloat64), op,
-                  ": weight must be (K, C, 3, 3) and not float64 for '", algorithm_name, "', got ",
-                  sizes_text(weight));
-  const Tensor packed = packed_like(weight, cpu::packed_weight_elements(view.size, view.dtype, algorithm));
-  cpu::pack_conv_weight(view, algorithm, packed.data_ptr(), torch_threads());
+  const char* const obstacle = cpu::pack_obstacle(view, geometry, algorithm);
+  STD_TORCH_CHECK(obstacle == nullptr, op, ": weight of sizes ", sizes_text(weight),
+                  " cannot be packed for algorithm '", algorithm_name, "': ", obstacle);
+  const Tensor packed = packed_like(weight, cpu::packed_weight_elements(view, geometry, algorithm));
+  cpu::pack_conv_weight(view, geometry, algorithm, packed.data_ptr(), torch_threads());
   return packed;
 }
 

@@ -29,6 +29,7 @@ from denoise_ext.engine.capture.graph import (
 )
 from denoise_ext.engine.capture.instrumented_copy import Change, Guard, InstrumentedCopy
 from denoise_ext.engine.capture.interception import META, Interception, functionalized
+from denoise_ext.engine.capture.no_ops import drop_no_ops
 from denoise_ext.engine.capture.random_state import random_states, same_on_cpu
 from denoise_ext.engine.capture.result_nest import flatten
 from denoise_ext.engine.capture.shapes import result_of
@@ -246,7 +247,7 @@ def _record(
             raise NotPlannedError(f"it returns a {type(leaf).__name__}")
     names = copied.names + ["constant"] * len(recorder.constants)
     graph = Graph(inputs, recorder.sources, names, recorder.nodes, outputs, output_spec, writes)
-    return join_written_slices(graph), recorder.release(), recorder.constants
+    return join_written_slices(drop_no_ops(graph)), recorder.release(), recorder.constants
 
 
 def _writes(

@@ -32,6 +32,7 @@ _AMPLIFICATION = {"direct": 1.0, "winograd4": 19.4, "winograd6": 114.2}
 _WALK = 4.0
 # The largest slope of an activation, where that is more than 1.
 _STEEPEST = {"gelu": 1.13, "gelu_tanh": 1.13, "silu": 1.1, "hardswish": 1.5}
+_LARGEST_STRIDE = 255  # that a weight can be packed for
 _FEW_CHANNELS = 16  # transforms cost more than they save below
 _ALGORITHMS = {
     "strict": ("direct",),
@@ -144,17 +145,51 @@ class ConvSite(Site):
     def variants(self) -> list[str]:
         """See :class:`Site`."""
         if self.transposed:
-            return ["auto"]  # the operator chooses
+            # The operator chooses; or a weight is packed for one algorithm.
+            packed = ["winograd4", "direct"] if self._has_phases() else ["direct"]
+            if self.precision == "strict":
+                packed = ["direct"]
+            return ["auto", *packed] if self._packs_transposed() else ["auto"]
         plain = (
             self.weight.shape[2:] == (3, 3)
             and self.stride == self.dilation == (1, 1)
             and self.groups == 1
         )
         if not plain or self.weight.dtype == torch.float64 or self.weight.device.type != "cpu":
+            if self.precision != "strict" and self._has_phases():
+                return ["direct", "winograd4"]
             return ["direct", "fft"] if self._is_large() else ["direct"]
         few = min(self.input.shape[1], self.output.shape[1]) < _FEW_CHANNELS
         algorithms = _ALGORITHMS[self.precision]
         return [*reversed(algorithms)] if few else [*algorithms]
+
+    def _packs_transposed(self) -> bool:
+        """Whether the operator can read a packed weight of a transposed convolution."""
+        on_cpu = self.weight.device.type == "cpu"
+        pixels = zip(self.output.shape[2:], self.stride, strict=True)
+        return (
+            on_cpu
+            and self.groups == 1
+            and self.dilation == (1, 1)
+            and all(n >= s and s <= _LARGEST_STRIDE for n, s in pixels)
+        )
+
+    def _has_phases(self) -> bool:
+        """Whether stride 2 divides it into convolutions that Winograd's algorithm computes.
+
+        Each reads at most three inputs of a phase along each axis, or is read by as many.
+        """
+        kernel = self.weight.shape[2:]
+        return (
+            self.stride == (2, 2)
+            and self.dilation == (1, 1)
+            and self.groups == 1
+            and min(kernel) >= 4
+            and all(_reach(n, p) <= 3 for n, p in zip(kernel, self.padding, strict=True))
+            and min(self.input.shape[1], self.output.shape[1]) >= _FEW_CHANNELS
+            and self.weight.dtype != torch.float64
+            and self.weight.device.type == "cpu"
+        )
 
     def _is_large(self) -> bool:
         """Whether products of Fourier transforms may be fewer."""
@@ -195,9 +230,11 @@ class ConvSite(Site):
         epilogue = (self.activation, self.negative_slope, prelu)
         if not self.transposed:
             return self._out_step(variant, weight, bias, epilogue, constants)
+        packed = () if variant == "auto" else (self._packed(variant, weight, constants),)
         args = (
             self.input, weight, bias, self.stride, self.padding, self.output_padding, self.groups,
             self.dilation, *epilogue, self.residual, self.residual_position, self.precision, OUT,
+            *packed,
         )  # fmt: skip
         op = torch.ops.denoise_ext.conv_transpose2d_out.default
         function = _writer(op, weight.device, {})
@@ -220,10 +257,14 @@ class ConvSite(Site):
         return Step(function, args, {}, [self.output], any_layout=True)
 
     def _packed(self, algorithm: str, weight: Tensor, constants: Constants) -> Tensor:
-        key = ("packed", algorithm, self._key())
+        counts = self.transposed or algorithm != "direct"
+        geometry = (self.stride, self.padding, self.transposed) if counts else ()
+        key = ("packed", algorithm, self._key(), geometry)
         packed = constants.packed.get(key) if key[2] is not None else None
         if packed is None:
-            packed = torch.ops.denoise_ext.conv2d_pack(weight, algorithm)
+            packed = torch.ops.denoise_ext.conv2d_pack(
+                weight, algorithm, 1, "default", *geometry
+            )  # fmt: skip
             constants.packed[key] = packed
         return packed
 
@@ -249,7 +290,7 @@ class ConvSite(Site):
         algorithms = _ALGORITHMS[self.precision] if variant == "auto" else [variant]
         amplification = max(_AMPLIFICATION[name] for name in algorithms)
         if amplification > 1:  # products of transformed tiles are summed over channels alone
-            terms = self.input.shape[1]
+            terms = self.input.shape[1] * math.prod((1, 1) if self.transposed else self.stride)
         walk = _WALK * amplification * eps * (terms + 16) ** 0.5
         if x.is_cuda and x.dtype == torch.float32 and (self.precision == "fast" or tf32_allowed()):
             # Two factors in tf32: rounded here, each by up to 2^-11 of itself; the original's may
@@ -298,6 +339,11 @@ class ConvSite(Site):
                 factor = factor * env(gamma).double()
             scale *= float(factor.abs().max())
         return max(scale, 1.0)
+
+
+def _reach(kernel: int, padding: int) -> int:
+    """How many inputs of a phase, one after the other, the outputs of stride 2 read."""
+    return (kernel - 1 - padding) // 2 + (padding + 1) // 2 + 1
 
 
 def _writer(

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from denoise_ext.engine.capture.graph import Graph, Node, Value
+from denoise_ext.engine.fuse.gdn import find_gdns
 from denoise_ext.engine.fuse.ir import OUT, Constants, Out, Site, Step
 from denoise_ext.engine.fuse.match_conv import find_convolutions
 from denoise_ext.engine.fuse.norm import find_norms
@@ -114,6 +115,7 @@ def find_sites(
     convolutions = find_convolutions(graph, constants, precision)
     sites: list[Site] = [*fuse_resampling(graph, constants, convolutions, apart)]
     sites += find_norms(graph, constants)
+    sites += find_gdns(graph, constants)
     matched = {node for site in sites for node in site.nodes}
     for node in graph.nodes:
         if node in matched or any(value in constants for value in node.results):
@@ -245,6 +247,7 @@ POINTWISE_STEPS = frozenset(
         *_POINTWISE.values(), aten.clamp_min.out, _gelu,
         torch.ops.denoise_ext.layer_norm2d_out.default,
         torch.ops.denoise_ext.group_norm_out.default,
+        torch.ops.denoise_ext.gdn_out.default,
     }
 )  # fmt: skip
 

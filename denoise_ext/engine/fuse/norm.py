@@ -303,14 +303,12 @@ def _over_pixels(node: Node, constants: Constants, outputs: set[Value]) -> NormS
         last = node
         label = f"group norm {groups}"
     elif node.op is aten.native_batch_norm.default and node.argument("training"):
-        # instance_norm: each image's channels as channels of one image.
-        x, view = _image_of_instances(node), only_user(node.first, outputs)
         running = (node.argument("running_mean"), node.argument("running_var"))
-        # Of a transpose the sizes may be the same, too.
-        regroups = view is not None and view.op is aten.view.default
-        if x is None or view is None or not regroups or running != (None, None):
+        found = _instances(node, outputs)
+        if found is None or running != (None, None):
             return None
-        groups, last, label = x.shape[1], view, "instance norm"
+        x, last = found
+        groups, label = x.shape[1], "instance norm"
     else:
         return None
     if any(value.users or value in outputs for value in node.results[1:] if value is not None):
@@ -334,16 +332,25 @@ def _is_repeated(values: Tensor, channels: int) -> bool:
     return torch.equal(images, images[:1].expand_as(images))
 
 
-def _image_of_instances(node: Node) -> Value | None:
-    """(N, C, H, W) of what a batch norm reads as (1, N C, H, W)."""
-    view = _producer(node.args[0], aten.view.default)
-    if view is None:
+def _instances(node: Node, outputs: set[Value]) -> tuple[Value, Node] | None:
+    """What an ``instance_norm`` reads, and its last operator.
+
+    Each image's channels are channels of one image to the batch norm ``node``: (1, N C, H, W).
+    """
+    given = node.args[0]
+    if len(given.shape) != 4 or given.shape[0] != 1:
         return None
-    x = view.args[0]
+    view, back = _producer(given, aten.view.default), only_user(node.first, outputs)
+    if view is not None and len(view.args[0].shape) == 4:
+        n, c, *size = view.args[0].shape
+        # Of a transpose the sizes may be the same, too.
+        regroups = back is not None and back.op is aten.view.default
+        if regroups and given.shape == (1, n * c, *size):
+            assert back is not None
+            return _behind_copy(view.args[0]), back
+    return _behind_copy(given), node  # of one image
+
+
+def _behind_copy(x: Value) -> Value:
     copy = _producer(x, aten.clone.default)
-    if copy is not None:
-        x = copy.args[0]
-    if len(x.shape) != 4 or len(node.first.shape) != 4:
-        return None
-    n, c, *size = x.shape
-    return x if node.first.shape == (1, n * c, *size) else None
+    return x if copy is None else copy.args[0]

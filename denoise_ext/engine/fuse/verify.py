@@ -18,6 +18,8 @@ from denoise_ext.engine.fuse.resampled import ResampledSite
 from denoise_ext.engine.report import Row
 
 WORTH_IT = 1.02  # times as fast as the original, for a whole or its parts: less is noise
+_CLEAR = 1.15  # times as fast: beyond, a measurement is not repeated
+_SAMPLES = 4  # measurements of a whole at most
 _ROUNDS = 3  # timed runs of each, in turn; the shortest counts
 _SHORT = 2e-3  # seconds: what is shorter is run several times per round
 _TINY = torch.finfo(torch.float32).tiny  # keeps relative errors of zeros from being undefined
@@ -279,6 +281,27 @@ def interleaved(calls: list[Callable[[], Any]]) -> list[float]:
     repeats = max(1, min(20, int(_SHORT / max(longest, 1e-6))))
     turns = [[_seconds(call, repeats) for call in calls] for _ in range(rounds)]
     return [1e3 * min(column) for column in zip(*turns, strict=True)]
+
+
+def settled(calls: list[Callable[[], Any]]) -> list[float]:
+    """Milliseconds of the original and of contenders for its place; a close gain is measured again.
+
+    A contender counts with the least favourable measurement: a gain that the measurements do not
+    agree on is noise.
+    """
+    samples = [interleaved(calls)]
+    while len(samples) < _SAMPLES and _is_close(samples):
+        samples.append(interleaved(calls))
+    original = sorted(sample[0] for sample in samples)[len(samples) // 2]
+    others = range(1, len(calls))
+    return [original, *(original * max(s[i] / s[0] for s in samples) for i in others)]
+
+
+def _is_close(samples: list[list[float]]) -> bool:
+    """Whether some contender may still win, and none does by far."""
+    contenders = range(1, len(samples[0]))
+    best = min(max(sample[i] / sample[0] for sample in samples) for i in contenders)
+    return 1 / _CLEAR < best <= 1 / WORTH_IT
 
 
 def _seconds(call: Callable[[], Any], repeats: int) -> float:

@@ -1,0 +1,54 @@
+// Generalised divisive normalisation (gdn.h): squares, their product with the weight as in Winograd's
+// algorithm, and the root, for a piece of a row that stays in the caches.
+
+struct NoPrefetch {
+  DENOISE_EXT_INLINE void advance() {}
+};
+
+template <class Storage>
+void gdn_finish(const GdnPlan& plan, const OutputSpan& span, const ChannelBlock& block, const float* pixels,
+                float* sums) {
+  constexpr int kWide = kLanes<float>;
+  const int64_t width = block.vectors * kWide;
+  for (int64_t p = 0; p < span.pixels; ++p)
+    for (int64_t k = 0; k < width; k += kWide) {
+      const Vec<float> x = load(pixels + p * plan.width + block.first + k);
+      const Vec<float> norm = root(load(sums + p * width + k) + load(plan.bias + block.first + k));
+      store(sums + p * width + k, plan.inverse ? x * norm : x / norm);
+    }
+  store_span<Storage, float>(plan.conv.output, span, width, sums);
+}
+
+void gdn_piece(const GdnPlan& plan, int64_t task, void* scratch) {
+  constexpr int kWide = kLanes<float>;
+  const Tensor4& input = plan.conv.input;
+  const int64_t row = task / plan.pieces_per_row, x0 = (task - row * plan.pieces_per_row) * plan.piece;
+  const int64_t n = row / input.size[2], y = row - n * input.size[2];
+  const int64_t left = input.size[3] - x0, count = left < plan.piece ? left : plan.piece;
+  float* pixels = static_cast<float*>(scratch);
+  float* squares = pixels + plan.squares_offset;
+  float* sums = pixels + plan.sums_offset;
+  pack<float>(input, {n, y, 1, x0, count, 0, plan.channels, 1}, {count, plan.width}, pixels);
+  // Behind the channels of a pixel there is nothing to be read, but something to be multiplied.
+  for (int64_t p = 0; p < count && plan.channels < plan.width; ++p)
+    for (int64_t c = plan.channels; c < plan.width; ++c) pixels[p * plan.width + c] = 0.0f;
+  for (int64_t i = 0; i < count * plan.width; i += kWide) {
+    const Vec<float> x = load(pixels + i);
+    store(squares + i, x * x);
+  }
+  const float* u = plan.weight;
+  const WinogradRun run{0, plan.channels};
+  NoPrefetch prefetch;
+  for (const ChannelBlock& block : plan.blocks) {
+    const int64_t width = block.vectors * static_cast<int64_t>(kWide);
+    winograd_products_of(block.vectors, count, squares, plan.width, u, &run, &run + 1, sums, width, prefetch);
+    u += plan.channels * width;
+    const int64_t channels = plan.channels - block.first < width ? plan.channels - block.first : width;
+    const OutputSpan span{n, block.first, y, x0, 1, count, channels};
+    switch (plan.conv.output.dtype) {
+      case DType::kBFloat16: gdn_finish<BFloat16>(plan, span, block, pixels, sums); break;
+      case DType::kFloat16: gdn_finish<Float16>(plan, span, block, pixels, sums); break;
+      default: gdn_finish<float>(plan, span, block, pixels, sums);
+    }
+  }
+}
