@@ -194,7 +194,7 @@ MAY_IMPORT = {
     "engine": {"ops"},  # knows no model and no layer: it finds out what a module computes
     "models": {"nn", "ops"},
     "analysis": {"models", "nn"},
-    "export": {"models", "nn", "analysis"},
+    "export": {"models", "nn", "analysis", "reference"},  # constants of the motion search
     "runtime": {"engine", "analysis", "models", "nn", "ops"},
     "tasks": {"runtime", "models", "nn", "data"},
     "restore": {"tasks", "runtime", "models", "nn"},
