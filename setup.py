@@ -25,7 +25,8 @@ TORCH_TARGET_VERSION = "0x020b000000000000"  # 2.11 as torch/headeronly/version.
 WHEEL_ARCHS = ("7.5", "8.0+PTX", "8.6", "8.9", "9.0", "10.0", "12.0")
 # PTX alone, which the driver compiles for a GPU: ptxas is a third of nvcc's work.
 EDITABLE_ARCHS = ("8.0-virtual",)
-PRECOMPILED = "csrc/ops/precompiled.h"
+# What the files of a folder start with, compiled once.
+PRECOMPILED = {"cxx": "csrc/cpu/precompiled.h", "cxx-operator": "csrc/ops/precompiled.h"}
 LOOPS = ("csrc/ops/cpu/entropy.cpp",)  # files of csrc/ops with loops over data: all optimisations
 # What takes longest to compile, longest first: ninja starts in this order.
 SLOWEST = (
@@ -234,25 +235,33 @@ class BuildNative(build_ext):
         python = [f"-I{path}" for path in self.include_dirs]
         archs = [f"-DDENOISE_EXT_CUDA_ARCHS={' '.join(self.archs)}"]
         archs += [f"-DDENOISE_EXT_CUDA_ARCHS_OF={self.archs_of}"]
-        # GCC takes the compiled form that lies beside what -include names, where the options agree.
-        header = str(Path(self.build_temp, PRECOMPILED))
-        with_header = ["-Winvalid-pch", "-include", header]
         with_torch = [*cxx, *torch_flags, "-std=c++20"]
-        rules = [rule("cxx", [*cxx, "-std=c++17"])]
         # An operator checks, allocates and calls a kernel. Its time is torch's and the kernel's.
-        rules += [rule("cxx-operator", [*with_torch, "-O1", *with_header])]
-        # Of another optimisation, so without the compiled header.
-        rules += [rule("cxx-loops", with_torch)]
+        commands = {"cxx": [*cxx, "-std=c++17"], "cxx-operator": [*with_torch, "-O1"]}
+        compiled = {name: str(Path(self.build_temp, file)) for name, file in PRECOMPILED.items()}
+        # GCC takes the compiled form that lies beside what -include names, where the options agree.
+        rules = [
+            rule(name, [*commands[name], "-Winvalid-pch", "-include", header])
+            for name, header in compiled.items()
+        ]
         # -w: GCC warns of "#pragma once" in the file that is compiled.
-        rules += [rule("cxx-header", [*with_torch, "-O1", "-w", "-x", "c++-header"])]
+        rules += [
+            rule(f"{name}-header", [*commands[name], "-w", "-x", "c++-header"]) for name in compiled
+        ]
+        # Of another optimisation, so without a compiled header.
+        rules += [rule("cxx-loops", with_torch)]
         # No kernel calls what binds to Python, which is a lot of code.
         rules += [rule("cxx-python", [*cxx, *torch_flags, *python, *archs, "-std=c++17", "-O0"])]
         rules += [rule("nvcc", [NVCC, *NVCC_FLAGS, *gencode_flags(self.archs)])] if NVCC else []
         rules += ["rule copy\n  command = cp $in $out\n"]
-        edges = [f"build {header}: copy {PRECOMPILED}", f"build {header}.gch: cxx-header {header}"]
+        edges = []
+        for name, header in compiled.items():
+            edges += [f"build {header}: copy {PRECOMPILED[name]}"]
+            edges += [f"build {header}.gch: {name}-header {header}"]
         for source in sorted(objects, key=start_order):
-            waits = f" | {header}.gch" if rule_of(source) == "cxx-operator" else ""
-            edges.append(f"build {objects[source]}: {rule_of(source)} {source}{waits}")
+            name = rule_of(source)
+            waits = f" | {compiled[name]}.gch" if name in compiled else ""
+            edges.append(f"build {objects[source]}: {name} {source}{waits}")
         return "\n".join([f"builddir = {self.build_temp}", *rules, *edges, ""])
 
 

@@ -7,6 +7,7 @@ chooses the build, shadow (default) or asan, or ``off``.
 
 from __future__ import annotations
 
+import gc
 import os
 import zlib
 from importlib.util import find_spec
@@ -69,6 +70,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Share the slow tests out first: none is left for one process at the end."""
     if hasattr(config, "workerinput"):
         items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+def pytest_collection_finish() -> None:
+    """Garbage is looked for in what the tests make, not in all that was imported and collected."""
+    gc.freeze()
 
 
 def pytest_report_header() -> str:

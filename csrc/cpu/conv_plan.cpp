@@ -264,7 +264,6 @@ int64_t weight_elements(const ConvPlan& plan) {
 template <class T>
 void pack_weight(const ConvPlan& plan, T* packed) {
   const ConvParams& p = plan.params;
-  const int64_t taps = static_cast<int64_t>(plan.taps.size());
   with_storage(p.weight.dtype, [&](auto storage) {
     using Storage = decltype(storage);
     if (plan.depthwise) {

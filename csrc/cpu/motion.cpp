@@ -24,9 +24,14 @@ void set_penalties(const Tensor4& sigma, int64_t image, std::vector<MatchPenalty
   with_storage(sigma.dtype, [&](auto storage) {
     const auto* data = static_cast<const decltype(storage)*>(sigma.data);
     data += image * sigma.stride[0];
+    double known = 0;
+    MatchPenalty penalty = penalty_of(known);
     for (int64_t y = 0; y < sigma.size[2]; ++y)
-      for (int64_t x = 0; x < sigma.size[3]; ++x)
-        penalties.push_back(penalty_of(load_as<double>(data[y * sigma.stride[2] + x * sigma.stride[3]])));
+      for (int64_t x = 0; x < sigma.size[3]; ++x) {
+        const double level = load_as<double>(data[y * sigma.stride[2] + x * sigma.stride[3]]);
+        if (level != known) penalty = penalty_of(known = level);  // mostly one level for many blocks
+        penalties.push_back(penalty);
+      }
   });
 }
 

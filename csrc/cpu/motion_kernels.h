@@ -1,6 +1,8 @@
 // The kernels of block matching, motion compensation and recurrent fusion: one table per instruction set.
 #pragma once
 
+#include <type_traits>
+
 #include "motion.h"
 
 namespace denoise_ext::cpu {

@@ -198,8 +198,9 @@ class _FrameByFrame:
 class _ByNoise:
     """The network that suits the noise of the first picture, in colour, for all frames.
 
-    The recurrent one is made for white noise of every channel, `dxnet_s_photo` for that of cameras.
-    Another network from frame to frame would flicker.
+    `rdxnet_s_gray` is made for white noise of every channel, `rdxnet_m_photo` for that of cameras.
+    `dxnet_s_photo` takes faint noise, frame by frame: it leaves clean films alone. Another network
+    from frame to frame would flicker.
     """
 
     def __init__(self, args: argparse.Namespace) -> None:
@@ -217,15 +218,17 @@ class _ByNoise:
         """See `FrameDenoiser`."""
         if self._chosen is None:
             from denoise_ext.tasks.treatment import PHOTO, treatment_of
-            from denoise_ext.tasks.video_denoiser import default_video_model
+            from denoise_ext.tasks.video_denoiser import VIDEO_OF_CAMERAS, default_video_model
 
             profile, treatment = treatment_of(picture)
             self.found = treatment.text.partition(": ")[0]
             # White noise that channels have in common is stronger in brightness than the planes'.
-            camera = profile is not None and (
-                profile.faint or profile.correlated or profile.gray_stored_as_rgb
-            )
-            self._args.model = PHOTO if camera else default_video_model(3)
+            if profile is not None and (profile.faint or profile.gray_stored_as_rgb):
+                self._args.model = PHOTO
+            elif profile is not None and profile.correlated:
+                self._args.model = VIDEO_OF_CAMERAS
+            else:
+                self._args.model = default_video_model(3)
             self._chosen = _denoiser(self._args)
         return self._chosen.push(picture)
 

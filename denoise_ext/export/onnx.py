@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import logging
 import os
@@ -14,10 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from denoise_ext import __version__
+from denoise_ext.export.motion import replace_motion
 from denoise_ext.io import check_target, write_atomically
 from denoise_ext.io.errors import optional
 from denoise_ext.models.network import Network, Port, Signature
-from denoise_ext.nn import BlockMatch, to_torch
+from denoise_ext.nn import to_torch
 
 MINIMUM_OPSET = 18
 # What two float32 programs that add in different orders may differ by, relative to the largest
@@ -30,12 +32,15 @@ class ExportError(RuntimeError):
     """A network that could not be exported, or whose file computes something else.
 
     Example:
-        >>> network = denoise_ext.models.create_model("rdxnet_s_gray")
+        >>> class Spectrum(denoise_ext.models.ImageDenoiser):
+        ...     family, config = "spectrum", {}
+        ...     def denoise(self, x, noise_map):
+        ...         return torch.linalg.svdvals(x)[..., None] * x
         >>> try:
-        ...     denoise_ext.export.export_onnx(network, "video.onnx")
+        ...     denoise_ext.export.export_onnx(Spectrum(1, needs_sigma=False), "network.onnx")
         ... except denoise_ext.export.ExportError:
-        ...     print("ONNX has no operator for block matching")
-        ONNX has no operator for block matching
+        ...     print("ONNX has no operator for it")
+        ONNX has no operator for it
     """
 
 
@@ -85,25 +90,16 @@ def export_onnx(
         raise TypeError(f"model must be a denoise_ext model, got {type(model).__name__}")
     if isinstance(opset, bool) or not isinstance(opset, int) or opset < MINIMUM_OPSET:
         raise ValueError(f"opset must be an int >= {MINIMUM_OPSET}, got {opset!r}")
-    _check_operators(model)
     check_target(path, overwrite)
     for package in ("onnx", "onnxscript", *(["onnxruntime"] if check else [])):
         optional(package, "onnx", "export to ONNX")
     network = cast("Network", to_torch(model).cpu().float().eval())
-    data = _onnx_bytes(network, opset)
+    written = copy.deepcopy(network)
+    replace_motion(written)
+    data = _onnx_bytes(written, opset)
     difference = _difference(network, data) if check else None
     write_atomically(path, data, overwrite)
     return difference
-
-
-def _check_operators(network: Network) -> None:
-    """Raise ExportError for layers that no operators of ONNX express in bearable time."""
-    for name, module in network.named_modules():
-        if isinstance(module, BlockMatch):
-            raise ExportError(
-                f"{network.family} cannot be exported: its layer {name!r} is block_match, and ONNX"
-                " has no operator for block matching"
-            )
 
 
 class _Flat(nn.Module):

@@ -14,6 +14,7 @@ from denoise_ext.models import (  # noqa: F401  (they register)
     ffdnet,
     nafnet,
     rdxnet,
+    rdxnet_blind,
     rrdb,
     sepdncnn,
     span,

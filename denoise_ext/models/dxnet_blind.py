@@ -54,21 +54,11 @@ class DXNetBlind(DXNet):
         self.needs_sigma = False
         outputs = {"image": Port(channels), "noise_level": Port(1, scale=Fraction(1, 2))}
         self.signature: Signature = Signature({"image": Port(channels)}, outputs)
-        self.estimator_width: int = check_positive_int("estimator_width", estimator_width)
-        self.estimator_depth: int = check_positive_int(
-            "estimator_depth", estimator_depth, 3, MAX_LAYERS
+        self.estimator: nn.Sequential = level_estimator(
+            4 * channels, estimator_width, estimator_depth
         )
-        width = self.estimator_width
-        coarse = [
-            Conv2d(width, width, 3, padding=1, bias=False, activation="relu")
-            for _ in range(self.estimator_depth - 3)
-        ]
-        self.estimator: nn.Sequential = nn.Sequential(
-            Conv2d(4 * channels, width, 3, padding=1, bias=False, activation="relu"),
-            Conv2d(width, width, 2, stride=2, bias=False, activation="relu"),
-            *coarse,
-            ConvTranspose2d(width, 1, 2, stride=2, bias=False),
-        )
+        self.estimator_width: int = estimator_width
+        self.estimator_depth: int = estimator_depth
         self.stride: int = max(self.stride, 4)
         self._noise_scale = 1.0
 
@@ -114,11 +104,40 @@ class DXNetBlind(DXNet):
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator) -> None:
-        """As of `DXNet`. The first filters see no constant, so the first answer has the size of
-        the image's finest details: about that of noise."""
+        """As of `DXNet`. The estimator's first answer is about the size of noise."""
         super().initialise(generator)
-        first = cast("nn.Conv2d", self.estimator[0]).weight
-        first.sub_(first.mean(dim=(1, 2, 3), keepdim=True))
+        centre_first_filters(self.estimator)
+
+
+def level_estimator(channels: int, width: int, depth: int) -> nn.Sequential:
+    """Convolutions without biases, (N, channels, H, W) to (N, 1, H, W), H and W even.
+
+    Args:
+        channels: of the input.
+        width: channels of the hidden layers.
+        depth: convolutions, >= 3; see `DXNetBlind`.
+
+    Raises:
+        TypeError, ValueError: not whole numbers, or out of range.
+    """
+    check_positive_int("estimator_width", width)
+    check_positive_int("estimator_depth", depth, 3, MAX_LAYERS)
+    coarse = [
+        Conv2d(width, width, 3, padding=1, bias=False, activation="relu") for _ in range(depth - 3)
+    ]
+    return nn.Sequential(
+        Conv2d(channels, width, 3, padding=1, bias=False, activation="relu"),
+        Conv2d(width, width, 2, stride=2, bias=False, activation="relu"),
+        *coarse,
+        ConvTranspose2d(width, 1, 2, stride=2, bias=False),
+    )
+
+
+@torch.no_grad()
+def centre_first_filters(estimator: nn.Sequential) -> None:
+    """The first filters see no constant, so the first answer has the size of the finest details."""
+    first = cast("nn.Conv2d", estimator[0]).weight
+    first.sub_(first.mean(dim=(1, 2, 3), keepdim=True))
 
 
 @register_model

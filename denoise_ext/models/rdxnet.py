@@ -32,11 +32,13 @@ from denoise_ext.nn import BlockMatch, BlockWarp, Conv2d, GaussianBlur2d, Recurr
 
 _BLOCK = 8  # of block matching, in pixels
 _GATE_SIDE = 4  # pixels beside one another that are channels of the gate
-_GATE_WIDTH = 16
+_GATE_WIDTHS = {1: 16, 3: 32}  # hidden channels, by channels of the image
 _GATE_BIAS = -1.0  # before training a pixel takes a quarter of the past
 _LARGEST_RATIO = 16.0  # of a difference to the noise: anything beyond is motion
 _LEAST_LEVEL = 1e-4  # of the noise, in units of white, where ratios are formed
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
+# Differences of colours, red to blue and green to both. White noise keeps its level in them.
+_OPPONENT = ((0.5**0.5, 0.0, -(0.5**0.5)), (6**-0.5, -2 * 6**-0.5, 6**-0.5))
 # How far a block's motion depends on pixels: +-19 for the vector, 4 for the window, 7 in the block;
 # and the vector moves the state by 19.
 _MATCH_REACH = 19 + 4 + 7
@@ -92,19 +94,21 @@ class RDXNet(Network):
         sub = self.unshuffle**2
         seen = (3 + self.delay) * channels + 1  # by the trunk, for each pixel
         self.trunk: _Trunk = _Trunk(sub * seen, sub * channels, widths, blocks)
-        side = _GATE_SIDE**2
+        side, width = _GATE_SIDE**2, _GATE_WIDTHS[channels]
         self.gate: nn.Sequential = nn.Sequential(
-            Conv2d(2 * side + 1, _GATE_WIDTH, 3, padding=1, activation="relu"),
-            Conv2d(_GATE_WIDTH, side, 3, padding=1, activation="sigmoid"),
+            Conv2d(2 * channels * side + 1, width, 3, padding=1, activation="relu"),
+            Conv2d(width, side, 3, padding=1, activation="sigmoid"),
         )
         self.match, self.warp, self.fuse = BlockMatch(), BlockWarp(), RecurrentFuse()
         self.smooth: GaussianBlur2d = GaussianBlur2d(5, 1.2, border_type="replicate")
         coarsest = self.unshuffle * 2 ** (len(self.trunk.widths) - 1)
         self.stride: int = lcm(_BLOCK, coarsest)
-        radius = _MATCH_REACH + self._gate_radius() + self._trunk_radius()
-        self.geometry: Geometry | str | None = Geometry(
-            self.stride + 2 * radius, radius, self.stride, ()
-        )
+        self.geometry: Geometry | str | None = self._stated_geometry()
+
+    def _stated_geometry(self, level_radius: int = 0) -> Geometry:
+        """``level_radius``: how far from its own place the level of the noise reads its inputs."""
+        radius = _MATCH_REACH + level_radius + self._gate_radius() + self._trunk_radius()
+        return Geometry(self.stride + 2 * radius, radius, self.stride, ())
 
     def _gate_radius(self) -> int:
         """Two 3x3 convolutions at a quarter of the resolution, and the smoothing before."""
@@ -132,49 +136,73 @@ class RDXNet(Network):
 
     def compute(self, inputs: Tensors, state: Tensors) -> tuple[Tensors, Tensors]:
         """See :meth:`Network.compute`."""
-        if not self.look_ahead:
-            clean, past = self._denoised(inputs["image"], inputs["noise_map"], state["past"])
-            return {"image": clean}, {"past": past}
-        following, waiting = inputs["image"], state["waiting"]
-        image, known = waiting[:, : self.in_channels], waiting[:, self.in_channels :]
-        clean, past = self._denoised(image, inputs["noise_map"], state["past"], following)
+        frame, following = inputs["image"], None
+        if self.look_ahead:
+            waiting, following = state["waiting"], frame
+            frame, known = waiting[:, : self.in_channels], waiting[:, self.in_channels :]
+        outputs, after = self._denoised(frame, inputs, state, following)
+        if following is None:
+            return outputs, after
         waiting = torch.cat([following, torch.ones_like(following[:, :1])], 1)
         # Where no frame has waited, nothing is known afterwards, either.
-        return {"image": clean}, {"past": past * known, "waiting": waiting}
+        past = after["past"] * known
+        return outputs, {**after, "past": past, "waiting": waiting}
+
+    def block_level(self, inputs: Tensors, state: Tensors) -> Tensor:
+        """The level of a frame's noise, in its units, for block matching.
+
+        (N, 1, H / 8, W / 8), or of 1 for all places.
+        """
+        noise = inputs["noise_map"]
+        return noise if noise.shape[-2:] == (1, 1) else F.avg_pool2d(noise, _BLOCK)
+
+    def levels(
+        self, frame: Tensor, past: Tensor, inputs: Tensors, state: Tensors
+    ) -> tuple[Tensor, Tensor | None, Tensors]:
+        """The level of a frame's noise, (N, 1, H, W) or of 1 for all places, in the frame's units.
+
+        The second one (N, 1, H, W), if any, is a factor on the level that the trunk takes. The
+        third one is more to keep for the next frame. ``past`` is where the frame is.
+        """
+        return inputs["noise_map"], None, {}
 
     def _denoised(
-        self, image: Tensor, noise: Tensor, past: Tensor, following: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """A frame (N, C, H, W) and the past after it."""
+        self, image: Tensor, inputs: Tensors, state: Tensors, following: Tensor | None
+    ) -> tuple[Tensors, Tensors]:
+        """The outputs of a frame (N, C, H, W), and the state after it."""
         channels = self.in_channels
-        luma, luma_noise = _luma(image), noise * _luma_noise(channels)
-        sigma = luma_noise if noise.shape[-2:] == (1, 1) else F.avg_pool2d(luma_noise, _BLOCK)
-        motion = self.match(luma, _luma(past[:, :channels]), 255.0 * sigma)
-        past = self.warp(past, motion)
-        weight = self.gate(self._differences(luma, luma_noise, past))
+        luma, past = _luma(image), state["past"]
+        sigma = 255.0 * self.block_level(inputs, state) * _luma_noise(channels)
+        past = self.warp(past, self.match(luma, _luma(past[:, :channels]), sigma))
+        noise, detail, kept = self.levels(image, past, inputs, state)
+        weight = self.gate(self._differences(image, noise, past))
         fused = self.fuse(image, past, weight, noise)  # (N, 2 C + 1, H, W)
         shown = [fused, image]
+        if detail is not None:
+            shown[:1] = [fused[:, : 2 * channels], fused[:, 2 * channels :] * detail]
         if following is not None:
-            motion = self.match(luma, _luma(following), 255.0 * sigma)
+            motion = self.match(luma, _luma(following), sigma)
             shown.append(self.warp(following, motion))
         # Apart, not after a concatenation: each can then be written where the trunk reads it.
         residual = self.trunk(torch.cat([F.pixel_unshuffle(x, self.unshuffle) for x in shown], 1))
         residual = F.pixel_shuffle(residual, self.unshuffle)
         clean = fused[:, channels : 2 * channels] - residual
-        return clean, torch.cat([clean, fused[:, channels:]], 1)
+        return {"image": clean}, {"past": torch.cat([clean, fused[:, channels:]], 1), **kept}
 
-    def _differences(self, luma: Tensor, noise: Tensor, past: Tensor) -> Tensor:
-        """The gate's input, (N, 33, H / 4, W / 4): ratios to the noise.
+    def _differences(self, image: Tensor, noise: Tensor, past: Tensor) -> Tensor:
+        """The gate's input, (N, 32 C + 1, H / 4, W / 4): ratios to the noise.
 
-        How much the frame differs from the last output and from the last average, smoothed, and
-        the noise of the average.
+        How much the frame differs from the last output and from the last average, smoothed, in
+        brightness and in the differences of colours; and the noise of the average.
         """
         channels = self.in_channels
         last, fused = past[:, :channels], past[:, channels : 2 * channels]
-        difference = torch.cat([luma - _luma(last), luma - _luma(fused)], 1)
+        planes = [image - last, image - fused]
+        if channels == 3:
+            planes = [plane for x in planes for plane in _opponents(x)]
         scale = 1.0 / noise.clamp(min=_LEAST_LEVEL)
-        ratio = (self.smooth(difference).abs() * scale).clamp(max=_LARGEST_RATIO)
-        level = past[:, 2 * channels :] * _luma_noise(channels) * scale
+        ratio = (self.smooth(torch.cat(planes, 1)).abs() * scale).clamp(max=_LARGEST_RATIO)
+        level = past[:, 2 * channels :] * scale
         level = F.avg_pool2d(level.clamp(max=_LARGEST_RATIO), _GATE_SIDE)
         return torch.cat([F.pixel_unshuffle(ratio, _GATE_SIDE), level], 1)
 
@@ -211,6 +239,17 @@ def _luma(image: Tensor) -> Tensor:
         return image
     red, green, blue = image.unbind(1)
     return (_LUMA[0] * red + _LUMA[1] * green + _LUMA[2] * blue)[:, None]
+
+
+def _opponents(image: Tensor) -> list[Tensor]:
+    """(N, 3, H, W) to three planes (N, 1, H, W): brightness, and two differences of colours.
+
+    White noise has the same level in all of them.
+    """
+    level = _luma_noise(3)
+    rows = (tuple(weight / level for weight in _LUMA), *_OPPONENT)
+    red, green, blue = image.split(1, 1)
+    return [a * red + b * green + c * blue for a, b, c in rows]
 
 
 def _luma_noise(channels: int) -> float:

@@ -15,11 +15,11 @@ from denoise_ext._motion_arguments import (
     pixel_level,
 )
 
-_COARSE_SEARCH = 4  # pixels of a quarter of the resolution
-_LENGTH = 5  # what a pixel of a vector costs at a quarter of the resolution
-_STILL = 0.23  # what a refinement has to win by in the mean absolute difference, 8-bit levels
-_COARSE_SIGMA, _FINE_SIGMA = 0.1, 0.06  # the same as a part of sigma; see csrc/cpu/motion.cpp
-_LARGEST_SIGMA = 1e4
+COARSE_SEARCH = 4  # pixels of a quarter of the resolution
+LENGTH = 5  # what a pixel of a vector costs at a quarter of the resolution
+STILL = 0.23  # what a refinement has to win by in the mean absolute difference, 8-bit levels
+COARSE_SIGMA, FINE_SIGMA = 0.1, 0.06  # the same as a part of sigma; see csrc/cpu/motion.cpp
+LARGEST_SIGMA = 1e4
 
 
 def block_match(input: Tensor, previous: Tensor, sigma: float | Tensor = 0.0) -> Tensor:
@@ -34,19 +34,19 @@ def block_match(input: Tensor, previous: Tensor, sigma: float | Tensor = 0.0) ->
     check_frames(input, previous)
     level = block_sigma(sigma, input)
     shape = level.shape[0], *level.shape[2:]
-    if input.numel() == 0:
+    if input.is_meta or input.numel() == 0:  # a meta tensor has a shape alone
         return torch.empty((*shape, 2), dtype=torch.int16, device=input.device)
-    level = level[:, 0].double().nan_to_num(0.0, posinf=_LARGEST_SIGMA).clamp(0.0, _LARGEST_SIGMA)
+    level = level[:, 0].double().nan_to_num(0.0, posinf=LARGEST_SIGMA).clamp(0.0, LARGEST_SIGMA)
     here, there = _pyramid(input), _pyramid(previous)
-    sides = range(-_COARSE_SEARCH, _COARSE_SEARCH + 1)
+    sides = range(-COARSE_SEARCH, COARSE_SEARCH + 1)
     vectors = [(0, 0), *((y, x) for y in sides for x in sides if y or x)]
     start = torch.zeros((*shape, 2), dtype=torch.int64, device=input.device)
     # 4 x 4 windows around 2 x 2 pixels; then 8 x 8 and 16 x 16
-    toll = (16 * _COARSE_SIGMA * level).round().long()
-    motion = _best(here[2], there[2], start, vectors, toll, _LENGTH)
+    toll = (16 * COARSE_SIGMA * level).round().long()
+    motion = _best(here[2], there[2], start, vectors, toll, LENGTH)
     vectors = [(y, x) for y in (0, -1, 1) for x in (0, -1, 1)]
     for scale, pixels in ((1, 64), (0, 256)):
-        toll = round(pixels * _STILL) + (pixels * _FINE_SIGMA * level).round().long()
+        toll = round(pixels * STILL) + (pixels * FINE_SIGMA * level).round().long()
         motion = _best(here[scale], there[scale], 2 * motion, vectors, toll, 0)
     return motion.to(torch.int16)
 

@@ -31,6 +31,7 @@ from denoise_ext.tasks.value_range import Range, check_range, from_unit, to_unit
 
 logger: logging.Logger = get_logger("denoise_ext.tasks")
 
+VIDEO_OF_CAMERAS = "rdxnet_m_photo"
 _FAMILY = "rdxnet_s"
 _CUT = 0.6  # share of changed blocks from which a frame is another scene
 _ESTIMATE_EVERY = 8  # frames, from the second of a scene on: two in a row are needed

@@ -179,10 +179,10 @@ class TrainConfig(Section):
 
     def _video_consistent(self) -> None:
         """What video is not trained with, yet."""
-        if self.files_are_noisy or self.loss.noise_level or self.loss.noise_scale:
+        if self.files_are_noisy or self.loss.noise_scale:
             raise ValueError(
                 "task.name 'video_denoising' needs clean files and loss.target 'clean', without "
-                "data.pairs, loss.noise_level and loss.noise_scale"
+                "data.pairs and loss.noise_scale"
             )
         if self.data.permute_channels or not self.data.augment:
             raise ValueError(

@@ -31,6 +31,7 @@ from denoise_ext.models import Network
 from denoise_ext.training.batches import ImagePool
 from denoise_ext.training.config import data_path
 from denoise_ext.training.distributed import Processes
+from denoise_ext.training.heads import log_error
 from denoise_ext.training.losses import Criterion, criterion
 from denoise_ext.training.schema import TrainConfig
 from denoise_ext.training.sections import VIDEO_DENOISING
@@ -59,7 +60,8 @@ def video_denoising(
     check_fit(network, config)
     takes_level = "noise_map" in network.signature.inputs
     sequences = Sequences(config, processes, takes_level)
-    objective = ClipLoss(criterion(config.loss.name, config.loss.ssim_weight))
+    distance = criterion(config.loss.name, config.loss.ssim_weight)
+    objective = ClipLoss(distance, config.loss.noise_level)
     validator = HeldOutClips(config, sequences.held_out, takes_level)
     return Task(sequences, objective, validator if sequences.held_out else None)
 
@@ -68,16 +70,19 @@ def check_fit(network: Network, config: TrainConfig) -> None:
     """ValueError where the network cannot take what the configuration would give it."""
     named, signature = config.model.name or config.model.start, network.signature
     inputs = {name: port for name, port in signature.inputs.items() if name != "noise_map"}
-    ports = {**inputs, **signature.outputs}
-    same_size = all(port.scale == 1 for port in ports.values())
-    if set(inputs) != {"image"} or "image" not in signature.outputs or not same_size:
+    ports = inputs.get("image"), signature.outputs.get("image")
+    if set(inputs) != {"image"} or any(port is None or port.scale != 1 for port in ports):
         raise ValueError(
             f"task.name is {config.task.name!r}, but model.name {named!r} denoises no frames"
         )
-    if any(ports["image"].channels != config.data.channels for ports in (inputs, ports)):
+    if any(port is not None and port.channels != config.data.channels for port in ports):
         raise ValueError(
             f"data.channels is {config.data.channels}, but model.name {named!r} "
             f"has {inputs['image'].channels} channels"
+        )
+    if config.loss.noise_level and "noise_level" not in signature.outputs:
+        raise ValueError(
+            f"loss.noise_level is for networks that estimate it; model.name {named!r} does not"
         )
     if config.data.crop % network.stride:
         raise ValueError(
@@ -247,23 +252,32 @@ class ClipLoss:
 
     The first frames count less: nothing is known of the past there, and what a state learns to
     keep shows later.
+
+    Args:
+        distance: of a frame to its target.
+        level: weight of `heads.log_error` of the output ``noise_level``; 0: there is none.
     """
 
-    parts: tuple[str, ...] = ("loss_last",)
-
-    def __init__(self, distance: Criterion) -> None:
-        self.distance = distance
+    def __init__(self, distance: Criterion, level: float = 0.0) -> None:
+        self.distance, self.level = distance, level
+        self.parts: tuple[str, ...] = ("loss_last", "loss_noise_level")[: 2 if level else 1]
 
     def __call__(
         self, network: Trained, sample: Sample, step: int
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a step; ``loss_last`` is the distance of the last frame."""
-        made, target = network(inputs_of(sample))["image"], targets_of(sample)["image"]
+        outputs, target = network(inputs_of(sample)), targets_of(sample)["image"]
+        made = outputs["image"]
         weights = [min(1.0, (t + 1) / _WARM_UP) for t in range(target.shape[1])]
         losses = [self.distance(made[:, t], target[:, t]) for t in range(target.shape[1])]
         total = reduce(operator.add, (weight * part for weight, part in zip(weights, losses)))
-        loss = total / sum(weights)
-        return loss, {"loss_last": losses[-1]}
+        loss, parts = total / sum(weights), {"loss_last": losses[-1]}
+        if self.level:
+            estimates = outputs["noise_level"].flatten(0, 1)
+            true = (sample["sigma"] / 255.0).repeat_interleave(made.shape[1])
+            parts["loss_noise_level"] = log_error(estimates, true)
+            loss = loss + self.level * parts["loss_noise_level"]
+        return loss, parts
 
 
 class HeldOutClips(Validator):

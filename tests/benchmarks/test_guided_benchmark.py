@@ -104,6 +104,7 @@ def test_shifted_and_wrong_guides():
     assert first["wrong"].shape == first["black"].shape == (8, 9, 3) and not first["black"].any()
 
 
+@pytest.mark.rotates()
 @pytest.mark.parametrize("task", ["noise_level", "normals"])
 def test_several_tasks(tmp_path, monkeypatch, capsys, task):
     photos = tmp_path / several_tasks.PHOTOS

@@ -107,7 +107,7 @@ def in_colour(kind: str) -> bytes:
     [
         ("white", [], "rdxnet_s_gray"),
         ("smoothed", ["--sigma", "20"], "rdxnet_s_gray"),
-        ("smoothed", [], "dxnet_s_photo"),
+        ("smoothed", [], "rdxnet_m_photo"),
         ("grain", [], "dxnet_s_photo"),
     ],
 )

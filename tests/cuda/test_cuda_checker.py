@@ -126,6 +126,10 @@ ASAN_CAUGHT = {
 }
 
 
+# The day of test_cuda_asan.py, which builds the emulator for it, too.
+asan_day = pytest.mark.rotates(turn=0, turns=8)
+
+
 @pytest.fixture(scope="module")
 def asan() -> Path:
     return build_test_library(SOURCE, "asan")
@@ -137,11 +141,13 @@ def run_with_asan(library: Path, *names: str) -> subprocess.CompletedProcess:
     return subprocess.run(command, env=environment, capture_output=True, text=True)
 
 
+@asan_day
 def test_accepted_by_asan(asan):
     result = run_with_asan(asan, *ACCEPTED)
     assert result.returncode == 0, result.stderr
 
 
+@asan_day
 @pytest.mark.parametrize("name", ASAN_CAUGHT)
 def test_caught_by_asan(asan, name):
     result = run_with_asan(asan, name)

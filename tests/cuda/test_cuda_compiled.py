@@ -39,7 +39,7 @@ def kernels(request: pytest.FixtureRequest) -> list[Kernel]:
 
 @pytest.mark.slow
 @needs_tools
-@pytest.mark.rotates(turns=8)
+@pytest.mark.rotates(turns=16)  # nvcc, ptxas and a disassembler
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("file", FILES)
 def test_kernels_are_compiled_as_meant(file, architecture, kernels, rows):

@@ -54,6 +54,7 @@ def test_a_driver_of_the_same_or_a_later_cuda_serves(version):
         torch.testing.assert_close(call(), torch.full((1, 4, 3, 3), 36.0))
 
 
+@pytest.mark.rotates()
 @pytest.mark.skipif(needs_cuda_build_and_gcc() is not None, reason=str(needs_cuda_build_and_gcc()))
 @pytest.mark.parametrize("major_too_old", [True, False])
 def test_info_names_both_versions(tmp_path, major_too_old):

@@ -80,7 +80,7 @@ def _multiprocessors(capability: int) -> int:
     return 3 if capability in (75, 86, 90) else 5
 
 
-@pytest.mark.rotates(each=["name"])
+@pytest.mark.rotates(each=["name"], turns=12)
 @pytest.mark.parametrize("capability", CAPABILITIES)
 @pytest.mark.parametrize("dtype", [F16, BF16], ids=dtype_name)
 @pytest.mark.parametrize("name", CALLS)

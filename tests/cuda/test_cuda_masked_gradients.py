@@ -81,7 +81,7 @@ CALLS = {
 
 
 # The direct kernel is the same on every architecture.
-@pytest.mark.rotates(each=["variant", "capability"], turns=8)
+@pytest.mark.rotates(each=["variant", "capability"], turns=16)
 @pytest.mark.parametrize(
     "variant, capability",
     [("conv_rowring", 75), ("conv_rowring", 80), ("conv_rowring", 90), ("conv_direct", 80)],

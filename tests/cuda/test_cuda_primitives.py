@@ -248,6 +248,7 @@ def test_large_shared_memory(library):
     assert total[0] == n * (n - 1) // 2 % 2**32
 
 
+@pytest.mark.rotates()
 @pytest.mark.slow
 @pytest.mark.skipif(nvcc() is None, reason="no nvcc")
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

@@ -186,6 +186,7 @@ def split_bound(call: Call, t: dict[str, torch.Tensor]) -> torch.Tensor:
     return (3 * length * torch.finfo(torch.float32).eps / 2 + SPLIT_ERROR) * sizes
 
 
+@pytest.mark.rotates(each=["layout", "capability"])
 @pytest.mark.parametrize("capability", (80, 86, 90))
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("name", CALLS)

@@ -158,7 +158,7 @@ def check(
     return weight, bias
 
 
-@pytest.mark.rotates(each=["call"])
+@pytest.mark.rotates(each=["call"], turns=8)
 @pytest.mark.parametrize("dtype, precision, layout", [
     (F32, "default", "contiguous"), (F32, "default", "channels_last"), (F32, "default", "strided"),
     (F32, "fast", "contiguous"), (F32, "fast", "channels_last"), (F16, "default", "contiguous"),

@@ -76,6 +76,7 @@ def test_every_site_is_faster(name):
     assert not any(row.variant == "original" for row in sites)
 
 
+@pytest.mark.rotates()
 @pytest.mark.parametrize("name", FAMILIES)
 def test_no_plan_is_faster(name, clock):
     """Sites are faster one by one, but neither the whole nor any part as a plan."""

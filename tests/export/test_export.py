@@ -14,7 +14,6 @@ from zoo import FAMILIES, tiny
 
 from denoise_ext.export import ExportError, export_onnx
 from denoise_ext.export import onnx as export
-from denoise_ext.models import create_model
 from denoise_ext.models.network import Network, Port, Signature, extend
 from denoise_ext.nn import to_torch
 
@@ -152,11 +151,3 @@ def test_command(folder, checkpoints, capsys):
     assert code == 2 and "exists" in err
     code, _, err = run(capsys, "export", "no-such-model", "-o", "other.onnx")
     assert code == 2 and "no-such-model" in err and err.count("\n") == 1
-
-
-def test_block_matching_is_refused_by_name(tmp_path):
-    """At once, and before anything is written."""
-    network = create_model("rdxnet_xs_gray", widths=(4, 6), blocks=(1, 1))
-    with pytest.raises(ExportError, match=r"rdxnet.*'match'.*block_match"):
-        export_onnx(network, tmp_path / "net.onnx")
-    assert not list(tmp_path.iterdir())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import random
 import signal
 import time
@@ -11,6 +10,7 @@ from pathlib import Path
 import killable
 import numpy as np
 import pytest
+from warm_processes import warm_context
 
 from denoise_ext import io
 from denoise_ext._loader import native_error
@@ -24,10 +24,7 @@ IMAGES = 61
 
 @pytest.fixture(scope="module")
 def processes():
-    """Starts processes quickly: each is forked from one that has imported everything."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["pytest", "killable_warm"])
-    return context
+    return warm_context()
 
 
 @pytest.fixture(scope="module")

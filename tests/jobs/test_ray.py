@@ -21,9 +21,6 @@ from denoise_ext.models import create_model, save_model
 from denoise_ext.runtime import RunOptions
 from denoise_ext.tasks.processor import Processor
 
-ray = pytest.importorskip("ray")
-ray_data = pytest.importorskip("ray.data")
-
 needs_native = pytest.mark.skipif(native_error() is not None, reason="needs the native library")
 IMAGES = 24
 
@@ -97,6 +94,9 @@ def test_files_behind_urls_are_written_whole(base, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def cluster():
+    # Here: it takes seconds, in each process that collects this file.
+    ray = pytest.importorskip("ray")
+    ray_data = pytest.importorskip("ray.data")
     from ray.cluster_utils import Cluster
 
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"

@@ -49,6 +49,7 @@ LARGEST = {
     "dxnet_m": 9 * MEBIBYTE,
     "dxnet_l": 31 * MEBIBYTE,
     "dxcodec": 4 * MEBIBYTE,
+    "rdxnet_m": 3 * MEBIBYTE,
     "": 2 * MEBIBYTE,
 }
 
@@ -157,7 +158,7 @@ def test_a_damaged_file_is_refused(tmp_path, monkeypatch):
 )
 def test_better_than_bm3d(name, folder, bound):
     images = image_folder(f"test/{folder}")
-    denoiser = Denoiser(name, device="cpu", backend="torch")
+    denoiser = Denoiser(name, device="cpu")
     protocol = Protocol()
     values = [
         evaluate_image(denoiser, clean_pixels(read_image(path), protocol), 25.0, protocol).psnr
@@ -169,6 +170,7 @@ def test_better_than_bm3d(name, folder, bound):
     assert mean == pytest.approx(pretrained_info(name).psnr[f"{folder} sigma 25"], abs=0.006)
 
 
+@pytest.mark.rotates()
 @pytest.mark.parametrize(
     ("name", "reason"),
     [("sepdncnn_gray", "has no entry"), ("dxnet_s_gray", "another network than the entry")],

@@ -100,7 +100,7 @@ def check_compiled(model: ImageDenoiser, backend: str, calls: list[tuple]) -> No
             close(compiled(x, sigma), model(x, sigma))
 
 
-@pytest.mark.rotates()
+@pytest.mark.rotates(turns=8)
 @pytest.mark.parametrize("name", FAMILIES)
 def test_compiles_in_one_graph(name):
     """With our layers at several sizes and noise levels, and with torch's."""

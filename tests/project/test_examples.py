@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -43,8 +44,15 @@ def test_everything_has_an_example():
     assert [name for name in DOCUMENTED if not example_of(name).examples] == []
 
 
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("files")
+    make_files(folder)
+    return folder
+
+
 @pytest.fixture
-def place(tmp_path, monkeypatch):
+def place(tmp_path, monkeypatch, files):
     """A folder with the files that examples name; what they register is forgotten."""
     from denoise_ext.io import codecs
     from denoise_ext.models import registry
@@ -54,7 +62,7 @@ def place(tmp_path, monkeypatch):
     tables = (registry, "_architectures"), (registry, "_models"), (registry, "_pretrained")
     for module, table in (*tables, (task, "_builders")):
         monkeypatch.setattr(module, table, dict(getattr(module, table)))
-    make_files(tmp_path)
+    shutil.copytree(files, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv("DENOISE_EXT_DATA", raising=False)

@@ -34,6 +34,7 @@ def group(target: Target) -> str:
 
 
 @pytest.mark.slow
+@pytest.mark.rotates()
 @pytest.mark.parametrize("name", CASES)
 def test_short_run(name):
     """No finding; and each target gets both results and refusals, or it would show nothing."""

@@ -163,12 +163,14 @@ print("denoised with", *names)
 
 
 @pytest.mark.slow
+@pytest.mark.rotates(turn=0)  # a build of its own
 def test_wheel_denoises_in_an_empty_environment(environment, tmp_path):
     python = environment / "bin" / "python"
     assert "denoised with" in run(python, "-c", SMOKE_TEST, cwd=tmp_path)
 
 
 @pytest.mark.slow
+@pytest.mark.rotates(turn=0)  # a build of its own
 def test_wheel_brings_the_command_line(environment, tmp_path):
     command = environment / "bin" / "denoise-ext"
     assert denoise_ext.__version__ in run(command, "--version", cwd=tmp_path)
@@ -182,6 +184,7 @@ def test_wheel_brings_the_command_line(environment, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.rotates(turn=0)  # a build of its own
 def test_wheel_holds_the_package_and_only_it(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     for path in (ROOT / "denoise_ext").rglob("*"):

@@ -177,6 +177,7 @@ def test_zoom(page):
     assert page.tab.inner_text("#zoom-value") != "100 %"
 
 
+@pytest.mark.rotates()
 @pytest.mark.parametrize(
     ("name", "body", "saved"),
     [
@@ -352,6 +353,7 @@ def test_everything_has_a_name_and_is_reached_by_keys(page):
     assert wanted <= reached
 
 
+@pytest.mark.rotates()
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1200])
 def test_every_width_and_scheme(browser, service, scheme, width):

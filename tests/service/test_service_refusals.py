@@ -155,6 +155,7 @@ def test_the_right_token(strict):
 # --- names -----------------------------------------------------------------------------------
 
 
+@pytest.mark.rotates()
 @pytest.mark.parametrize("arguments", [(), ("--host", "0.0.0.0", "--token", TOKEN)])
 def test_names_of_a_reverse_proxy(arguments):
     """What a page of an attacker's own name sends is refused, at every address."""

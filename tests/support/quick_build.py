@@ -16,9 +16,9 @@ BUILD_FILE = BUILD / "build.ninja"
 # The rest is compiled without optimisation, which takes a fifth of the time.
 COMPILER = """#!{python}
 import json, os, shutil, sys
-arguments = sys.argv[1:]  # ... -MMD -MF DEPENDENCIES -c SOURCE -o OBJECT
+arguments = sys.argv[1:]  # ... -include HEADER -MMD -MF DEPENDENCIES -c SOURCE -o OBJECT
 known = json.load(open({table!r})).get(arguments[-3])
-if known and known["options"] == arguments[: arguments.index("-MMD")]:
+if known and known["options"] == arguments[: arguments.index("-include")]:
     shutil.copyfile(known["object"], arguments[-1])
 else:
     os.execvp({compiler[0]!r}, [*{compiler!r}, *arguments, "-O0"])
@@ -53,7 +53,7 @@ def kernels_built_here(tree: Path) -> dict[str, dict[str, object]]:
     for line in _ninja("commands").splitlines():
         command = shlex.split(line)
         if "-MMD" in command and command[-3] in found:
-            found[command[-3]]["options"] = command[1 : command.index("-MMD")]
+            found[command[-3]]["options"] = command[1 : command.index("-include")]
     return found
 
 

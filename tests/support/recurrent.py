@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
 import torch
 from torch import Tensor
 
-from denoise_ext.models import Network
+from denoise_ext.models import Network, load_checkpoint
 from denoise_ext.models.frames import compute_frames
 from denoise_ext.models.rdxnet import RDXNet
 from denoise_ext.tasks import VideoDenoiser
@@ -36,6 +41,15 @@ def scene(
     return clean + sigma / 255 * torch.randn(clean.shape, generator=generator)
 
 
+def clip(channels: int, frames: int, *size: int, seed: int = 0) -> Tensor:
+    """(2, T, C, H, W): waves that move, with noise."""
+    generator = torch.Generator().manual_seed(seed)
+    t, y, x = (torch.arange(n) for n in (frames, *size))
+    wave = torch.sin(0.3 * x - 0.6 * t[:, None, None]) * torch.cos(0.2 * y)[:, None]
+    clean = (0.5 + 0.3 * wave)[None, :, None].expand(2, -1, channels, -1, -1)
+    return clean + 0.1 * torch.randn(clean.shape, generator=generator)
+
+
 def expected(model: Network, frames: Tensor, sigma: float = SIGMA) -> Tensor:
     """The network on the whole clip."""
     level = torch.full((1, 1, 1, 1), sigma / 255)
@@ -46,3 +60,12 @@ def expected(model: Network, frames: Tensor, sigma: float = SIGMA) -> Tensor:
 
 def pushed(denoiser: VideoDenoiser, frames: Tensor) -> Tensor:
     return torch.stack([denoiser.push(frame) for frame in frames])
+
+
+def start_of(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Network:
+    """What `recipes/video_start` makes for a name."""
+    script = Path(__file__).resolve().parents[2] / "recipes/video_start"
+    made = folder / "start.safetensors"
+    monkeypatch.setattr(sys, "argv", [str(script), name, str(made)])
+    runpy.run_path(str(script), run_name="__main__")
+    return load_checkpoint(made)

@@ -53,6 +53,7 @@ def rolled(denoiser: Denoiser) -> list[np.ndarray]:
     return [denoiser(np.roll(GRAY, i, 0)) for i in range(4)]
 
 
+@pytest.mark.rotates(turn=0)
 @pytest.mark.slow
 def test_process_pool(used):
     context = multiprocessing.get_context("spawn")
@@ -72,6 +73,7 @@ def test_data_loader_workers(used, start):
     np.testing.assert_array_equal(results, rolled(used))
 
 
+@pytest.mark.rotates(turn=2)
 @pytest.mark.slow
 @pytest.mark.skipif(not PAGE.is_file(), reason="needs the source tree")
 def test_the_example_of_the_docs(tmp_path):

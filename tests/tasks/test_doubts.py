@@ -129,6 +129,7 @@ def test_a_device_fails_at_once_beside_a_network(network):
         Denoiser(network, device="gpu")
 
 
+@pytest.mark.rotates()
 @pytest.mark.parametrize("model", [None, "dxnet_s"])
 def test_tiles_that_are_nothing_but_overlap(model):
     """dxnet_s needs tiles of 157 pixels for colour; for gray fewer, and 128 are mostly overlap."""

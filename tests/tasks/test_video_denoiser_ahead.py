@@ -30,6 +30,7 @@ def all_of(denoiser: VideoDenoiser, frames: Tensor) -> list[Tensor]:
 # ---- networks that look ahead
 
 
+@pytest.mark.rotates()
 @pytest.mark.parametrize("frames", [1, 2, 3, 4, 7])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_results_are_late_and_equal_those_of_the_whole_clip(frames, channels):
@@ -43,6 +44,7 @@ def test_results_are_late_and_equal_those_of_the_whole_clip(frames, channels):
     torch.testing.assert_close(torch.stack(all_of(denoiser, clip)), torch.stack(made))
 
 
+@pytest.mark.rotates()
 @pytest.mark.parametrize("lengths", [(6, 5), (6, 1, 5), (6, 2, 2, 4), (1, 1, 1, 1, 1)])
 def test_no_scene_looks_into_another(lengths):
     model = ahead()
@@ -122,6 +124,7 @@ def test_one_frame_of_look_ahead():
 # ---- tiles
 
 
+@pytest.mark.rotates()
 @pytest.mark.parametrize("tile", [256, 290])
 @pytest.mark.parametrize("kind", ["narrow", "rdxnet_xs", "look_ahead", "ahead"])
 def test_tiles_equal_the_whole(tile, kind):
@@ -158,7 +161,7 @@ def test_a_memory_limit_makes_tiles():
 
 
 @pytest.mark.slow
-@pytest.mark.rotates(turn=3)
+@pytest.mark.rotates(turn=3, turns=8)
 def test_ten_thousand_frames_do_not_drift():
     model, still = network(), scene(1, size=(32, 48), sigma=0.0)[0]
     denoiser = VideoDenoiser(model, sigma=SIGMA)

@@ -117,6 +117,7 @@ def test_the_log_has_its_losses_and_the_measures_of_texture(workplace):
         assert {"loss_distance", "loss_adversarial"} <= set(next(csv.reader(file)))
 
 
+@pytest.mark.rotates(turn=1)
 def test_processes_share_one_discriminator(workplace):
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2",
                "--master-addr=127.0.0.1", f"--master-port={free_port()}",

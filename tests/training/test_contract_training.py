@@ -92,6 +92,7 @@ def rows_of(run: str) -> list[dict[str, str]]:
     return kept
 
 
+@pytest.mark.rotates()
 @pytest.mark.parametrize("name", KINDS)
 def test_twenty_steps_and_exact_resume(place, tasks, name):
     result = train(config(name))
@@ -215,6 +216,7 @@ def test_evaluation(tasks, name):
         means([])
 
 
+@pytest.mark.rotates(turn=0)
 def test_two_processes_train_on_clips(place):
     """By the command line: as one process with twice the batch, up to rounding."""
     smooth = ["schedule.warmup_steps=0", "optimiser.eps=1.0", "optimiser.ema=0", "run.steps=4"]

@@ -104,6 +104,7 @@ def compared(tiles: HeldOutTiles, truth) -> list[tuple[Judgement, float]]:
     ]
 
 
+@pytest.mark.rotates()
 def test_no_gain_is_claimed_where_there_is_none(held_out):
     _, tiles, truth = held_out
     found = compared(tiles, truth)
@@ -121,6 +122,7 @@ def test_a_variance_that_is_measured_wrongly(tmp_path, monkeypatch):
     assert [pair for pair in found if pair[0].better and pair[1] <= 0] == []
 
 
+@pytest.mark.rotates()
 @pytest.mark.parametrize("side", [96, SIDE])
 def test_no_gain_is_claimed_for_magnitudes(side, tmp_path, monkeypatch):
     """Rician noise is weaker in the background, and it has a mean, which no estimate shows."""
@@ -140,6 +142,7 @@ def true_model(kind: str) -> NoiseModel:
     return NoiseModel(0.0, (15 / 255) ** 2, root[..., None, None])
 
 
+@pytest.mark.rotates()
 @pytest.mark.parametrize("deviation", [0.0, 0.4, 0.8, 1.5])
 def test_the_estimate_is_the_error_where_the_noise_is_known(held_out, deviation):
     kind, tiles, truth = held_out
@@ -157,6 +160,7 @@ def test_the_estimate_is_the_error_where_the_noise_is_known(held_out, deviation)
     assert abs(off.mean()) < 4 * off.std(ddof=1) / math.sqrt(len(off)) + 0.01
 
 
+@pytest.mark.rotates()
 def test_what_training_minimises_is_the_error(held_out, tmp_path):
     """In the mean over crops, turned and flipped, whose noise is known."""
     kind, tiles, _ = held_out

@@ -196,6 +196,7 @@ def gain(model_path: Path) -> float:
     return sum(values) / len(values)
 
 
+@pytest.mark.rotates()
 @pytest.mark.parametrize(
     "overrides",
     [

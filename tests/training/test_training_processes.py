@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
@@ -19,6 +19,7 @@ from training_tools import (
     read_log,
     wait_for,
 )
+from warm_processes import warm_context
 
 from denoise_ext.training import ConfigError, load_config, train
 from denoise_ext.training.checkpoint import load_state
@@ -35,6 +36,7 @@ def weights(run: str) -> dict[str, torch.Tensor]:
     return load_state(Path(run) / "checkpoint.pt")["model"]
 
 
+@pytest.mark.rotates(turn=2)
 def test_torchrun_gives_the_weights_of_one_process_with_twice_the_batch(workplace):
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2",
                "--master-addr=127.0.0.1", f"--master-port={free_port()}",
@@ -64,26 +66,26 @@ def test_torchrun_gives_the_weights_of_one_process_with_twice_the_batch(workplac
 # ---- continuing
 
 
-def work(folder: str, rank: int, port: int, overrides: list[str]) -> None:
+def work(folder: str, environment: dict[str, str], overrides: list[str]) -> None:
     """One of two processes."""
     os.chdir(folder)
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2",
-                   "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}  # fmt: skip
+    os.environ.clear()
+    os.environ |= environment
     train(load_config("config.toml", overrides))
 
 
-def start_two(overrides: list[str]) -> list[multiprocessing.Process]:
-    context = multiprocessing.get_context("forkserver")  # torch is imported once for all of them
-    context.set_forkserver_preload(["denoise_ext.training"])
-    port = free_port()
-    pair = [
-        context.Process(target=work, args=(os.getcwd(), rank, port, overrides)) for rank in (0, 1)
-    ]
-    for process in pair:
+def start_two(overrides: list[str]) -> list[BaseProcess]:
+    of_both = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    pair = []
+    for rank in ("0", "1"):
+        variables = {**os.environ, **of_both, "RANK": rank, "LOCAL_RANK": rank}
+        process = warm_context().Process(target=work, args=(os.getcwd(), variables, overrides))
         process.start()
+        pair.append(process)
     return pair
 
 
+@pytest.mark.rotates(turn=1)
 def test_two_processes_continue_after_a_kill(workplace):
     overrides = ["run.steps=120", "model.options.width=8", "run.out=killed", "optimiser.ema=0.9"]
     pair = start_two(overrides)

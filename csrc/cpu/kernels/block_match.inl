@@ -24,11 +24,26 @@ DENOISE_EXT_INLINE uint8_t as_byte(uint8_t value) {
   return value;
 }
 
+// As `step_of`, a vector at a time: compilers make long code of the loop. Returns how many there were.
+DENOISE_EXT_INLINE int64_t quantise_vectors(const float* from, int64_t count, uint8_t* to) {
+  using Bytes = typename VecOfCount<uint8_t, kLanes<float>>::type;
+  int64_t x = 0;
+  for (; x + kLanes<float> <= count; x += kLanes<float>) {
+    const Vec<float> steps = maximum<float>(load(from + x), Vec<float>{}) * 256.0f;
+    const Vec<float> least = steps < broadcast(255.0f) ? steps : broadcast(255.0f);
+    const Bytes bytes = __builtin_convertvector(__builtin_convertvector(least, Vec<int32_t>), Bytes);
+    __builtin_memcpy(to + x, &bytes, sizeof(bytes));
+  }
+  return x;
+}
+
 template <class Storage>
 void quantise_row(const void* data, int64_t offset, int64_t stride, int64_t count, uint8_t* to) {
   const Storage* from = static_cast<const Storage*>(data) + offset;
   if (stride == 1) {
-    for (int64_t x = 0; x < count; ++x) to[x] = as_byte(from[x]);
+    int64_t x = 0;
+    if constexpr (std::is_same_v<Storage, float>) x = quantise_vectors(from, count, to);
+    for (; x < count; ++x) to[x] = as_byte(from[x]);
   } else {
     for (int64_t x = 0; x < count; ++x) to[x] = as_byte(from[x * stride]);
   }
@@ -98,65 +113,65 @@ DENOISE_EXT_INLINE Vec<uint8_t> absolute_difference(Vec<uint8_t> a, Vec<uint8_t>
   return (a > b ? a : b) - (a > b ? b : a);
 }
 
-typedef uint8_t Bytes16 __attribute__((vector_size(16)));
-typedef int64_t Words16 __attribute__((vector_size(16)));
+// Bytes of windows that are compared at once: rows of 16, two of them where there is an instruction.
+constexpr int kWindowRow = 16;
+constexpr int kPart = kX86 && kVectorBytes >= 32 ? 2 * kWindowRow : kWindowRow;
+using Part = typename VecOfCount<uint8_t, kPart>::type;
+// Partial sums of absolute differences: of eight bytes each, else of two.
+using PartSums = std::conditional_t<kX86, typename VecOfCount<int64_t, kPart / 8>::type,
+                                    typename VecOfCount<uint16_t, kPart / 2>::type>;
 
-// The sums of absolute differences of 2 x 8 bytes, in 64 bits each.
+// Templates of a vector: compilers of other architectures do not know the builtins.
 template <class V>
-DENOISE_EXT_INLINE Words16 sad_16(V a, V b) {
+DENOISE_EXT_INLINE PartSums sad_part(V a, V b) {
   if constexpr (kX86) {
-    // A type that depends on V: compilers of other architectures do not know the builtin.
-    using Chars16 = typename VecOfCount<char, sizeof(V)>::type;
-    return reinterpret_cast<Words16>(
-        __builtin_ia32_psadbw128(reinterpret_cast<Chars16>(a), reinterpret_cast<Chars16>(b)));
+    using Chars = typename VecOfCount<char, sizeof(V)>::type;
+    const Chars left = reinterpret_cast<Chars>(a), right = reinterpret_cast<Chars>(b);
+    if constexpr (sizeof(V) == 32)
+      return reinterpret_cast<PartSums>(__builtin_ia32_psadbw256(left, right));
+    else
+      return reinterpret_cast<PartSums>(__builtin_ia32_psadbw128(left, right));
   } else {
-    typedef uint16_t Halves16 __attribute__((vector_size(16)));
-    const auto words = reinterpret_cast<Halves16>((a > b ? a : b) - (a > b ? b : a));
-    const Halves16 pairs = (words & 0xff) + (words >> 8);
-    return Words16{pairs[0] + pairs[1] + pairs[2] + pairs[3], pairs[4] + pairs[5] + pairs[6] + pairs[7]};
+    const auto words = reinterpret_cast<PartSums>((a > b ? a : b) - (a > b ? b : a));
+    return (words & 0xff) + (words >> 8);
   }
 }
 
-DENOISE_EXT_INLINE Bytes16 load_16(const uint8_t* from) {
-  Bytes16 bytes;
-  __builtin_memcpy(&bytes, from, 16);
-  return bytes;
-}
-DENOISE_EXT_INLINE Bytes16 load_8_and_8(const uint8_t* lower, const uint8_t* upper) {
-  Words16 words;
-  int64_t word;
-  __builtin_memcpy(&word, lower, 8);
-  words[0] = word;
-  __builtin_memcpy(&word, upper, 8);
-  words[1] = word;
-  return reinterpret_cast<Bytes16>(words);
+// One or two rows of a window; the second one lies behind `stride`.
+template <class V = Part>
+DENOISE_EXT_INLINE V load_part(const uint8_t* from, int64_t stride) {
+  if constexpr (sizeof(V) == kWindowRow) {
+    V row;
+    __builtin_memcpy(&row, from, kWindowRow);
+    return row;
+  } else {
+    using Row = typename VecOfCount<int, sizeof(V) / 8>::type;
+    using RowWords = typename VecOfCount<long long, sizeof(V) / 16>::type;
+    using Words = typename VecOfCount<long long, sizeof(V) / 8>::type;
+    Row first;
+    RowWords second;
+    __builtin_memcpy(&first, from, kWindowRow);
+    __builtin_memcpy(&second, from + stride, kWindowRow);
+#if defined(__clang__)
+    return reinterpret_cast<V>(
+        __builtin_shufflevector(reinterpret_cast<RowWords>(first), second, 0, 1, 2, 3));
+#else
+    const auto lower = reinterpret_cast<Words>(__builtin_ia32_si256_si(first));
+    return reinterpret_cast<V>(__builtin_ia32_insert128i256(lower, second, 1));
+#endif
+  }
 }
 
-// A window of 8 x 8 or 16 x 16 bytes, 16 at a time.
+// The sum over the first kSide bytes of the rows.
 template <int kSide>
-struct Window {
-  static constexpr int kParts = kSide * kSide / 16;
-
-  DENOISE_EXT_INLINE static Bytes16 part(const uint8_t* from, int64_t stride, int i) {
-    if constexpr (kSide == 16) return load_16(from + i * stride);
-    return load_8_and_8(from + 2 * i * stride, from + (2 * i + 1) * stride);
-  }
-
-  DENOISE_EXT_INLINE Window(const uint8_t* from, int64_t stride) {
+DENOISE_EXT_INLINE int32_t total(PartSums sums) {
+  constexpr int kRowSums = static_cast<int>(sizeof(PartSums) / sizeof(sums[0])) * kWindowRow / kPart;
+  int64_t sum = 0;
 #pragma GCC unroll 16
-    for (int i = 0; i < kParts; ++i) parts[i] = part(from, stride, i);
-  }
-
-  // The sum of absolute differences to another one.
-  DENOISE_EXT_INLINE int32_t sad(const uint8_t* other, int64_t stride) const {
-    Words16 sum{};
-#pragma GCC unroll 16
-    for (int i = 0; i < kParts; ++i) sum += sad_16(parts[i], part(other, stride, i));
-    return static_cast<int32_t>(sum[0] + sum[1]);
-  }
-
-  Bytes16 parts[kParts];
-};
+  for (int i = 0; i < kRowSums * (kPart / kWindowRow); ++i)
+    if (i % kRowSums < kRowSums * kSide / kWindowRow) sum += sums[i];
+  return static_cast<int32_t>(sum);
+}
 
 // A quarter of the resolution: 4 x 4 windows that overlap by half, every vector of the search. Vectors of
 // blocks: `best` and `index` of all blocks of the row.
@@ -195,26 +210,32 @@ DENOISE_EXT_INLINE void search_coarse(const BlockMatchPlan& plan, int64_t row, c
   }
 }
 
-// The neighbour of a vector that fits best, itself unless another one wins by the penalty.
+// The neighbour of a vector that fits best, itself unless another one wins by the penalty. Rows are read
+// as of 16 bytes, also those of windows of 8, whose other sums are left out.
 template <int kSide>
 DENOISE_EXT_INLINE void refine(const uint8_t* here, const uint8_t* there, int64_t stride, int32_t penalty,
                                int64_t& dy, int64_t& dx) {
   constexpr int kOrder[3] = {0, -1, 1};
-  const Window<kSide> window(here, stride);
   const uint8_t* moved = there + dy * stride + dx;
-  int32_t best = window.sad(moved, stride);
-  int64_t best_y = 0, best_x = 0;
-  for (int step = 1; step < 9; ++step) {
-    const int64_t y = kOrder[step / 3], x = kOrder[step % 3];
-    const int32_t cost = window.sad(moved + y * stride + x, stride) + penalty;
-    if (cost < best) {
-      best = cost;
-      best_y = y;
-      best_x = x;
-    }
+  PartSums sums[9]{};
+  for (int y = 0; y < kSide; y += kPart / kWindowRow) {
+    const Part part = load_part(here, stride);
+#pragma GCC unroll 9
+    for (int step = 0; step < 9; ++step)
+      sums[step] += sad_part(part, load_part(moved + kOrder[step / 3] * stride + kOrder[step % 3], stride));
+    here += kPart / kWindowRow * stride;
+    moved += kPart / kWindowRow * stride;
   }
-  dy += best_y;
-  dx += best_x;
+  // The step is in the lowest bits: the first of equal costs is the least, and nothing branches.
+  int32_t best = total<kSide>(sums[0]) << 4;
+#pragma GCC unroll 8
+  for (int step = 1; step < 9; ++step) {
+    const int32_t cost = ((total<kSide>(sums[step]) + penalty) << 4) + step;
+    best = cost < best ? cost : best;
+  }
+  const int step = best & 15;
+  dy += kOrder[step / 3];
+  dx += kOrder[step % 3];
 }
 
 void match_row(const BlockMatchPlan& plan, int64_t row, void* scratch) {

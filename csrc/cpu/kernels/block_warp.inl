@@ -4,23 +4,29 @@ DENOISE_EXT_INLINE int64_t clamped(int64_t position, int64_t size) {
   return position < 0 ? 0 : (position < size ? position : size - 1);
 }
 
-// Elements of one size are copied alike, whatever they mean. `step` elements lie between horizontal
-// neighbours and are copied together: 1, or all channels of an interleaved image.
+// One block of a plane. Elements of one size are copied alike, whatever they mean. `step` elements lie
+// between horizontal neighbours and are copied together: 1, or all channels of an interleaved image.
 template <class Element, int64_t kStep>
-DENOISE_EXT_INLINE void warp_line(const Element* plane, int64_t row_stride, const int16_t* motion, int64_t y,
-                                  int64_t height, int64_t width, int64_t any_step, Element* to) {
+DENOISE_EXT_INLINE void warp_block(const Element* plane, int64_t row_stride, const int16_t* motion, int64_t y,
+                                   int64_t x, int64_t height, int64_t width, int64_t any_step, Element* to,
+                                   int64_t to_stride) {
   const int64_t step = kStep > 0 ? kStep : any_step;
-  for (int64_t x = 0; x < width; x += kBlock, motion += 2) {
-    const Element* row = plane + clamped(y + motion[0], height) * row_stride;
-    const int64_t source = x + motion[1];
-    if (source >= 0 && source + kBlock <= width && x + kBlock <= width) {
-      __builtin_memcpy(to + x * step, row + source * step,
+  const int64_t upper = y + motion[0], left = x + motion[1];
+  to += y * to_stride + x * step;
+  if (upper >= 0 && left >= 0 && upper + kBlock <= height && left + kBlock <= width && y + kBlock <= height &&
+      x + kBlock <= width) {
+    const Element* from = plane + upper * row_stride + left * step;
+#pragma GCC unroll 8
+    for (int64_t i = 0; i < kBlock; ++i)
+      __builtin_memcpy(to + i * to_stride, from + i * row_stride,
                        static_cast<size_t>(kBlock * step) * sizeof(Element));
-      continue;
-    }
-    const int64_t end = x + kBlock < width ? x + kBlock : width;
-    for (int64_t i = x; i < end; ++i)
-      for (int64_t c = 0; c < step; ++c) to[i * step + c] = row[clamped(i + motion[1], width) * step + c];
+    return;
+  }
+  for (int64_t i = 0; i < kBlock && y + i < height; ++i) {
+    const Element* row = plane + clamped(upper + i, height) * row_stride;
+    for (int64_t j = 0; j < kBlock && x + j < width; ++j)
+      for (int64_t c = 0; c < step; ++c)
+        to[i * to_stride + j * step + c] = row[clamped(left + j, width) * step + c];
   }
 }
 
@@ -47,18 +53,22 @@ void warp_row_of(const BlockWarpParams& params, int64_t image, int64_t block_row
   const bool planar = in.stride[3] == 1 && out.stride[3] == 1;
   const bool interleaved = channels > 1 && in.stride[1] == 1 && out.stride[1] == 1 &&
                            in.stride[3] == channels && out.stride[3] == channels;
-  const int64_t end = (block_row + 1) * kBlock < height ? (block_row + 1) * kBlock : height;
+  const int64_t first = block_row * kBlock, end = first + kBlock < height ? first + kBlock : height;
   for (int64_t c = 0; c < (interleaved ? 1 : channels); ++c) {
     const Element* plane = from + c * in.stride[1];
-    for (int64_t y = block_row * kBlock; y < end; ++y) {
-      Element* line = to + c * out.stride[1] + y * out.stride[2];
-      if (planar)
-        warp_line<Element, 1>(plane, in.stride[2], motion, y, height, width, 1, line);
-      else if (interleaved)
-        warp_line<Element, 0>(plane, in.stride[2], motion, y, height, width, channels, line);
-      else
-        warp_line_strided(plane, in, motion, y, out, line);
+    Element* out_plane = to + c * out.stride[1];
+    if (!planar && !interleaved) {
+      for (int64_t y = first; y < end; ++y)
+        warp_line_strided(plane, in, motion, y, out, out_plane + y * out.stride[2]);
+      continue;
     }
+    for (int64_t i = 0; i < columns; ++i)
+      if (planar)
+        warp_block<Element, 1>(plane, in.stride[2], motion + 2 * i, first, i * kBlock, height, width, 1,
+                               out_plane, out.stride[2]);
+      else
+        warp_block<Element, 0>(plane, in.stride[2], motion + 2 * i, first, i * kBlock, height, width,
+                               channels, out_plane, out.stride[2]);
   }
 }
 

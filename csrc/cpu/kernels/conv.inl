@@ -81,7 +81,7 @@ DENOISE_EXT_INLINE void sum_depthwise_at_border(const ConvPlan& plan, const Conv
 
 // ---- one task -------------------------------------------------------------------------------------
 
-template <class Storage, class T, int V>
+template <class T, int V>
 void conv_rows(const ConvPlan& plan, const ConvTask<T>& task, const ChannelBlock& block) {
   constexpr int kPixels = kAccumulators / V;
   constexpr int kWidth = V * kLanes<T>;
@@ -106,7 +106,7 @@ void conv_rows(const ConvPlan& plan, const ConvTask<T>& task, const ChannelBlock
   at.channels = left < kWidth ? left : kWidth;
   at.x_step = phase.out_step[1];
   const bool in_place = plan.in_place_output && at.channels == kWidth;
-  const Finish<Storage, T, kWidth> finish(params.output.dtype);
+  const Finish<T> finish_sums = finish_as<T, kWidth>(params.output.dtype);
   for (int64_t r = 0; r < task.rows; ++r) {
     at.y = phase.out_y0 + (task.i0 + r) * phase.out_step[0];
     for (int64_t x = 0; x < task.cols; x += kPixels) {
@@ -125,7 +125,7 @@ void conv_rows(const ConvPlan& plan, const ConvTask<T>& task, const ChannelBlock
         store_in_place<T>(in_place_row<T>(plan, at), at.pixels, acc);
       } else {
         store_sums<T>(acc, task.sums);
-        finish.call(params, at, slope, task.sums);
+        finish_sums(params, at, slope, task.sums);
       }
     }
   }
@@ -198,7 +198,7 @@ void depthwise_cols(const ConvPlan& plan, const ConvTask<T>& task, const Depthwi
     at.pixels = P;
     if (in_place) return store_in_place<T>(in_place_row<T>(plan, at), P, acc);
     store_sums<T>(acc, task.sums);
-    Finish<T, T, kWidth>::call(params, at, slope, task.sums + block.skipped);
+    finish<T, T, kWidth>(params, at, slope, task.sums + block.skipped);
   };
   const auto group = [&](int64_t col) __attribute__((always_inline)) {
     const T* first = image + (row.y + phase.min_dy) * input.stride[2] +
@@ -259,23 +259,23 @@ void depthwise_task(const ConvPlan& plan, const ConvTask<T>& task) {
   }
 }
 
-template <class Storage, class T>
+template <class T>
 void conv_block(const ConvPlan& plan, const ConvTask<T>& task, const ChannelBlock& block) {
   switch (block.vectors) {
-    case 1: return conv_rows<Storage, T, 1>(plan, task, block);
-    case 2: return conv_rows<Storage, T, 2>(plan, task, block);
+    case 1: return conv_rows<T, 1>(plan, task, block);
+    case 2: return conv_rows<T, 2>(plan, task, block);
     default: break;
   }
   if constexpr (kAccumulators >= 24) {
-    if (block.vectors == 3) return conv_rows<Storage, T, 3>(plan, task, block);
-    return conv_rows<Storage, T, 4>(plan, task, block);
+    if (block.vectors == 3) return conv_rows<T, 3>(plan, task, block);
+    return conv_rows<T, 4>(plan, task, block);
   }
 }
 
-template <class Storage, class T>
+template <class T>
 void conv_blocks(const ConvPlan& plan, const ConvTask<T>& task) {
-  if (plan.depthwise) return conv_block<Storage, T>(plan, task, plan.blocks[task.slice]);
-  for (const ChannelBlock& block : plan.blocks) conv_block<Storage, T>(plan, task, block);
+  if (plan.depthwise) return conv_block<T>(plan, task, plan.blocks[task.slice]);
+  for (const ChannelBlock& block : plan.blocks) conv_block<T>(plan, task, block);
 }
 
 template <class T>
@@ -307,10 +307,8 @@ void conv_task(const ConvPlan& plan, int64_t index, void* scratch) {
     conv_few_outputs_any(plan, task);
   } else if (plan.depthwise_in_place) {
     depthwise_task(plan, task);
-  } else if (plan.params.output.dtype == accumulation_type(plan.params.output.dtype)) {
-    conv_blocks<T, T>(plan, task);
-  } else if constexpr (sizeof(T) == sizeof(float)) {
-    conv_blocks<SixteenBits, T>(plan, task);
+  } else {
+    conv_blocks<T>(plan, task);
   }
   if (plan.stream) finish_stores_past_caches();
 }

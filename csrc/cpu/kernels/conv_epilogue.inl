@@ -37,28 +37,26 @@ DENOISE_EXT_INLINE void apply_epilogue(const ConvParams& params, const OutputSpa
   if (residual && !before) add_residual<Storage, T>(params.residual, at, width, sums);
 }
 
-// Finishes spans of outputs of type Storage, `kWidth` sums apart. Both types of 16 bits share the code that
-// sums: it calls this through a pointer.
-struct SixteenBits {};
-
+// Finishes spans of outputs of type Storage, `kWidth` sums apart.
 template <class Storage, class T, int kWidth>
-struct Finish {
-  explicit Finish(DType) {}
-  static DENOISE_EXT_INLINE void call(const ConvParams& params, const OutputSpan& at, const T* prelu_slope,
+__attribute__((noinline)) void finish(const ConvParams& params, const OutputSpan& at, const T* prelu_slope,
                                       T* sums) {
-    apply_epilogue<Storage, T>(params, at, kWidth, prelu_slope, sums);
-    store_span<Storage, T>(params.output, at, kWidth, sums);
-  }
-};
+  apply_epilogue<Storage, T>(params, at, kWidth, prelu_slope, sums);
+  store_span<Storage, T>(params.output, at, kWidth, sums);
+}
+
+// finish() for a type of output, so that the code that sums stands once for all of them.
+template <class T>
+using Finish = void (*)(const ConvParams& params, const OutputSpan& at, const T* prelu_slope, T* sums);
 
 template <class T, int kWidth>
-struct Finish<SixteenBits, T, kWidth> {
-  void (*call)(const ConvParams& params, const OutputSpan& at, const T* prelu_slope, T* sums);
-
-  explicit Finish(DType dtype)
-      : call(dtype == DType::kFloat16 ? Finish<Float16, T, kWidth>::call
-                                      : Finish<BFloat16, T, kWidth>::call) {}
-};
+DENOISE_EXT_INLINE Finish<T> finish_as(DType dtype) {
+  if constexpr (sizeof(T) == sizeof(float)) {
+    if (dtype == DType::kFloat16) return finish<Float16, T, kWidth>;
+    if (dtype == DType::kBFloat16) return finish<BFloat16, T, kWidth>;
+  }
+  return finish<T, T, kWidth>;
+}
 
 // A row of outputs that whole vectors can be written to straight from the registers: adjacent channels
 // of the accumulation type, and an activation that is a maximum (ReLU; none is one with -infinity).

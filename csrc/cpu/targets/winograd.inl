@@ -1,4 +1,4 @@
-// The kernel bodies of Winograd's convolutions, and of GDN, and the table made of them, for every target's region.
+// The kernel bodies of Winograd's convolutions and GDN, and the table of them, for every target's region.
 // Includes no header: one opened inside a target region would be compiled for that ISA alone.
 
 // The order matters (vectors, packing, then kernels); the blank lines keep clang-format from sorting.
