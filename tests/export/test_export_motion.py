@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from recurrent import SIGMA, scene
+from rotation import on_day
 from torch import Tensor
 
 from denoise_ext import reference
@@ -68,7 +69,8 @@ def blind() -> RDXNetBlind:
     return model.eval()
 
 
-@pytest.mark.parametrize("make", [ahead, blind])  # gray and colour
+# Gray and colour. PyTorch takes minutes to export the search for blocks.
+@pytest.mark.parametrize("make", [on_day(2, ahead), on_day(6, blind)])
 def test_a_recurrent_network_in_onnx_runtime(make, tmp_path):
     pytest.importorskip("onnxruntime")
     model = make()
