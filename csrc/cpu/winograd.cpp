@@ -282,8 +282,10 @@ const char* winograd_obstacle(const ConvParams& p) {
   if (p.groups != 1) return "groups is not 1";
   if (p.dilation[0] != 1 || p.dilation[1] != 1) return "dilation is not 1";
   if (p.transposed) {
-    for (int axis = 0; axis < 2; ++axis)
+    for (int axis = 0; axis < 2; ++axis) {
       if (last_input(p, axis) - first_input(p, axis) > 2) return "an output depends on more than 3x3 inputs";
+      if (p.stride[axis] > p.weight.size[2 + axis]) return "an axis has more phases than taps";
+    }
     return nullptr;
   }
   if (p.stride[0] != p.stride[1] || p.stride[0] > 2) return "stride is neither 1 nor 2";

@@ -326,6 +326,14 @@ def test_transposed_beyond_3x3_inputs_is_direct():
     assert "an output depends on more than 3x3 inputs" in text
 
 
+def test_transposed_of_a_stride_beyond_the_kernel_is_direct():
+    """A phase is a loop of the estimate too: 2**30 of them took seconds."""
+    x, weight = values(1, 64, 1, 1), values(64, 64, 3, 3)
+    text = ops.explain(ops.conv_transpose2d, x, weight, stride=2**30)
+    assert text.startswith("conv_direct")
+    assert "more phases than taps" in text
+
+
 def test_bounds_use_a_correct_algorithm():
     """The matrices that the bound is made of compute a convolution."""
     x, weight = values(2, 3, 11, 9).double(), values(4, 3, 3, 3, seed=1).double()
