@@ -116,6 +116,14 @@ DENOISE_EXT_INLINE WinogradTile winograd_tile(const WinogradPlan& plan, int64_t 
   return {n, y, x, y - plan.phases.padding[0], x - plan.phases.padding[1]};
 }
 
+// The tile behind `at`, the index-th.
+DENOISE_EXT_INLINE WinogradTile winograd_next_tile(const WinogradPlan& plan, const WinogradTile& at,
+                                                   int64_t index) {
+  const int64_t x = at.x + plan.outputs;
+  if (x >= plan.tiles_x * plan.outputs) return winograd_tile(plan, index);
+  return {at.n, at.y, x, at.y0, at.x0 + plan.outputs};
+}
+
 // m of the two algorithms.
 constexpr int winograd_outputs(ConvAlgorithm algorithm) {
   return algorithm == ConvAlgorithm::kWinograd6 ? 6 : 4;

@@ -363,8 +363,10 @@ void winograd_block(const WinogradPlan& plan, int64_t index, int64_t next, void*
   float* patch = v + plan.patch_offset;
   float* sums = v + plan.sums_offset;
 
-  for (int64_t t = 0; t < tiles; ++t)
-    winograd_input<W>(plan, winograd_tile(plan, first + t), v + t * kWide, patch);
+  const WinogradTile front = winograd_tile(plan, first);
+  WinogradTile at = front;
+  for (int64_t t = 0; t < tiles; at = winograd_next_tile(plan, at, first + ++t))
+    winograd_input<W>(plan, at, v + t * kWide, patch);
 
   const bool direct = plan.direct_input || plan.direct_coarse;
   const int64_t following = direct ? next * plan.block_tiles : plan.tiles;
@@ -378,9 +380,9 @@ void winograd_block(const WinogradPlan& plan, int64_t index, int64_t next, void*
         winograd_products_of(block.vectors, tiles, v + p * plan.v_point, plan.vector_step, u,
                              plan.runs.data() + runs[p].begin, plan.runs.data() + runs[p].end,
                              m + p * plan.m_point, prefetch);
-      for (int64_t t = 0; t < tiles; ++t)
-        winograd_output<W>(plan, winograd_outputs_of<W>(plan, winograd_tile(plan, first + t), phase), block,
-                           m + t * kWide, sums);
+      at = front;
+      for (int64_t t = 0; t < tiles; at = winograd_next_tile(plan, at, first + ++t))
+        winograd_output<W>(plan, winograd_outputs_of<W>(plan, at, phase), block, m + t * kWide, sums);
     }
     runs += points;
   }

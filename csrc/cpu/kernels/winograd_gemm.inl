@@ -49,8 +49,10 @@ struct InputPrefetch {
 
   static DENOISE_EXT_INLINE void read(const Tensor4& image, int64_t at, int64_t pixels) {
     const float* from = static_cast<const float*>(image.data) + at;
-    for (int64_t pixel = 0; pixel < pixels; ++pixel, from += image.stride[3])
-      for (int64_t c = 0; c < image.size[1]; c += 16) __builtin_prefetch(from + c, 0, 2);
+    const bool dense = image.stride[3] == image.size[1];
+    const int64_t length = dense ? pixels * image.size[1] : image.size[1];
+    for (int64_t pixel = 0; pixel < (dense ? 1 : pixels); ++pixel, from += image.stride[3])
+      for (int64_t c = 0; c < length; c += 16) __builtin_prefetch(from + c, 0, 2);
   }
 };
 
