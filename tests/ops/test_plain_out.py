@@ -134,6 +134,7 @@ def test_norms_in_place():
         ("out.*input", lambda x: OPS.pixel_unshuffle_out(x, 1, x)),
         ("factor.*3", lambda x: OPS.pixel_shuffle_out(x, 3, x)),
         ("factor.*0", lambda x: OPS.pixel_shuffle_out(x, 0, x)),
+        ("factor.*2", lambda x: OPS.pixel_shuffle_out(x.expand(1, 6, 8, 8), 2, x)),
         ("factor.*4294967296", lambda x: OPS.pixel_shuffle_out(x, 2**32, x)),
         ("out.*sizes", lambda x: OPS.pixel_shuffle_out(x, 1, torch.empty(1, 4, 4, 8))),
         ("out.*input", lambda x: OPS.pixel_shuffle_out(x, 1, x)),
