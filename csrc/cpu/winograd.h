@@ -66,14 +66,14 @@ struct WinogradPlan {
 
   bool direct_input, direct_coarse;  // inner tiles are read where they lie
   bool direct_output;                // inner tiles are written, and their residual read, where they lie
-  bool clamped;  // the epilogue is max(x + residual, lowest): no activation, or relu last
+  bool clamped;                      // the epilogue is max(x + residual, lowest): no activation, or relu last
   bool stream;                       // outputs are written past the caches
   float lowest;
 
-  int64_t part_vectors[2];     // of V: the coarse image's, and those of one phase of the input
-  int64_t v_vectors;           // in all
-  int64_t vector_step;         // floats from vector to vector of V and of M
-  int64_t v_point, m_point;    // and from point to point
+  int64_t part_vectors[2];   // of V: the coarse image's, and those of one phase of the input
+  int64_t v_vectors;         // in all
+  int64_t vector_step;       // floats from vector to vector of V and of M
+  int64_t v_point, m_point;  // and from point to point
   int64_t m_offset, patch_offset, sums_offset;  // floats, in the scratch
   size_t scratch_bytes;
   int prefetch_steps;  // rows that InputPrefetch reads per register tile

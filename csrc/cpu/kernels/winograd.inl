@@ -85,8 +85,8 @@ void winograd_patch(const WinogradPlan& plan, const WinogradTile& at, const Wino
     }
 }
 
-// The channels of one image in V, of one tile. Reads the tile's pixels in place if all are inside the image and
-// in the transform's order, else from a copy in whole vectors.
+// The channels of one image in V, of one tile. Reads the tile's pixels in place if all are inside the image
+// and in the transform's order, else from a copy in whole vectors.
 template <class W, int kRepeat>
 DENOISE_EXT_INLINE void winograd_input_part(const WinogradPlan& plan, const WinogradTile& at,
                                             const WinogradInputs& from, const Tensor4& image, bool direct,
@@ -326,7 +326,8 @@ void winograd_output_any(const WinogradPlan& plan, const WinogradOutputs& at, co
   constexpr int outputs = W::kOutputs, kWide = kLanes<float>;
   const int64_t width = block.vectors * kWide;
   for (int v = 0; v < block.vectors; ++v)
-    winograd_output_slice<W>(m + v * plan.vector_step, plan.m_point, load(plan.bias + block.first + v * kWide),
+    winograd_output_slice<W>(m + v * plan.vector_step, plan.m_point,
+                             load(plan.bias + block.first + v * kWide),
                              [&](int i, int j, const Vec<float>& value) {
                                store(sums + (i * outputs + j) * width + v * kWide, value);
                              });

@@ -56,9 +56,9 @@ struct InputPrefetch {
   }
 };
 
-// m = v times u for kTiles tiles and kVectors vectors of filters: the sums in registers, over the channels of the
-// runs. u is [channels][kVectors * lanes], v and m are [vector][tile][lane] with `step` floats from vector to
-// vector. m may be v: a tile is read before it is written.
+// m = v times u for kTiles tiles and kVectors vectors of filters: the sums in registers, over the channels of
+// the runs. u is [channels][kVectors * lanes], v and m are [vector][tile][lane] with `step` floats from
+// vector to vector. m may be v: a tile is read before it is written.
 template <int kTiles, int kVectors>
 DENOISE_EXT_INLINE void winograd_product(const float* v, int64_t step, const float* u,
                                          const WinogradRun* begin, const WinogradRun* end, float* m) {
@@ -93,8 +93,8 @@ DENOISE_EXT_INLINE void winograd_product(const float* v, int64_t step, const flo
     for (int t = 0; t < kTiles; ++t) store(m + t * kWide, sum[t][k]);
 }
 
-// All `tiles`: as many register tiles of kTiles as fit, the rest in halves. Each sum runs over the channels in
-// order whatever the register tile, so a tile's result does not depend on its place.
+// All `tiles`: as many register tiles of kTiles as fit, the rest in halves. Each sum runs over the channels
+// in order whatever the register tile, so a tile's result does not depend on its place.
 template <int kTiles, int kVectors, class Prefetch>
 void winograd_products(int64_t tiles, const float* v, int64_t step, const float* u, const WinogradRun* begin,
                        const WinogradRun* end, float* m, Prefetch& prefetch) {

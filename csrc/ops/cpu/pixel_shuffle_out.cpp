@@ -1,5 +1,5 @@
-// torch.ops.denoise_ext.pixel_unshuffle_out and pixel_shuffle_out: squares of pixels as channels and back, into
-// given memory.
+// torch.ops.denoise_ext.pixel_unshuffle_out and pixel_shuffle_out: squares of pixels as channels and back,
+// into given memory.
 #include "../../cpu/pixel_shuffle.h"
 
 #include "../device.h"
