@@ -27,6 +27,8 @@ constexpr int64_t kFewOutputs = 4;
 constexpr int64_t kFewTaps = 16;
 // Rows of a task that reads its input where it lies, and how many such tasks are wanted of an image.
 constexpr int64_t kDepthwiseRows = 16, kDepthwiseTiles = 16, kFewestDepthwiseTiles = 4;
+// Phases whose outputs of one tile stay in the second-level cache together.
+constexpr int64_t kMostPhasesTogether = 16;
 // An output of more than a good part of the last-level cache will not be found there by its reader.
 constexpr int64_t kCachedBytes = 8 * 1024 * 1024;
 
@@ -198,8 +200,20 @@ void number_tasks(ConvPlan& plan) {
   for (ConvPhase& phase : plan.phases) {
     phase.tiles_y = divide_up(phase.rows, plan.tile_rows);
     phase.tiles_x = divide_up(phase.cols, plan.tile_cols);
-    phase.task_begin = plan.tasks_per_slice;
-    plan.tasks_per_slice += phase.tiles_y * phase.tiles_x;
+  }
+  const ConvPhase& front = plan.phases.front();
+  plan.phases_together =
+      plan.phases.size() > 1 && static_cast<int64_t>(plan.phases.size()) <= kMostPhasesTogether &&
+      std::all_of(plan.phases.begin(), plan.phases.end(), [&](const ConvPhase& phase) {
+        return phase.out_step[0] == front.out_step[0] && phase.out_step[1] == front.out_step[1] &&
+               phase.tiles_y == front.tiles_y && phase.tiles_x == front.tiles_x;
+      });
+  if (plan.phases_together) plan.tasks_per_slice = front.tiles_y * front.tiles_x;
+  for (ConvPhase& phase : plan.phases) {
+    if (!plan.phases_together) {
+      phase.task_begin = plan.tasks_per_slice;
+      plan.tasks_per_slice += phase.tiles_y * phase.tiles_x;
+    }
     for (int64_t t = 0; t < phase.tap_count; ++t) {
       ConvTap& tap = plan.taps[static_cast<size_t>(phase.tap_begin + t)];
       const int64_t dy = tap.dy - phase.min_dy, dx = tap.dx - phase.min_dx;

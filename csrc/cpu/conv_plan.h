@@ -72,6 +72,7 @@ struct ConvPlan {
   bool depthwise_in_place;  // and its channels fill whole vectors of the image, of which some overlap
   bool in_place_output;     // whole vectors of channels go from the registers to the output
   bool stream;              // past the caches
+  bool phases_together;     // a task is a tile of every phase: they fill the same lines of the output
   int lanes;                // elements per vector
   int64_t group_inputs, group_outputs;  // channels per group
   int64_t padded_outputs;               // group_outputs (depthwise: all outputs) rounded up to lanes

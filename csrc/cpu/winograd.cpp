@@ -112,26 +112,41 @@ bool has_point(const WinogradPhase& phase, int axis, int i, int points) {
   return (i > 0 || index[0] >= 0) && (i < points - 1 || index[2] >= 0);
 }
 
+// A part's channels in V: whole vectors, and the rest in one that ends with the channels and overlaps the
+// vector before, or begins with them where there is none.
+void add_part(std::vector<WinogradRun>& runs, WinogradRun part, int64_t lanes) {
+  const int64_t whole = part.channels / lanes * lanes, rest = part.channels - whole;
+  if (whole > 0) runs.push_back({part.first, whole, part.vector, 0});
+  if (rest > 0)
+    runs.push_back({part.first + whole, rest, part.vector + whole / lanes, whole > 0 ? lanes - rest : 0});
+}
+
 // Which channels of V count at which point. Runs that touch are one.
-void choose_runs(WinogradPlan& plan) {
+void choose_runs(WinogradPlan& plan, int64_t lanes) {
   const bool transposed = plan.params.transposed;
-  const int64_t channels = plan.channels / static_cast<int64_t>(plan.phases.inputs.size());
+  const int64_t coarse = plan.params.coarse.size[1], channels = plan.params.input.size[1];
   for (const WinogradPhase& output : plan.phases.outputs)
     for (int i = 0; i < plan.points; ++i)
       for (int j = 0; j < plan.points; ++j) {
-        const int begin = static_cast<int>(plan.runs.size());
-        int64_t first = 0;
+        std::vector<WinogradRun> parts;
+        add_part(parts, {0, coarse, 0, 0}, lanes);
+        WinogradRun at{coarse, channels, plan.part_vectors[0], 0};
         for (const WinogradPhase& input : plan.phases.inputs) {
           const WinogradPhase& taps = transposed ? output : input;
-          if (has_point(taps, 0, i, plan.points) && has_point(taps, 1, j, plan.points)) {
-            WinogradRun* last = static_cast<int>(plan.runs.size()) > begin ? &plan.runs.back() : nullptr;
-            if (last != nullptr && last->first + last->channels == first) {
-              last->channels += channels;
-            } else {
-              plan.runs.push_back({first, channels});
-            }
+          if (has_point(taps, 0, i, plan.points) && has_point(taps, 1, j, plan.points))
+            add_part(parts, at, lanes);
+          at.first += channels;
+          at.vector += plan.part_vectors[1];
+        }
+        const auto begin = static_cast<int>(plan.runs.size());
+        for (const WinogradRun& part : parts) {
+          WinogradRun* last = static_cast<int>(plan.runs.size()) > begin ? &plan.runs.back() : nullptr;
+          if (last != nullptr && part.lane == 0 && last->first + last->channels == part.first &&
+              (last->vector * lanes + last->channels == part.vector * lanes)) {
+            last->channels += part.channels;
+          } else {
+            plan.runs.push_back(part);
           }
-          first += channels;
         }
         plan.runs_at.push_back({begin, static_cast<int>(plan.runs.size())});
       }
@@ -162,21 +177,19 @@ void lay_out(WinogradPlan& plan, int64_t lanes) {
   const int64_t points = static_cast<int64_t>(plan.points) * plan.points;
   int64_t widest = 0;
   for (const ChannelBlock& block : plan.blocks) widest = std::max(widest, block.vectors * lanes);
-  // Whole vectors of the input's channels fit behind the coarse image's, or those of its phases before.
-  const int64_t input_row = divide_up(plan.params.input.size[1], lanes) * lanes;
-  const int64_t before = plan.channels - plan.params.input.size[1];
-  plan.v_row = divide_up(before + input_row, lanes) * lanes;
-  const bool in_place = plan.phases.outputs.size() == 1 && plan.blocks.size() == 1 && widest == plan.v_row;
+  const int64_t v_row = plan.v_vectors * lanes;
+  const bool in_place = plan.phases.outputs.size() == 1 && plan.blocks.size() == 1 && widest == v_row;
+  plan.vector_step = plan.block_tiles * lanes;
   // One line more than the block needs: points at a multiple of 4 KiB would share a set of the
   // first-level cache.
   const auto point_stride = [&](int64_t row) {
     return divide_up(plan.block_tiles * row, kLineFloats) * kLineFloats + kLineFloats;
   };
-  plan.v_point = point_stride(plan.v_row);
+  plan.v_point = point_stride(v_row);
   plan.m_point = in_place ? plan.v_point : point_stride(widest);
   plan.m_offset = in_place ? 0 : points * plan.v_point;
   plan.patch_offset = plan.m_offset + points * plan.m_point;
-  plan.sums_offset = plan.patch_offset + divide_up(points * plan.v_row, kLineFloats) * kLineFloats;
+  plan.sums_offset = plan.patch_offset + divide_up(points * v_row, kLineFloats) * kLineFloats;
   const int64_t sums = static_cast<int64_t>(plan.outputs) * plan.outputs * widest;
   plan.scratch_bytes = static_cast<size_t>(plan.sums_offset + sums) * sizeof(float);
 }
@@ -212,7 +225,10 @@ WinogradPlan make_plan(int outputs, const ConvParams& params, const KernelTable&
   plan.channels = inputs * params.input.size[1] + params.coarse.size[1];
   plan.filters = params.output.size[1];
   plan.blocks = channel_blocks(plan.filters, static_cast<int>(lanes), table.accumulators);
-  choose_runs(plan);
+  plan.part_vectors[0] = divide_up(params.coarse.size[1], lanes);
+  plan.part_vectors[1] = divide_up(params.input.size[1], lanes);
+  plan.v_vectors = plan.part_vectors[0] + inputs * plan.part_vectors[1];
+  choose_runs(plan, lanes);
   plan.tiles_y = divide_up(params.output.size[2], outputs * plan.phases.output_step[0]);
   plan.tiles_x = divide_up(params.output.size[3], outputs * plan.phases.output_step[1]);
   plan.tiles = params.output.size[0] * plan.tiles_y * plan.tiles_x;
@@ -221,8 +237,9 @@ WinogradPlan make_plan(int outputs, const ConvParams& params, const KernelTable&
   plan.direct_coarse = is_direct(params.coarse) && params.coarse.size[1] >= lanes;
   plan.direct_output = !is_long(params.activation) && is_direct_output(params.output) &&
                        is_direct_output(params.residual) && is_direct_output(params.pooled);
-  plan.clamped =
-      !residual && (params.activation == Activation::kNone || params.activation == Activation::kRelu);
+  plan.clamped = params.activation == Activation::kNone ||
+                 (params.activation == Activation::kRelu &&
+                  (!residual || params.residual_position == ResidualPosition::kBeforeActivation));
   plan.lowest = params.activation == Activation::kRelu ? 0.0f : -std::numeric_limits<float>::infinity();
   plan.stream = params.output.data != nullptr && plan.direct_output &&
                 is_aligned(params.output, table.vector_bytes) &&

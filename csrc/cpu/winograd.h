@@ -8,6 +8,8 @@
 // The image is cut into tiles of m x m outputs. A block of tiles is one task:
 //   V[point][tile][channel]  = B^T d B of every tile's n x n inputs (n = m + 2)
 //   M[point][tile][filter]   = V[point] * U[point], a matrix product at each of the n^2 points
+// Both lie as [point][vector of channels][tile][lane]: tiles are a vector apart, a number that the compiler
+// knows, so the inner loop of the products needs no registers for addresses.
 //   y                        = A^T M A + bias, residual, activation
 // V and M of a block stay in the second-level cache, U = G g G^T streams through it. Filters are taken
 // in blocks as wide as the register tile, so M holds one such block; where one block has them all and
@@ -39,9 +41,11 @@ struct WinogradPhases {
   int64_t padding[2];  // an output's first input is this much before its place in its phase
 };
 
-// Channels of V whose weights at a point are not all zero.
+// Channels of V whose weights at a point are not all zero: their first row of U, and the vector and the lane
+// of V where they begin.
 struct WinogradRun {
   int64_t first, channels;
+  int64_t vector, lane;
 };
 
 // Runs begin .. end of a plan.
@@ -62,14 +66,17 @@ struct WinogradPlan {
 
   bool direct_input, direct_coarse;  // inner tiles are read where they lie
   bool direct_output;                // inner tiles are written, and their residual read, where they lie
-  bool clamped;                      // the epilogue is max(x, lowest): no activation, or relu
+  bool clamped;                      // the epilogue is max(x + residual, lowest): no activation, or relu last
   bool stream;                       // outputs are written past the caches
   float lowest;
 
-  int64_t v_row, v_point, m_point;              // floats from tile to tile (v) and from point to point
+  int64_t part_vectors[2];   // of V: the coarse image's, and those of one phase of the input
+  int64_t v_vectors;         // in all
+  int64_t vector_step;       // floats from vector to vector of V and of M
+  int64_t v_point, m_point;  // and from point to point
   int64_t m_offset, patch_offset, sums_offset;  // floats, in the scratch
   size_t scratch_bytes;
-  int prefetch_steps;  // InputPrefetch steps per register tile
+  int prefetch_steps;  // rows that InputPrefetch reads per register tile
 
   const float* weight;       // [phase][block][point][channel][block's filters]
   const float* bias;         // [filters rounded up], zeros if absent
@@ -107,6 +114,14 @@ DENOISE_EXT_INLINE WinogradTile winograd_tile(const WinogradPlan& plan, int64_t 
   const int64_t n = row / plan.tiles_y;
   const int64_t y = (row - n * plan.tiles_y) * plan.outputs;
   return {n, y, x, y - plan.phases.padding[0], x - plan.phases.padding[1]};
+}
+
+// The tile behind `at`, the index-th.
+DENOISE_EXT_INLINE WinogradTile winograd_next_tile(const WinogradPlan& plan, const WinogradTile& at,
+                                                   int64_t index) {
+  const int64_t x = at.x + plan.outputs;
+  if (x >= plan.tiles_x * plan.outputs) return winograd_tile(plan, index);
+  return {at.n, at.y, x, at.y0, at.x0 + plan.outputs};
 }
 
 // m of the two algorithms.

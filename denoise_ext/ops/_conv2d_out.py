@@ -18,7 +18,8 @@ behind it the channels of ``fine`` (N, C1, H, W), as if upsampled and concatenat
 there is a ``coarse``, H and W are twice its sizes.  ``packed_weight`` is required, packed for
 "winograd4" or "winograd6", its input channels in the order coarse, fine; of ``weight`` only sizes
 and dtype count.
-``torch.ops.denoise_ext.pixel_unshuffle_out`` (CPU) is PyTorch's ``pixel_unshuffle`` of any strides.
+``torch.ops.denoise_ext.pixel_unshuffle_out`` and ``pixel_shuffle_out`` (CPU) are PyTorch's
+``pixel_unshuffle`` and ``pixel_shuffle`` of any strides.
 ``torch.ops.denoise_ext.gdn_out`` (CPU) is ``input / sqrt(conv2d(input^2, weight, bias))``, or with
 ``inverse`` the product, for a 1x1 weight of at least 5 channels, packed for "direct"; not float64.
 ``torch.ops.denoise_ext.block_warp_out`` and ``recurrent_fuse_out`` (CPU) are ``block_warp`` and
@@ -123,7 +124,7 @@ def _resampled_out_fake(
     return None
 
 
-def _unshuffle_out_fake(input: Tensor, factor: int, out: Tensor) -> None:
+def _shuffle_out_fake(input: Tensor, factor: int, out: Tensor) -> None:
     return None
 
 
@@ -149,7 +150,8 @@ if _available:
     torch.library.register_fake("denoise_ext::conv2d_out", _out_fake)
     torch.library.register_fake("denoise_ext::conv2d_resampled_out", _resampled_out_fake)
     torch.library.register_fake("denoise_ext::conv_transpose2d_out", _transpose_out_fake)
-    torch.library.register_fake("denoise_ext::pixel_unshuffle_out", _unshuffle_out_fake)
+    torch.library.register_fake("denoise_ext::pixel_unshuffle_out", _shuffle_out_fake)
+    torch.library.register_fake("denoise_ext::pixel_shuffle_out", _shuffle_out_fake)
     torch.library.register_fake("denoise_ext::gdn_out", _gdn_out_fake)
     torch.library.register_fake("denoise_ext::block_warp_out", _warp_out_fake)
     torch.library.register_fake("denoise_ext::recurrent_fuse_out", _fuse_out_fake)

@@ -53,6 +53,17 @@ def test_pixel_unshuffle(factor, dtype):
             assert torch.equal(out, wanted)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("factor", [1, 2, 3, 4])
+def test_pixel_shuffle(factor, dtype):
+    x = random(2, 3 * factor**2, 5, 7, dtype=dtype)
+    wanted = F.pixel_shuffle(x, factor)
+    for given in layouts(x):
+        for out in outputs(wanted):
+            OPS.pixel_shuffle_out(given, factor, out)
+            assert torch.equal(out, wanted)
+
+
 def test_pixel_unshuffle_leaves_what_lies_between():
     whole = torch.zeros(1, 9, 4, 4).contiguous(memory_format=torch.channels_last)
     OPS.pixel_unshuffle_out(random(1, 1, 8, 8), 2, whole[:, 3:7])
@@ -121,6 +132,12 @@ def test_norms_in_place():
         ("out.*sizes", lambda x: OPS.pixel_unshuffle_out(x, 2, torch.empty(1, 4, 4, 8))),
         ("out", lambda x: OPS.pixel_unshuffle_out(x, 1, x.double())),
         ("out.*input", lambda x: OPS.pixel_unshuffle_out(x, 1, x)),
+        ("factor.*3", lambda x: OPS.pixel_shuffle_out(x, 3, x)),
+        ("factor.*0", lambda x: OPS.pixel_shuffle_out(x, 0, x)),
+        ("factor.*2", lambda x: OPS.pixel_shuffle_out(x.expand(1, 6, 8, 8), 2, x)),
+        ("factor.*4294967296", lambda x: OPS.pixel_shuffle_out(x, 2**32, x)),
+        ("out.*sizes", lambda x: OPS.pixel_shuffle_out(x, 1, torch.empty(1, 4, 4, 8))),
+        ("out.*input", lambda x: OPS.pixel_shuffle_out(x, 1, x)),
         ("out.*input", lambda x: OPS.block_warp_out(x, torch.zeros(1, 1, 1, 2).short(), x)),
         ("motion", lambda x: OPS.block_warp_out(x, torch.zeros(1, 2, 1, 2).short(), x.clone())),
         (

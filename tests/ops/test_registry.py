@@ -23,6 +23,7 @@ NO_AUTOGRAD: dict[str, str] = {
     "rans_decode": "its result is whole numbers",
     "rans_encode": "its result is bytes",
     "block_warp_out": "writes into a tensor it is given: for inference",
+    "pixel_shuffle_out": "writes into a tensor it is given: for inference",
     "pixel_unshuffle_out": "writes into a tensor it is given: for inference",
     "recurrent_fuse_out": "writes into a tensor it is given: for inference",
     "layer_norm2d_out": "writes into a tensor it is given: for inference",
@@ -37,6 +38,7 @@ NO_CUDA: dict[str, str] = {
     "latents_encode": "each class depends on the numbers before",
     "rans_decode": "files are written and read on the CPU",
     "rans_encode": "files are written and read on the CPU",
+    "pixel_shuffle_out": "PyTorch's own kernel is as fast there",
     "pixel_unshuffle_out": "PyTorch's own kernel is as fast there",
     "recurrent_fuse_out": "CUDA's caching allocator makes new results cheap",
     "gdn_out": "PyTorch's own kernels run there",
@@ -47,7 +49,7 @@ NO_CUDA: dict[str, str] = {
 RAW = {
     "block_warp_out", "conv2d_out", "conv2d_pack", "conv2d_resampled_out", "conv_transpose2d_out",
     "gdn_out", "group_norm_out", "latents_decode", "latents_encode", "layer_norm2d_out",
-    "pixel_unshuffle_out", "rans_decode", "rans_encode", "recurrent_fuse_out",
+    "pixel_shuffle_out", "pixel_unshuffle_out", "rans_decode", "rans_encode", "recurrent_fuse_out",
 }  # fmt: skip
 
 

@@ -3,6 +3,12 @@
 
 // ---- sums -----------------------------------------------------------------------------------------
 
+// The compiler knows no more about the pointer than its value.
+template <class T>
+DENOISE_EXT_INLINE void opaque(const T*& pointer) {
+  asm("" : "+r"(pointer));
+}
+
 // acc[P][V] = bias + sum over taps and input channels. `in` is the pixel of the first output's first
 // tap, offsets[tap] where the tap's is from there, consecutive outputs are `pixel_step` elements apart;
 // weight is [tap][channel][V * lanes].
@@ -14,7 +20,13 @@ DENOISE_EXT_INLINE void sum_dense(const T* in, int64_t pixel_step, const int64_t
 #pragma GCC unroll 4
     for (int v = 0; v < V; ++v) acc[p][v] = load(bias + v * kLanes<T>);
   for (int64_t t = 0; t < tap_count; ++t) {
-    const T* pixel = in + offsets[t];
+    // Multiples of pixel_step up to 7 fit the registers for addresses, 23 do not.
+    const T* pixel[(P + 7) / 8];
+#pragma GCC unroll 3
+    for (int i = 0; i < (P + 7) / 8; ++i) {
+      pixel[i] = in + offsets[t] + 8 * i * pixel_step;
+      opaque(pixel[i]);
+    }
 #pragma GCC unroll 1
     for (int64_t c = 0; c < channels; ++c, weight += V * kLanes<T>) {
       Vec<T> w[V];
@@ -22,7 +34,7 @@ DENOISE_EXT_INLINE void sum_dense(const T* in, int64_t pixel_step, const int64_t
       for (int v = 0; v < V; ++v) w[v] = load(weight + v * kLanes<T>);
 #pragma GCC unroll 24
       for (int p = 0; p < P; ++p) {
-        const Vec<T> x = broadcast<T>(pixel[p * pixel_step + c]);
+        const Vec<T> x = broadcast<T>(pixel[p / 8][p % 8 * pixel_step + c]);
 #pragma GCC unroll 4
         for (int v = 0; v < V; ++v) acc[p][v] += x * w[v];
       }
@@ -278,30 +290,14 @@ void conv_blocks(const ConvPlan& plan, const ConvTask<T>& task) {
   for (const ChannelBlock& block : plan.blocks) conv_block<T>(plan, task, block);
 }
 
+// One tile of one phase.
 template <class T>
-void conv_task(const ConvPlan& plan, int64_t index, void* scratch) {
-  ConvTask<T> task{};
-  task.n = index / (plan.slices * plan.tasks_per_slice);
-  task.slice = index / plan.tasks_per_slice % plan.slices;
-  const int64_t local = index % plan.tasks_per_slice;
-  size_t first = 0, end = plan.phases.size();  // the last phase that begins at or before the task
-  while (end - first > 1) {
-    const size_t middle = first + (end - first) / 2;
-    if (plan.phases[middle].task_begin <= local) {
-      first = middle;
-    } else {
-      end = middle;
-    }
-  }
-  const ConvPhase& phase = plan.phases[first];
+void conv_tile(const ConvPlan& plan, ConvTask<T>& task, const ConvPhase& phase, int64_t tile) {
   task.phase = &phase;
-  const int64_t tile = local - phase.task_begin;
   task.i0 = tile / phase.tiles_x * plan.tile_rows;
   task.j0 = tile % phase.tiles_x * plan.tile_cols;
   task.rows = phase.rows - task.i0 < plan.tile_rows ? phase.rows - task.i0 : plan.tile_rows;
   task.cols = phase.cols - task.j0 < plan.tile_cols ? phase.cols - task.j0 : plan.tile_cols;
-  task.scratch = static_cast<T*>(scratch);
-  task.sums = task.scratch + plan.packed_elements;
   if (phase.tap_count > 0 && !plan.in_place_input) pack_group(plan, task, {0, task.rows, 0, task.cols});
   if (plan.few_outputs) {
     conv_few_outputs_any(plan, task);
@@ -309,6 +305,30 @@ void conv_task(const ConvPlan& plan, int64_t index, void* scratch) {
     depthwise_task(plan, task);
   } else {
     conv_blocks<T>(plan, task);
+  }
+}
+
+template <class T>
+void conv_task(const ConvPlan& plan, int64_t index, void* scratch) {
+  ConvTask<T> task{};
+  task.n = index / (plan.slices * plan.tasks_per_slice);
+  task.slice = index / plan.tasks_per_slice % plan.slices;
+  const int64_t local = index % plan.tasks_per_slice;
+  task.scratch = static_cast<T*>(scratch);
+  task.sums = task.scratch + plan.packed_elements;
+  if (plan.phases_together) {
+    for (const ConvPhase& phase : plan.phases) conv_tile(plan, task, phase, local);
+  } else {
+    size_t first = 0, end = plan.phases.size();  // the last phase that begins at or before the task
+    while (end - first > 1) {
+      const size_t middle = first + (end - first) / 2;
+      if (plan.phases[middle].task_begin <= local) {
+        first = middle;
+      } else {
+        end = middle;
+      }
+    }
+    conv_tile(plan, task, plan.phases[first], local - plan.phases[first].task_begin);
   }
   if (plan.stream) finish_stores_past_caches();
 }

@@ -6,17 +6,19 @@ struct NoPrefetch {
 };
 
 template <class Storage>
-void gdn_finish(const GdnPlan& plan, const OutputSpan& span, const ChannelBlock& block, const float* pixels,
-                float* sums) {
+void gdn_finish(const GdnPlan& plan, const OutputSpan& span, const ChannelBlock& block, const float* sums,
+                float* pixels) {
   constexpr int kWide = kLanes<float>;
-  const int64_t width = block.vectors * kWide;
-  for (int64_t p = 0; p < span.pixels; ++p)
-    for (int64_t k = 0; k < width; k += kWide) {
-      const Vec<float> x = load(pixels + p * plan.width + block.first + k);
-      const Vec<float> norm = root(load(sums + p * width + k) + load(plan.bias + block.first + k));
-      store(sums + p * width + k, plan.inverse ? x * norm : x / norm);
+  pixels += block.first;
+  for (int v = 0; v < block.vectors; ++v) {
+    const Vec<float> bias = load(plan.bias + block.first + v * kWide);
+    for (int64_t p = 0; p < span.pixels; ++p) {
+      float* at = pixels + p * plan.width + v * kWide;  // no other block reads it
+      const Vec<float> x = load(at), norm = root(load(sums + (v * plan.piece + p) * kWide) + bias);
+      store(at, plan.inverse ? x * norm : x / norm);
     }
-  store_span<Storage, float>(plan.conv.output, span, width, sums);
+  }
+  store_span<Storage, float>(plan.conv.output, span, plan.width, pixels);
 }
 
 void gdn_piece(const GdnPlan& plan, int64_t task, void* scratch) {
@@ -32,23 +34,25 @@ void gdn_piece(const GdnPlan& plan, int64_t task, void* scratch) {
   // Behind the channels of a pixel there is nothing to be read, but something to be multiplied.
   for (int64_t p = 0; p < count && plan.channels < plan.width; ++p)
     for (int64_t c = plan.channels; c < plan.width; ++c) pixels[p * plan.width + c] = 0.0f;
-  for (int64_t i = 0; i < count * plan.width; i += kWide) {
-    const Vec<float> x = load(pixels + i);
-    store(squares + i, x * x);
-  }
+  const int64_t step = plan.piece * kWide;  // squares and sums are [vector][pixel][lane]
+  for (int64_t p = 0; p < count; ++p)
+    for (int64_t c = 0; c < plan.width; c += kWide) {
+      const Vec<float> x = load(pixels + p * plan.width + c);
+      store(squares + c * plan.piece + p * kWide, x * x);
+    }
   const float* u = plan.weight;
-  const WinogradRun run{0, plan.channels};
+  const WinogradRun run{0, plan.channels, 0, 0};
   NoPrefetch prefetch;
   for (const ChannelBlock& block : plan.blocks) {
     const int64_t width = block.vectors * static_cast<int64_t>(kWide);
-    winograd_products_of(block.vectors, count, squares, plan.width, u, &run, &run + 1, sums, width, prefetch);
+    winograd_products_of(block.vectors, count, squares, step, u, &run, &run + 1, sums, prefetch);
     u += plan.channels * width;
     const int64_t channels = plan.channels - block.first < width ? plan.channels - block.first : width;
     const OutputSpan span{n, block.first, y, x0, 1, count, channels};
     switch (plan.conv.output.dtype) {
-      case DType::kBFloat16: gdn_finish<BFloat16>(plan, span, block, pixels, sums); break;
-      case DType::kFloat16: gdn_finish<Float16>(plan, span, block, pixels, sums); break;
-      default: gdn_finish<float>(plan, span, block, pixels, sums);
+      case DType::kBFloat16: gdn_finish<BFloat16>(plan, span, block, sums, pixels); break;
+      case DType::kFloat16: gdn_finish<Float16>(plan, span, block, sums, pixels); break;
+      default: gdn_finish<float>(plan, span, block, sums, pixels);
     }
   }
 }

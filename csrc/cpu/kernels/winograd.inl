@@ -45,14 +45,15 @@ void winograd_input_slice(const float* d, int64_t row, int64_t col, float* v, in
   winograd_input_rows<W, kRepeat, W::kPoints - 1, 1>(d, row, col, v, point_stride);
 }
 
+// All vectors of the channels, of which there is at least one.
 template <class W, int kRepeat>
-DENOISE_EXT_INLINE void winograd_input_slices(const float* d, int64_t row, int64_t col, int64_t channels,
-                                              float* v, int64_t point_stride) {
+DENOISE_EXT_INLINE void winograd_input_slices(const WinogradPlan& plan, const float* d, int64_t row,
+                                              int64_t col, int64_t channels, float* v) {
   constexpr int kWide = kLanes<float>;
-  for (int64_t c = 0; c < channels; c += kWide) {
+  for (int64_t c = 0; c < channels; c += kWide, v += plan.vector_step) {
     // The last vector overlaps the one before rather than read past the channels.
     const int64_t first = c + kWide <= channels ? c : channels - kWide;
-    winograd_input_slice<W, kRepeat>(d + first, row, col, v + first, point_stride);
+    winograd_input_slice<W, kRepeat>(d + first, row, col, v, plan.v_point);
   }
 }
 
@@ -84,8 +85,8 @@ void winograd_patch(const WinogradPlan& plan, const WinogradTile& at, const Wino
     }
 }
 
-// The channels of one image in a row of V. Reads the tile's pixels in place if all are inside the image and
-// in the transform's order, else from a copy in whole vectors.
+// The channels of one image in V, of one tile. Reads the tile's pixels in place if all are inside the image
+// and in the transform's order, else from a copy in whole vectors.
 template <class W, int kRepeat>
 DENOISE_EXT_INLINE void winograd_input_part(const WinogradPlan& plan, const WinogradTile& at,
                                             const WinogradInputs& from, const Tensor4& image, bool direct,
@@ -97,15 +98,16 @@ DENOISE_EXT_INLINE void winograd_input_part(const WinogradPlan& plan, const Wino
   if (direct && inside) {
     const float* first = static_cast<const float*>(image.data) + at.n * image.stride[0] +
                          from.y / kRepeat * image.stride[2] + from.x / kRepeat * image.stride[3];
-    return winograd_input_slices<W, kRepeat>(first, from.step_y * image.stride[2],
-                                             from.step_x * image.stride[3], image.size[1], v, plan.v_point);
+    return winograd_input_slices<W, kRepeat>(plan, first, from.step_y * image.stride[2],
+                                             from.step_x * image.stride[3], image.size[1], v);
   }
   const int64_t width = divide_up(image.size[1], kWide) * kWide;
   winograd_patch<W, kRepeat>(plan, at, from, image, width, patch);
-  winograd_input_slices<W, 1>(patch, n * width, width, width, v, plan.v_point);
+  const int64_t channels = image.size[1] < kWide ? kWide : image.size[1];
+  winograd_input_slices<W, 1>(plan, patch, n * width, width, channels, v);
 }
 
-// One row of V.
+// One tile of V.
 template <class W>
 DENOISE_EXT_INLINE void winograd_input(const WinogradPlan& plan, const WinogradTile& at, float* v,
                                        float* patch) {
@@ -113,13 +115,13 @@ DENOISE_EXT_INLINE void winograd_input(const WinogradPlan& plan, const WinogradT
   if (coarse.data != nullptr)
     winograd_input_part<W, 2>(plan, at, {at.y0, at.x0, 1, 1}, coarse, plan.direct_coarse, v, patch);
   if (input.size[1] == 0) return;
-  v += coarse.size[1];
+  v += plan.part_vectors[0] * plan.vector_step;
   const int64_t* step = plan.phases.input_step;
   for (const WinogradPhase& phase : plan.phases.inputs) {
     const WinogradInputs from{at.y0 * step[0] + phase.first[0], at.x0 * step[1] + phase.first[1], step[0],
                               step[1]};
     winograd_input_part<W, 1>(plan, at, from, input, plan.direct_input, v, patch);
-    v += input.size[1];
+    v += plan.part_vectors[1] * plan.vector_step;
   }
 }
 
@@ -244,20 +246,27 @@ void winograd_output_direct(const WinogradPlan& plan, const DirectOutput& at, co
   const ConvParams& params = plan.params;
   const Vec<float> bias = load(plan.bias + channel);
   DirectStore<W, kPooled> put{at, plan.stream, params.pooling == Pooling::kAverage, {}};
+  const auto skip = [&at](int i, int j) {
+    return load(at.residual + i * at.residual_row + j * at.residual_col);
+  };
   if (plan.clamped) {
     const Vec<float> lowest = broadcast<float>(plan.lowest);
-    winograd_output_slice<W>(m, plan.m_point, bias, [&](int i, int j, const Vec<float>& value) {
-      put(i, j, value < lowest ? lowest : value);
-    });
+    if (at.residual != nullptr) {
+      winograd_output_slice<W>(m, plan.m_point, bias, [&](int i, int j, Vec<float> value) {
+        value += skip(i, j);
+        put(i, j, value < lowest ? lowest : value);
+      });
+    } else {
+      winograd_output_slice<W>(m, plan.m_point, bias, [&](int i, int j, const Vec<float>& value) {
+        put(i, j, value < lowest ? lowest : value);
+      });
+    }
     return;
   }
   const float* slope = plan.prelu_slope + channel;
   const float negative_slope = static_cast<float>(params.negative_slope);
   const bool residual = at.residual != nullptr;
   const bool before = params.residual_position == ResidualPosition::kBeforeActivation;
-  const auto skip = [&at](int i, int j) {
-    return load(at.residual + i * at.residual_row + j * at.residual_col);
-  };
   winograd_output_slice<W>(m, plan.m_point, bias, [&](int i, int j, Vec<float> value) {
     if (residual && before) value += skip(i, j);
     value = activate_short<float>(value, params.activation, negative_slope, slope);
@@ -317,7 +326,8 @@ void winograd_output_any(const WinogradPlan& plan, const WinogradOutputs& at, co
   constexpr int outputs = W::kOutputs, kWide = kLanes<float>;
   const int64_t width = block.vectors * kWide;
   for (int v = 0; v < block.vectors; ++v)
-    winograd_output_slice<W>(m + v * kWide, plan.m_point, load(plan.bias + block.first + v * kWide),
+    winograd_output_slice<W>(m + v * plan.vector_step, plan.m_point,
+                             load(plan.bias + block.first + v * kWide),
                              [&](int i, int j, const Vec<float>& value) {
                                store(sums + (i * outputs + j) * width + v * kWide, value);
                              });
@@ -335,10 +345,10 @@ DENOISE_EXT_INLINE void winograd_output(const WinogradPlan& plan, const Winograd
   const bool whole =
       at.rows == W::kOutputs && at.cols == W::kOutputs && block.first + block.vectors * kWide <= plan.filters;
   if (!plan.direct_output || !whole) return winograd_output_any<W>(plan, at, block, m, sums);
-  for (int64_t k = 0; k < block.vectors * kWide; k += kWide) {
+  for (int64_t k = 0; k < block.vectors * kWide; k += kWide, m += plan.vector_step) {
     const DirectOutput to = direct_output(plan, at, block.first + k);
-    to.pooled == nullptr ? winograd_output_direct<W, false>(plan, to, m + k, block.first + k)
-                         : winograd_output_direct<W, true>(plan, to, m + k, block.first + k);
+    to.pooled == nullptr ? winograd_output_direct<W, false>(plan, to, m, block.first + k)
+                         : winograd_output_direct<W, true>(plan, to, m, block.first + k);
   }
 }
 
@@ -346,7 +356,7 @@ DENOISE_EXT_INLINE void winograd_output(const WinogradPlan& plan, const Winograd
 
 template <class W>
 void winograd_block(const WinogradPlan& plan, int64_t index, int64_t next, void* scratch) {
-  constexpr int64_t points = W::kPoints * W::kPoints;
+  constexpr int64_t points = W::kPoints * W::kPoints, kWide = kLanes<float>;
   const int64_t first = index * plan.block_tiles;
   const int64_t tiles = plan.tiles - first < plan.block_tiles ? plan.tiles - first : plan.block_tiles;
   float* v = static_cast<float*>(scratch);
@@ -354,8 +364,10 @@ void winograd_block(const WinogradPlan& plan, int64_t index, int64_t next, void*
   float* patch = v + plan.patch_offset;
   float* sums = v + plan.sums_offset;
 
-  for (int64_t t = 0; t < tiles; ++t)
-    winograd_input<W>(plan, winograd_tile(plan, first + t), v + t * plan.v_row, patch);
+  const WinogradTile front = winograd_tile(plan, first);
+  WinogradTile at = front;
+  for (int64_t t = 0; t < tiles; at = winograd_next_tile(plan, at, first + ++t))
+    winograd_input<W>(plan, at, v + t * kWide, patch);
 
   const bool direct = plan.direct_input || plan.direct_coarse;
   const int64_t following = direct ? next * plan.block_tiles : plan.tiles;
@@ -365,14 +377,13 @@ void winograd_block(const WinogradPlan& plan, int64_t index, int64_t next, void*
   const WinogradRuns* runs = plan.runs_at.data();
   for (const WinogradPhase& phase : plan.phases.outputs) {
     for (const ChannelBlock& block : plan.blocks) {
-      const int64_t width = block.vectors * static_cast<int64_t>(kLanes<float>);
-      for (int64_t p = 0; p < points; ++p, u += plan.channels * width)
-        winograd_products_of(block.vectors, tiles, v + p * plan.v_point, plan.v_row, u,
+      for (int64_t p = 0; p < points; ++p, u += plan.channels * block.vectors * kWide)
+        winograd_products_of(block.vectors, tiles, v + p * plan.v_point, plan.vector_step, u,
                              plan.runs.data() + runs[p].begin, plan.runs.data() + runs[p].end,
-                             m + p * plan.m_point, width, prefetch);
-      for (int64_t t = 0; t < tiles; ++t)
-        winograd_output<W>(plan, winograd_outputs_of<W>(plan, winograd_tile(plan, first + t), phase), block,
-                           m + t * width, sums);
+                             m + p * plan.m_point, prefetch);
+      at = front;
+      for (int64_t t = 0; t < tiles; at = winograd_next_tile(plan, at, first + ++t))
+        winograd_output<W>(plan, winograd_outputs_of<W>(plan, at, phase), block, m + t * kWide, sums);
     }
     runs += points;
   }

@@ -51,6 +51,11 @@ _REDUCING = {
     aten.mean.dim: aten.mean.out,
     aten.sum.dim_IntList: aten.sum.IntList_out,
 }
+# PyTorch's own pixel_shuffle goes pixel by pixel.
+_SHUFFLES = {
+    aten.pixel_shuffle.default: "pixel_shuffle_out",
+    aten.pixel_unshuffle.default: "pixel_unshuffle_out",
+}
 # Operators of this package that have such a form on the CPU.
 _WITH_OUT = ("block_warp", "recurrent_fuse")
 # These copy what is not dense.
@@ -170,10 +175,8 @@ def _planned_step(node: Node, output: Value) -> Step | None:
             return Step(
                 _repeat_pixels, (node.args[0], *factors, OUT), {}, [output], any_layout=True
             )
-    if _is_quick_shuffle(node, output):
-        return Step(_shuffle, (*node.args, OUT), {}, [output], any_layout=True)
-    if node.op is aten.pixel_unshuffle.default and output.device.type == "cpu":
-        function = torch.ops.denoise_ext.pixel_unshuffle_out.default
+    if node.op in _SHUFFLES and output.device.type == "cpu" and output.dtype.is_floating_point:
+        function = getattr(torch.ops.denoise_ext, _SHUFFLES[node.op]).default
         return Step(function, (*node.args, OUT), {}, [output], any_layout=True)
     if node.op in _DENSE:
         function = _DENSE[node.op]
@@ -234,13 +237,6 @@ def _repeat_pixels(input: Tensor, factor_y: int, factor_x: int, out: Tensor) -> 
     pixels.copy_(input[:, :, :, None, :, None].expand(n, c, h, factor_y, w, factor_x))
 
 
-def _shuffle(input: Tensor, factor: int, out: Tensor) -> None:
-    """``pixel_shuffle``, one copy for each pixel of a square."""
-    for y in range(factor):
-        for x in range(factor):
-            out[:, :, y::factor, x::factor].copy_(input[:, y * factor + x :: factor**2])
-
-
 # Steps that write each element where they read it: quick where all have one layout.
 POINTWISE_STEPS = frozenset(
     {
@@ -250,10 +246,3 @@ POINTWISE_STEPS = frozenset(
         torch.ops.denoise_ext.gdn_out.default,
     }
 )  # fmt: skip
-
-
-def _is_quick_shuffle(node: Node, output: Value) -> bool:
-    """Whether these copies take less time than PyTorch's one, which goes pixel by pixel."""
-    if node.op is not aten.pixel_shuffle.default or output.device.type != "cpu":
-        return False
-    return node.args[1] == 2 and output.shape[1] <= 3

@@ -1,4 +1,5 @@
-// Squares of pixels as channels: torch.nn.functional.pixel_unshuffle into given memory.
+// Squares of pixels as channels and back, into given memory: torch.nn.functional.pixel_unshuffle and
+// pixel_shuffle.
 #pragma once
 
 #include "../params/types.h"
@@ -12,6 +13,13 @@ struct PixelUnshuffleParams {
   int64_t factor;
 };
 
+// The reverse: sizes of input and output are exchanged.
+struct PixelShuffleParams {
+  Tensor4 input, output;
+  int64_t factor;
+};
+
 void run(const PixelUnshuffleParams& params, const Threads& threads);
+void run(const PixelShuffleParams& params, const Threads& threads);
 
 }  // namespace denoise_ext::cpu
