@@ -29,6 +29,8 @@ constexpr int64_t kFewTaps = 16;
 constexpr int64_t kDepthwiseRows = 16, kDepthwiseTiles = 16, kFewestDepthwiseTiles = 4;
 // Phases whose outputs of one tile stay in the second-level cache together.
 constexpr int64_t kMostPhasesTogether = 16;
+// With fewer tiles each phase has tasks of its own, for processors of many cores.
+constexpr int64_t kFewestTilesTogether = 16;
 // An output of more than a good part of the last-level cache will not be found there by its reader.
 constexpr int64_t kCachedBytes = 8 * 1024 * 1024;
 
@@ -204,6 +206,7 @@ void number_tasks(ConvPlan& plan) {
   const ConvPhase& front = plan.phases.front();
   plan.phases_together =
       plan.phases.size() > 1 && static_cast<int64_t>(plan.phases.size()) <= kMostPhasesTogether &&
+      front.tiles_y * front.tiles_x >= kFewestTilesTogether &&
       std::all_of(plan.phases.begin(), plan.phases.end(), [&](const ConvPhase& phase) {
         return phase.out_step[0] == front.out_step[0] && phase.out_step[1] == front.out_step[1] &&
                phase.tiles_y == front.tiles_y && phase.tiles_x == front.tiles_x;

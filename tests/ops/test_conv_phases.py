@@ -1,4 +1,4 @@
-"""Winograd's algorithm with stride 2, and packed weights of transposed convolutions."""
+"""Convolutions in phases: Winograd with stride 2, packed transposed weights, tasks of all phases."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from conv_images import WINOGRAD_OUTPUTS, padded, values
 from torch import Tensor
 from torch.nn import functional as F
 
-from denoise_ext import reference
+from denoise_ext import ops, reference
 
 OPS = torch.ops.denoise_ext
 # kernel, padding: four phases of 3x3, 3x2, 2x3 and 2x2 taps; others have zeros on another side
@@ -253,3 +253,21 @@ def test_opcheck(name, stride, turned):
     torch.library.opcheck(
         OPS.conv2d_pack.default, (weight, name, 1, "default", [stride] * 2, [1, 1], turned)
     )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("kernel", "stride", "padding"), [(2, 2, 0), (4, 2, 1), (3, 3, 0)])
+def test_phases_of_a_tile_are_one_task(kernel, stride, padding, dtype, isa):
+    """From 16 tiles on."""
+    generator = torch.Generator().manual_seed(0)
+    x, weight = (
+        (2 * torch.rand(shape, generator=generator, dtype=torch.float64) - 1).to(dtype)
+        for shape in ((1, 6, 139, 151), (6, 5, kernel, kernel))
+    )
+    exact = F.conv_transpose2d(x.double(), weight.double(), None, stride, padding)
+    terms = 6 * (kernel // stride + 1) ** 2  # each at most 1: in any order n^2 eps / 2 at most
+    for layout in (torch.contiguous_format, torch.channels_last):
+        out = ops.conv_transpose2d(
+            x.contiguous(memory_format=layout), weight, None, stride, padding, precision="strict"
+        )
+        assert (out.double() - exact).abs().max() <= terms**2 * torch.finfo(dtype).eps
