@@ -378,3 +378,41 @@ register_pretrained(
         protocol=_PROTOCOL_CODEC,
     ),
 )  # fmt: skip
+
+register_pretrained(
+    "sepdncnn_s_gray",
+    Pretrained(
+        file="sepdncnn_s_gray.safetensors",
+        sha256="",
+        config={
+            "channels": 1, "depth": 16, "family": "sepdncnn", "noise_map": True,
+            "predicts": "noise", "skips": True, "unshuffle": 2, "width": 64,
+        },
+        recipe="recipes/sepdncnn_s_gray.toml",
+        training_data=_DATA_PHOTOS_TOO,
+        noise=_NOISE_75,
+        steps=0,
+        licence="Apache-2.0",
+        psnr={"BSD68 sigma 15": 0.0, "BSD68 sigma 25": 0.0, "BSD68 sigma 50": 0.0},
+        protocol=_PROTOCOL,
+    ),
+)  # fmt: skip
+
+register_pretrained(
+    "deconvnet_s_gray",
+    Pretrained(
+        file="deconvnet_s_gray.safetensors",
+        sha256="",
+        config={
+            "channels": 1, "depth": 3, "family": "deconvnet", "levels": 1, "noise_map": True,
+            "pooling": "average", "predicts": "noise", "skips": True, "unshuffle": 2, "width": 64,
+        },
+        recipe="recipes/deconvnet_s_gray.toml",
+        training_data=_DATA_PHOTOS_TOO,
+        noise=_NOISE_75,
+        steps=0,
+        licence="Apache-2.0",
+        psnr={"BSD68 sigma 15": 0.0, "BSD68 sigma 25": 0.0, "BSD68 sigma 50": 0.0},
+        protocol=_PROTOCOL,
+    ),
+)  # fmt: skip
