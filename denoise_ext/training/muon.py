@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any, overload
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
@@ -22,6 +23,11 @@ _ITERATIONS = 5
 # Biases and other vectors have no matrix to make orthogonal: they move by Adam, at this part of
 # the matrices' rate.
 _VECTOR_RATE = 0.1
+# A channel that is off for long has a momentum that falls by `beta` in each step. Numbers below
+# 1.2e-38 are subnormal, and a product of them takes the CPU a hundred times as long: both are 0.
+_LEAST_MOMENTUM = 1e-30
+# Of the norm. Five iterations enlarge it 485 times at most; its fourth power is still normal.
+_LEAST_ENTRY = 1e-9
 
 
 class Muon(torch.optim.Optimizer):
@@ -83,7 +89,8 @@ class Muon(torch.optim.Optimizer):
         state, beta = self.state[parameter], group["betas"][0]
         if not state:
             state["momentum"] = torch.zeros_like(parameter)
-        momentum = state["momentum"].lerp_(gradient, 1 - beta)
+        momentum = F.hardshrink(state["momentum"].lerp_(gradient, 1 - beta), _LEAST_MOMENTUM)
+        state["momentum"] = momentum
         direction = gradient.lerp(momentum, beta)
         matrix = orthogonalise(direction.reshape(len(direction), -1))
         rate = group["lr"] * math.sqrt(max(1.0, matrix.shape[0] / matrix.shape[1]))
@@ -107,7 +114,7 @@ def orthogonalise(matrix: Tensor) -> Tensor:
         matrix: (rows, columns), floating point. Its singular values end near 1 (0.7 to 1.2); those
             far below a thousandth of its norm stay smaller. A zero matrix stays zero.
     """
-    x = matrix / (torch.linalg.matrix_norm(matrix) + 1e-30)
+    x = F.hardshrink(matrix / (torch.linalg.matrix_norm(matrix) + 1e-30), _LEAST_ENTRY)
     wide = x.shape[0] <= x.shape[1]
     x = x if wide else x.mT
     for _ in range(_ITERATIONS):
