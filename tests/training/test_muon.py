@@ -39,6 +39,29 @@ def test_zero_stays_zero():
     assert torch.equal(orthogonalise(torch.zeros(3, 5)), torch.zeros(3, 5))
 
 
+def test_what_is_far_below_the_norm_counts_as_zero():
+    matrix = torch.randn(4, 30, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    matrix[2] *= 1e-11
+    without = matrix.clone()
+    without[2] = 0
+    assert torch.equal(orthogonalise(matrix), orthogonalise(without))
+    small = matrix * 1e-20  # the norm's size does not matter
+    torch.testing.assert_close(orthogonalise(small), orthogonalise(matrix))
+
+
+def test_a_channel_that_is_off_leaves_no_subnormal_numbers():
+    convolution = layer()
+    optimiser = Muon([convolution.weight], lr=0.01, betas=(0.5, 0.95))
+    do_steps(convolution, optimiser, range(1))
+    for step in range(1, 140):  # 0.5^139 of the first gradient is subnormal
+        optimiser.zero_grad()
+        loss_of(convolution, step).backward()
+        convolution.weight.grad[1] = 0
+        optimiser.step()
+    momentum = optimiser.state[convolution.weight]["momentum"]
+    assert not momentum[1].any() and momentum[0].all()
+
+
 def layer() -> torch.nn.Conv2d:
     torch.manual_seed(0)
     convolution = torch.nn.Conv2d(3, 4, 3)
