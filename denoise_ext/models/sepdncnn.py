@@ -121,10 +121,8 @@ class SepDnCNN(ImageDenoiser):
     def initialise(self, generator: torch.Generator) -> None:
         """Random weights to train from."""
         blocks = [module for module in self.body if isinstance(module, SeparableBlock)]
-        ends = [block.conv2.pointwise for block in blocks]
-        if self.predicts == "noise":
-            ends.append(self.body[-1])
-        initialise_layers(self, generator, ends)
+        last = [self.body[-1]] if self.predicts == "noise" else []
+        initialise_layers(self, generator, [*(block.conv2.pointwise for block in blocks), *last])
 
 
 @register_model
