@@ -153,7 +153,7 @@ def deconvnet_color(**kwargs: Any) -> DeconvNet:
 def deconvnet_s_gray(**kwargs: Any) -> DeconvNet:
     """Small encoder-decoder with average pooling for gray images and any noise level."""
     small = {
-        "width": 64, "levels": 1, "depth": 3, "pooling": "average", "noise_map": True,
+        "width": 64, "levels": 1, "depth": 2, "pooling": "average", "noise_map": True,
         "unshuffle": 2,
     }  # fmt: skip
     return DeconvNet(**{"channels": 1, **small, **kwargs})

@@ -404,7 +404,7 @@ register_pretrained(
         file="deconvnet_s_gray.safetensors",
         sha256="",
         config={
-            "channels": 1, "depth": 3, "family": "deconvnet", "levels": 1, "noise_map": True,
+            "channels": 1, "depth": 2, "family": "deconvnet", "levels": 1, "noise_map": True,
             "pooling": "average", "predicts": "noise", "skips": True, "unshuffle": 2, "width": 64,
         },
         recipe="recipes/deconvnet_s_gray.toml",

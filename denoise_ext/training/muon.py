@@ -114,7 +114,8 @@ def orthogonalise(matrix: Tensor) -> Tensor:
         matrix: (rows, columns), floating point. Its singular values end near 1 (0.7 to 1.2); those
             far below a thousandth of its norm stay smaller. A zero matrix stays zero.
     """
-    x = F.hardshrink(matrix / (torch.linalg.matrix_norm(matrix) + 1e-30), _LEAST_ENTRY)
+    x = matrix / (matrix.abs().amax() + 1e-30)  # first: squares below 1e-38 make a norm of 0
+    x = F.hardshrink(x / (torch.linalg.matrix_norm(x) + 1e-30), _LEAST_ENTRY)
     wide = x.shape[0] <= x.shape[1]
     x = x if wide else x.mT
     for _ in range(_ITERATIONS):
