@@ -383,7 +383,7 @@ register_pretrained(
     "sepdncnn_s_gray",
     Pretrained(
         file="sepdncnn_s_gray.safetensors",
-        sha256="",
+        sha256="7f61e4949ac2b1c35c9cef69572f4aefbe54cf34b020e0a90df63e3a02a3667a",
         config={
             "channels": 1, "depth": 16, "family": "sepdncnn", "noise_map": True,
             "predicts": "noise", "skips": True, "unshuffle": 2, "width": 64,
@@ -391,9 +391,16 @@ register_pretrained(
         recipe="recipes/sepdncnn_s_gray.toml",
         training_data=_DATA_PHOTOS_TOO,
         noise=_NOISE_75,
-        steps=0,
+        steps=10500,
         licence="Apache-2.0",
-        psnr={"BSD68 sigma 15": 0.0, "BSD68 sigma 25": 0.0, "BSD68 sigma 50": 0.0},
+        psnr={
+            "BSD68 sigma 15": 31.39,
+            "BSD68 sigma 25": 28.94,
+            "BSD68 sigma 50": 26.05,
+            "Set12 sigma 15": 32.44,
+            "Set12 sigma 25": 30.06,
+            "Set12 sigma 50": 26.87,
+        },
         protocol=_PROTOCOL,
     ),
 )  # fmt: skip
