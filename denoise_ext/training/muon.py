@@ -12,8 +12,8 @@ from collections.abc import Callable
 from typing import Any, overload
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.functional import hardshrink
 from torch.optim.optimizer import ParamsT
 
 # Quintic Newton-Schulz iteration of the source: five steps bring every singular value of a matrix
@@ -23,11 +23,11 @@ _ITERATIONS = 5
 # Biases and other vectors have no matrix to make orthogonal: they move by Adam, at this part of
 # the matrices' rate.
 _VECTOR_RATE = 0.1
-# A channel that is off for long has a momentum that falls by `beta` in each step. Numbers below
-# 1.2e-38 are subnormal, and a product of them takes the CPU a hundred times as long: both are 0.
+# The momentum of a feature that is off decays towards zero. On a CPU, operations on numbers
+# below the least normal float32 (1e-38) take a hundred times as long, in the
+# matrix products above all.
 _LEAST_MOMENTUM = 1e-30
-# Of the norm. Five iterations enlarge it 485 times at most; its fourth power is still normal.
-_LEAST_ENTRY = 1e-9
+_LEAST_OF_NORM = 1e-15
 
 
 class Muon(torch.optim.Optimizer):
@@ -89,7 +89,7 @@ class Muon(torch.optim.Optimizer):
         state, beta = self.state[parameter], group["betas"][0]
         if not state:
             state["momentum"] = torch.zeros_like(parameter)
-        momentum = F.hardshrink(state["momentum"].lerp_(gradient, 1 - beta), _LEAST_MOMENTUM)
+        momentum = hardshrink(state["momentum"].lerp_(gradient, 1 - beta), _LEAST_MOMENTUM)
         state["momentum"] = momentum
         direction = gradient.lerp(momentum, beta)
         matrix = orthogonalise(direction.reshape(len(direction), -1))
@@ -112,10 +112,11 @@ def orthogonalise(matrix: Tensor) -> Tensor:
 
     Args:
         matrix: (rows, columns), floating point. Its singular values end near 1 (0.7 to 1.2); those
-            far below a thousandth of its norm stay smaller. A zero matrix stays zero.
+            far below a thousandth of its norm stay smaller. A zero matrix stays zero, and elements
+            below 1e-15 of the norm count as zero.
     """
     x = matrix / (matrix.abs().amax() + 1e-30)  # first: squares below 1e-38 make a norm of 0
-    x = F.hardshrink(x / (torch.linalg.matrix_norm(x) + 1e-30), _LEAST_ENTRY)
+    x = hardshrink(x / (torch.linalg.matrix_norm(x) + 1e-30), _LEAST_OF_NORM)
     wide = x.shape[0] <= x.shape[1]
     x = x if wide else x.mT
     for _ in range(_ITERATIONS):

@@ -39,12 +39,13 @@ def test_zero_stays_zero():
     assert torch.equal(orthogonalise(torch.zeros(3, 5)), torch.zeros(3, 5))
 
 
-def test_what_is_far_below_the_norm_counts_as_zero():
-    matrix = torch.randn(4, 30, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    matrix[2] *= 1e-11
-    without = matrix.clone()
-    without[2] = 0
-    assert torch.equal(orthogonalise(matrix), orthogonalise(without))
+def test_what_is_nothing_beside_the_rest_is_zero():
+    """Subnormal numbers would make products of matrices many times slower."""
+    matrix = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
+    matrix[1], matrix[3] = matrix[1] * 1e-39, 0.0
+    result = orthogonalise(matrix)
+    assert torch.equal(result[[1, 3]], torch.zeros(2, 6))
+    torch.testing.assert_close(result[[0, 2]], orthogonalise(matrix[[0, 2]]))
 
 
 @pytest.mark.parametrize("scale", [1e-25, 1e-15, 1e15])
@@ -56,17 +57,15 @@ def test_the_norm_does_not_matter(scale):
     )
 
 
-def test_a_channel_that_is_off_leaves_no_subnormal_numbers():
-    convolution = layer()
-    optimiser = Muon([convolution.weight], lr=0.01, betas=(0.5, 0.95))
-    do_steps(convolution, optimiser, range(1))
-    for step in range(1, 140):  # 0.5^139 of the first gradient is subnormal
-        optimiser.zero_grad()
-        loss_of(convolution, step).backward()
-        convolution.weight.grad[1] = 0
+def test_momentum_without_a_gradient_ends_at_zero():
+    weight = torch.nn.Parameter(torch.ones(4, 6))
+    optimiser = Muon([weight], lr=0.01, betas=(0.5, 0.95))
+    weight.grad = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
+    optimiser.step()
+    weight.grad = torch.zeros(4, 6)
+    for _ in range(130):  # 2**-130 is subnormal
         optimiser.step()
-    momentum = optimiser.state[convolution.weight]["momentum"]
-    assert not momentum[1].any() and momentum[0].all()
+    assert torch.equal(optimiser.state[weight]["momentum"], torch.zeros(4, 6))
 
 
 def layer() -> torch.nn.Conv2d:
