@@ -19,9 +19,11 @@ from denoise_ext._choices import check_bool, check_choice
 from denoise_ext.models.image_denoiser import (
     MAX_LAYERS,
     MAX_LEVELS,
+    MAX_UNSHUFFLE,
     ImageDenoiser,
-    append_noise_map,
     check_positive_int,
+    shuffle,
+    unshuffle_with_noise_map,
 )
 from denoise_ext.models.initialise import initialise_layers
 from denoise_ext.models.registry import register_architecture, register_model
@@ -44,6 +46,7 @@ class DeconvNet(ImageDenoiser):
             RED-Net; False: the plain encoder-decoder.
         noise_map: append sigma / 255 as an input channel; the model then needs sigma.
         predicts: ``"noise"``: the result is ``x - net(x)``; ``"image"``: it is ``net(x)``.
+        unshuffle: side of the squares of pixels that are channels of the finest level; 1: none.
     """
 
     family = "deconvnet"
@@ -58,6 +61,7 @@ class DeconvNet(ImageDenoiser):
         skips: bool = True,
         noise_map: bool = False,
         predicts: str = "noise",
+        unshuffle: int = 1,
     ) -> None:
         super().__init__(channels, needs_sigma=check_bool("noise_map", noise_map))
         self.width: int = check_positive_int("width", width)
@@ -66,10 +70,12 @@ class DeconvNet(ImageDenoiser):
         self.pooling: str = check_choice("pooling", pooling, tuple(_POOLING))
         self.skips: bool = check_bool("skips", skips)
         self.predicts: str = check_choice("predicts", predicts, ("image", "noise"))
-        self.stride: int = 2**levels
+        self.unshuffle: int = check_positive_int("unshuffle", unshuffle, maximum=MAX_UNSHUFFLE)
+        self.stride: int = unshuffle * 2**levels
         self.pool: nn.Module = _POOLING[pooling](2)
         widths = [width * 2**level for level in range(levels + 1)]
-        inputs = [channels + int(self.needs_sigma), *widths]
+        sub = channels * unshuffle**2
+        inputs = [sub + int(self.needs_sigma), *widths]
         self.encoder: nn.ModuleList = nn.ModuleList(
             _convolutions(inputs[level], widths[level], depth) for level in range(levels + 1)
         )
@@ -81,7 +87,7 @@ class DeconvNet(ImageDenoiser):
         self.decoder: nn.ModuleList = nn.ModuleList(
             _transposed(widths[level], depth) for level in reversed(range(levels))
         )
-        self.tail: ConvTranspose2d = ConvTranspose2d(width, channels, 3, padding=1)
+        self.tail: ConvTranspose2d = ConvTranspose2d(width, sub, 3, padding=1)
 
     @property
     def config(self) -> dict[str, Any]:
@@ -96,11 +102,13 @@ class DeconvNet(ImageDenoiser):
             "skips": self.skips,
             "noise_map": self.needs_sigma,
             "predicts": self.predicts,
+            "unshuffle": self.unshuffle,
         }
 
     def denoise(self, x: Tensor, noise_map: Tensor | None) -> Tensor:
         """See :meth:`ImageDenoiser.denoise`."""
-        features = self.encoder[0](append_noise_map(x, noise_map))  # (N, width, H, W)
+        x_and_map = unshuffle_with_noise_map(x, noise_map, self.unshuffle)
+        features = self.encoder[0](x_and_map)  # (N, width, H, W), at 1 / unshuffle of x's size
         kept = []
         for level in list(self.encoder)[1:]:
             kept.append(features)
@@ -109,7 +117,7 @@ class DeconvNet(ImageDenoiser):
             skip = kept.pop()
             features = up(features)
             features = level(F.relu(features + skip if self.skips else features))
-        output = self.tail(features)
+        output = shuffle(self.tail(features), self.unshuffle)
         return x - output if self.predicts == "noise" else output
 
     def initialise(self, generator: torch.Generator) -> None:
@@ -139,3 +147,13 @@ def deconvnet_gray(**kwargs: Any) -> DeconvNet:
 def deconvnet_color(**kwargs: Any) -> DeconvNet:
     """Encoder-decoder with max pooling for colour images and one noise level."""
     return DeconvNet(**{"channels": 3, **kwargs})
+
+
+@register_model
+def deconvnet_s_gray(**kwargs: Any) -> DeconvNet:
+    """Small encoder-decoder with average pooling for gray images and any noise level."""
+    small = {
+        "width": 64, "levels": 1, "depth": 2, "pooling": "average", "noise_map": True,
+        "unshuffle": 2,
+    }  # fmt: skip
+    return DeconvNet(**{"channels": 1, **small, **kwargs})

@@ -19,6 +19,7 @@ Sigma = float | int | Tensor | None
 MAX_LAYERS = 1000
 MAX_LEVELS = 16
 MAX_SCALE = 8
+MAX_UNSHUFFLE = 16
 
 
 class ImageNetwork(Network):
@@ -178,14 +179,22 @@ def append_noise_map(x: Tensor, noise_map: Tensor | None) -> Tensor:
     return torch.cat([x, noise_map.expand(n, 1, h, w)], dim=1)  # (N, C+1, H, W)
 
 
-def unshuffle_with_noise_map(x: Tensor, noise_map: Tensor) -> Tensor:
-    """Image (N, C, H, W), H and W even, and noise map at half the resolution: (N, 4C+1, H/2, W/2).
+def unshuffle_with_noise_map(x: Tensor, noise_map: Tensor | None, side: int = 2) -> Tensor:
+    """Image (N, C, H, W) and noise map at 1 / side of the resolution.
 
-    2x2 pixels become channels; a map of the image's size is averaged over them.
+    Returns (N, side^2 C + 1, H / side, W / side), without a map (N, side^2 C, ...). side x side
+    pixels become channels; a map of the image's size is averaged over them. H and W are multiples.
     """
-    if noise_map.shape[-2:] == x.shape[-2:]:
-        noise_map = F.avg_pool2d(noise_map, 2)
-    return append_noise_map(F.pixel_unshuffle(x, 2), noise_map)
+    if side == 1:
+        return append_noise_map(x, noise_map)
+    if noise_map is not None and noise_map.shape[-2:] == x.shape[-2:]:
+        noise_map = F.avg_pool2d(noise_map, side)
+    return append_noise_map(F.pixel_unshuffle(x, side), noise_map)
+
+
+def shuffle(x: Tensor, side: int) -> Tensor:
+    """(N, side^2 C, H, W) to (N, C, side H, side W)."""
+    return x if side == 1 else F.pixel_shuffle(x, side)
 
 
 def checked_sigma(x: Tensor, sigma: float | int | Tensor) -> Tensor:

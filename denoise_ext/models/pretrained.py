@@ -378,3 +378,48 @@ register_pretrained(
         protocol=_PROTOCOL_CODEC,
     ),
 )  # fmt: skip
+
+register_pretrained(
+    "sepdncnn_s_gray",
+    Pretrained(
+        file="sepdncnn_s_gray.safetensors",
+        sha256="7f61e4949ac2b1c35c9cef69572f4aefbe54cf34b020e0a90df63e3a02a3667a",
+        config={
+            "channels": 1, "depth": 16, "family": "sepdncnn", "noise_map": True,
+            "predicts": "noise", "skips": True, "unshuffle": 2, "width": 64,
+        },
+        recipe="recipes/sepdncnn_s_gray.toml",
+        training_data=_DATA_PHOTOS_TOO,
+        noise=_NOISE_75,
+        steps=10500,
+        licence="Apache-2.0",
+        psnr={
+            "BSD68 sigma 15": 31.39,
+            "BSD68 sigma 25": 28.94,
+            "BSD68 sigma 50": 26.05,
+            "Set12 sigma 15": 32.44,
+            "Set12 sigma 25": 30.06,
+            "Set12 sigma 50": 26.87,
+        },
+        protocol=_PROTOCOL,
+    ),
+)  # fmt: skip
+
+register_pretrained(
+    "deconvnet_s_gray",
+    Pretrained(
+        file="deconvnet_s_gray.safetensors",
+        sha256="7fffcb7f8cb96ce37c43c33c09c3b7196a3810102312e09267c18afa83cde2a8",
+        config={
+            "channels": 1, "depth": 2, "family": "deconvnet", "levels": 1, "noise_map": True,
+            "pooling": "average", "predicts": "noise", "skips": True, "unshuffle": 2, "width": 64,
+        },
+        recipe="recipes/deconvnet_s_gray.toml",
+        training_data=_DATA_PHOTOS_TOO,
+        noise=_NOISE_75,
+        steps=2600,
+        licence="Apache-2.0",
+        psnr={"BSD68 sigma 15": 31.06, "BSD68 sigma 25": 28.64, "BSD68 sigma 50": 25.76},
+        protocol=_PROTOCOL,
+    ),
+)  # fmt: skip

@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from denoise_ext._choices import check_bool
-from denoise_ext.models.image_denoiser import check_positive_int
+from denoise_ext.models.image_denoiser import MAX_UNSHUFFLE, check_positive_int
 from denoise_ext.models.network import Geometry, Network, Port, Signature, Tensors
 from denoise_ext.models.registry import register_architecture, register_model
 from denoise_ext.models.residual_u_net import ResidualUNet
@@ -42,7 +42,6 @@ _OPPONENT = ((0.5**0.5, 0.0, -(0.5**0.5)), (6**-0.5, -2 * 6**-0.5, 6**-0.5))
 # How far a block's motion depends on pixels: +-19 for the vector, 4 for the window, 7 in the block;
 # and the vector moves the state by 19.
 _MATCH_REACH = 19 + 4 + 7
-_MAX_UNSHUFFLE = 16
 
 
 @register_architecture("rdxnet")
@@ -80,7 +79,7 @@ class RDXNet(Network):
         if channels not in (1, 3):
             raise ValueError(f"channels must be 1 or 3, got {channels!r}")
         self.in_channels = channels
-        self.unshuffle: int = check_positive_int("unshuffle", unshuffle, maximum=_MAX_UNSHUFFLE)
+        self.unshuffle: int = check_positive_int("unshuffle", unshuffle, maximum=MAX_UNSHUFFLE)
         self.look_ahead: bool = check_bool("look_ahead", look_ahead)
         self.delay: int = int(self.look_ahead)
         state = {"past": Port(2 * channels + 1)}

@@ -115,7 +115,8 @@ def orthogonalise(matrix: Tensor) -> Tensor:
             far below a thousandth of its norm stay smaller. A zero matrix stays zero, and elements
             below 1e-15 of the norm count as zero.
     """
-    x = hardshrink(matrix / (torch.linalg.matrix_norm(matrix) + 1e-30), _LEAST_OF_NORM)
+    x = matrix / (matrix.abs().amax() + 1e-30)  # first: squares below 1e-38 make a norm of 0
+    x = hardshrink(x / (torch.linalg.matrix_norm(x) + 1e-30), _LEAST_OF_NORM)
     wide = x.shape[0] <= x.shape[1]
     x = x if wide else x.mT
     for _ in range(_ITERATIONS):

@@ -154,6 +154,8 @@ def test_a_damaged_file_is_refused(tmp_path, monkeypatch):
         on_day(3, "ffdnet_color_small", "CBSD68", 30.9),
         on_day(5, "dxnet_s_gray", "BSD68", 28.95),
         on_day(7, "dxnet_s_color", "CBSD68", 30.95),
+        on_day(2, "sepdncnn_s_gray", "BSD68", 28.85),
+        on_day(6, "deconvnet_s_gray", "BSD68", 28.6),
     ],
 )
 def test_better_than_bm3d(name, folder, bound):

@@ -60,7 +60,11 @@ def tiny_for(channels: int, family: str = "ffdnet", **options: object) -> ImageD
     return create_model(f"{family}_{kind}", width=8, depth=3, **options).eval()
 
 
-# one name per family and image kind: variants that differ in size alone are not built twice
-FAMILIES = sorted(
-    {(family(name), "color" in name): name for name in reversed(image_denoisers())}.values()
-)
+def _kind(name: str) -> tuple[str, bool, int]:
+    """What is built once: variants that differ in size alone are not built twice."""
+    with torch.device("meta"):
+        unshuffle = create_model(name).config.get("unshuffle", 1)
+    return family(name), "color" in name, unshuffle
+
+
+FAMILIES = sorted({_kind(name): name for name in reversed(image_denoisers())}.values())

@@ -48,6 +48,15 @@ def test_what_is_nothing_beside_the_rest_is_zero():
     torch.testing.assert_close(result[[0, 2]], orthogonalise(matrix[[0, 2]]))
 
 
+@pytest.mark.parametrize("scale", [1e-25, 1e-15, 1e15])
+def test_the_norm_does_not_matter(scale):
+    """Not even where its square is no float32: a layer whose channels are all off gave NaN."""
+    matrix = torch.randn(4, 30, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(
+        orthogonalise(matrix * scale), orthogonalise(matrix), rtol=1e-4, atol=1e-4
+    )
+
+
 def test_momentum_without_a_gradient_ends_at_zero():
     weight = torch.nn.Parameter(torch.ones(4, 6))
     optimiser = Muon([weight], lr=0.01, betas=(0.5, 0.95))
