@@ -1,4 +1,4 @@
-"""benchmarks/guided.py and several_tasks.py on pictures made here."""
+"""benchmarks/guided.py, guide_content.py and several_tasks.py on pictures made here."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from denoise_ext.models import create_model, save_model
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
+import guide_content
 import guided
 import several_tasks
 
@@ -102,6 +103,35 @@ def test_shifted_and_wrong_guides():
     assert np.array_equal(first["shifted"][2:, 2:], pairs[0][1][:-2, :-2])
     assert np.array_equal(first["wrong"][:6, :7], pairs[1][1])
     assert first["wrong"].shape == first["black"].shape == (8, 9, 3) and not first["black"].any()
+
+
+def test_what_a_guide_explains():
+    rng = np.random.default_rng(0)
+    guide = rng.integers(0, 256, (100, 150, 3))  # not whole squares
+    mixed = guide @ np.array([0.5, -1.0, 0.2]) / 255 + 0.3
+    unlike = rng.standard_normal(mixed.shape)
+    assert guide_content.explained(mixed, guide) > 1 - 1e-6
+    by_chance = 4 / guide_content.SIDE**2  # numbers of a fit, pixels of a square
+    assert guide_content.explained(unlike, guide) == pytest.approx(by_chance, rel=0.15)
+    # half of the power: the fit takes it off, 3 dB
+    error = (mixed - mixed.mean()) / mixed.std() + unlike
+    assert guide_content.gain(error, guide) == pytest.approx(10 * np.log10(2), abs=0.15)
+
+
+def test_squares_of_an_image():
+    image = np.arange(26 * 38 * 2).reshape(26, 38, 2)
+    found = guide_content.squares(image)
+    assert found.shape == (6, 144, 2)
+    assert np.array_equal(found[4].reshape(12, 12, 2), image[12:24, 12:24])
+
+
+def test_content_of_the_training_data(data, capsys):
+    assert guide_content.main(["--every", "2", "--output", str(data / "out")]) == 0
+    text = (data / "out/guide_content.md").read_text()
+    rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| Ro")]
+    assert len(rows) == 1 and rows[0][1:3] == ["25", "1"]  # two that are not held out
+    assert text.splitlines()[-1] in capsys.readouterr().out
+    assert all(line.count("|") == 7 for line in text.splitlines() if line.startswith("|"))
 
 
 @pytest.mark.rotates()
