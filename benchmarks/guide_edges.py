@@ -37,7 +37,7 @@ GUIDES = ("black", "photograph", "edges of the clean depth")
 def edges(depth: np.ndarray) -> np.ndarray:
     """(H, W) to (H, W, 3), 0 and 255: where the next pixel right or below differs by `EDGES`."""
     low, high = float(depth.min()), float(depth.max())
-    stretched = (depth - low) * (255 / max(high - low, 1e-6))
+    stretched = (depth - low) / max(high - low, 1e-6) * 255
     right = np.abs(np.diff(stretched, axis=1, append=stretched[:, -1:]))
     below = np.abs(np.diff(stretched, axis=0, append=stretched[-1:]))
     steps = np.maximum(right, below)
