@@ -1,4 +1,4 @@
-"""Motion between frames made of operators that ONNX has: slices, pooling and gathering.
+"""Motion between frames made of operators that ONNX has: convolutions, pooling and gathering.
 
 The references (`denoise_ext.reference`) cut a window for every block and every vector. Here all
 blocks of a vector are compared at once. Vectors are the same integers.
@@ -22,6 +22,8 @@ from denoise_ext.reference.motion import (
 )
 
 _AROUND = [(y, x) for y in (0, -1, 1) for x in (0, -1, 1)]
+_SIDES = range(-COARSE_SEARCH, COARSE_SEARCH + 1)
+_SEARCHED = [(0, 0), *((y, x) for y in _SIDES for x in _SIDES if y or x)]
 
 
 def replace_motion(network: nn.Module) -> None:
@@ -38,6 +40,15 @@ class PortableBlockMatch(nn.Module):
     Costs are whole numbers below 2^24, which float32 holds exactly.
     """
 
+    def __init__(self) -> None:
+        super().__init__()
+        # A kernel of zeros and a one moves a frame. Slices would be hundreds of nodes.
+        moves = torch.zeros(len(_SEARCHED), 1, len(_SIDES), len(_SIDES))
+        for move, (dy, dx) in zip(moves, _SEARCHED):
+            move[0, COARSE_SEARCH + dy, COARSE_SEARCH + dx] = 1.0
+        self.moves: Tensor
+        self.register_buffer("moves", moves, persistent=False)
+
     def forward(self, input: Tensor, previous: Tensor, sigma: Tensor) -> Tensor:
         """Return int64 (N, H / 8, W / 8, 2) of frames (N, 1, H, W).
 
@@ -46,7 +57,7 @@ class PortableBlockMatch(nn.Module):
         level = sigma.double().clamp(0.0, LARGEST_SIGMA)
         here, there = _pyramid(input), _pyramid(previous)
         toll = (16 * COARSE_SIGMA * level).round().float()
-        motion = 2 * _searched(here[2], there[2], toll)
+        motion = 2 * _searched(here[2], there[2], toll, self.moves)
         for scale, pixels in ((1, 64), (0, 256)):
             toll = round(pixels * STILL) + (pixels * FINE_SIGMA * level).round().float()
             motion = motion + _refined(here[scale][:, 0], there[scale][:, 0], motion, toll)
@@ -101,20 +112,14 @@ def _pyramid(plane: Tensor) -> list[Tensor]:
     return made
 
 
-def _searched(here: Tensor, there: Tensor, toll: Tensor) -> Tensor:
+def _searched(here: Tensor, there: Tensor, toll: Tensor, moves: Tensor) -> Tensor:
     """The best vectors (N, rows, columns, 2) within +-4, by windows of 4 x 4 around 2 x 2."""
-    height, width = here.shape[2] + 2, here.shape[3] + 2
-    sides = range(-COARSE_SEARCH, COARSE_SEARCH + 1)
-    vectors = [(0, 0), *((y, x) for y in sides for x in sides if y or x)]
     here = F.pad(here, (1, 1, 1, 1), mode="replicate")
-    there = F.pad(there, (COARSE_SEARCH + 1,) * 4, mode="replicate")
-    costs = []
-    for dy, dx in vectors:
-        top, left = COARSE_SEARCH + dy, COARSE_SEARCH + dx
-        moved = there[:, :, top : top + height, left : left + width]
-        cost = 16 * F.avg_pool2d((here - moved).abs(), 4, 2)
-        costs.append(cost + (toll + LENGTH * (abs(dy) + abs(dx)) if dy or dx else 0.0))
-    return _cheapest(torch.cat(costs, 1).permute(0, 2, 3, 1), vectors)
+    moved = F.conv2d(F.pad(there, (COARSE_SEARCH + 1,) * 4, mode="replicate"), moves)
+    costs = 16 * F.avg_pool2d((here - moved).abs(), 4, 2)
+    lengths = torch.tensor(_SEARCHED).abs().sum(1)[:, None, None]
+    costs = costs + (toll * (lengths > 0) + LENGTH * lengths)
+    return _cheapest(costs.permute(0, 2, 3, 1), _SEARCHED)
 
 
 def _refined(here: Tensor, there: Tensor, motion: Tensor, toll: Tensor) -> Tensor:

@@ -69,7 +69,7 @@ def blind() -> RDXNetBlind:
     return model.eval()
 
 
-# Gray and colour. PyTorch takes minutes to export the search for blocks.
+# Gray and colour. PyTorch takes most of a minute to export each.
 @pytest.mark.parametrize("make", [on_day(2, ahead), on_day(6, blind)])
 def test_a_recurrent_network_in_onnx_runtime(make, tmp_path):
     pytest.importorskip("onnxruntime")
