@@ -37,6 +37,7 @@ from denoise_ext.io import find_pairs, read_image
 from denoise_ext.io.channels import to_gray
 from denoise_ext.metrics import psnr
 from denoise_ext.models import Network, load_checkpoint, pretrained_info, read_metadata
+from denoise_ext.models.registry import has_model
 from denoise_ext.ops import joint_bilateral_blur
 from denoise_ext.restore import GuidedUpscaler
 from denoise_ext.runtime import load_model
@@ -47,6 +48,7 @@ from harness.provenance import commit
 HERE = Path(__file__).resolve().parent
 HELD_OUT = HERE.parent / "recipes/roadscene_held_out.txt"
 DEPTH = "multimodal/depth"
+GRAY = "dxnet_s_gray"
 GRID = tuple(itertools.product((0.02, 0.05, 0.1, 0.2), (1.0, 2.0, 4.0)))  # colour, space
 KERNEL = 17
 TUNED_ON = 10  # pairs of the training data
@@ -211,7 +213,7 @@ def table(facts: dict) -> str:
         "",
         f"`{facts['model']}`, {facts['parameters'] / 1e6:.2f} M weights, {facts['steps']} steps,"
         f" sha256 {facts['sha256'][:12]}. PSNR in dB at a noise level, RMSE in levels for depth at"
-        " a part of its size.",
+        f" a part of its size. `{GRAY}`: sha256 {facts[GRAY]['sha256'][:12]}.",
         "",
         f"| set | images | task | {' | '.join(names)} |",
         "|---|---|---" + "|---" * len(names) + "|",
@@ -255,14 +257,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     name = args.model or GUIDED
     network = load_model(name, "cpu")
-    shipped = pretrained_info(GUIDED) if name == GUIDED else None
-    file = shipped.path if shipped else Path(name)
     unguided = load_checkpoint(args.unguided).eval() if args.unguided else None
     data = Path(os.environ.get("DENOISE_EXT_DATA", HERE.parents[1] / "shared/data"))
     facts = {
-        "model": Path(name).name, **_weights(file), "commit": commit(), "rows": [],
+        "model": Path(name).name, **_weights(name), "commit": commit(), "rows": [],
         "parameters": sum(p.numel() for p in network.parameters()),
-        "unguided": _weights(args.unguided) if args.unguided else None,
+        "unguided": _weights(str(args.unguided)) if args.unguided else None,
+        GRAY: _weights(GRAY),
     }  # fmt: skip
     for key in args.sets:
         chosen = SETS[key]
@@ -286,8 +287,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _others(data: Path, key: str, sigma: float, unguided: Network | None) -> dict[str, Method]:
     """What the network is compared with at a level of noise."""
-    plain = Denoiser("dxnet_s_gray", sigma=sigma)
-    others: dict[str, Method] = {"dxnet_s_gray": lambda x, _: plain(x)}
+    plain = Denoiser(GRAY, sigma=sigma)
+    others: dict[str, Method] = {GRAY: lambda x, _: plain(x)}
     training = DEPTH_TRAINING if DEPTH in SETS[key].folder else SETS["RoadScene"]
     if (data / training.folder).is_dir():
         settings = tuned(pairs_of(data, training, trained=True), sigma)
@@ -299,8 +300,10 @@ def _others(data: Path, key: str, sigma: float, unguided: Network | None) -> dic
     return others
 
 
-def _weights(file: Path) -> dict:
-    """Where a network comes from."""
+def _weights(name: str) -> dict:
+    """Where a network comes from: a model's name, or a checkpoint file."""
+    shipped = pretrained_info(name) if has_model(name) else None
+    file = shipped.path if shipped else Path(name)
     training = read_metadata(file).get("training", {})
     sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
     return {"steps": training.get("steps", 0), "sha256": sha256}

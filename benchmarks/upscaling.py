@@ -8,7 +8,8 @@ PSNR is that of published tables.  Images are cut to multiples of the scale and 
 `resampling.imresize`, as MATLAB's imresize does, and rounded to 8 bits.  The luma of the clipped
 and rounded result (ITU-R BT.601, 16 to 235) is compared, without a border of `scale` pixels.  Noise
 is white, not clipped, of generator seed 0 anew for every image.  "first denoised" is
-`dxnet_s_color` at that level, and then the same upscaler at level 0.
+`dxnet_s_color` at that level, and then the same upscaler at level 0.  "Reduced again" is the PSNR
+of the result at the size of the input, to the clean image at that size: what is left of the noise.
 """
 
 from __future__ import annotations
@@ -57,11 +58,16 @@ def large_image(path: Path, scale: int) -> Tensor:
     return pixels[:rows, :columns, :3].permute(2, 0, 1)[None].float() / 255
 
 
-def figures(made: Tensor, clean: Tensor, scale: int) -> tuple[float, float]:
-    """PSNR in dB and SSIM of the luma."""
+def figures(made: Tensor, clean: Tensor, scale: int) -> dict[str, float]:
+    """PSNR in dB and SSIM of the luma, and the PSNR of what is reduced again."""
     inner = (..., slice(scale, -scale), slice(scale, -scale))
-    a, b = luma(rounded(made))[inner], luma(clean)[inner]
-    return psnr(a, b).item(), ssim(a, b).item()
+    a, b = luma(rounded(made)), luma(clean)
+    small = [imresize(x, Fraction(1, scale)) for x in (a, b)]
+    return {
+        "psnr": psnr(a[inner], b[inner]).item(),
+        "ssim": ssim(a[inner], b[inner]).item(),
+        "reduced": psnr(*small).item(),
+    }
 
 
 def methods(model: ImageUpscaler, sigma: float) -> dict[str, Method]:
@@ -79,9 +85,9 @@ def methods(model: ImageUpscaler, sigma: float) -> dict[str, Method]:
 
 
 def measure(model: ImageUpscaler, files: Sequence[Path], sigma: float) -> dict[str, dict]:
-    """Mean PSNR and SSIM of each method."""
+    """Mean figures of each method."""
     compared = methods(model, sigma)
-    found: dict[str, list[tuple[float, float]]] = {name: [] for name in compared}
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in compared}
     with torch.inference_mode():
         for path in files:
             clean = large_image(path, model.scale)
@@ -91,7 +97,7 @@ def measure(model: ImageUpscaler, files: Sequence[Path], sigma: float) -> dict[s
             for name, method in compared.items():
                 found[name].append(figures(method(small), clean, model.scale))
     return {
-        name: dict(zip(("psnr", "ssim"), (sum(v) / len(v) for v in zip(*rows, strict=True))))
+        name: {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]}
         for name, rows in found.items()
     }
 
@@ -150,16 +156,16 @@ def table(facts: dict) -> str:
         "# Upscaling",
         "",
         f"`{facts['model']}`, {facts['scale']} times the size, {facts['parameters'] / 1e6:.2f} M"
-        " weights. PSNR in dB / SSIM of the luma, border cropped by the scale.",
+        " weights. PSNR in dB / SSIM of the luma, border cropped by the scale. In brackets, with"
+        " noise: PSNR of the result reduced again.",
         "",
         "| set | images | sigma | bicubic | model | first denoised |",
         "|---|---|---|---|---|---|",
     ]
     for row in facts["quality"]:
+        found = row["figures"]
         cells = [
-            f"{row['figures'][name]['psnr']:.2f} / {row['figures'][name]['ssim']:.4f}"
-            if name in row["figures"]
-            else "-"
+            _cell(found[name], row["sigma"]) if name in found else "-"
             for name in ("bicubic", "model", "first denoised")
         ]
         lines.append(
@@ -182,6 +188,11 @@ def table(facts: dict) -> str:
             if name != "machine"
         ]
     return "\n".join(lines) + "\n"
+
+
+def _cell(found: dict[str, float], sigma: float) -> str:
+    reduced = f" ({found['reduced']:.2f})" if sigma else ""
+    return f"{found['psnr']:.2f} / {found['ssim']:.4f}{reduced}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from tiny_upscaler import upscaler_file
 
@@ -47,6 +48,19 @@ def test_quality(data, tmp_path, capsys):
     assert clean["bicubic"]["psnr"] > noisy["bicubic"]["psnr"]
     text = (tmp_path / "out/upscaling_x2.md").read_text()
     assert f"{clean['bicubic']['psnr']:.2f}" in text and text in capsys.readouterr().out
+    assert f"({noisy['first denoised']['reduced']:.2f})" in text
+
+
+def test_what_is_left_of_the_noise():
+    clean = torch.from_numpy(np.random.default_rng(0).random((1, 3, 24, 36), np.float32) / 2 + 0.25)
+    checks = torch.ones(12, 18)
+    checks[::2, ::2] = checks[1::2, 1::2] = -1
+    # each pixel of the small image, in 2 x 2 of the large one: only that survives the reduction
+    error = torch.kron(checks, torch.tensor([[1.0, -1.0], [-1.0, 1.0]]))[None, None] * 20 / 255
+    found = upscaling.figures(clean + error, clean, 2)
+    assert found["psnr"] < 25 and found["reduced"] > found["psnr"] + 15
+    found = upscaling.figures(clean + 20 / 255, clean, 2)
+    assert found["reduced"] == pytest.approx(found["psnr"], abs=0.2)
 
 
 def test_times(tmp_path, monkeypatch, capsys):
