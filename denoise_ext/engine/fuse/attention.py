@@ -81,6 +81,8 @@ def _attend(
     for tensor, shape in zip(added, shapes, strict=True):
         part = tensor.reshape(shape)
         mask = part if mask is None else mask + part
+    # Its other form, which holds all scores, serves where channels are not side by side.
+    query, key, value = (x if x.stride(3) == 1 else x.contiguous() for x in (query, key, value))
     result = functional.scaled_dot_product_attention(query, key, value, mask, scale=factor)
     return result.transpose(1, 2) if swapped else result
 
@@ -122,6 +124,7 @@ def _attention(node: Node, constants: Constants, outputs: set[Value]) -> Attenti
     if any(x is None or x[0].dtype != torch.float32 or x[0] in constants for x in found):
         return None
     assert query is not None and key is not None and value is not None
+    query, factor = _without_factor(query, scores.factor)
     end = _result(product, (b, h, length), outputs)
     if end is None:
         return None
@@ -130,7 +133,7 @@ def _attention(node: Node, constants: Constants, outputs: set[Value]) -> Attenti
     before = sorted({n for n in before if n is not last}, key=lambda n: n.index)
     label = f"attention {length}x{keys}, {h} heads of {query[0].shape[-1]}"
     return AttentionSite(
-        [last], last.first, before, label, "", query[0], key[0], value[0], scores.factor,
+        [last], last.first, before, label, "", query[0], key[0], value[0], factor,
         scores.added, scores.shapes, swapped,
     )  # fmt: skip
 
@@ -197,6 +200,19 @@ def _four(matrix: Value, sizes: tuple[int, ...]) -> tuple[Value, list[Node]] | N
         if value.shape == (*sizes, matrix.shape[-1]):
             found = value, list(nodes)
     return found
+
+
+def _without_factor(
+    query: tuple[Value, list[Node]], factor: float
+) -> tuple[tuple[Value, list[Node]], float]:
+    """The queries before a number was multiplied to them, and that number times ``factor``."""
+    value, nodes = query
+    node = value.producer
+    if node is None or node.op is not aten.mul.Tensor or not isinstance(node.args[1], float):
+        return query, factor
+    if node.args[1] <= 0 or node.args[0].shape != value.shape:
+        return query, factor
+    return (node.args[0], [*nodes, node]), factor * node.args[1]
 
 
 def _transposed_four(
