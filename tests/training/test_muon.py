@@ -39,6 +39,26 @@ def test_zero_stays_zero():
     assert torch.equal(orthogonalise(torch.zeros(3, 5)), torch.zeros(3, 5))
 
 
+def test_what_is_nothing_beside_the_rest_is_zero():
+    """Subnormal numbers would make products of matrices many times slower."""
+    matrix = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
+    matrix[1], matrix[3] = matrix[1] * 1e-39, 0.0
+    result = orthogonalise(matrix)
+    assert torch.equal(result[[1, 3]], torch.zeros(2, 6))
+    torch.testing.assert_close(result[[0, 2]], orthogonalise(matrix[[0, 2]]))
+
+
+def test_momentum_without_a_gradient_ends_at_zero():
+    weight = torch.nn.Parameter(torch.ones(4, 6))
+    optimiser = Muon([weight], lr=0.01, betas=(0.5, 0.95))
+    weight.grad = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
+    optimiser.step()
+    weight.grad = torch.zeros(4, 6)
+    for _ in range(130):  # 2**-130 is subnormal
+        optimiser.step()
+    assert torch.equal(optimiser.state[weight]["momentum"], torch.zeros(4, 6))
+
+
 def layer() -> torch.nn.Conv2d:
     torch.manual_seed(0)
     convolution = torch.nn.Conv2d(3, 4, 3)
