@@ -157,7 +157,9 @@ def _copies_to(node: Node, op: Any, outputs: set[Value]) -> list[Node] | None:
 
 
 def _scores(value: Value, constants: Constants, outputs: set[Value]) -> _Scores | None:
-    factor, added, shapes, nodes = 1.0, [], [], []
+    factor, nodes = 1.0, list[Node]()
+    added: list[Value] = []
+    shapes: list[tuple[int, ...]] = []
     while only_user(value, outputs) is not None and (node := value.producer) is not None:
         nodes.append(node)
         if node.op is aten.bmm.default:
