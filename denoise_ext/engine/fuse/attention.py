@@ -120,8 +120,9 @@ def _attention(node: Node, constants: Constants, outputs: set[Value]) -> Attenti
     wanted = [(scores.product.args[0], (b, h, length)), (product.args[1], (b, h, keys))]
     query, value = (_four(matrix, sizes) for matrix, sizes in wanted)
     key = _transposed_four(scores.product.args[1], (b, h), keys)
-    found = (query, key, value)
-    if any(x is None or x[0].dtype != torch.float32 or x[0] in constants for x in found):
+    if any(
+        x is None or x[0].dtype != torch.float32 or x[0] in constants for x in (query, key, value)
+    ):
         return None
     assert query is not None and key is not None and value is not None
     query, factor = _without_factor(query, scores.factor)
@@ -164,10 +165,11 @@ def _scores(value: Value, constants: Constants, outputs: set[Value]) -> _Scores 
         nodes.append(node)
         if node.op is aten.bmm.default:
             return _Scores(node, factor, tuple(added), tuple(shapes), nodes)
-        left, right = (*node.args, None)[:2]
+        left: Any = node.args[0]
+        right: Any = node.args[1] if len(node.args) > 1 else None
         if node.op in _VIEWS:
             value = left
-        elif node.op is aten.mul.Tensor and isinstance(right, float) and right > 0:
+        elif node.op is aten.mul.Tensor and _is_positive(right):
             factor, value = factor * right, left
         elif node.op is aten.add.Tensor and node.argument("alpha") == 1 and factor == 1:
             constant, value = (right, left) if right in constants else (left, right)
@@ -179,6 +181,10 @@ def _scores(value: Value, constants: Constants, outputs: set[Value]) -> _Scores 
         else:
             return None
     return None
+
+
+def _is_positive(number: Any) -> bool:
+    return isinstance(number, float) and number > 0
 
 
 def _four_of(constant: Value, scores: Value) -> tuple[int, ...] | None:
