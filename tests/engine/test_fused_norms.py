@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from engine_tools import ours_is_faster as ours_is_faster
@@ -14,6 +16,7 @@ import denoise_ext
 from denoise_ext.engine.capture.trace import trace
 from denoise_ext.engine.fuse.conv import ConvSite
 from denoise_ext.engine.fuse.ir import Constants
+from denoise_ext.engine.fuse.lengths import LengthSite
 from denoise_ext.engine.fuse.match import find_sites
 from denoise_ext.engine.fuse.norm import NormSite
 
@@ -75,6 +78,20 @@ class PixelsLast(_Affine):
 class Plain(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return (x - x.mean(1, keepdim=True)) / (x.var(1, keepdim=True, correction=0) + 0.1).sqrt()
+
+
+class WithMean(_Affine):
+    """Restormer's without bias: divided by the deviation, the mean stays."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x.flatten(2).transpose(1, 2)
+        y = y / torch.sqrt(y.var(-1, keepdim=True, unbiased=False) + 1e-5) * self.weight
+        return y.transpose(1, 2).view(x.shape)
+
+
+class WithMeanOfImages(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return (x.var(1, keepdim=True, correction=0) + 1e-5).rsqrt() * x
 
 
 FORMS = {
@@ -181,6 +198,58 @@ def test_what_looks_like_a_normalisation_of_an_image(layer, batch, count):
     net, x = _net(layer()), torch.rand(batch, 3, 12, 12)
     assert len(_norms(net, x)) == count
     torch.testing.assert_close(_planned(net, x), net(x), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [(12, 20), (C, C), (1, 7)])
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("mean", [0.0, 30.0])
+@pytest.mark.parametrize("layer", [WithMean, WithMeanOfImages])
+def test_norms_that_keep_the_mean(layer, mean, batch, size):
+    net, x = _net(layer(), nn.ReLU()), torch.rand(batch, 3, *size)
+    nn.init.constant_(net[0].bias, mean)
+    (site,) = _norms(net, x)
+    assert not site.centred and site.activation == "none"
+    with torch.no_grad():
+        expected = copy.deepcopy(net).double()(x.double())
+        # Sums are off by some eps of the values; of the deviation, that is more by their ratio.
+        y = copy.deepcopy(net)[0].double()(x.double())
+        ratio = float((y.square().mean(1) / (y.var(1, correction=0) + 1e-5)).sqrt().max())
+        bound = 64 * torch.finfo(torch.float32).eps * ratio * float(expected.abs().max())
+        assert float((_planned(net, x) - expected).abs().max()) <= bound
+
+
+def test_norms_that_keep_the_mean_of_narrow_types():
+    net, x = _net(WithMean()).bfloat16(), torch.rand(1, 3, 12, 20, dtype=torch.bfloat16)
+    assert not _norms(net, x)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_lengths(dtype):
+    """Of channels over pixels, as where queries and keys are normalised: Restormer."""
+
+    class Unit(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            y = F.normalize(x.flatten(2), dim=-1)
+            return y.view(x.shape) * torch.linalg.vector_norm(x, dim=1, keepdim=True)
+
+    net, x = _net(Unit()).to(dtype), torch.rand(2, 3, 12, 20, dtype=dtype)
+    sites = [site for site in _sites(net, x) if isinstance(site, LengthSite)]
+    assert len(sites) == (2 if dtype == torch.float32 else 0)
+    with torch.no_grad():
+        expected = copy.deepcopy(net).double()(x.double())
+        actual = _planned(net, x)
+    bound = 64 * torch.finfo(dtype).eps * float(expected.abs().max())
+    assert float((actual.double() - expected).abs().max()) <= bound
+
+
+def test_other_lengths_stay_pytorchs():
+    class Sum(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            y = torch.linalg.vector_norm(x, 1, 1, keepdim=True)
+            return x / (y + torch.linalg.vector_norm(x, 2, (2, 3), keepdim=True))
+
+    net, x = _net(Sum()), torch.rand(1, 3, 12, 20)
+    assert not [site for site in _sites(net, x) if isinstance(site, LengthSite)]
 
 
 @pytest.mark.parametrize("name", ["NAFNet", "instance affine", "group"])

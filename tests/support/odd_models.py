@@ -251,8 +251,8 @@ ODD: dict[str, Odd] = {
     "as_strided": body(asks_for_the_layout, "parts"),
     "Sequential subclass": Odd(lambda: Doubles(conv(), nn.ReLU(), conv()), "all"),
     "dropout in eval": Odd(lambda: nn.Sequential(conv(), nn.Dropout(0.5), conv()), "all"),
-    "no convolution": Odd(
-        lambda: nn.Sequential(nn.Flatten(), nn.Linear(48, 7)), "nothing",
+    "linear layers alone": Odd(
+        lambda: nn.Sequential(nn.Flatten(), nn.Linear(48, 7)), "all",
         inputs=lambda: (torch.randn(2, 3, 4, 4),),
     ),
     "attention": Odd(Attention, "all", inputs=lambda: (torch.randn(1, 16, 8, 8),)),

@@ -21,6 +21,8 @@ _NAMES = {
     aten.hardtanh.default: "relu6",
     aten.clamp.default: "relu6",
 }
+# The largest slope of an activation, where that is more than 1.
+STEEPEST = {"gelu": 1.13, "gelu_tanh": 1.13, "silu": 1.1, "hardswish": 1.5}
 _LIMITS = {aten.hardtanh.default: ("min_val", "max_val"), aten.clamp.default: ("min", "max")}
 
 

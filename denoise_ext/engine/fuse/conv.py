@@ -17,6 +17,7 @@ from torch import Tensor
 from denoise_ext._tf32 import tf32_allowed
 from denoise_ext.engine.capture.graph import Value
 from denoise_ext.engine.fuse import fft
+from denoise_ext.engine.fuse.activations import STEEPEST
 from denoise_ext.engine.fuse.ir import OUT, Constants, Site, Step, rms
 from denoise_ext.ops.tuned import Tuned
 
@@ -30,8 +31,6 @@ _AMPLIFICATION = {"direct": 1.0, "winograd4": 19.4, "winograd6": 114.2}
 # Mary 2019, A new approach to probabilistic rounding error analysis).  The factor 4 covers that the
 # steps are not quite independent, and the activation's own rounding.
 _WALK = 4.0
-# The largest slope of an activation, where that is more than 1.
-_STEEPEST = {"gelu": 1.13, "gelu_tanh": 1.13, "silu": 1.1, "hardswish": 1.5}
 _LARGEST_STRIDE = 255  # that a weight can be packed for
 _FEW_CHANNELS = 16  # transforms cost more than they save below
 _ALGORITHMS = {
@@ -319,7 +318,7 @@ class ConvSite(Site):
         total = float(mean.mean()) ** 0.5
         if self.bias is not None:
             total += rms(env(self.bias))
-        total *= self._largest_scale(env) * _STEEPEST.get(self.activation, 1.0)
+        total *= self._largest_scale(env) * STEEPEST.get(self.activation, 1.0)
         # Twice the output: the activation may have cut off half of the sum.
         total += 2 * rms(env(self.output))
         return total + (rms(env(self.residual)) if self.residual is not None else 0.0)

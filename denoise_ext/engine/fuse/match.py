@@ -10,10 +10,13 @@ import torch
 from torch import Tensor
 
 from denoise_ext.engine.capture.graph import Graph, Node, Value
+from denoise_ext.engine.fuse.attention import find_attention
 from denoise_ext.engine.fuse.gdn import find_gdns
 from denoise_ext.engine.fuse.ir import OUT, Constants, Out, Site, Step
+from denoise_ext.engine.fuse.lengths import find_lengths
+from denoise_ext.engine.fuse.linear import find_linears
 from denoise_ext.engine.fuse.match_conv import find_convolutions
-from denoise_ext.engine.fuse.norm import find_norms
+from denoise_ext.engine.fuse.norm import divide_by_deviation, find_norms
 from denoise_ext.engine.fuse.resampled import fuse_resampling
 
 aten: Any = torch.ops.aten
@@ -121,7 +124,12 @@ def find_sites(
     sites: list[Site] = [*fuse_resampling(graph, constants, convolutions, apart)]
     sites += find_norms(graph, constants)
     sites += find_gdns(graph, constants)
+    sites += find_attention(graph, constants)
+    sites += find_lengths(graph, constants)
     matched = {node for site in sites for node in site.nodes}
+    linears = find_linears(graph, constants, matched)
+    sites += linears
+    matched.update(node for site in linears for node in site.nodes)
     for node in graph.nodes:
         if node in matched or any(value in constants for value in node.results):
             continue
@@ -224,10 +232,9 @@ def _repeats(size: int, factor: int, scale: float | None) -> bool:
 
 def _gelu(input: Tensor, *, out: Tensor, **options: Any) -> None:
     """GELU; PyTorch's own form (2.13, oneDNN) leaves ``out`` unwritten where strides differ."""
-    if input.stride() == out.stride():
-        aten.gelu.out(input, **options, out=out)
-    else:
-        out.copy_(aten.gelu(input, **options))
+    if input.stride() != out.stride():
+        input = out.copy_(input)
+    aten.gelu.out(input, **options, out=out)
 
 
 def _repeat_pixels(input: Tensor, factor_y: int, factor_x: int, out: Tensor) -> None:
@@ -240,7 +247,7 @@ def _repeat_pixels(input: Tensor, factor_y: int, factor_x: int, out: Tensor) -> 
 # Steps that write each element where they read it: quick where all have one layout.
 POINTWISE_STEPS = frozenset(
     {
-        *_POINTWISE.values(), aten.clamp_min.out, _gelu,
+        *_POINTWISE.values(), aten.clamp_min.out, _gelu, divide_by_deviation,
         torch.ops.denoise_ext.layer_norm2d_out.default,
         torch.ops.denoise_ext.group_norm_out.default,
         torch.ops.denoise_ext.gdn_out.default,

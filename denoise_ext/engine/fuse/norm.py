@@ -21,6 +21,7 @@ from denoise_ext.ops import kernel_devices
 
 aten: Any = torch.ops.aten
 _DEVICES = kernel_devices("layer_norm2d_out") & kernel_devices("group_norm_out")
+_WIDE = (torch.float32, torch.float64)
 _FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 # Rounding errors of a sum grow like a random walk (conv.py); both sides round.
 _WALK = 4.0
@@ -37,6 +38,7 @@ class NormSite(Site):
     eps: float
     activation: str = "none"
     negative_slope: float = 0.01
+    centred: bool = True  # False: values are divided by their deviation, their mean stays
 
     def reads(self) -> list[Value]:
         """See :class:`Site`."""
@@ -49,10 +51,13 @@ class NormSite(Site):
     def step(self, variant: str, constants: Constants) -> Step:
         """See :class:`Site`."""
         weight, bias = (self._vector(value, constants) for value in (self.weight, self.bias))
+        if not self.centred:
+            args: tuple[Any, ...] = (self.input, weight, self.eps, OUT)
+            return Step(divide_by_deviation, args, {}, [self.output], any_layout=True)
         rest = (weight, bias, self.eps, self.activation, self.negative_slope, OUT)
         if self.groups:
             function = torch.ops.denoise_ext.group_norm_out.default
-            args: tuple[Any, ...] = (self.input, self.groups, *rest)
+            args = (self.input, self.groups, *rest)
         else:
             function, args = torch.ops.denoise_ext.layer_norm2d_out.default, (self.input, *rest)
         return Step(function, args, {}, [self.output], any_layout=True)
@@ -68,7 +73,9 @@ class NormSite(Site):
 
         ``4 eps sqrt(n) r rms(weight)`` for n values that are normalised together, whose root mean
         square is r times their standard deviation: what a mean is off by, is of the size of the
-        values.  Narrow storage rounds after every operator of the original.
+        values.  Where the mean stays, a relative error of the deviation, which may be r times that
+        of the sums (Chan et al. 1983), counts r times as much.  Narrow storage rounds after every
+        operator of the original.
         """
         x = env(self.input).double()
         if self.groups:
@@ -81,12 +88,26 @@ class NormSite(Site):
         dtype = self.output.dtype
         eps = torch.finfo(torch.float64 if dtype == torch.float64 else torch.float32).eps
         error = _WALK * eps * (x.shape[-1] + 16) ** 0.5 * ratio * gain
+        error *= 1.0 if self.centred else ratio
         rounded = rms(env(self.output)) + (0.0 if self.bias is None else rms(env(self.bias)))
         error += _WALK * eps * rounded
-        if dtype not in (torch.float32, torch.float64):
+        if dtype not in _WIDE:
             operators = 2 + len(self.before) + len(self.nodes)
             error += torch.finfo(dtype).eps * operators * (ratio * gain + rounded)
         return error
+
+
+def divide_by_deviation(x: Tensor, weight: Tensor | None, eps: float, out: Tensor) -> None:
+    """``x / sqrt(variance + eps) * weight`` over channels.
+
+    PyTorch's variance goes value by value; its layer norm takes whole vectors, and returns what
+    the values are multiplied with.
+    """
+    rows, target = x.permute(0, 2, 3, 1), out.permute(0, 2, 3, 1)
+    scale = aten.native_layer_norm(rows, rows.shape[3:], None, None, eps)[2]
+    torch.mul(rows, scale, out=target)
+    if weight is not None:
+        target.mul_(weight)
 
 
 def find_norms(graph: Graph, constants: Constants) -> list[NormSite]:
@@ -97,7 +118,7 @@ def find_norms(graph: Graph, constants: Constants) -> list[NormSite]:
         site = _over_channels(node, constants, outputs) or _over_pixels(node, constants, outputs)
         if site is None:
             continue
-        following = only_user(site.output, outputs)
+        following = only_user(site.output, outputs) if site.centred else None
         found = None if following is None else activation_of(following)
         if (
             following is not None
@@ -145,16 +166,16 @@ def _over_channels(node: Node, constants: Constants, outputs: set[Value]) -> Nor
     core = _normalised(node)
     if core is None:
         return None
-    x, axis, eps = core
+    x, axis, eps, centred = core
     weight = bias = None
     following = only_user(node.first, outputs)
     if following is not None and following.op is aten.mul.Tensor:
-        weight = _per_channel(following, node.first, axis, constants)
+        weight = per_channel(following, node.first, axis, constants)
     if weight is not None:
         assert following is not None
         node, following = following, only_user(following.first, outputs)
-    if following is not None and following.op is aten.add.Tensor:
-        bias = _per_channel(following, node.first, axis, constants)
+    if centred and following is not None and following.op is aten.add.Tensor:
+        bias = per_channel(following, node.first, axis, constants)
     if bias is not None:
         assert following is not None
         node = following
@@ -167,17 +188,21 @@ def _over_channels(node: Node, constants: Constants, outputs: set[Value]) -> Nor
         return None
     if any(v is not None and v.dtype != source.dtype for v in (weight, bias)):
         return None
+    if not centred and (source.device.type != "cpu" or source.dtype not in _WIDE):
+        return None
     before = [n for n in _between(source, last) if not _constant(n, constants)]
-    label = f"layer norm {source.shape[1]}"
-    return NormSite([last], last.first, before, label, "", source, 0, weight, bias, eps)
+    label = f"layer norm {source.shape[1]}" + ("" if centred else " with its mean")
+    return NormSite(
+        [last], last.first, before, label, "", source, 0, weight, bias, eps, centred=centred
+    )  # fmt: skip
 
 
 def _constant(node: Node, constants: Constants) -> bool:
     return all(value in constants for value in node.results if value is not None)
 
 
-def _normalised(node: Node) -> tuple[Value, int, float] | None:
-    """(input, axis, eps) of ``(x - mean) / sqrt(variance + eps)``."""
+def _normalised(node: Node) -> tuple[Value, int, float, bool] | None:
+    """(x, axis, eps, centred) of ``(x - mean) / sqrt(variance + eps)``, or of x instead of that."""
     if node.op is aten.div.Tensor:
         left, right, root = node.args[0], node.args[1], aten.sqrt.default
         pairs = [(left, right)]
@@ -187,15 +212,18 @@ def _normalised(node: Node) -> tuple[Value, int, float] | None:
     else:
         return None
     for difference, deviation in pairs:
-        x = _difference(difference)
         below = _producer(deviation, root)
         total = None if below is None else _producer(below.args[0], aten.add.Tensor)
-        if x is None or total is None:
+        if total is None:
             continue
         variance, eps = total.args[0], total.args[1]
         positive = isinstance(eps, (int, float)) and eps >= 0 and total.argument("alpha") == 1
-        if positive and _variance(variance) == x:
-            return *x, float(eps)
+        x = _variance(variance)
+        if not positive or x is None:
+            continue
+        centred = _difference(difference) == x
+        if centred or difference is x[0]:
+            return *x, float(eps), centred
     return None
 
 
@@ -249,7 +277,7 @@ def _variance(value: Any) -> tuple[Value, int] | None:
     return source if source is not None and source[1] == axis else None
 
 
-def _per_channel(node: Node, known: Value, axis: int, constants: Constants) -> Value | None:
+def per_channel(node: Node, known: Value, axis: int, constants: Constants) -> Value | None:
     """The other operand of ``node``, if it is a constant with a number for each channel."""
     left, right = node.args[0], node.args[1]
     other = right if left is known else left
