@@ -43,7 +43,7 @@ build: $(BUILT)  ## venv, then the native library compiled and the package insta
 demo: $(BUILT)  ## build, then denoise the bundled photograph
 	$(BIN)/denoise-ext demo --overwrite
 
-# A process per core; PYTEST_ARGS comes last, so that "-n 0" there wins. numpy's threads wait by spinning,
+# A process per core and one more; PYTEST_ARGS comes last, so that "-n 0" there wins. numpy's threads wait by spinning,
 # which takes the cores from the other processes.
 test: $(BUILT)  ## build, then the whole test suite (PYTEST_ARGS="-k conv2d" for a part, --all for every variant)
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadgroup --benchmark-disable $(PYTEST_ARGS)

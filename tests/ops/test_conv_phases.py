@@ -1,4 +1,4 @@
-"""Convolutions in phases: Winograd with stride 2, packed transposed weights, tasks of all phases."""
+"""Phases: Winograd with stride 2, packed transposed weights, tasks of all phases."""
 
 from __future__ import annotations
 
