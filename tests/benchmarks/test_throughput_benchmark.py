@@ -43,7 +43,7 @@ def test_script_and_package_have_the_same_network(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.rotates(turn=3)
+@pytest.mark.rotates(turn=5, turns=8)
 @pytest.mark.skipif(native_error() is not None, reason="needs the native library")
 def test_dry_run(tmp_path):
     pytest.importorskip("matplotlib")

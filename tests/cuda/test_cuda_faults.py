@@ -49,7 +49,7 @@ def run_call() -> Iterator[RunCall]:
         process.stdin.close()
 
 
-@pytest.mark.rotates()
+@pytest.mark.rotates(turns=8)
 @pytest.mark.parametrize(
     "call, variant, multiprocessors",
     sorted({(f.call, f.variant, f.multiprocessors) for f in FAULTS}),
