@@ -183,7 +183,9 @@ def _scores(value: Value, constants: Constants, outputs: set[Value]) -> _Scores 
             shape = _four_of(scale, value) if scale in constants else None
             if shape != (1, node.first.shape[1], 1, 1):
                 return None
-        elif node.op is aten.add.Tensor and node.argument("alpha") == 1 and factor == 1 and not scale:
+        elif (
+            node.op is aten.add.Tensor and node.argument("alpha") == 1 and factor == 1 and not scale
+        ):
             constant, value = (right, left) if right in constants else (left, right)
             shape = _four_of(constant, value) if constant in constants else None
             if shape is None or value.shape != node.first.shape:
