@@ -155,7 +155,9 @@ class Accelerated(Wrapper):
 
     def _begin(self, free_layouts: bool) -> None:
         own = self.__dict__
-        own["_settings"] = settings = Settings(*self._options, free_layouts, own["_lock"])
+        precision, dtype, examine = own["_options"]
+        settings = Settings(precision, dtype, examine, free_layouts, own["_lock"])
+        own["_settings"] = settings
         if settings.examine:
             settings.reconsider = self._reconsider
         own["_free"] = False  # parts' plans have left images in layouts of their own
