@@ -28,6 +28,7 @@ logger = get_logger("denoise_ext")
 _OWN = frozenset(
     {"training", "_original", "_options", "_settings", "_shim", "_decided", "_free", "_lock"}
 )
+_OF_VIEWS = RuntimeError  # what a view raises that another layout would allow
 
 
 def accelerate(
@@ -207,7 +208,7 @@ class Accelerated(Wrapper):
             result = self._shim(*args, **kwargs)
         except Exception as error:
             before.restore()
-            if self._settings.free_layouts:  # perhaps a view that the original's layout allows
+            if self._settings.free_layouts and isinstance(error, _OF_VIEWS):
                 self._begin(free_layouts=False)
                 return self._try(args, kwargs, reference, expected)
             result = self._original(*args, **kwargs)
@@ -271,7 +272,7 @@ class Accelerated(Wrapper):
         result = self._original(*args, **kwargs)
         if not isinstance(error, (MemoryError, torch.OutOfMemoryError)):
             reason = f"with parts replaced it raises {_described(error)}"
-            if self._free:  # perhaps a view that the original's layout allows
+            if self._free and isinstance(error, _OF_VIEWS):
                 with self._lock:
                     self._begin(free_layouts=False)
                 return result

@@ -174,18 +174,18 @@ def _scores(value: Value, constants: Constants, outputs: set[Value]) -> _Scores 
             return _Scores(node, factor, scale, tuple(added), tuple(shapes), nodes)
         left: Any = node.args[0]
         right: Any = node.args[1] if len(node.args) > 1 else None
+        unscaled = factor == 1 and scale is None
         if node.op in _VIEWS:
             value = left
         elif node.op is aten.mul.Tensor and _is_positive(right):
             factor, value = factor * right, left
-        elif node.op is aten.mul.Tensor and scale is None:
-            scale, value = (right, left) if right in constants else (left, right)
-            shape = _four_of(scale, value) if scale in constants else None
-            if shape != (1, node.first.shape[1], 1, 1):
+        elif node.op is aten.mul.Tensor and scale is None and isinstance(right, Value):
+            constant, value = (right, left) if right in constants else (left, right)
+            shape = _four_of(constant, value) if constant in constants else None
+            if shape != (1, value.shape[1], 1, 1) or value.shape != node.first.shape:
                 return None
-        elif (
-            node.op is aten.add.Tensor and node.argument("alpha") == 1 and factor == 1 and not scale
-        ):
+            scale = constant
+        elif node.op is aten.add.Tensor and node.argument("alpha") == 1 and unscaled:
             constant, value = (right, left) if right in constants else (left, right)
             shape = _four_of(constant, value) if constant in constants else None
             if shape is None or value.shape != node.first.shape:
