@@ -327,7 +327,7 @@ def _gains(rounds: list[list[float]]) -> tuple[list[float], list[float]]:
 def _turn(calls: list[Callable[[], Any]], repeats: int, number: int) -> list[float]:
     """Seconds of each, in an order that rotates from turn to turn."""
     order = [(number + i) % len(calls) for i in range(len(calls))]
-    found = {i: _seconds(calls[i], repeats) for i in order}
+    found = {i: max(_seconds(calls[i], repeats), 1e-9) for i in order}
     return [found[i] for i in range(len(calls))]
 
 
@@ -348,7 +348,7 @@ def _seconds(call: Callable[[], Any], repeats: int) -> float:
         start = clock()
         call()
         shortest = min(shortest, clock() - start)
-    return max(shortest, 1e-9)
+    return shortest
 
 
 def relative_error(actual: Tensor, expected: Tensor) -> float:
