@@ -24,7 +24,7 @@ WORTH_IT = 1.02  # times as fast as the original, for a whole or its parts: less
 # Rounds in which a whole is timed beside its original, at least: to lose, to win; and at most.
 _FEWEST, _FEW, _MOST = 3, 5, 40
 _DOUBT = 0.05  # of a gain: five rounds are the fewest that leave less
-_PATIENCE = 10.0  # seconds, after which no round follows that a gain does not need
+_PATIENCE = 20.0  # seconds, after which no round follows that a gain does not need
 _ROUNDS = 3  # timed runs of a site and its original, in turn; the shortest counts
 _SHORT = 2e-3  # seconds: what is shorter is run several times per round
 _TINY = torch.finfo(torch.float32).tiny  # keeps relative errors of zeros from being undefined
