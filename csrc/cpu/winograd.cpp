@@ -210,8 +210,9 @@ void choose_block(WinogradPlan& plan, const KernelTable& table, int64_t lanes) {
   for (const ChannelBlock& block : plan.blocks)
     calls += divide_up(plan.block_tiles, winograd_register_tiles(table.accumulators, block.vectors));
   calls *= static_cast<int64_t>(plan.phases.outputs.size());
-  const int64_t rows = plan.block_tiles * plan.phases.input_step[0];
-  plan.prefetch_steps = static_cast<int>(divide_up(rows, calls * plan.points));
+  const int64_t pixels = plan.block_tiles * plan.outputs * plan.outputs;
+  const int64_t lines = pixels * divide_up(plan.v_vectors * lanes, kLineFloats);
+  plan.input_lines = divide_up(lines, calls * plan.points * plan.points);
 }
 
 WinogradPlan make_plan(int outputs, const ConvParams& params, const KernelTable& table) {

@@ -76,7 +76,7 @@ struct WinogradPlan {
   int64_t v_point, m_point;  // and from point to point
   int64_t m_offset, patch_offset, sums_offset;  // floats, in the scratch
   size_t scratch_bytes;
-  int prefetch_steps;  // rows that InputPrefetch reads per register tile
+  int64_t input_lines;  // cache lines of the next block's input, for each register tile of a point
 
   const float* weight;       // [phase][block][point][channel][block's filters]
   const float* bias;         // [filters rounded up], zeros if absent
@@ -96,10 +96,9 @@ struct WinogradPackPlan {
   float* to;                         // like WinogradPlan::weight
 };
 
-// Tiles in one register tile that is `vectors` wide. More than 12 would save nothing: 12 sums already hide
-// the latency of a multiply-add.
+// Tiles in one register tile that is `vectors` wide.
 constexpr int winograd_register_tiles(int accumulators, int vectors) {
-  return accumulators / vectors < 12 ? accumulators / vectors : 12;
+  return accumulators / vectors;
 }
 
 struct WinogradTile {

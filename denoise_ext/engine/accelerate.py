@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Generator
 from functools import cache
 from typing import Any
@@ -18,13 +19,16 @@ from denoise_ext.engine.capture.signature import is_ordinary, tensors_in
 from denoise_ext.engine.fuse import verify
 from denoise_ext.engine.report import Report, Row
 from denoise_ext.engine.run.dispatch import rehearsal, shim
-from denoise_ext.engine.run.output_tree import largest_error
+from denoise_ext.engine.run.output_tree import are_contiguous, contiguous, largest_error
 from denoise_ext.engine.run.reference_run import ReferenceRun
 from denoise_ext.engine.run.settings import Settings
 from denoise_ext.engine.run.snapshot import Snapshot
 
 logger = get_logger("denoise_ext")
-_OWN = frozenset({"training", "_original", "_options", "_settings", "_shim", "_decided"})
+_OWN = frozenset(
+    {"training", "_original", "_options", "_settings", "_shim", "_decided", "_free", "_lock"}
+)
+_OF_VIEWS = RuntimeError  # what a view raises that another layout would allow
 
 
 def accelerate(
@@ -105,6 +109,7 @@ class Accelerated(Wrapper):
         # Past __setattr__: nn.Module would make the original a submodule, with keys of its own.
         own = self.__dict__
         own["_original"], own["_options"] = original, (precision, dtype, examine)
+        own["_lock"] = threading.RLock()
         # The same dictionaries: parameters, state_dict keys and submodules are the original's.
         for name in ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"):
             own[name] = getattr(original, name)
@@ -126,7 +131,7 @@ class Accelerated(Wrapper):
             if self._shim is None:
                 return self._original(*args, **kwargs)
             try:
-                return self._shim(*args, **kwargs)
+                return self._own_layout(self._shim(*args, **kwargs), args, kwargs)
             except Exception as error:  # whatever a forward on replaced parts may raise
                 return self._after(error, args, kwargs)
 
@@ -147,10 +152,16 @@ class Accelerated(Wrapper):
 
     def refresh(self) -> None:
         """Drop all plans and decisions; the next call is the example."""
+        self._begin(free_layouts=True)
+
+    def _begin(self, free_layouts: bool) -> None:
         own = self.__dict__
-        own["_settings"] = settings = Settings(*self._options)
+        precision, dtype, examine = own["_options"]
+        settings = Settings(precision, dtype, examine, free_layouts, own["_lock"])
+        own["_settings"] = settings
         if settings.examine:
             settings.reconsider = self._reconsider
+        own["_free"] = False  # parts' plans have left images in layouts of their own
         own["_shim"] = shim(self._original, "", self._settings)
         own["_decided"] = not self._settings.examine
 
@@ -175,6 +186,8 @@ class Accelerated(Wrapper):
                 return self.forward(*args, **kwargs)
             reference = ReferenceRun(self._original, "forward", args, kwargs)
             expected = None if reference.missing else reference.run()
+            if self._settings.free_layouts and not are_contiguous((args, kwargs, expected)):
+                self._begin(free_layouts=False)
             if reference.missing:
                 result = self._original(*args, **kwargs)  # what it raises leaves all undecided
                 self._keep_original(reference.missing)
@@ -195,15 +208,24 @@ class Accelerated(Wrapper):
             result = self._shim(*args, **kwargs)
         except Exception as error:
             before.restore()
+            if self._settings.free_layouts and isinstance(error, _OF_VIEWS):
+                self._begin(free_layouts=False)
+                return self._try(args, kwargs, reference, expected)
             result = self._original(*args, **kwargs)
             self._keep_original(f"with parts replaced it raises {_described(error)}")
             return result
         plans = {row.module for row in self._settings.report.rows if row.variant == "plan"}
         if not plans:
             self.__dict__["_shim"] = None
-        elif "" not in plans and not self._parts_hold(result, expected, reference):
-            return expected
-        return result
+        elif "" not in plans:
+            self.__dict__["_free"] = self._settings.free_layouts
+            if not self._parts_hold(result, expected, reference):
+                return expected
+        return self._own_layout(result, args, kwargs)
+
+    def _own_layout(self, result: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The result as the original's, which makes contiguous images of contiguous images."""
+        return contiguous(result) if self._free and are_contiguous((args, kwargs)) else result
 
     def _keep_original(self, reason: str) -> Row:
         row = Row("", type(self._original).__name__, "original", reason=reason)
@@ -225,7 +247,10 @@ class Accelerated(Wrapper):
             return False
         row = Row("", type(self._original).__name__, "its parts' plans", error, bound)
         try:
-            row.original_ms, row.ours_ms = reference.times(rehearsal(self._shim, reference.module))
+            parts = rehearsal(self._shim, reference.module)
+            row.original_ms, row.ours_ms = reference.times(
+                lambda *args, **kwargs: self._own_layout(parts(*args, **kwargs), args, kwargs)
+            )
         except Exception as failure:
             row.reason = f"a further call raises {_described(failure)}"
         else:
@@ -247,6 +272,10 @@ class Accelerated(Wrapper):
         result = self._original(*args, **kwargs)
         if not isinstance(error, (MemoryError, torch.OutOfMemoryError)):
             reason = f"with parts replaced it raises {_described(error)}"
+            if self._free and isinstance(error, _OF_VIEWS):
+                with self._lock:
+                    self._begin(free_layouts=False)
+                return result
             logger.warning("%s: the original runs from now on: %s", type(self).__name__, reason)
             self._keep_original(reason)
             self.__dict__["_decided"] = True

@@ -83,7 +83,8 @@ def to_unit(
 
 def _check_numbers(x: Tensor, low: float, high: float) -> None:
     if x.numel():
-        largest = float(x.abs().max())
+        least, most = (float(end) for end in torch.aminmax(x))  # both NaN if any number is
+        largest = max(-least, most)
         if not largest <= _LARGEST:  # also true of NaN
             found = (
                 f"values {largest:g} times as far from black as white is (value_range states"

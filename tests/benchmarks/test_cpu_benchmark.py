@@ -28,7 +28,7 @@ needs_native = pytest.mark.skipif(native_error() is not None, reason=native_erro
 
 @pytest.mark.slow
 @needs_native
-@pytest.mark.rotates()
+@pytest.mark.rotates(turns=8)
 @pytest.mark.parametrize("suite", suites.SUITES)
 def test_dry_run(tmp_path, suite):
     command = [sys.executable, "benchmarks/cpu.py", "--dry-run", "--output", tmp_path]

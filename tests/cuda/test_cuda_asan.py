@@ -20,7 +20,7 @@ from cuda_emulator.build import ROOT
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.rotates(turn=0, turns=8),  # a build of the kernels of its own
+    pytest.mark.rotates(turn=0, turns=16),  # a build of the kernels of its own
     pytest.mark.skipif(cuda_emulator.missing() is not None, reason=str(cuda_emulator.missing())),
     pytest.mark.skipif(cuda_emulator.is_forced(), reason="this process tests one build only"),
 ]

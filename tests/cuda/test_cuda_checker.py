@@ -127,7 +127,7 @@ ASAN_CAUGHT = {
 
 
 # The day of test_cuda_asan.py, which builds the emulator for it, too.
-asan_day = pytest.mark.rotates(turn=0, turns=8)
+asan_day = pytest.mark.rotates(turn=0, turns=16)
 
 
 @pytest.fixture(scope="module")

@@ -66,7 +66,7 @@ def test_the_list_is_complete():
     assert {fault.call for fault in FAULTS} == set(CALLS)
 
 
-@pytest.mark.rotates(turns=48)  # each is a build
+@pytest.mark.rotates(turns=96)  # each is a build
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name.replace(" ", "_"))
 def test_caught(fault: Fault, run_call: RunCall):
     try:

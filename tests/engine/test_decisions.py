@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from engine_tools import ours_is_faster as ours_is_faster
-from engine_tools import timed
+from engine_tools import set_times, timed
 from torch import nn
 from zoo import FAMILIES, tiny
 
@@ -46,7 +46,7 @@ def clock(monkeypatch):
         calls.append(len(contenders))
         return [2.0] * (len(contenders) - 1) + [1.0]
 
-    monkeypatch.setattr(verify, "interleaved", interleaved)
+    set_times(monkeypatch, interleaved)
     return calls
 
 
@@ -71,20 +71,20 @@ def test_the_second_process_needs_no_clock(folder, clock):
 
 
 def test_what_is_slower_is_kept_too(folder, monkeypatch):
-    monkeypatch.setattr(verify, "interleaved", lambda calls: timed(1.0, 2.0, calls))
+    set_times(monkeypatch, lambda calls: timed(1.0, 2.0, calls))
     model = net()
     assert decided(denoise_ext.accelerate(model, X)) == {"timed"}
-    monkeypatch.setattr(verify, "interleaved", lambda calls: pytest.fail("timed again"))
+    set_times(monkeypatch, lambda calls: pytest.fail("timed again"))
     again = denoise_ext.accelerate(model, X)
     assert all(row.variant != "plan" for row in again.report().rows)
     assert torch.equal(again(X), model(X))
 
 
 def test_a_plan_of_the_original_s_operators_is_kept_too(folder, monkeypatch):
-    monkeypatch.setattr(verify, "interleaved", lambda calls: timed(3.0, 2.0, calls, plain=1.0))
+    set_times(monkeypatch, lambda calls: timed(3.0, 2.0, calls, plain=1.0))
     model = net()
     first = denoise_ext.accelerate(model, X)
-    monkeypatch.setattr(verify, "interleaved", lambda calls: pytest.fail("timed again"))
+    set_times(monkeypatch, lambda calls: pytest.fail("timed again"))
     again = denoise_ext.accelerate(model, X)
     for fast in (first, again):
         whole = fast.report().rows[-1]
@@ -369,7 +369,7 @@ def test_known_decisions_are_right(name, size, precision, ours_is_faster):
 
 
 def test_known_decisions_need_neither_clock_nor_original(monkeypatch):
-    for name in ("interleaved", "examine"):
+    for name in ("interleaved", "settled", "examine"):
         monkeypatch.setattr(verify, name, lambda *_: pytest.fail("not needed"))
     model = tiny(FAMILIES[0])
     known = engine.plan(model)

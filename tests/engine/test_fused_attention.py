@@ -78,6 +78,46 @@ class Cosine(Windows):
         return F.normalize(q, dim=-1) @ F.normalize(k, dim=-1).transpose(-2, -1)
 
 
+class Scaled(Cosine):
+    """Swin V2's, with a trained factor of each head, of either sign."""
+
+    def __init__(self, shift: int = 0) -> None:
+        super().__init__(shift)
+        self.scale = nn.Parameter(torch.randn(HEADS, 1, 1))
+
+    def factors(self) -> Tensor:
+        return self.scale.clamp(max=4.6).exp() * torch.tensor([1.0, -1.0, 1.0]).view(-1, 1, 1)
+
+    def scores(self, q: Tensor, k: Tensor) -> Tensor:
+        return self.factors() * super().scores(q, k)
+
+
+class ScaledTwice(Scaled):
+    """By a number, too."""
+
+    def scores(self, q: Tensor, k: Tensor) -> Tensor:
+        return super().scores(q, k) * 0.7
+
+
+class ScaledAfter(Scaled):
+    """The scores have their constants already."""
+
+    def weights(self, scores: Tensor) -> Tensor:
+        return (scores * self.factors()).softmax(-1)
+
+
+class ScaledPairs(Scaled):
+    """Each pair of pixels has a factor of its own."""
+
+    def factors(self) -> Tensor:
+        return self.bias.permute(2, 0, 1)
+
+
+class ScaledQueries(Scaled):
+    def factors(self) -> Tensor:
+        return self.bias[:, 0].t().unsqueeze(-1)
+
+
 class OverHeads(Windows):
     def weights(self, scores: Tensor) -> Tensor:
         return scores.softmax(1)
@@ -126,11 +166,11 @@ def _compare(net: nn.Module, x: Tensor) -> None:
 
 @pytest.mark.parametrize("size", [(8, 12), (4, 4), (16, 8)])
 @pytest.mark.parametrize("shift", [0, 2])
-@pytest.mark.parametrize("layer", [Windows, Factor, Cosine])
+@pytest.mark.parametrize("layer", [Windows, Factor, Cosine, Scaled, ScaledTwice])
 def test_windows(layer, shift, size):
     net, x = _net(layer(shift)), torch.rand(1, 3, *size)
     (site,) = _sites(net, x)
-    factor = {Windows: (C // HEADS) ** -0.5, Factor: 0.3, Cosine: 1.0}[layer]
+    factor = {Windows: (C // HEADS) ** -0.5, Factor: 0.3, ScaledTwice: 0.7}.get(layer, 1.0)
     assert abs(site.factor - factor) < 1e-12 and len(site.added) == (2 if shift else 1)
     assert len(_sites(net, x, channels_last=False)) == 1
     _compare(net, x)
@@ -144,7 +184,10 @@ def test_several_images(shift):
     _compare(net, x)
 
 
-@pytest.mark.parametrize("layer", [NegativeFactor, OverHeads, Seen, Turned])
+@pytest.mark.parametrize(
+    "layer",
+    [NegativeFactor, OverHeads, Seen, Turned, ScaledAfter, ScaledPairs, ScaledQueries],
+)
 def test_what_is_another_function(layer):
     net, x = _net(layer()), torch.rand(1, 3, 8, 12)
     assert not _sites(net, x)
@@ -152,8 +195,9 @@ def test_what_is_another_function(layer):
 
 
 @pytest.mark.usefixtures("ours_is_faster")
-def test_accelerated():
-    net, x = _net(Windows(2)), torch.rand(1, 3, 16, 24)
+@pytest.mark.parametrize("layer", [Windows, Scaled])
+def test_accelerated(layer):
+    net, x = _net(layer(2)), torch.rand(1, 3, 16, 24)
     fast = denoise_ext.accelerate(net, x)
     (row,) = [row for row in fast.report().rows if row.site.startswith("attention")]
     assert row.variant == "by tiles" and row.error <= row.bound

@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from engine_tools import planned, timed
+from engine_tools import planned, set_times, timed
 from torch import nn
 
 import denoise_ext
@@ -48,7 +48,7 @@ def test_it_is_taken_where_it_is_faster(monkeypatch):
             return timed(3.0, 1.0, calls)
         return next(times)
 
-    monkeypatch.setattr(verify, "interleaved", interleaved)
+    set_times(monkeypatch, interleaved)
     monkeypatch.setattr(verify, "clock", lambda: 0.0)
     net = nn.Sequential(nn.Conv2d(3, 4, 11, padding=5), nn.BatchNorm2d(4)).eval()
     for precision, variant in [("default", "fft"), ("strict", "direct")]:

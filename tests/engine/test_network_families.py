@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from engine_tools import timed
+from engine_tools import set_times, timed
 from network_families import FAMILIES
 from torch.utils import _pytree as pytree
 
@@ -29,7 +29,7 @@ def clock(monkeypatch):
         return [1.0, 2.0] if no_site else timed(*times["plan"], calls)
 
     monkeypatch.setenv("DENOISE_EXT_CACHE", "off")
-    monkeypatch.setattr(verify, "interleaved", interleaved)
+    set_times(monkeypatch, interleaved)
     monkeypatch.setattr(verify, "clock", lambda: 0.0)
     return times
 

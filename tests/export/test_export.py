@@ -33,7 +33,7 @@ def evaluate(path, **inputs: Tensor) -> Tensor:
     return torch.from_numpy(result[0])
 
 
-@pytest.mark.rotates()
+@pytest.mark.rotates(turns=8)
 @pytest.mark.parametrize("name", ONE_EACH)
 def test_every_family_in_onnx_runtime(name, tmp_path):
     model, path = tiny(name, **SHALLOW.get(name.split("_")[0], {})), tmp_path / "net.onnx"

@@ -100,7 +100,7 @@ def check_compiled(model: ImageDenoiser, backend: str, calls: list[tuple]) -> No
             close(compiled(x, sigma), model(x, sigma))
 
 
-@pytest.mark.rotates(turns=8)
+@pytest.mark.rotates(turns=16)
 @pytest.mark.parametrize("name", FAMILIES)
 def test_compiles_in_one_graph(name):
     """With our layers at several sizes and noise levels, and with torch's."""
@@ -109,7 +109,7 @@ def test_compiles_in_one_graph(name):
     check_compiled(to_torch(tiny(name)), "eager", calls[:1])
 
 
-@pytest.mark.rotates(turns=8)
+@pytest.mark.rotates(turns=16)
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in FAMILIES if "gray" in name])
 def test_compiles_to_machine_code(name, tmp_path, monkeypatch):

@@ -25,6 +25,8 @@ def samples():
         sys.modules["expecttest"] = stand_in
     from torch.testing._internal.common_methods_invocations import op_db
 
+    # The import freezes torch.backends, whose settings other tests change.
+    torch.backends.__allow_nonbracketed_mutation_flag = True
     infos = {info.name: info for info in op_db}
     return lambda name, dtype: (infos[name], list(infos[name].sample_inputs("cpu", dtype)))
 

@@ -24,7 +24,13 @@ def ours_is_faster(monkeypatch):
     Planning takes no time, so that every new size gets its plan.
     """
     monkeypatch.setattr(verify, "clock", lambda: 0.0)
-    monkeypatch.setattr(verify, "interleaved", lambda calls: [2.0] * (len(calls) - 1) + [1.0])
+    set_times(monkeypatch, lambda calls: [2.0] * (len(calls) - 1) + [1.0])
+
+
+def set_times(monkeypatch, times) -> None:
+    """Give the engine ``times(calls)`` for milliseconds of sites' calls and of wholes'."""
+    for name in ("interleaved", "settled"):
+        monkeypatch.setattr(verify, name, times)
 
 
 def timed(given: float, ours: float, calls: list, plain: float | None = None) -> list[float]:

@@ -12,6 +12,7 @@ import denoise_ext
 from denoise_ext._loader import native_error
 from denoise_ext.models import create_model
 from denoise_ext.tasks import Denoiser, estimate_sigma
+from denoise_ext.tasks.doubts import _SHARE, _SHARE_OF_PIXELS, warn_of_range
 
 pytestmark = pytest.mark.skipif(native_error() is not None, reason="native library missing")
 RNG = np.random.default_rng(4)
@@ -51,6 +52,31 @@ def test_floats_on_another_scale(network, name, dtype):
     [text] = caught(lambda: estimate_sigma(image))
     assert "value_range" in text
     assert caught(lambda: estimate_sigma(image, value_range=(low, high))) == []
+
+
+@pytest.mark.parametrize("place", ["blocks", "pixels"])
+@pytest.mark.parametrize("size", [(400, 408), (1100, 1300)])
+@pytest.mark.parametrize("share", [0.5, 1.5])
+def test_share_of_pixels_that_are_outside(share, size, place):
+    """An image in [0, 1] but for a share of blocks, or of pixels: below the limit and above it."""
+    image = np.random.default_rng(5).uniform(0.2, 0.8, size)
+    if place == "blocks":
+        blocks = image.reshape(size[0] // 4, 4, size[1] // 4, 4)[::2, :, ::2]  # a quarter of each
+        chosen = np.random.default_rng(6).random(blocks.shape[::2]) < share * _SHARE
+        blocks[np.broadcast_to(chosen[:, None, :, None], blocks.shape)] = 9  # mean: above 2.4
+    else:  # beside what is as far above, so that the means of blocks are in [0, 1]
+        image += 0.5
+        chosen = np.random.default_rng(6).random(size) < share * _SHARE_OF_PIXELS
+        image[chosen] = -0.3
+    warned = caught(lambda: warn_of_range(torch.from_numpy(image)))
+    assert len(warned) == (share > 1)
+
+
+def test_numbers_that_are_not_finite_are_no_doubt():
+    image = torch.full((64, 64), 0.5)
+    image[3, 5] = torch.nan
+    assert caught(lambda: warn_of_range(image)) == []
+    assert caught(lambda: warn_of_range(torch.full((7, 900), -9.0))) == []  # not one block
 
 
 @pytest.mark.parametrize("sigma", [5, 50, 100])

@@ -161,7 +161,7 @@ def test_a_memory_limit_makes_tiles():
 
 
 @pytest.mark.slow
-@pytest.mark.rotates(turn=3, turns=8)
+@pytest.mark.rotates(turn=3, turns=16)
 def test_ten_thousand_frames_do_not_drift():
     model, still = network(), scene(1, size=(32, 48), sigma=0.0)[0]
     denoiser = VideoDenoiser(model, sigma=SIGMA)

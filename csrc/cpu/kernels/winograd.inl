@@ -369,14 +369,17 @@ void winograd_block(const WinogradPlan& plan, int64_t index, int64_t next, void*
   for (int64_t t = 0; t < tiles; at = winograd_next_tile(plan, at, first + ++t))
     winograd_input<W>(plan, at, v + t * kWide, patch);
 
-  const bool direct = plan.direct_input || plan.direct_coarse;
-  const int64_t following = direct ? next * plan.block_tiles : plan.tiles;
-  const int64_t end = following + plan.block_tiles;
-  InputPrefetch prefetch{plan, following, end < plan.tiles ? end : plan.tiles};
+  const int64_t following = next * plan.block_tiles, end = following + plan.block_tiles;
+  LinePrefetch<WinogradInputAreas> inputs{{plan, following, end < plan.tiles ? end : plan.tiles}};
+  const bool writes = plan.direct_output && plan.params.output.data != nullptr && !plan.stream;
   const float* u = plan.weight;
   const WinogradRuns* runs = plan.runs_at.data();
   for (const WinogradPhase& phase : plan.phases.outputs) {
     for (const ChannelBlock& block : plan.blocks) {
+      WinogradPrefetch prefetch{{{plan, phase, block, first, writes ? first + tiles : first}},
+                                inputs,
+                                winograd_output_lines(plan, block.vectors),
+                                plan.input_lines};
       for (int64_t p = 0; p < points; ++p, u += plan.channels * block.vectors * kWide)
         winograd_products_of(block.vectors, tiles, v + p * plan.v_point, plan.vector_step, u,
                              plan.runs.data() + runs[p].begin, plan.runs.data() + runs[p].end,

@@ -1,61 +1,6 @@
 // The products of Winograd's algorithm: at each of the n^2 points a matrix product
 //   M[tile][filter] = sum over channels of V[tile][channel] * U[channel][filter].
 
-// Reads the next block's input into the second-level cache while this block's products are computed,
-// a few cache lines per call.
-struct InputPrefetch {
-  const WinogradPlan& plan;
-  int64_t tile, last;            // next tile to read, and the end
-  int64_t row = 0, y = 0;        // next input row of that tile, counted in the tile and in the image
-  bool inside = false;           // the tile's columns
-  int64_t fine = 0, coarse = 0;  // where the row's pixels are, and at even rows those of the coarse image
-
-  DENOISE_EXT_INLINE void advance() {
-    for (int i = 0; i < plan.prefetch_steps && tile < last; ++i) step();
-  }
-
-  // One row of the m pixels, of each phase, that the tile does not share with the one to its left.
-  DENOISE_EXT_INLINE void step() {
-    const Tensor4& input = plan.params.input;
-    const int64_t pixels = plan.outputs * plan.phases.input_step[1];
-    if (row == 0) begin();
-    if (inside && y >= 0 && y < input.size[2]) {
-      if (plan.direct_input) read(input, fine, pixels);
-      if (plan.direct_coarse && y % 2 == 0) read(plan.params.coarse, coarse, plan.outputs / 2);
-    }
-    fine += input.stride[2];
-    if (y % 2 != 0) coarse += plan.params.coarse.stride[2];
-    ++y;
-    if (++row == plan.points * plan.phases.input_step[0]) {
-      row = 0;
-      ++tile;
-    }
-  }
-
-  void begin() {
-    const Tensor4& input = plan.params.input;
-    const int64_t* step = plan.phases.input_step;
-    const WinogradTile at = winograd_tile(plan, tile);
-    const int64_t x = (at.x0 + plan.points - plan.outputs) * step[1];
-    y = at.y0 * step[0];
-    inside = x + plan.outputs * step[1] <= input.size[3];
-    fine = place(input, at.n, y, x);
-    coarse = place(plan.params.coarse, at.n, y < 0 ? -1 : y / 2, (x + 1) / 2);
-  }
-
-  static int64_t place(const Tensor4& image, int64_t n, int64_t y, int64_t x) {
-    return n * image.stride[0] + y * image.stride[2] + x * image.stride[3];
-  }
-
-  static DENOISE_EXT_INLINE void read(const Tensor4& image, int64_t at, int64_t pixels) {
-    const float* from = static_cast<const float*>(image.data) + at;
-    const bool dense = image.stride[3] == image.size[1];
-    const int64_t length = dense ? pixels * image.size[1] : image.size[1];
-    for (int64_t pixel = 0; pixel < (dense ? 1 : pixels); ++pixel, from += image.stride[3])
-      for (int64_t c = 0; c < length; c += 16) __builtin_prefetch(from + c, 0, 2);
-  }
-};
-
 // m = v times u for kTiles tiles and kVectors vectors of filters: the sums in registers, over the channels of
 // the runs. u is [channels][kVectors * lanes], v and m are [vector][tile][lane] with `step` floats from
 // vector to vector. m may be v: a tile is read before it is written.

@@ -14,6 +14,8 @@
 
 #include "../kernels/winograd_gemm.inl"
 
+#include "../kernels/winograd_prefetch.inl"
+
 #include "../kernels/winograd.inl"
 
 #include "../kernels/winograd_pack.inl"

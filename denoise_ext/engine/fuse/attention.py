@@ -1,6 +1,6 @@
 """Attention that a forward writes out, on the CPU: one call, without the matrix of all scores.
 
-``softmax(q k^T factor + constants) v``: PyTorch's `scaled_dot_product_attention` goes tile by
+``softmax(q k^T factors + constants) v``: PyTorch's `scaled_dot_product_attention` goes tile by
 tile.
 """
 
@@ -32,6 +32,7 @@ class AttentionSite(Site):
     key: Value
     value: Value
     factor: float
+    scale: Value | None  # a constant factor of each head
     added: tuple[Value, ...]  # constants that are added to the scores
     shapes: tuple[tuple[int, ...], ...]  # of those: four dimensions, which broadcast
     swapped: bool  # whether the output is (B, L, heads, e)
@@ -47,7 +48,8 @@ class AttentionSite(Site):
     def step(self, variant: str, constants: Constants) -> Step:
         """See :class:`Site`."""
         args = (
-            self.query, self.key, self.value, self.factor, self.added, self.shapes, self.swapped,
+            self.query, self.key, self.value, self.factor, self.scale, self.added, self.shapes,
+            self.swapped,
         )  # fmt: skip
         return Step(_attend, args, {}, [self.output])
 
@@ -59,8 +61,9 @@ class AttentionSite(Site):
         by that times rms(value), and by ``4 eps sqrt(S)`` of it for its own sum.
         """
         q, k, v = (env(value).double() for value in self.reads())
-        terms = self.factor * (q.square().sum(-1).mean() * k.square().mean()).sqrt()
-        scores = self.factor * float(q.square().sum(-1).max() * k.square().sum(-1).max()) ** 0.5
+        factor = self.factor * (1.0 if self.scale is None else float(env(self.scale).abs().max()))
+        terms = factor * (q.square().sum(-1).mean() * k.square().mean()).sqrt()
+        scores = factor * float(q.square().sum(-1).max() * k.square().sum(-1).max()) ** 0.5
         constants = sum(_largest_counting(env(value)) for value in self.added)
         walk = float(terms) * (q.shape[-1] + 16) ** 0.5 + scores + constants
         eps = torch.finfo(torch.float32).eps
@@ -74,9 +77,11 @@ def _largest_counting(added: Tensor) -> float:
 
 
 def _attend(
-    query: Tensor, key: Tensor, value: Tensor, factor: float, added: tuple[Tensor, ...],
-    shapes: tuple[tuple[int, ...], ...], swapped: bool,
+    query: Tensor, key: Tensor, value: Tensor, factor: float, scale: Tensor | None,
+    added: tuple[Tensor, ...], shapes: tuple[tuple[int, ...], ...], swapped: bool,
 ) -> Tensor:  # fmt: skip
+    if scale is not None:  # queries are fewer than scores
+        query = query * scale.reshape(-1, 1, 1)
     mask = None
     for tensor, shape in zip(added, shapes, strict=True):
         part = tensor.reshape(shape)
@@ -100,6 +105,7 @@ class _Scores:
 
     product: Node
     factor: float
+    scale: Value | None
     added: tuple[Value, ...]
     shapes: tuple[tuple[int, ...], ...]
     nodes: list[Node]
@@ -134,7 +140,7 @@ def _attention(node: Node, constants: Constants, outputs: set[Value]) -> Attenti
     before = sorted({n for n in before if n is not last}, key=lambda n: n.index)
     label = f"attention {length}x{keys}, {h} heads of {query[0].shape[-1]}"
     return AttentionSite(
-        [last], last.first, before, label, "", query[0], key[0], value[0], factor,
+        [last], last.first, before, label, "", query[0], key[0], value[0], factor, scores.scale,
         scores.added, scores.shapes, swapped,
     )  # fmt: skip
 
@@ -159,19 +165,27 @@ def _copies_to(node: Node, op: Any, outputs: set[Value]) -> list[Node] | None:
 
 def _scores(value: Value, constants: Constants, outputs: set[Value]) -> _Scores | None:
     factor, nodes = 1.0, list[Node]()
+    scale: Value | None = None
     added: list[Value] = []
     shapes: list[tuple[int, ...]] = []
     while only_user(value, outputs) is not None and (node := value.producer) is not None:
         nodes.append(node)
         if node.op is aten.bmm.default:
-            return _Scores(node, factor, tuple(added), tuple(shapes), nodes)
+            return _Scores(node, factor, scale, tuple(added), tuple(shapes), nodes)
         left: Any = node.args[0]
         right: Any = node.args[1] if len(node.args) > 1 else None
+        unscaled = factor == 1 and scale is None
         if node.op in _VIEWS:
             value = left
         elif node.op is aten.mul.Tensor and _is_positive(right):
             factor, value = factor * right, left
-        elif node.op is aten.add.Tensor and node.argument("alpha") == 1 and factor == 1:
+        elif node.op is aten.mul.Tensor and scale is None and isinstance(right, Value):
+            constant, value = (right, left) if right in constants else (left, right)
+            shape = _four_of(constant, value) if constant in constants else None
+            if shape != (1, value.shape[1], 1, 1) or value.shape != node.first.shape:
+                return None
+            scale = constant
+        elif node.op is aten.add.Tensor and node.argument("alpha") == 1 and unscaled:
             constant, value = (right, left) if right in constants else (left, right)
             shape = _four_of(constant, value) if constant in constants else None
             if shape is None or value.shape != node.first.shape:

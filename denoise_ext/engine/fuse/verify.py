@@ -6,6 +6,9 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from math import comb
+from operator import truediv
+from statistics import median
 from typing import Any
 
 import torch
@@ -18,16 +21,18 @@ from denoise_ext.engine.fuse.resampled import ResampledSite
 from denoise_ext.engine.report import Row
 
 WORTH_IT = 1.02  # times as fast as the original, for a whole or its parts: less is noise
-_CLEAR = 1.15  # times as fast: beyond, a measurement is not repeated
-_SAMPLES = 4  # measurements of a whole at most
-_ROUNDS = 3  # timed runs of each, in turn; the shortest counts
+# Rounds in which a whole is timed beside its original, at least: to lose, to win; and at most.
+_FEWEST, _FEW, _MOST = 3, 5, 40
+_DOUBT = 0.05  # of a gain: five rounds are the fewest that leave less
+_PATIENCE = 20.0  # seconds, after which no round follows that a gain does not need
+_ROUNDS = 3  # timed runs of a site and its original, in turn; the shortest counts
 _SHORT = 2e-3  # seconds: what is shorter is run several times per round
 _TINY = torch.finfo(torch.float32).tiny  # keeps relative errors of zeros from being undefined
 _WORST = 0.05
 # Of 10^8 independent errors the largest is about 6 times their root mean square, and bounds are 4
 # times that (conv_site._WALK).
 _TAIL = 6 / 4
-_LONG = 0.5  # seconds: what is longer is timed once
+_LONG = 0.5  # seconds: what is longer needs no warm-up
 
 
 @dataclass
@@ -276,41 +281,74 @@ def whole_bound(bounds: list[float]) -> float:
 
 def interleaved(calls: list[Callable[[], Any]]) -> list[float]:
     """Milliseconds of each, the shortest of a few runs in turn."""
-    longest = max(_seconds(call, 1) for call in calls)  # the first run is the warm-up
+    longest = max(_turn(calls, 1, 0))  # the first run is the warm-up
     rounds = 1 if longest > _LONG else _ROUNDS
-    repeats = max(1, min(20, int(_SHORT / max(longest, 1e-6))))
-    turns = [[_seconds(call, repeats) for call in calls] for _ in range(rounds)]
+    turns = [_turn(calls, _repeats(longest), number) for number in range(rounds)]
     return [1e3 * min(column) for column in zip(*turns, strict=True)]
 
 
 def settled(calls: list[Callable[[], Any]]) -> list[float]:
-    """Milliseconds of the original and of contenders for its place; a close gain is measured again.
+    """Milliseconds of the original and of contenders for its place: gains that are sure.
 
-    A contender counts with the least favourable measurement: a gain that the measurements do not
-    agree on is noise.
+    Other processes disturb single runs, so rounds follow each other until some contender surely is
+    worth its place, or surely none is.  A contender's time is the original's median over its ratio.
     """
-    samples = [interleaved(calls)]
-    while len(samples) < _SAMPLES and _is_close(samples):
-        samples.append(interleaved(calls))
-    original = sorted(sample[0] for sample in samples)[len(samples) // 2]
-    others = range(1, len(calls))
-    return [original, *(original * max(s[i] / s[0] for s in samples) for i in others)]
+    start = clock()
+    first = _turn(calls, 1, 0)
+    # A long run is no warm-up: all have run before, for the comparison.
+    rounds = [first] if max(first) > _LONG else []
+    while True:
+        rounds.append(_turn(calls, _repeats(max(first)), len(rounds)))
+        sure, possible = _gains(rounds)
+        if len(rounds) >= _FEWEST and max(possible) < WORTH_IT:
+            break
+        late = clock() - start > _PATIENCE or len(rounds) == _MOST
+        if len(rounds) >= _FEW and (late or max(sure) >= WORTH_IT):
+            break
+    original = 1e3 * median(times[0] for times in rounds)
+    return [original, *(original / gain for gain in sure)]
 
 
-def _is_close(samples: list[list[float]]) -> bool:
-    """Whether some contender may still win, and none does by far."""
-    contenders = range(1, len(samples[0]))
-    best = min(max(sample[i] / sample[0] for sample in samples) for i in contenders)
-    return 1 / _CLEAR < best <= 1 / WORTH_IT
+def _gains(rounds: list[list[float]]) -> tuple[list[float], list[float]]:
+    """How many times as fast as the original each contender is at least, and at most.
+
+    The limits of a sign test for the median: with equal chances, fewer rounds than ``beyond`` lie
+    on one side of it in ``_DOUBT`` of all cases.
+    """
+    count, beyond, cases = len(rounds), 0, 1
+    while cases + comb(count, beyond + 1) <= _DOUBT * 2**count:
+        beyond += 1
+        cases += comb(count, beyond)
+    columns = [*zip(*rounds, strict=True)]
+    gains = [sorted(map(truediv, columns[0], ours)) for ours in columns[1:]]
+    return [column[beyond] for column in gains], [column[-1 - beyond] for column in gains]
+
+
+def _turn(calls: list[Callable[[], Any]], repeats: int, number: int) -> list[float]:
+    """Seconds of each, in an order that rotates from turn to turn."""
+    order = [(number + i) % len(calls) for i in range(len(calls))]
+    found = {i: max(_seconds(calls[i], repeats), 1e-9) for i in order}
+    return [found[i] for i in range(len(calls))]
+
+
+def _repeats(longest: float) -> int:
+    return max(1, min(20, int(_SHORT / max(longest, 1e-6))))
 
 
 def _seconds(call: Callable[[], Any], repeats: int) -> float:
-    start = clock()
-    for _ in range(repeats):
-        call()
+    """The shortest of a few runs; on a GPU their mean, as each call returns before it is done."""
     if torch.cuda.is_available() and torch.cuda.is_initialized():
+        start = clock()
+        for _ in range(repeats):
+            call()
         torch.cuda.synchronize()
-    return (clock() - start) / repeats
+        return (clock() - start) / repeats
+    shortest = math.inf
+    for _ in range(repeats):
+        start = clock()
+        call()
+        shortest = min(shortest, clock() - start)
+    return shortest
 
 
 def relative_error(actual: Tensor, expected: Tensor) -> float:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from denoise_ext.engine.capture.graph import Value, same_layout
+from denoise_ext.engine.capture.result_nest import flatten
 from denoise_ext.engine.capture.signature import PLAIN
 from denoise_ext.engine.fuse import verify
 
@@ -67,6 +68,36 @@ def own_strides(leaf: Any) -> Strides | None:
                 return None  # an expanded tensor: copying into it would have no meaning
             reach += (size - 1) * step
     return tuple(stride)
+
+
+def strides_of(result: Any, free: bool) -> list[Strides | None]:
+    """The strides of a result's leaves; if ``free``, images have any."""
+    return [None if free and _is_image(x) else own_strides(x) for x in flatten(result)[0]]
+
+
+def _is_image(leaf: Any) -> bool:
+    """Whether it is a tensor of four dimensions: channels_last is for those."""
+    return isinstance(leaf, Tensor) and leaf.dim() == 4
+
+
+def are_contiguous(result: Any) -> bool:
+    """Whether all images of a result can be seen, and are contiguous."""
+    leaves = flatten(result)[0]
+    return all(leaf.is_contiguous() if _is_image(leaf) else _is_known(leaf) for leaf in leaves)
+
+
+def _is_known(leaf: Any) -> bool:
+    return isinstance(leaf, (Tensor, *PLAIN))
+
+
+def contiguous(result: Any) -> Any:
+    """The result with contiguous images."""
+    if isinstance(result, Tensor):
+        return result.contiguous() if _is_image(result) else result
+    leaves, spec = flatten(result)
+    if all(leaf.is_contiguous() for leaf in leaves if _is_image(leaf)):
+        return result
+    return pytree.tree_unflatten([x.contiguous() if _is_image(x) else x for x in leaves], spec)
 
 
 def largest_error(actual: Any, expected: Any) -> float:

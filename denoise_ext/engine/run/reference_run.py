@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
@@ -55,7 +56,7 @@ class ReferenceRun:
         finally:
             set_random_states(now)
 
-    def times(self, replaced: nn.Module) -> list[float]:
+    def times(self, replaced: Callable[..., Any]) -> list[float]:
         """Milliseconds of the copy's call, and of the same call of ``replaced``.
 
         ``replaced`` shares its state with the copy.

@@ -16,7 +16,6 @@ from denoise_ext.engine.capture.constants import NotPlannedError
 from denoise_ext.engine.capture.graph import Graph
 from denoise_ext.engine.capture.instrumented_copy import Guard, InstrumentedCopy
 from denoise_ext.engine.capture.relaid import trace_relaid
-from denoise_ext.engine.capture.result_nest import flatten
 from denoise_ext.engine.capture.signature import call_key, without_numbers
 from denoise_ext.engine.capture.trace import trace
 from denoise_ext.engine.fuse import decisions, verify
@@ -25,7 +24,7 @@ from denoise_ext.engine.fuse.match import find_sites
 from denoise_ext.engine.report import Row
 from denoise_ext.engine.run.economy import Economy
 from denoise_ext.engine.run.entries import MOST_PLANS, Entries, Entry
-from denoise_ext.engine.run.output_tree import Finish, largest_error, own_strides
+from denoise_ext.engine.run.output_tree import Finish, largest_error, own_strides, strides_of
 from denoise_ext.engine.run.packed import PackedWeights
 from denoise_ext.engine.run.plan import Plan
 from denoise_ext.engine.run.reference_run import ReferenceRun
@@ -397,9 +396,9 @@ class Region:
     def _strides(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], expected: Any
     ) -> list[tuple[int, ...] | None]:
-        """The strides of the original's results, leaf by leaf."""
+        """The strides that results have, leaf by leaf; of parts' images those that plans prefer."""
         if self.settings.examine:
-            return [own_strides(leaf) for leaf in flatten(expected)[0]]
+            return strides_of(expected, free=bool(self.path) and self.settings.free_layouts)
         # Traced with the layout that the arguments have, instead of the one that plans prefer.
         as_given = trace(self.module, self.method, args, kwargs, None, channels_last=False)[0]
         return [own_strides(leaf) for leaf in as_given.outputs]

@@ -23,8 +23,9 @@ class Settings:
     precision: str
     dtype: torch.dtype | None
     examine: bool = True  # False: take the best guess everywhere
-    report: Report = field(default_factory=lambda: Report([]))
+    free_layouts: bool = True  # images between parts are laid out as plans prefer
     lock: threading.RLock = field(default_factory=threading.RLock)
+    report: Report = field(default_factory=lambda: Report([]))
     # Times of a site of one kind and size serve all regions.
     timings: dict[str, tuple[float, float]] = field(default_factory=dict)
     # Called when a region that has had a plan is left for good.
