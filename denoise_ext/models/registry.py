@@ -47,6 +47,8 @@ class Factors:
     """Of the two logarithms over images."""
     interval_90: float
     """Conformal factor: an error is at most so many stated deviations in 90 % of the pixels."""
+    removed: float = 0.0
+    """Of the noise's variance: squared error where the Jacobian shows none, as of fine grain."""
 
     def towards(self, other: Factors, share: float) -> Factors:
         """Between this (share 0) and another (share 1)."""

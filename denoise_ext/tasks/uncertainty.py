@@ -118,7 +118,7 @@ def deviations_of(found: Probed, factors: Factors | None = None) -> Tensor:
     variance = _smooth(found.diagonal).clamp_min(_LEAST)
     if factors is not None:
         ratios, *_ = balanced(found.places, factors)
-        variance *= spread_out(ratios, found.places, variance.shape)
+        variance = variance * spread_out(ratios, found.places, variance.shape) + factors.removed
     return variance.sqrt()
 
 

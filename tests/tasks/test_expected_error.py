@@ -91,6 +91,16 @@ def test_images_of_one_kind_of_place(by):
     assert error == pytest.approx(float(squares.mean()), abs=4 * deviation)
 
 
+def test_what_was_removed_unseen_widens_intervals():
+    everywhere = torch.full((1, 1, 96, 96), 0.02, dtype=torch.float64)
+    found = probe(shrink(everywhere), errors(everywhere)[1], SIGMA, PROBES)
+    factors = Factors((1.0, 1.0), (0.5, 0.2), 0.3, 1.6, 0.003)
+    ratio = float(balanced(found.places, factors)[0][0])
+    variance = deviations_of(found, factors).square()
+    expected = torch.full_like(variance, ratio * 0.02 + 0.003)
+    assert torch.allclose(variance, expected, rtol=1e-6)  # ratios of pixels are float32
+
+
 def test_sums_over_blocks():
     by = shares(40, 70)  # 2 x 4 whole blocks, 32 x 64 pixels; two columns of them are smooth
     generator = torch.Generator().manual_seed(1)

@@ -183,7 +183,7 @@ def test_samples_of_a_gaussian_have_its_posterior():
 
 
 def test_factors_lie_between_those_of_the_levels():
-    low = Factors((1.0, 0.8), (0.1, 0.2), 0.5, 1.5)
+    low = Factors((1.0, 0.8), (0.1, 0.2), 0.5, 1.5, 0.002)
     high = Factors((2.0, 1.2), (0.3, 0.2), 0.7, 1.7)
     calibration = Calibration({10.0: low, 40.0: high}, "none")
     assert calibration.at(3.0) == calibration.at(10.0) == low
@@ -193,6 +193,7 @@ def test_factors_lie_between_those_of_the_levels():
     assert between.variance_ratio_error == pytest.approx((0.2, 0.2))
     assert between.correlation == pytest.approx(0.6)
     assert between.interval_90 == pytest.approx(1.6)
+    assert between.removed == pytest.approx(0.001)  # 0 where it is not given
 
 
 def test_a_calibration_sharpens_the_expected_psnr():
