@@ -1,14 +1,14 @@
 """Convolutions with what comes before and after them: one operator call each.
 
 ``pad -> convolution -> batch norm, factors -> + residual -> activation -> + residual``, of which
-every part but the convolution may be missing.
+every part but the convolution may be missing.  The convolution may be a sum of several.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from denoise_ext._tf32 import tf32_allowed
 from denoise_ext.engine.capture.graph import Value
 from denoise_ext.engine.fuse import fft
 from denoise_ext.engine.fuse.activations import STEEPEST
+from denoise_ext.engine.fuse.branches import Branch
 from denoise_ext.engine.fuse.ir import OUT, Constants, Site, Step, rms
 from denoise_ext.ops.tuned import Tuned
 
@@ -64,9 +65,7 @@ class ConvSite(Site):
     transposed: bool
     output_padding: tuple[int, int] = (0, 0)
     border: str = "constant"
-    # What the weights are multiplied with, in order: ("norm", gamma, beta, mean, variance, eps),
-    # ("factor", number) or ("factors", a number for each channel).
-    scales: list[tuple[Any, ...]] = field(default_factory=list)
+    scales: list[tuple[Any, ...]] = field(default_factory=list)  # as in a :class:`Branch`
     activation: str = "none"
     negative_slope: float = 0.01
     prelu_weight: Value | None = None
@@ -78,68 +77,30 @@ class ConvSite(Site):
         """See :class:`Site`."""
         return [self.input] + ([self.residual] if self.residual is not None else [])
 
+    @property
+    def branch(self) -> Branch:
+        """What is linear in it."""
+        return Branch(**{f.name: getattr(self, f.name) for f in fields(Branch)})
+
+    @property
+    def splits(self) -> bool:
+        """See :class:`Site`: a sum of convolutions can be several."""
+        return any(kind == "plus" for kind, *_ in self.scales)
+
     def folded(self, constants: Constants) -> tuple[Tensor, Tensor | None]:
         """Weight and bias with the scales multiplied in, computed in float64."""
         weight = constants.as_given(self.weight)
-        bias = None if self.bias is None else constants[self.bias]
         if not self.scales:
-            return weight, bias
+            return weight, None if self.bias is None else constants[self.bias]
         key = ("folded", self._key())
         if key not in constants.packed or key[1] is None:
-            constants.packed[key] = self._fold(weight, bias, constants)
+            w, b = self.branch.folded(constants)
+            constants.packed[key] = w.to(weight.dtype), b.to(weight.dtype)
         return constants.packed[key]
-
-    def _fold(
-        self, weight: Tensor, bias: Tensor | None, constants: Constants
-    ) -> tuple[Tensor, Tensor]:
-        dtype = weight.dtype
-        w = weight.double()
-        channels = self.output.shape[1]
-        b = bias.double() if bias is not None else w.new_zeros(channels)
-        for kind, *values in self.scales:
-            if kind == "factor":
-                w, b = w * values[0], b * values[0]
-                continue
-            if kind == "factors":
-                factors = constants[values[0]].double().reshape(-1)
-                w, b = w * self._per_output(factors), b * factors
-                continue
-            *tensors, eps = values
-            gamma, beta = (None if v is None else constants[v].double() for v in tensors[:2])
-            mean, variance = (constants[v].double() for v in tensors[2:])
-            factor = (variance + eps).rsqrt()
-            if gamma is not None:
-                factor = factor * gamma
-            w = w * self._per_output(factor)
-            b = (b - mean) * factor
-            if beta is not None:
-                b = b + beta
-        return w.to(dtype), b.to(dtype)
-
-    def _per_output(self, factor: Tensor) -> Tensor:
-        """``factor`` (K,) in a shape that multiplies the weight's output channels."""
-        if not self.transposed:
-            return factor.view(-1, 1, 1, 1)
-        # weight: (C, K / groups, kH, kW), groups one after the other along C
-        per_group = factor.view(self.groups, 1, -1)
-        rows = self.weight.shape[0] // self.groups
-        return per_group.expand(-1, rows, -1).reshape(self.weight.shape[0], -1, 1, 1)
 
     def _key(self) -> Any:
         """The key of the folded weight among the module's tensors, or None."""
-        parts: list[Any] = []
-        for value in (self.weight, self.bias):
-            if value is not None and value.source is None:
-                return None
-            parts.append(None if value is None else value.source)
-        for kind, *values in self.scales:
-            for part in values:
-                if isinstance(part, Value):
-                    if part.source is None:
-                        return None
-                    part = ("source", part.source)
-                parts.append((kind, part))
-        return tuple(parts)
+        return self.branch.key()
 
     def variants(self) -> list[str]:
         """See :class:`Site`."""
@@ -299,45 +260,15 @@ class ConvSite(Site):
         storage = 0.0
         if x.dtype not in (torch.float32, torch.float64):
             storage = torch.finfo(x.dtype).eps * (2 + len(self.nodes))
-        return (walk + storage) * self._magnitude(x, weight, env)
+        return (walk + storage) * self._magnitude(x, env)
 
-    def _magnitude(self, x: Tensor, weight: Tensor, env: Callable[[Value], Tensor]) -> float:
-        # Mean square of a sum of uncorrelated terms: sum of x's mean squares times the weights'
-        # squares; zeros around the image would make it less.
-        pixels = x.numel() // x.shape[1]
+    def _magnitude(self, x: Tensor, env: Callable[[Value], Tensor]) -> float:
         norms = torch.linalg.vector_norm(x, dim=(0, 2, 3), dtype=torch.float64)
-        per_channel = norms.square() / pixels
-        squares = (
-            weight.double().square().sum((2, 3))
-        )  # (K, C / groups), transposed (C, K / groups)
-        by_group = per_channel.view(self.groups, -1)
-        if self.transposed:
-            mean = torch.einsum("gc,gck->gk", by_group, squares.unflatten(0, (self.groups, -1)))
-        else:
-            mean = torch.einsum("gc,gkc->gk", by_group, squares.unflatten(0, (self.groups, -1)))
-        total = float(mean.mean()) ** 0.5
-        if self.bias is not None:
-            total += rms(env(self.bias))
-        total *= self._largest_scale(env) * STEEPEST.get(self.activation, 1.0)
+        total = self.branch.magnitude(norms.square() / (x.numel() // x.shape[1]), env)
+        total *= STEEPEST.get(self.activation, 1.0)
         # Twice the output: the activation may have cut off half of the sum.
         total += 2 * rms(env(self.output))
         return total + (rms(env(self.residual)) if self.residual is not None else 0.0)
-
-    def _largest_scale(self, env: Callable[[Value], Tensor]) -> float:
-        scale = 1.0
-        for kind, *values in self.scales:
-            if kind == "factor":
-                scale *= abs(values[0])
-                continue
-            if kind == "factors":
-                scale *= float(env(values[0]).abs().max())
-                continue
-            gamma, _, _, variance, eps = values
-            factor = (env(variance).double() + eps).rsqrt()
-            if gamma is not None:
-                factor = factor * env(gamma).double()
-            scale *= float(factor.abs().max())
-        return max(scale, 1.0)
 
 
 def _reach(kernel: int, padding: int) -> int:

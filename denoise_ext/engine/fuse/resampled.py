@@ -40,6 +40,11 @@ class ResampledSite(ConvSite):
     fine_first: bool = False  # in the concatenation
     pooling: str | None = None
 
+    @property
+    def splits(self) -> bool:
+        """See :class:`Site`."""
+        return True
+
     def reads(self) -> list[Value]:
         """See :class:`Site`."""
         images = [value for value in (self.coarse, self.fine) if value is not None]
