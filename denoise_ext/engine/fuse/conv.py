@@ -20,6 +20,7 @@ from denoise_ext.engine.fuse import fft
 from denoise_ext.engine.fuse.activations import STEEPEST
 from denoise_ext.engine.fuse.branches import Branch
 from denoise_ext.engine.fuse.ir import OUT, Constants, Site, Step, rms
+from denoise_ext.engine.fuse.onednn import ACTIVATIONS, CONVOLUTION, PACK_CONVOLUTION
 from denoise_ext.ops.tuned import Tuned
 
 # Root mean square of what an algorithm's rounding errors add to those of the direct sum, as a
@@ -27,12 +28,16 @@ from denoise_ext.ops.tuned import Tuned
 # reaches the output through A^T, scaled up by the norms of the rows of B^T and G: max over (i, u)
 # of sum over p of (A[i,p] G[p,u] |B[p,:]|)^2, which for both dimensions together is 19.4 for
 # F(4x4,3x3) with points 0, +-3/4, +-3/2 and 114.2 for F(6x6,3x3) with 0, +-1, +-2, +-1/2.
-_AMPLIFICATION = {"direct": 1.0, "winograd4": 19.4, "winograd6": 114.2}
+_AMPLIFICATION = {"direct": 1.0, "onednn": 1.0, "winograd4": 19.4, "winograd6": 114.2}
 # Rounding errors of a sum grow like a random walk, with the square root of its length (Higham and
 # Mary 2019, A new approach to probabilistic rounding error analysis).  The factor 4 covers that the
 # steps are not quite independent, and the activation's own rounding.
 _WALK = 4.0
 _LARGEST_STRIDE = 255  # that a weight can be packed for
+# Tiles that Winograd F(4x4, 3x3) multiplies each weight with: with fewer, products take less time
+# than the weights' way from memory.  A core (AVX-512) multiplies 32 pairs while it reads 4 bytes.
+_FEWEST_TILES = 32
+_KEPT = 2**21  # bytes: of what is more, the second-level cache keeps nothing until the next call
 _FEW_CHANNELS = 16  # transforms cost more than they save below
 _ALGORITHMS = {
     "strict": ("direct",),
@@ -104,6 +109,36 @@ class ConvSite(Site):
 
     def variants(self) -> list[str]:
         """See :class:`Site`."""
+        own = self._algorithms()
+        if not self.splits or not self._fits_onednn():
+            return own
+        # A sum's original takes several convolutions: PyTorch's on the summed weight takes one.
+        if self._waits_for_weights():
+            own = [name for name in own if not name.startswith("winograd")]
+        return [*own, "onednn"]
+
+    def _fits_onednn(self) -> bool:
+        return (
+            CONVOLUTION is not None
+            and self.weight.device.type == "cpu"
+            and self.weight.dtype == torch.float32
+            and self.border == "constant"
+            and self.activation in ACTIVATIONS
+            and self.residual is None
+        )
+
+    def _waits_for_weights(self) -> bool:
+        """Whether Winograd's weights take longer to read than to multiply.
+
+        A timed run finds them in a cache, where the runs before left them.  In a plan all other
+        weights are read in between.
+        """
+        n, k, *pixels = self.output.shape
+        tiles = n * math.prod(-(-size // 4) for size in pixels)
+        return tiles < _FEWEST_TILES and 36 * 4 * k * self.input.shape[1] > _KEPT
+
+    def _algorithms(self) -> list[str]:
+        """The package's own."""
         if self.transposed:
             # The operator chooses; or a weight is packed for one algorithm.
             packed = ["winograd4", "direct"] if self._has_phases() else ["direct"]
@@ -181,11 +216,25 @@ class ConvSite(Site):
         args = (self.input, spectrum, bias, kernel, self.padding, length, OUT)
         return Step(fft.convolve, args, {}, [self.output], any_layout=True)
 
+    def _onednn_step(self, weight: Tensor, bias: Tensor | None, constants: Constants) -> Step:
+        own = self._key()
+        geometry = (self.padding, self.stride, self.dilation, self.groups)
+        key = ("packed", "onednn", own, geometry)
+        packed = constants.packed.get(key) if own is not None else None
+        if packed is None:
+            packed = PACK_CONVOLUTION(weight, *geometry, self.input.shape)
+            constants.packed[key] = packed
+        name, form = ACTIVATIONS[self.activation]
+        args = (self.input, packed, bias, *geometry, name, [], form)
+        return Step(CONVOLUTION, args, {}, [self.output])
+
     def step(self, variant: str, constants: Constants) -> Step:
         """See :class:`Site`."""
         weight, bias = self.folded(constants)
         if variant == "fft":
             return self._fft_step(weight, bias, constants)
+        if variant == "onednn":
+            return self._onednn_step(weight, bias, constants)
         prelu = None if self.prelu_weight is None else constants[self.prelu_weight].reshape(-1)
         epilogue = (self.activation, self.negative_slope, prelu)
         if not self.transposed:

@@ -310,7 +310,7 @@ def _describe(site: ConvSite, graph: Graph) -> None:
         parts.append(site.border)
     branches = [*site.branch.all()]
     if len(branches) > 1:
-        parts.append(f"{len(branches) - 1} added to its weights")
+        parts.append(f"{len(branches)} branches")
     if any(kind == "norm" for branch in branches for kind, *_ in branch.scales):
         parts.append("batch norm")
     residual = [] if site.residual is None else ["residual"]
