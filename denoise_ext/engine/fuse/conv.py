@@ -225,7 +225,7 @@ class ConvSite(Site):
             packed = PACK_CONVOLUTION(weight, *geometry, self.input.shape)
             constants.packed[key] = packed
         name, form = ACTIVATIONS[self.activation]
-        args = (self.input, packed, bias, *geometry, name, [], form)
+        args: tuple[Any, ...] = (self.input, packed, bias, *geometry, name, [], form)
         return Step(CONVOLUTION, args, {}, [self.output])
 
     def step(self, variant: str, constants: Constants) -> Step:
