@@ -320,3 +320,33 @@ def test_variants(channels, size, act, variants):
     x = torch.randn(1, channels, size, size)
     (site,) = sites(net, x)
     assert site.variants() == variants
+
+
+def test_a_sum_that_pools_its_result():
+    """Winograd's algorithm stays a variant: the convolution has 36 tiles, its result nine."""
+    torch.manual_seed(0)
+    pair = conv(160, 160, 3, 1, 1), conv(160, 160, 1)
+    net = block(*pair, join=lambda x, a, b: F.max_pool2d(a(x) + b(x), 2))
+    x = torch.randn(1, 160, 24, 24)
+    (site,) = sites(net, x)
+    assert "2 branches" in site.label and "max pool" in site.label
+    assert site.variants() == ["winograd4"]
+    fast = denoise_ext.accelerate(net, x)
+    with torch.no_grad():
+        torch.testing.assert_close(fast(x), net(x), rtol=1e-3, atol=1e-3)
+    assert planned(fast)
+
+
+@pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad, torch.enable_grad])
+def test_plans_serve_in_every_mode(mode, monkeypatch):
+    torch.manual_seed(0)
+    monkeypatch.setattr(ConvSite, "variants", lambda _: ["onednn"])
+    net, x = block(*TAKEN["with identity"][1]()), torch.randn(1, 16, 12, 12)
+    with mode():
+        fast = denoise_ext.accelerate(net, x)
+    for other in (torch.enable_grad, torch.no_grad, torch.inference_mode):
+        with other():
+            result = fast(x)
+        assert not result.requires_grad
+        torch.testing.assert_close(result, net(x).detach(), rtol=1e-4, atol=1e-4)
+    assert planned(fast)

@@ -52,7 +52,7 @@ class ResampledSite(ConvSite):
 
     def variants(self) -> list[str]:
         """See :class:`Site`."""
-        return [name for name in super().variants() if name in _ALGORITHMS]
+        return [name for name in self._algorithms() if name in _ALGORITHMS]
 
     def _out_step(
         self, algorithm: str, weight: Tensor, bias: Tensor | None, epilogue: tuple[Any, ...],
