@@ -1,14 +1,14 @@
 """Convolutions with what comes before and after them: one operator call each.
 
 ``pad -> convolution -> batch norm, factors -> + residual -> activation -> + residual``, of which
-every part but the convolution may be missing.
+every part but the convolution may be missing.  The convolution may be a sum of several.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
@@ -18,7 +18,9 @@ from denoise_ext._tf32 import tf32_allowed
 from denoise_ext.engine.capture.graph import Value
 from denoise_ext.engine.fuse import fft
 from denoise_ext.engine.fuse.activations import STEEPEST
+from denoise_ext.engine.fuse.branches import Branch
 from denoise_ext.engine.fuse.ir import OUT, Constants, Site, Step, rms
+from denoise_ext.engine.fuse.onednn import ACTIVATIONS, CONVOLUTION, PACK_CONVOLUTION
 from denoise_ext.ops.tuned import Tuned
 
 # Root mean square of what an algorithm's rounding errors add to those of the direct sum, as a
@@ -26,12 +28,16 @@ from denoise_ext.ops.tuned import Tuned
 # reaches the output through A^T, scaled up by the norms of the rows of B^T and G: max over (i, u)
 # of sum over p of (A[i,p] G[p,u] |B[p,:]|)^2, which for both dimensions together is 19.4 for
 # F(4x4,3x3) with points 0, +-3/4, +-3/2 and 114.2 for F(6x6,3x3) with 0, +-1, +-2, +-1/2.
-_AMPLIFICATION = {"direct": 1.0, "winograd4": 19.4, "winograd6": 114.2}
+_AMPLIFICATION = {"direct": 1.0, "onednn": 1.0, "winograd4": 19.4, "winograd6": 114.2}
 # Rounding errors of a sum grow like a random walk, with the square root of its length (Higham and
 # Mary 2019, A new approach to probabilistic rounding error analysis).  The factor 4 covers that the
 # steps are not quite independent, and the activation's own rounding.
 _WALK = 4.0
 _LARGEST_STRIDE = 255  # that a weight can be packed for
+# Tiles that Winograd F(4x4, 3x3) multiplies each weight with: with fewer, products take less time
+# than the weights' way from memory.  A core (AVX-512) multiplies 32 pairs while it reads 4 bytes.
+_FEWEST_TILES = 32
+_KEPT = 2**21  # bytes: of what is more, the second-level cache keeps nothing until the next call
 _FEW_CHANNELS = 16  # transforms cost more than they save below
 _ALGORITHMS = {
     "strict": ("direct",),
@@ -64,9 +70,7 @@ class ConvSite(Site):
     transposed: bool
     output_padding: tuple[int, int] = (0, 0)
     border: str = "constant"
-    # What the weights are multiplied with, in order: ("norm", gamma, beta, mean, variance, eps),
-    # ("factor", number) or ("factors", a number for each channel).
-    scales: list[tuple[Any, ...]] = field(default_factory=list)
+    scales: list[tuple[Any, ...]] = field(default_factory=list)  # as in a :class:`Branch`
     activation: str = "none"
     negative_slope: float = 0.01
     prelu_weight: Value | None = None
@@ -78,71 +82,63 @@ class ConvSite(Site):
         """See :class:`Site`."""
         return [self.input] + ([self.residual] if self.residual is not None else [])
 
+    @property
+    def branch(self) -> Branch:
+        """What is linear in it."""
+        return Branch(**{f.name: getattr(self, f.name) for f in fields(Branch)})
+
+    @property
+    def splits(self) -> bool:
+        """See :class:`Site`: a sum of convolutions can be several."""
+        return any(kind == "plus" for kind, *_ in self.scales)
+
     def folded(self, constants: Constants) -> tuple[Tensor, Tensor | None]:
         """Weight and bias with the scales multiplied in, computed in float64."""
         weight = constants.as_given(self.weight)
-        bias = None if self.bias is None else constants[self.bias]
         if not self.scales:
-            return weight, bias
+            return weight, None if self.bias is None else constants[self.bias]
         key = ("folded", self._key())
         if key not in constants.packed or key[1] is None:
-            constants.packed[key] = self._fold(weight, bias, constants)
+            w, b = self.branch.folded(constants)
+            constants.packed[key] = w.to(weight.dtype), b.to(weight.dtype)
         return constants.packed[key]
-
-    def _fold(
-        self, weight: Tensor, bias: Tensor | None, constants: Constants
-    ) -> tuple[Tensor, Tensor]:
-        dtype = weight.dtype
-        w = weight.double()
-        channels = self.output.shape[1]
-        b = bias.double() if bias is not None else w.new_zeros(channels)
-        for kind, *values in self.scales:
-            if kind == "factor":
-                w, b = w * values[0], b * values[0]
-                continue
-            if kind == "factors":
-                factors = constants[values[0]].double().reshape(-1)
-                w, b = w * self._per_output(factors), b * factors
-                continue
-            *tensors, eps = values
-            gamma, beta = (None if v is None else constants[v].double() for v in tensors[:2])
-            mean, variance = (constants[v].double() for v in tensors[2:])
-            factor = (variance + eps).rsqrt()
-            if gamma is not None:
-                factor = factor * gamma
-            w = w * self._per_output(factor)
-            b = (b - mean) * factor
-            if beta is not None:
-                b = b + beta
-        return w.to(dtype), b.to(dtype)
-
-    def _per_output(self, factor: Tensor) -> Tensor:
-        """``factor`` (K,) in a shape that multiplies the weight's output channels."""
-        if not self.transposed:
-            return factor.view(-1, 1, 1, 1)
-        # weight: (C, K / groups, kH, kW), groups one after the other along C
-        per_group = factor.view(self.groups, 1, -1)
-        rows = self.weight.shape[0] // self.groups
-        return per_group.expand(-1, rows, -1).reshape(self.weight.shape[0], -1, 1, 1)
 
     def _key(self) -> Any:
         """The key of the folded weight among the module's tensors, or None."""
-        parts: list[Any] = []
-        for value in (self.weight, self.bias):
-            if value is not None and value.source is None:
-                return None
-            parts.append(None if value is None else value.source)
-        for kind, *values in self.scales:
-            for part in values:
-                if isinstance(part, Value):
-                    if part.source is None:
-                        return None
-                    part = ("source", part.source)
-                parts.append((kind, part))
-        return tuple(parts)
+        return self.branch.key()
 
     def variants(self) -> list[str]:
         """See :class:`Site`."""
+        own = self._algorithms()
+        if not self.splits or not self._fits_onednn():
+            return own
+        # A sum's original takes several convolutions: PyTorch's on the summed weight takes one.
+        if self._waits_for_weights():
+            own = [name for name in own if not name.startswith("winograd")]
+        return [*own, "onednn"]
+
+    def _fits_onednn(self) -> bool:
+        return (
+            CONVOLUTION is not None
+            and self.weight.device.type == "cpu"
+            and self.weight.dtype == torch.float32
+            and self.border == "constant"
+            and self.activation in ACTIVATIONS
+            and self.residual is None
+        )
+
+    def _waits_for_weights(self) -> bool:
+        """Whether Winograd's weights take longer to read than to multiply.
+
+        A timed run finds them in a cache, where the runs before left them.  In a plan all other
+        weights are read in between.
+        """
+        n, k, *pixels = self.output.shape
+        tiles = n * math.prod(-(-size // 4) for size in pixels)
+        return tiles < _FEWEST_TILES and 36 * 4 * k * self.input.shape[1] > _KEPT
+
+    def _algorithms(self) -> list[str]:
+        """The package's own."""
         if self.transposed:
             # The operator chooses; or a weight is packed for one algorithm.
             packed = ["winograd4", "direct"] if self._has_phases() else ["direct"]
@@ -220,11 +216,25 @@ class ConvSite(Site):
         args = (self.input, spectrum, bias, kernel, self.padding, length, OUT)
         return Step(fft.convolve, args, {}, [self.output], any_layout=True)
 
+    def _onednn_step(self, weight: Tensor, bias: Tensor | None, constants: Constants) -> Step:
+        own = self._key()
+        geometry = (self.padding, self.stride, self.dilation, self.groups)
+        key = ("packed", "onednn", own, geometry)
+        packed = constants.packed.get(key) if own is not None else None
+        if packed is None:
+            packed = PACK_CONVOLUTION(weight, *geometry, self.input.shape)
+            constants.packed[key] = packed
+        name, form = ACTIVATIONS[self.activation]
+        args: tuple[Any, ...] = (self.input, packed, bias, *geometry, name, [], form)
+        return Step(CONVOLUTION, args, {}, [self.output])
+
     def step(self, variant: str, constants: Constants) -> Step:
         """See :class:`Site`."""
         weight, bias = self.folded(constants)
         if variant == "fft":
             return self._fft_step(weight, bias, constants)
+        if variant == "onednn":
+            return self._onednn_step(weight, bias, constants)
         prelu = None if self.prelu_weight is None else constants[self.prelu_weight].reshape(-1)
         epilogue = (self.activation, self.negative_slope, prelu)
         if not self.transposed:
@@ -299,45 +309,15 @@ class ConvSite(Site):
         storage = 0.0
         if x.dtype not in (torch.float32, torch.float64):
             storage = torch.finfo(x.dtype).eps * (2 + len(self.nodes))
-        return (walk + storage) * self._magnitude(x, weight, env)
+        return (walk + storage) * self._magnitude(x, env)
 
-    def _magnitude(self, x: Tensor, weight: Tensor, env: Callable[[Value], Tensor]) -> float:
-        # Mean square of a sum of uncorrelated terms: sum of x's mean squares times the weights'
-        # squares; zeros around the image would make it less.
-        pixels = x.numel() // x.shape[1]
+    def _magnitude(self, x: Tensor, env: Callable[[Value], Tensor]) -> float:
         norms = torch.linalg.vector_norm(x, dim=(0, 2, 3), dtype=torch.float64)
-        per_channel = norms.square() / pixels
-        squares = (
-            weight.double().square().sum((2, 3))
-        )  # (K, C / groups), transposed (C, K / groups)
-        by_group = per_channel.view(self.groups, -1)
-        if self.transposed:
-            mean = torch.einsum("gc,gck->gk", by_group, squares.unflatten(0, (self.groups, -1)))
-        else:
-            mean = torch.einsum("gc,gkc->gk", by_group, squares.unflatten(0, (self.groups, -1)))
-        total = float(mean.mean()) ** 0.5
-        if self.bias is not None:
-            total += rms(env(self.bias))
-        total *= self._largest_scale(env) * STEEPEST.get(self.activation, 1.0)
+        total = self.branch.magnitude(norms.square() / (x.numel() // x.shape[1]), env)
+        total *= STEEPEST.get(self.activation, 1.0)
         # Twice the output: the activation may have cut off half of the sum.
         total += 2 * rms(env(self.output))
         return total + (rms(env(self.residual)) if self.residual is not None else 0.0)
-
-    def _largest_scale(self, env: Callable[[Value], Tensor]) -> float:
-        scale = 1.0
-        for kind, *values in self.scales:
-            if kind == "factor":
-                scale *= abs(values[0])
-                continue
-            if kind == "factors":
-                scale *= float(env(values[0]).abs().max())
-                continue
-            gamma, _, _, variance, eps = values
-            factor = (env(variance).double() + eps).rsqrt()
-            if gamma is not None:
-                factor = factor * env(gamma).double()
-            scale *= float(factor.abs().max())
-        return max(scale, 1.0)
 
 
 def _reach(kernel: int, padding: int) -> int:

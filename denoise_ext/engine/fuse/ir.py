@@ -88,6 +88,11 @@ class Site:
 
     replaces = True  # whether it computes anything otherwise than PyTorch would
 
+    @property
+    def splits(self) -> bool:
+        """Whether it took in what could be sites of its own."""
+        return False
+
     def reads(self) -> list[Value]:
         """The tensors the step reads that are computed at run time."""
         raise NotImplementedError

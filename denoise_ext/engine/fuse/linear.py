@@ -16,38 +16,12 @@ from denoise_ext.engine.capture.graph import Graph, Node, Value, only_user
 from denoise_ext.engine.fuse.activations import STEEPEST, activation_of
 from denoise_ext.engine.fuse.ir import Constants, Site, Step, rms
 from denoise_ext.engine.fuse.norm import per_channel
+from denoise_ext.engine.fuse.onednn import ACTIVATIONS, LINEAR, LINEAR_PLUS, PACK_LINEAR
 
 aten: Any = torch.ops.aten
 _WALK = 4.0  # rounding errors of a sum grow like a random walk (conv.py); both sides round
-# By oneDNN's names: PyTorch's name of the function, and of its form.
-_ACTIVATIONS = {
-    "none": ("none", None),
-    "relu": ("relu", None),
-    "gelu": ("gelu", "none"),
-    "gelu_tanh": ("gelu", "tanh"),
-    "silu": ("swish", None),
-    "sigmoid": ("sigmoid", None),
-    "tanh": ("tanh", None),
-    "hardswish": ("hardswish", None),
-    "hardsigmoid": ("hardsigmoid", None),
-}
 _VIEWS = (aten.view.default, aten._unsafe_view.default)
 _SHOWS = (*_VIEWS, aten.t.default, aten.unsqueeze.default)
-
-
-def _operators() -> tuple[Any, Any, Any]:
-    """Those of PyTorch's compiler: packing, with an activation, with a sum; None: no oneDNN."""
-    if not torch.backends.mkldnn.is_available():
-        return None, None, None
-    own = torch.ops.mkldnn
-    try:
-        both = own._linear_pointwise
-        return own._reorder_linear_weight.default, both.default, both.binary
-    except AttributeError:
-        return None, None, None
-
-
-_PACK, _UNARY, _BINARY = _operators()
 
 
 @dataclass(eq=False)
@@ -92,7 +66,7 @@ class LinearSite(Site):
             weight = constants[self.weight].t().contiguous()  # (K, C)
             if factors is not None:
                 weight = (weight.double() * factors[:, None]).to(weight.dtype)
-            packed = _PACK(weight, self.input.shape[0])
+            packed = PACK_LINEAR(weight, self.input.shape[0])
             constants.packed["packed", "linear", own] = packed
         return packed, bias
 
@@ -120,12 +94,12 @@ def _linear(
     shape: tuple[int, ...], order: tuple[int, ...],
 ) -> Tensor:  # fmt: skip
     if residual is None:
-        name, form = _ACTIVATIONS[activation]
-        result = _UNARY(rows, packed, bias, name, [], form)
+        name, form = ACTIVATIONS[activation]
+        result = LINEAR(rows, packed, bias, name, [], form)
     else:
         inverse = sorted(range(len(order)), key=order.__getitem__)
         added = residual.permute(inverse).reshape(-1, shape[-1])
-        result = _BINARY(rows, added, packed, bias, "add")
+        result = LINEAR_PLUS(rows, added, packed, bias, "add")
     return result.view(shape).permute(order)
 
 
@@ -134,7 +108,7 @@ def find_linears(graph: Graph, constants: Constants, taken: Set[Node]) -> list[L
 
     From last to first: of two that are added up, the later one finds the other's result ready.
     """
-    if _PACK is None:
+    if PACK_LINEAR is None:
         return []
     outputs = graph.output_values()
     used = set(taken)
@@ -213,7 +187,7 @@ def _absorb(
         site.residual = other
         return True
     found = activation_of(node)
-    if found is None or found[0] not in _ACTIVATIONS:
+    if found is None or found[0] not in ACTIVATIONS:
         return False
     site.activation = found[0]
     return True

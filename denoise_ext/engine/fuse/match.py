@@ -118,9 +118,10 @@ def find_sites(
 ) -> list[Site]:
     """The sites of ``graph``, none overlapping another.
 
-    ``apart``: convolutions, by module and label, that are not fused with upsampling or pooling.
+    ``apart``: convolutions, by module and label, that are not fused with upsampling or pooling, or
+    not added up.
     """
-    convolutions = find_convolutions(graph, constants, precision)
+    convolutions = find_convolutions(graph, constants, precision, apart)
     sites: list[Site] = [*fuse_resampling(graph, constants, convolutions, apart)]
     sites += find_norms(graph, constants)
     sites += find_gdns(graph, constants)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
+from dataclasses import fields, replace
 from typing import Any
 
 import torch
 
 from denoise_ext.engine.capture.graph import Graph, Node, Value, only_user
 from denoise_ext.engine.fuse.activations import activation_of
+from denoise_ext.engine.fuse.branches import Branch
 from denoise_ext.engine.fuse.conv import ConvSite
 from denoise_ext.engine.fuse.ir import Constants
 
@@ -22,30 +25,119 @@ _PADS = {
 }
 
 
-def find_convolutions(graph: Graph, constants: Constants, precision: str) -> list[ConvSite]:
+def find_convolutions(
+    graph: Graph, constants: Constants, precision: str, apart: Set[tuple[str, str]] = frozenset()
+) -> list[ConvSite]:
     """Find convolutions with constant weights, each with everything that one call can fuse.
 
     From last to first: of two convolutions that are added up, the later one finds the other's
     result ready and takes the sum.
+
+    ``apart`` names, by module and label, sums of convolutions that had better be several.
     """
-    outputs = graph.output_values()
-    taken: set[Node] = set()
+    search = _Search(graph, constants, precision)
     sites = []
     for node in reversed(graph.nodes):
-        site = _convolution(node, constants)
+        site = None if node in search.taken else search.site(node)
         if site is None:
             continue
-        site.precision = precision
-        while (following := only_user(site.output, outputs)) is not None:
-            if following in taken or not _absorb(site, following, constants):
+        if site.splits and (site.module, site.label) in apart:
+            site = search.site(node, sums=False)
+            assert site is not None  # as before
+        search.taken.update(site.nodes)
+        sites.append(site)
+    return sites[::-1]
+
+
+class _Search:
+    """A search for convolutions; ``taken``: the operators of those that were found."""
+
+    def __init__(self, graph: Graph, constants: Constants, precision: str) -> None:
+        self.graph, self.constants, self.precision = graph, constants, precision
+        self.outputs = graph.output_values()
+        self.taken: set[Node] = set()
+
+    def site(self, node: Node, sums: bool = True) -> ConvSite | None:
+        """The site that begins with ``node``; ``sums``: it may be a sum of convolutions."""
+        site = _convolution(node, self.constants)
+        if site is None:
+            return None
+        site.precision = self.precision
+        while (following := only_user(site.output, self.outputs)) is not None:
+            if following in self.taken or not _keeps_shape(following, site.output):
+                break
+            merged = sums and self._merge(site, following)
+            if not merged and not _absorb(site, following, self.constants):
                 break
             site.nodes.append(following)
             site.output = following.first
         _absorb_padding(site)
-        _describe(site, graph)
-        taken.update(site.nodes)
-        sites.append(site)
-    return sites[::-1]
+        _describe(site, self.graph)
+        return site
+
+    def _merge(self, site: ConvSite, node: Node) -> bool:
+        """Add what ``node`` adds to ``site`` to its weights, if that is a convolution, too."""
+        image, operands = site.input, _summands(node)
+        if operands is None or site.activation != "none" or site.residual not in (None, image):
+            return False
+        mine: Branch | None = site.branch
+        if site.residual is not None:
+            mine = site.branch.plus(Branch.image(image, site.groups), site.output)
+        branches = [mine if v is site.output else self._branch(v, site) for v in operands]
+        if site.residual is None and not site.splits and image in operands:
+            return False  # a skip connection alone costs nothing after a convolution
+        total = _sum(node, *branches)
+        if total is None:
+            return False
+        for f in fields(Branch):
+            setattr(site, f.name, getattr(total, f.name))
+        site.nodes.sort(key=lambda n: n.index)
+        site.residual = None
+        return True
+
+    def _branch(self, value: Value, site: ConvSite) -> Branch | None:
+        """``value`` as a convolution of what ``site`` reads, if nobody else reads parts of it."""
+        if value is site.input:
+            return Branch.image(value, site.groups)
+        node = value.producer
+        if node is None or node in self.taken or only_user(value, self.outputs) is None:
+            return None
+        start = _convolution(node, self.constants)
+        if start is not None:
+            return start.branch if _linear(start) and start.input is site.input else None
+        if not all(v in self.constants or _keeps_shape(node, v) for v in node.inputs()):
+            return None
+        operands = _summands(node)
+        if operands is not None:
+            total = _sum(node, *(self._branch(v, site) for v in operands))
+            return None if total is None else replace(total, nodes=[*total.nodes, node])
+        for operand in node.inputs():
+            scale = _scale_of(node, operand, self.constants)
+            branch = None if scale is None else self._branch(operand, site)
+            if scale is not None and branch is not None:
+                return branch.scaled(scale, value, [node])
+        return None
+
+
+def _keeps_shape(node: Node, value: Value) -> bool:
+    return node.first.dtype == value.dtype and node.first.shape == value.shape
+
+
+def _summands(node: Node) -> tuple[Value, Value] | None:
+    """The two tensors that ``node`` adds up or subtracts."""
+    if node.op not in _ADDS or node.argument("alpha") != 1:
+        return None
+    left, right = node.argument("self"), node.argument("other")
+    known = isinstance(left, Value) and isinstance(right, Value) and left is not right
+    return (left, right) if known else None
+
+
+def _sum(node: Node, left: Branch | None, right: Branch | None) -> Branch | None:
+    if left is None or right is None:
+        return None
+    if node.op is aten.sub.Tensor:
+        right = right.scaled(("factor", -1.0), right.output, [])
+    return left.plus(right, node.first)
 
 
 def _convolution(node: Node, constants: Constants) -> ConvSite | None:
@@ -82,60 +174,58 @@ def _convolution(node: Node, constants: Constants) -> ConvSite | None:
 
 def _absorb(site: ConvSite, node: Node, constants: Constants) -> bool:
     """Make ``node`` part of ``site`` if it can be; it is the only reader of the site's output."""
-    if node.first.dtype != site.output.dtype or node.first.shape != site.output.shape:
-        return False
-    if node.op in _NORMS:
-        return _absorb_norm(site, node, constants)
-    if node.op in (aten.mul.Tensor, aten.div.Tensor):
-        return _absorb_factor(site, node, constants)
     if node.op in _ADDS:
         return _absorb_sum(site, node)
-    return _absorb_activation(site, node, constants)
+    scale = _scale_of(node, site.output, constants)
+    if scale is None:
+        return _absorb_activation(site, node, constants)
+    if _linear(site):
+        site.scales.append(scale)
+    return _linear(site)
 
 
 def _linear(site: ConvSite) -> bool:
     return site.activation == "none" and site.residual is None
 
 
-def _absorb_norm(site: ConvSite, node: Node, constants: Constants) -> bool:
+def _scale_of(node: Node, value: Value, constants: Constants) -> tuple[Any, ...] | None:
+    """What ``node`` multiplies the channels of ``value`` with, as in a :class:`Branch`."""
+    if node.op in _NORMS:
+        return _norm_of(node, value, constants)
+    if node.op in (aten.mul.Tensor, aten.div.Tensor):
+        return _factor_of(node, value, constants)
+    return None
+
+
+def _norm_of(node: Node, value: Value, constants: Constants) -> tuple[Any, ...] | None:
     names = ("weight", "bias", "running_mean", "running_var")
     values = [node.argument(name) for name in names]
     training = node.op is aten.native_batch_norm.default and node.argument("training")
     known = all(v is None or v in constants for v in values)
-    if not _linear(site) or training or not known or values[2] is None or values[3] is None:
-        return False
+    if training or not known or values[2] is None or values[3] is None:
+        return None
     others = [v for v in node.results[1:] if v is not None]
-    if node.argument("input") is not site.output or any(v.users for v in others):
-        return False
-    site.scales.append(("norm", *values, node.argument("eps")))
-    return True
+    if node.argument("input") is not value or any(v.users for v in others):
+        return None
+    return ("norm", *values, node.argument("eps"))
 
 
-def _absorb_factor(site: ConvSite, node: Node, constants: Constants) -> bool:
+def _factor_of(node: Node, value: Value, constants: Constants) -> tuple[Any, ...] | None:
     left, right = node.argument("self"), node.argument("other")
-    factor = right if left is site.output else left
-    if not _linear(site) or isinstance(factor, bool) or factor is site.output:
-        return False
-    if node.op is aten.div.Tensor and left is not site.output:
-        return False
-    if isinstance(factor, Value):
-        return node.op is aten.mul.Tensor and _absorb_channel_factors(site, factor, constants)
+    factor = right if left is value else left
+    if isinstance(factor, bool) or factor is value:
+        return None
+    if node.op is aten.div.Tensor and left is not value:
+        return None
+    if isinstance(factor, Value):  # for each channel, such as a trained scale of a residual branch
+        channels = value.shape[1]
+        shapes = [(1, channels, 1, 1), (channels, 1, 1)]
+        fits = factor in constants and factor.shape in shapes and factor.dtype == value.dtype
+        fits = fits and node.op is aten.mul.Tensor and value.shape[0] > 0
+        return ("factors", factor) if fits else None
     if factor == 0:
-        return False
-    site.scales.append(("factor", 1.0 / factor if node.op is aten.div.Tensor else float(factor)))
-    return True
-
-
-def _absorb_channel_factors(site: ConvSite, factors: Value, constants: Constants) -> bool:
-    """A constant for each channel, such as a trained scale of a residual branch."""
-    channels = site.output.shape[1]
-    shapes = [(1, channels, 1, 1), (channels, 1, 1)]
-    if factors not in constants or factors.shape not in shapes or not site.output.shape[0]:
-        return False
-    if factors.dtype != site.output.dtype:
-        return False
-    site.scales.append(("factors", factors))
-    return True
+        return None
+    return ("factor", 1.0 / factor if node.op is aten.div.Tensor else float(factor))
 
 
 def _absorb_activation(site: ConvSite, node: Node, constants: Constants) -> bool:
@@ -218,7 +308,10 @@ def _describe(site: ConvSite, graph: Graph) -> None:
         parts.append(f"groups {site.groups}")
     if site.border != "constant":
         parts.append(site.border)
-    if any(kind == "norm" for kind, *_ in site.scales):
+    branches = [*site.branch.all()]
+    if len(branches) > 1:
+        parts.append(f"{len(branches)} branches")
+    if any(kind == "norm" for branch in branches for kind, *_ in branch.scales):
         parts.append("batch norm")
     residual = [] if site.residual is None else ["residual"]
     activation = [] if site.activation == "none" else [site.activation]

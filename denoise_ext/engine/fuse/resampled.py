@@ -40,6 +40,11 @@ class ResampledSite(ConvSite):
     fine_first: bool = False  # in the concatenation
     pooling: str | None = None
 
+    @property
+    def splits(self) -> bool:
+        """See :class:`Site`."""
+        return True
+
     def reads(self) -> list[Value]:
         """See :class:`Site`."""
         images = [value for value in (self.coarse, self.fine) if value is not None]
@@ -47,7 +52,7 @@ class ResampledSite(ConvSite):
 
     def variants(self) -> list[str]:
         """See :class:`Site`."""
-        return [name for name in super().variants() if name in _ALGORITHMS]
+        return [name for name in self._algorithms() if name in _ALGORITHMS]
 
     def _out_step(
         self, algorithm: str, weight: Tensor, bias: Tensor | None, epilogue: tuple[Any, ...],

@@ -17,7 +17,6 @@ from torch import Tensor
 from denoise_ext.engine.capture.graph import Graph, Value, channels_last_stride, substitute
 from denoise_ext.engine.fuse.ir import Constants, Site, Step, call_step, rms, run
 from denoise_ext.engine.fuse.match import ConcatSite
-from denoise_ext.engine.fuse.resampled import ResampledSite
 from denoise_ext.engine.report import Row
 
 WORTH_IT = 1.02  # times as fast as the original, for a whole or its parts: less is noise
@@ -43,12 +42,12 @@ class Examination:
     rows: list[Row] = field(default_factory=list)
     bounds: list[float] = field(default_factory=list)  # relative, of the sites replaced
 
-    def refused_resampling(self) -> set[tuple[str, str]]:
-        """Module and label of convolutions that lost together with their fused neighbours."""
+    def refused_together(self) -> set[tuple[str, str]]:
+        """Module and label of sites that lost together with what they took in."""
         return {
             (site.module, site.label)
             for site, step in self.chosen.items()
-            if step is None and isinstance(site, ResampledSite)
+            if step is None and site.splits
         }
 
 

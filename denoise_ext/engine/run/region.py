@@ -89,7 +89,7 @@ class Region:
         self._plain = False  # nothing is replaced: PyTorch's operators in channels_last are faster
         self._tf32: bool | None = None  # PyTorch's setting, which plans for CUDA are made under
         self._noted = 0  # rows of sites in the report
-        self._apart: set[tuple[str, str]] = set()  # sites that take in no upsampling or pooling
+        self._apart: set[tuple[str, str]] = set()  # sites that take in less than they could
         self._packed = PackedWeights()
         self._undo: list[Callable[[], None]] = []  # takes back what was left in the module
 
@@ -343,7 +343,7 @@ class Region:
                 self._apart |= kept.apart
                 return same, kept.examination(graph, constants, same, inputs), kept
         found = verify.examine(graph, constants, sites, inputs, self.settings.timings)
-        if refused := found.refused_resampling():
+        while refused := found.refused_together():
             # Better without what they took in, which then is sites of its own.
             self._apart |= refused
             sites = find_sites(graph, constants, precision, self._apart)
