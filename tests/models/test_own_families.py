@@ -176,6 +176,7 @@ def command(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
     )  # fmt: skip
 
 
+@pytest.mark.rotates(turn=1, turns=2)
 @pytest.mark.skipif(not PAGE.is_file(), reason="needs the source tree")
 def test_entry_points_register_families_and_broken_ones_are_named(tmp_path):
     install(tmp_path, "their-nets", "their_nets", block("A family of your own", "python"))

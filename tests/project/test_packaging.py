@@ -282,6 +282,7 @@ def test_library_finds_torch_by_no_path_of_the_build_machine():
 
 
 @pytest.mark.slow
+@pytest.mark.rotates(turn=0, turns=2)
 def test_isa_is_forced_by_the_environment():
     code = "from denoise_ext._loader import native; print(native().isa_in_use())"
     for isa in native().isa_available():

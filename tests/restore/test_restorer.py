@@ -117,6 +117,7 @@ def test_progress_steps_and_what_is_known_beside_the_image():
     assert restorer.run(picture(), 9).sigma == 9
 
 
+@pytest.mark.rotates(turn=0, turns=2)
 def test_tiles_of_the_network_change_nothing_but_rounding():
     y = np.tile(blurred(picture(), 5.0), (2, 2, 1)).astype(np.float32)
     whole = deblur(y, KERNEL, 5.0, "circular", steps=3, precision="strict", tile=None)

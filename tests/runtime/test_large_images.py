@@ -17,6 +17,7 @@ SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks/large_images.py"
 @pytest.mark.skipif(not SCRIPT.is_file(), reason="needs the source tree")
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
 @pytest.mark.skipif(native_error() is not None, reason="native library missing")
+@pytest.mark.rotates(turn=0, turns=2)
 def test_memory_is_bounded(tmp_path):
     limit = 32 << 20
     command = [sys.executable, str(SCRIPT), "--model", "tiny", "--max-memory", str(limit)]

@@ -196,6 +196,7 @@ def test_clients_that_go_away_while_they_wait_hold_nothing(service):
     assert service.metrics()["denoise_ext_body_bytes"] == 0
 
 
+@pytest.mark.rotates(turn=0, turns=2)
 def test_the_time_limit():
     with live_service("--time-limit", "1") as service:
         body = file_of(noisy_image(1500, 1500))
@@ -204,6 +205,7 @@ def test_the_time_limit():
         service.until(IN_HAND, 0)
 
 
+@pytest.mark.rotates(turn=1, turns=2)
 def test_what_is_in_hand_is_finished_at_the_end():
     service_end = {}
     with live_service() as service:

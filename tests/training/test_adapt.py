@@ -98,6 +98,7 @@ def test_pairs_and_takes(work):
         assert found.gain > 0 and found.least_gain == pytest.approx(found.gain)
 
 
+@pytest.mark.rotates(turn=0, turns=2)
 def test_no_gain_leaves_no_file(work, capsys):
     """Clean images: there is nothing to learn."""
     for i in range(FILES):

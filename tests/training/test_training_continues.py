@@ -6,6 +6,7 @@ import json
 import signal
 from pathlib import Path
 
+import pytest
 from training_tools import assert_same, read_log, start, wait_for
 
 from denoise_ext.cli.train import main
@@ -14,6 +15,7 @@ from denoise_ext.training import load_config, train
 from denoise_ext.training.checkpoint import load_state
 
 
+@pytest.mark.rotates(turn=1, turns=2)
 def test_a_killed_run_continues_to_the_same_weights(workplace):
     steps = "run.steps=300"
     process = start(steps, "run.out=killed")
