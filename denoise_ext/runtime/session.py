@@ -74,7 +74,8 @@ class Session:
             if half and not (run_planned and _has_plans(self.device) and is_own(network)):
                 network, self._fed = copy.deepcopy(network).to(half), half
             # Layers have a precision of their own, which counts where no plan replaces them.
-            if run_planned and self.device.type != "cpu" and precision in ("strict", "fast"):
+            surely_planned = self.device.type == "cpu" and is_own(network)
+            if run_planned and precision in ("strict", "fast") and not surely_planned:
                 network = _with_precision(cast("Network", network), precision)
             if run_planned:
                 network = planned(network, precision)
@@ -215,6 +216,8 @@ def _in(dtype: torch.dtype, tensors: Tensors) -> Tensors:
 
 def _with_precision(network: Network, precision: str) -> Network:
     """A copy whose convolutions of this package have that precision; it shares the parameters."""
+    if not any(isinstance(part, (Conv2d, ConvTranspose2d)) for part in network.modules()):
+        return network
     shared = {id(x): x for x in (*network.parameters(), *network.buffers())}
     network = copy.deepcopy(network, shared)
     for part in network.modules():

@@ -21,6 +21,7 @@ from denoise_ext._loader import native_error
 from denoise_ext.analysis import gflop_per_megapixel
 from denoise_ext.analysis.geometry import describe
 from denoise_ext.engine import plan
+from denoise_ext.engine.fuse import verify
 from denoise_ext.engine.run import memory
 from denoise_ext.export import export_onnx
 from denoise_ext.models import (
@@ -32,7 +33,7 @@ from denoise_ext.models import (
     registry,
     save_model,
 )
-from denoise_ext.nn import to_torch
+from denoise_ext.nn import Conv2d, to_torch
 from denoise_ext.runtime import Session, from_module
 from denoise_ext.runtime.tiling import grid, rule, run_tiles
 
@@ -188,8 +189,10 @@ def test_tiles_make_the_whole(name):
 @needs_native
 @pytest.mark.parametrize("precision", ["strict", "default"])
 @pytest.mark.parametrize("name", KINDS)
-def test_sessions_run_tiles_and_wholes(name, precision):
+def test_sessions_run_tiles_and_wholes(name, precision, monkeypatch):
     """As a plan; with "strict" tiles are the whole image bit for bit."""
+    # However long it takes: PyTorch's own sigmoid and tanh round by where a number lies in memory.
+    monkeypatch.setattr(verify, "WORTH_IT", 0.0)
     network = build(name)
     session = Session(network, precision, run_planned=True)
     tiles = session.tile_rule
@@ -220,6 +223,23 @@ def test_sessions_run_tiles_and_wholes(name, precision):
         if precision == "strict":
             assert torch.equal(tile_state[port], whole_state[port])
         torch.testing.assert_close(tile_state[port].double(), exact_state[port], **BOUND)
+
+
+@needs_native
+def test_layers_have_the_precision_of_a_session_where_no_plan_is_faster(monkeypatch):
+    monkeypatch.setattr(verify, "WORTH_IT", 100.0)
+    channels = (1, 32, 32, 1)
+    layers = torch.nn.Sequential(
+        *(Conv2d(channels[i], channels[i + 1], 3, padding=1) for i in range(3))
+    ).eval()
+    x = torch.rand(1, 1, 48, 64, generator=torch.Generator().manual_seed(7))
+    session = Session(from_module(layers, channels=1), "strict", run_planned=True)
+    with torch.inference_mode():
+        (made,) = session.run({"image": x})[0].values()
+        default = layers(x)
+        for layer in layers:
+            layer.precision = "strict"
+        assert torch.equal(made, layers(x)) and not torch.equal(made, default)
 
 
 @needs_native
