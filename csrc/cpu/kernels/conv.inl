@@ -123,10 +123,6 @@ void conv_rows(const ConvPlan& plan, const ConvTask<T>& task, const ChannelBlock
     at.y = phase.out_y0 + (task.i0 + r) * phase.out_step[0];
     for (int64_t x = 0; x < task.cols; x += kPixels) {
       const GroupInput<T> in = group_input<T>(plan, task, r, x);
-      at.x = phase.out_x0 + (task.j0 + x) * phase.out_step[1];
-      at.pixels = task.cols - x < kPixels ? task.cols - x : kPixels;
-      const InPlaceRow<T> row = in_place_row<T>(plan, at);
-      if (in_place) prefetch_row<T, V>(row, at.pixels);
       Vec<T> acc[kPixels][V];
       if (plan.depthwise) {
         sum_depthwise<T>(in.first, in.pixel_step, in.offsets, phase.tap_count, plan.padded_outputs, weight,
@@ -135,8 +131,10 @@ void conv_rows(const ConvPlan& plan, const ConvTask<T>& task, const ChannelBlock
         sum_dense<T>(in.first, in.pixel_step, in.offsets, phase.tap_count, plan.group_inputs, weight,
                      constants, acc);
       }
+      at.x = phase.out_x0 + (task.j0 + x) * phase.out_step[1];
+      at.pixels = task.cols - x < kPixels ? task.cols - x : kPixels;
       if (in_place) {
-        store_in_place<T>(row, at.pixels, acc);
+        store_in_place<T>(in_place_row<T>(plan, at), at.pixels, acc);
       } else {
         store_sums<T>(acc, task.sums);
         finish_sums(params, at, slope, task.sums);
