@@ -161,8 +161,8 @@ int64_t widest_block(int accumulators) {
 int choose_phases_at_once(const ConvPlan& plan, int accumulators) {
   const ConvPhase& front = plan.phases.front();
   const auto vectors = static_cast<size_t>(plan.blocks.front().vectors);
-  const bool whole = plan.params.groups == 1 && plan.blocks.size() == 1 && plan.in_place_input &&
-                     plan.in_place_output && plan.group_outputs == plan.padded_outputs;
+  const bool whole = !plan.few_outputs && plan.params.groups == 1 && plan.blocks.size() == 1 &&
+                     plan.in_place_input && plan.in_place_output && plan.group_outputs == plan.padded_outputs;
   const bool alike = std::all_of(plan.phases.begin(), plan.phases.end(), [&](const ConvPhase& phase) {
     return phase.tap_count == 1 && phase.min_dy == front.min_dy && phase.min_dx == front.min_dx &&
            phase.rows == front.rows && phase.cols == front.cols;

@@ -95,7 +95,7 @@ def test_opcheck():
     torch.library.opcheck(OPS.conv_transpose2d_out.default, arguments)
 
 
-# filters, kernel and stride of rows and columns: one tap for each phase, of which two or four are one
+# filters, kernel and stride of rows and columns: one tap for each phase, two or four of which are one
 # product where the filters fill whole vectors; nine and three phases are computed one by one
 ONE_TAP = [(16, (2, 2)), (32, (2, 2)), (64, (2, 2)), (16, (4, 4)), (16, (1, 2)), (32, (2, 1)),
            (16, (3, 3)), (20, (2, 2)), (8, (2, 2)), (4, (2, 2))]  # fmt: skip
@@ -104,11 +104,12 @@ ONE_TAP = [(16, (2, 2)), (32, (2, 2)), (64, (2, 2)), (16, (4, 4)), (16, (1, 2)),
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize(("filters", "kernel"), ONE_TAP, ids=str)
 def test_phases_of_one_tap(filters, kernel, dtype, isa):
-    """Kernel and stride are equal; several rows to a task, and a last group of pixels that is cut."""
+    """Kernel and stride are equal: several rows to a task, the last group of pixels cut short."""
     for size in [(37, 29), (3, 1)]:
         x = random(2, 12, *size).to(dtype).contiguous(memory_format=torch.channels_last)
-        weight, bias = random(12, filters, *kernel, seed=1).to(dtype), random(filters, seed=2).to(dtype)
-        shape = (2, filters, *(n * k for n, k in zip(size, kernel)))
+        weight = random(12, filters, *kernel, seed=1).to(dtype)
+        bias = random(filters, seed=2).to(dtype)
+        shape = (2, filters, *(n * k for n, k in zip(size, kernel, strict=True)))
         residual = random(*shape, seed=4).to(dtype).contiguous(memory_format=torch.channels_last)
         out = torch.full_like(residual, float("nan"))
         OPS.conv_transpose2d_out(
