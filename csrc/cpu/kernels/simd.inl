@@ -154,16 +154,13 @@ DENOISE_EXT_INLINE Vec<T> add_neighbours(Vec<T> a, Vec<T> b) {
 }
 
 // Lane i of the result is the sum over all lanes of rows[i].
-template <class T, int kCount = kLanes<T>>
-DENOISE_EXT_INLINE Vec<T> sum_lanes(Vec<T> (&rows)[kCount]) {
-  if constexpr (kCount == 1) {
-    return rows[0];
-  } else {
-    Vec<T> sums[kCount / 2];
+template <class T>
+DENOISE_EXT_INLINE Vec<T> sum_lanes(Vec<T> (&rows)[kLanes<T>]) {
+#pragma GCC unroll 5
+  for (int count = kLanes<T>; count > 1; count /= 2)
 #pragma GCC unroll 8
-    for (int i = 0; i < kCount / 2; ++i) sums[i] = add_neighbours<T>(rows[2 * i], rows[2 * i + 1]);
-    return sum_lanes<T, kCount / 2>(sums);
-  }
+    for (int i = 0; i < count / 2; ++i) rows[i] = add_neighbours<T>(rows[2 * i], rows[2 * i + 1]);
+  return rows[0];
 }
 
 // Vectors of as many elements of a smaller type.
