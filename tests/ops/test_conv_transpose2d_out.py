@@ -95,8 +95,8 @@ def test_opcheck():
     torch.library.opcheck(OPS.conv_transpose2d_out.default, arguments)
 
 
-# filters, kernel and stride of rows and columns: one tap for each phase, two or four of which are one
-# product where the filters fill whole vectors; nine and three phases are computed one by one
+# Filters, and kernel and stride of rows and columns: one tap for each phase. Two or four phases are
+# one product where the filters fill whole vectors; others are computed one by one.
 ONE_TAP = [(16, (2, 2)), (32, (2, 2)), (64, (2, 2)), (16, (4, 4)), (16, (1, 2)), (32, (2, 1)),
            (16, (3, 3)), (20, (2, 2)), (8, (2, 2)), (4, (2, 2))]  # fmt: skip
 
