@@ -152,6 +152,27 @@ void add_phases(ConvPlan& plan) {
   }
 }
 
+// Vectors of filters that leave registers for enough pixels.
+int64_t widest_block(int accumulators) {
+  return accumulators >= 24 ? 4 : 2;
+}
+
+// How many phases one product can have as further filters.
+int choose_phases_at_once(const ConvPlan& plan, int accumulators) {
+  const ConvPhase& front = plan.phases.front();
+  const auto vectors = static_cast<size_t>(plan.blocks.front().vectors);
+  const bool whole = !plan.few_outputs && plan.params.groups == 1 && plan.blocks.size() == 1 &&
+                     plan.in_place_input && plan.in_place_output && plan.group_outputs == plan.padded_outputs;
+  const bool alike = std::all_of(plan.phases.begin(), plan.phases.end(), [&](const ConvPhase& phase) {
+    return phase.tap_count == 1 && phase.min_dy == front.min_dy && phase.min_dx == front.min_dx &&
+           phase.rows == front.rows && phase.cols == front.cols;
+  });
+  if (!whole || !alike) return 1;
+  auto count = static_cast<size_t>(widest_block(accumulators)) / vectors;
+  while (count > 1 && plan.phases.size() % count > 0) count /= 2;
+  return static_cast<int>(count);
+}
+
 void choose_tiles(ConvPlan& plan, int accumulators) {
   int64_t span_y = 0, span_x = 0, taps_y = 0, taps_x = 0;
   for (const ConvPhase& phase : plan.phases) {
@@ -163,7 +184,8 @@ void choose_tiles(ConvPlan& plan, int accumulators) {
   plan.pixel_group = plan.few_outputs ? plan.lanes / plan.group_outputs : 1;
   if (!plan.few_outputs)
     for (const ChannelBlock& block : plan.blocks)
-      plan.pixel_group = std::max<int64_t>(plan.pixel_group, accumulators / block.vectors);
+      plan.pixel_group =
+          std::max<int64_t>(plan.pixel_group, accumulators / (block.vectors * plan.phases_at_once));
   const int64_t element = plan.is_double() ? 8 : 4;
   plan.tile_rows = kTileRows;
   plan.tile_cols = plan.in_place_input ? kStripCols : kTileCols;
@@ -179,6 +201,8 @@ void choose_tiles(ConvPlan& plan, int accumulators) {
   while (input_bytes(plan.tile_rows, plan.tile_cols) > kTileBytes && plan.tile_cols > kSmallestCols)
     plan.tile_cols /= 2;
   if (plan.in_place_input) input_bytes(1, 1);
+  if (plan.phases_at_once > 1)
+    plan.tile_rows = std::clamp<int64_t>(plan.phases.front().rows / kFewestTilesTogether, 1, kTileRows);
   if (plan.depthwise_in_place) {
     // Every task reads a border of its neighbours' rows, so it has no fewer of its own.
     const ConvPhase& phase = plan.phases.front();
@@ -204,6 +228,7 @@ void number_tasks(ConvPlan& plan) {
         return phase.out_step[0] == front.out_step[0] && phase.out_step[1] == front.out_step[1] &&
                phase.tiles_y == front.tiles_y && phase.tiles_x == front.tiles_x;
       });
+  plan.phases_together = plan.phases_together || plan.phases_at_once > 1;
   if (plan.phases_together) plan.tasks_per_slice = front.tiles_y * front.tiles_x;
   for (ConvPhase& phase : plan.phases) {
     if (!plan.phases_together) {
@@ -255,8 +280,7 @@ void choose_access(ConvPlan& plan, const KernelTable& table) {
 
 std::vector<ChannelBlock> channel_blocks(int64_t channels, int lanes, int accumulators) {
   const int64_t vectors = divide_up(channels, lanes);
-  const int64_t widest = accumulators >= 24 ? 4 : 2;
-  const int64_t count = divide_up(vectors, widest);
+  const int64_t count = divide_up(vectors, widest_block(accumulators));
   std::vector<ChannelBlock> blocks;
   int64_t first = 0;
   for (int64_t b = 0; b < count; ++b) {
@@ -304,6 +328,7 @@ ConvPlan make_conv_plan(const ConvParams& params, const KernelTable& table) {
   plan.slices = plan.depthwise_in_place ? 1
                 : plan.depthwise        ? static_cast<int64_t>(plan.blocks.size())
                                         : params.groups;
+  plan.phases_at_once = choose_phases_at_once(plan, table.accumulators);
   choose_tiles(plan, table.accumulators);
   number_tasks(plan);
   return plan;

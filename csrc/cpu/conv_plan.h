@@ -73,6 +73,7 @@ struct ConvPlan {
   bool in_place_output;     // whole vectors of channels go from the registers to the output
   bool stream;              // past the caches
   bool phases_together;     // a task is a tile of every phase: they fill the same lines of the output
+  int phases_at_once;       // and so many are one product: their one tap is the same pixel
   int lanes;                // elements per vector
   int64_t group_inputs, group_outputs;  // channels per group
   int64_t padded_outputs;               // group_outputs (depthwise: all outputs) rounded up to lanes

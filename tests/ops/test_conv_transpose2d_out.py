@@ -93,3 +93,33 @@ def test_opcheck():
     arguments = (x, weight, None, [2, 2], [0, 0], [0, 0], 1, [1, 1], "none", 0.01, None, None,
                  "before", "default", out)  # fmt: skip
     torch.library.opcheck(OPS.conv_transpose2d_out.default, arguments)
+
+
+# Filters, and kernel and stride of rows and columns: one tap for each phase. Two or four phases are
+# one product where the filters fill whole vectors; others are computed one by one.
+ONE_TAP = [(16, (2, 2)), (32, (2, 2)), (64, (2, 2)), (16, (4, 4)), (16, (1, 2)), (32, (2, 1)),
+           (16, (3, 3)), (20, (2, 2)), (8, (2, 2)), (4, (2, 2))]  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize(("filters", "kernel"), ONE_TAP, ids=str)
+def test_phases_of_one_tap(filters, kernel, dtype, isa):
+    """Kernel and stride are equal: several rows to a task, the last group of pixels cut short."""
+    for size in [(37, 29), (3, 1)]:
+        x = random(2, 12, *size).to(dtype).contiguous(memory_format=torch.channels_last)
+        weight = random(12, filters, *kernel, seed=1).to(dtype)
+        bias = random(filters, seed=2).to(dtype)
+        shape = (2, filters, *(n * k for n, k in zip(size, kernel, strict=True)))
+        residual = random(*shape, seed=4).to(dtype).contiguous(memory_format=torch.channels_last)
+        out = torch.full_like(residual, float("nan"))
+        OPS.conv_transpose2d_out(
+            x, weight, bias, list(kernel), [0, 0], [0, 0], 1, [1, 1], "relu", 0.01, None, residual,
+            "before", "strict", out,
+        )  # fmt: skip
+        exact = reference.conv_transpose2d(
+            x.double(), weight.double(), bias.double(), stride=kernel
+        )
+        exact = (exact + residual.double()).relu()
+        # 12 products of two numbers below 5, and the two summands
+        allowed = 14 * 12 * 25 * bounds.accumulator_eps(dtype)
+        assert float((out.double() - exact).abs().max()) <= allowed

@@ -12,7 +12,7 @@ from zoo import FAMILIES, family, tiny
 from denoise_ext._loader import native_error
 from denoise_ext.analysis.geometry import describe, without_data
 from denoise_ext.nn import to_torch
-from denoise_ext.runtime import memory
+from denoise_ext.runtime import memory, tile_planner
 from denoise_ext.runtime.session import Session
 from denoise_ext.runtime.tiling import Rule, grid, spans, window_for
 from denoise_ext.tasks import Denoiser
@@ -227,6 +227,8 @@ def test_max_memory_makes_tiles(monkeypatch):
     with pytest.raises(ValueError, match=r"max_memory of 2 KiB for 2 images at a time is not"):
         list(two)
     monkeypatch.setattr(memory, "_machine", lambda: 2 * half)
+    assert Denoiser(model).run(image).tiles == 1  # too small an image to ask what is free
+    monkeypatch.setattr(tile_planner, "_LITTLE", 0)
     assert Denoiser(model).run(image).tiles > 1  # not more than half of what is free
 
 

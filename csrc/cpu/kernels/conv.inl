@@ -143,6 +143,70 @@ void conv_rows(const ConvPlan& plan, const ConvTask<T>& task, const ChannelBlock
   }
 }
 
+// All phases, kPhases at a time, of a tile: their one tap is the same pixel, so that each pixel is multiplied
+// with the weights of several phases, as if these were further filters.
+template <class T, int V, int kPhases>
+void conv_phases(const ConvPlan& plan, const ConvTask<T>& task) {
+  constexpr int kPixels = kAccumulators / (V * kPhases), kWidth = V * kLanes<T>;
+  const T* bias = static_cast<const T*>(plan.bias);
+  const int64_t weight_step = plan.padded_outputs * plan.group_inputs;  // from phase to phase
+  for (int64_t r = 0; r < task.rows; ++r) {
+    const T* weight = static_cast<const T*>(plan.weight);
+    for (size_t i = 0; i < plan.phases.size(); i += kPhases, weight += kPhases * weight_step) {
+      for (int64_t x = 0; x < task.cols; x += kPixels) {
+        const int64_t pixels = task.cols - x < kPixels ? task.cols - x : kPixels;
+        const GroupInput<T> in = group_input<T>(plan, task, r, x);
+        InPlaceRow<T> rows[kPhases];
+        Vec<T> acc[kPhases][kPixels][V];
+#pragma GCC unroll 4
+        for (int k = 0; k < kPhases; ++k) {
+          const ConvPhase& phase = plan.phases[i + static_cast<size_t>(k)];
+          OutputSpan at{};
+          at.n = task.n;
+          at.y = phase.out_y0 + (task.i0 + r) * phase.out_step[0];
+          at.x = phase.out_x0 + (task.j0 + x) * phase.out_step[1];
+          at.x_step = phase.out_step[1];
+          rows[k] = in_place_row<T>(plan, at);
+          prefetch_row<T, V>(rows[k], pixels);
+#pragma GCC unroll 24
+          for (int p = 0; p < kPixels; ++p)
+#pragma GCC unroll 4
+            for (int v = 0; v < V; ++v) acc[k][p][v] = load(bias + v * kLanes<T>);
+        }
+        const T *pixel = in.first + in.offsets[0], *from = weight;
+#pragma GCC unroll 1
+        for (int64_t c = 0; c < plan.group_inputs; ++c, from += kWidth) {
+          Vec<T> w[kPhases][V];
+#pragma GCC unroll 4
+          for (int k = 0; k < kPhases; ++k)
+#pragma GCC unroll 4
+            for (int v = 0; v < V; ++v) w[k][v] = load(from + k * weight_step + v * kLanes<T>);
+#pragma GCC unroll 24
+          for (int p = 0; p < kPixels; ++p) {
+            const Vec<T> value = broadcast<T>(pixel[p * in.pixel_step + c]);
+#pragma GCC unroll 4
+            for (int k = 0; k < kPhases; ++k)
+#pragma GCC unroll 4
+              for (int v = 0; v < V; ++v) acc[k][p][v] += value * w[k][v];
+          }
+        }
+#pragma GCC unroll 4
+        for (int k = 0; k < kPhases; ++k) store_in_place<T>(rows[k], pixels, acc[k]);
+      }
+    }
+  }
+}
+
+template <class T>
+void conv_phases_any(const ConvPlan& plan, const ConvTask<T>& task) {
+  const int vectors = plan.blocks.front().vectors;
+  if constexpr (kAccumulators >= 24) {
+    if (vectors == 2) return conv_phases<T, 2, 2>(plan, task);
+    if (plan.phases_at_once == 4) return conv_phases<T, 1, 4>(plan, task);
+  }
+  conv_phases<T, 1, 2>(plan, task);
+}
+
 // Outputs of a row whose taps all read columns of the image: [begin, end) of the task's.
 struct InnerCols {
   int64_t begin, end;
@@ -303,6 +367,8 @@ void conv_tile(const ConvPlan& plan, ConvTask<T>& task, const ConvPhase& phase, 
     conv_few_outputs_any(plan, task);
   } else if (plan.depthwise_in_place) {
     depthwise_task(plan, task);
+  } else if (plan.phases_at_once > 1) {
+    conv_phases_any<T>(plan, task);
   } else {
     conv_blocks<T>(plan, task);
   }
@@ -316,7 +382,9 @@ void conv_task(const ConvPlan& plan, int64_t index, void* scratch) {
   const int64_t local = index % plan.tasks_per_slice;
   task.scratch = static_cast<T*>(scratch);
   task.sums = task.scratch + plan.packed_elements;
-  if (plan.phases_together) {
+  if (plan.phases_at_once > 1) {
+    conv_tile(plan, task, plan.phases.front(), local);
+  } else if (plan.phases_together) {
     for (const ConvPhase& phase : plan.phases) conv_tile(plan, task, phase, local);
   } else {
     size_t first = 0, end = plan.phases.size();  // the last phase that begins at or before the task

@@ -85,6 +85,17 @@ DENOISE_EXT_INLINE InPlaceRow<T> in_place_row(const ConvPlan& plan, const Output
           plan.stream};
 }
 
+template <class T, int V>
+DENOISE_EXT_INLINE void prefetch_row(const InPlaceRow<T>& row, int64_t pixels) {
+#pragma GCC unroll 1
+  for (int64_t p = 0; p < pixels; ++p)
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) {
+      if (!row.stream) __builtin_prefetch(row.to + p * row.step + v * kLanes<T>, 1);
+      if (row.residual != nullptr) __builtin_prefetch(row.residual + p * row.residual_step + v * kLanes<T>);
+    }
+}
+
 template <class T, int P, int V>
 DENOISE_EXT_INLINE void store_in_place(const InPlaceRow<T>& row, int64_t pixels, const Vec<T> (&sums)[P][V]) {
   const Vec<T> lowest = broadcast<T>(row.lowest);
