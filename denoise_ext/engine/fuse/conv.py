@@ -16,7 +16,7 @@ from torch import Tensor
 
 from denoise_ext._tf32 import tf32_allowed
 from denoise_ext.engine.capture.graph import Value
-from denoise_ext.engine.fuse import fft
+from denoise_ext.engine.fuse import fft, shuffle
 from denoise_ext.engine.fuse.activations import STEEPEST
 from denoise_ext.engine.fuse.branches import Branch
 from denoise_ext.engine.fuse.ir import OUT, Constants, Site, Step, rms
@@ -57,6 +57,7 @@ CONVOLUTIONS = frozenset(
         torch.ops.denoise_ext.conv2d_out.default,
         torch.ops.denoise_ext.conv_transpose2d_out.default,
         torch.ops.denoise_ext.conv2d_resampled_out.default,
+        shuffle.convolve,
     }
 )
 
@@ -126,6 +127,7 @@ class ConvSite(Site):
         return (
             CONVOLUTION is not None
             and not self.transposed
+            and self.weight.shape[1] > 1  # depthwise, it is no faster than on plain weights
             and self.weight.device.type == "cpu"
             and self.weight.dtype == torch.float32
             and self.border == "constant"
