@@ -127,17 +127,19 @@ class ConvSite(Site):
         return (
             CONVOLUTION is not None
             and not self.transposed
-            and self.weight.shape[1] > 1  # depthwise, it is no faster than on plain weights
+            # Depthwise, packed weights are read no faster, but a sum's original takes several.
+            and (self.weight.shape[1] > 1 or self.splits)
             and self.weight.device.type == "cpu"
             and self.weight.dtype == torch.float32
             and self.border == "constant"
             and self.activation in ACTIVATIONS
-            # It adds before it activates.
-            and (self.residual is None or self.activation == "none" or self._adds_first())
+            and (self.residual is None or self._adds_first())
         )
 
     def _adds_first(self) -> bool:
-        return self.residual_position == "before"
+        """Whether the skip connection is added before an activation, as oneDNN does for ReLU."""
+        first = self.residual_position == "before" and self.activation == "relu"
+        return first or self.activation == "none"
 
     def _waits_for_weights(self) -> bool:
         """Whether Winograd's weights take longer to read than to multiply.
