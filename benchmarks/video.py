@@ -5,8 +5,9 @@ noise as it is, filters get it rounded and clipped to 8 bits. Results are clippe
 PSNR from the ninth frame on. Clips for the figures lie in video/clips/test of $DENOISE_EXT_DATA.
 The parameters of filters are those with the best PSNR on video/clips/train, for each noise level.
 
-Rows: the recurrent network of --weights, the same with a fresh state for every frame, networks on
-single frames, and FFmpeg's filters. `worst gain` is over the network on single frames that is made
+Rows: the recurrent network of --weights as for a film in a file, with a lead-in; the same as for a
+live film, without one, and with a fresh state for every frame; networks on single frames; FFmpeg's
+filters. `worst gain` is over the network on single frames that is made
 for the noise, in the clip where it is least. `--times ROUNDS` measures seconds per megapixel,
 interleaved, on a quiet machine. Results go to `results/video.json` and `.md`, with the hash of the
 weights.
@@ -41,6 +42,7 @@ from denoise_ext.io.video import VideoFrame, read_video
 from denoise_ext.metrics import flicker, psnr, ssim
 from denoise_ext.models import list_models, pretrained_info
 from denoise_ext.tasks import Denoiser, VideoDenoiser
+from denoise_ext.tasks.video_denoiser import LEAD_IN
 from harness.provenance import commit
 from video_filters import FILTERS, Filter, run_filter, where
 from video_noise import SEED, Noise, cameras, noisy, white
@@ -134,14 +136,14 @@ def tuned(wanted: Filter, training: Sequence[Tensor], sigmas: Sequence[float]) -
     return Method(wanted.name, filtered(best.__getitem__), identity)
 
 
-def recurrent(model: str, name: str, afresh: bool = False) -> Method:
+def recurrent(model: str, name: str, lead_in: int = 0, afresh: bool = False) -> Method:
     """A recurrent network; ``afresh``: with a new state for every frame."""
 
     kept: dict[float | None, VideoDenoiser] = {}  # with their plans
 
     def run(frames: Tensor, sigma: float | None) -> Tensor:
         if sigma not in kept:
-            kept[sigma] = VideoDenoiser(model, sigma=sigma)
+            kept[sigma] = VideoDenoiser(model, sigma=sigma, lead_in=lead_in)
         denoiser, made = kept[sigma], []
         denoiser.reset()
         for frame in frames:
@@ -184,7 +186,8 @@ def methods(args: argparse.Namespace, data: Path) -> Iterator[Method]:
     yield Method(NOISY, lambda frames, _: frames, "as it is given, clipped")
     for model in args.weights:
         name = Path(model).stem
-        yield recurrent(model, name)
+        yield recurrent(model, name, LEAD_IN)
+        yield recurrent(model, f"{name}, live")
         yield recurrent(model, f"{name}, each frame anew", afresh=True)
     for model in STILL[3 if args.color else 1] if args.still is None else args.still:
         yield still(model)

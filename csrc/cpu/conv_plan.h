@@ -100,6 +100,7 @@ struct ConvPlan {
   const void* prelu_slope;  // like bias, only for Activation::kPrelu
 
   int64_t tasks() const { return params.output.size[0] * slices * tasks_per_slice; }
+  bool is_double() const { return params.output.dtype == DType::kFloat64; }  // what sums are
 };
 
 // Spreads the vectors that hold `channels` evenly over as few register blocks as possible.

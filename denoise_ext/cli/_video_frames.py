@@ -51,8 +51,9 @@ class _Frame:
 class DenoisedFrames:
     """The frames of a video, denoised in their order; damaged ones as they are.
 
-    Reading, denoising and writing overlap: each has a thread, and at most seven frames are under
-    way. A video that breaks off ends after its last good frame; `Video.broken` has the reason.
+    Reading, denoising and writing overlap: each has a thread. At most seven frames are under way,
+    and those that the denoiser holds back. A video that breaks off ends after its last good frame;
+    `Video.broken` has the reason.
 
     Args:
         video: read from the first frame on.

@@ -240,14 +240,15 @@ class _ByNoise:
 def _denoiser(args: argparse.Namespace) -> FrameDenoiser:
     """Each picture with what those before left, if the model is recurrent; else by itself."""
     from denoise_ext.tasks import VideoDenoiser
-    from denoise_ext.tasks.video_denoiser import names_recurrent
+    from denoise_ext.tasks.video_denoiser import LEAD_IN, names_recurrent
 
     if not names_recurrent(args.model):
         return _FrameByFrame(args)
     options = asdict(run_options(args))
     return VideoDenoiser(
-        args.model, sigma=args.sigma, strength=args.strength, scene_cut=args.scene_cut, **options
-    )
+        args.model, sigma=args.sigma, strength=args.strength, scene_cut=args.scene_cut,
+        lead_in=0 if args.input == _STREAM else LEAD_IN, **options,
+    )  # fmt: skip
 
 
 def _scene_cut(text: str) -> str | float:

@@ -28,9 +28,11 @@ class Scene:
     frames: int = 0
     state: Tensors | None = None
     recent: tuple[Tensor, ...] = ()
-    """The last ones that a network with a delay may take again, (1, C, H, W) in [0, 1]."""
+    """The last ones that may be taken again, (1, C, H, W) in [0, 1]."""
     last: Tensor | None = None
     """`scene_cuts.reduced`, to compare the next frame with."""
+    last_is_noisy: bool = False
+    """Whether that is of a frame without a result."""
     noisy: Tensor | None = None
     """The last frame (1, C, H, W), where the next one's noise is measured beside it."""
 
@@ -43,8 +45,12 @@ class Scene:
 class FrameRun:
     """A recurrent network on the frames of scenes, whole or in tiles.
 
-    A network with a delay takes frames in the order of `models.frames.mirrored`: it begins where
-    its first output has all frames ahead.
+    A network that looks ahead takes frames in the order of `models.frames.mirrored`: it begins
+    where its first output has all frames ahead.
+
+    Others have the lead-in: a scene waits for so many more frames than its first. The network takes
+    these backwards in time, with a state of their own. Its last outputs, for the first half of the
+    frames, are their results. All other results are those without a lead-in.
 
     A gray network takes RGB frames as a batch of three planes: brightness and two differences of
     colours. White noise of RGB is independent in them, of a known level each.
@@ -52,10 +58,14 @@ class FrameRun:
 
     session: Session
 
-    def __init__(self, session: Session, options: RunOptions, channels: int) -> None:
+    def __init__(
+        self, session: Session, options: RunOptions, channels: int, lead_in: int = 0
+    ) -> None:
         self.session, self._options = session, options
         self._by_planes = channels == 3 and session.original.signature.inputs["image"].channels == 1
-        self.delay: int = session.original.delay
+        self._ahead: int = session.original.delay
+        self._lead_in = 0 if self._ahead else lead_in
+        self.delay: int = self._ahead or self._lead_in
         self._takes_level = "noise_map" in session.original.signature.inputs
         self._grids: dict[tuple[int, int], Grid] = {}
 
@@ -65,42 +75,53 @@ class FrameRun:
         ``compare``: keep what `changed` needs.
         """
         self._grid(image)  # frames that cannot be tiled are refused before they wait
-        frames, recent = scene.frames + 1, (*scene.recent, image)[-1 - self.delay :]
+        frames, recent = scene.frames + 1, (*scene.recent, image)
         scene = replace(scene, frames=frames, recent=recent)
         made: list[Tensor] = []
         if frames == self.delay + 1:
-            for place in range(-self.delay, self.delay + 1):
-                output, scene = self._step(scene, recent[abs(place)])
-                made = [output]  # the last one
+            made, scene = self._begin(scene, range(-self._ahead, frames))
         elif frames > self.delay:
             output, scene = self._step(scene, image)
             made = [output]
-        shown = image if self.delay else made[0]
+        last_is_noisy = not made or self._ahead > 0
+        shown = image if last_is_noisy else made[-1]
         last = reduced(shown) if compare else None
-        return made, replace(scene, recent=recent if self.delay else (), last=last)
+        taken_again = self._ahead > 0 or not made
+        recent = recent[-1 - self.delay :] if taken_again else ()
+        return made, replace(scene, recent=recent, last=last, last_is_noisy=last_is_noisy)
 
     def end(self, scene: Scene | None) -> list[Tensor]:
         """The outputs that the last frames of a scene still lack."""
         if scene is None or not self.delay:
             return []
-        order: Sequence[int]
         if scene.frames <= self.delay:
-            order, skipped = mirrored(scene.frames, self.delay), 2 * self.delay
-        else:
-            order, skipped = range(self.delay - 1, -1, -1), 0
+            return self._begin(scene, mirrored(scene.frames, self._ahead))[0]
         made = []
-        for place in order:
+        for place in range(self._ahead - 1, -1, -1):
             output, scene = self._step(scene, scene.recent[place])
             made.append(output)
-        return made[skipped:]
+        return made
+
+    def _begin(self, scene: Scene, order: Sequence[int]) -> tuple[list[Tensor], Scene]:
+        """The first outputs of a scene whose frames all wait, taken in this order."""
+        early: list[Tensor] = []
+        reverse = scene
+        for image in reversed(scene.recent[: self._lead_in + 1] if self._lead_in else ()):
+            output, reverse = self._step(reverse, image)
+            early.insert(0, output)
+        early = early[: len(early) // 2]
+        made = []
+        for place in order:
+            output, scene = self._step(scene, scene.recent[abs(place)])
+            made.append(output)
+        return [*early, *made[2 * self._ahead :][len(early) :]], scene
 
     def changed(self, scene: Scene, image: Tensor, share: float) -> bool:
         """Whether so large a share of the blocks of a frame is nowhere in the one before."""
         if scene.last is None:
             return False
         assert scene.level is not None
-        # With a delay, the frame before is as noisy as this one: it has no result yet.
-        level = scene.level * (math.sqrt(2.0) if self.delay else 1.0)
+        level = scene.level * (math.sqrt(2.0) if scene.last_is_noisy else 1.0)
         return changed_share(reduced(image), scene.last, level, self._native(image)) >= share
 
     def sigma_of(self, image: Tensor, before: Tensor, level: float) -> float | None:

@@ -7,7 +7,6 @@ import logging
 import math
 import os
 import threading
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any, overload
@@ -34,6 +33,8 @@ logger: logging.Logger = get_logger("denoise_ext.tasks")
 VIDEO_OF_CAMERAS = "rdxnet_m_photo"
 _FAMILY = "rdxnet_s"
 _CUT = 0.6  # share of changed blocks from which a frame is another scene
+LEAD_IN = 4  # of films in files; more gains less than 0.04 dB
+_LONGEST_LEAD_IN = 16  # frames are kept so long
 _ESTIMATE_EVERY = 8  # frames, from the second of a scene on: two in a row are needed
 _ESTIMATE_WEIGHT = 0.125  # of a new estimate of the noise level in the running mean
 
@@ -86,7 +87,7 @@ class VideoDenoiser:
             kept for whole frames, whose tiles read it.  Tiles therefore have no seams.
 
     Memory is bounded: one state, whatever the number of frames, a frame whose noise is measured
-    beside the next one's, and `delay` + 1 frames for a network that looks ahead.  Threads may share
+    beside the next one's, and `delay` + 1 frames where results come late.  Threads may share
     one `VideoDenoiser`; their calls queue.
 
     Raises:
@@ -106,6 +107,7 @@ class VideoDenoiser:
         sigma: float | None = None,
         strength: float = 1.0,
         scene_cut: str | float = "auto",
+        lead_in: int = 0,
         device: str | torch.device | None = "auto",
         precision: str = "default",
         backend: str = "native",
@@ -116,6 +118,12 @@ class VideoDenoiser:
         if sigma is not None and not (_is_number(sigma) and 0 <= sigma < math.inf):
             raise ValueError(f"sigma must be a finite number >= 0 (0-255 scale), got {sigma!r}")
         self._strength, self._cut = check_strength(strength), _cut_share(scene_cut)
+        whole = isinstance(lead_in, int) and not isinstance(lead_in, bool)
+        if not (whole and 0 <= lead_in <= _LONGEST_LEAD_IN):
+            raise ValueError(
+                f"lead_in must be an integer from 0 to {_LONGEST_LEAD_IN}, got {lead_in!r}"
+            )
+        self._lead_in = lead_in
         self._model, self._given = model, sigma
         self._runs: dict[int, FrameRun] = {}  # by channels
         self._lock = threading.Lock()
@@ -127,7 +135,7 @@ class VideoDenoiser:
             self._run: FrameRun | None = None
             self._scene: Scene | None = None
             self._waiting: tuple[_Waiting, ...] = ()
-            self._ready: tuple[Any, ...] = ()
+            self._made: tuple[Tensor, ...] = ()  # what the network made of the first ones of these
             self._level: float | None = self._given
             self._size: tuple[int, ...] | None = None
             self._count = 0
@@ -144,7 +152,7 @@ class VideoDenoiser:
 
     @property
     def delay(self) -> int:
-        """By how many frames results are late: frames that the network looks ahead.
+        """By how many frames results are late: those that the network looks ahead, or the lead-in.
 
         Known from the first frame on; 0 before.
         """
@@ -154,7 +162,7 @@ class VideoDenoiser:
         """Bytes that are kept between two frames: state, and frames that wait for their result."""
         with self._lock:
             tensors = [] if self._scene is None else self._scene.tensors()
-            tensors += [waiting.image for waiting in self._waiting]
+            tensors += [*self._made, *(waiting.image for waiting in self._waiting)]
             # A tensor that two lists share counts once.
             return sum(x.nbytes for x in {id(x): x for x in tensors}.values())
 
@@ -173,8 +181,8 @@ class VideoDenoiser:
             value_range: the numbers that mean black and white.  Default: those of the type.
 
         Returns:
-            The result, of the same kind.  A network that looks ahead returns that of the frame
-            `delay` pushes before, and None while there is none.
+            The result, of the same kind.  With a network that looks ahead, or a lead-in: that of
+            the frame `delay` pushes before, and None while there is none.
 
         Raises:
             TypeError, ValueError: no such image, another size or other channels than before, or
@@ -190,9 +198,10 @@ class VideoDenoiser:
     def flush(self) -> list[Any]:
         """End the video: the results of the last `delay` frames. The next frame begins a scene."""
         with self._lock, torch.inference_mode():
-            made = [] if self._run is None else self._run.end(self._scene)
-            results = [*self._ready, *self._results(self._waiting, made)]
-            self._scene, self._waiting, self._ready = None, (), ()
+            rest = [] if self._run is None else self._run.end(self._scene)
+            made = [*self._made, *rest]
+            results = [self._result(entry, y) for entry, y in zip(self._waiting, made, strict=True)]
+            self._scene, self._waiting, self._made = None, (), ()
             return results
 
     def _push(self, frame: Any, value_range: Range | None) -> Any:
@@ -210,37 +219,34 @@ class VideoDenoiser:
             source = opened.source
         with torch.inference_mode():
             image = to_unit(source[:, :channels].to(session.device), session.dtype, value_range)
-            scene, made = self._scene, []
+            scene, made = self._scene, [*self._made]
             if scene is not None and self._cut is not None and run.changed(scene, image, self._cut):
                 logger.debug("frame %d begins a scene", self._count)
-                made, scene = run.end(scene), None
+                made += run.end(scene)
+                scene = None
             scene = Scene(self._given) if scene is None else scene
             if self._given is None:
                 scene = _measured(scene, run, source[:, :channels], value_range, image)
             more, scene = run.advance(scene, image, self._cut is not None)
-            waiting = (*self._waiting, _Waiting(opened, image, value_range))
             made += more
-            ready = (*self._ready, *self._results(waiting, made))
+            waiting = (*self._waiting, _Waiting(opened, image, value_range))
+            due = len(waiting) > run.delay
+            result = self._result(waiting[0], made[0]) if due else None
         # nothing has failed: the frame counts
         self._run, self._scene, self._level = run, scene, scene.level
-        waiting = waiting[len(made) :]
-        due = len(waiting) + len(ready) > run.delay  # those of a short scene are ready earlier
-        self._waiting, self._ready = waiting, ready[due:]
+        self._waiting, self._made = waiting[due:], tuple(made[due:])
         self._size, self._count = tuple(source.shape), self._count + 1
-        return ready[0] if due else None
+        return result
 
-    def _results(self, waiting: Sequence[_Waiting], made: Sequence[Tensor]) -> list[Any]:
-        """What the network made of the frames that have waited longest, as their own kind."""
-        results = []
-        for entry, y in zip(waiting, made):
-            source, target = entry.opened.source, entry.opened.target(Fraction(1))
-            channels = y.shape[1]
-            blend = y if self._strength == 1 else torch.lerp(entry.image, y, self._strength)
-            pixels = from_unit(blend, target.pixels.dtype, entry.value_range)
-            target.pixels[:, :channels] = pixels
-            target.pixels[:, channels:] = source[:, channels:]
-            results.append(target.result())
-        return results
+    def _result(self, entry: _Waiting, y: Tensor) -> Any:
+        """What the network made of a frame, as the frame's own kind."""
+        source, target = entry.opened.source, entry.opened.target(Fraction(1))
+        channels = y.shape[1]
+        blend = y if self._strength == 1 else torch.lerp(entry.image, y, self._strength)
+        pixels = from_unit(blend, target.pixels.dtype, entry.value_range)
+        target.pixels[:, :channels] = pixels
+        target.pixels[:, channels:] = source[:, channels:]
+        return target.result()
 
     def _check(self, opened: ImageView, channels: int) -> None:
         shape = tuple(opened.source.shape)
@@ -266,13 +272,13 @@ class VideoDenoiser:
                 raise ValueError(f"model takes {own} channels, but the frame has {channels}")
             native = options.backend == "native"
             session = Session(network, options.precision, native)
-            self._runs[channels] = FrameRun(session, options, channels)
+            self._runs[channels] = FrameRun(session, options, channels, self._lead_in)
         return self._runs[channels]
 
 
 @dataclass(frozen=True)
 class _Waiting:
-    """A frame without its result."""
+    """A frame whose result is not due."""
 
     opened: ImageView
     image: Tensor

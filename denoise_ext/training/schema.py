@@ -116,6 +116,10 @@ class TrainConfig(Section):
                 raise ValueError(
                     f"data.clips need task.name 'video_denoising', got {self.data.clips}"
                 )
+            if self.loss.flicker:
+                raise ValueError(
+                    f"loss.flicker needs task.name 'video_denoising', got {self.task.name!r}"
+                )
             if "h264" in kinds:
                 raise ValueError(
                     "noise kind 'h264' is for clips: it needs task.name 'video_denoising'"
@@ -183,6 +187,10 @@ class TrainConfig(Section):
             raise ValueError(
                 "task.name 'video_denoising' needs clean files and loss.target 'clean', without "
                 "data.pairs and loss.noise_scale"
+            )
+        if self.loss.flicker and self.data.frames < 2:
+            raise ValueError(
+                f"loss.flicker compares frames: data.frames must be >= 2, got {self.data.frames}"
             )
         if self.data.permute_channels or not self.data.augment:
             raise ValueError(

@@ -105,6 +105,11 @@ class Loss(Section):
         description="Weight of the squared error of the logarithm of the noise level, for networks "
         "that estimate it.",
     )
+    flicker: NonNegativeFloat = Field(
+        default=0.0,
+        description="Video: weight of the distance between the change from frame to frame and that "
+        "of the target.",
+    )
     noise_scale: Part = Field(
         default=0.0,
         description="Part of the crops that are trained at another noise_scale than 1, for "

@@ -61,7 +61,7 @@ def video_denoising(
     takes_level = "noise_map" in network.signature.inputs
     sequences = Sequences(config, processes, takes_level)
     distance = criterion(config.loss.name, config.loss.ssim_weight)
-    objective = ClipLoss(distance, config.loss.noise_level)
+    objective = ClipLoss(distance, config.loss.noise_level, config.loss.flicker)
     validator = HeldOutClips(config, sequences.held_out, takes_level)
     return Task(sequences, objective, validator if sequences.held_out else None)
 
@@ -256,10 +256,11 @@ class ClipLoss:
     Args:
         distance: of a frame to its target.
         level: weight of `heads.log_error` of the output ``noise_level``; 0: there is none.
+        flicker: weight of the distance between each frame's change and that of its target.
     """
 
-    def __init__(self, distance: Criterion, level: float = 0.0) -> None:
-        self.distance, self.level = distance, level
+    def __init__(self, distance: Criterion, level: float = 0.0, flicker: float = 0.0) -> None:
+        self.distance, self.level, self.flicker = distance, level, flicker
         self.parts: tuple[str, ...] = ("loss_last", "loss_noise_level")[: 2 if level else 1]
 
     def __call__(
@@ -277,6 +278,10 @@ class ClipLoss:
             true = (sample["sigma"] / 255.0).repeat_interleave(made.shape[1])
             parts["loss_noise_level"] = log_error(estimates, true)
             loss = loss + self.level * parts["loss_noise_level"]
+        if self.flicker:
+            changes = zip(made.diff(dim=1).unbind(1), target.diff(dim=1).unbind(1))
+            distances = [self.distance(change, wanted) for change, wanted in changes]
+            loss = loss + self.flicker * sum(distances) / len(distances)
         return loss, parts
 
 

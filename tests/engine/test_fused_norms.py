@@ -18,7 +18,7 @@ from denoise_ext.engine.fuse.conv import ConvSite
 from denoise_ext.engine.fuse.ir import Constants
 from denoise_ext.engine.fuse.lengths import LengthSite
 from denoise_ext.engine.fuse.match import find_sites
-from denoise_ext.engine.fuse.norm import NormSite
+from denoise_ext.engine.fuse.norm import NormSite, RowNormSite
 
 C = 16
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
-import random
 
 import pytest
 import torch
@@ -384,76 +382,3 @@ def test_small_new_sizes_run_the_original_first(monkeypatch):
         large = torch.randn(1, 3, 120, 120)
         torch.testing.assert_close(fast(large), net(large), rtol=1e-4, atol=1e-4)
     assert len(region._entries) == 3 and clock.now > 0
-
-
-class Run:
-    """A contender; each call takes the next of ``seconds``, in a circle."""
-
-    def __init__(self, now: list[float], *seconds: float) -> None:
-        self.now, self.seconds, self.calls = now, seconds, 0
-
-    def __call__(self) -> None:
-        self.now[0] += self.seconds[self.calls % len(self.seconds)]
-        self.calls += 1
-
-
-@pytest.mark.parametrize(
-    ("contenders", "calls", "wins"),
-    [  # seconds of the original and of contenders; the first call of each warms up
-        ([[0.2], [0.1]], 6, 1),  # every time
-        ([[0.1], [0.2]], 4, None),
-        ([[0.1], [0.1]], 4, None),
-        # Another process disturbed the original alone, at first.
-        ([[0.1] + [0.15] * 4 + [0.1] * 99, [0.1]], None, None),
-        # The plan is slower, and all runs are disturbed.
-        ([[0.1, 0.31, 0.12, 0.22, 0.16], [0.12, 0.15, 0.38, 0.13, 0.26, 0.19, 0.14]], None, None),
-        # The plan is twice as fast, and all runs are disturbed.
-        ([[0.1, 0.31, 0.12, 0.22, 0.16], [0.06, 0.07, 0.19, 0.06, 0.13, 0.09, 0.07]], None, 1),
-        ([[0.104, 0.105, 0.103], [0.1, 0.101, 0.099, 0.1]], None, 1),  # a small gain
-        ([[0.101], [0.1]], 4, None),  # too small a gain
-        ([[0.3], [0.4], [0.1]], 6, 2),
-        ([[0.3], [0.1], [0.2]], 6, 1),
-        ([[0.3], [0.4], [0.5]], 4, None),
-        ([[2.0], [1.0]], 5, 1),  # long runs are no warm-up
-        ([[1.0], [1.0]], 3, None),
-    ],
-)  # fmt: skip
-def test_a_whole_must_be_surely_faster(monkeypatch, contenders, calls, wins):
-    """Rounds follow each other until the gain is sure, or surely there is none."""
-    now = [0.0]
-    monkeypatch.setattr(verify, "clock", lambda: now[0])
-    runs = [Run(now, *seconds) for seconds in contenders]
-    original, *ours = verify.settled(list(runs))
-    gains = [original / x for x in ours]
-    best = max(range(len(ours)), key=lambda i: gains[i])
-    assert (best + 1 if gains[best] >= verify.WORTH_IT else None) == wins
-    assert calls is None or {run.calls for run in runs} == {calls}
-
-
-@pytest.mark.parametrize(
-    ("delays", "lose", "win"),
-    [  # how much runs vary; plans by their gain, and in how many of 100 cases they are taken
-        (0.01, {0.75: 0, 0.9: 0, 1.0: 0}, {1.03: 90, 1.05: 100, 2.0: 100}),
-        (0.3, {0.75: 2, 0.9: 7, 1.0: 15}, {1.3: 80, 2.0: 98}),
-    ],
-)
-def test_random_delays(monkeypatch, delays, lose, win):
-    """Slower plans lose, also where runs vary by more than that; real gains win."""
-    draw, now, cases = random.Random(1), [0.0], 300
-    monkeypatch.setattr(verify, "clock", lambda: now[0])
-
-    def wins(gain: float) -> float:
-        count = 0
-        for _ in range(cases):
-            runs = [
-                Run(now, *(t * math.exp(draw.gauss(0, delays)) for _ in range(50)))
-                for t in (0.01, 0.01 / gain)
-            ]
-            original, ours = verify.settled(list(runs))
-            count += original / ours >= verify.WORTH_IT
-        return 100 * count / cases
-
-    for gain, most in lose.items():
-        assert wins(gain) <= most, gain
-    for gain, least in win.items():
-        assert wins(gain) >= least, gain

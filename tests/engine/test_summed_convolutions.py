@@ -320,6 +320,8 @@ def test_variants(channels, size, act, variants):
     x = torch.randn(1, channels, size, size)
     (site,) = sites(net, x)
     assert site.variants() == variants
+    (site,) = sites(net, x, "strict")  # whose sums have one order, whatever the image's size
+    assert site.variants() == ["direct"]
 
 
 def test_a_sum_that_pools_its_result():

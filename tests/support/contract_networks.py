@@ -13,6 +13,9 @@ from denoise_ext.models import Network, Port, Signature
 from denoise_ext.nn import Conv2d
 
 HALF = Fraction(1, 2)
+SIZE = (45, 38)  # no multiple of any stride
+# Of three layers' sums of some 100 numbers of size 1, by Winograd's algorithm too.
+BOUND = {"rtol": 1e-4, "atol": 1e-4}
 
 
 class _Tiny(Network):
@@ -133,3 +136,26 @@ def random_inputs(network: Network, height: int, width: int, seed: int = 0) -> d
         )
         for name, port in network.signature.inputs.items()
     }  # fmt: skip
+
+
+def in_float32(tensors):
+    return {name: x.float() for name, x in tensors.items()}
+
+
+def in_tiles(network, run, tiles, inputs, state, size=SIZE):
+    """Outputs, put together of what ``run`` writes part by part, and what it returns."""
+    outputs = {}
+
+    def read(places):
+        return {
+            port: x if x.shape[2:] == (1, 1) else x[(..., *places[port])]
+            for port, x in inputs.items()
+        }
+
+    def write(places, parts):
+        for port, part in parts.items():
+            rows, columns = (network.signature.outputs[port].size(n) for n in size)
+            whole = part.new_full((*part.shape[:2], rows, columns), torch.nan)
+            outputs.setdefault(port, whole)[(..., *places[port])] = part
+
+    return outputs, run(tiles, read, write, state)

@@ -69,3 +69,10 @@ def start_of(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Networ
     monkeypatch.setattr(sys, "argv", [str(script), name, str(made)])
     runpy.run_path(str(script), run_name="__main__")
     return load_checkpoint(made)
+
+
+def all_of(denoiser: VideoDenoiser, frames: Tensor) -> list[Tensor]:
+    """The results of a whole video, in order."""
+    made = [denoiser.push(frame) for frame in frames]
+    assert all((result is None) == (i < denoiser.delay) for i, result in enumerate(made))
+    return [*(result for result in made if result is not None), *denoiser.flush()]

@@ -18,7 +18,7 @@ from denoise_ext.models import create_model, save_model
 from denoise_ext.tasks import VideoDenoiser
 from denoise_ext.tasks.frame_noise import sigma_of_frames
 from denoise_ext.tasks.scene_cuts import changed_share, reduced
-from denoise_ext.tasks.video_denoiser import default_video_model
+from denoise_ext.tasks.video_denoiser import LEAD_IN, default_video_model
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -305,10 +305,13 @@ def test_the_command_uses_a_recurrent_checkpoint(tmp_path, capsys):
     code, out, err = run(capsys, *arguments, *chosen)
     assert code == 0, err
     assert "5 frames" in out
-    denoiser = denoise_ext.VideoDenoiser(model, sigma=SIGMA)
+    denoiser = denoise_ext.VideoDenoiser(model, sigma=SIGMA, lead_in=LEAD_IN)
     with read_video(tmp_path / "in.mkv") as video, read_video(tmp_path / "out.mkv") as result:
-        for before, after in zip(video, result, strict=True):
-            wanted = before.with_picture(denoiser.push(before.picture()))
+        given = list(video)
+        made = [denoiser.push(frame.picture()) for frame in given] + denoiser.flush()
+        pictures = [picture for picture in made if picture is not None]
+        for before, picture, after in zip(given, pictures, result, strict=True):
+            wanted = before.with_picture(picture)
             assert np.array_equal(wanted.planes[0], after.planes[0])
     code, _, err = run(capsys, *arguments, *chosen, "--tile", "40", "--overwrite")
     assert code == 2 and err.startswith("denoise-ext: error: frame 0: a tile of 40 pixels")

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from recurrent import SIGMA, expected, network, pushed, scene
-from torch import Tensor
+from recurrent import SIGMA, all_of, expected, network, pushed, scene
 
 from denoise_ext.models.fastdvdnet import FastDVDnet
 from denoise_ext.models.rdxnet import RDXNet
@@ -18,13 +17,6 @@ def ahead(channels: int = 1) -> FastDVDnet:
     model = FastDVDnet(channels, widths=(6, 8, 10), frame_width=4)
     model.initialise(torch.Generator().manual_seed(channels))
     return model.eval()
-
-
-def all_of(denoiser: VideoDenoiser, frames: Tensor) -> list[Tensor]:
-    """The results of a whole video, in order."""
-    made = [denoiser.push(frame) for frame in frames]
-    assert all((result is None) == (i < denoiser.delay) for i, result in enumerate(made))
-    return [*(result for result in made if result is not None), *denoiser.flush()]
 
 
 # ---- networks that look ahead

@@ -21,8 +21,15 @@ from denoise_ext.metrics.protocol import inputs_of, targets_of
 from denoise_ext.training import ConfigError, load_config, train
 from denoise_ext.training.checkpoint import load_state
 from denoise_ext.training.distributed import Processes
+from denoise_ext.training.losses import mse
 from denoise_ext.training.task import INDEX
-from denoise_ext.training.video_denoising import HeldOutClips, RealClips, Sequences, clip_sample
+from denoise_ext.training.video_denoising import (
+    ClipLoss,
+    HeldOutClips,
+    RealClips,
+    Sequences,
+    clip_sample,
+)
 
 av = pytest.importorskip("av")
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
@@ -230,6 +237,8 @@ def parts_of(clip: np.ndarray, crop: int):
         (["data.channels=3"], "data.channels"),
         (["validation.clips=3"], "validation"),
         (["task.name=image_denoising"], "data.clips"),
+        (["task.name=image_denoising", "data.clips=[]", "loss.flicker=0.3"], "loss.flicker"),
+        (["data.frames=1", "loss.flicker=0.3"], "loss.flicker"),
         (["model.name=ffdnet_color_small", "model.options={}"], "data.channels"),
         (["noise.sigma_min=0.0", "noise.sigma_max=55.0", "data.permute_channels=true"], "permute"),
         (["data.pairs=['a*', 'b*']"], "data.pairs"),
@@ -335,6 +344,20 @@ def test_samples_have_the_level_only_where_it_is_taken():
     sample = clip_sample(x, x, torch.tensor([10.0, 20.0]), False, 4)
     assert "inputs.noise_map" not in sample
     assert sample[INDEX].tolist() == [4, 5]
+
+
+def test_the_loss_counts_changes_from_frame_to_frame():
+    """Beside the frames themselves, of which the first two count less."""
+    generator = torch.Generator().manual_seed(0)
+    made, clean = torch.rand(2, 2, 4, 1, 8, 8, generator=generator).unbind(0)
+    sample = clip_sample(clean, clean, torch.tensor([10.0, 20.0]), False, 0)
+    squared = (made - clean).square().mean((0, 2, 3, 4))
+    frames = (squared * torch.tensor([1 / 3, 2 / 3, 1, 1])).sum() / 3
+    changes = ((made[:, 1:] - made[:, :-1]) - (clean[:, 1:] - clean[:, :-1])).square().mean()
+    for weight in (0.0, 0.3):
+        loss, parts = ClipLoss(mse, flicker=weight)(lambda _: {"image": made}, sample, 0)
+        torch.testing.assert_close(loss, frames + weight * changes)
+        torch.testing.assert_close(parts["loss_last"], squared[-1])
 
 
 # ---- recipes

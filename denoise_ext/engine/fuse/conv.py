@@ -126,6 +126,7 @@ class ConvSite(Site):
     def _fits_onednn(self) -> bool:
         return (
             CONVOLUTION is not None
+            and self.precision != "strict"  # the order of its sums depends on the image's size
             and not self.transposed
             # Depthwise, packed weights are read no faster, but a sum's original takes several.
             and (self.weight.shape[1] > 1 or self.splits)
