@@ -24,7 +24,6 @@ from statistics import median
 from typing import Any
 
 import torch
-from other_networks import CASES, Case
 from torch import Tensor
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -32,6 +31,7 @@ from torch.utils.flop_counter import flop_registry
 
 import denoise_ext
 from harness.provenance import commit, processor
+from other_networks import CASES, Case
 
 _SIDE = 1536  # of the large matrix product
 _SIZES = [2**n for n in range(14, 29, 2)]  # bytes of copies: from the first-level cache to memory

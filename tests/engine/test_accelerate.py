@@ -9,14 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from engine_tools import ours_is_faster as ours_is_faster
 from engine_tools import is_site, planned, set_times, small_net, timed
+from engine_tools import ours_is_faster as ours_is_faster
 from torch import nn
 from torch.nn import functional as F
 
 import denoise_ext
 from denoise_ext import engine, models
-from denoise_ext.engine.fuse import verify
 
 pytestmark = pytest.mark.usefixtures("ours_is_faster")
 

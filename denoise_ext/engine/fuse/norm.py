@@ -93,7 +93,6 @@ class NormSite(Site):
             error += torch.finfo(dtype).eps * operators * (ratio * gain + rounded)
         return error
 
-
     def _together(self, x: Tensor) -> Tensor:
         """What is normalised together, along the last axis."""
         if self.groups:
@@ -140,7 +139,7 @@ def divide_by_deviation(x: Tensor, weight: Tensor | None, eps: float, out: Tenso
 def find_norms(graph: Graph, constants: Constants) -> list[NormSite]:
     """Find normalisations with constant weights, where this build has kernels for them."""
     outputs = graph.output_values()
-    sites = []
+    sites: list[NormSite] = []
     for node in graph.nodes:
         rows = _over_rows(node, constants, outputs)
         if rows is not None:
@@ -352,7 +351,7 @@ def _image_before(node: Node, shown: Rearranged, outputs: set[Value]) -> Node | 
     return node
 
 
-# --- over the last axis -----------------------------------------------------------------------------
+# --- over the last axis ---------------------------------------------------------------------------
 
 
 def _over_rows(node: Node, constants: Constants, outputs: set[Value]) -> RowNormSite | None:
