@@ -120,7 +120,7 @@ class ConvSite(Site):
             return own
         # PyTorch's own convolution, but on a folded and packed weight.
         if self._waits_for_weights():
-            own = [name for name in own if not name.startswith("winograd")]
+            return ["onednn", *(name for name in own if not name.startswith("winograd"))]
         return [*own, "onednn"]
 
     def _fits_onednn(self) -> bool:
