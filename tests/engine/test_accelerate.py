@@ -9,14 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from engine_tools import is_site, planned, set_times, small_net, timed
 from engine_tools import ours_is_faster as ours_is_faster
-from engine_tools import planned, set_times, small_net, timed
 from torch import nn
 from torch.nn import functional as F
 
 import denoise_ext
 from denoise_ext import engine, models
-from denoise_ext.engine.fuse import verify
 
 pytestmark = pytest.mark.usefixtures("ours_is_faster")
 
@@ -343,19 +342,14 @@ def test_a_wrong_site_is_left(monkeypatch):
 
 def test_a_slower_site_and_a_slower_whole_are_left(monkeypatch):
     net, x = small_net(), torch.randn(1, 3, 12, 12)
-    set_times(monkeypatch, lambda calls: timed(1.0, 2.0, calls))
+    set_times(monkeypatch, lambda c: [1.0, 2.0] if is_site(c) else timed(1.0, 2.0, c))
     fast = denoise_ext.accelerate(net, x)
     assert all(row.variant != "plan" for row in fast.report().rows)
     assert "direct is not faster" in str(
         denoise_ext.accelerate(net, x, precision="strict").report()
     )
     # Sites are faster; the whole is not, in either layout, nor are parts.
-    set_times(
-        monkeypatch,
-        lambda calls: (
-            [2.0, 1.0] if calls[0].__module__ == verify.__name__ else timed(1.0, 2.0, calls)
-        ),
-    )
+    set_times(monkeypatch, lambda c: [2.0, 1.0] if is_site(c) else timed(1.0, 2.0, c))
     fast = denoise_ext.accelerate(net, x, precision="strict")
     rows = {row.module: row for row in fast.report().rows if row.variant == "original"}
     assert "the plan is not faster" in rows[""].reason and rows["0"].reason == rows[""].reason

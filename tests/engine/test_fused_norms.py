@@ -18,7 +18,7 @@ from denoise_ext.engine.fuse.conv import ConvSite
 from denoise_ext.engine.fuse.ir import Constants
 from denoise_ext.engine.fuse.lengths import LengthSite
 from denoise_ext.engine.fuse.match import find_sites
-from denoise_ext.engine.fuse.norm import NormSite
+from denoise_ext.engine.fuse.norm import NormSite, RowNormSite
 
 C = 16
 
@@ -221,6 +221,38 @@ def test_norms_that_keep_the_mean(layer, mean, batch, size):
 def test_norms_that_keep_the_mean_of_narrow_types():
     net, x = _net(WithMean()).bfloat16(), torch.rand(1, 3, 12, 20, dtype=torch.bfloat16)
     assert not _norms(net, x)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("affine", [False, True])
+@pytest.mark.parametrize("shape", [(5, 16), (2, 9, 33), (2, 3, 7, 60), (1, 1, 16)])
+def test_layer_norms_over_the_last_axis(shape, affine, dtype):
+    """Sums of up to 60 values: each side is off by some eps of numbers up to 5."""
+    torch.manual_seed(0)
+    net = nn.LayerNorm(shape[-1], elementwise_affine=affine).to(dtype)
+    if affine:
+        nn.init.uniform_(net.weight)
+        nn.init.uniform_(net.bias)
+    x = torch.randn(shape).to(dtype)
+    for given in (x, x.transpose(0, -2).contiguous().transpose(0, -2)):
+        (site,) = _norms(net, given)
+        assert isinstance(site, RowNormSite)
+        with torch.no_grad():
+            exact = copy.deepcopy(net).double()(given.double())
+            off = (_planned(net, given) - exact).abs().max()
+        assert float(off) <= 64 * torch.finfo(dtype).eps * 5
+
+
+@pytest.mark.parametrize(
+    ("layer", "x"),
+    [
+        (nn.LayerNorm((3, 20)), torch.rand(2, 3, 20)),
+        (nn.LayerNorm(8), torch.rand(2, 8)),  # fewer than a vector
+        (nn.LayerNorm(20).bfloat16(), torch.rand(2, 20).bfloat16()),
+    ],
+)
+def test_other_layer_norms_stay_pytorchs(layer, x):
+    assert not _norms(layer, x)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

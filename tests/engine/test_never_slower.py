@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from engine_tools import planned, set_times, small_net, timed
+from engine_tools import is_site, planned, set_times, small_net, timed
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -18,10 +18,6 @@ from denoise_ext.engine.run.economy import Economy
 @pytest.fixture(autouse=True)
 def nothing_on_disk(monkeypatch):
     monkeypatch.setenv("DENOISE_EXT_CACHE", "off")
-
-
-def is_site(calls) -> bool:
-    return calls[0].__module__ == verify.__name__
 
 
 class Clock:

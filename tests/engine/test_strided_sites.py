@@ -24,7 +24,7 @@ def _site(layer: nn.Module, precision: str = "default", size: int = 24) -> ConvS
     return site
 
 
-PHASES = ["direct", "winograd4"]
+PHASES = ["direct", "winograd4", "onednn"]
 
 
 @pytest.mark.parametrize(
@@ -32,10 +32,11 @@ PHASES = ["direct", "winograd4"]
     [
         (nn.Conv2d(16, 16, 5, 2, 2), PHASES),
         (nn.Conv2d(16, 16, 4, 2, 1), PHASES),
-        (nn.Conv2d(16, 16, 3, 2, 1), ["direct"]),
-        (nn.Conv2d(16, 16, 7, 2, 3), ["direct"]),
-        (nn.Conv2d(3, 16, 5, 2, 2), ["direct"]),
-        (nn.Conv2d(16, 16, 5, 2, 2, groups=2), ["direct"]),
+        (nn.Conv2d(16, 16, 3, 2, 1), ["direct", "onednn"]),
+        (nn.Conv2d(16, 16, 7, 2, 3), ["direct", "onednn"]),
+        (nn.Conv2d(3, 16, 5, 2, 2), ["direct", "onednn"]),
+        (nn.Conv2d(16, 16, 5, 2, 2, groups=2), ["direct", "onednn"]),
+        (nn.Conv2d(16, 16, 5, 2, 2, groups=16), ["direct"]),
         (nn.Conv2d(16, 16, 5, 2, 2).double(), ["direct"]),
         (nn.ConvTranspose2d(16, 16, 5, 2, 2, 1), ["auto", "winograd4", "direct"]),
         (nn.ConvTranspose2d(16, 16, 2, 2), ["auto", "direct"]),

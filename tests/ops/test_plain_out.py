@@ -116,8 +116,9 @@ def test_norms(channels, dtype):
             assert torch.equal(out, grouped)
 
 
-def test_norms_in_place():
-    x = random(1, 8, 9, 10)
+@pytest.mark.parametrize("channels", [8, 16, 17, 31, 40])  # 17: vectors that share channels
+def test_norms_in_place(channels, isa):
+    x = random(1, channels, 9, 10)
     for layout in layouts(x):
         wanted, out = ops.layer_norm2d(layout), layout.clone()
         OPS.layer_norm2d_out(out, None, None, 1e-5, "none", 0.0, out)

@@ -35,7 +35,9 @@ def layer_norm2d_calls() -> dict[str, Call]:
     base = _call((2, 6, 9, 8))
     activated = {name: base.with_options(activation=name) for name in _ACTIVATIONS}
     activated["leaky_relu"] = base.with_options(activation="leaky_relu", negative_slope=0.2)
-    return {"none": base, **activated, **_sizes(), "one_channel": _call((2, 1, 5, 6))}
+    # As many channels as one, two and four vectors of 16, and some more; rows of odd lengths.
+    vectors = {f"{n}_channels": _call((2, n, 5, 37)) for n in (8, 16, 17, 31, 32, 60)}
+    return {"none": base, **activated, **_sizes(), **vectors, "one_channel": _call((2, 1, 5, 6))}
 
 
 def group_norm_calls() -> dict[str, Call]:

@@ -58,15 +58,80 @@ DENOISE_EXT_INLINE void layer_norm_tile(const LayerNormPlan& plan, int64_t count
   }
 }
 
+// Pixels from `from` on, `step` elements apart, and the results to `to`, as layer_norm_tile does it, but
+// without a copy. The channels are one vector or more: the last one ends with the last channel, and may share
+// some with the vector before it.
+template <class T>
+DENOISE_EXT_INLINE void layer_norm_direct(const LayerNormPlan& plan, int64_t count, const T* from,
+                                          int64_t step, T* to, int64_t to_step) {
+  const int64_t channels = plan.params.input.size[1];
+  const int64_t whole = channels - channels % kLanes<T>, last = channels - kLanes<T>;
+  const T *weight = static_cast<const T*>(plan.weight), *bias = static_cast<const T*>(plan.bias);
+  Vec<T> own{};  // 1 for the channels that the last vector alone has
+  for (int i = 0; i < kLanes<T>; ++i) own[i] = i >= kLanes<T> - channels % kLanes<T> ? T(1) : T(0);
+  T mean[kLanes<T>], scale[kLanes<T>];  // of each pixel
+  Vec<T> rows[kLanes<T>];
+  for (int64_t i = 0; i < count; ++i) {
+    const T *pixel = from + i * step, *later = pixel + kLanes<T> * step;
+    Vec<T> sum = load(pixel + last) * own;
+    for (int64_t c = 0; c < whole; c += kLanes<T>) {
+      sum += load(pixel + c);
+      __builtin_prefetch(later + c);
+    }
+    rows[i] = sum;
+  }
+  for (int64_t i = count; i < kLanes<T>; ++i) rows[i] = Vec<T>{};
+  store(mean, sum_lanes<T>(rows) / static_cast<T>(channels));
+  for (int64_t i = 0; i < count; ++i) {
+    const T* pixel = from + i * step;
+    const Vec<T> center = broadcast<T>(mean[i]), x = load(pixel + last) - center;
+    Vec<T> squares = x * x * own;
+    for (int64_t c = 0; c < whole; c += kLanes<T>) {
+      const Vec<T> difference = load(pixel + c) - center;
+      squares += difference * difference;
+      __builtin_prefetch(to + i * to_step + c, 1);
+    }
+    rows[i] = squares;
+  }
+  const Vec<T> variance = sum_lanes<T>(rows) / static_cast<T>(channels);
+  store(scale, T(1) / root(variance + static_cast<T>(plan.params.eps)));
+  for (int64_t i = 0; i < count; ++i) {
+    const T* pixel = from + i * step;
+    T* result = to + i * to_step;
+    const Vec<T> center = broadcast<T>(mean[i]), factor = broadcast<T>(scale[i]);
+    const Vec<T> x = load(pixel + last);  // before it may be overwritten
+    for (int64_t c = 0; c < whole; c += kLanes<T>)
+      store(result + c, (load(pixel + c) - center) * factor * load(weight + c) + load(bias + c));
+    if (whole < channels)
+      store(result + last, (x - center) * factor * load(weight + last) + load(bias + last));
+  }
+}
+
 // Part of a row of pixels.
 struct NormPiece {
   int64_t n, y, first, end;
 };
 
+// Whether layer_norm_direct can read and write them where they are.
+template <class T>
+DENOISE_EXT_INLINE bool is_direct(const NormParams& params) {
+  return params.input.dtype == accumulation_type(params.input.dtype) && params.output.stride[1] == 1 &&
+         params.input.size[1] >= kLanes<T> && params.activation == Activation::kNone;
+}
+
 template <class T>
 void layer_norm_pixels(const LayerNormPlan& plan, const NormPiece& at, T* tile) {
   const NormParams& params = plan.params;
   const int64_t channels = params.input.size[1], n = at.n, y = at.y, cols = at.end;
+  if (is_direct<T>(params)) {
+    const auto address = [&](const Tensor4& image, int64_t x) {
+      return static_cast<T*>(image.data) + n * image.stride[0] + y * image.stride[2] + x * image.stride[3];
+    };
+    for (int64_t x = at.first; x < cols; x += kLanes<T>)
+      layer_norm_direct<T>(plan, cols - x < kLanes<T> ? cols - x : kLanes<T>, address(params.input, x),
+                           params.input.stride[3], address(params.output, x), params.output.stride[3]);
+    return;
+  }
   for (int64_t x = at.first; x < cols; x += plan.tile_pixels) {
     const int64_t pixels = cols - x < plan.tile_pixels ? cols - x : plan.tile_pixels;
     pack<T>(params.input, {n, y, 1, x, pixels, 0, channels, 1}, {pixels, plan.width}, tile);

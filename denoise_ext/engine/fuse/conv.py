@@ -16,11 +16,16 @@ from torch import Tensor
 
 from denoise_ext._tf32 import tf32_allowed
 from denoise_ext.engine.capture.graph import Value
-from denoise_ext.engine.fuse import fft
+from denoise_ext.engine.fuse import fft, shuffle
 from denoise_ext.engine.fuse.activations import STEEPEST
 from denoise_ext.engine.fuse.branches import Branch
 from denoise_ext.engine.fuse.ir import OUT, Constants, Site, Step, rms
-from denoise_ext.engine.fuse.onednn import ACTIVATIONS, CONVOLUTION, PACK_CONVOLUTION
+from denoise_ext.engine.fuse.onednn import (
+    ACTIVATIONS,
+    CONVOLUTION,
+    CONVOLUTION_PLUS,
+    PACK_CONVOLUTION,
+)
 from denoise_ext.ops.tuned import Tuned
 
 # Root mean square of what an algorithm's rounding errors add to those of the direct sum, as a
@@ -52,6 +57,7 @@ CONVOLUTIONS = frozenset(
         torch.ops.denoise_ext.conv2d_out.default,
         torch.ops.denoise_ext.conv_transpose2d_out.default,
         torch.ops.denoise_ext.conv2d_resampled_out.default,
+        shuffle.convolve,
     }
 )
 
@@ -110,23 +116,31 @@ class ConvSite(Site):
     def variants(self) -> list[str]:
         """See :class:`Site`."""
         own = self._algorithms()
-        if not self.splits or not self._fits_onednn():
+        if not self._fits_onednn():
             return own
-        # A sum's original takes several convolutions: PyTorch's on the summed weight takes one.
+        # PyTorch's own convolution, but on a folded and packed weight.
         if self._waits_for_weights():
-            own = [name for name in own if not name.startswith("winograd")]
+            return ["onednn", *(name for name in own if not name.startswith("winograd"))]
         return [*own, "onednn"]
 
     def _fits_onednn(self) -> bool:
         return (
             CONVOLUTION is not None
             and self.precision != "strict"  # the order of its sums depends on the image's size
+            and not self.transposed
+            # Depthwise, packed weights are read no faster, but a sum's original takes several.
+            and (self.weight.shape[1] > 1 or self.splits)
             and self.weight.device.type == "cpu"
             and self.weight.dtype == torch.float32
             and self.border == "constant"
             and self.activation in ACTIVATIONS
-            and self.residual is None
+            and (self.residual is None or self._adds_first())
         )
+
+    def _adds_first(self) -> bool:
+        """Whether the skip connection is added before an activation, as oneDNN does for ReLU."""
+        first = self.residual_position == "before" and self.activation == "relu"
+        return first or self.activation == "none"
 
     def _waits_for_weights(self) -> bool:
         """Whether Winograd's weights take longer to read than to multiply.
@@ -227,7 +241,11 @@ class ConvSite(Site):
             constants.packed[key] = packed
         name, form = ACTIVATIONS[self.activation]
         args: tuple[Any, ...] = (self.input, packed, bias, *geometry, name, [], form)
-        return Step(CONVOLUTION, args, {}, [self.output])
+        if self.residual is None:
+            return Step(CONVOLUTION, args, {}, [self.output])
+        unary = None if self.activation == "none" else name
+        args = (self.input, self.residual, *args[1:-3], "add", None, unary, [], form)
+        return Step(CONVOLUTION_PLUS, args, {}, [self.output])
 
     def step(self, variant: str, constants: Constants) -> Step:
         """See :class:`Site`."""

@@ -184,6 +184,15 @@ def _absorb(site: ConvSite, node: Node, constants: Constants) -> bool:
     return _linear(site)
 
 
+def absorb_after_shuffle(site: ConvSite, node: Node, constants: Constants) -> bool:
+    """Make ``node`` part of ``site``, whose output's channels are not those of its weight."""
+    if not _keeps_shape(node, site.output):
+        return False
+    if node.op in _ADDS:
+        return _absorb_sum(site, node)
+    return site.residual is None and _absorb_activation(site, node, constants)
+
+
 def _linear(site: ConvSite) -> bool:
     return site.activation == "none" and site.residual is None
 

@@ -25,6 +25,7 @@ _WIDE = (torch.float32, torch.float64)
 _FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 # Rounding errors of a sum grow like a random walk (conv.py); both sides round.
 _WALK = 4.0
+_VECTOR = 16  # values of a row, from which on the kernel reads rows where they are
 
 
 @dataclass(eq=False)
@@ -77,11 +78,7 @@ class NormSite(Site):
         of the sums (Chan et al. 1983), counts r times as much.  Narrow storage rounds after every
         operator of the original.
         """
-        x = env(self.input).double()
-        if self.groups:
-            x = x.reshape(x.shape[0], self.groups, -1)
-        else:
-            x = x.flatten(2).transpose(1, 2)
+        x = self._together(env(self.input).double())
         scale = (x.var(-1, correction=0) + self.eps).rsqrt()
         ratio = 1.0 + rms(x.square().mean(-1).sqrt() * scale)
         gain = 1.0 if self.weight is None else rms(env(self.weight))
@@ -95,6 +92,35 @@ class NormSite(Site):
             operators = 2 + len(self.before) + len(self.nodes)
             error += torch.finfo(dtype).eps * operators * (ratio * gain + rounded)
         return error
+
+    def _together(self, x: Tensor) -> Tensor:
+        """What is normalised together, along the last axis."""
+        if self.groups:
+            return x.reshape(x.shape[0], self.groups, -1)
+        return x.flatten(2).transpose(1, 2)
+
+
+@dataclass(eq=False)
+class RowNormSite(NormSite):
+    """PyTorch's own layer norm over the last axis: rows are pixels of an image in channels_last."""
+
+    def step(self, variant: str, constants: Constants) -> Step:
+        """See :class:`Site`."""
+        weight, bias = (
+            None if value is None else constants[value] for value in (self.weight, self.bias)
+        )
+        args = (self.input, weight, bias, self.eps)
+        return Step(normalise_rows, args, {}, [self.output])
+
+    def _together(self, x: Tensor) -> Tensor:
+        return x
+
+
+def normalise_rows(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
+    """PyTorch's layer norm over the last axis."""
+    pixels = x.reshape(1, 1, -1, x.shape[-1]).permute(0, 3, 1, 2)
+    result = torch.ops.denoise_ext.layer_norm2d(pixels, weight, bias, eps, "none", 0.01)
+    return result.permute(0, 2, 3, 1).reshape(x.shape)
 
 
 def divide_by_deviation(x: Tensor, weight: Tensor | None, eps: float, out: Tensor) -> None:
@@ -113,8 +139,11 @@ def divide_by_deviation(x: Tensor, weight: Tensor | None, eps: float, out: Tenso
 def find_norms(graph: Graph, constants: Constants) -> list[NormSite]:
     """Find normalisations with constant weights, where this build has kernels for them."""
     outputs = graph.output_values()
-    sites = []
+    sites: list[NormSite] = []
     for node in graph.nodes:
+        rows = _over_rows(node, constants, outputs)
+        if rows is not None:
+            sites.append(rows)
         site = _over_channels(node, constants, outputs) or _over_pixels(node, constants, outputs)
         if site is None:
             continue
@@ -320,6 +349,26 @@ def _image_before(node: Node, shown: Rearranged, outputs: set[Value]) -> Node | 
             return None
         node, shown = following, after
     return node
+
+
+# --- over the last axis ---------------------------------------------------------------------------
+
+
+def _over_rows(node: Node, constants: Constants, outputs: set[Value]) -> RowNormSite | None:
+    if node.op is not aten.native_layer_norm.default:
+        return None
+    x, shape = node.args[0], node.argument("normalized_shape")
+    given = [v for v in (node.argument("weight"), node.argument("bias")) if v is not None]
+    if any(v.users or v in outputs for v in node.results[1:] if v is not None):
+        return None
+    fits = x.device.type == "cpu" and x.dtype in _WIDE and x.numel() > 0 and x not in constants
+    if not fits or len(shape) != 1 or shape[0] < _VECTOR:
+        return None
+    if any(v not in constants or v.dtype != x.dtype for v in given):
+        return None
+    label, eps = f"layer norm {shape[0]}", float(node.argument("eps"))
+    weight, bias = node.argument("weight"), node.argument("bias")
+    return RowNormSite([node], node.first, [], label, "", x, 0, weight, bias, eps)
 
 
 # --- over the pixels of a group -------------------------------------------------------------------

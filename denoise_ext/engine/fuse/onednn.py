@@ -23,15 +23,21 @@ ACTIVATIONS = {
 def _operators() -> tuple[Any, ...]:
     """None: this PyTorch has no oneDNN, or other operators of it."""
     if not torch.backends.mkldnn.is_available():
-        return None, None, None, None, None
+        return (None,) * 6
     own = torch.ops.mkldnn
     try:
-        linear, convolution = own._linear_pointwise, own._convolution_pointwise.default
+        linear, convolution = own._linear_pointwise, own._convolution_pointwise
         packing = own._reorder_linear_weight.default, own._reorder_convolution_weight.default
     except AttributeError:
-        return None, None, None, None, None
-    return packing[0], linear.default, linear.binary, packing[1], convolution
+        return (None,) * 6
+    pack_linear, pack_convolution = packing
+    return (
+        pack_linear, linear.default, linear.binary,
+        pack_convolution, convolution.default, convolution.binary,
+    )  # fmt: skip
 
 
-# Linear layers: packing, with an activation, with a sum; convolutions: packing, with an activation.
-PACK_LINEAR, LINEAR, LINEAR_PLUS, PACK_CONVOLUTION, CONVOLUTION = _operators()
+# Of each kind: packing, with an activation, with a sum.
+(
+    PACK_LINEAR, LINEAR, LINEAR_PLUS, PACK_CONVOLUTION, CONVOLUTION, CONVOLUTION_PLUS,
+) = _operators()  # fmt: skip

@@ -58,7 +58,7 @@ def clock() -> float:
 
 def examine(
     graph: Graph, constants: Constants, sites: list[Site], tensors: list[Tensor],
-    known: dict[str, tuple[float, float]],
+    known: dict[str, list[float]],
 ) -> Examination:  # fmt: skip
     """Run the original operator by operator and try every site's variants on what it reads.
 
@@ -138,7 +138,7 @@ def _mark_left_out(found: Examination) -> None:
 
 def _try(
     site: Site, constants: Constants, look_up: Callable[[Value], Tensor], found: Examination,
-    known: dict[str, tuple[float, float]],
+    known: dict[str, list[float]],
 ) -> None:  # fmt: skip
     row = Row(site.module, site.label, "original")
     found.rows.append(row)
@@ -151,18 +151,22 @@ def _try(
         _check_same(site, best, constants, look_up, found, row)
         return
     reasons, planned = [], _as_planned(site, look_up, found)
+    fit: dict[str, tuple[Step, float, float]] = {}  # with error and bound
     for variant in site.variants():
         step = site.step(variant, constants)
         bound = _relative_bound(site, variant, look_up)
         error = _error(step, site, look_up, planned)
-        if not error <= bound:
+        if error <= bound:
+            fit[variant] = step, error, bound
+        else:
             reasons.append(f"{variant} is off by {error:.1e}, allowed {bound:.0e}")
-            continue
-        original, ours = _times(step, site, variant, look_up, planned, known)
-        if row.ours_ms is None or ours < row.ours_ms:
+    steps = {variant: step for variant, (step, *_) in fit.items()}
+    original, *ours = _times(steps, site, look_up, planned, known) if steps else [0.0]
+    for variant, taken in zip(fit, ours, strict=True):
+        if row.ours_ms is None or taken < row.ours_ms:
+            found.chosen[site], error, bound = fit[variant]
             row.variant, row.error, row.bound = variant, error, bound
-            row.original_ms, row.ours_ms, row.decided = original, ours, "timed"
-            found.chosen[site] = step
+            row.original_ms, row.ours_ms, row.decided = original, taken, "timed"
     if site not in found.chosen or row.speedup is None:
         row.reason = "; ".join(reasons)
         found.chosen[site] = None
@@ -245,16 +249,17 @@ def _bound(
 
 
 def _times(
-    step: Step, site: Site, variant: str, look_up: Callable[[Value], Tensor],
-    planned: Callable[[Value], Tensor], known: dict[str, tuple[float, float]],
-) -> tuple[float, float]:  # fmt: skip
+    steps: dict[str, Step], site: Site, look_up: Callable[[Value], Tensor],
+    planned: Callable[[Value], Tensor], known: dict[str, list[float]],
+) -> list[float]:  # fmt: skip
+    """Milliseconds of the original and of each variant's step, in turn."""
     nodes = [Step.of(node) for node in (*site.before, *site.nodes)]
     strides = [planned(value).stride() for value in site.reads()]
     calls = [
         (str(n.function), substitute([n.args, n.kwargs], lambda value: (value.shape, value.dtype)))
         for n in nodes
     ]
-    key = f"{site.label} {variant} {strides} {calls} {len(site.also)}"
+    key = f"{site.label} {[*steps]} {strides} {calls} {len(site.also)}"
     if key not in known:
 
         def original() -> None:
@@ -264,8 +269,8 @@ def _times(
                 pairs = zip(node.results, results, strict=True)
                 env.update((value, x) for value, x in pairs if value is not None)
 
-        a, b = interleaved([original, _bound(step, site, planned)])
-        known[key] = a, b
+        ours = [_bound(step, site, planned) for step in steps.values()]
+        known[key] = interleaved([original, *ours])
     return known[key]
 
 

@@ -22,6 +22,7 @@ from denoise_ext.engine.fuse import decisions, verify
 from denoise_ext.engine.fuse.ir import Constants, Site, Step, as_traced
 from denoise_ext.engine.fuse.match import find_sites
 from denoise_ext.engine.report import Row
+from denoise_ext.engine.run import memory
 from denoise_ext.engine.run.economy import Economy
 from denoise_ext.engine.run.entries import MOST_PLANS, Entries, Entry
 from denoise_ext.engine.run.output_tree import Finish, largest_error, own_strides, strides_of
@@ -342,6 +343,7 @@ class Region:
             if kept.fits(same):
                 self._apart |= kept.apart
                 return same, kept.examination(graph, constants, same, inputs), kept
+        memory.keep_heap_of(graph)
         found = verify.examine(graph, constants, sites, inputs, self.settings.timings)
         while refused := found.refused_together():
             # Better without what they took in, which then is sites of its own.

@@ -27,7 +27,7 @@ class Settings:
     lock: threading.RLock = field(default_factory=threading.RLock)
     report: Report = field(default_factory=lambda: Report([]))
     # Times of a site of one kind and size serve all regions.
-    timings: dict[str, tuple[float, float]] = field(default_factory=dict)
+    timings: dict[str, list[float]] = field(default_factory=dict)
     # Called when a region that has had a plan is left for good.
     reconsider: Callable[[], None] = lambda: None
     # What runs, by the module's name; a plan that is dropped leaves its report.
