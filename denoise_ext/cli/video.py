@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
     with importing_torch():
         from denoise_ext.cli._video_frames import DenoisedFrames
         from denoise_ext.io.video import check_can_write_video, read_video, y4m_format
-        from denoise_ext.tasks.video_denoiser import default_video_model
+        from denoise_ext.tasks.video_denoiser import VIDEO_OF_WHITE_NOISE
 
     if args.output != _STREAM:
         check_can_write_video(args.output, args.codec, args.overwrite)
@@ -104,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
             y4m_format(video.info.pixel_format)
         if denoiser is None:
             if video.info.is_gray or args.sigma is not None:
-                args.model = default_video_model(1 if video.info.is_gray else 3)
+                args.model = VIDEO_OF_WHITE_NOISE
                 denoiser = _denoiser(args)
             else:
                 denoiser = _ByNoise(args)
@@ -218,7 +218,7 @@ class _ByNoise:
         """See `FrameDenoiser`."""
         if self._chosen is None:
             from denoise_ext.tasks.treatment import PHOTO, treatment_of
-            from denoise_ext.tasks.video_denoiser import VIDEO_OF_CAMERAS, default_video_model
+            from denoise_ext.tasks.video_denoiser import VIDEO_OF_CAMERAS, VIDEO_OF_WHITE_NOISE
 
             profile, treatment = treatment_of(picture)
             self.found = treatment.text.partition(": ")[0]
@@ -228,7 +228,7 @@ class _ByNoise:
             elif profile is not None and profile.correlated:
                 self._args.model = VIDEO_OF_CAMERAS
             else:
-                self._args.model = default_video_model(3)
+                self._args.model = VIDEO_OF_WHITE_NOISE
             self._chosen = _denoiser(self._args)
         return self._chosen.push(picture)
 

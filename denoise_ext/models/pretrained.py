@@ -6,12 +6,12 @@ _DATA = (
     "BSDS500 without the 68 images of BSD68/CBSD68 (432 images, list train/CBSD432.txt), "
     "8 of them held out for validation"
 )
+_PHOTOGRAPHS = "photographs of train/photos_half without the 40 of recipes/photos_half_held_out.txt"
 _NOISE = "white Gaussian noise, sigma 0-55 (0-255 scale), not clipped"
 _NOISE_75 = "white Gaussian noise, sigma 0-75 (0-255 scale), not clipped"
 _DATA_PHOTO = (
-    "BSDS500 as above, and photographs of train/photos_half without the 40 of "
-    "recipes/photos_half_held_out.txt; all denoised first and reduced at random; no real pair; "
-    "start: weights of recipes/dxnet_s_color.toml"
+    f"BSDS500 as above, and {_PHOTOGRAPHS}; all denoised first and reduced at random; no real"
+    " pair; start: weights of recipes/dxnet_s_color.toml"
 )
 _NOISE_PHOTO = (
     "synthetic noise of cameras (sensor, mosaic, noise reduction, JPEG), some white noise and some "
@@ -26,9 +26,8 @@ _HELD_OUT = (
     " recipes/photos_half_held_out.txt, white noise; `benchmarks/uncertainty.py --fit`"
 )
 _DATA_VIDEO = (
-    "BSDS500 as above, and photographs of train/photos_half without the 40 of "
-    "recipes/photos_half_held_out.txt, in synthetic motion; films of video/clips/train and "
-    "video/nasa_mp4 at half their size"
+    f"BSDS500 as above, and {_PHOTOGRAPHS}, in synthetic motion; films of video/clips/train and"
+    " video/nasa_mp4 at half their size"
 )
 _PROTOCOL_VIDEO = (
     "mean over the 12 films of video/clips/test, 40 frames at most; luma; white Gaussian noise, not"
@@ -38,26 +37,19 @@ _PROTOCOL_VIDEO_PHOTO = (
     "mean over the films of video/clips/test, 12 frames at most, the middle 176 x 136 pixels; RGB "
     "together; blind; output clipped; `benchmarks/video.py --color --frames 12 --crop 136 176`"
 )
-_DATA_CODEC = (
-    "BSDS500 as above, and photographs of train/photos_half without the 40 of "
-    "recipes/photos_half_held_out.txt"
-)
+_DATA_CODEC = f"BSDS500 as above, and {_PHOTOGRAPHS}"
 _PROTOCOL_CODEC = (
     "PSNR to the clean picture at 0.4 bits per pixel of whole files, mean of Kodak_full; white"
     " Gaussian noise, rounded to 8 bits, the codec is given its level; `benchmarks/codec.py`"
 )
 _DATA_GUIDED = (
-    "every fourth test pair of RGB-D-D (100 depth maps with photographs); scenes made from"
-    " photographs of train/photos_half without the 40 of recipes/photos_half_held_out.txt; 100"
-    " pairs of RoadScene, without the 29 of recipes/roadscene_held_out.txt"
+    "every fourth test pair of RGB-D-D (100 depth maps with photographs); scenes made from "
+    f"{_PHOTOGRAPHS}; 100 pairs of RoadScene, without the 29 of recipes/roadscene_held_out.txt"
 )
-_DATA_PHOTOS_TOO = (
-    "half of the crops: BSDS500 as above; half: photographs of train/photos_half without the 40 of "
-    "recipes/photos_half_held_out.txt"
-)
+_DATA_PHOTOS_TOO = f"half of the crops: BSDS500 as above; half: {_PHOTOGRAPHS}"
 _DATA_UPSCALING = (
-    "the 400 images of BSDS500 that are not in its val part (list train/CBSD400.txt), and"
-    " photographs of train/photos_half without the 40 of recipes/photos_half_held_out.txt"
+    "the 400 images of BSDS500 that are not in its val part (list train/CBSD400.txt), and "
+    f"{_PHOTOGRAPHS}"
 )
 _NOISE_UPSCALING = "white Gaussian noise, sigma 0-50 (0-255 scale), in half of the crops"
 _PROTOCOL_UPSCALING = (
@@ -159,11 +151,7 @@ register_pretrained(
         noise=_NOISE_75,
         steps=36000,
         licence="Apache-2.0",
-        psnr={
-            "CBSD68 sigma 15": 33.82,
-            "CBSD68 sigma 25": 31.15,
-            "CBSD68 sigma 50": 27.90,
-        },
+        psnr={"CBSD68 sigma 15": 33.82, "CBSD68 sigma 25": 31.15, "CBSD68 sigma 50": 27.90},
         protocol=_PROTOCOL,
         calibration=Calibration(
             {
@@ -253,6 +241,25 @@ register_pretrained(
         steps=6900,
         licence="Apache-2.0",
         psnr={"test films, noise of cameras": 32.97, "the same, then H.264": 31.40},
+        protocol=_PROTOCOL_VIDEO_PHOTO,
+    ),
+)  # fmt: skip
+
+register_pretrained(
+    "rdxnet_s_color",
+    Pretrained(
+        file="rdxnet_s_color.safetensors",
+        sha256="d11e25edcd8b86f47f3cfde2b2ddf8784e06ddcbe33b1cc73ebf8678afa98197",
+        config={
+            "blocks": [1, 1, 2], "channels": 3, "family": "rdxnet", "look_ahead": False,
+            "unshuffle": 2, "widths": [16, 32, 64],
+        },
+        recipe="recipes/rdxnet_s_color.toml",
+        training_data=_DATA_VIDEO,
+        noise=_NOISE_PHOTO + ", some of it compressed as H.264; half: white, sigma 0-60",
+        steps=7500,
+        licence="Apache-2.0",
+        psnr={"test films, noise of cameras": 32.27, "the same, then H.264": 30.53},
         protocol=_PROTOCOL_VIDEO_PHOTO,
     ),
 )  # fmt: skip
@@ -390,8 +397,7 @@ register_pretrained(
         steps=11500,
         licence="Apache-2.0",
         psnr={
-            "Kodak at 0.4 bpp sigma 0": 31.91,
-            "Kodak at 0.4 bpp sigma 15": 30.85,
+            "Kodak at 0.4 bpp sigma 0": 31.91, "Kodak at 0.4 bpp sigma 15": 30.85,
             "Kodak at 0.4 bpp sigma 25": 29.74,
         },
         protocol=_PROTOCOL_CODEC,
@@ -413,12 +419,8 @@ register_pretrained(
         steps=10500,
         licence="Apache-2.0",
         psnr={
-            "BSD68 sigma 15": 31.39,
-            "BSD68 sigma 25": 28.94,
-            "BSD68 sigma 50": 26.05,
-            "Set12 sigma 15": 32.44,
-            "Set12 sigma 25": 30.06,
-            "Set12 sigma 50": 26.87,
+            "BSD68 sigma 15": 31.39, "BSD68 sigma 25": 28.94, "BSD68 sigma 50": 26.05,
+            "Set12 sigma 15": 32.44, "Set12 sigma 25": 30.06, "Set12 sigma 50": 26.87,
         },
         protocol=_PROTOCOL,
     ),

@@ -19,7 +19,7 @@ from denoise_ext._choices import check_strength
 from denoise_ext._log import get_logger
 from denoise_ext.io.channels import colour_channels
 from denoise_ext.models import Network, load_checkpoint
-from denoise_ext.models.registry import build_named, has_model, list_models
+from denoise_ext.models.registry import build_named, has_model
 from denoise_ext.runtime.model_names import Model, member, open_network, original_of
 from denoise_ext.runtime.options import RunOptions, Tile
 from denoise_ext.runtime.session import Session
@@ -31,6 +31,7 @@ from denoise_ext.tasks.value_range import Range, check_range, from_unit, to_unit
 logger: logging.Logger = get_logger("denoise_ext.tasks")
 
 VIDEO_OF_CAMERAS = "rdxnet_m_photo"
+VIDEO_OF_WHITE_NOISE = "rdxnet_s_gray"
 _FAMILY = "rdxnet_s"
 _CUT = 0.6  # share of changed blocks from which a frame is another scene
 LEAD_IN = 4  # of films in files; more gains less than 0.04 dB
@@ -60,23 +61,14 @@ def names_recurrent(model: Model) -> bool:
     return os.path.isfile(name) and is_recurrent(load_checkpoint(name))
 
 
-def default_video_model(channels: int) -> str:
-    """The recurrent network with weights for frames of 1 or 3 channels.
-
-    The gray one also denoises colour, in three planes, where none for colour ships.
-    """
-    name = member(_FAMILY, channels)
-    return name if name in list_models(pretrained=True) else member(_FAMILY, 1)
-
-
 class VideoDenoiser:
     """Denoise the frames of a video in their order, each with what the frames before left.
 
     Args:
         model: a recurrent network (such as `denoise_ext.models.create_model("rdxnet_s_gray")`,
-            also accelerated), the name of one with trained weights or of a family, or a checkpoint
-            file.  A gray network denoises RGB frames in three planes: brightness and two
-            differences of colours.  A colour network takes RGB frames alone.
+            also accelerated), the name of one with trained weights or of a family (its gray
+            network), or a checkpoint file.  A gray network denoises RGB frames in three planes:
+            brightness and two differences of colours.  A colour network takes RGB frames alone.
         sigma: standard deviation of the noise on the 0-255 scale.  None: estimated from the first
             frame of a scene, then from the first two, then a running mean of estimates of every
             eighth frame and the one before.
@@ -261,7 +253,8 @@ class VideoDenoiser:
     def _run_for(self, channels: int) -> FrameRun:
         if channels not in self._runs:
             options = self._options
-            model = default_video_model(channels) if self._model == _FAMILY else self._model
+            # In three planes, a family's gray network leaves less white noise than that for colour.
+            model = member(self._model, 1) if isinstance(self._model, str) else self._model
             network = open_network(model, options.device, None, options.backend, channels=channels)
             if not is_recurrent(network):
                 raise TypeError(

@@ -18,7 +18,7 @@ from denoise_ext.models import create_model, save_model
 from denoise_ext.tasks import VideoDenoiser
 from denoise_ext.tasks.frame_noise import sigma_of_frames
 from denoise_ext.tasks.scene_cuts import changed_share, reduced
-from denoise_ext.tasks.video_denoiser import LEAD_IN, default_video_model
+from denoise_ext.tasks.video_denoiser import LEAD_IN
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -56,7 +56,9 @@ def test_the_default_takes_gray_and_colour():
     for frames in (scene(2), scene(2).expand(-1, 3, -1, -1)):
         named = pushed(VideoDenoiser("rdxnet_s_gray", sigma=SIGMA), frames)
         assert torch.equal(pushed(VideoDenoiser(sigma=SIGMA), frames), named)
-    assert default_video_model(3) == "rdxnet_s_gray"
+        small = pushed(VideoDenoiser("rdxnet_xs_gray", sigma=SIGMA), frames)
+        assert torch.equal(pushed(VideoDenoiser("rdxnet_xs", sigma=SIGMA), frames), small)
+        assert not torch.equal(small, named)
 
 
 def test_reset_forgets():
