@@ -279,9 +279,10 @@ def test_the_whole_step_is_one_plan(name):
     assert {(row.module, row.variant) for row in rows} == {("", "plan")}, fast.report()
 
 
-def test_a_colour_network_to_train_on_denoises_luma_as_the_gray_one(tmp_path, monkeypatch):
-    gray = create_model("rdxnet_s_gray", pretrained=True)
-    color = start_of("rdxnet_s_color", tmp_path, monkeypatch)
+@pytest.mark.parametrize("size", ["s", "xs"])
+def test_a_colour_network_to_train_on_denoises_luma_as_the_gray_one(size, tmp_path, monkeypatch):
+    gray = create_model(f"rdxnet_{size}_gray", pretrained=True)
+    color = start_of(f"rdxnet_{size}_color", tmp_path, monkeypatch)
     frames = torch.rand(2, 1, 1, 32, 32, generator=torch.Generator().manual_seed(0))
     level = torch.full((1, 1, 1, 1), 20 / 255)
     luma_level = level * sum(weight**2 for weight in (0.299, 0.587, 0.114)) ** 0.5
