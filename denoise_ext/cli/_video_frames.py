@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from denoise_ext.io.video import Video, VideoFrame
 
 _WAITING = 2  # frames between two stages
+_HELD = 8  # frames that wait, from which on damaged ones do not wait for a result before them
 _LATE = 2  # newer frames that are there already when a frame's turn comes
 
 
@@ -52,8 +53,8 @@ class DenoisedFrames:
     """The frames of a video, denoised in their order; damaged ones as they are.
 
     Reading, denoising and writing overlap: each has a thread. At most seven frames are under way,
-    and those that the denoiser holds back. A video that breaks off ends after its last good frame;
-    `Video.broken` has the reason.
+    and eight behind those whose results come late. A video that breaks off ends after its last good
+    frame; `Video.broken` has the reason.
 
     Args:
         video: read from the first frame on.
@@ -98,8 +99,7 @@ class DenoisedFrames:
                 if entry.error is not None:
                     raise entry.error
                 yield from entry.value
-        for result in self._denoiser.flush():
-            self._assign(result)
+        self._flush()
         yield from _finished(self._ready())
 
     def _run(self, stages: list[Stage]) -> Generator[Finished, None, None]:
@@ -134,6 +134,8 @@ class DenoisedFrames:
         if item.frame.corrupt or late:
             self.late += late
             item.picture, item.done = None, True
+            if len(self._held) > _HELD:
+                self._flush()
         else:
             # A frame that was late a moment ago has no picture yet.
             picture = item.frame.picture() if item.picture is None else item.picture
@@ -141,6 +143,10 @@ class DenoisedFrames:
             if result is not None:
                 self._assign(result)
         return self._ready()
+
+    def _flush(self) -> None:
+        for result in self._denoiser.flush():
+            self._assign(result)
 
     def _is_late(self, item: _Frame) -> bool:
         return self._realtime and self._arrived - item.number - 1 >= _LATE

@@ -50,7 +50,8 @@ class FrameRun:
 
     Others have the lead-in: a scene waits for so many more frames than its first. The network takes
     these backwards in time, with a state of their own. Its last outputs, for the first half of the
-    frames, are their results. All other results are those without a lead-in.
+    frames, are their results. All other results are those without a lead-in, but for the level: the
+    last frame's serves all that waited.
 
     A gray network takes RGB frames as a batch of three planes: brightness and two differences of
     colours. White noise of RGB is independent in them, of a known level each.

@@ -188,6 +188,8 @@ class TrainConfig(Section):
                 "task.name 'video_denoising' needs clean files and loss.target 'clean', without "
                 "data.pairs and loss.noise_scale"
             )
+        if self.loss.flicker and self.loss.name == "ssim":
+            raise ValueError("loss.flicker compares changes: loss.name must not be 'ssim'")
         if self.loss.flicker and self.data.frames < 2:
             raise ValueError(
                 f"loss.flicker compares frames: data.frames must be >= 2, got {self.data.frames}"

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -310,6 +311,22 @@ def test_late_frames_pass_in_order_and_are_counted(realtime):
     passed = [np.array_equal(a, b) for a, b in zip(made, before, strict=True)]
     assert frames.count == 40 and frames.late == sum(passed) and slow.seen == 40 - sum(passed)
     assert sum(passed) > 5 if realtime else not any(passed)
+
+
+def test_damaged_frames_do_not_wait_for_the_lead_in(monkeypatch):
+    """A result that waits for later frames holds back a few of them alone."""
+    data, held = y4m("mono", 40, **SIZE), []
+    ready = DenoisedFrames._ready
+    counted = lambda self: held.append(len(self._held)) or ready(self)  # noqa: E731
+    monkeypatch.setattr(DenoisedFrames, "_ready", counted)
+    denoiser = VideoDenoiser("rdxnet_s_gray", sigma=20, lead_in=4)
+    with read_video(bytes_io.BytesIO(data)) as video:
+        source = [replace(frame, corrupt=i >= 3) for i, frame in enumerate(video)]
+        monkeypatch.setattr(type(video), "__iter__", lambda _: iter(source))
+        made = list(DenoisedFrames(video, denoiser, ProgressLines("speed", quiet=True)))
+    assert max(held) == 9 and [frame.pts for frame in made] == [frame.pts for frame in source]
+    changed = [not np.array_equal(a.planes[0], b.planes[0]) for a, b in zip(made, source)]
+    assert changed == [True] * 3 + [False] * 37
 
 
 def test_decoding_denoising_and_writing_overlap():

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 import denoise_ext
 from denoise_ext.engine.capture.trace import trace
+from denoise_ext.engine.fuse import onednn
 from denoise_ext.engine.fuse.conv import ConvSite
 from denoise_ext.engine.fuse.ir import Constants
 from denoise_ext.engine.fuse.match import find_sites
@@ -67,7 +68,7 @@ def layer_and_images(**options) -> tuple[Layer, Tensor, Tensor]:
 
 @pytest.mark.parametrize(
     ("activation", "skip"),
-    [*((name, "none") for name in ACTIVATIONS), ("none", "before"), ("relu", "before")],
+    [*((name, "none") for name in sorted(ACTIVATIONS)), ("none", "before"), ("relu", "before")],
 )
 @pytest.mark.parametrize("last", [False, True])
 def test_within_rounding_of_float64(activation, skip, last, monkeypatch):
@@ -139,3 +140,17 @@ def test_changed_weights_are_packed_anew(monkeypatch):
             tensor.mul_(1.5)
             assert not torch.allclose(net(x, other), before, rtol=1e-3, atol=1e-3)
             torch.testing.assert_close(fast(x, other), net(x, other), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
+@pytest.mark.parametrize("skip", ["none", "before"])
+def test_nan_stays_nan(activation, skip):
+    """oneDNN's own ReLU and hard sigmoid make it a number."""
+    x = torch.full((1, 4, 6, 6), torch.nan)
+    packed = onednn.PACK_CONVOLUTION(torch.rand(4, 4, 3, 3), [1, 1], [1, 1], [1, 1], 1, x.shape)
+    other = torch.rand(1, 4, 6, 6) if skip == "before" else None
+    geometry = ([1, 1], [1, 1], [1, 1], 1)
+    assert onednn.convolve(x, other, packed, None, geometry, activation).isnan().all()
+    rows = torch.full((8, 16), torch.nan)
+    packed = onednn.PACK_LINEAR(torch.rand(16, 16), 8)
+    assert onednn.multiply(rows, packed, None, activation).isnan().all()

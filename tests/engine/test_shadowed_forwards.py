@@ -215,7 +215,7 @@ def test_memory_that_no_step_writes_is_found(monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(verify, "call_step", lambda step, env: None)
         # oneDNN's convolutions allocate their results.
-        patch.setattr("denoise_ext.engine.fuse.conv.CONVOLUTION", None)
+        patch.setattr("denoise_ext.engine.fuse.onednn.CONVOLUTION", None)
         rows = denoise_ext.accelerate(small_net(), torch.randn(1, 3, 8, 8)).report().rows
     convolutions = [row for row in rows if "conv" in row.site]
     assert convolutions

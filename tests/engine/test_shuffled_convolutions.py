@@ -49,7 +49,7 @@ def slopes(count: int) -> nn.PReLU:
 
 
 def shuffled(factor: int, *after):
-    """Convolution, other layers, shuffle, and what comes after."""
+    """Convolution, other layers, shuffle, and what comes after, else a skip connection."""
 
     def join(x, other, first, *layers):
         y = first(x)
@@ -58,7 +58,7 @@ def shuffled(factor: int, *after):
         y = F.pixel_shuffle(y, factor)
         for layer in layers[len(layers) - len(after) :]:
             y = layer(y)
-        return y
+        return y if after else other + y
 
     return join
 
@@ -143,6 +143,7 @@ def test_within_rounding_of_float64(name, last, monkeypatch, isa):
 
 
 REFUSED = {
+    "nothing after": lambda: Upscale(lambda x, o, f: F.pixel_shuffle(f(x), 2), conv(4, 2)),
     "read twice": lambda: Upscale(lambda x, o, f: (y := f(x), F.pixel_shuffle(y, 2)), conv(4, 2)),
     "residual before": lambda: Upscale(
         lambda x, o, f: F.pixel_shuffle(x + f(x), 2), conv(4, 2)

@@ -42,7 +42,7 @@ def test_no_scene_sees_another(lengths):
 
 
 def test_results_after_the_lead_in_are_those_without():
-    """Also where the noise level is estimated on the way."""
+    """But for the level, which is given here."""
     frames = scene(12)
     late = torch.stack(all_of(VideoDenoiser(network(), sigma=SIGMA, lead_in=4), frames))
     live = pushed(VideoDenoiser(network(), sigma=SIGMA), frames)

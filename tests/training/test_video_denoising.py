@@ -239,6 +239,7 @@ def parts_of(clip: np.ndarray, crop: int):
         (["task.name=image_denoising"], "data.clips"),
         (["task.name=image_denoising", "data.clips=[]", "loss.flicker=0.3"], "loss.flicker"),
         (["data.frames=1", "loss.flicker=0.3"], "loss.flicker"),
+        (["loss.name=ssim", "loss.flicker=0.3"], "loss.flicker"),
         (["model.name=ffdnet_color_small", "model.options={}"], "data.channels"),
         (["noise.sigma_min=0.0", "noise.sigma_max=55.0", "data.permute_channels=true"], "permute"),
         (["data.pairs=['a*', 'b*']"], "data.pairs"),

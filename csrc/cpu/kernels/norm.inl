@@ -67,13 +67,15 @@ DENOISE_EXT_INLINE void layer_norm_direct(const LayerNormPlan& plan, int64_t cou
   const int64_t channels = plan.params.input.size[1];
   const int64_t whole = channels - channels % kLanes<T>, last = channels - kLanes<T>;
   const T *weight = static_cast<const T*>(plan.weight), *bias = static_cast<const T*>(plan.bias);
-  Vec<T> own{};  // 1 for the channels that the last vector alone has
-  for (int i = 0; i < kLanes<T>; ++i) own[i] = i >= kLanes<T> - channels % kLanes<T> ? T(1) : T(0);
+  Vec<T> places{};
+  for (int i = 0; i < kLanes<T>; ++i) places[i] = static_cast<T>(i);
+  // The channels that the last vector alone has.
+  const auto own = places >= static_cast<T>(kLanes<T> - channels % kLanes<T>);
   T mean[kLanes<T>], scale[kLanes<T>];  // of each pixel
   Vec<T> rows[kLanes<T>];
   for (int64_t i = 0; i < count; ++i) {
     const T *pixel = from + i * step, *later = pixel + kLanes<T> * step;
-    Vec<T> sum = load(pixel + last) * own;
+    Vec<T> sum = own ? load(pixel + last) : Vec<T>{};
     for (int64_t c = 0; c < whole; c += kLanes<T>) {
       sum += load(pixel + c);
       __builtin_prefetch(later + c);
@@ -85,7 +87,7 @@ DENOISE_EXT_INLINE void layer_norm_direct(const LayerNormPlan& plan, int64_t cou
   for (int64_t i = 0; i < count; ++i) {
     const T* pixel = from + i * step;
     const Vec<T> center = broadcast<T>(mean[i]), x = load(pixel + last) - center;
-    Vec<T> squares = x * x * own;
+    Vec<T> squares = own ? x * x : Vec<T>{};
     for (int64_t c = 0; c < whole; c += kLanes<T>) {
       const Vec<T> difference = load(pixel + c) - center;
       squares += difference * difference;

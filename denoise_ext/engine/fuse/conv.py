@@ -16,16 +16,10 @@ from torch import Tensor
 
 from denoise_ext._tf32 import tf32_allowed
 from denoise_ext.engine.capture.graph import Value
-from denoise_ext.engine.fuse import fft, shuffle
+from denoise_ext.engine.fuse import fft, onednn, shuffle
 from denoise_ext.engine.fuse.activations import STEEPEST
 from denoise_ext.engine.fuse.branches import Branch
 from denoise_ext.engine.fuse.ir import OUT, Constants, Site, Step, rms
-from denoise_ext.engine.fuse.onednn import (
-    ACTIVATIONS,
-    CONVOLUTION,
-    CONVOLUTION_PLUS,
-    PACK_CONVOLUTION,
-)
 from denoise_ext.ops.tuned import Tuned
 
 # Root mean square of what an algorithm's rounding errors add to those of the direct sum, as a
@@ -125,7 +119,7 @@ class ConvSite(Site):
 
     def _fits_onednn(self) -> bool:
         return (
-            CONVOLUTION is not None
+            onednn.CONVOLUTION is not None
             and self.precision != "strict"  # the order of its sums depends on the image's size
             and not self.transposed
             # Depthwise, packed weights are read no faster, but a sum's original takes several.
@@ -133,7 +127,7 @@ class ConvSite(Site):
             and self.weight.device.type == "cpu"
             and self.weight.dtype == torch.float32
             and self.border == "constant"
-            and self.activation in ACTIVATIONS
+            and self.activation in onednn.ACTIVATIONS
             and (self.residual is None or self._adds_first())
         )
 
@@ -237,15 +231,10 @@ class ConvSite(Site):
         key = ("packed", "onednn", own, geometry)
         packed = constants.packed.get(key) if own is not None else None
         if packed is None:
-            packed = PACK_CONVOLUTION(weight, *geometry, self.input.shape)
+            packed = onednn.PACK_CONVOLUTION(weight, *geometry, self.input.shape)
             constants.packed[key] = packed
-        name, form = ACTIVATIONS[self.activation]
-        args: tuple[Any, ...] = (self.input, packed, bias, *geometry, name, [], form)
-        if self.residual is None:
-            return Step(CONVOLUTION, args, {}, [self.output])
-        unary = None if self.activation == "none" else name
-        args = (self.input, self.residual, *args[1:-3], "add", None, unary, [], form)
-        return Step(CONVOLUTION_PLUS, args, {}, [self.output])
+        args = (self.input, self.residual, packed, bias, geometry, self.activation)
+        return Step(onednn.convolve, args, {}, [self.output])
 
     def step(self, variant: str, constants: Constants) -> Step:
         """See :class:`Site`."""

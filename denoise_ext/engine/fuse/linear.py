@@ -16,7 +16,7 @@ from denoise_ext.engine.capture.graph import Graph, Node, Value, only_user
 from denoise_ext.engine.fuse.activations import STEEPEST, activation_of
 from denoise_ext.engine.fuse.ir import Constants, Site, Step, rms
 from denoise_ext.engine.fuse.norm import per_channel
-from denoise_ext.engine.fuse.onednn import ACTIVATIONS, LINEAR, LINEAR_PLUS, PACK_LINEAR
+from denoise_ext.engine.fuse.onednn import ACTIVATIONS, LINEAR_PLUS, PACK_LINEAR, multiply
 
 aten: Any = torch.ops.aten
 _WALK = 4.0  # rounding errors of a sum grow like a random walk (conv.py); both sides round
@@ -94,8 +94,7 @@ def _linear(
     shape: tuple[int, ...], order: tuple[int, ...],
 ) -> Tensor:  # fmt: skip
     if residual is None:
-        name, form = ACTIVATIONS[activation]
-        result = LINEAR(rows, packed, bias, name, [], form)
+        result = multiply(rows, packed, bias, activation)
     else:
         inverse = sorted(range(len(order)), key=order.__getitem__)
         added = residual.permute(inverse).reshape(-1, shape[-1])

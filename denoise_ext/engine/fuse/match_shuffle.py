@@ -116,6 +116,8 @@ def _shuffled(
             break
         new.nodes.append(following)
         new.output = following.first
+    if new.nodes[-1] is node:
+        return None  # a convolution and a native shuffle are faster, where no pass is saved
     new.label += f" + {new.activation}" if new.activation != site.activation else ""
     new.label += " + residual" if new.residual is not None else ""
     return new

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 
 # By oneDNN's names: PyTorch's name of the function, and of its form.
-ACTIVATIONS = {
+_FUSED = {
     "none": ("none", None),
-    "relu": ("relu", None),
     "gelu": ("gelu", "none"),
     "gelu_tanh": ("gelu", "tanh"),
     "silu": ("swish", None),
     "sigmoid": ("sigmoid", None),
     "tanh": ("tanh", None),
     "hardswish": ("hardswish", None),
-    "hardsigmoid": ("hardsigmoid", None),
 }
+# oneDNN's own make NaN a number.
+_AFTERWARDS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": torch.relu_,
+    "hardsigmoid": partial(torch.nn.functional.hardsigmoid, inplace=True),
+}
+ACTIVATIONS = frozenset({*_FUSED, *_AFTERWARDS})
 
 
 def _operators() -> tuple[Any, ...]:
@@ -41,3 +48,27 @@ def _operators() -> tuple[Any, ...]:
 (
     PACK_LINEAR, LINEAR, LINEAR_PLUS, PACK_CONVOLUTION, CONVOLUTION, CONVOLUTION_PLUS,
 ) = _operators()  # fmt: skip
+
+
+def convolve(
+    input: Tensor, residual: Tensor | None, packed: Tensor, bias: Tensor | None,
+    geometry: tuple[Any, ...], activation: str,
+) -> Tensor:  # fmt: skip
+    """A convolution on a packed weight; ``residual``: added before the activation.
+
+    ``geometry``: padding, stride, dilation, groups.
+    """
+    name, form = _FUSED.get(activation, _FUSED["none"])
+    if residual is None:
+        result = CONVOLUTION(input, packed, bias, *geometry, name, [], form)
+    else:
+        args = (input, residual, packed, bias, *geometry, "add", None, None, [], None)
+        result = CONVOLUTION_PLUS(*args)
+    return _AFTERWARDS[activation](result) if activation in _AFTERWARDS else result
+
+
+def multiply(rows: Tensor, packed: Tensor, bias: Tensor | None, activation: str) -> Tensor:
+    """A linear layer on a packed weight."""
+    name, form = _FUSED.get(activation, _FUSED["none"])
+    result = LINEAR(rows, packed, bias, name, [], form)
+    return _AFTERWARDS[activation](result) if activation in _AFTERWARDS else result
