@@ -317,7 +317,11 @@ def test_damaged_frames_do_not_wait_for_the_lead_in(monkeypatch):
     """A result that waits for later frames holds back a few of them alone."""
     data, held = y4m("mono", 40, **SIZE), []
     ready = DenoisedFrames._ready
-    counted = lambda self: held.append(len(self._held)) or ready(self)  # noqa: E731
+
+    def counted(self):
+        held.append(len(self._held))
+        return ready(self)
+
     monkeypatch.setattr(DenoisedFrames, "_ready", counted)
     denoiser = VideoDenoiser("rdxnet_s_gray", sigma=20, lead_in=4)
     with read_video(bytes_io.BytesIO(data)) as video:
