@@ -189,8 +189,8 @@ class Result:
         return TARGETS.get(self.name, TARGET)
 
 
-def measure(case: Case, seconds: float) -> Result:
-    """Time the three contenders in turn."""
+def contenders(case: Case) -> dict[str, tuple[nn.Module, torch.Tensor]]:
+    """The network as given, in channels_last and accelerated, each with its image."""
     model = case.build()
     x = torch.rand(case.shape)
     # A copy as it is: `accelerate` shares the model's state.
@@ -200,6 +200,12 @@ def measure(case: Case, seconds: float) -> Result:
         y = x.contiguous(memory_format=torch.channels_last)
     given = copy.deepcopy(model)
     fast = denoise_ext.accelerate(model, (x, *case.more))
+    return {"given": (given, x), "channels_last": (last, y), "ours": (fast, x)}
+
+
+def measure(case: Case, seconds: float) -> Result:
+    """Time the three contenders in turn."""
+    networks = contenders(case)
 
     def call(network: nn.Module, image: torch.Tensor) -> Callable[[], object]:
         def run() -> object:
@@ -209,11 +215,11 @@ def measure(case: Case, seconds: float) -> Result:
         return run
 
     found = compare(
-        {"given": call(given, x), "channels_last": call(last, y), "ours": call(fast, x)},
+        {name: call(*contender) for name, contender in networks.items()},
         seconds, rounds=(3, 51) if seconds else (1, 1),
     )  # fmt: skip
     times = {name: 1e3 * timing.median for name, timing in found.timings.items()}
-    rows = fast.report().rows
+    rows = networks["ours"][0].report().rows
     plans = [row for row in rows if row.variant == "plan"]
     planned = "whole" if any(not row.module for row in plans) else f"{len(plans)} parts"
     convolutions = [row for row in rows if "conv" in row.site]

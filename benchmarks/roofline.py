@@ -15,10 +15,10 @@ are those of other_networks.py, in channels_last where it is faster.
 from __future__ import annotations
 
 import argparse
-import copy
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -29,9 +29,9 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-import denoise_ext
+from denoise_ext.io import write_atomically
 from harness.provenance import commit, processor
-from other_networks import CASES, Case
+from other_networks import CASES, Case, contenders
 
 _SIDE = 1536  # of the large matrix product
 _SIZES = [2**n for n in range(14, 29, 2)]  # bytes of copies: from the first-level cache to memory
@@ -90,16 +90,9 @@ class Roofline(TorchDispatchMode):
 
 def measure(case: Case, machine: Machine, rounds: int) -> tuple[float, float, float, float]:
     """Milliseconds of the faster original, of ours and of the roofline; and 10^9 operations."""
-    model, x = case.build(), torch.rand(case.shape)
-    last, y = copy.deepcopy(model), x
-    if x.dim() == 4:
-        last = last.to(memory_format=torch.channels_last)
-        y = x.contiguous(memory_format=torch.channels_last)
-    given = copy.deepcopy(model)
-    fast = denoise_ext.accelerate(model, (x, *case.more))
-    calls = [lambda: given(x, *case.more), lambda: last(y, *case.more), lambda: fast(x, *case.more)]
+    calls = [partial(net, x, *case.more) for net, x in contenders(case).values()]
     with torch.no_grad(), Roofline(machine) as roofline:  # inference mode hides operators from it
-        given(x, *case.more)
+        calls[0]()
     with torch.inference_mode():
         times: list[list[float]] = [[], [], []]
         for number in range(rounds + 1):  # the first one warms up
@@ -144,7 +137,8 @@ def main() -> int:
             )
         print(lines[-1], flush=True)
     if options.output is not None:
-        options.output.write_text("\n".join(lines) + "\n")
+        document = "\n".join(lines) + "\n"
+        write_atomically(options.output, document.encode(), overwrite=True)
     return 0
 
 

@@ -28,3 +28,13 @@ def test_a_mean_costs_no_digits_of_the_variance(mean, channels, layout, isa):
         allowed = torch.finfo(torch.float64).eps * terms
         actual = ops.group_norm(x, groups)
         assert float((actual - expected.view_as(x)).abs().max()) <= allowed
+
+
+@pytest.mark.parametrize("channels", [16, 20, 37])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_squares_that_overflow_are_an_infinite_deviation(channels, layout, isa):
+    """Also of channels that two vectors share: infinity times 0 would be NaN."""
+    x = 1e20 * torch.randn(1, channels, 5, 21, generator=torch.Generator().manual_seed(0))
+    weight, bias = torch.rand(channels) + 0.5, torch.arange(float(channels))
+    actual = ops.layer_norm2d(x.contiguous(memory_format=layout), weight, bias)
+    assert torch.equal(actual, bias.view(1, -1, 1, 1).expand_as(x))

@@ -71,6 +71,17 @@ def start_of(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Networ
     return load_checkpoint(made)
 
 
+def around_a_bad_frame(denoiser: VideoDenoiser, frames: Tensor, place: int) -> Tensor:
+    """The results of a video one of whose frames came with an infinite pixel first."""
+    bad = frames[place].clone()
+    bad[0, 0, 0] = torch.inf
+    made = [denoiser.push(frame) for frame in frames[:place]]
+    with pytest.raises(ValueError, match=f"frame {place}"):
+        denoiser.push(bad)
+    made += [denoiser.push(frame) for frame in frames[place:]] + denoiser.flush()
+    return torch.stack([result for result in made if result is not None])
+
+
 def all_of(denoiser: VideoDenoiser, frames: Tensor) -> list[Tensor]:
     """The results of a whole video, in order."""
     made = [denoiser.push(frame) for frame in frames]
