@@ -41,8 +41,8 @@ register_pretrained(
         file="rdxnet_s_color.safetensors",
         sha256="d11e25edcd8b86f47f3cfde2b2ddf8784e06ddcbe33b1cc73ebf8678afa98197",
         config={
-            "blocks": [1, 1, 2], "channels": 3, "family": "rdxnet", "look_ahead": False,
-            "unshuffle": 2, "widths": [16, 32, 64],
+            "blocks": [1, 1, 2], "bypass": False, "channels": 3, "family": "rdxnet",
+            "look_ahead": False, "unshuffle": 2, "widths": [16, 32, 64],
         },
         recipe="recipes/rdxnet_s_color.toml",
         training_data=_DATA_VIDEO,
@@ -60,8 +60,8 @@ register_pretrained(
         file="rdxnet_s_gray.safetensors",
         sha256="8660b18240cc59e5105a7f6b48b5a45a4e0b19ab3eab0e72199d8f082739eb83",
         config={
-            "blocks": [1, 1, 2], "channels": 1, "family": "rdxnet", "look_ahead": False,
-            "unshuffle": 2, "widths": [16, 32, 64],
+            "blocks": [1, 1, 2], "bypass": False, "channels": 1, "family": "rdxnet",
+            "look_ahead": False, "unshuffle": 2, "widths": [16, 32, 64],
         },
         recipe="recipes/rdxnet_s_gray.toml",
         training_data=_DATA_VIDEO,
@@ -79,8 +79,8 @@ register_pretrained(
         file="rdxnet_xs_gray.safetensors",
         sha256="cd18c53f01d695fd799178ad957fe69e1c036d208b7a32dd8f96d20608554b22",
         config={
-            "blocks": [1, 2], "channels": 1, "family": "rdxnet", "look_ahead": False,
-            "unshuffle": 4, "widths": [32, 48],
+            "blocks": [1, 2], "bypass": False, "channels": 1, "family": "rdxnet",
+            "look_ahead": False, "unshuffle": 4, "widths": [32, 48],
         },
         recipe="recipes/rdxnet_xs_gray.toml",
         training_data=_DATA_VIDEO,
