@@ -89,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
         from denoise_ext.tasks.video_denoiser import VIDEO_OF_WHITE_NOISE
 
     if args.output != _STREAM:
-        check_can_write_video(args.output, args.codec, args.overwrite)
+        check_can_write_video(args.output, args.codec, args.overwrite, args.quality)
     # A wrong model is an error before a live source is waited for.
     denoiser = None if args.model is None else _denoiser(args)
     start = time.perf_counter()

@@ -20,12 +20,10 @@ from denoise_ext.io.video.y4m import write_y4m, y4m_format
 # suffix -> FFmpeg's name of the container
 _CONTAINERS = {".mkv": "matroska", ".mp4": "mp4", ".mov": "mov", ".avi": "avi", ".webm": "webm",
                ".nut": "nut"}  # fmt: skip
-_FFV1 = {
-    "level": "3",
-    "slicecrc": "1",
-    "slices": "4",
-    "g": "1",
-}  # version 3: damage is found, per slice
+# Version 3: damage is found, per slice.
+_FFV1 = {"level": "3", "slicecrc": "1", "g": "1"}
+# FFmpeg's own number of slices, then one: few numbers divide odd sizes with subsampled chroma.
+_ONE_SLICE = {"slices": "1"}
 # What codecs take where they have no planar RGB of 8 bits.
 _PACKED = {"gbrp": "bgr0"}
 _Y4M = ".y4m"
@@ -33,7 +31,10 @@ _LOSSLESS = "ffv1"
 
 
 def check_can_write_video(
-    path: str | os.PathLike[str], codec: str | None = None, overwrite: bool = False
+    path: str | os.PathLike[str],
+    codec: str | None = None,
+    overwrite: bool = False,
+    quality: float | None = None,
 ) -> None:
     """Raise ImageError if `write_video` is bound to fail, before any work is done.
 
@@ -43,6 +44,8 @@ def check_can_write_video(
     if is_y4m(path):
         if codec is not None:
             raise ImageError(f"codec {codec!r}: {shown(path)} is y4m, which has none")
+        if quality is not None:
+            raise ImageError(f"quality {quality}: {shown(path)} is y4m, which has none")
         check_target(path, overwrite)
         return
     av = optional("av", "video", f"{shown(path)} is a video, which")
@@ -54,6 +57,10 @@ def check_can_write_video(
         kind = None
     if kind != "video":
         raise ImageError(f"codec {codec!r} is no video encoder here; ffv1, libx264, libx265 are")
+    if quality is not None and codec == _LOSSLESS:
+        raise ImageError(
+            f"quality {quality}: codec 'ffv1' is lossless and has none; libx264, libx265 have one"
+        )
     check_target(path, overwrite)
 
 
@@ -93,12 +100,10 @@ def write_video(
         ...     frames = (frame.with_picture(1 - frame.picture()) for frame in video)
         ...     remarks = denoise_ext.io.video.write_video("negative.mkv", frames, video)
     """
-    check_can_write_video(path, codec, overwrite)
+    check_can_write_video(path, codec, overwrite, quality)
     notes: list[str] = []
 
     if is_y4m(path):
-        if quality is not None:
-            raise ImageError(f"quality {quality}: {shown(path)} is y4m, which has none")
         y4m_format(like.info.pixel_format)
     counted = _Counted(frames)
 
@@ -229,12 +234,34 @@ class _Output:
             if ratio != 1 and self._output.format.name not in ("mp4", "mov"):
                 shape = f"{ratio.numerator}:{ratio.denominator} as wide as high"
                 self._notes.append(f"that pixels are {shape} cannot be kept here (.mp4 can)")
-        options = dict(_FFV1) if codec == "ffv1" else {}
-        if quality is not None:
-            options["crf"] = f"{quality:g}"
-        context.options = options
         stream.metadata.update(self._like.stream_titles)
+        tries: list[dict[str, str]] = [{} if quality is None else {"crf": f"{quality:g}"}]
+        if codec == _LOSSLESS:
+            tries = [_FFV1, _FFV1 | _ONE_SLICE]
+        self._open_encoder(context, tries)
         return stream
+
+    def _open_encoder(self, context: Any, tries: list[dict[str, str]]) -> None:
+        """Open the encoder with the first options that it takes."""
+        logging = self._av.logging
+        level = logging.get_level()
+        logging.set_level(logging.ERROR)  # why an encoder refuses is in its log alone
+        try:
+            with logging.Capture(local=True):
+                for number, options in enumerate(tries, 1):
+                    context.options = options
+                    try:
+                        return context.open()
+                    except self._av.FFmpegError as error:
+                        if number < len(tries):
+                            continue
+                        reason = error.log[2].split("\n")[0] if error.log else reason_of(error)
+                        raise ImageError(
+                            f"codec {context.name!r} refuses {context.width} x {context.height}"
+                            f" pixels of format {context.pix_fmt}: {reason}"
+                        ) from error
+        finally:
+            logging.set_level(level)
 
     def write(self, frames: Iterable[VideoFrame], copies: _Copies | _NoCopies) -> None:
         for frame in frames:
