@@ -185,8 +185,28 @@ def test_a_file_that_breaks_off_stays_playable(capsys, model, tmp_path):
         good = list(video)
         assert len(list(result)) == len(good) and 4 <= len(good) < 12
         assert result.damage == ""
-    assert code == (3 if video.damage else 0)
-    assert ("damaged" in err) == bool(video.damage)
+    assert code == 3
+    assert "is damaged" in err and f"breaks off after frame {len(good) - 1}" in err
+
+
+def test_a_film_of_damaged_frames_alone(capsys, tmp_path):
+    av = pytest.importorskip("av")
+    path, out = tmp_path / "in.mkv", tmp_path / "out.mkv"
+    with av.open(str(path), "w") as film:
+        stream = film.add_stream("ffv1", rate=25, options={"level": "3", "slicecrc": "1"})
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for pixels in np.random.default_rng(0).integers(0, 256, (2, 48, 64, 3), dtype=np.uint8):
+            film.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, "rgb24")))
+        film.mux(stream.encode(None))
+    with av.open(str(path)) as container:
+        middles = [p.pos + p.size // 2 for p in container.demux(video=0) if p.size]
+    data = bytearray(path.read_bytes())
+    for middle in middles:
+        data[middle] ^= 255
+    path.write_bytes(data)
+    code, printed, err = run(capsys, "video", str(path), str(out), *BACKEND)
+    assert code == 3 and "2 frames were passed through as they are (number 0, 1)" in err
+    assert "(no network, for all are damaged; " in printed
 
 
 def test_a_closed_pipe_names_the_frame(model, tmp_path):

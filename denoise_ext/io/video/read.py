@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import numpy as np
 
 from denoise_ext.io.errors import ImageError, optional, reason_of, shown
 from denoise_ext.io.read import DEFAULT_MAX_PIXELS, check_max_pixels
+from denoise_ext.io.video.ends import missing_bytes
 from denoise_ext.io.video.frames import Colour, VideoFrame
 from denoise_ext.io.video.quicktime import LARGEST_HEADER, inflated_header_bytes
 from denoise_ext.io.video.source import USUAL_RATE, Video, VideoInfo, check_frame_size
@@ -104,6 +106,10 @@ class FileVideo(Video):
                 self._note_interlaced(count)
             count += 1
             yield frame
+        if not self._breaks_off:
+            with contextlib.suppress(OSError):  # it may be gone by now
+                missing = missing_bytes(self.path)
+                self._breaks_off = f"{missing} bytes are missing at its end" if missing else ""
         if self._breaks_off:
             self.broken = f"the file breaks off after frame {count - 1}: {self._breaks_off}"
 
