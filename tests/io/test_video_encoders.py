@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+
 import numpy as np
 import pytest
 from video_files import make_video
@@ -133,3 +135,23 @@ def test_mastering_data_are_named(tmp_path):
         out.mux(stream.encode(None))
     with videos.read_video(tmp_path / "in.mkv") as video:
         assert video.notes == ["its HDR mastering data are not kept"]
+
+
+def test_a_disk_that_is_full_at_the_very_end(tmp_path, capfd):
+    """Wherever the room ends, the index at the end included, there is one error and no file."""
+    make_video(tmp_path / "in.mkv", frames=6, size=(96, 64), audio=False)
+    with videos.read_video(tmp_path / "in.mkv") as video:
+        frames = list(video)
+        videos.write_video(tmp_path / "out.mkv", frames, video)
+        size = (tmp_path / "out.mkv").stat().st_size
+        (tmp_path / "out.mkv").unlink()
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        for room in range(1, size, 997):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
+            try:
+                with pytest.raises(io.ImageError, match="too large"):
+                    videos.write_video(tmp_path / "out.mkv", frames, video)
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+            assert [path.name for path in tmp_path.iterdir()] == ["in.mkv"]
+    assert capfd.readouterr().err == ""

@@ -6,7 +6,7 @@ import contextlib
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, BinaryIO, cast
 
 import numpy as np
 
@@ -108,17 +108,18 @@ def write_video(
     counted = _Counted(frames)
 
     def write(file: IO[bytes]) -> None:
-        stream: Any = _Target(file)
         try:
             if is_y4m(path):
-                notes.extend(write_y4m(stream, counted, like))
+                notes.extend(write_y4m(cast("BinaryIO", file), counted, like))
             else:
-                _write_container(stream, path, counted, like, codec, quality, notes)
+                target: Any = _Target(file)
+                sound = target.while_sound(counted)
+                _write_container(target, path, sound, like, codec, quality, notes)
+                target.check()
         except Exception as error:
             if counted.error is not None or not counted.taken:
                 raise
-            reason = reason_of(stream.error or error)
-            raise ImageError(f"frame {counted.taken - 1}: {reason}") from error
+            raise ImageError(f"frame {counted.taken - 1}: {reason_of(error)}") from error
 
     try:
         write_atomically(path, write, overwrite)
@@ -146,7 +147,10 @@ def _write_container(
 
 
 class _Target:
-    """A file, and the first error in writing it: PyAV replaces it by one without a reason."""
+    """A file for PyAV, which prints errors of a file that it has no place for.
+
+    So none is raised: after the first one, nothing is written any more.
+    """
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
@@ -154,10 +158,33 @@ class _Target:
 
     def write(self, data: bytes) -> int:
         try:
-            return self._file.write(data)
+            return len(data) if self.error else self._file.write(data)
         except OSError as error:
-            self.error = self.error or error
-            raise
+            self.error = error
+            return len(data)
+
+    def seek(self, place: int, whence: int = os.SEEK_SET) -> int:
+        try:
+            return place if self.error else self._file.seek(place, whence)
+        except OSError as error:  # what its buffer holds cannot be written
+            self.error = error
+            return place
+
+    def while_sound(self, frames: Iterable[VideoFrame]) -> Iterator[VideoFrame]:
+        """Frames, up to the first error of the file, which is raised."""
+        rest = iter(frames)
+        while True:
+            self.check()
+            try:
+                frame = next(rest)
+            except StopIteration:
+                return
+            yield frame
+
+    def check(self) -> None:
+        """Raise the first error of the file."""
+        if self.error is not None:
+            raise self.error
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._file, name)
