@@ -38,6 +38,8 @@ _LARGEST_STRIDE = 255  # that a weight can be packed for
 _FEWEST_TILES = 32
 _KEPT = 2**21  # bytes: of what is more, the second-level cache keeps nothing until the next call
 _FEW_CHANNELS = 16  # transforms cost more than they save below
+# Outputs beside at least _FEW_CHANNELS inputs: up to here direct sums run over the inputs in vectors.
+_FEW_OUTPUTS = 4
 _ALGORITHMS = {
     "strict": ("direct",),
     "default": ("winograd4", "direct"),
@@ -153,6 +155,8 @@ class ConvSite(Site):
             packed = ["winograd4", "direct"] if self._has_phases() else ["direct"]
             if self.precision == "strict":
                 packed = ["direct"]
+            if self._packs_transposed() and tuple(self.weight.shape[2:]) == self.stride:
+                return ["direct"]  # each output has one tap: no other algorithm saves any
             return ["auto", *packed] if self._packs_transposed() else ["auto"]
         plain = (
             self.weight.shape[2:] == (3, 3)
@@ -163,7 +167,7 @@ class ConvSite(Site):
             if self.precision != "strict" and self._has_phases():
                 return ["direct", "winograd4"]
             return ["direct", "fft"] if self._is_large() else ["direct"]
-        few = min(self.input.shape[1], self.output.shape[1]) < _FEW_CHANNELS
+        few = self.input.shape[1] < _FEW_CHANNELS or self.weight.shape[0] <= _FEW_OUTPUTS
         algorithms = _ALGORITHMS[self.precision]
         return [*reversed(algorithms)] if few else [*algorithms]
 
@@ -271,7 +275,9 @@ class ConvSite(Site):
         )  # fmt: skip
         packed_on_gpu = self._packed_on_gpu(constants)
         function = _writer(torch.ops.denoise_ext.conv2d_out.default, weight.device, packed_on_gpu)
-        return Step(function, args, {}, [self.output], any_layout=True)
+        # Direct sums may write past the caches, which is slow where they have just read.
+        over = self.residual if algorithm.startswith("winograd") else None
+        return Step(function, args, {}, [self.output], any_layout=True, overwrites=over)
 
     def _packed(self, algorithm: str, weight: Tensor, constants: Constants) -> Tensor:
         counts = self.transposed or algorithm != "direct"
