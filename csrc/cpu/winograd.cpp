@@ -236,7 +236,8 @@ WinogradPlan make_plan(int outputs, const ConvParams& params, const KernelTable&
                  (params.activation == Activation::kRelu &&
                   (!residual || params.residual_position == ResidualPosition::kBeforeActivation));
   plan.lowest = params.activation == Activation::kRelu ? 0.0f : -std::numeric_limits<float>::infinity();
-  plan.stream = params.output.data != nullptr && plan.direct_output &&
+  const bool in_caches = params.residual.data == params.output.data;  // it has just been read
+  plan.stream = params.output.data != nullptr && plan.direct_output && !in_caches &&
                 is_aligned(params.output, table.vector_bytes) &&
                 output_bytes(params.output) > last_level_cache_bytes() / 2;
   choose_block(plan, table, lanes);

@@ -259,7 +259,8 @@ class ConvSite(Site):
         )  # fmt: skip
         op = torch.ops.denoise_ext.conv_transpose2d_out.default
         function = _writer(op, weight.device, {})
-        return Step(function, args, {}, [self.output], any_layout=True)
+        over = self._overwritten()
+        return Step(function, args, {}, [self.output], any_layout=True, overwrites=over)
 
     def _out_step(
         self, algorithm: str, weight: Tensor, bias: Tensor | None, epilogue: tuple[Any, ...],
@@ -275,9 +276,12 @@ class ConvSite(Site):
         )  # fmt: skip
         packed_on_gpu = self._packed_on_gpu(constants)
         function = _writer(torch.ops.denoise_ext.conv2d_out.default, weight.device, packed_on_gpu)
-        # Direct sums may write past the caches, which is slow where they have just read.
-        over = self.residual if algorithm.startswith("winograd") else None
+        over = self._overwritten()
         return Step(function, args, {}, [self.output], any_layout=True, overwrites=over)
+
+    def _overwritten(self) -> Value | None:
+        """What the kernels read at the place that they write next, and nowhere else."""
+        return self.residual if self.weight.device.type == "cpu" else None
 
     def _packed(self, algorithm: str, weight: Tensor, constants: Constants) -> Tensor:
         counts = self.transposed or algorithm != "direct"
