@@ -70,9 +70,9 @@ struct WinogradPlan {
   bool stream;                       // outputs are written past the caches
   float lowest;
 
-  int64_t part_vectors[2];   // of V: the coarse image's, and those of one phase of the input
-  int64_t v_vectors;         // in all
-  int64_t vector_step;       // floats from vector to vector of V and of M
+  int64_t part_vectors[2];  // of V: the coarse image's, and those of one phase of the input
+  int64_t v_vectors;        // in all
+  int64_t vector_step;      // floats from vector to vector of V and of M
   int64_t m_offset, patch_offset, sums_offset;  // floats, in the scratch
   size_t scratch_bytes;
   int64_t input_lines;  // cache lines of the next block's input, for each register tile of a point

@@ -48,6 +48,18 @@ def test_variants(layer, variants):
     assert "winograd4" not in _site(layer, "strict").variants()
 
 
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "few"),
+    [(3, 64, True), (5, 64, True), (12, 12, True), (12, 32, False), (13, 64, False),
+     (64, 4, True), (16, 5, False), (48, 12, False), (64, 64, False)],
+)  # fmt: skip
+def test_the_first_guess_follows_the_channels(inputs, outputs, few):
+    site = _site(nn.Conv2d(inputs, outputs, 3, padding=1))
+    assert site.variants()[0] == ("direct" if few else "winograd4")
+    strict = _site(nn.Conv2d(inputs, outputs, 3, padding=1), "strict")
+    assert strict.variants() == ["direct"]
+
+
 def test_an_output_smaller_than_the_stride_is_left_to_the_operator():
     layer = nn.ConvTranspose2d(4, 4, 2, 4)  # 2x2 outputs of 1x1 inputs
     assert _site(layer, size=1).variants() == ["auto"]

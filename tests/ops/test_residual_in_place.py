@@ -9,8 +9,8 @@ from torch import Tensor
 
 OPS = torch.ops.denoise_ext
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
-# Filters, channels, kernel, stride, padding, algorithm: many, few and uneven numbers of filters, 1x1,
-# strides, Winograd's with one block of filters and with several.
+# Filters, channels, kernel, stride, padding, algorithm: many, few and uneven numbers of filters,
+# 1x1, strides, Winograd's with one block of filters and with several.
 ORDINARY = [
     (21, 8, 3, 1, 1, "direct"), (3, 32, 3, 1, 1, "direct"), (64, 16, 1, 1, 0, "direct"),
     (32, 16, 2, 2, 0, "direct"), (48, 48, 3, 1, 1, "winograd4"), (12, 48, 3, 1, 1, "winograd4"),

@@ -341,8 +341,7 @@ void winograd_output_any(const WinogradPlan& plan, const WinogradOutputs& at, co
   constexpr int outputs = W::kOutputs, kWide = kLanes<float>;
   const int64_t width = block.vectors * kWide;
   for (int v = 0; v < block.vectors; ++v)
-    winograd_output_slice<W>(m + v * plan.vector_step,
-                             load(plan.bias + block.first + v * kWide),
+    winograd_output_slice<W>(m + v * plan.vector_step, load(plan.bias + block.first + v * kWide),
                              [&](int i, int j, const Vec<float>& value) {
                                store(sums + (i * outputs + j) * width + v * kWide, value);
                              });
@@ -398,8 +397,8 @@ void winograd_block(const WinogradPlan& plan, int64_t index, int64_t next, void*
                                 plan.input_lines};
       for (int64_t p = 0; p < points; ++p, u += plan.channels * block.vectors * kWide)
         winograd_products_of<kTileStep>(block.vectors, tiles, v + p * kWide, plan.vector_step, u,
-                             plan.runs.data() + runs[p].begin, plan.runs.data() + runs[p].end,
-                             m + p * kWide, prefetch);
+                                        plan.runs.data() + runs[p].begin, plan.runs.data() + runs[p].end,
+                                        m + p * kWide, prefetch);
       at = front;
       for (int64_t t = 0; t < tiles; at = winograd_next_tile(plan, at, first + ++t))
         winograd_output<W>(plan, winograd_outputs_of<W>(plan, at, phase), block, m + t * kTileStep, sums);

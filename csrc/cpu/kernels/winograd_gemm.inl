@@ -49,7 +49,8 @@ void winograd_products(int64_t tiles, const float* v, int64_t step, const float*
     winograd_product<kTiles, kVectors, kTileStep>(v, step, u, begin, end, m);
   }
   if constexpr (kTiles > 1)
-    if (tiles > 0) winograd_products<kTiles / 2, kVectors, kTileStep>(tiles, v, step, u, begin, end, m, prefetch);
+    if (tiles > 0)
+      winograd_products<kTiles / 2, kVectors, kTileStep>(tiles, v, step, u, begin, end, m, prefetch);
 }
 
 // One block of filters at one point.

@@ -37,9 +37,9 @@ _LARGEST_STRIDE = 255  # that a weight can be packed for
 # than the weights' way from memory.  A core (AVX-512) multiplies 32 pairs while it reads 4 bytes.
 _FEWEST_TILES = 32
 _KEPT = 2**21  # bytes: of what is more, the second-level cache keeps nothing until the next call
-_FEW_CHANNELS = 16  # transforms cost more than they save below
-# Outputs beside at least _FEW_CHANNELS inputs: up to here direct sums run over the inputs in vectors.
-_FEW_OUTPUTS = 4
+_FEW_CHANNELS = 16  # transforms cost more than they save below, but for products with many outputs
+_FEW_PRODUCTS = 384  # of such inputs with the outputs, from 12 x 32 on transforms save more
+_FEW_OUTPUTS = 4  # up to here direct sums run over the inputs in vectors
 _ALGORITHMS = {
     "strict": ("direct",),
     "default": ("winograd4", "direct"),
@@ -167,9 +167,15 @@ class ConvSite(Site):
             if self.precision != "strict" and self._has_phases():
                 return ["direct", "winograd4"]
             return ["direct", "fft"] if self._is_large() else ["direct"]
-        few = self.input.shape[1] < _FEW_CHANNELS or self.weight.shape[0] <= _FEW_OUTPUTS
         algorithms = _ALGORITHMS[self.precision]
-        return [*reversed(algorithms)] if few else [*algorithms]
+        return [*reversed(algorithms)] if self._has_few_channels() else [*algorithms]
+
+    def _has_few_channels(self) -> bool:
+        """Whether direct sums of a 3x3 convolution are faster than Winograd's algorithm."""
+        outputs, inputs = self.weight.shape[:2]
+        if outputs <= _FEW_OUTPUTS:
+            return True
+        return inputs < _FEW_CHANNELS and inputs * outputs < _FEW_PRODUCTS
 
     def _packs_transposed(self) -> bool:
         """Whether the operator can read a packed weight of a transposed convolution."""

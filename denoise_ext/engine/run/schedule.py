@@ -277,7 +277,7 @@ class Scheduler:
                 self._home[value].used_at(sys.maxsize - 1)  # copied when the steps are done
 
     def _overwrite(self) -> None:
-        """Let results take the place of what is read for the last time: memory is read once less."""
+        """Let results take the place of what is read for the last time."""
         places = self.result.places
         for index, step in enumerate(self.result.steps):
             old, new = step.overwrites, step.made[0] if step.made else None
