@@ -179,17 +179,11 @@ void lay_out(WinogradPlan& plan, int64_t lanes) {
   for (const ChannelBlock& block : plan.blocks) widest = std::max(widest, block.vectors * lanes);
   const int64_t v_row = plan.v_vectors * lanes;
   const bool in_place = plan.phases.outputs.size() == 1 && plan.blocks.size() == 1 && widest == v_row;
-  plan.vector_step = plan.block_tiles * lanes;
-  // One line more than the block needs: points at a multiple of 4 KiB would share a set of the
-  // first-level cache.
-  const auto point_stride = [&](int64_t row) {
-    return divide_up(plan.block_tiles * row, kLineFloats) * kLineFloats + kLineFloats;
-  };
-  plan.v_point = point_stride(v_row);
-  plan.m_point = in_place ? plan.v_point : point_stride(widest);
-  plan.m_offset = in_place ? 0 : points * plan.v_point;
-  plan.patch_offset = plan.m_offset + points * plan.m_point;
-  plan.sums_offset = plan.patch_offset + divide_up(points * v_row, kLineFloats) * kLineFloats;
+  const auto lines = [](int64_t floats) { return divide_up(floats, kLineFloats) * kLineFloats; };
+  plan.vector_step = lines(plan.block_tiles * winograd_tile_step(plan.points, lanes));
+  plan.m_offset = in_place ? 0 : v_row / lanes * plan.vector_step;
+  plan.patch_offset = plan.m_offset + widest / lanes * plan.vector_step;
+  plan.sums_offset = plan.patch_offset + lines(points * v_row);
   const int64_t sums = static_cast<int64_t>(plan.outputs) * plan.outputs * widest;
   plan.scratch_bytes = static_cast<size_t>(plan.sums_offset + sums) * sizeof(float);
 }
@@ -242,7 +236,8 @@ WinogradPlan make_plan(int outputs, const ConvParams& params, const KernelTable&
                  (params.activation == Activation::kRelu &&
                   (!residual || params.residual_position == ResidualPosition::kBeforeActivation));
   plan.lowest = params.activation == Activation::kRelu ? 0.0f : -std::numeric_limits<float>::infinity();
-  plan.stream = params.output.data != nullptr && plan.direct_output &&
+  const bool in_caches = params.residual.data == params.output.data;  // it has just been read
+  plan.stream = params.output.data != nullptr && plan.direct_output && !in_caches &&
                 is_aligned(params.output, table.vector_bytes) &&
                 output_bytes(params.output) > last_level_cache_bytes() / 2;
   choose_block(plan, table, lanes);

@@ -8,8 +8,8 @@
 // The image is cut into tiles of m x m outputs. A block of tiles is one task:
 //   V[point][tile][channel]  = B^T d B of every tile's n x n inputs (n = m + 2)
 //   M[point][tile][filter]   = V[point] * U[point], a matrix product at each of the n^2 points
-// Both lie as [point][vector of channels][tile][lane]: tiles are a vector apart, a number that the compiler
-// knows, so the inner loop of the products needs no registers for addresses.
+// Both lie as [vector of channels][tile][point][lane]: from point to point and from tile to tile it is a
+// number that the compiler knows, so neither transforms nor products need registers for these addresses.
 //   y                        = A^T M A + bias, residual, activation
 // V and M of a block stay in the second-level cache, U = G g G^T streams through it. Filters are taken
 // in blocks as wide as the register tile, so M holds one such block; where one block has them all and
@@ -70,10 +70,9 @@ struct WinogradPlan {
   bool stream;                       // outputs are written past the caches
   float lowest;
 
-  int64_t part_vectors[2];   // of V: the coarse image's, and those of one phase of the input
-  int64_t v_vectors;         // in all
-  int64_t vector_step;       // floats from vector to vector of V and of M
-  int64_t v_point, m_point;  // and from point to point
+  int64_t part_vectors[2];  // of V: the coarse image's, and those of one phase of the input
+  int64_t v_vectors;        // in all
+  int64_t vector_step;      // floats from vector to vector of V and of M
   int64_t m_offset, patch_offset, sums_offset;  // floats, in the scratch
   size_t scratch_bytes;
   int64_t input_lines;  // cache lines of the next block's input, for each register tile of a point
@@ -99,6 +98,12 @@ struct WinogradPackPlan {
 // Tiles in one register tile that is `vectors` wide.
 constexpr int winograd_register_tiles(int accumulators, int vectors) {
   return accumulators / vectors;
+}
+
+// Floats from tile to tile of V and M. One vector more than there are points: tiles a multiple of 4 KiB apart
+// would share a set of the first-level cache.
+constexpr int64_t winograd_tile_step(int64_t points, int64_t lanes) {
+  return (points * points + 1) * lanes;
 }
 
 struct WinogradTile {

@@ -60,8 +60,10 @@ struct LinePrefetch {
         if (done) return;
       }
       const int64_t left = divide_up(end - line, kLineBytes), count = left < lines ? left : lines;
-#pragma GCC unroll 1
-      for (int64_t i = 0; i < count; ++i, line += kLineBytes) __builtin_prefetch(line, 0, 2);
+      const char* at = line;  // of its own: the member would be written with each
+#pragma GCC unroll 4
+      for (int64_t i = 0; i < count; ++i, at += kLineBytes) __builtin_prefetch(at, 0, 2);
+      line = at;
       lines -= count;
     }
   }

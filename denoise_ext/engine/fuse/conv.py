@@ -37,7 +37,9 @@ _LARGEST_STRIDE = 255  # that a weight can be packed for
 # than the weights' way from memory.  A core (AVX-512) multiplies 32 pairs while it reads 4 bytes.
 _FEWEST_TILES = 32
 _KEPT = 2**21  # bytes: of what is more, the second-level cache keeps nothing until the next call
-_FEW_CHANNELS = 16  # transforms cost more than they save below
+_FEW_CHANNELS = 16  # transforms cost more than they save below, but for products with many outputs
+_FEW_PRODUCTS = 384  # of such inputs with the outputs, from 12 x 32 on transforms save more
+_FEW_OUTPUTS = 4  # up to here direct sums run over the inputs in vectors
 _ALGORITHMS = {
     "strict": ("direct",),
     "default": ("winograd4", "direct"),
@@ -153,6 +155,8 @@ class ConvSite(Site):
             packed = ["winograd4", "direct"] if self._has_phases() else ["direct"]
             if self.precision == "strict":
                 packed = ["direct"]
+            if self._packs_transposed() and tuple(self.weight.shape[2:]) == self.stride:
+                return ["direct"]  # each output has one tap: no other algorithm saves any
             return ["auto", *packed] if self._packs_transposed() else ["auto"]
         plain = (
             self.weight.shape[2:] == (3, 3)
@@ -163,9 +167,15 @@ class ConvSite(Site):
             if self.precision != "strict" and self._has_phases():
                 return ["direct", "winograd4"]
             return ["direct", "fft"] if self._is_large() else ["direct"]
-        few = min(self.input.shape[1], self.output.shape[1]) < _FEW_CHANNELS
         algorithms = _ALGORITHMS[self.precision]
-        return [*reversed(algorithms)] if few else [*algorithms]
+        return [*reversed(algorithms)] if self._has_few_channels() else [*algorithms]
+
+    def _has_few_channels(self) -> bool:
+        """Whether direct sums of a 3x3 convolution are faster than Winograd's algorithm."""
+        outputs, inputs = self.weight.shape[:2]
+        if outputs <= _FEW_OUTPUTS:
+            return True
+        return inputs < _FEW_CHANNELS and inputs * outputs < _FEW_PRODUCTS
 
     def _packs_transposed(self) -> bool:
         """Whether the operator can read a packed weight of a transposed convolution."""
@@ -254,7 +264,8 @@ class ConvSite(Site):
         )  # fmt: skip
         op = torch.ops.denoise_ext.conv_transpose2d_out.default
         function = _writer(op, weight.device, {})
-        return Step(function, args, {}, [self.output], any_layout=True)
+        over = self._overwritten()
+        return Step(function, args, {}, [self.output], any_layout=True, overwrites=over)
 
     def _out_step(
         self, algorithm: str, weight: Tensor, bias: Tensor | None, epilogue: tuple[Any, ...],
@@ -270,7 +281,12 @@ class ConvSite(Site):
         )  # fmt: skip
         packed_on_gpu = self._packed_on_gpu(constants)
         function = _writer(torch.ops.denoise_ext.conv2d_out.default, weight.device, packed_on_gpu)
-        return Step(function, args, {}, [self.output], any_layout=True)
+        over = self._overwritten()
+        return Step(function, args, {}, [self.output], any_layout=True, overwrites=over)
+
+    def _overwritten(self) -> Value | None:
+        """What the kernels read at the place that they write next, and nowhere else."""
+        return self.residual if self.weight.device.type == "cpu" else None
 
     def _packed(self, algorithm: str, weight: Tensor, constants: Constants) -> Tensor:
         counts = self.transposed or algorithm != "direct"

@@ -39,6 +39,8 @@ class Step:
     any_layout: bool = False  # reads tensors of any strides
     any_output: bool = True  # writes tensors of any strides
     part_of: tuple[Value, int] | None = None  # a copy into a concatenation, at that channel
+    # What its result may take the place of: each element is read just before it is written.
+    overwrites: Value | None = None
 
     @property
     def made(self) -> list[Value]:

@@ -76,6 +76,7 @@ class Scheduler:
         self._separate_views(self._with_conversions(steps))
         self._choose_any_layout()
         self._lifetimes()
+        self._overwrite()
         buffers = {id(b): b for b, _ in self.result.places.values()}
         self.result.size = place(list(buffers.values()))
         return self.result
@@ -274,6 +275,26 @@ class Scheduler:
         for value in self.graph.outputs:
             if isinstance(value, Value) and value in self._home:
                 self._home[value].used_at(sys.maxsize - 1)  # copied when the steps are done
+
+    def _overwrite(self) -> None:
+        """Let results take the place of what is read for the last time."""
+        places = self.result.places
+        for index, step in enumerate(self.result.steps):
+            old, new = step.overwrites, step.made[0] if step.made else None
+            if old is None or new is None or old not in places or new not in places:
+                continue
+            (ours, _), (theirs, _) = places[new], places[old]
+            alike = ours.shape == theirs.shape == new.shape and ours.stride == theirs.stride
+            readings = [self._home.get(value) for value in step.reads()].count(theirs)
+            if not alike or ours.dtype != theirs.dtype or readings != 1:
+                continue
+            if ours is theirs or ours.first != index or theirs.last != index:
+                continue
+            theirs.last = ours.last
+            for value, (buffer, channel) in list(places.items()):
+                if buffer is ours:
+                    places[value] = (theirs, channel)
+            self._home = {v: theirs if b is ours else b for v, b in self._home.items()}
 
 
 def _convolved(steps: list[Step]) -> set[Value]:
