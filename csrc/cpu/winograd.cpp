@@ -21,6 +21,10 @@ constexpr int64_t kFewestBlocks = 16;
 // The same where the input has phases: U is several times as large and streams by once for each block, which
 // takes longer than to read a part of V from the last-level cache.
 constexpr int64_t kPhasesBlockBytes = 2400 * 1024, kPhasesFewestBlocks = 8;
+// The same where U is larger than this, so that no cache near a core keeps it from block to block: blocks as
+// large as V may be, and of filters as many groups as the threads need.
+constexpr int64_t kKeptWeightBytes = 1024 * 1024;
+constexpr int64_t kStreamedBlockTiles = 48, kTasksOfThread = 2;
 constexpr int64_t kAssumedCacheBytes = 32 * 1024 * 1024;
 
 // From Linux's sysfs ("32768K"). Elsewhere it is assumed, right for most processors.
@@ -194,18 +198,43 @@ void lay_out(WinogradPlan& plan, int64_t lanes) {
   plan.scratch_bytes = static_cast<size_t>(plan.sums_offset + sums) * sizeof(float);
 }
 
-void choose_block(WinogradPlan& plan, const KernelTable& table, int64_t lanes) {
-  // Whole register tiles of the widest block of filters.
-  const int64_t unit = winograd_register_tiles(table.accumulators, plan.blocks.front().vectors);
+int64_t block_bytes(WinogradPlan& plan, int64_t tiles, int64_t lanes) {
+  plan.block_tiles = tiles;
+  lay_out(plan, lanes);
+  return plan.patch_offset * static_cast<int64_t>(sizeof(float));
+}
+
+// Tiles of a block where U streams by with each: blocks of one size, the largest that fits.
+int64_t streamed_block_tiles(WinogradPlan& plan, int64_t unit, int64_t lanes) {
+  int64_t most = std::max(unit, kStreamedBlockTiles / unit * unit);
+  while (block_bytes(plan, most, lanes) > kPhasesBlockBytes && most > unit) most -= unit;
+  const int64_t blocks = divide_up(plan.tiles, most);
+  return divide_up(divide_up(plan.tiles, blocks), unit) * unit;
+}
+
+int64_t kept_block_tiles(WinogradPlan& plan, int64_t unit, int64_t lanes) {
   const bool whole = plan.phases.inputs.size() == 1;
   const int64_t units = plan.tiles / (unit * (whole ? kFewestBlocks : kPhasesFewestBlocks));
-  plan.block_tiles = unit * std::clamp<int64_t>(units, 1, std::max<int64_t>(kBlockTiles / unit, 1));
-  const auto block_bytes = [&] {
-    lay_out(plan, lanes);
-    return plan.patch_offset * static_cast<int64_t>(sizeof(float));
-  };
-  const int64_t most = whole ? kBlockBytes : kPhasesBlockBytes;
-  while (block_bytes() > most && plan.block_tiles > unit) plan.block_tiles -= unit;
+  int64_t tiles = unit * std::clamp<int64_t>(units, 1, std::max<int64_t>(kBlockTiles / unit, 1));
+  while (block_bytes(plan, tiles, lanes) > (whole ? kBlockBytes : kPhasesBlockBytes) && tiles > unit)
+    tiles -= unit;
+  return tiles;
+}
+
+void choose_block(WinogradPlan& plan, const KernelTable& table, int64_t lanes, int threads) {
+  // Whole register tiles of the widest block of filters.
+  const int64_t unit = winograd_register_tiles(table.accumulators, plan.blocks.front().vectors);
+  const int64_t points = static_cast<int64_t>(plan.points) * plan.points;
+  const auto element = static_cast<int64_t>(sizeof(float));
+  const bool whole = plan.phases.inputs.size() == 1 && plan.phases.outputs.size() == 1;
+  const bool streamed = whole && points * plan.channels * plan.filters * element > kKeptWeightBytes;
+  block_bytes(plan, streamed ? streamed_block_tiles(plan, unit, lanes) : kept_block_tiles(plan, unit, lanes),
+              lanes);
+  plan.groups = 1;
+  if (streamed && threads > 1) {
+    const int64_t wanted = divide_up(kTasksOfThread * threads, divide_up(plan.tiles, plan.block_tiles));
+    plan.groups = std::min<int64_t>(wanted, static_cast<int64_t>(plan.blocks.size()));
+  }
   int64_t calls = 0;
   for (const ChannelBlock& block : plan.blocks)
     calls += divide_up(plan.block_tiles, winograd_register_tiles(table.accumulators, block.vectors));
@@ -215,7 +244,7 @@ void choose_block(WinogradPlan& plan, const KernelTable& table, int64_t lanes) {
   plan.input_lines = divide_up(lines, calls * plan.points * plan.points);
 }
 
-WinogradPlan make_plan(int outputs, const ConvParams& params, const KernelTable& table) {
+WinogradPlan make_plan(int outputs, const ConvParams& params, const KernelTable& table, int threads) {
   const int64_t lanes = table.vector_bytes / static_cast<int64_t>(sizeof(float));
   WinogradPlan plan{};
   plan.params = params;
@@ -245,7 +274,7 @@ WinogradPlan make_plan(int outputs, const ConvParams& params, const KernelTable&
   plan.stream = params.output.data != nullptr && plan.direct_output &&
                 is_aligned(params.output, table.vector_bytes) &&
                 output_bytes(params.output) > last_level_cache_bytes() / 2;
-  choose_block(plan, table, lanes);
+  choose_block(plan, table, lanes, threads);
   return plan;
 }
 
@@ -350,7 +379,7 @@ void pack_weight_winograd(int outputs, const ConvParams& params, const KernelTab
 
 void run_winograd(int outputs, const ConvParams& params, const Threads& threads) {
   const KernelTable& table = kernels();
-  WinogradPlan plan = make_plan(outputs, params, table);
+  WinogradPlan plan = make_plan(outputs, params, table, threads.count);
   const std::vector<float> bias = padded_channels(params.bias, plan.filters);
   const std::vector<float> slope = padded_channels(params.prelu_weight, plan.filters);
   plan.bias = bias.data();

@@ -63,6 +63,7 @@ struct WinogradPlan {
   std::vector<WinogradRuns> runs_at;  // [phase of the outputs][point]
   int64_t tiles_y, tiles_x, tiles;    // of one phase: per image, and of the whole batch
   int64_t block_tiles;
+  int64_t groups;  // of blocks of filters: a task computes one group for a block of tiles
 
   bool direct_input, direct_coarse;  // inner tiles are read where they lie
   bool direct_output;                // inner tiles are written, and their residual read, where they lie
@@ -82,7 +83,7 @@ struct WinogradPlan {
   const float* bias;         // [filters rounded up], zeros if absent
   const float* prelu_slope;  // like bias
 
-  int64_t tasks() const { return divide_up(tiles, block_tiles); }
+  int64_t tasks() const { return divide_up(tiles, block_tiles) * groups; }
 };
 
 // A weight to be transformed.

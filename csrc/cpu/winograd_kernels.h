@@ -9,7 +9,7 @@
 namespace denoise_ext::cpu {
 
 struct WinogradKernels {
-  // Block `index` of a plan (see winograd.h), while block `next` is prefetched.
+  // Task `index` of a plan (see winograd.h), while the input of task `next` is prefetched.
   void (*block_4)(const WinogradPlan& plan, int64_t index, int64_t next, void* scratch);
   void (*block_6)(const WinogradPlan& plan, int64_t index, int64_t next, void* scratch);
   // All transformed weights of one channel.

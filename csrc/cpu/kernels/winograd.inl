@@ -352,12 +352,12 @@ DENOISE_EXT_INLINE void winograd_output(const WinogradPlan& plan, const Winograd
   }
 }
 
-// ---- one block ------------------------------------------------------------------------------------
+// ---- one task -------------------------------------------------------------------------------------
 
 template <class W>
 void winograd_block(const WinogradPlan& plan, int64_t index, int64_t next, void* scratch) {
   constexpr int64_t points = W::kPoints * W::kPoints, kWide = kLanes<float>;
-  const int64_t first = index * plan.block_tiles;
+  const int64_t first = index / plan.groups * plan.block_tiles, group = index % plan.groups;
   const int64_t tiles = plan.tiles - first < plan.block_tiles ? plan.tiles - first : plan.block_tiles;
   float* v = static_cast<float*>(scratch);
   float* m = v + plan.m_offset;
@@ -369,19 +369,27 @@ void winograd_block(const WinogradPlan& plan, int64_t index, int64_t next, void*
   for (int64_t t = 0; t < tiles; at = winograd_next_tile(plan, at, first + ++t))
     winograd_input<W>(plan, at, v + t * kWide, patch);
 
-  const int64_t following = next * plan.block_tiles, end = following + plan.block_tiles;
+  const int64_t following = next / plan.groups * plan.block_tiles, end = following + plan.block_tiles;
   LinePrefetch<WinogradInputAreas> inputs{{plan, following, end < plan.tiles ? end : plan.tiles}};
   const bool writes = plan.direct_output && plan.params.output.data != nullptr && !plan.stream;
+  const auto count = static_cast<int64_t>(plan.blocks.size());
+  const int64_t block_begin = group * count / plan.groups, block_end = (group + 1) * count / plan.groups;
   const float* u = plan.weight;
   const WinogradRuns* runs = plan.runs_at.data();
   for (const WinogradPhase& phase : plan.phases.outputs) {
-    for (const ChannelBlock& block : plan.blocks) {
+    for (int64_t b = 0; b < count; ++b) {
+      const ChannelBlock& block = plan.blocks[static_cast<size_t>(b)];
+      const int64_t weights = plan.channels * block.vectors * kWide;  // of a point
+      if (b < block_begin || b >= block_end) {
+        u += points * weights;
+        continue;
+      }
       WinogradPrefetch prefetch{{{plan, phase, block, first, writes ? first + tiles : first}},
                                 inputs,
                                 winograd_output_lines(plan, block.vectors),
                                 plan.input_lines};
-      for (int64_t p = 0; p < points; ++p, u += plan.channels * block.vectors * kWide)
-        winograd_products_of(block.vectors, tiles, v + p * plan.v_point, plan.vector_step, u,
+      for (int64_t p = 0; p < points; ++p, u += weights)
+        winograd_products_of(block.vectors, tiles, v + p * plan.v_point, plan.vector_step, u, weights,
                              plan.runs.data() + runs[p].begin, plan.runs.data() + runs[p].end,
                              m + p * plan.m_point, prefetch);
       at = front;

@@ -2,8 +2,6 @@
 // this block's outputs, and the inputs of the block that the thread takes next. The products wait for no
 // memory themselves. Writing outputs to places that are not in the cache would wait for them.
 
-constexpr int64_t kLineBytes = 64;
-
 // `count` rows or columns of an image, `step` apart.
 struct PixelRange {
   int64_t first, count, step;
