@@ -84,6 +84,7 @@ const char* obstacle(const ConvParams& params, ConvAlgorithm algorithm) {
 }
 
 const char* name_of(const ConvParams& params, ConvAlgorithm algorithm) {
+  if (algorithm == ConvAlgorithm::kWinograd2) return "conv_winograd2";
   if (algorithm == ConvAlgorithm::kWinograd4) return "conv_winograd4";
   if (algorithm == ConvAlgorithm::kWinograd6) return "conv_winograd6";
   return params.groups > 1 && params.input.size[1] == params.groups ? "conv_depthwise" : "conv_direct";

@@ -302,7 +302,8 @@ void pack_weight(int outputs, const ConvParams& params, const KernelTable& table
   const int lanes = table.vector_bytes / static_cast<int>(sizeof(float));
   plan.blocks = channel_blocks(plan.filters, lanes, table.accumulators);
   plan.to = to;
-  const auto pack = outputs == 4 ? table.winograd->pack_4 : table.winograd->pack_6;
+  const WinogradKernels& kernels = *table.winograd;
+  const auto pack = outputs == 2 ? kernels.pack_2 : outputs == 4 ? kernels.pack_4 : kernels.pack_6;
   for_each_block(threads, plan.channels, [&](int64_t channel, Scratch&) { pack(plan, channel); });
 }
 
@@ -386,7 +387,7 @@ void run_winograd(int outputs, const ConvParams& params, const Threads& threads)
   plan.prelu_slope = slope.data();
   // Kept from call to call as a thread's scratch is, unless it is large.
   static thread_local Scratch kept;
-  Scratch own;
+  Scratch large;
   std::shared_ptr<const float> shared;
   if (params.packed_weight.data != nullptr) {
     plan.weight = reinterpret_cast<const float*>(&packed_weight_header(params) + 1);
@@ -401,12 +402,13 @@ void run_winograd(int outputs, const ConvParams& params, const Threads& threads)
     plan.weight = shared.get();
     if (!shared) {
       const size_t bytes = static_cast<size_t>(elements) * sizeof(float);
-      auto* weight = static_cast<float*>((bytes <= kKeptBytes ? kept : own).reserve(bytes));
+      auto* weight = static_cast<float*>((bytes <= kKeptBytes ? kept : large).reserve(bytes));
       pack(params.weight.data, weight);
       plan.weight = weight;
     }
   }
-  const auto block = outputs == 4 ? table.winograd->block_4 : table.winograd->block_6;
+  const WinogradKernels& own = *table.winograd;
+  const auto block = outputs == 2 ? own.block_2 : outputs == 4 ? own.block_4 : own.block_6;
   for_each_block_ahead(threads, plan.tasks(), [&](int64_t index, int64_t next, Scratch& scratch) {
     block(plan, index, next, scratch.reserve(plan.scratch_bytes));
   });

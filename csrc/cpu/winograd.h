@@ -124,8 +124,9 @@ DENOISE_EXT_INLINE WinogradTile winograd_next_tile(const WinogradPlan& plan, con
   return {at.n, at.y, x, at.y0, at.x0 + plan.outputs};
 }
 
-// m of the two algorithms.
+// m of the algorithms.
 constexpr int winograd_outputs(ConvAlgorithm algorithm) {
+  if (algorithm == ConvAlgorithm::kWinograd2) return 2;
   return algorithm == ConvAlgorithm::kWinograd6 ? 6 : 4;
 }
 

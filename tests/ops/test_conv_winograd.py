@@ -334,6 +334,24 @@ def test_transposed_of_a_stride_beyond_the_kernel_is_direct():
     assert "more phases than taps" in text
 
 
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("size", [(7, 9), (16, 16), (29, 31)])
+def test_weights_that_no_cache_keeps(algorithm, threads, size, isa):
+    """More than a megabyte: blocks of all tiles, and for each thread some of the filters."""
+    x, weight = values(2, 67, *size), values(307, 67, 3, 3, seed=1) / 24
+    assert weight.shape[0] * weight.shape[1] * (WINOGRAD_OUTPUTS[algorithm] + 2) ** 2 * 4 > 2**20
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        actual = check(x, weight, algorithm, residual=values(2, 307, *size, seed=2))
+        torch.set_num_threads(1)
+        assert torch.equal(
+            actual[:1], check(x[:1], weight, algorithm, residual=values(2, 307, *size, seed=2)[:1])
+        )
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_bounds_use_a_correct_algorithm():
     """The matrices that the bound is made of compute a convolution."""
     x, weight = values(2, 3, 11, 9).double(), values(4, 3, 3, 3, seed=1).double()
@@ -341,5 +359,6 @@ def test_bounds_use_a_correct_algorithm():
         error = winograd_bounds.convolve(x, weight, m) - F.conv2d(x, weight)
         assert error.abs().max() < 1e-12
     # What csrc/cpu and the documentation say about the points.
+    assert winograd_bounds.amplification(2) == pytest.approx(7.1, abs=0.1)
     assert winograd_bounds.amplification(4) == pytest.approx(83.5, abs=0.1)
     assert winograd_bounds.amplification(6) == pytest.approx(509, abs=1)

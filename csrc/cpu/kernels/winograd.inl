@@ -40,7 +40,7 @@ template <class W, int kRepeat = 1>
 void winograd_input_slice(const float* d, int64_t row, int64_t col, float* v, int64_t point_stride) {
   winograd_input_rows<W, kRepeat, 0, 1>(d, row, col, v, point_stride);
   winograd_input_rows<W, kRepeat, 1, 2>(d, row, col, v, point_stride);
-  winograd_input_rows<W, kRepeat, 3, 2>(d, row, col, v, point_stride);
+  if constexpr (W::kPoints >= 6) winograd_input_rows<W, kRepeat, 3, 2>(d, row, col, v, point_stride);
   if constexpr (W::kPoints == 8) winograd_input_rows<W, kRepeat, 5, 2>(d, row, col, v, point_stride);
   winograd_input_rows<W, kRepeat, W::kPoints - 1, 1>(d, row, col, v, point_stride);
 }
@@ -140,7 +140,7 @@ template <class W, class Sink>
 DENOISE_EXT_INLINE void winograd_output_slice(const float* m, int64_t point_stride, const Vec<float>& bias,
                                               const Sink& sink) {
   constexpr int n = W::kPoints, outputs = W::kOutputs;
-  constexpr int kPasses = kAccumulators >= 24 && outputs == 4 ? 1 : 2;
+  constexpr int kPasses = outputs == 2 || (kAccumulators >= 24 && outputs == 4) ? 1 : 2;
   constexpr int kRows = outputs / kPasses;
   const auto pass = [&]<int kPass>() __attribute__((always_inline)) {
     Vec<float> rows[kRows][n];

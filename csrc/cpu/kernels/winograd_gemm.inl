@@ -3,8 +3,8 @@
 
 constexpr int64_t kLineBytes = 64;
 
-// Weights to be read into the second-level cache meanwhile: so many cache lines with each channel. Large weights
-// come from the last-level cache or from memory, where a product would wait for them.
+// Weights to be read into the second-level cache meanwhile: so many cache lines with each channel. Large
+// weights come from the last-level cache or from memory, where a product would wait for them.
 struct WeightsAhead {
   const char* line;
   int64_t lines;

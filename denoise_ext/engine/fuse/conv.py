@@ -26,8 +26,11 @@ from denoise_ext.ops.tuned import Tuned
 # factor on it.  Winograd F(m x m, 3x3) multiplies transformed tiles: an error of the products
 # reaches the output through A^T, scaled up by the norms of the rows of B^T and G: max over (i, u)
 # of sum over p of (A[i,p] G[p,u] |B[p,:]|)^2, which for both dimensions together is 19.4 for
-# F(4x4,3x3) with points 0, +-3/4, +-3/2 and 114.2 for F(6x6,3x3) with 0, +-1, +-2, +-1/2.
-_AMPLIFICATION = {"direct": 1.0, "onednn": 1.0, "winograd4": 19.4, "winograd6": 114.2}
+# F(4x4,3x3) with points 0, +-3/4, +-3/2, 114.2 for F(6x6,3x3) with 0, +-1, +-2, +-1/2, and 3 for
+# F(2x2,3x3) with 0, +-1.
+_AMPLIFICATION = {
+    "direct": 1.0, "onednn": 1.0, "winograd2": 3.0, "winograd4": 19.4, "winograd6": 114.2,
+}  # fmt: skip
 # Rounding errors of a sum grow like a random walk, with the square root of its length (Higham and
 # Mary 2019, A new approach to probabilistic rounding error analysis).  The factor 4 covers that the
 # steps are not quite independent, and the activation's own rounding.
@@ -35,6 +38,7 @@ _WALK = 4.0
 _LARGEST_STRIDE = 255  # that a weight can be packed for
 # Tiles that Winograd F(4x4, 3x3) multiplies each weight with: with fewer, products take less time
 # than the weights' way from memory.  A core (AVX-512) multiplies 32 pairs while it reads 4 bytes.
+# F(2x2, 3x3) has 16 weights for 9, not 36, and four times the tiles.
 _FEWEST_TILES = 32
 _KEPT = 2**21  # bytes: of what is more, the second-level cache keeps nothing until the next call
 _FEW_CHANNELS = 16  # transforms cost more than they save below
@@ -113,8 +117,6 @@ class ConvSite(Site):
         if not self._fits_onednn():
             return own
         # PyTorch's own convolution, but on a folded and packed weight.
-        if self._waits_for_weights():
-            return ["onednn", *(name for name in own if not name.startswith("winograd"))]
         return [*own, "onednn"]
 
     def _fits_onednn(self) -> bool:
@@ -137,14 +139,11 @@ class ConvSite(Site):
         return first or self.activation == "none"
 
     def _waits_for_weights(self) -> bool:
-        """Whether Winograd's weights take longer to read than to multiply.
-
-        A timed run finds them in a cache, where the runs before left them.  In a plan all other
-        weights are read in between.
-        """
-        n, k, *pixels = self.output.shape
-        tiles = n * math.prod(-(-size // 4) for size in pixels)
-        return tiles < _FEWEST_TILES and 36 * 4 * k * self.input.shape[1] > _KEPT
+        """Whether the weights of F(4x4, 3x3) take longer to read than to multiply."""
+        n, channels, *pixels = self.input.shape
+        edges = zip(pixels, self.padding, strict=True)
+        tiles = n * math.prod(-(-(size + 2 * padding - 2) // 4) for size, padding in edges)
+        return tiles < _FEWEST_TILES and 36 * 4 * self.weight.shape[0] * channels > _KEPT
 
     def _algorithms(self) -> list[str]:
         """The package's own."""
@@ -165,7 +164,10 @@ class ConvSite(Site):
             return ["direct", "fft"] if self._is_large() else ["direct"]
         few = min(self.input.shape[1], self.output.shape[1]) < _FEW_CHANNELS
         algorithms = _ALGORITHMS[self.precision]
-        return [*reversed(algorithms)] if few else [*algorithms]
+        if few:
+            return [*reversed(algorithms)]
+        fewer_weights = self.precision != "strict" and self._waits_for_weights()
+        return ["winograd2", *algorithms] if fewer_weights else [*algorithms]
 
     def _packs_transposed(self) -> bool:
         """Whether the operator can read a packed weight of a transposed convolution."""
