@@ -40,7 +40,7 @@ _LARGEST_STRIDE = 255  # that a weight can be packed for
 # than the weights' way from memory.  A core (AVX-512) multiplies 32 pairs while it reads 4 bytes.
 # F(2x2, 3x3) has 16 weights for 9, not 36, and four times the tiles.
 _FEWEST_TILES = 32
-_KEPT = 2**21  # bytes: of what is more, the second-level cache keeps nothing until the next call
+_KEPT = 2**19  # bytes: of what is more, the second-level cache keeps little until the next call
 _FEW_CHANNELS = 16  # transforms cost more than they save below
 _ALGORITHMS = {
     "strict": ("direct",),
