@@ -89,9 +89,10 @@ WinogradPhases make_phases(const ConvParams& p) {
   WinogradPhases all{};
   const WinogradPhase whole{};
   for (int axis = 0; axis < 2; ++axis) {
-    all.input_step[axis] = p.transposed ? 1 : p.stride[axis];
-    all.output_step[axis] = p.transposed ? p.stride[axis] : 1;
-    all.padding[axis] = padding_of(p, axis);
+    all.dilation[axis] = p.dilation[axis];
+    all.input_step[axis] = (p.transposed ? 1 : p.stride[axis]) * p.dilation[axis];
+    all.output_step[axis] = (p.transposed ? p.stride[axis] : 1) * p.dilation[axis];
+    all.padding[axis] = padding_of(p, axis) / p.dilation[axis];
   }
   std::vector<WinogradPhase>& phases = p.transposed ? all.outputs : all.inputs;
   for (int64_t y = 0; y < p.stride[0]; ++y)
@@ -261,7 +262,8 @@ WinogradPlan make_plan(int outputs, const ConvParams& params, const KernelTable&
   choose_runs(plan, lanes);
   plan.tiles_y = divide_up(params.output.size[2], outputs * plan.phases.output_step[0]);
   plan.tiles_x = divide_up(params.output.size[3], outputs * plan.phases.output_step[1]);
-  plan.tiles = params.output.size[0] * plan.tiles_y * plan.tiles_x;
+  plan.tiles =
+      params.output.size[0] * plan.phases.dilation[0] * plan.phases.dilation[1] * plan.tiles_y * plan.tiles_x;
   const bool residual = params.residual.data != nullptr;
   plan.direct_input = is_direct(params.input) && params.input.size[1] >= lanes;
   plan.direct_coarse = is_direct(params.coarse) && params.coarse.size[1] >= lanes;
@@ -328,7 +330,13 @@ WeightKey key_of_weight(int outputs, const ConvParams& params, const KernelTable
 const char* winograd_obstacle(const ConvParams& p) {
   if (p.output.dtype == DType::kFloat64) return "float64 is computed directly";
   if (p.groups != 1) return "groups is not 1";
-  if (p.dilation[0] != 1 || p.dilation[1] != 1) return "dilation is not 1";
+  const bool dilated = p.dilation[0] != 1 || p.dilation[1] != 1;
+  if (dilated && p.transposed) return "dilation of a transposed convolution is not 1";
+  if (dilated && (p.stride[0] != 1 || p.stride[1] != 1)) return "neither dilation nor stride is 1";
+  for (int axis = 0; axis < 2 && dilated; ++axis) {
+    if (p.padding[axis] % p.dilation[axis] != 0) return "padding is no multiple of dilation";
+    if (p.dilation[axis] > p.output.size[2 + axis]) return "dilation is larger than the output";
+  }
   if (p.transposed) {
     for (int axis = 0; axis < 2; ++axis) {
       if (last_input(p, axis) - first_input(p, axis) > 2) return "an output depends on more than 3x3 inputs";

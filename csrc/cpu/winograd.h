@@ -38,7 +38,8 @@ struct WinogradPhase {
 struct WinogradPhases {
   std::vector<WinogradPhase> inputs, outputs;  // one of both has one phase, of all pixels
   int64_t input_step[2], output_step[2];       // between the pixels of a phase
-  int64_t padding[2];  // an output's first input is this much before its place in its phase
+  int64_t dilation[2];  // pixels that far apart are an image of their own, of the input and of the output
+  int64_t padding[2];   // an output's first input is this much before its place in its phase
 };
 
 // Channels of V whose weights at a point are not all zero: their first row of U, and the vector and the lane
@@ -104,16 +105,21 @@ constexpr int winograd_register_tiles(int accumulators, int vectors) {
 
 struct WinogradTile {
   int64_t n;
-  int64_t y, x;    // first output, counted within the phase
-  int64_t y0, x0;  // first input
+  int64_t first[2];  // pixel of the images that a dilation divides the n-th into
+  int64_t y, x;      // first output, counted within the phase
+  int64_t y0, x0;    // first input
 };
 
 DENOISE_EXT_INLINE WinogradTile winograd_tile(const WinogradPlan& plan, int64_t index) {
   const int64_t row = index / plan.tiles_x;
   const int64_t x = (index - row * plan.tiles_x) * plan.outputs;
-  const int64_t n = row / plan.tiles_y;
-  const int64_t y = (row - n * plan.tiles_y) * plan.outputs;
-  return {n, y, x, y - plan.phases.padding[0], x - plan.phases.padding[1]};
+  const int64_t image = row / plan.tiles_y;
+  const int64_t y = (row - image * plan.tiles_y) * plan.outputs;
+  const int64_t* dilation = plan.phases.dilation;
+  const int64_t line = image / dilation[1];
+  return {
+      line / dilation[0],        {line % dilation[0], image % dilation[1]}, y, x, y - plan.phases.padding[0],
+      x - plan.phases.padding[1]};
 }
 
 // The tile behind `at`, the index-th.
@@ -121,7 +127,7 @@ DENOISE_EXT_INLINE WinogradTile winograd_next_tile(const WinogradPlan& plan, con
                                                    int64_t index) {
   const int64_t x = at.x + plan.outputs;
   if (x >= plan.tiles_x * plan.outputs) return winograd_tile(plan, index);
-  return {at.n, at.y, x, at.y0, at.x0 + plan.outputs};
+  return {at.n, {at.first[0], at.first[1]}, at.y, x, at.y0, at.x0 + plan.outputs};
 }
 
 // m of the algorithms.

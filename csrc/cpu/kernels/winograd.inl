@@ -118,8 +118,8 @@ DENOISE_EXT_INLINE void winograd_input(const WinogradPlan& plan, const WinogradT
   v += plan.part_vectors[0] * plan.vector_step;
   const int64_t* step = plan.phases.input_step;
   for (const WinogradPhase& phase : plan.phases.inputs) {
-    const WinogradInputs from{at.y0 * step[0] + phase.first[0], at.x0 * step[1] + phase.first[1], step[0],
-                              step[1]};
+    const WinogradInputs from{at.y0 * step[0] + phase.first[0] + at.first[0],
+                              at.x0 * step[1] + phase.first[1] + at.first[1], step[0], step[1]};
     winograd_input_part<W, 1>(plan, at, from, input, plan.direct_input, v, patch);
     v += plan.part_vectors[1] * plan.vector_step;
   }
@@ -177,7 +177,8 @@ template <class W>
 DENOISE_EXT_INLINE WinogradOutputs winograd_outputs_of(const WinogradPlan& plan, const WinogradTile& tile,
                                                        const WinogradPhase& phase) {
   const int64_t *size = plan.params.output.size, *step = plan.phases.output_step;
-  const int64_t y = phase.first[0] + tile.y * step[0], x = phase.first[1] + tile.x * step[1];
+  const int64_t y = phase.first[0] + tile.first[0] + tile.y * step[0];
+  const int64_t x = phase.first[1] + tile.first[1] + tile.x * step[1];
   const int64_t rows = divide_up(size[2] - y, step[0]), cols = divide_up(size[3] - x, step[1]);
   return {tile.n, y, x, rows < W::kOutputs ? rows : W::kOutputs, cols < W::kOutputs ? cols : W::kOutputs};
 }

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Set
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor

@@ -141,8 +141,8 @@ class ConvSite(Site):
     def _waits_for_weights(self) -> bool:
         """Whether the weights of F(4x4, 3x3) take longer to read than to multiply."""
         n, channels, *pixels = self.input.shape
-        edges = zip(pixels, self.padding, strict=True)
-        tiles = n * math.prod(-(-(size + 2 * padding - 2) // 4) for size, padding in edges)
+        axes = zip(pixels, self.padding, self.dilation, strict=True)
+        tiles = n * math.prod(d * -(-(size + 2 * (p - d)) // (4 * d)) for size, p, d in axes)
         return tiles < _FEWEST_TILES and 36 * 4 * self.weight.shape[0] * channels > _KEPT
 
     def _algorithms(self) -> list[str]:
@@ -155,8 +155,10 @@ class ConvSite(Site):
             return ["auto", *packed] if self._packs_transposed() else ["auto"]
         plain = (
             self.weight.shape[2:] == (3, 3)
-            and self.stride == self.dilation == (1, 1)
+            and self.stride == (1, 1)
             and self.groups == 1
+            and all(p % d == 0 for p, d in zip(self.padding, self.dilation, strict=True))
+            and all(d <= n for d, n in zip(self.dilation, self.output.shape[2:], strict=True))
         )
         if not plain or self.weight.dtype == torch.float64 or self.weight.device.type != "cpu":
             if self.precision != "strict" and self._has_phases():

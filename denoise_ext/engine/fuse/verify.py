@@ -162,9 +162,7 @@ def _try(
         else:
             reasons.append(f"{variant} is off by {error:.1e}, allowed {bound:.0e}")
     steps = {variant: step for variant, (step, *_) in fit.items()}
-    original, *ours = (
-        _times(steps, site, constants, look_up, planned, known) if steps else [0.0]
-    )
+    original, *ours = _times(steps, site, constants, look_up, planned, known) if steps else [0.0]
     for variant, taken in zip(fit, ours, strict=True):
         if row.ours_ms is None or taken < row.ours_ms:
             found.chosen[site], error, bound = fit[variant]
