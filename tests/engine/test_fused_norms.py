@@ -116,7 +116,7 @@ def _net(*layers: nn.Module) -> nn.Module:
 
 def _sites(net: nn.Module, x: Tensor) -> list:
     graph, own, _ = trace(net, "forward", (x,), {}, None, channels_last=True)
-    constants = Constants(own, None, {})
+    constants = Constants(own, {})
     constants.enter(graph)
     return find_sites(graph, constants, "default")
 

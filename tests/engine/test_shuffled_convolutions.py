@@ -99,7 +99,7 @@ TAKEN = {  # the network, the factor, its channels
 
 def sites(net: nn.Module, *args: Tensor) -> list[ShuffledSite]:
     graph, own, _ = trace(net, "forward", args, {}, None, channels_last=True)
-    constants = Constants(own, None, {})
+    constants = Constants(own, {})
     constants.enter(graph)
     found = find_sites(graph, constants, "fast")
     return [site for site in found if isinstance(site, ShuffledSite)]

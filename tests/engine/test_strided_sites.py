@@ -18,7 +18,7 @@ def _site(layer: nn.Module, precision: str = "default", size: int = 24) -> ConvS
     layer = layer.eval()
     x = torch.rand(1, layer.in_channels, size, size, dtype=layer.weight.dtype)
     graph, own, _ = trace(layer, "forward", (x,), {}, None, channels_last=True)
-    constants = Constants(own, None, {})
+    constants = Constants(own, {})
     constants.enter(graph)
     (site,) = find_sites(graph, constants, precision)
     return site

@@ -77,7 +77,7 @@ TAKEN = {  # channels of the image, and the block
 
 def sites(net: nn.Module, x: Tensor, precision: str = "default") -> list[ConvSite]:
     graph, own, _ = trace(net, "forward", (x,), {}, None, channels_last=True)
-    constants = Constants(own, None, {})
+    constants = Constants(own, {})
     constants.enter(graph)
     found = find_sites(graph, constants, precision)
     return [site for site in found if isinstance(site, ConvSite)]

@@ -58,7 +58,7 @@ def timed(given: float, ours: float, calls: list, plain: float | None = None) ->
 def plan_of(module: nn.Module, *args: Tensor, poison: bool = True) -> Plan:
     """A plan in which every site is replaced, by the first variant."""
     graph, own, _ = trace(module, "forward", args, {}, None, channels_last=True)
-    constants = Constants(own, None, {})
+    constants = Constants(own, {})
     constants.enter(graph)
     chosen = {
         site: site.step(site.variants()[0], constants) if site.variants() else None
