@@ -33,7 +33,7 @@ def set_times(monkeypatch, times) -> None:
     Where a site has more variants than times, the others take as long as the last one.
     """
 
-    def of_all(calls: list) -> list[float]:
+    def of_all(calls: list, *_: object) -> list[float]:
         found = times(calls)
         return [*found, *found[-1:] * (len(calls) - len(found))]
 

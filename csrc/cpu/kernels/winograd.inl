@@ -54,7 +54,7 @@ template <class W, int kRepeat = 1, class PointStep>
 void winograd_input_slice(const float* d, int64_t row, int64_t col, float* v, PointStep point_step) {
   winograd_input_rows<W, kRepeat, 0, 1>(d, row, col, v, point_step);
   winograd_input_rows<W, kRepeat, 1, 2>(d, row, col, v, point_step);
-  winograd_input_rows<W, kRepeat, 3, 2>(d, row, col, v, point_step);
+  if constexpr (W::kPoints >= 6) winograd_input_rows<W, kRepeat, 3, 2>(d, row, col, v, point_step);
   if constexpr (W::kPoints == 8) winograd_input_rows<W, kRepeat, 5, 2>(d, row, col, v, point_step);
   winograd_input_rows<W, kRepeat, W::kPoints - 1, 1>(d, row, col, v, point_step);
 }
@@ -132,8 +132,8 @@ DENOISE_EXT_INLINE void winograd_input(const WinogradPlan& plan, const WinogradT
   v += plan.part_vectors[0] * plan.vector_step;
   const int64_t* step = plan.phases.input_step;
   for (const WinogradPhase& phase : plan.phases.inputs) {
-    const WinogradInputs from{at.y0 * step[0] + phase.first[0], at.x0 * step[1] + phase.first[1], step[0],
-                              step[1]};
+    const WinogradInputs from{at.y0 * step[0] + phase.first[0] + at.first[0],
+                              at.x0 * step[1] + phase.first[1] + at.first[1], step[0], step[1]};
     winograd_input_part<W, 1>(plan, at, from, input, plan.direct_input, v, patch);
     v += plan.part_vectors[1] * plan.vector_step;
   }
@@ -153,7 +153,7 @@ constexpr float winograd_scale(int power) {
 template <class W, class Sink>
 DENOISE_EXT_INLINE void winograd_output_slice(const float* m, const Vec<float>& bias, const Sink& sink) {
   constexpr int n = W::kPoints, outputs = W::kOutputs;
-  constexpr int kPasses = kAccumulators >= 24 && outputs == 4 ? 1 : 2;
+  constexpr int kPasses = outputs == 2 || (kAccumulators >= 24 && outputs == 4) ? 1 : 2;
   constexpr int kRows = outputs / kPasses;
   const auto pass = [&]<int kPass>() __attribute__((always_inline)) {
     Vec<float> rows[kRows][n];
@@ -190,7 +190,8 @@ template <class W>
 DENOISE_EXT_INLINE WinogradOutputs winograd_outputs_of(const WinogradPlan& plan, const WinogradTile& tile,
                                                        const WinogradPhase& phase) {
   const int64_t *size = plan.params.output.size, *step = plan.phases.output_step;
-  const int64_t y = phase.first[0] + tile.y * step[0], x = phase.first[1] + tile.x * step[1];
+  const int64_t y = phase.first[0] + tile.first[0] + tile.y * step[0];
+  const int64_t x = phase.first[1] + tile.first[1] + tile.x * step[1];
   // Divisions take as long as a good part of a transform.
   const int64_t rows = step[0] == 1 ? size[2] - y : divide_up(size[2] - y, step[0]);
   const int64_t cols = step[1] == 1 ? size[3] - x : divide_up(size[3] - x, step[1]);
@@ -366,13 +367,13 @@ DENOISE_EXT_INLINE void winograd_output(const WinogradPlan& plan, const Winograd
   }
 }
 
-// ---- one block ------------------------------------------------------------------------------------
+// ---- one task -------------------------------------------------------------------------------------
 
 template <class W>
 void winograd_block(const WinogradPlan& plan, int64_t index, int64_t next, void* scratch) {
   constexpr int64_t points = W::kPoints * W::kPoints, kWide = kLanes<float>;
   constexpr int64_t kTileStep = winograd_tile_step(W::kPoints, kWide);
-  const int64_t first = index * plan.block_tiles;
+  const int64_t first = index / plan.groups * plan.block_tiles, group = index % plan.groups;
   const int64_t tiles = plan.tiles - first < plan.block_tiles ? plan.tiles - first : plan.block_tiles;
   float* v = static_cast<float*>(scratch);
   float* m = v + plan.m_offset;
@@ -384,19 +385,27 @@ void winograd_block(const WinogradPlan& plan, int64_t index, int64_t next, void*
   for (int64_t t = 0; t < tiles; at = winograd_next_tile(plan, at, first + ++t))
     winograd_input<W>(plan, at, v + t * kTileStep, patch);
 
-  const int64_t following = next * plan.block_tiles, end = following + plan.block_tiles;
+  const int64_t following = next / plan.groups * plan.block_tiles, end = following + plan.block_tiles;
   LinePrefetch<WinogradInputAreas> inputs{{plan, following, end < plan.tiles ? end : plan.tiles}};
   const bool writes = plan.direct_output && plan.params.output.data != nullptr && !plan.stream;
+  const auto count = static_cast<int64_t>(plan.blocks.size());
+  const int64_t block_begin = group * count / plan.groups, block_end = (group + 1) * count / plan.groups;
   const float* u = plan.weight;
   const WinogradRuns* runs = plan.runs_at.data();
   for (const WinogradPhase& phase : plan.phases.outputs) {
-    for (const ChannelBlock& block : plan.blocks) {
+    for (int64_t b = 0; b < count; ++b) {
+      const ChannelBlock& block = plan.blocks[static_cast<size_t>(b)];
+      const int64_t weights = plan.channels * block.vectors * kWide;  // of a point
+      if (b < block_begin || b >= block_end) {
+        u += points * weights;
+        continue;
+      }
       WinogradPrefetch prefetch{{{plan, phase, block, first, writes ? first + tiles : first}},
                                 inputs,
                                 winograd_output_lines(plan, block.vectors),
                                 plan.input_lines};
-      for (int64_t p = 0; p < points; ++p, u += plan.channels * block.vectors * kWide)
-        winograd_products_of<kTileStep>(block.vectors, tiles, v + p * kWide, plan.vector_step, u,
+      for (int64_t p = 0; p < points; ++p, u += weights)
+        winograd_products_of<kTileStep>(block.vectors, tiles, v + p * kWide, plan.vector_step, u, weights,
                                         plan.runs.data() + runs[p].begin, plan.runs.data() + runs[p].end,
                                         m + p * kWide, prefetch);
       at = front;
