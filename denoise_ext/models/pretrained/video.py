@@ -74,6 +74,25 @@ register_pretrained(
 )  # fmt: skip
 
 register_pretrained(
+    "rdxnet_xs_color",
+    Pretrained(
+        file="rdxnet_xs_color.safetensors",
+        sha256="11e1bfb7739bd802099bc4f238fe4e374ddebd08c8dab8c21ecc6d3d9d6925f8",
+        config={
+            "blocks": [1, 2], "bypass": True, "channels": 3, "family": "rdxnet",
+            "look_ahead": False, "unshuffle": 4, "widths": [32, 48],
+        },
+        recipe="recipes/rdxnet_xs_color.toml",
+        training_data=_DATA_VIDEO,
+        noise=NOISE_PHOTO + ", some of it compressed as H.264; half: white, sigma 0-60",
+        steps=8000,
+        licence="Apache-2.0",
+        psnr={"test films, noise of cameras": 32.28, "the same, then H.264": 30.60},
+        protocol=_PROTOCOL_VIDEO_PHOTO,
+    ),
+)  # fmt: skip
+
+register_pretrained(
     "rdxnet_xs_gray",
     Pretrained(
         file="rdxnet_xs_gray.safetensors",
