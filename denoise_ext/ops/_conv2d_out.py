@@ -24,9 +24,10 @@ and dtype count.
 ``inverse`` the product, for a 1x1 weight of at least 5 channels, packed for "direct"; not float64.
 ``torch.ops.denoise_ext.conv2d_gated_out`` (CPU, direct sums) is ``conv2d(input, weight, bias) *
 gate(conv2d(gate_input, gate_weight, gate_bias))``.  ``gate`` is "none" or an activation other than
-ReLU, leaky ReLU and PReLU.  Both convolutions are of one geometry, and read either the same image
-(``groups`` 1, at least 5 filters) or, depthwise, images of equal strides with channels side by
-side, at least a vector of them.  Of dense ones both weights may be packed for "direct".
+ReLU, leaky ReLU and PReLU.  Both convolutions are of one geometry.  Dense ones (``groups`` 1, at
+least 5 filters) read the same image: ``gate_input`` is None.  Both of their weights may be packed
+for "direct".  Depthwise ones read images of equal strides with channels side by side, at least a
+vector of them.
 ``torch.ops.denoise_ext.block_warp_out`` and ``recurrent_fuse_out`` (CPU) are ``block_warp`` and
 ``recurrent_fuse``.
 
@@ -146,7 +147,7 @@ def _gdn_out_fake(
 
 def _gated_out_fake(
     input: Tensor, weight: Tensor, packed_weight: Tensor | None, bias: Tensor | None,
-    gate_input: Tensor, gate_weight: Tensor, packed_gate_weight: Tensor | None,
+    gate_input: Tensor | None, gate_weight: Tensor, packed_gate_weight: Tensor | None,
     gate_bias: Tensor | None, gate: str, stride: Sequence[int], padding: Sequence[int],
     dilation: Sequence[int], groups: int, out: Tensor,
 ) -> None:  # fmt: skip

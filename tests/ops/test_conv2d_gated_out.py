@@ -38,7 +38,7 @@ def check(first: tuple, second: tuple, gate: str, geometry: tuple, out: Tensor) 
         return exact, size
 
     OPS.conv2d_gated_out(*first, *second, gate, *geometry, out)
-    (left, left_size), (right, right_size) = exactly(*first), exactly(*second)
+    (left, left_size), (right, right_size) = exactly(*first), exactly(first[0] if second[0] is None else second[0], *second[1:])
     activated = function(right)
     eps, terms = torch.finfo(out.dtype).eps, first[1][0].numel() + 2
     # Sums of L terms, each off by L eps of the sum of magnitudes at most.  The activation passes
@@ -68,7 +68,8 @@ def test_dense(gate, packed, isa):
             for layout in (torch.contiguous_format, LAST):
                 x = values(2, channels, *size, layout=layout)
                 out = torch.full((2, filters, *size), torch.nan).contiguous(memory_format=layout)
-                first, second = (x, weight, packs[0], bias), (x, gate_weight, packs[1], gate_bias)
+                first = (x, weight, packs[0], bias)
+                second = (None, gate_weight, packs[1], gate_bias)
                 check(first, second, gate, geometry, out)
 
 
@@ -97,7 +98,7 @@ def test_double_and_slices_of_channels(layout, isa):
         x = values(1, 40, 9, 26, layout=LAST).double()
         buffer = values(1, 30, 9, 26, layout=layout).double()
         before = buffer.clone()
-        images = (x[:, :20], x[:, 20:]) if groups > 1 else (x[:, :20], x[:, :20])
+        images = x[:, :20], x[:, 20:] if groups > 1 else None
         first, second = (images[0], weight, None, None), (images[1], gate_weight, None, bias)
         check(first, second, "silu", geometry, buffer[:, 5:25])
         assert torch.equal(buffer[:, :5], before[:, :5])
@@ -113,9 +114,11 @@ def test_numbers_beyond_the_range(groups, isa):
     geometry = ([1, 1], [0, 0], [1, 1], groups)
     for gate in GATES:
         out, left, right = (torch.empty_like(x) for _ in range(3))
-        first, second = (x, weight, None, bias), (x, gate_weight, None, gate_bias)
+        first, second = (x, weight, None, bias), (None, gate_weight, None, gate_bias)
         OPS.conv2d_gated_out(*first, *second, gate, *geometry, out)
-        for side, activation, result in ((first, "none", left), (second, gate, right)):
+        for side, activation, result in (
+            (first, "none", left), ((x, *second[1:]), gate, right),
+        ):  # fmt: skip
             rest = (0.0, None, None, "before", "direct", result)
             OPS.conv2d_out(*side, *geometry, "constant", activation, *rest)
         torch.testing.assert_close(out, left * right, rtol=0, atol=0, equal_nan=True)
@@ -144,13 +147,13 @@ def test_wrong_arguments_are_named():
     weight, gate_weight, bias, gate_bias = parameters(16, 8, 1)
     x, geometry = values(1, 8, 4, 4, layout=LAST), ([1, 1], [0, 0], [1, 1], 1)
     out, packed = values(1, 16, 4, 4, layout=LAST), OPS.conv2d_pack(weight, "direct")
-    first, second = (x, weight, None, bias), (x, gate_weight, None, gate_bias)
-    wide, few = values(1, 32, 4, 4), parameters(3, 32, 1)
-    deep = [t[:, :1] if t.dim() == 4 else t for t in parameters(16, 1, 1)]
+    first, second = (x, weight, None, bias), (None, gate_weight, None, gate_bias)
+    wide, few = values(1, 32, 4, 4, layout=torch.contiguous_format), parameters(3, 32, 1)
+    deep = parameters(16, 1, 1)
     of_wide = ([1, 1], [0, 0], [1, 1], 16)
     for match, arguments in [
         ("relu", (*first, *second, "relu", *geometry, out)),
-        ("gate_weight.*sizes", (*first, x, gate_weight[:8], None, None, "none", *geometry, out)),
+        ("gate_weight.*sizes", (*first, None, gate_weight[:8], None, None, "none", *geometry, out)),
         ("gate_input.*sizes", (*first, x[:, :4], *second[1:], "none", *geometry, out)),
         ("same input", (*first, x.clone(), *second[1:], "none", *geometry, out)),
         ("bias", (x, weight, None, bias[:3], *second, "none", *geometry, out)),
@@ -158,7 +161,7 @@ def test_wrong_arguments_are_named():
         ("packed", (x, weight, packed, bias, *second, "none", *geometry, out)),
         ("packed_weight", (*first, *second[:2], torch.zeros_like(packed), None, "none", *geometry, out)),
         ("out.*sizes", (*first, *second, "none", *geometry, out[:, :, 1:])),
-        ("too few", (wide, few[0], None, None, wide, few[1], None, None, "none", *geometry, out[:, :3])),
+        ("too few", (wide, few[0], None, None, None, few[1], None, None, "none", *geometry, out[:, :3])),
         ("side by side", (wide[:, :16], deep[0], None, None, wide[:, 16:], deep[1], None, None,
                           "none", *of_wide, out)),
     ]:  # fmt: skip
@@ -168,7 +171,7 @@ def test_wrong_arguments_are_named():
     square = parameters(16, 16, 1)
     with pytest.raises(RuntimeError, match="out.*input"):
         OPS.conv2d_gated_out(
-            overlapping, square[0], None, None, overlapping, square[1], None, None, "none",
+            overlapping, square[0], None, None, None, square[1], None, None, "none",
             *geometry, overlapping,
         )  # fmt: skip
 
@@ -176,6 +179,6 @@ def test_wrong_arguments_are_named():
 def test_opcheck():
     weight, gate_weight, bias, gate_bias = parameters(16, 8, 1)
     x = values(1, 8, 4, 4, layout=LAST)
-    arguments = (x, weight, None, bias, x, gate_weight, None, gate_bias, "gelu", [1, 1], [0, 0],
+    arguments = (x, weight, None, bias, None, gate_weight, None, gate_bias, "gelu", [1, 1], [0, 0],
                  [1, 1], 1, torch.empty(1, 16, 4, 4))  # fmt: skip
     torch.library.opcheck(OPS.conv2d_gated_out.default, arguments)

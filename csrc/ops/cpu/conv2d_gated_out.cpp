@@ -21,7 +21,8 @@ void check_packed(cpu::ConvParams params, const Tensor1& packed) {
 
 template <class Device>
 void conv2d_gated_out(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& packed_weight,
-                      const std::optional<Tensor>& bias, const Tensor& gate_input, const Tensor& gate_weight,
+                      const std::optional<Tensor>& bias, const std::optional<Tensor>& gate_input,
+                      const Tensor& gate_weight,
                       const std::optional<Tensor>& packed_gate_weight, const std::optional<Tensor>& gate_bias,
                       const StringArgument& gate, const std::vector<int64_t>& stride,
                       const std::vector<int64_t>& padding, const std::vector<int64_t>& dilation,
@@ -31,15 +32,17 @@ void conv2d_gated_out(const Tensor& input, const Tensor& weight, const std::opti
   const auto sizes = conv_output_sizes(arguments, input, weight);
   check_same_dtype(out, input, kOp, "out");
   check_sizes(out, {sizes.begin(), sizes.end()}, kOp, "out");
-  check_same_dtype(gate_input, input, kOp, "gate_input");
-  check_dim(gate_input, 4, kOp, "gate_input");
-  check_sizes(gate_input, {input.size(0), input.size(1), input.size(2), input.size(3)}, kOp, "gate_input");
+  if (gate_input.has_value()) {
+    check_same_dtype(*gate_input, input, kOp, "gate_input");
+    check_sizes(*gate_input, {input.size(0), input.size(1), input.size(2), input.size(3)}, kOp, "gate_input");
+  }
   check_same_dtype(gate_weight, input, kOp, "gate_weight");
   check_sizes(gate_weight, {weight.size(0), weight.size(1), weight.size(2), weight.size(3)}, kOp,
               "gate_weight");
   cpu::ConvParams params{conv_params(arguments, input, weight, out), {}};
   set_epilogue(params, kOp, gate_bias, gate, 0.0, std::nullopt, input);
-  params.gate = {view4(gate_input, kOp, "gate_input"), view4(gate_weight, kOp, "gate_weight"), params.bias,
+  params.gate = {gate_input.has_value() ? view4(gate_input, kOp, "gate_input") : params.input,
+                 view4(gate_weight, kOp, "gate_weight"), params.bias,
                  view1(packed_gate_weight, kOp, "packed_gate_weight"), params.activation};
   set_epilogue(params, kOp, bias, "none", 0.0, std::nullopt, input);
   params.algorithm = cpu::ConvAlgorithm::kDirect;
@@ -75,7 +78,7 @@ void conv2d_gated_out(const Tensor& input, const Tensor& weight, const std::opti
 
 DENOISE_EXT_SCHEMAS(m) {
   m.def(
-      "conv2d_gated_out(Tensor input, Tensor weight, Tensor? packed_weight, Tensor? bias, Tensor gate_input, "
+      "conv2d_gated_out(Tensor input, Tensor weight, Tensor? packed_weight, Tensor? bias, Tensor? gate_input, "
       "Tensor gate_weight, Tensor? packed_gate_weight, Tensor? gate_bias, str gate, int[2] stride, "
       "int[2] padding, int[2] dilation, int groups, Tensor(a!) out) -> ()");
 }
