@@ -19,8 +19,6 @@ GATES = {
 }  # fmt: skip
 
 
-
-
 def check(first: tuple, second: tuple, gate: str, geometry: tuple, out: Tensor) -> None:
     """Compare with float64; ``first`` and ``second``: image, weight, packed weight, bias."""
     stride, padding, dilation, groups = geometry
@@ -38,7 +36,10 @@ def check(first: tuple, second: tuple, gate: str, geometry: tuple, out: Tensor) 
         return exact, size
 
     OPS.conv2d_gated_out(*first, *second, gate, *geometry, out)
-    (left, left_size), (right, right_size) = exactly(*first), exactly(first[0] if second[0] is None else second[0], *second[1:])
+    (left, left_size), (right, right_size) = (
+        exactly(*first),
+        exactly(first[0] if second[0] is None else second[0], *second[1:]),
+    )
     activated = function(right)
     eps, terms = torch.finfo(out.dtype).eps, first[1][0].numel() + 2
     # Sums of L terms, each off by L eps of the sum of magnitudes at most.  The activation passes
@@ -77,7 +78,12 @@ def test_dense(gate, packed, isa):
 def test_depthwise(gate, isa):
     """Both images are channels of one, as behind a chunk."""
     for channels in (16, 24, 33, 127):
-        for size, stride, padding, dilation in [(3, 1, 1, 1), (3, 2, 1, 1), (5, 1, 2, 1), (3, 1, 2, 2)]:
+        for size, stride, padding, dilation in [
+            (3, 1, 1, 1),
+            (3, 2, 1, 1),
+            (5, 1, 2, 1),
+            (3, 1, 2, 2),
+        ]:
             weight, gate_weight, bias, gate_bias = parameters(channels, 1, size)
             geometry = ([stride] * 2, [padding] * 2, [dilation] * 2, channels)
             for pixels in [(5, 7), (18, 41)]:
@@ -134,7 +140,10 @@ def test_empty_batch_and_threads():
             torch.set_num_threads(threads)
             for count in (0, 1):
                 x = values(1, 64, 37, 50, layout=LAST)[:count]
-                first, second = (x[:, :32], weight, None, bias), (x[:, 32:], gate_weight, None, gate_bias)
+                first, second = (
+                    (x[:, :32], weight, None, bias),
+                    (x[:, 32:], gate_weight, None, gate_bias),
+                )
                 out = torch.empty(count, 32, 37, 50)
                 OPS.conv2d_gated_out(*first, *second, "gelu", *geometry, out)
             results.append(out)
@@ -151,17 +160,18 @@ def test_wrong_arguments_are_named():
     wide, few = values(1, 32, 4, 4, layout=torch.contiguous_format), parameters(3, 32, 1)
     deep = parameters(16, 1, 1)
     of_wide = ([1, 1], [0, 0], [1, 1], 16)
+    none = (None, None, "none")
     for match, arguments in [
         ("relu", (*first, *second, "relu", *geometry, out)),
-        ("gate_weight.*sizes", (*first, None, gate_weight[:8], None, None, "none", *geometry, out)),
-        ("gate_input.*sizes", (*first, x[:, :4], *second[1:], "none", *geometry, out)),
+        (r"gate_weight.*sizes", (*first, None, gate_weight[:8], *none, *geometry, out)),
+        (r"gate_input.*sizes", (*first, x[:, :4], *second[1:], "none", *geometry, out)),
         ("same input", (*first, x.clone(), *second[1:], "none", *geometry, out)),
         ("bias", (x, weight, None, bias[:3], *second, "none", *geometry, out)),
         ("bias", (*first, *second[:3], bias[:3], "none", *geometry, out)),
         ("packed", (x, weight, packed, bias, *second, "none", *geometry, out)),
-        ("packed_weight", (*first, *second[:2], torch.zeros_like(packed), None, "none", *geometry, out)),
-        ("out.*sizes", (*first, *second, "none", *geometry, out[:, :, 1:])),
-        ("too few", (wide, few[0], None, None, None, few[1], None, None, "none", *geometry, out[:, :3])),
+        ("packed_weight", (*first, *second[:2], 0 * packed, None, "none", *geometry, out)),
+        (r"out.*sizes", (*first, *second, "none", *geometry, out[:, :, 1:])),
+        ("too few", (wide, few[0], None, None, None, few[1], *none, *geometry, out[:, :3])),
         ("side by side", (wide[:, :16], deep[0], None, None, wide[:, 16:], deep[1], None, None,
                           "none", *of_wide, out)),
     ]:  # fmt: skip
@@ -169,7 +179,7 @@ def test_wrong_arguments_are_named():
             OPS.conv2d_gated_out(*arguments)
     overlapping = values(1, 16, 4, 4, layout=LAST)
     square = parameters(16, 16, 1)
-    with pytest.raises(RuntimeError, match="out.*input"):
+    with pytest.raises(RuntimeError, match=r"out.*input"):
         OPS.conv2d_gated_out(
             overlapping, square[0], None, None, None, square[1], None, None, "none",
             *geometry, overlapping,

@@ -16,6 +16,7 @@ from denoise_ext.engine.fuse.ir import OUT, Constants, Out, Site, Step
 from denoise_ext.engine.fuse.lengths import find_lengths
 from denoise_ext.engine.fuse.linear import find_linears
 from denoise_ext.engine.fuse.match_conv import find_convolutions
+from denoise_ext.engine.fuse.match_gate import fuse_gates
 from denoise_ext.engine.fuse.match_shuffle import fuse_shuffles
 from denoise_ext.engine.fuse.norm import divide_by_deviation, find_norms
 from denoise_ext.engine.fuse.resampled import fuse_resampling
@@ -119,12 +120,13 @@ def find_sites(
 ) -> list[Site]:
     """The sites of ``graph``, none overlapping another.
 
-    ``apart``: convolutions, by module and label, that are not fused with upsampling, pooling or a
-    shuffle, or not added up.
+    ``apart``: convolutions, by module and label, that are not fused with upsampling, pooling, a
+    shuffle or a gate, or not added up.
     """
     convolutions = find_convolutions(graph, constants, precision, apart)
     convolutions = fuse_resampling(graph, constants, convolutions, apart)
-    sites: list[Site] = [*fuse_shuffles(graph, constants, convolutions, apart)]
+    convolutions = fuse_shuffles(graph, constants, convolutions, apart)
+    sites: list[Site] = [*fuse_gates(graph, convolutions, apart)]
     sites += find_norms(graph, constants)
     sites += find_gdns(graph, constants)
     sites += find_attention(graph, constants)
