@@ -1,4 +1,4 @@
-"""The raw operator conv2d_gated_out against float64: dense and depthwise, in every layout it takes."""
+"""The raw operator conv2d_gated_out against float64: dense and depthwise, in layouts it takes."""
 
 from __future__ import annotations
 

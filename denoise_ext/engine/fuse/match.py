@@ -11,6 +11,8 @@ from torch import Tensor
 
 from denoise_ext.engine.capture.graph import Graph, Node, Value
 from denoise_ext.engine.fuse.attention import find_attention
+from denoise_ext.engine.fuse.copies import planned_copy
+from denoise_ext.engine.fuse.einsum_attention import find_einsum_attention
 from denoise_ext.engine.fuse.gdn import find_gdns
 from denoise_ext.engine.fuse.ir import OUT, Constants, Out, Site, Step
 from denoise_ext.engine.fuse.lengths import find_lengths
@@ -129,16 +131,20 @@ def find_sites(
     sites: list[Site] = [*fuse_gates(graph, convolutions, apart)]
     sites += find_norms(graph, constants)
     sites += find_gdns(graph, constants)
-    sites += find_attention(graph, constants)
+    attention = find_attention(graph, constants)
+    found = {node for site in attention for node in (*site.before, *site.nodes)}
+    einsums = find_einsum_attention(graph, constants)
+    sites += [*attention, *(site for site in einsums if found.isdisjoint(site.nodes))]
     sites += find_lengths(graph, constants)
     matched = {node for site in sites for node in site.nodes}
     linears = find_linears(graph, constants, matched)
     sites += linears
     matched.update(node for site in linears for node in site.nodes)
+    outputs = graph.output_values()
     for node in graph.nodes:
         if node in matched or any(value in constants for value in node.results):
             continue
-        site = _concat(node) or _planned(node, constants)
+        site = _concat(node) or _copied(node, outputs) or _planned(node, constants)
         if site is not None:
             sites.append(site)
     return sorted(sites, key=lambda site: site.nodes[-1].index)
@@ -154,6 +160,17 @@ def _concat(node: Node) -> ConcatSite | None:
     ):
         return None
     return ConcatSite([node], output, [], f"cat of {len(inputs)}", "", list(inputs))
+
+
+def _copied(node: Node, outputs: set[Value]) -> PlannedSite | None:
+    found = planned_copy(node, outputs)
+    if found is None:
+        return None
+    nodes, step = found
+    output = nodes[-1].first
+    if output.numel() == 0 or not output.dtype.is_floating_point:
+        return None
+    return PlannedSite(nodes, output, [], "copy", "", step)
 
 
 def _planned(node: Node, constants: Constants) -> PlannedSite | None:
