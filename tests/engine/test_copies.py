@@ -103,7 +103,7 @@ def test_a_view_keeps_its_memory():
     torch.manual_seed(2)
 
     def laid_out(x: Tensor) -> Tensor:
-        turned = x.transpose(2, 3).reshape(-1, x.shape[3], x.shape[2])  # a copy, then an alias
+        turned = x.transpose(2, 3).reshape(*x.shape[:2], -1)  # a copy, then an alias
         later = (x.sin() * x.cos()).exp()
         return later + (turned @ turned.transpose(1, 2)).mean()
 
