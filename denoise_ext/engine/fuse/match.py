@@ -20,7 +20,7 @@ from denoise_ext.engine.fuse.linear import find_linears
 from denoise_ext.engine.fuse.match_conv import find_convolutions
 from denoise_ext.engine.fuse.match_gate import fuse_gates
 from denoise_ext.engine.fuse.match_shuffle import fuse_shuffles
-from denoise_ext.engine.fuse.norm import divide_by_deviation, find_norms
+from denoise_ext.engine.fuse.norm import find_norms
 from denoise_ext.engine.fuse.resampled import fuse_resampling
 
 aten: Any = torch.ops.aten
@@ -269,7 +269,8 @@ def _repeat_pixels(input: Tensor, factor_y: int, factor_x: int, out: Tensor) -> 
 # Steps that write each element where they read it: quick where all have one layout.
 POINTWISE_STEPS = frozenset(
     {
-        *_POINTWISE.values(), aten.clamp_min.out, _gelu, divide_by_deviation,
+        *_POINTWISE.values(), aten.clamp_min.out, _gelu,
+        torch.ops.denoise_ext.deviation_norm_out.default,
         torch.ops.denoise_ext.layer_norm2d_out.default,
         torch.ops.denoise_ext.group_norm_out.default,
         torch.ops.denoise_ext.gdn_out.default,
