@@ -22,6 +22,7 @@ from denoise_ext.engine.fuse.match_gate import fuse_gates
 from denoise_ext.engine.fuse.match_shuffle import fuse_shuffles
 from denoise_ext.engine.fuse.norm import find_norms
 from denoise_ext.engine.fuse.resampled import fuse_resampling
+from denoise_ext.engine.fuse.stacked import sum_of_images
 
 aten: Any = torch.ops.aten
 
@@ -184,7 +185,7 @@ def _planned(node: Node, constants: Constants) -> PlannedSite | None:
         return PlannedSite([node], output, [], name, "", own)
     if any(v.dtype != output.dtype for v in node.inputs()):
         return None
-    step = _planned_step(node, output)
+    step = sum_of_images(node) or _planned_step(node, output)
     if step is None:
         return None
     return PlannedSite([node], output, [], name, "", step)
