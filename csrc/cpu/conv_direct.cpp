@@ -108,6 +108,10 @@ void run_plan(ConvPlan& plan, void (*task)(const ConvPlan&, int64_t, void*), con
     plan.gate_bias = gate_bias.data();
   }
   plan.bias = bias.data();
+  if (plan.sides == 1) {  // never read
+    plan.gate_weight = plan.weight;
+    plan.gate_bias = plan.bias;
+  }
   plan.prelu_slope = prelu_slope.data();
   for_each_block(threads, plan.tasks(), [&](int64_t index, Scratch& scratch) {
     task(plan, index, scratch.reserve(plan.scratch_bytes));

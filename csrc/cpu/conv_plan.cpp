@@ -313,9 +313,8 @@ const char* gate_obstacle(const ConvParams& params, const KernelTable& table) {
   if (plan.few_outputs) return "the output has too few channels";
   if (plan.depthwise) {
     const bool alike = std::equal(params.input.stride, params.input.stride + 4, gate.input.stride);
-    return plan.depthwise_in_place && alike
-               ? nullptr
-               : "depthwise, channels must lie side by side, and fill a vector";
+    return plan.depthwise_in_place && alike ? nullptr
+                                            : "depthwise, channels must lie side by side, and fill a vector";
   }
   if (params.groups > 1) return "groups must be 1, or as many as channels";
   return gate.input.data == params.input.data ? nullptr : "a dense convolution's gate reads the same input";

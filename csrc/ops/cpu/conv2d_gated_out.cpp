@@ -22,11 +22,10 @@ void check_packed(cpu::ConvParams params, const Tensor1& packed) {
 template <class Device>
 void conv2d_gated_out(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& packed_weight,
                       const std::optional<Tensor>& bias, const std::optional<Tensor>& gate_input,
-                      const Tensor& gate_weight,
-                      const std::optional<Tensor>& packed_gate_weight, const std::optional<Tensor>& gate_bias,
-                      const StringArgument& gate, const std::vector<int64_t>& stride,
-                      const std::vector<int64_t>& padding, const std::vector<int64_t>& dilation,
-                      int64_t groups, const Tensor& out) {
+                      const Tensor& gate_weight, const std::optional<Tensor>& packed_gate_weight,
+                      const std::optional<Tensor>& gate_bias, const StringArgument& gate,
+                      const std::vector<int64_t>& stride, const std::vector<int64_t>& padding,
+                      const std::vector<int64_t>& dilation, int64_t groups, const Tensor& out) {
   const ConvArguments arguments{kOp, stride, padding, dilation, {}, groups, false, Precision::kStrict};
   check_conv_arguments(arguments, input, weight);
   const auto sizes = conv_output_sizes(arguments, input, weight);
@@ -78,7 +77,8 @@ void conv2d_gated_out(const Tensor& input, const Tensor& weight, const std::opti
 
 DENOISE_EXT_SCHEMAS(m) {
   m.def(
-      "conv2d_gated_out(Tensor input, Tensor weight, Tensor? packed_weight, Tensor? bias, Tensor? gate_input, "
+      "conv2d_gated_out(Tensor input, Tensor weight, Tensor? packed_weight, Tensor? bias, Tensor? "
+      "gate_input, "
       "Tensor gate_weight, Tensor? packed_gate_weight, Tensor? gate_bias, str gate, int[2] stride, "
       "int[2] padding, int[2] dilation, int groups, Tensor(a!) out) -> ()");
 }

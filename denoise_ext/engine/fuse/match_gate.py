@@ -132,7 +132,8 @@ def _gated(site: ConvSite, outputs: set[Value]) -> GatedSite | None:
             name, activation = known[0], last
             last = only_user(activation.first, outputs)
         if (
-            last is not other
+            last is None
+            or last is not other
             or last.op is not aten.mul.Tensor
             or last.first.shape != halves[0].shape
         ):
