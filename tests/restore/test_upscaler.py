@@ -133,8 +133,10 @@ def test_two_levels_and_missing_numbers(tmp_path):
     assert made.frames[0].dtype == np.bool_ and made.frames[0].shape == (48, 62)
     holes = FLOAT[..., 0].copy()
     holes[3, 4] = np.nan
-    made = Upscaler(tiny_upscaler()).run(io.picture_of(holes, format="NPY"), 0).image.frames[0]
-    assert np.argwhere(np.isnan(made)).tolist() == [[6, 8], [6, 9], [7, 8], [7, 9]]
+    made = Upscaler(tiny_upscaler()).run(io.picture_of(holes, format="NPY"), 0).image
+    places = np.argwhere(np.isnan(made.frames[0])).tolist()
+    assert places == [[6, 8], [6, 9], [7, 8], [7, 9]]
+    assert made.notes == ("1 numbers are not finite and stay as they are",)
 
 
 def test_checkpoints_and_names(tmp_path):

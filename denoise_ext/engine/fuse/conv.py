@@ -229,11 +229,10 @@ class ConvSite(Site):
     def _onednn_step(self, weight: Tensor, bias: Tensor | None, constants: Constants) -> Step:
         own = self._key()
         geometry = (self.padding, self.stride, self.dilation, self.groups)
-        key = ("packed", "onednn", own, geometry)
-        packed = constants.packed.get(key) if own is not None else None
-        if packed is None:
-            packed = onednn.PACK_CONVOLUTION(weight, *geometry, self.input.shape)
-            constants.packed[key] = packed
+        packed = onednn.PACK_CONVOLUTION(weight, *geometry, self.input.shape)
+        if own is not None:  # sizes that ask for the same layout share it
+            key = ("packed", "onednn", own, geometry, onednn.layout_of(packed))
+            packed = constants.packed.setdefault(key, packed)
         args = (self.input, self.residual, packed, bias, geometry, self.activation)
         return Step(onednn.convolve, args, {}, [self.output])
 

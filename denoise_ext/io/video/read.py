@@ -13,6 +13,7 @@ import numpy as np
 from denoise_ext.io.errors import ImageError, optional, reason_of, shown
 from denoise_ext.io.read import DEFAULT_MAX_PIXELS, check_max_pixels
 from denoise_ext.io.video.frames import Colour, VideoFrame
+from denoise_ext.io.video.matroska import missing_bytes
 from denoise_ext.io.video.quicktime import LARGEST_HEADER, inflated_header_bytes
 from denoise_ext.io.video.source import USUAL_RATE, Video, VideoInfo, check_frame_size
 from denoise_ext.io.video.y4m import MAGIC, Y4MVideo
@@ -106,6 +107,7 @@ class FileVideo(Video):
             raise ImageError(f"{shown(self.path)} {what}")
         try:
             header = inflated_header_bytes(self.path)
+            missing = missing_bytes(self.path)
         except OSError as error:
             raise ImageError(f"{shown(self.path)} cannot be read: {reason_of(error)}") from error
         if header > LARGEST_HEADER:
@@ -113,6 +115,8 @@ class FileVideo(Video):
                 f"{shown(self.path)} has a compressed header of {header} bytes;"
                 f" at most {LARGEST_HEADER} are read"
             )
+        if missing:
+            self._breaks_off = f"{missing} bytes are missing at its end"
         try:
             return open_container(self._av, self.path)
         except (self._av.FFmpegError, OSError, ValueError) as error:
