@@ -271,9 +271,11 @@ void choose_access(ConvPlan& plan, const KernelTable& table) {
     bytes *= p.output.size[d];
     aligned = aligned && (d == 1 || p.output.stride[d] * element % vector == 0);
   }
-  // A depthwise convolution waits for memory, which the two ways of writing share badly with reading.
-  plan.stream =
-      plan.in_place_output && !plan.few_outputs && !plan.depthwise && aligned && bytes > kCachedBytes;
+  // A depthwise convolution waits for memory, which the two ways of writing share badly with reading. What
+  // takes the place of its residual is in the caches already.
+  const bool in_caches = p.residual.data == p.output.data;
+  plan.stream = plan.in_place_output && !plan.few_outputs && !plan.depthwise && aligned && !in_caches &&
+                bytes > kCachedBytes;
 }
 
 }  // namespace

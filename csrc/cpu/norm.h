@@ -34,6 +34,7 @@ struct LayerNormPlan : NormPlan {
 // Rows are cut into strips. A strip's sums go to partials of its own, added in order.
 struct GroupNormPlan : NormPlan {
   int64_t strip_rows, strips_per_image;
+  int64_t fold;               // pixels side by side that count as one, with the channels of all of them
   double* partials;           // [strip][sum, sum of squares][width], of differences from the centre
   const double* center;       // [image][width]: zeros; of float64 then each group's mean, to add up once more
   const void *scale, *shift;  // [image][width], in the type of sums: output = act(input * scale + shift)

@@ -5,8 +5,8 @@ They are ``conv2d`` and ``conv_transpose2d`` for an inference engine:
 slice of the channels of a channels_last buffer), takes weights packed once by ``conv2d_pack`` (on
 the CPU for an algorithm; on CUDA for a kernel, "conv_rowring", "conv_gemm_mma" or "conv_tiled",
 which then runs), pads with zeros, mirrored or repeated pixels (``border`` "constant", "reflect",
-"replicate", "circular"), and lets the algorithm be named ("auto", "direct", "winograd4",
-"winograd6").
+"replicate", "circular"), and lets the algorithm be named ("auto", "direct", "winograd2",
+"winograd4", "winograd6").
 ``precision`` matters for "auto", and on CUDA, where it decides whether tf32 may be used.
 ``torch.ops.denoise_ext.conv_transpose2d_out`` writes into ``out`` likewise and takes a residual and
 a packed weight (on the CPU).  ``conv2d_pack`` takes stride, padding and ``transposed`` for these,
@@ -16,8 +16,8 @@ two levels of a U-Net: it reads ``coarse`` (N, C0, H / 2, W / 2), every pixel re
 behind it the channels of ``fine`` (N, C1, H, W), as if upsampled and concatenated; it writes
 ``out``, or its 2x2 blocks' maxima or means to ``pooled`` (N, K, H // 2, W // 2), or both.  Where
 there is a ``coarse``, H and W are twice its sizes.  ``packed_weight`` is required, packed for
-"winograd4" or "winograd6", its input channels in the order coarse, fine; of ``weight`` only sizes
-and dtype count.
+"winograd2", "winograd4" or "winograd6", its input channels in the order coarse, fine; of
+``weight`` only sizes and dtype count.
 ``torch.ops.denoise_ext.pixel_unshuffle_out`` and ``pixel_shuffle_out`` (CPU) are PyTorch's
 ``pixel_unshuffle`` and ``pixel_shuffle`` of any strides.
 ``torch.ops.denoise_ext.gdn_out`` (CPU) is ``input / sqrt(conv2d(input^2, weight, bias))``, or with
@@ -59,7 +59,7 @@ _NARROW_OUTPUTS, _NARROW_MOST = 8, 32
 
 _HEADER_BYTES = 64  # PackedWeightHeader of csrc/cpu/conv_pack.h
 _CHANNEL_MULTIPLE = 16
-_WINOGRAD_POINTS = {"winograd4": 6 * 6, "winograd6": 8 * 8}
+_WINOGRAD_POINTS = {"winograd2": 4 * 4, "winograd4": 6 * 6, "winograd6": 8 * 8}
 
 
 def _pack_fake(

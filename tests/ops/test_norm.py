@@ -30,6 +30,32 @@ def test_a_mean_costs_no_digits_of_the_variance(mean, channels, layout, isa):
         assert float((actual - expected.view_as(x)).abs().max()) <= allowed
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("width", [16, 40, 41])
+@pytest.mark.parametrize("channels", [2, 3, 4, 8])
+def test_pixels_of_few_channels(channels, width, dtype, isa):
+    """Pixels side by side fill a vector together, where a row has a whole number of vectors."""
+    torch.manual_seed(0)
+    wide = (torch.randn(2, 2 * channels, 9, width) + 3).to(dtype)
+    wide = wide.contiguous(memory_format=torch.channels_last)
+    weight, bias = (torch.rand(2, channels) + 0.5).to(dtype)
+    for x in (wide[:, :channels].contiguous(memory_format=torch.channels_last), wide[:, channels:]):
+        for groups in (1, channels):
+            actual = ops.group_norm(x, groups, weight, bias, activation="leaky_relu")
+            # Each image and channel on its own shows what is read as another's.
+            exact = torch.nn.functional.group_norm(
+                x.double(), groups, weight.double(), bias.double()
+            )
+            exact = torch.nn.functional.leaky_relu(exact, 0.01)
+            # As above, times the weight, and rounded once more.  Sums of float32 are exact.
+            terms = 8 * (3 + 6)
+            if dtype == torch.float64:
+                terms += 4 * 6 * (9 * width * channels / groups) ** 0.5
+            sums = torch.finfo(torch.float64 if dtype == torch.float64 else torch.float32).eps
+            allowed = 1.5 * sums * terms + torch.finfo(dtype).eps * exact.abs()
+            assert ((actual.double() - exact).abs() <= allowed).all()
+
+
 @pytest.mark.parametrize("channels", [16, 20, 37])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_squares_that_overflow_are_an_infinite_deviation(channels, layout, isa):

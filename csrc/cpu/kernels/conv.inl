@@ -3,12 +3,6 @@
 
 // ---- sums -----------------------------------------------------------------------------------------
 
-// The compiler knows no more about the pointer than its value.
-template <class T>
-DENOISE_EXT_INLINE void opaque(const T*& pointer) {
-  asm("" : "+r"(pointer));
-}
-
 // acc[P][V] = bias + sum over taps and input channels. `in` is the pixel of the first output's first
 // tap, offsets[tap] where the tap's is from there, consecutive outputs are `pixel_step` elements apart;
 // weight is [tap][channel][V * lanes].

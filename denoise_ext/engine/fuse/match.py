@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from denoise_ext.engine.capture.graph import Graph, Node, Value
+from denoise_ext.engine.fuse.affine import affine, find_affines
 from denoise_ext.engine.fuse.attention import find_attention
 from denoise_ext.engine.fuse.copies import planned_copy
 from denoise_ext.engine.fuse.einsum_attention import find_einsum_attention
@@ -141,6 +142,9 @@ def find_sites(
     linears = find_linears(graph, constants, matched)
     sites += linears
     matched.update(node for site in linears for node in site.nodes)
+    affines = find_affines(graph, constants, matched)
+    sites += affines
+    matched.update(node for site in affines for node in site.nodes)
     outputs = graph.output_values()
     for node in graph.nodes:
         if node in matched or any(value in constants for value in node.results):
@@ -270,7 +274,7 @@ def _repeat_pixels(input: Tensor, factor_y: int, factor_x: int, out: Tensor) -> 
 # Steps that write each element where they read it: quick where all have one layout.
 POINTWISE_STEPS = frozenset(
     {
-        *_POINTWISE.values(), aten.clamp_min.out, _gelu,
+        *_POINTWISE.values(), aten.clamp_min.out, _gelu, affine,
         torch.ops.denoise_ext.deviation_norm_out.default,
         torch.ops.denoise_ext.layer_norm2d_out.default,
         torch.ops.denoise_ext.group_norm_out.default,

@@ -136,7 +136,7 @@ def find_norms(graph: Graph, constants: Constants) -> list[NormSite]:
         if site is None:
             continue
         following = only_user(site.output, outputs) if site.centred else None
-        found = None if following is None else activation_of(following)
+        found = None if following is None else activation_of(following, constants)
         if (
             following is not None
             and found is not None
