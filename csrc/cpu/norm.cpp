@@ -39,9 +39,10 @@ std::vector<T> channel_values(const Tensor1& values, int64_t channels, int64_t w
 }
 
 template <class T>
-void run_layer_norm(const LayerNorm2dParams& params, const Threads& threads) {
+void run_layer_norm(const LayerNorm2dParams& params, bool centred, const Threads& threads) {
   LayerNormPlan plan{};
   fill(plan, params);
+  plan.centred = centred;
   const int64_t* size = params.input.size;
   const int64_t channels = size[1];
   const int64_t cols = divide_up(divide_up(kStripElements, plan.width), kNormLine) * kNormLine;
@@ -181,7 +182,13 @@ void run_group_norm(const GroupNormParams& params, const Threads& threads) {
 
 void run(const LayerNorm2dParams& params, const Threads& threads) {
   const bool is_double = params.input.dtype == DType::kFloat64;
-  is_double ? run_layer_norm<double>(params, threads) : run_layer_norm<float>(params, threads);
+  is_double ? run_layer_norm<double>(params, true, threads) : run_layer_norm<float>(params, true, threads);
+}
+
+void run(const DeviationParams& params, const Threads& threads) {
+  const bool is_double = params.norm.input.dtype == DType::kFloat64;
+  is_double ? run_layer_norm<double>(params.norm, false, threads)
+            : run_layer_norm<float>(params.norm, false, threads);
 }
 
 void run(const GroupNormParams& params, const Threads& threads) {
@@ -191,6 +198,10 @@ void run(const GroupNormParams& params, const Threads& threads) {
 
 std::string explain(const LayerNorm2dParams&, const KernelTable& table) {
   return chosen_line("layer_norm2d_tile", table);
+}
+
+std::string explain(const DeviationParams& params, const KernelTable& table) {
+  return explain(params.norm, table);
 }
 
 std::string explain(const GroupNormParams&, const KernelTable& table) {

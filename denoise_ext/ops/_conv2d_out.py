@@ -22,6 +22,12 @@ there is a ``coarse``, H and W are twice its sizes.  ``packed_weight`` is requir
 ``pixel_unshuffle`` and ``pixel_shuffle`` of any strides.
 ``torch.ops.denoise_ext.gdn_out`` (CPU) is ``input / sqrt(conv2d(input^2, weight, bias))``, or with
 ``inverse`` the product, for a 1x1 weight of at least 5 channels, packed for "direct"; not float64.
+``torch.ops.denoise_ext.conv2d_gated_out`` (CPU, direct sums) is ``conv2d(input, weight, bias) *
+gate(conv2d(gate_input, gate_weight, gate_bias))``.  ``gate`` is "none" or an activation other than
+ReLU, leaky ReLU and PReLU.  Both convolutions are of one geometry.  Dense ones (``groups`` 1, at
+least 5 filters) read the same image: ``gate_input`` is None.  Both of their weights may be packed
+for "direct".  Depthwise ones read images of equal strides with channels side by side, at least a
+vector of them.
 ``torch.ops.denoise_ext.block_warp_out`` and ``recurrent_fuse_out`` (CPU) are ``block_warp`` and
 ``recurrent_fuse``.
 
@@ -139,6 +145,16 @@ def _gdn_out_fake(
     check_fake_conv(weight)
 
 
+def _gated_out_fake(
+    input: Tensor, weight: Tensor, packed_weight: Tensor | None, bias: Tensor | None,
+    gate_input: Tensor | None, gate_weight: Tensor, packed_gate_weight: Tensor | None,
+    gate_bias: Tensor | None, gate: str, stride: Sequence[int], padding: Sequence[int],
+    dilation: Sequence[int], groups: int, out: Tensor,
+) -> None:  # fmt: skip
+    check_fake_conv(weight, stride=stride, padding=padding, dilation=dilation)
+    conv_output_size(input, weight, stride, padding, dilation)
+
+
 def _fuse_out_fake(
     input: Tensor, previous: Tensor, gate: Tensor, level: Tensor, out: Tensor
 ) -> None:
@@ -153,5 +169,6 @@ if _available:
     torch.library.register_fake("denoise_ext::pixel_unshuffle_out", _shuffle_out_fake)
     torch.library.register_fake("denoise_ext::pixel_shuffle_out", _shuffle_out_fake)
     torch.library.register_fake("denoise_ext::gdn_out", _gdn_out_fake)
+    torch.library.register_fake("denoise_ext::conv2d_gated_out", _gated_out_fake)
     torch.library.register_fake("denoise_ext::block_warp_out", _warp_out_fake)
     torch.library.register_fake("denoise_ext::recurrent_fuse_out", _fuse_out_fake)

@@ -99,6 +99,23 @@ def test_activations(layer, name):
     _compare(net, x)
 
 
+class AddedBias(Tokens):
+    """The bias is added afterwards, as PyTorch itself does for rows that are not dense."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, c, h, w = x.shape
+        y = F.linear(x.flatten(2).transpose(1, 2), self.first.weight) + self.first.bias
+        y = self.second.bias + F.linear(self.activation(y), self.second.weight)
+        return y.transpose(1, 2).reshape(n, c, h, w)
+
+
+def test_a_bias_that_is_added_afterwards():
+    net, x = _net(AddedBias(nn.GELU())), torch.rand(2, 3, 12, 20)
+    first, second = _linears(net, x)
+    assert first.bias is not None and second.bias is not None and first.activation == "gelu"
+    _compare(net, x)
+
+
 class OtherActivation(Tokens):
     def __init__(self) -> None:
         super().__init__(nn.LeakyReLU(0.1))

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from denoise_ext._tf32 import tf32_allowed
 from denoise_ext.engine.capture.graph import Value
-from denoise_ext.engine.fuse import fft, onednn, shuffle
+from denoise_ext.engine.fuse import fft, gate, onednn, shuffle
 from denoise_ext.engine.fuse.activations import STEEPEST
 from denoise_ext.engine.fuse.branches import Branch
 from denoise_ext.engine.fuse.ir import OUT, Constants, Site, Step, rms
@@ -58,6 +58,7 @@ CONVOLUTIONS = frozenset(
         torch.ops.denoise_ext.conv_transpose2d_out.default,
         torch.ops.denoise_ext.conv2d_resampled_out.default,
         shuffle.convolve,
+        gate.convolve,
     }
 )
 

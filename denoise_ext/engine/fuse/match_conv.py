@@ -12,6 +12,7 @@ from denoise_ext.engine.capture.graph import Graph, Node, Value, only_user
 from denoise_ext.engine.fuse.activations import activation_of
 from denoise_ext.engine.fuse.branches import Branch
 from denoise_ext.engine.fuse.conv import ConvSite
+from denoise_ext.engine.fuse.copies import copied_image
 from denoise_ext.engine.fuse.ir import Constants
 
 aten: Any = torch.ops.aten
@@ -72,6 +73,9 @@ class _Search:
             site.nodes.append(following)
             site.output = following.first
         _absorb_padding(site)
+        while (copy := copied_image(site.input)) is not None:
+            site.input = copy.args[0]
+            site.before.insert(0, copy)
         _describe(site, self.graph)
         return site
 

@@ -54,7 +54,8 @@ class NormSite(Site):
         weight, bias = (self._vector(value, constants) for value in (self.weight, self.bias))
         if not self.centred:
             args: tuple[Any, ...] = (self.input, weight, self.eps, OUT)
-            return Step(divide_by_deviation, args, {}, [self.output], any_layout=True)
+            function = torch.ops.denoise_ext.deviation_norm_out.default
+            return Step(function, args, {}, [self.output], any_layout=True)
         rest = (weight, bias, self.eps, self.activation, self.negative_slope, OUT)
         if self.groups:
             function = torch.ops.denoise_ext.group_norm_out.default
@@ -121,19 +122,6 @@ def normalise_rows(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: f
     pixels = x.reshape(1, 1, -1, x.shape[-1]).permute(0, 3, 1, 2)
     result = torch.ops.denoise_ext.layer_norm2d(pixels, weight, bias, eps, "none", 0.01)
     return result.permute(0, 2, 3, 1).reshape(x.shape)
-
-
-def divide_by_deviation(x: Tensor, weight: Tensor | None, eps: float, out: Tensor) -> None:
-    """``x / sqrt(variance + eps) * weight`` over channels.
-
-    PyTorch's variance goes value by value; its layer norm takes whole vectors, and returns what
-    the values are multiplied with.
-    """
-    rows, target = x.permute(0, 2, 3, 1), out.permute(0, 2, 3, 1)
-    scale = aten.native_layer_norm(rows, rows.shape[3:], None, None, eps)[2]
-    torch.mul(rows, scale, out=target)
-    if weight is not None:
-        target.mul_(weight)
 
 
 def find_norms(graph: Graph, constants: Constants) -> list[NormSite]:

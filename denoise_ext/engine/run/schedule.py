@@ -19,6 +19,7 @@ from denoise_ext.engine.capture.graph import (
 from denoise_ext.engine.fuse.conv import is_convolution
 from denoise_ext.engine.fuse.ir import OUT, Constants, Site, Step
 from denoise_ext.engine.fuse.match import POINTWISE_STEPS, ConcatSite
+from denoise_ext.engine.fuse.stacked import sums_channels_last
 from denoise_ext.engine.run.memory import Buffer, place
 
 
@@ -351,6 +352,8 @@ def _with_pointwise(steps: list[Step], values: set[Value]) -> set[Value]:
     """
     spread = set(values)
     for step in steps:
+        if sums_channels_last(step):
+            spread.add(step.made[0])
         if step.function in POINTWISE_STEPS:
             shape = step.made[0].shape
             if any(value in spread and value.shape == shape for value in step.reads()):
