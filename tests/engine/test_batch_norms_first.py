@@ -184,3 +184,26 @@ def test_what_concatenations_share(kind):
         for actual, expected in zip(plan.run([x]), wanted, strict=True):
             torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
     assert _copies(net, x) == COPIES[kind]
+
+
+class Overlapping(nn.Module):
+    """Concatenations of some of the same parts; no operator of the plan writes a part."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.ends = nn.ModuleList(nn.Conv2d(n, 4, 3, padding=1) for n in (16, 16, 24, 32))
+
+    def forward(self, a: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor, ...]:
+        parts = ([a, b], [b, c], [a, b, c], [b, c, a, b])
+        return tuple(end(torch.cat(p, 1)) for end, p in zip(self.ends, parts, strict=True))
+
+
+def test_the_first_copy_of_all_is_kept():
+    """The last concatenation's part may be copied for the second one: too late for the first."""
+    net, inputs = Overlapping().eval(), [torch.rand(1, 8, 10, 14) for _ in range(3)]
+    plan = plan_of(net, *inputs)
+    with torch.no_grad():
+        wanted = net(*inputs)
+    for actual, expected in zip(plan.run(inputs), wanted, strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)

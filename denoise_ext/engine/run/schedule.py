@@ -152,11 +152,12 @@ class Scheduler:
                 parts.setdefault(step.part_of[0], []).append(step)
         writer = {value: step for step in steps if step.writes for value in step.made}
         dropped: set[Step] = set()
+        copies: dict[Step, Step] = {}  # that write a part for another copy of it
         # Concatenations from last to first: one inside another finds the outer one placed.
         for number, output in reversed([*enumerate(parts)]):
             if not self._has_place(output):
                 later = [*parts][number + 1 :]
-                if self._share(output, later, parts, readers, dropped):
+                if self._share(output, later, parts, readers, dropped, copies):
                     continue
                 self.result.places[output] = (self._buffer(output), 0)
             for step in parts[output]:
@@ -177,32 +178,36 @@ class Scheduler:
 
     def _share(
         self, output: Value, later: list[Value], parts: dict[Value, list[Step]],
-        readers: dict[Value, list[Step]], dropped: set[Step],
+        readers: dict[Value, list[Step]], dropped: set[Step], copies: dict[Step, Step],
     ) -> bool:  # fmt: skip
         """Let ``output`` be channels of a concatenation that is made later of the same parts.
 
-        Each part is then written once: in place, or by the first of the two copies.
+        Each part is then written once: in place, or by the first of all copies of it.
         """
         if not all(step.any_layout for step in readers.get(output, [])):
             return False
         own = [step.args[0] for step in parts[output]]
         for other in later:
-            copies = parts[other]
-            values = [step.args[0] for step in copies]
+            values = [step.args[0] for step in parts[other]]
             for first in range(len(values) - len(own) + 1):
                 if values[first : first + len(own)] == own:
                     break
             else:
                 continue
-            same = copies[first : first + len(own)]
+            same = parts[other][first : first + len(own)]
             channel = sum(value.shape[1] for value in values[:first])
             self._put_inside(output, other, channel)
             for mine, theirs in zip(parts[output], same, strict=True):
                 place = mine.part_of
                 assert place is not None
                 self._put_inside(mine.made[0], *place)
-                # The later one has found its part in place, or comes too late for `output`.
-                dropped.add(mine if theirs in dropped else theirs)
+                while theirs in copies:
+                    theirs = copies[theirs]
+                if theirs in dropped:  # its part is written in place
+                    dropped.add(mine)
+                else:  # it comes too late for `output`
+                    dropped.add(theirs)
+                    copies[theirs] = mine
             return True
         return False
 
