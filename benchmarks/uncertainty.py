@@ -3,7 +3,7 @@
     python benchmarks/uncertainty.py                  # BSD68 and Kodak24: results/uncertainty.md
     python benchmarks/uncertainty.py --networks dxnet_s_gray --levels 50   # added to that file
     python benchmarks/uncertainty.py --every 8        # some images, to the screen alone
-    python benchmarks/uncertainty.py --fit            # the factors of models/pretrained.py
+    python benchmarks/uncertainty.py --fit            # the factors of models/pretrained
 
 Noise is white, of a known level, not clipped (NumPy, the seed is the image's place in its set).
 Factors are fitted for each level on the middle 256 x 256 pixels of images that no network was

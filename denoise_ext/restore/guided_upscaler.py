@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from denoise_ext._choices import check_choice
-from denoise_ext.io import DEFAULT_MAX_PIXELS
+from denoise_ext.io import DEFAULT_MAX_PIXELS, Picture
 from denoise_ext.io.channels import colour_channels
 from denoise_ext.resampling import imresize
 from denoise_ext.restore.upscaled import (
@@ -30,6 +30,7 @@ from denoise_ext.tasks.guide import GUIDED, Guide, open_guide, takes_guide, unit
 from denoise_ext.tasks.holes import HOLES, filled, holes_in, keep_values
 from denoise_ext.tasks.image_run import ImageRun, Settings
 from denoise_ext.tasks.images import ImageView, Target, open_image
+from denoise_ext.tasks.result import noted
 from denoise_ext.tasks.sigma import Sigma, check_sigma
 from denoise_ext.tasks.value_range import Range, check_range, from_unit, to_unit
 
@@ -135,7 +136,10 @@ class GuidedUpscaler:
         target, tiles = opened.target(Fraction(scale)), 0
         if opened.source.numel():
             tiles = self._fill(target.pixels, opened, aligned, scale, sigma, value_range, share)
-        return Upscaled(target.result(), scale, sigma, False, time.perf_counter() - start, tiles)
+        made = target.result()
+        if isinstance(image, Picture):
+            made = noted(made, opened.missing)
+        return Upscaled(made, scale, sigma, False, time.perf_counter() - start, tiles)
 
     def _scale_of(self, image: Tensor, guide: Tensor) -> int:
         """How many times as large the guide is; ValueError where that is no scale."""

@@ -36,6 +36,7 @@ from denoise_ext.runtime.options import RunOptions, Tile
 from denoise_ext.tasks.axes import parts_of
 from denoise_ext.tasks.images import ImageT, ImageView, open_image
 from denoise_ext.tasks.network_run import NetworkRun
+from denoise_ext.tasks.result import noted
 from denoise_ext.tasks.sessions import Sessions
 from denoise_ext.tasks.sigma import check_sigma
 from denoise_ext.tasks.value_range import Range, check_range, from_unit, to_unit
@@ -164,11 +165,13 @@ class Restorer:
         sigma = self._sigma if sigma is None else sigma
         start = time.perf_counter()
         if isinstance(image, Picture):
-            parts = [
-                self._restored(open_image(part), sigma, value_range, progress)
-                for part in parts_of(image, None)
-            ]
+            parts, missing = [], 0
+            for part in parts_of(image, None):
+                opened = open_image(part)
+                parts.append(self._restored(opened, sigma, value_range, progress))
+                missing += opened.missing
             restored = image.with_frames(frame for part, _ in parts for frame in part.frames)
+            restored = noted(restored, missing)
             level = sum(level for _, level in parts) / len(parts)
         else:
             restored, level = self._restored(open_image(image), sigma, value_range, progress)

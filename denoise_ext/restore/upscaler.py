@@ -33,6 +33,7 @@ from denoise_ext.runtime.options import RunOptions, Tile
 from denoise_ext.tasks.axes import parts_of
 from denoise_ext.tasks.image_run import ImageRun, Settings
 from denoise_ext.tasks.images import ImageView, open_image
+from denoise_ext.tasks.result import noted
 from denoise_ext.tasks.sigma import Sigma, check_sigma
 from denoise_ext.tasks.value_range import Range, check_range
 
@@ -142,11 +143,13 @@ class Upscaler:
         self._check_sizes([frame.shape[:2] for frame in image.frames])
         if image.frames[0].dtype == np.bool_:  # black and white, whatever the range of others
             value_range = None
-        parts = [
-            self._enlarged(open_image(part, axes), sigma, value_range, share)
-            for part in parts_of(image, axes)
-        ]
+        parts, missing = [], 0
+        for part in parts_of(image, axes):
+            opened = open_image(part, axes)
+            parts.append(self._enlarged(opened, sigma, value_range, share))
+            missing += opened.missing
         picture = resized(image, [frame for part, _, _ in parts for frame in part.frames])
+        picture = noted(picture, missing)
         facts = [found for _, found, _ in parts]
         levels = [float(torch.as_tensor(level).double().mean()) for level, _ in facts
                   if level is not None]  # fmt: skip

@@ -126,11 +126,8 @@ def joined(picture: Picture, parts: list[tuple[Result, int]]) -> Result:
         if result.sigma is not None
     ]
     joined = picture.with_frames([frame for result in results for frame in result.image.frames])
-    if missing:
-        note = f"{missing} numbers are not finite and stay as they are"
-        joined = replace(joined, notes=(*joined.notes, note))
     return Result(
-        joined,
+        noted(joined, missing),
         sum(levels) / len(levels) if levels else None,
         any(result.sigma_estimated for result in results),
         sum(result.seconds for result in results),
@@ -141,6 +138,12 @@ def joined(picture: Picture, parts: list[tuple[Result, int]]) -> Result:
         _joined_trust([result.trust for result in results]),
         outputs=joined_outputs([result.outputs for result in results]),
     )
+
+
+def noted(picture: Picture, missing: int) -> Picture:
+    """A result, with a note of the numbers that are not finite (`ImageView.missing`)."""
+    note = f"{missing} numbers are not finite and stay as they are"
+    return replace(picture, notes=(*picture.notes, note)) if missing else picture
 
 
 def _joined_trust(parts: list[Trust | None]) -> Trust | None:

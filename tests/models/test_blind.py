@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
+from noisy_images import SIDE, coloured_noise, eight_bits, gaussian, scene
 from training_tools import workplace  # noqa: F401
 from zoo import tiny
 
@@ -68,6 +71,23 @@ def test_a_plan_follows_the_dial():
         torch.testing.assert_close(planned(x), network(x), rtol=1e-4, atol=1e-5)
         planned.noise_scale = network.noise_scale = 0.5
         torch.testing.assert_close(planned(x), network(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["white", "bayer"])
+def test_the_dial_of_the_shipped_weights_removes_more_at_each_step(kind):
+    """From 0 to 1; above it, the variance hardly changes."""
+    network = create_model(NAME, pretrained=True).eval()
+    noisy = eight_bits(scene() + gaussian((SIDE, SIDE, 3)) * 0.1)
+    pixels = noisy if kind == "white" else coloured_noise("bayer")
+    x = torch.from_numpy(pixels).permute(2, 0, 1)[None] / 255
+    left = []
+    with torch.no_grad():
+        for scale in (0.0, 0.25, 0.5, 0.75, 1.0, 2.0):
+            network.noise_scale = scale
+            left.append(float(network(x).var()))
+    *dial, most = left
+    assert all(more > less for more, less in itertools.pairwise(dial))
+    assert abs(most - dial[-1]) < 0.05 * (dial[0] - dial[-1])
 
 
 @pytest.mark.parametrize("value", [-0.1, 2.1, float("nan"), True, "1"])

@@ -192,11 +192,12 @@ def test_ship_refuses(name, reason):
     assert ended.returncode == 1 and reason in ended.stderr
 
 
-def test_ship_changes_one_entry():
+@pytest.mark.parametrize("name", ["dxnet_s_gray", "rdxnet_s_gray"])
+def test_ship_changes_one_entry(name):
     ship = runpy.run_path(str(ROOT / "recipes/ship"))
-    source = ship["ENTRIES"].read_text()
-    changed = ship["with_facts"](source, "dxnet_s_gray", {"steps": "123"})
+    source = ship["file_of"](name).read_text()
+    changed = ship["with_facts"](source, name, {"steps": "123"})
     old, new = source.splitlines(), changed.splitlines()
     different = [(a, b) for a, b in zip(old, new, strict=True) if a != b]
     assert [b.strip() for _, b in different] == ["steps=123,"]
-    assert different[0][0] in source[source.index('"dxnet_s_gray"') :]
+    assert different[0][0] in source[source.index(f'"{name}"') :]

@@ -88,6 +88,12 @@ def test_holes(network):
     assert full.min() > 300
     floats = np.where(broken == 0, np.nan, broken).astype(np.float32)
     assert np.isfinite(upscale(floats, model=network, guide=PHOTO, holes="fill")).all()
+    for holes, count in (("none", 6), ("keep", 6), ("fill", 0)):
+        upscaler = GuidedUpscaler(network, holes=holes)
+        made = upscaler.run(picture_of(floats, format="NPY"), PHOTO).image
+        said = "6 numbers are not finite and stay as they are"
+        assert made.notes == ((said,) if count else ())
+        assert np.isnan(made.frames[0]).sum() == 16 * count
     flat = np.where(broken == 0, 0, 1000).astype(np.uint16)
     assert np.ptp(upscale(flat, model=network, guide=PHOTO, holes="fill").astype(int)) <= 1
 

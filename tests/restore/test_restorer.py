@@ -101,6 +101,9 @@ def test_every_kind_of_image_comes_back_as_its_kind(tmp_path):
     assert np.array_equal(with_alpha[..., :3], expected) and (with_alpha[..., 3] == 9).all()
     pages = io.Picture((eight, eight), (0, 255), "rgb", "TIFF")
     assert np.array_equal(deblur(pages, KERNEL, 5.0, steps=2).frames[1], expected)
+    missing = np.where(np.arange(SIDE) == 3, np.nan, eight[..., 0] / np.float32(255))
+    made = deblur(io.picture_of(missing.astype(np.float32), format="NPY"), KERNEL, 5.0, steps=2)
+    assert made.notes == (f"{SIDE} numbers are not finite and stay as they are",)
     other = (eight.astype(np.int16) * 8 - 1000,)
     signed = deblur(other[0], KERNEL, 5.0, steps=2, value_range=(-1000, 1040))
     assert np.abs(((signed + 1000.0) / 8).clip(0, 255) - expected).max() <= 0.57

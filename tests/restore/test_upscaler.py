@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -133,8 +136,10 @@ def test_two_levels_and_missing_numbers(tmp_path):
     assert made.frames[0].dtype == np.bool_ and made.frames[0].shape == (48, 62)
     holes = FLOAT[..., 0].copy()
     holes[3, 4] = np.nan
-    made = Upscaler(tiny_upscaler()).run(io.picture_of(holes, format="NPY"), 0).image.frames[0]
-    assert np.argwhere(np.isnan(made)).tolist() == [[6, 8], [6, 9], [7, 8], [7, 9]]
+    made = Upscaler(tiny_upscaler()).run(io.picture_of(holes, format="NPY"), 0).image
+    places = np.argwhere(np.isnan(made.frames[0])).tolist()
+    assert places == [[6, 8], [6, 9], [7, 8], [7, 9]]
+    assert made.notes == ("1 numbers are not finite and stay as they are",)
 
 
 def test_checkpoints_and_names(tmp_path):
@@ -200,3 +205,12 @@ def test_others_refuse_upscalers(tmp_path):
             Denoiser(model)(FLOAT, 5)
         with pytest.raises(TypeError, match="image denoiser"):
             restorer.Restorer(Blur("disk:1"), model, sigma=5)(FLOAT)
+
+
+@pytest.mark.parametrize("precision", ["strict", "bfloat16"])
+def test_copies(precision):
+    upscaler = Upscaler(create_model("srnet_s_x2").eval(), sigma=5, precision=precision)
+    expected = upscaler(FLOAT)  # makes plans, which no copy has
+    for copied in (copy.deepcopy(upscaler), pickle.loads(pickle.dumps(upscaler))):
+        assert copied.scale == 2
+        np.testing.assert_array_equal(copied(FLOAT), expected)

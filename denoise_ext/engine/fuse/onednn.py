@@ -30,24 +30,36 @@ ACTIVATIONS = frozenset({*_FUSED, *_AFTERWARDS})
 def _operators() -> tuple[Any, ...]:
     """None: this PyTorch has no oneDNN, or other operators of it."""
     if not torch.backends.mkldnn.is_available():
-        return (None,) * 6
+        return (None,) * 7
     own = torch.ops.mkldnn
     try:
         linear, convolution = own._linear_pointwise, own._convolution_pointwise
         packing = own._reorder_linear_weight.default, own._reorder_convolution_weight.default
+        description = own._get_mkldnn_serialized_md.default
     except AttributeError:
-        return (None,) * 6
+        return (None,) * 7
     pack_linear, pack_convolution = packing
     return (
         pack_linear, linear.default, linear.binary,
-        pack_convolution, convolution.default, convolution.binary,
+        pack_convolution, convolution.default, convolution.binary, description,
     )  # fmt: skip
 
 
 # Of each kind: packing, with an activation, with a sum.
 (
-    PACK_LINEAR, LINEAR, LINEAR_PLUS, PACK_CONVOLUTION, CONVOLUTION, CONVOLUTION_PLUS,
+    PACK_LINEAR, LINEAR, LINEAR_PLUS, PACK_CONVOLUTION, CONVOLUTION, CONVOLUTION_PLUS, _DESCRIBE,
 ) = _operators()  # fmt: skip
+
+
+def layout_of(packed: Tensor) -> bytes:
+    """What tells two layouts of a packed weight apart.
+
+    On a weight in another layout than the image's size asks for, oneDNN moves the weight anew in
+    every call: 15 ms beside 0.2 for 256 to 1024 channels.
+    """
+    found = bytes(_DESCRIBE(packed).tolist())  # a `dnnl_memory_desc`
+    # Without the padding after `ndims` and `data_type`, which nothing sets.
+    return found[:4] + found[8:108] + found[112:]
 
 
 def convolve(

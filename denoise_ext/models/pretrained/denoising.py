@@ -1,21 +1,13 @@
-"""The trained weights that ship with the package, and where they come from."""
+"""Trained weights of networks that denoise pictures."""
 
+from denoise_ext.models.pretrained.wording import DATA, NOISE_PHOTO, PHOTOGRAPHS
 from denoise_ext.models.registry import Calibration, Factors, Pretrained, register_pretrained
 
-_DATA = (
-    "BSDS500 without the 68 images of BSD68/CBSD68 (432 images, list train/CBSD432.txt), "
-    "8 of them held out for validation"
-)
-_PHOTOGRAPHS = "photographs of train/photos_half without the 40 of recipes/photos_half_held_out.txt"
 _NOISE = "white Gaussian noise, sigma 0-55 (0-255 scale), not clipped"
 _NOISE_75 = "white Gaussian noise, sigma 0-75 (0-255 scale), not clipped"
 _DATA_PHOTO = (
-    f"BSDS500 as above, and {_PHOTOGRAPHS}; all denoised first and reduced at random; no real"
-    " pair; start: weights of recipes/dxnet_s_color.toml"
-)
-_NOISE_PHOTO = (
-    "synthetic noise of cameras (sensor, mosaic, noise reduction, JPEG), some white noise and some "
-    "clean images"
+    f"BSDS500 without BSD68 and CBSD68, and {PHOTOGRAPHS}; all denoised first and"
+    " reduced at random; no real pair; start: weights of recipes/dxnet_s_color.toml"
 )
 _PROTOCOL_PHOTO = (
     "mean over images; blind; output clipped and rounded to 8 bits; RGB together; "
@@ -25,37 +17,11 @@ _HELD_OUT = (
     "middle 256 x 256 pixels of the 8 held-out images of BSDS500 and of the 40 of"
     " recipes/photos_half_held_out.txt, white noise; `benchmarks/uncertainty.py --fit`"
 )
-_DATA_VIDEO = (
-    f"BSDS500 as above, and {_PHOTOGRAPHS}, in synthetic motion; films of video/clips/train and"
-    " video/nasa_mp4 at half their size"
-)
-_PROTOCOL_VIDEO = (
-    "mean over the 12 films of video/clips/test, 40 frames at most; luma; white Gaussian noise, not"
-    " clipped; output clipped; `benchmarks/video.py`"
-)
-_PROTOCOL_VIDEO_PHOTO = (
-    "mean over the films of video/clips/test, 12 frames at most, the middle 176 x 136 pixels; RGB "
-    "together; blind; output clipped; `benchmarks/video.py --color --frames 12 --crop 136 176`"
-)
-_DATA_CODEC = f"BSDS500 as above, and {_PHOTOGRAPHS}"
-_PROTOCOL_CODEC = (
-    "PSNR to the clean picture at 0.4 bits per pixel of whole files, mean of Kodak_full; white"
-    " Gaussian noise, rounded to 8 bits, the codec is given its level; `benchmarks/codec.py`"
-)
 _DATA_GUIDED = (
     "every fourth test pair of RGB-D-D (100 depth maps with photographs); scenes made from "
-    f"{_PHOTOGRAPHS}; 100 pairs of RoadScene, without the 29 of recipes/roadscene_held_out.txt"
+    f"{PHOTOGRAPHS}; 100 pairs of RoadScene, without the 29 of recipes/roadscene_held_out.txt"
 )
-_DATA_PHOTOS_TOO = f"half of the crops: BSDS500 as above; half: {_PHOTOGRAPHS}"
-_DATA_UPSCALING = (
-    "the 400 images of BSDS500 that are not in its val part (list train/CBSD400.txt), and "
-    f"{_PHOTOGRAPHS}"
-)
-_NOISE_UPSCALING = "white Gaussian noise, sigma 0-50 (0-255 scale), in half of the crops"
-_PROTOCOL_UPSCALING = (
-    "mean over images, reduced as by MATLAB's imresize; luma of 8 bits, without a border of the"
-    " scale; `benchmarks/upscaling.py`"
-)
+_DATA_PHOTOS_TOO = f"half of the crops: BSDS500 without BSD68 and CBSD68; half: {PHOTOGRAPHS}"
 _PROTOCOL_GUIDED = (
     "mean over images: 30 depth maps of Middlebury, the 29 held-out infrared images of RoadScene;"
     " white Gaussian noise, not clipped, generator seeded with 0 anew for every image; output"
@@ -73,7 +39,7 @@ register_pretrained(
         sha256="7f9647dda38acbcbd897feddb635a4cc21b2dfb863e8981f122c11a053a6b83d",
         config={"channels": 1, "depth": 12, "family": "ffdnet", "predicts": "noise", "width": 64},
         recipe="recipes/ffdnet_gray_small.toml",
-        training_data=_DATA,
+        training_data=DATA,
         noise=_NOISE,
         steps=9500,
         licence="Apache-2.0",
@@ -96,7 +62,7 @@ register_pretrained(
         sha256="8679f98c932d96981b31a4bf5ad2795db851dc021db1cb0cf15f34e28395966f",
         config={"channels": 3, "depth": 12, "family": "ffdnet", "predicts": "noise", "width": 80},
         recipe="recipes/ffdnet_color_small.toml",
-        training_data=_DATA,
+        training_data=DATA,
         noise=_NOISE,
         steps=17000,
         licence="Apache-2.0",
@@ -172,7 +138,7 @@ register_pretrained(
         sha256="a8037d40e66a8b883968dd26343a0a1f004f9bd1009565e40a5acf37d4b6cc0d",
         config={"blocks": [2, 5], "channels": 3, "family": "dxnet", "widths": [64, 80]},
         recipe="recipes/dxnet_s_texture.toml",
-        training_data=f"{_DATA}; start: the weights of dxnet_s_color",
+        training_data=f"{DATA}; start: the weights of dxnet_s_color",
         noise="white Gaussian noise, sigma 5-60 (0-255 scale), not clipped",
         steps=2050,
         licence="Apache-2.0",
@@ -192,7 +158,7 @@ register_pretrained(
         },
         recipe="recipes/dxnet_s_photo_developed.toml",
         training_data=_DATA_PHOTO,
-        noise=_NOISE_PHOTO,
+        noise=NOISE_PHOTO,
         steps=2400,
         licence="Apache-2.0",
         psnr={"SIDD12, upper left 240 pixels": 34.57, "PolyU100, second half": 37.81},
@@ -227,82 +193,6 @@ register_pretrained(
 )  # fmt: skip
 
 register_pretrained(
-    "rdxnet_m_photo",
-    Pretrained(
-        file="rdxnet_m_photo.safetensors",
-        sha256="05109878409967300b8efaffb4191a93f1c1ae7600deefd0bea1f08beda00ed5",
-        config={
-            "blocks": [2, 5], "channels": 3, "estimator_depth": 6, "estimator_width": 48,
-            "family": "rdxnet_blind", "look_ahead": False, "widths": [64, 80],
-        },
-        recipe="recipes/rdxnet_m_photo_longer.toml",
-        training_data=_DATA_VIDEO,
-        noise=_NOISE_PHOTO + ", some of it compressed as H.264",
-        steps=6900,
-        licence="Apache-2.0",
-        psnr={"test films, noise of cameras": 32.97, "the same, then H.264": 31.40},
-        protocol=_PROTOCOL_VIDEO_PHOTO,
-    ),
-)  # fmt: skip
-
-register_pretrained(
-    "rdxnet_s_color",
-    Pretrained(
-        file="rdxnet_s_color.safetensors",
-        sha256="d11e25edcd8b86f47f3cfde2b2ddf8784e06ddcbe33b1cc73ebf8678afa98197",
-        config={
-            "blocks": [1, 1, 2], "channels": 3, "family": "rdxnet", "look_ahead": False,
-            "unshuffle": 2, "widths": [16, 32, 64],
-        },
-        recipe="recipes/rdxnet_s_color.toml",
-        training_data=_DATA_VIDEO,
-        noise=_NOISE_PHOTO + ", some of it compressed as H.264; half: white, sigma 0-60",
-        steps=7500,
-        licence="Apache-2.0",
-        psnr={"test films, noise of cameras": 32.27, "the same, then H.264": 30.53},
-        protocol=_PROTOCOL_VIDEO_PHOTO,
-    ),
-)  # fmt: skip
-
-register_pretrained(
-    "rdxnet_s_gray",
-    Pretrained(
-        file="rdxnet_s_gray.safetensors",
-        sha256="8660b18240cc59e5105a7f6b48b5a45a4e0b19ab3eab0e72199d8f082739eb83",
-        config={
-            "blocks": [1, 1, 2], "channels": 1, "family": "rdxnet", "look_ahead": False,
-            "unshuffle": 2, "widths": [16, 32, 64],
-        },
-        recipe="recipes/rdxnet_s_gray.toml",
-        training_data=_DATA_VIDEO,
-        noise="white Gaussian noise, sigma 0-60 (0-255 scale), not clipped",
-        steps=16000,
-        licence="Apache-2.0",
-        psnr={"test films sigma 20": 33.47, "test films sigma 40": 30.22},
-        protocol=_PROTOCOL_VIDEO,
-    ),
-)  # fmt: skip
-
-register_pretrained(
-    "rdxnet_xs_gray",
-    Pretrained(
-        file="rdxnet_xs_gray.safetensors",
-        sha256="cd18c53f01d695fd799178ad957fe69e1c036d208b7a32dd8f96d20608554b22",
-        config={
-            "blocks": [1, 2], "channels": 1, "family": "rdxnet", "look_ahead": False,
-            "unshuffle": 4, "widths": [32, 48],
-        },
-        recipe="recipes/rdxnet_xs_gray.toml",
-        training_data=_DATA_VIDEO,
-        noise="white Gaussian noise, sigma 0-60 (0-255 scale), not clipped",
-        steps=12000,
-        licence="Apache-2.0",
-        psnr={"test films sigma 20": 33.05, "test films sigma 40": 29.79},
-        protocol=_PROTOCOL_VIDEO,
-    ),
-)  # fmt: skip
-
-register_pretrained(
     "dxnet_xs_gray",
     Pretrained(
         file="dxnet_xs_gray.safetensors",
@@ -331,76 +221,6 @@ register_pretrained(
         licence="Apache-2.0",
         psnr={"CBSD68 sigma 15": 33.40, "CBSD68 sigma 25": 30.75, "CBSD68 sigma 50": 27.54},
         protocol=_PROTOCOL,
-    ),
-)  # fmt: skip
-
-register_pretrained(
-    "srnet_s_x2",
-    Pretrained(
-        file="srnet_s_x2.safetensors",
-        sha256="74b31bbc43c706e31162abca1978d2267ab77205e9abb0d4acf6936291841560",
-        config={"blocks": 8, "channels": 3, "family": "srnet", "scale": 2, "width": 48},
-        recipe="recipes/srnet_s_x2.toml",
-        training_data=_DATA_UPSCALING,
-        noise=_NOISE_UPSCALING,
-        steps=13000,
-        licence="Apache-2.0",
-        psnr={"Set5 x2": 37.43, "Set14 x2": 33.08, "B100 x2": 31.88},
-        protocol=_PROTOCOL_UPSCALING,
-    ),
-)  # fmt: skip
-
-register_pretrained(
-    "srnet_s_x3",
-    Pretrained(
-        file="srnet_s_x3.safetensors",
-        sha256="1311af629bcdac21bc94f1d622ad74d74179e417e75c558c6dda6b59d81fa8ad",
-        config={"blocks": 8, "channels": 3, "family": "srnet", "scale": 3, "width": 48},
-        recipe="recipes/srnet_s_x3.toml",
-        training_data=_DATA_UPSCALING,
-        noise=_NOISE_UPSCALING,
-        steps=15000,
-        licence="Apache-2.0",
-        psnr={"Set5 x3": 33.70, "Set14 x3": 29.84, "B100 x3": 28.80},
-        protocol=_PROTOCOL_UPSCALING,
-    ),
-)  # fmt: skip
-
-register_pretrained(
-    "srnet_s_x4",
-    Pretrained(
-        file="srnet_s_x4.safetensors",
-        sha256="9ec94dd926720e384f357dce81c8533a7b6d4ec1e6e48d1ed03561f935b52e8b",
-        config={"blocks": 8, "channels": 3, "family": "srnet", "scale": 4, "width": 48},
-        recipe="recipes/srnet_s_x4.toml",
-        training_data=_DATA_UPSCALING,
-        noise=_NOISE_UPSCALING,
-        steps=19000,
-        licence="Apache-2.0",
-        psnr={"Set5 x4": 31.49, "Set14 x4": 28.18, "B100 x4": 27.32},
-        protocol=_PROTOCOL_UPSCALING,
-    ),
-)  # fmt: skip
-
-register_pretrained(
-    "dxcodec_1",
-    Pretrained(
-        file="dxcodec_1.safetensors",
-        sha256="f624d67553f4a35d47c28434c35e81735e723ea33abc5f645fc15484a22ba71f",
-        config={
-            "blocks": [1, 2, 2], "channels": 3, "family": "dxcodec", "latents": 128, "rates": 8,
-            "sealed": True, "widths": [48, 64, 96],
-        },
-        recipe="recipes/dxcodec.toml",
-        training_data=_DATA_CODEC,
-        noise="white Gaussian noise, sigma 0-50 (0-255 scale), not clipped; a quarter is clean",
-        steps=11500,
-        licence="Apache-2.0",
-        psnr={
-            "Kodak at 0.4 bpp sigma 0": 31.91, "Kodak at 0.4 bpp sigma 15": 30.85,
-            "Kodak at 0.4 bpp sigma 25": 29.74,
-        },
-        protocol=_PROTOCOL_CODEC,
     ),
 )  # fmt: skip
 
