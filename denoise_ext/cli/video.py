@@ -183,14 +183,21 @@ class _FrameByFrame:
             )
         self._denoiser = load_denoiser(args.model, run_options(args), strength=args.strength)
 
-    def push(self, picture: np.ndarray) -> np.ndarray:
-        """The result of a picture."""
-        result = self._denoiser.run(picture, self.sigma)
+    def takes_planes(self, frame: VideoFrame) -> bool:
+        """See `FrameDenoiser`."""
+        return False
+
+    def push(self, given: VideoFrame | np.ndarray) -> VideoFrame | np.ndarray:
+        """See `FrameDenoiser`."""
+        from denoise_ext.io.video import VideoFrame
+
+        frame = given if isinstance(given, VideoFrame) else None
+        result = self._denoiser.run(given if frame is None else frame.picture(), self.sigma)
         if self.sigma is None and result.sigma is not None:
             self.sigma = float(result.sigma)  # kept: a level per frame would flicker
-        return result.image
+        return result.image if frame is None else frame.with_picture(result.image)
 
-    def flush(self) -> list[np.ndarray]:
+    def flush(self) -> list[VideoFrame | np.ndarray]:
         """None are left."""
         return []
 
@@ -214,12 +221,18 @@ class _ByNoise:
         """See `FrameDenoiser`."""
         return None if self._chosen is None else self._chosen.sigma
 
-    def push(self, picture: np.ndarray) -> np.ndarray | None:
+    def takes_planes(self, frame: VideoFrame) -> bool:
+        """See `FrameDenoiser`."""
+        return self._chosen is None or self._chosen.takes_planes(frame)
+
+    def push(self, given: VideoFrame | np.ndarray) -> VideoFrame | np.ndarray | None:
         """See `FrameDenoiser`."""
         if self._chosen is None:
+            from denoise_ext.io.video import VideoFrame
             from denoise_ext.tasks.treatment import PHOTO, treatment_of
             from denoise_ext.tasks.video_denoiser import VIDEO_OF_CAMERAS, VIDEO_OF_WHITE_NOISE
 
+            picture = given.picture() if isinstance(given, VideoFrame) else given
             profile, treatment = treatment_of(picture)
             self.found = treatment.text.partition(": ")[0]
             # White noise that channels have in common is stronger in brightness than the planes'.
@@ -230,9 +243,9 @@ class _ByNoise:
             else:
                 self._args.model = VIDEO_OF_WHITE_NOISE
             self._chosen = _denoiser(self._args)
-        return self._chosen.push(picture)
+        return self._chosen.push(given)
 
-    def flush(self) -> list[np.ndarray]:
+    def flush(self) -> list[VideoFrame | np.ndarray]:
         """See `FrameDenoiser`."""
         return [] if self._chosen is None else self._chosen.flush()
 

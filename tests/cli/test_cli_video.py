@@ -270,6 +270,9 @@ class Slow:
     def __init__(self, seconds: float) -> None:
         self.seconds, self.seen = seconds, 0
 
+    def takes_planes(self, frame):
+        return False
+
     def push(self, picture):
         self.seen += 1
         time.sleep(self.seconds)
