@@ -232,8 +232,11 @@ class _ByNoise:
             from denoise_ext.tasks.treatment import PHOTO, treatment_of
             from denoise_ext.tasks.video_denoiser import VIDEO_OF_CAMERAS, VIDEO_OF_WHITE_NOISE
 
-            picture = given.picture() if isinstance(given, VideoFrame) else given
-            profile, treatment = treatment_of(picture)
+            assert isinstance(given, VideoFrame)  # as `takes_planes` says
+            profile, treatment = treatment_of(given.picture())
+            if given.subsampled and profile is not None and not profile.faint:
+                # Enlarged chroma looks correlated in a picture, whatever its noise.
+                profile, treatment = treatment_of(given.unit_planes()[0])
             self.found = treatment.text.partition(": ")[0]
             # White noise that channels have in common is stronger in brightness than the planes'.
             if profile is not None and (profile.faint or profile.gray_stored_as_rgb):

@@ -65,8 +65,8 @@ class FrameRun:
     last frame's serves all that waited.
 
     A gray network takes RGB frames as a batch of three planes: brightness and two differences of
-    colours. White noise of RGB is independent in them, of a known level each. Frames of a film whose
-    chroma is subsampled are taken as their own planes, each of its own size and level.
+    colours. White noise of RGB is independent in them, of a known level each. Films with subsampled
+    chroma are taken as their own planes, each of its own size and level.
     """
 
     session: Session

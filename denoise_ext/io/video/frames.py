@@ -159,8 +159,7 @@ class VideoFrame:
         """
         brightness, blue, red = (float(np.linalg.norm(row)) for row in self._rows())
         pixels = math.prod(
-            -(-large // small)
-            for large, small in zip(self.planes[0].shape, self.planes[1].shape)
+            -(-large // small) for large, small in zip(self.planes[0].shape, self.planes[1].shape)
         )
         return brightness, blue / math.sqrt(pixels), red / math.sqrt(pixels)
 
