@@ -201,6 +201,20 @@ def test_a_cut_begins_anew(lead_in):
         same(a, b)
 
 
+def test_a_film_without_colour_keeps_its_chroma():
+    gray = [
+        VideoFrame(
+            (f.planes[0], *2 * [np.full((96, 128), 128, np.uint8)]), f.colour, 0, f.time_base
+        )
+        for f in film("420", 4, (192, 256))
+    ]
+    denoiser = VideoDenoiser("rdxnet_s_gray")
+    for frame in gray:
+        result = denoiser.push(frame)
+        assert not np.array_equal(result.planes[0], frame.planes[0])
+        assert all((plane == 128).all() for plane in result.planes[1:])
+
+
 def test_memory_is_bounded():
     frames = film("420", 3)
     denoiser = VideoDenoiser(network(), sigma=SIGMA)
