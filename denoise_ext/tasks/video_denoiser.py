@@ -8,14 +8,16 @@ import math
 import os
 import threading
 from dataclasses import replace
-from typing import Any, overload
+from typing import Any, TypeVar, overload
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from denoise_ext._choices import check_strength
 from denoise_ext._log import get_logger
+from denoise_ext.io import Picture
 from denoise_ext.io.channels import colour_channels
 from denoise_ext.io.video.frames import VideoFrame
 from denoise_ext.models import Network, load_checkpoint
@@ -24,9 +26,12 @@ from denoise_ext.runtime.model_names import Model, member, open_network, origina
 from denoise_ext.runtime.options import RunOptions, Tile
 from denoise_ext.runtime.session import Session
 from denoise_ext.tasks.frame_run import Frame, FrameRun, Scene
-from denoise_ext.tasks.images import ImageT, open_image
+from denoise_ext.tasks.images import open_image
 from denoise_ext.tasks.value_range import Range, check_range
 from denoise_ext.tasks.video_frames import ImageFrame, OpenFrame, PlanesFrame
+
+# The kinds of frames that come back as what they were; a file comes back as an array.
+FrameT = TypeVar("FrameT", bound=np.ndarray | Tensor | Image.Image | Picture | VideoFrame)
 
 logger: logging.Logger = get_logger("denoise_ext.tasks")
 
@@ -176,9 +181,7 @@ class VideoDenoiser:
         self, frame: str | os.PathLike[str], *, value_range: Range | None = None
     ) -> np.ndarray | None: ...
     @overload
-    def push(self, frame: VideoFrame) -> VideoFrame | None: ...
-    @overload
-    def push(self, frame: ImageT, *, value_range: Range | None = None) -> ImageT | None: ...
+    def push(self, frame: FrameT, *, value_range: Range | None = None) -> FrameT | None: ...
     def push(self, frame: Any, *, value_range: Range | None = None) -> Any:
         """Denoise the next frame.
 
