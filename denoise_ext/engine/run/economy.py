@@ -15,6 +15,7 @@ Stage = Hashable
 TRACE, SITES, SCHEDULE, COMPARISON = "trace", "sites", "schedule", "comparison"
 _MOST = 2.5  # times the original's time that a call of a new size may take
 _MARGIN = 0.9  # of the time for planning: stages may take longer than they are known to
+_FIRST = 1.25  # times as long as later calls: what a first one may take counts up to this
 _RARELY = 0.01  # of a size's time so far, which a single call may take for a longer stage
 _MOST_SIZES = 512  # whose calls are counted
 _REFUSALS = 2  # of one kind, at different sizes, that make a rule
@@ -39,6 +40,7 @@ class Economy:
 
     def __init__(self) -> None:
         self._costs: dict[Stage, float] = {}  # COMPARISON: besides the plan's own
+        self._original = math.inf  # of the example
         self._ratio = 1.0  # of the plan's time to the original's, on the example
         self._elements = 1  # of the example
         self._sizes: dict[Hashable, _Size] = {}
@@ -49,7 +51,7 @@ class Economy:
         """Record the milliseconds of the example, if they are known."""
         self._elements = max(1, _elements(tensors))
         if original and ours is not None:
-            self._ratio = ours / original
+            self._original, self._ratio = 1e-3 * original, ours / original
             self._costs[COMPARISON] = max(0.0, self._costs.get(COMPARISON, 0.0) - 1e-3 * ours)
 
     def without_limit(self) -> Allowance:
@@ -66,8 +68,11 @@ class Economy:
         size.calls += 1
         size.total += original
         size.shortest = min(size.shortest, original)
-        limit = max(_MARGIN * (_MOST - 1) * size.shortest, _RARELY * size.total)
         scale = _elements(tensors) / self._elements
+        counted = size.shortest
+        if size.calls == 1:  # which other processes may have disturbed
+            counted = min(counted, _FIRST * scale * self._original)
+        limit = max(_MARGIN * (_MOST - 1) * counted, _RARELY * size.total)
         again = size.calls > 1 or not limited
         return Allowance(self, again, limit if limited else math.inf, original, scale)
 
