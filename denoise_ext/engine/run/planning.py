@@ -55,14 +55,14 @@ class Planning:
         self._call = call
         try:
             while self._next is None or allowance.has_room(self._next):
-                stage, start = self._next, verify.clock()
+                stage, seconds = self._next, verify.stopwatch()
                 try:
                     self._next = next(self._stages)
                 except StopIteration as end:
                     return end.value
                 finally:
                     if stage is not None:
-                        allowance.took(stage, verify.clock() - start)
+                        allowance.took(stage, seconds())
             return None
         finally:
             self._call = None

@@ -120,10 +120,12 @@ class Region(Maker):
 
         With "strict", which computes alike at every call of a size, the plan's result.
         """
-        start = self._clock(call)
+        self._settle(call)
+        seconds = verify.stopwatch()
         original = self.module if self.method == "forward" else getattr(self.module, self.method)
         call.expected = original(*call.args, **call.kwargs)
-        taken = self._clock(call) - start
+        self._settle(call)
+        taken = seconds()
         strict = self.settings.precision == "strict"
         # Another thread's planning takes longer than this call may.
         if not self.settings.lock.acquire(blocking=strict):
@@ -169,11 +171,10 @@ class Region(Maker):
             self._plannings.popitem(last=False)
         return None
 
-    def _clock(self, call: Call) -> float:
-        """The time at which a GPU has done what it was told."""
+    def _settle(self, call: Call) -> None:
+        """Wait until a GPU has done what it was told."""
         if any(x.is_cuda for x in call.tensors):
             torch.cuda.synchronize()
-        return verify.clock()
 
     def _refuse(self, reason: NotPlannedError) -> Entry:
         row = Row(self.path, self._name(), "original", reason=str(reason))
