@@ -74,6 +74,7 @@ double cost(const ConvParams& params, ConvAlgorithm algorithm) {
 // Why the automatic choice leaves `algorithm` out, or nullptr.
 const char* obstacle(const ConvParams& params, ConvAlgorithm algorithm) {
   if (algorithm == ConvAlgorithm::kDirect) return nullptr;
+  if (params.dilation[0] != 1 || params.dilation[1] != 1) return "dilation is not 1";
   if (const char* reason = winograd_obstacle(params)) return reason;
   if (!params.transposed && params.stride[0] > 1)
     return "stride is not 1: the weights of four phases are transformed once, by conv2d_pack, or not at all";
@@ -84,6 +85,7 @@ const char* obstacle(const ConvParams& params, ConvAlgorithm algorithm) {
 }
 
 const char* name_of(const ConvParams& params, ConvAlgorithm algorithm) {
+  if (algorithm == ConvAlgorithm::kWinograd2) return "conv_winograd2";
   if (algorithm == ConvAlgorithm::kWinograd4) return "conv_winograd4";
   if (algorithm == ConvAlgorithm::kWinograd6) return "conv_winograd6";
   return params.groups > 1 && params.input.size[1] == params.groups ? "conv_depthwise" : "conv_direct";

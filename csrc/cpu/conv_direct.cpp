@@ -13,8 +13,7 @@ namespace {
 
 // The weight of output channel k and input channel c, both within their group g, at (tap.u, tap.v).
 template <class Storage, class T>
-T weight_at(const ConvParams& p, int64_t g, int64_t k, int64_t c, const ConvTap& tap) {
-  const Tensor4& w = p.weight;
+T weight_at(const ConvParams& p, const Tensor4& w, int64_t g, int64_t k, int64_t c, const ConvTap& tap) {
   const int64_t rows_per_group = w.size[0] / p.groups;
   const int64_t row = g * rows_per_group + (p.transposed ? c : k);
   const int64_t col = p.transposed ? k : c;
@@ -30,15 +29,14 @@ int64_t weight_elements(const ConvPlan& plan) {
   return static_cast<int64_t>(plan.taps.size()) * slices * plan.padded_outputs;
 }
 
-// Fills `packed`, which holds weight_elements() zeros.
+// Fills `packed`, which holds weight_elements() zeros, with `w`: the plan's weight or its gate's.
 template <class T>
-void pack_weight(const ConvPlan& plan, T* packed) {
+void pack_weight(const ConvPlan& plan, const Tensor4& w, T* packed) {
   const ConvParams& p = plan.params;
-  with_storage(p.weight.dtype, [&](auto storage) {
+  with_storage(w.dtype, [&](auto storage) {
     using Storage = decltype(storage);
     if (plan.depthwise) {
       const int64_t per_group = plan.group_outputs / p.groups;
-      const Tensor4& w = p.weight;
       const auto* weight = static_cast<const Storage*>(w.data);
       for (int64_t k = 0; k < plan.group_outputs; ++k) {
         const int64_t row = p.transposed ? k / per_group : k, col = p.transposed ? k % per_group : 0;
@@ -57,7 +55,7 @@ void pack_weight(const ConvPlan& plan, T* packed) {
         for (int64_t slice = 0; slice < plan.packed_channels; slice += plan.lanes)
           for (int64_t k = 0; k < plan.group_outputs; ++k)
             for (int64_t c = slice; c < slice + plan.lanes; ++c, ++to)
-              if (c < plan.group_inputs) *to = weight_at<Storage, T>(p, 0, k, c, tap);
+              if (c < plan.group_inputs) *to = weight_at<Storage, T>(p, w, 0, k, c, tap);
       return;
     }
     for (int64_t g = 0; g < p.groups; ++g)
@@ -67,7 +65,7 @@ void pack_weight(const ConvPlan& plan, T* packed) {
             for (int64_t c = 0; c < plan.group_inputs; ++c)
               for (int64_t k = block.first; k < block.first + block.vectors * plan.lanes; ++k, ++to)
                 if (k < plan.group_outputs)
-                  *to = weight_at<Storage, T>(p, g, k, c, plan.taps[static_cast<size_t>(t)]);
+                  *to = weight_at<Storage, T>(p, w, g, k, c, plan.taps[static_cast<size_t>(t)]);
   });
 }
 
@@ -91,17 +89,29 @@ std::vector<T> pack_channels(const ConvPlan& plan, const Tensor1& values) {
 
 template <class T>
 void run_plan(ConvPlan& plan, void (*task)(const ConvPlan&, int64_t, void*), const Threads& threads) {
-  std::vector<T> weight;
-  if (plan.params.packed_weight.data == nullptr) {
-    weight.resize(static_cast<size_t>(weight_elements(plan)), T(0));
-    pack_weight<T>(plan, weight.data());
-    plan.weight = weight.data();
-  } else {
-    plan.weight = &packed_weight_header(plan.params) + 1;
+  const ConvParams& params = plan.params;
+  const ConvGate& gate = params.gate;
+  std::vector<T> weight, gate_weight;
+  const auto packed = [&](const Tensor4& given, const Tensor1& before, std::vector<T>& now) -> const void* {
+    if (before.data != nullptr) return static_cast<const PackedWeightHeader*>(before.data) + 1;
+    now.resize(static_cast<size_t>(weight_elements(plan)), T(0));
+    pack_weight<T>(plan, given, now.data());
+    return now.data();
+  };
+  plan.weight = packed(params.weight, params.packed_weight, weight);
+  const std::vector<T> bias = pack_channels<T>(plan, params.bias);
+  const std::vector<T> prelu_slope = pack_channels<T>(plan, params.prelu_weight);
+  std::vector<T> gate_bias;
+  if (plan.sides == 2) {
+    plan.gate_weight = packed(gate.weight, gate.packed_weight, gate_weight);
+    gate_bias = pack_channels<T>(plan, gate.bias);
+    plan.gate_bias = gate_bias.data();
   }
-  const std::vector<T> bias = pack_channels<T>(plan, plan.params.bias);
-  const std::vector<T> prelu_slope = pack_channels<T>(plan, plan.params.prelu_weight);
   plan.bias = bias.data();
+  if (plan.sides == 1) {  // never read
+    plan.gate_weight = plan.weight;
+    plan.gate_bias = plan.bias;
+  }
   plan.prelu_slope = prelu_slope.data();
   for_each_block(threads, plan.tasks(), [&](int64_t index, Scratch& scratch) {
     task(plan, index, scratch.reserve(plan.scratch_bytes));
@@ -131,7 +141,7 @@ void pack_weight_direct(const ConvParams& given, const KernelTable& table, void*
   const auto fill = [&](auto zero) {
     using T = decltype(zero);
     std::fill_n(static_cast<T*>(to), weight_elements(plan), zero);
-    pack_weight<T>(plan, static_cast<T*>(to));
+    pack_weight<T>(plan, params.weight, static_cast<T*>(to));
   };
   plan.is_double() ? fill(0.0) : fill(0.0f);
 }

@@ -271,9 +271,11 @@ void choose_access(ConvPlan& plan, const KernelTable& table) {
     bytes *= p.output.size[d];
     aligned = aligned && (d == 1 || p.output.stride[d] * element % vector == 0);
   }
-  // A depthwise convolution waits for memory, which the two ways of writing share badly with reading.
-  plan.stream =
-      plan.in_place_output && !plan.few_outputs && !plan.depthwise && aligned && bytes > kCachedBytes;
+  // A depthwise convolution waits for memory, which the two ways of writing share badly with reading. What
+  // takes the place of its residual is in the caches already.
+  const bool in_caches = p.residual.data == p.output.data;
+  plan.stream = plan.in_place_output && !plan.few_outputs && !plan.depthwise && aligned && !in_caches &&
+                bytes > kCachedBytes;
 }
 
 }  // namespace
@@ -303,6 +305,23 @@ bool has_few_outputs(const ConvParams& params, int64_t lanes) {
   return params.groups == 1 && outputs <= kFewOutputs && outputs <= lanes && params.input.size[1] >= lanes;
 }
 
+const char* gate_obstacle(const ConvParams& params, const KernelTable& table) {
+  const ConvGate& gate = params.gate;
+  if (gate.activation != Activation::kNone && !is_long(gate.activation))
+    return "gates have no relu, leaky_relu or prelu";
+  if ((params.packed_weight.data == nullptr) != (gate.packed_weight.data == nullptr))
+    return "one weight is packed, the other one is not";
+  const ConvPlan plan = make_conv_plan(params, table);
+  if (plan.few_outputs) return "the output has too few channels";
+  if (plan.depthwise) {
+    const bool alike = std::equal(params.input.stride, params.input.stride + 4, gate.input.stride);
+    return plan.depthwise_in_place && alike ? nullptr
+                                            : "depthwise, channels must lie side by side, and fill a vector";
+  }
+  if (params.groups > 1) return "groups must be 1, or as many as channels";
+  return gate.input.data == params.input.data ? nullptr : "a dense convolution's gate reads the same input";
+}
+
 ConvPlan make_conv_plan(const ConvParams& params, const KernelTable& table) {
   ConvPlan plan{};
   plan.params = params;
@@ -316,6 +335,7 @@ ConvPlan make_conv_plan(const ConvParams& params, const KernelTable& table) {
   add_phases(plan);
   plan.blocks = channel_blocks(plan.group_outputs, plan.lanes, table.accumulators);
   plan.few_outputs = has_few_outputs(params, plan.lanes);
+  plan.sides = params.gate.weight.data == nullptr ? 1 : 2;
   choose_access(plan, table);
   plan.depthwise_in_place =
       plan.depthwise && plan.in_place_input && outputs >= plan.lanes && params.border == Border::kConstant;

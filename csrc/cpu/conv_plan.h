@@ -74,6 +74,7 @@ struct ConvPlan {
   bool stream;              // past the caches
   bool phases_together;     // a task is a tile of every phase: they fill the same lines of the output
   int phases_at_once;       // and so many are one product: their one tap is the same pixel
+  int sides;                // convolutions of which an output is the product: 2 with a gate
   int lanes;                // elements per vector
   int64_t group_inputs, group_outputs;  // channels per group
   int64_t padded_outputs;               // group_outputs (depthwise: all outputs) rounded up to lanes
@@ -99,6 +100,7 @@ struct ConvPlan {
   const void* weight;
   const void* bias;         // [group][padded_outputs] (depthwise: [padded_outputs]), zeros if absent
   const void* prelu_slope;  // like bias, only for Activation::kPrelu
+  const void *gate_weight, *gate_bias;
 
   int64_t tasks() const { return params.output.size[0] * slices * tasks_per_slice; }
   bool is_double() const { return params.output.dtype == DType::kFloat64; }  // what sums are
@@ -118,5 +120,8 @@ ConvPlan make_conv_plan(const ConvParams& params, const KernelTable& table);
 void pack_weight_direct(const ConvParams& params, const KernelTable& table, void* to);
 
 void run_conv_direct(const ConvParams& params, const Threads& threads);
+
+// Why `params`, which have a gate, cannot be computed, or nullptr.
+const char* gate_obstacle(const ConvParams& params, const KernelTable& table);
 
 }  // namespace denoise_ext::cpu

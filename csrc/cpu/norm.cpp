@@ -39,9 +39,10 @@ std::vector<T> channel_values(const Tensor1& values, int64_t channels, int64_t w
 }
 
 template <class T>
-void run_layer_norm(const LayerNorm2dParams& params, const Threads& threads) {
+void run_layer_norm(const LayerNorm2dParams& params, bool centred, const Threads& threads) {
   LayerNormPlan plan{};
   fill(plan, params);
+  plan.centred = centred;
   const int64_t* size = params.input.size;
   const int64_t channels = size[1];
   const int64_t cols = divide_up(divide_up(kStripElements, plan.width), kNormLine) * kNormLine;
@@ -57,6 +58,29 @@ void run_layer_norm(const LayerNorm2dParams& params, const Threads& threads) {
   });
 }
 
+// Pixels of few channels fill a vector together where they lie side by side.
+int64_t fold_of(const GroupNormParams& params) {
+  const int64_t channels = params.input.size[1], fold = kMostLanes / channels;
+  const auto dense = [&](const Tensor4& x) { return x.stride[1] == 1 && x.stride[3] == channels; };
+  const bool whole =
+      channels > 1 && fold > 1 && kMostLanes % channels == 0 && params.input.size[3] % fold == 0;
+  return whole && dense(params.input) && dense(params.output) ? fold : 1;
+}
+
+void fold_pixels(Tensor4& image, int64_t fold) {
+  image.size[1] *= fold;
+  image.size[3] /= fold;
+  image.stride[3] *= fold;
+}
+
+// f(place among the channels of a pixel, channel) for each channel of a group.
+template <class F>
+void for_each_channel(const GroupNormPlan& plan, int64_t group, int64_t per_group, const F& f) {
+  const int64_t channels = plan.params.input.size[1] / plan.fold;
+  for (int64_t first = 0; first < channels * plan.fold; first += channels)
+    for (int64_t c = group * per_group; c < (group + 1) * per_group; ++c) f(first + c, c);
+}
+
 // Of a group's differences from its centre.
 struct Moments {
   double mean, variance;
@@ -67,12 +91,12 @@ Moments moments(const GroupNormPlan& plan, int64_t n, int64_t group, int64_t per
   double sum = 0, squares = 0;  // in strip order, whatever the number of threads was
   for (int64_t strip = n * plan.strips_per_image; strip < (n + 1) * plan.strips_per_image; ++strip) {
     const double* of_strip = plan.partials + strip * 2 * plan.width;
-    for (int64_t c = group * per_group; c < (group + 1) * per_group; ++c) {
-      sum += of_strip[c];
-      squares += of_strip[plan.width + c];
-    }
+    for_each_channel(plan, group, per_group, [&](int64_t place, int64_t) {
+      sum += of_strip[place];
+      squares += of_strip[plan.width + place];
+    });
   }
-  const auto count = static_cast<double>(per_group * size[2] * size[3]);
+  const auto count = static_cast<double>(per_group * plan.fold * size[2] * size[3]);
   const double mean = sum / count, variance = squares / count - mean * mean;
   return {mean, variance < 0 ? 0 : variance};
 }
@@ -93,7 +117,7 @@ struct Affine {
 template <class T>
 Affine<T> affine(const GroupNormPlan& plan, int64_t groups) {
   const NormParams& p = plan.params;
-  const int64_t channels = p.input.size[1], per_group = channels / groups;
+  const int64_t channels = p.input.size[1] / plan.fold, per_group = channels / groups;
   const std::vector<double> weight = channel_values<double>(p.weight, channels, plan.width, 1.0);
   const std::vector<double> bias = channel_values<double>(p.bias, channels, plan.width, 0.0);
   Affine<T> result;
@@ -103,11 +127,11 @@ Affine<T> affine(const GroupNormPlan& plan, int64_t groups) {
     const Moments of_group = moments(plan, n, g, per_group);
     const double mean = plan.center[n * plan.width + g * per_group] + of_group.mean;
     const double factor = 1 / std::sqrt(of_group.variance + p.eps);
-    for (int64_t c = g * per_group; c < (g + 1) * per_group; ++c) {
-      const auto channel = static_cast<size_t>(c), at = static_cast<size_t>(n * plan.width + c);
+    for_each_channel(plan, g, per_group, [&](int64_t place, int64_t c) {
+      const auto channel = static_cast<size_t>(c), at = static_cast<size_t>(n * plan.width + place);
       result.scale[at] = static_cast<T>(factor * weight[channel]);
       result.shift[at] = static_cast<T>(bias[channel] - mean * factor * weight[channel]);
-    }
+    });
   });
   return result;
 }
@@ -115,9 +139,13 @@ Affine<T> affine(const GroupNormPlan& plan, int64_t groups) {
 template <class T>
 void run_group_norm(const GroupNormParams& params, const Threads& threads) {
   GroupNormPlan plan{};
-  fill(plan, params);
-  const int64_t* size = params.input.size;
-  const int64_t per_group = size[1] / params.groups;
+  const int64_t per_group = params.input.size[1] / params.groups;
+  plan.fold = fold_of(params);
+  GroupNormParams folded = params;
+  fold_pixels(folded.input, plan.fold);
+  fold_pixels(folded.output, plan.fold);
+  fill(plan, folded);
+  const int64_t* size = folded.input.size;
   plan.strip_rows = std::clamp<int64_t>(kStripElements / (size[1] * size[3]), 1, size[2]);
   plan.strips_per_image = divide_up(size[2], plan.strip_rows);
   const int64_t strips = size[0] * plan.strips_per_image;
@@ -134,8 +162,10 @@ void run_group_norm(const GroupNormParams& params, const Threads& threads) {
   if constexpr (sizeof(T) == sizeof(double)) {
     add_up();
     for_each_group(plan, params.groups, [&](int64_t n, int64_t g) {
-      const auto first = center.begin() + n * plan.width + g * per_group;
-      std::fill_n(first, per_group, moments(plan, n, g, per_group).mean);
+      const double mean = moments(plan, n, g, per_group).mean;
+      for_each_channel(plan, g, per_group, [&](int64_t place, int64_t) {
+        center[static_cast<size_t>(n * plan.width + place)] = mean;
+      });
     });
     std::fill(partials.begin(), partials.end(), 0.0);
   }
@@ -152,7 +182,13 @@ void run_group_norm(const GroupNormParams& params, const Threads& threads) {
 
 void run(const LayerNorm2dParams& params, const Threads& threads) {
   const bool is_double = params.input.dtype == DType::kFloat64;
-  is_double ? run_layer_norm<double>(params, threads) : run_layer_norm<float>(params, threads);
+  is_double ? run_layer_norm<double>(params, true, threads) : run_layer_norm<float>(params, true, threads);
+}
+
+void run(const DeviationParams& params, const Threads& threads) {
+  const bool is_double = params.norm.input.dtype == DType::kFloat64;
+  is_double ? run_layer_norm<double>(params.norm, false, threads)
+            : run_layer_norm<float>(params.norm, false, threads);
 }
 
 void run(const GroupNormParams& params, const Threads& threads) {
@@ -162,6 +198,10 @@ void run(const GroupNormParams& params, const Threads& threads) {
 
 std::string explain(const LayerNorm2dParams&, const KernelTable& table) {
   return chosen_line("layer_norm2d_tile", table);
+}
+
+std::string explain(const DeviationParams& params, const KernelTable& table) {
+  return explain(params.norm, table);
 }
 
 std::string explain(const GroupNormParams&, const KernelTable& table) {

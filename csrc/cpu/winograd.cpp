@@ -21,6 +21,10 @@ constexpr int64_t kFewestBlocks = 16;
 // The same where the input has phases: U is several times as large and streams by once for each block, which
 // takes longer than to read a part of V from the last-level cache.
 constexpr int64_t kPhasesBlockBytes = 2400 * 1024, kPhasesFewestBlocks = 8;
+// The same where U is larger than this, so that no cache near a core keeps it from block to block: blocks as
+// large as V may be, and of filters as many groups as the threads need.
+constexpr int64_t kKeptWeightBytes = 1024 * 1024;
+constexpr int64_t kStreamedBlockTiles = 48, kTasksOfThread = 2;
 constexpr int64_t kAssumedCacheBytes = 32 * 1024 * 1024;
 
 // From Linux's sysfs ("32768K"). Elsewhere it is assumed, right for most processors.
@@ -85,9 +89,10 @@ WinogradPhases make_phases(const ConvParams& p) {
   WinogradPhases all{};
   const WinogradPhase whole{};
   for (int axis = 0; axis < 2; ++axis) {
-    all.input_step[axis] = p.transposed ? 1 : p.stride[axis];
-    all.output_step[axis] = p.transposed ? p.stride[axis] : 1;
-    all.padding[axis] = padding_of(p, axis);
+    all.dilation[axis] = p.dilation[axis];
+    all.input_step[axis] = (p.transposed ? 1 : p.stride[axis]) * p.dilation[axis];
+    all.output_step[axis] = (p.transposed ? p.stride[axis] : 1) * p.dilation[axis];
+    all.padding[axis] = padding_of(p, axis) / p.dilation[axis];
   }
   std::vector<WinogradPhase>& phases = p.transposed ? all.outputs : all.inputs;
   for (int64_t y = 0; y < p.stride[0]; ++y)
@@ -179,33 +184,52 @@ void lay_out(WinogradPlan& plan, int64_t lanes) {
   for (const ChannelBlock& block : plan.blocks) widest = std::max(widest, block.vectors * lanes);
   const int64_t v_row = plan.v_vectors * lanes;
   const bool in_place = plan.phases.outputs.size() == 1 && plan.blocks.size() == 1 && widest == v_row;
-  plan.vector_step = plan.block_tiles * lanes;
-  // One line more than the block needs: points at a multiple of 4 KiB would share a set of the
-  // first-level cache.
-  const auto point_stride = [&](int64_t row) {
-    return divide_up(plan.block_tiles * row, kLineFloats) * kLineFloats + kLineFloats;
-  };
-  plan.v_point = point_stride(v_row);
-  plan.m_point = in_place ? plan.v_point : point_stride(widest);
-  plan.m_offset = in_place ? 0 : points * plan.v_point;
-  plan.patch_offset = plan.m_offset + points * plan.m_point;
-  plan.sums_offset = plan.patch_offset + divide_up(points * v_row, kLineFloats) * kLineFloats;
+  const auto lines = [](int64_t floats) { return divide_up(floats, kLineFloats) * kLineFloats; };
+  plan.vector_step = lines(plan.block_tiles * winograd_tile_step(plan.points, lanes));
+  plan.m_offset = in_place ? 0 : v_row / lanes * plan.vector_step;
+  plan.patch_offset = plan.m_offset + widest / lanes * plan.vector_step;
+  plan.sums_offset = plan.patch_offset + lines(points * v_row);
   const int64_t sums = static_cast<int64_t>(plan.outputs) * plan.outputs * widest;
   plan.scratch_bytes = static_cast<size_t>(plan.sums_offset + sums) * sizeof(float);
 }
 
-void choose_block(WinogradPlan& plan, const KernelTable& table, int64_t lanes) {
-  // Whole register tiles of the widest block of filters.
-  const int64_t unit = winograd_register_tiles(table.accumulators, plan.blocks.front().vectors);
+int64_t block_bytes(WinogradPlan& plan, int64_t tiles, int64_t lanes) {
+  plan.block_tiles = tiles;
+  lay_out(plan, lanes);
+  return plan.patch_offset * static_cast<int64_t>(sizeof(float));
+}
+
+// Tiles of a block where U streams by with each: blocks of one size, the largest that fits.
+int64_t streamed_block_tiles(WinogradPlan& plan, int64_t unit, int64_t lanes) {
+  int64_t most = std::max(unit, kStreamedBlockTiles / unit * unit);
+  while (block_bytes(plan, most, lanes) > kPhasesBlockBytes && most > unit) most -= unit;
+  const int64_t blocks = divide_up(plan.tiles, most);
+  return divide_up(divide_up(plan.tiles, blocks), unit) * unit;
+}
+
+int64_t kept_block_tiles(WinogradPlan& plan, int64_t unit, int64_t lanes) {
   const bool whole = plan.phases.inputs.size() == 1;
   const int64_t units = plan.tiles / (unit * (whole ? kFewestBlocks : kPhasesFewestBlocks));
-  plan.block_tiles = unit * std::clamp<int64_t>(units, 1, std::max<int64_t>(kBlockTiles / unit, 1));
-  const auto block_bytes = [&] {
-    lay_out(plan, lanes);
-    return plan.patch_offset * static_cast<int64_t>(sizeof(float));
-  };
-  const int64_t most = whole ? kBlockBytes : kPhasesBlockBytes;
-  while (block_bytes() > most && plan.block_tiles > unit) plan.block_tiles -= unit;
+  int64_t tiles = unit * std::clamp<int64_t>(units, 1, std::max<int64_t>(kBlockTiles / unit, 1));
+  while (block_bytes(plan, tiles, lanes) > (whole ? kBlockBytes : kPhasesBlockBytes) && tiles > unit)
+    tiles -= unit;
+  return tiles;
+}
+
+void choose_block(WinogradPlan& plan, const KernelTable& table, int64_t lanes, int threads) {
+  // Whole register tiles of the widest block of filters.
+  const int64_t unit = winograd_register_tiles(table.accumulators, plan.blocks.front().vectors);
+  const int64_t points = static_cast<int64_t>(plan.points) * plan.points;
+  const auto element = static_cast<int64_t>(sizeof(float));
+  const bool whole = plan.phases.inputs.size() == 1 && plan.phases.outputs.size() == 1;
+  const bool streamed = whole && points * plan.channels * plan.filters * element > kKeptWeightBytes;
+  block_bytes(plan, streamed ? streamed_block_tiles(plan, unit, lanes) : kept_block_tiles(plan, unit, lanes),
+              lanes);
+  plan.groups = 1;
+  if (streamed && threads > 1) {
+    const int64_t wanted = divide_up(kTasksOfThread * threads, divide_up(plan.tiles, plan.block_tiles));
+    plan.groups = std::min<int64_t>(wanted, static_cast<int64_t>(plan.blocks.size()));
+  }
   int64_t calls = 0;
   for (const ChannelBlock& block : plan.blocks)
     calls += divide_up(plan.block_tiles, winograd_register_tiles(table.accumulators, block.vectors));
@@ -215,7 +239,7 @@ void choose_block(WinogradPlan& plan, const KernelTable& table, int64_t lanes) {
   plan.input_lines = divide_up(lines, calls * plan.points * plan.points);
 }
 
-WinogradPlan make_plan(int outputs, const ConvParams& params, const KernelTable& table) {
+WinogradPlan make_plan(int outputs, const ConvParams& params, const KernelTable& table, int threads) {
   const int64_t lanes = table.vector_bytes / static_cast<int64_t>(sizeof(float));
   WinogradPlan plan{};
   plan.params = params;
@@ -232,7 +256,8 @@ WinogradPlan make_plan(int outputs, const ConvParams& params, const KernelTable&
   choose_runs(plan, lanes);
   plan.tiles_y = divide_up(params.output.size[2], outputs * plan.phases.output_step[0]);
   plan.tiles_x = divide_up(params.output.size[3], outputs * plan.phases.output_step[1]);
-  plan.tiles = params.output.size[0] * plan.tiles_y * plan.tiles_x;
+  plan.tiles =
+      params.output.size[0] * plan.phases.dilation[0] * plan.phases.dilation[1] * plan.tiles_y * plan.tiles_x;
   const bool residual = params.residual.data != nullptr;
   plan.direct_input = is_direct(params.input) && params.input.size[1] >= lanes;
   plan.direct_coarse = is_direct(params.coarse) && params.coarse.size[1] >= lanes;
@@ -242,10 +267,11 @@ WinogradPlan make_plan(int outputs, const ConvParams& params, const KernelTable&
                  (params.activation == Activation::kRelu &&
                   (!residual || params.residual_position == ResidualPosition::kBeforeActivation));
   plan.lowest = params.activation == Activation::kRelu ? 0.0f : -std::numeric_limits<float>::infinity();
-  plan.stream = params.output.data != nullptr && plan.direct_output &&
+  const bool in_caches = params.residual.data == params.output.data;  // it has just been read
+  plan.stream = params.output.data != nullptr && plan.direct_output && !in_caches &&
                 is_aligned(params.output, table.vector_bytes) &&
                 output_bytes(params.output) > last_level_cache_bytes() / 2;
-  choose_block(plan, table, lanes);
+  choose_block(plan, table, lanes, threads);
   return plan;
 }
 
@@ -273,7 +299,8 @@ void pack_weight(int outputs, const ConvParams& params, const KernelTable& table
   const int lanes = table.vector_bytes / static_cast<int>(sizeof(float));
   plan.blocks = channel_blocks(plan.filters, lanes, table.accumulators);
   plan.to = to;
-  const auto pack = outputs == 4 ? table.winograd->pack_4 : table.winograd->pack_6;
+  const WinogradKernels& kernels = *table.winograd;
+  const auto pack = outputs == 2 ? kernels.pack_2 : outputs == 4 ? kernels.pack_4 : kernels.pack_6;
   for_each_block(threads, plan.channels, [&](int64_t channel, Scratch&) { pack(plan, channel); });
 }
 
@@ -298,7 +325,13 @@ WeightKey key_of_weight(int outputs, const ConvParams& params, const KernelTable
 const char* winograd_obstacle(const ConvParams& p) {
   if (p.output.dtype == DType::kFloat64) return "float64 is computed directly";
   if (p.groups != 1) return "groups is not 1";
-  if (p.dilation[0] != 1 || p.dilation[1] != 1) return "dilation is not 1";
+  const bool dilated = p.dilation[0] != 1 || p.dilation[1] != 1;
+  if (dilated && p.transposed) return "dilation of a transposed convolution is not 1";
+  if (dilated && (p.stride[0] != 1 || p.stride[1] != 1)) return "neither dilation nor stride is 1";
+  for (int axis = 0; axis < 2 && dilated; ++axis) {
+    if (p.padding[axis] % p.dilation[axis] != 0) return "padding is no multiple of dilation";
+    if (p.dilation[axis] > p.output.size[2 + axis]) return "dilation is larger than the output";
+  }
   if (p.transposed) {
     for (int axis = 0; axis < 2; ++axis) {
       if (last_input(p, axis) - first_input(p, axis) > 2) return "an output depends on more than 3x3 inputs";
@@ -350,14 +383,14 @@ void pack_weight_winograd(int outputs, const ConvParams& params, const KernelTab
 
 void run_winograd(int outputs, const ConvParams& params, const Threads& threads) {
   const KernelTable& table = kernels();
-  WinogradPlan plan = make_plan(outputs, params, table);
+  WinogradPlan plan = make_plan(outputs, params, table, threads.count);
   const std::vector<float> bias = padded_channels(params.bias, plan.filters);
   const std::vector<float> slope = padded_channels(params.prelu_weight, plan.filters);
   plan.bias = bias.data();
   plan.prelu_slope = slope.data();
   // Kept from call to call as a thread's scratch is, unless it is large.
   static thread_local Scratch kept;
-  Scratch own;
+  Scratch large;
   std::shared_ptr<const float> shared;
   if (params.packed_weight.data != nullptr) {
     plan.weight = reinterpret_cast<const float*>(&packed_weight_header(params) + 1);
@@ -372,12 +405,13 @@ void run_winograd(int outputs, const ConvParams& params, const Threads& threads)
     plan.weight = shared.get();
     if (!shared) {
       const size_t bytes = static_cast<size_t>(elements) * sizeof(float);
-      auto* weight = static_cast<float*>((bytes <= kKeptBytes ? kept : own).reserve(bytes));
+      auto* weight = static_cast<float*>((bytes <= kKeptBytes ? kept : large).reserve(bytes));
       pack(params.weight.data, weight);
       plan.weight = weight;
     }
   }
-  const auto block = outputs == 4 ? table.winograd->block_4 : table.winograd->block_6;
+  const WinogradKernels& own = *table.winograd;
+  const auto block = outputs == 2 ? own.block_2 : outputs == 4 ? own.block_4 : own.block_6;
   for_each_block_ahead(threads, plan.tasks(), [&](int64_t index, int64_t next, Scratch& scratch) {
     block(plan, index, next, scratch.reserve(plan.scratch_bytes));
   });

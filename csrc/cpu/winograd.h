@@ -8,8 +8,8 @@
 // The image is cut into tiles of m x m outputs. A block of tiles is one task:
 //   V[point][tile][channel]  = B^T d B of every tile's n x n inputs (n = m + 2)
 //   M[point][tile][filter]   = V[point] * U[point], a matrix product at each of the n^2 points
-// Both lie as [point][vector of channels][tile][lane]: tiles are a vector apart, a number that the compiler
-// knows, so the inner loop of the products needs no registers for addresses.
+// Both lie as [vector of channels][tile][point][lane]: from point to point and from tile to tile it is a
+// number that the compiler knows, so neither transforms nor products need registers for these addresses.
 //   y                        = A^T M A + bias, residual, activation
 // V and M of a block stay in the second-level cache, U = G g G^T streams through it. Filters are taken
 // in blocks as wide as the register tile, so M holds one such block; where one block has them all and
@@ -38,7 +38,8 @@ struct WinogradPhase {
 struct WinogradPhases {
   std::vector<WinogradPhase> inputs, outputs;  // one of both has one phase, of all pixels
   int64_t input_step[2], output_step[2];       // between the pixels of a phase
-  int64_t padding[2];  // an output's first input is this much before its place in its phase
+  int64_t dilation[2];  // pixels that far apart are an image of their own, of the input and of the output
+  int64_t padding[2];   // an output's first input is this much before its place in its phase
 };
 
 // Channels of V whose weights at a point are not all zero: their first row of U, and the vector and the lane
@@ -63,6 +64,7 @@ struct WinogradPlan {
   std::vector<WinogradRuns> runs_at;  // [phase of the outputs][point]
   int64_t tiles_y, tiles_x, tiles;    // of one phase: per image, and of the whole batch
   int64_t block_tiles;
+  int64_t groups;  // of blocks of filters: a task computes one group for a block of tiles
 
   bool direct_input, direct_coarse;  // inner tiles are read where they lie
   bool direct_output;                // inner tiles are written, and their residual read, where they lie
@@ -70,10 +72,9 @@ struct WinogradPlan {
   bool stream;                       // outputs are written past the caches
   float lowest;
 
-  int64_t part_vectors[2];   // of V: the coarse image's, and those of one phase of the input
-  int64_t v_vectors;         // in all
-  int64_t vector_step;       // floats from vector to vector of V and of M
-  int64_t v_point, m_point;  // and from point to point
+  int64_t part_vectors[2];  // of V: the coarse image's, and those of one phase of the input
+  int64_t v_vectors;        // in all
+  int64_t vector_step;      // floats from vector to vector of V and of M
   int64_t m_offset, patch_offset, sums_offset;  // floats, in the scratch
   size_t scratch_bytes;
   int64_t input_lines;  // cache lines of the next block's input, for each register tile of a point
@@ -82,7 +83,7 @@ struct WinogradPlan {
   const float* bias;         // [filters rounded up], zeros if absent
   const float* prelu_slope;  // like bias
 
-  int64_t tasks() const { return divide_up(tiles, block_tiles); }
+  int64_t tasks() const { return divide_up(tiles, block_tiles) * groups; }
 };
 
 // A weight to be transformed.
@@ -101,18 +102,29 @@ constexpr int winograd_register_tiles(int accumulators, int vectors) {
   return accumulators / vectors;
 }
 
+// Floats from tile to tile of V and M. One vector more than there are points: tiles a multiple of 4 KiB apart
+// would share a set of the first-level cache.
+constexpr int64_t winograd_tile_step(int64_t points, int64_t lanes) {
+  return (points * points + 1) * lanes;
+}
+
 struct WinogradTile {
   int64_t n;
-  int64_t y, x;    // first output, counted within the phase
-  int64_t y0, x0;  // first input
+  int64_t first[2];  // pixel of the images that a dilation divides the n-th into
+  int64_t y, x;      // first output, counted within the phase
+  int64_t y0, x0;    // first input
 };
 
 DENOISE_EXT_INLINE WinogradTile winograd_tile(const WinogradPlan& plan, int64_t index) {
   const int64_t row = index / plan.tiles_x;
   const int64_t x = (index - row * plan.tiles_x) * plan.outputs;
-  const int64_t n = row / plan.tiles_y;
-  const int64_t y = (row - n * plan.tiles_y) * plan.outputs;
-  return {n, y, x, y - plan.phases.padding[0], x - plan.phases.padding[1]};
+  const int64_t image = row / plan.tiles_y;
+  const int64_t y = (row - image * plan.tiles_y) * plan.outputs;
+  const int64_t* dilation = plan.phases.dilation;
+  const int64_t line = image / dilation[1];
+  return {
+      line / dilation[0],        {line % dilation[0], image % dilation[1]}, y, x, y - plan.phases.padding[0],
+      x - plan.phases.padding[1]};
 }
 
 // The tile behind `at`, the index-th.
@@ -120,11 +132,12 @@ DENOISE_EXT_INLINE WinogradTile winograd_next_tile(const WinogradPlan& plan, con
                                                    int64_t index) {
   const int64_t x = at.x + plan.outputs;
   if (x >= plan.tiles_x * plan.outputs) return winograd_tile(plan, index);
-  return {at.n, at.y, x, at.y0, at.x0 + plan.outputs};
+  return {at.n, {at.first[0], at.first[1]}, at.y, x, at.y0, at.x0 + plan.outputs};
 }
 
-// m of the two algorithms.
+// m of the algorithms.
 constexpr int winograd_outputs(ConvAlgorithm algorithm) {
+  if (algorithm == ConvAlgorithm::kWinograd2) return 2;
   return algorithm == ConvAlgorithm::kWinograd6 ? 6 : 4;
 }
 

@@ -14,9 +14,11 @@ namespace denoise_ext::ops {
 cpu::ConvAlgorithm parse_algorithm(const std::string& name, const char* op) {
   if (name == "auto") return cpu::ConvAlgorithm::kAuto;
   if (name == "direct") return cpu::ConvAlgorithm::kDirect;
+  if (name == "winograd2") return cpu::ConvAlgorithm::kWinograd2;
   if (name == "winograd4") return cpu::ConvAlgorithm::kWinograd4;
   if (name == "winograd6") return cpu::ConvAlgorithm::kWinograd6;
-  STD_TORCH_CHECK(false, op, ": algorithm must be one of auto, direct, winograd4, winograd6, got '", name,
+  STD_TORCH_CHECK(false, op,
+                  ": algorithm must be one of auto, direct, winograd2, winograd4, winograd6, got '", name,
                   "'");
 }
 

@@ -56,8 +56,9 @@ class CliError(Exception):
 
 # The library's messages name its parameters; what stands in quotes is left alone.
 _PARAMETERS = re.compile(
-    r"""\baxes="(?P<axes>[A-Z]+)"|'[^']*'|"[^"]*"|\b(?P<flag>overwrite|recursive)=True\b"""
-    r"|(?<![\w-])(?P<name>max_pixels|max_memory|value_range|give (?:sigma|axes))\b"
+    r"""(?<![\w-])axes="(?P<axes>[A-Z]+)"|'[^']*'|"[^"]*"|\b(?P<flag>overwrite|recursive)=True\b"""
+    r"|(?P<range>\bvalue_range=\(black, white\))"
+    r"|(?<![\w-])(?P<name>max_pixels|max_memory|value_range|give (?:sigma|axes(?!=)))\b"
     r"|^(?P<first>axes|device|sigma|tile)(?=[:= ])"
 )
 
@@ -72,6 +73,8 @@ def in_options(message: str) -> str:
     def option(match: re.Match[str]) -> str:
         if match["axes"]:
             return f"--axes {match['axes']}"
+        if match["range"]:
+            return "--value-range BLACK WHITE"
         name = match["flag"] or match["name"] or match["first"]
         if name is None:
             return match[0]
@@ -400,6 +403,5 @@ def report_failures(failures: list[tuple[str, str]], total: int) -> None:
     """List on stderr which files failed and why."""
     print(f"denoise-ext: error: {len(failures)} of {total} files failed:", file=sys.stderr)
     for name, reason in failures:
-        reason = in_options(reason)
         named = reason if name in reason else f"{name}: {reason}"
         print(f"  {named}", file=sys.stderr)

@@ -89,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
         from denoise_ext.tasks.video_denoiser import VIDEO_OF_WHITE_NOISE
 
     if args.output != _STREAM:
-        check_can_write_video(args.output, args.codec, args.overwrite)
+        check_can_write_video(args.output, args.codec, args.overwrite, args.quality)
     # A wrong model is an error before a live source is waited for.
     denoiser = None if args.model is None else _denoiser(args)
     start = time.perf_counter()
@@ -121,8 +121,9 @@ def run(args: argparse.Namespace) -> int:
         estimated = " (estimated)" if args.sigma is None and level else ""
         late = f"; {frames.late} of them were late and passed as they are" if frames.late else ""
         rate = frames.count / seconds
+        network = args.model or "no network, for all are damaged"
         print(
-            f"{frames.count} frames denoised in {seconds:.1f} s ({args.model}; {rate:.1f} frames/s"
+            f"{frames.count} frames denoised in {seconds:.1f} s ({network}; {rate:.1f} frames/s"
             f"{level}{estimated}) -> {args.output}{late}",
             file=sys.stderr if args.output == _STREAM else sys.stdout,
         )

@@ -165,6 +165,8 @@ def decode_picture(
         >>> denoise_ext.codec.decode_picture(data, model="codec.safetensors").format
         'DXC'
     """
+    if not isinstance(data, (bytes, bytearray, memoryview)):
+        raise TypeError(f"data must be the bytes of a file, got {type(data).__name__}")
     data = bytes(data)
     header = read_header(data, name)
     pixels = header.width * header.height

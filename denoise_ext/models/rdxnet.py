@@ -11,6 +11,9 @@
 * With ``look_ahead`` the trunk also takes the next frame, moved to this one by block matching. The
   frame that waits for its next one is part of the state, and results are a frame late.
 * The trunk is DXNet's: bias-free, f(a x, a sigma) = a f(x, sigma). The gate looks at ratios alone.
+* The trunk's output is the noise of the average. Noise of more dimensions than the trunk has
+  features would stay. With ``bypass`` the average goes through a 1x1 convolution before the noise
+  is subtracted. It keeps what films have: all of brightness, and colour at half the resolution.
 """
 
 from __future__ import annotations
@@ -59,6 +62,7 @@ class RDXNet(Network):
             the coarsest.
         unshuffle: side of the squares of pixels that are channels of the finest level.
         look_ahead: take the next frame, too; `delay` is 1 then.
+        bypass: a 1x1 convolution of the unshuffled average, from which the noise is subtracted.
     """
 
     match: BlockMatch
@@ -74,6 +78,7 @@ class RDXNet(Network):
         blocks: Sequence[int] = (1, 1, 2),
         unshuffle: int = 2,
         look_ahead: bool = False,
+        bypass: bool = False,
     ) -> None:
         super().__init__()
         if channels not in (1, 3):
@@ -93,6 +98,9 @@ class RDXNet(Network):
         sub = self.unshuffle**2
         seen = (3 + self.delay) * channels + 1  # by the trunk, for each pixel
         self.trunk: _Trunk = _Trunk(sub * seen, sub * channels, widths, blocks)
+        self.bypass: Conv2d | None = None
+        if check_bool("bypass", bypass):
+            self.bypass = Conv2d(sub * channels, sub * channels, 1, bias=False)
         side, width = _GATE_SIDE**2, _GATE_WIDTHS[channels]
         self.gate: nn.Sequential = nn.Sequential(
             Conv2d(2 * channels * side + 1, width, 3, padding=1, activation="relu"),
@@ -131,6 +139,7 @@ class RDXNet(Network):
             "blocks": self.trunk.blocks,
             "unshuffle": self.unshuffle,
             "look_ahead": self.look_ahead,
+            "bypass": self.bypass is not None,
         }
 
     def compute(self, inputs: Tensors, state: Tensors) -> tuple[Tensors, Tensors]:
@@ -183,9 +192,12 @@ class RDXNet(Network):
             motion = self.match(luma, _luma(following), sigma)
             shown.append(self.warp(following, motion))
         # Apart, not after a concatenation: each can then be written where the trunk reads it.
-        residual = self.trunk(torch.cat([F.pixel_unshuffle(x, self.unshuffle) for x in shown], 1))
-        residual = F.pixel_shuffle(residual, self.unshuffle)
-        clean = fused[:, channels : 2 * channels] - residual
+        side, average = self.unshuffle, fused[:, channels : 2 * channels]
+        residual = self.trunk(torch.cat([F.pixel_unshuffle(x, side) for x in shown], 1))
+        if self.bypass is None:
+            clean = average - F.pixel_shuffle(residual, side)
+        else:
+            clean = F.pixel_shuffle(self.bypass(F.pixel_unshuffle(average, side)) - residual, side)
         return {"image": clean}, {"past": torch.cat([clean, fused[:, channels:]], 1), **kept}
 
     def _differences(self, image: Tensor, noise: Tensor, past: Tensor) -> Tensor:
@@ -209,6 +221,8 @@ class RDXNet(Network):
     def initialise(self, generator: torch.Generator) -> None:
         """Random weights to train from; before training a quarter of the past is taken."""
         self.trunk.initialise_levels(generator)
+        if self.bypass is not None:
+            nn.init.dirac_(self.bypass.weight)
         first, last = (cast("Conv2d", layer) for layer in self.gate)
         assert first.bias is not None and last.bias is not None
         nn.init.kaiming_normal_(first.weight, nonlinearity="relu", generator=generator)
@@ -279,6 +293,11 @@ def rdxnet_xs_gray(**kwargs: Any) -> RDXNet:
 
 @register_model
 def rdxnet_xs_color(**kwargs: Any) -> RDXNet:
-    """Colour RDXNet for large video in real time: two levels, a quarter of the resolution first."""
-    defaults = {"channels": 3, "widths": (32, 48), "blocks": (1, 2), "unshuffle": 4}
+    """Colour RDXNet for large video in real time: two levels, a quarter of the resolution first.
+
+    48 values of a square of pixels from 32 features: the average has a bypass.
+    """
+    defaults = {
+        "channels": 3, "widths": (32, 48), "blocks": (1, 2), "unshuffle": 4, "bypass": True,
+    }  # fmt: skip
     return RDXNet(**{**defaults, **kwargs})

@@ -75,7 +75,8 @@ class RDXNetBlind(RDXNet):
     def config(self) -> dict[str, Any]:
         """What rebuilds this network."""
         config = {**super().config, "estimator_width": self.estimator_width}
-        del config["unshuffle"]  # always 2, the resolution of the estimated level
+        for fixed in ("unshuffle", "bypass"):  # 2, the resolution of the estimated level; none
+            del config[fixed]
         return {**config, "estimator_depth": self.estimator_depth}
 
     def compute(self, inputs: Tensors, state: Tensors) -> tuple[Tensors, Tensors]:

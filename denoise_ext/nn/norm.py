@@ -162,7 +162,7 @@ class InstanceNorm2d(nn.InstanceNorm2d):
         if self.track_running_stats:
             return apply_activation(super().forward(input), self.activation, self.negative_slope)
         # Without weights any number of channels is taken, as by torch.nn's layer.
-        channels = input.shape[-3] if input.dim() > 2 else self.num_features
+        channels = int(input.shape[-3]) if input.dim() > 2 else self.num_features
         return ops.group_norm(
             input, channels, self.weight, self.bias, self.eps, activation=self.activation,
             negative_slope=self.negative_slope,

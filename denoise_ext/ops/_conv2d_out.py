@@ -5,8 +5,8 @@ They are ``conv2d`` and ``conv_transpose2d`` for an inference engine:
 slice of the channels of a channels_last buffer), takes weights packed once by ``conv2d_pack`` (on
 the CPU for an algorithm; on CUDA for a kernel, "conv_rowring", "conv_gemm_mma" or "conv_tiled",
 which then runs), pads with zeros, mirrored or repeated pixels (``border`` "constant", "reflect",
-"replicate", "circular"), and lets the algorithm be named ("auto", "direct", "winograd4",
-"winograd6").
+"replicate", "circular"), and lets the algorithm be named ("auto", "direct", "winograd2",
+"winograd4", "winograd6").
 ``precision`` matters for "auto", and on CUDA, where it decides whether tf32 may be used.
 ``torch.ops.denoise_ext.conv_transpose2d_out`` writes into ``out`` likewise and takes a residual and
 a packed weight (on the CPU).  ``conv2d_pack`` takes stride, padding and ``transposed`` for these,
@@ -16,12 +16,18 @@ two levels of a U-Net: it reads ``coarse`` (N, C0, H / 2, W / 2), every pixel re
 behind it the channels of ``fine`` (N, C1, H, W), as if upsampled and concatenated; it writes
 ``out``, or its 2x2 blocks' maxima or means to ``pooled`` (N, K, H // 2, W // 2), or both.  Where
 there is a ``coarse``, H and W are twice its sizes.  ``packed_weight`` is required, packed for
-"winograd4" or "winograd6", its input channels in the order coarse, fine; of ``weight`` only sizes
-and dtype count.
+"winograd2", "winograd4" or "winograd6", its input channels in the order coarse, fine; of
+``weight`` only sizes and dtype count.
 ``torch.ops.denoise_ext.pixel_unshuffle_out`` and ``pixel_shuffle_out`` (CPU) are PyTorch's
 ``pixel_unshuffle`` and ``pixel_shuffle`` of any strides.
 ``torch.ops.denoise_ext.gdn_out`` (CPU) is ``input / sqrt(conv2d(input^2, weight, bias))``, or with
 ``inverse`` the product, for a 1x1 weight of at least 5 channels, packed for "direct"; not float64.
+``torch.ops.denoise_ext.conv2d_gated_out`` (CPU, direct sums) is ``conv2d(input, weight, bias) *
+gate(conv2d(gate_input, gate_weight, gate_bias))``.  ``gate`` is "none" or an activation other than
+ReLU, leaky ReLU and PReLU.  Both convolutions are of one geometry.  Dense ones (``groups`` 1, at
+least 5 filters) read the same image: ``gate_input`` is None.  Both of their weights may be packed
+for "direct".  Depthwise ones read images of equal strides with channels side by side, at least a
+vector of them.
 ``torch.ops.denoise_ext.block_warp_out`` and ``recurrent_fuse_out`` (CPU) are ``block_warp`` and
 ``recurrent_fuse``.
 
@@ -53,7 +59,7 @@ _NARROW_OUTPUTS, _NARROW_MOST = 8, 32
 
 _HEADER_BYTES = 64  # PackedWeightHeader of csrc/cpu/conv_pack.h
 _CHANNEL_MULTIPLE = 16
-_WINOGRAD_POINTS = {"winograd4": 6 * 6, "winograd6": 8 * 8}
+_WINOGRAD_POINTS = {"winograd2": 4 * 4, "winograd4": 6 * 6, "winograd6": 8 * 8}
 
 
 def _pack_fake(
@@ -139,6 +145,16 @@ def _gdn_out_fake(
     check_fake_conv(weight)
 
 
+def _gated_out_fake(
+    input: Tensor, weight: Tensor, packed_weight: Tensor | None, bias: Tensor | None,
+    gate_input: Tensor | None, gate_weight: Tensor, packed_gate_weight: Tensor | None,
+    gate_bias: Tensor | None, gate: str, stride: Sequence[int], padding: Sequence[int],
+    dilation: Sequence[int], groups: int, out: Tensor,
+) -> None:  # fmt: skip
+    check_fake_conv(weight, stride=stride, padding=padding, dilation=dilation)
+    conv_output_size(input, weight, stride, padding, dilation)
+
+
 def _fuse_out_fake(
     input: Tensor, previous: Tensor, gate: Tensor, level: Tensor, out: Tensor
 ) -> None:
@@ -153,5 +169,6 @@ if _available:
     torch.library.register_fake("denoise_ext::pixel_unshuffle_out", _shuffle_out_fake)
     torch.library.register_fake("denoise_ext::pixel_shuffle_out", _shuffle_out_fake)
     torch.library.register_fake("denoise_ext::gdn_out", _gdn_out_fake)
+    torch.library.register_fake("denoise_ext::conv2d_gated_out", _gated_out_fake)
     torch.library.register_fake("denoise_ext::block_warp_out", _warp_out_fake)
     torch.library.register_fake("denoise_ext::recurrent_fuse_out", _fuse_out_fake)

@@ -205,7 +205,13 @@ def _only(wanted: list[bool], grads: tuple[Tensor | None, ...]) -> list[Tensor |
     return [grad if is_wanted else None for grad, is_wanted in zip(grads, wanted, strict=True)]
 
 
+def _deviation_fake(input: Tensor, weight: Tensor | None, eps: float, out: Tensor) -> None:
+    return None
+
+
 if _layer_available and _group_available:
+    # input / sqrt(variance + eps) * weight over channels, on the CPU: the mean stays.
+    torch.library.register_fake("denoise_ext::deviation_norm_out", _deviation_fake)
     torch.library.register_fake("denoise_ext::layer_norm2d", _layer_fake)
     torch.library.register_fake("denoise_ext::group_norm", _group_fake)
     torch.library.register_fake("denoise_ext::layer_norm2d_out", _out_fake)

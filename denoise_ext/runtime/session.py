@@ -6,7 +6,7 @@ import copy
 import math
 import threading
 from functools import cached_property
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -85,6 +85,12 @@ class Session:
         self._computed_in = half or self.dtype
         self._exact: Network | None = None
         self._lock = threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_lock": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _lock=threading.Lock())
 
     @cached_property
     def _geometry(self) -> Geometry | str:

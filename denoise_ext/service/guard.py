@@ -29,8 +29,10 @@ _HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
-# Answers that come before the body was read to its end.
-_CLOSING = (408, 413)
+# Answers after which the rest of the body is not waited for. After others that come before its end
+# the rest is read and dropped, for as long as a head may take: a client that is still sending would
+# otherwise find the connection reset, and not the answer.
+_CLOSING = (408,)
 
 
 class Guard:

@@ -25,6 +25,7 @@ ImageT = TypeVar("ImageT", bound=np.ndarray | Tensor | Image.Image | Picture)
 # Pillow modes whose pixels are what they look like; the others are palettes, print colours, bits.
 _PIL_MODES = ("L", "LA", "RGB", "RGBA", "I;16", "I", "F")
 _NAME_AXES = 'give axes="ZYX", axes="CYX", axes="YXC", ... for slices and any number of channels'
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _DTYPES = "uint8, uint16 or floating point in [0, 1] (other integers with value_range)"
 
 
@@ -200,8 +201,12 @@ def _open_tensor(image: Tensor, axes: str | None) -> ImageView:
             f"image must be (H, W), (C, H, W) or (N, C, H, W), got shape {tuple(image.shape)};"
             f" {_NAME_AXES}"
         )
-    if image.is_complex() or image.dtype == torch.bool:
+    read = image.dtype in _FLOATS or not image.dtype.is_floating_point
+    if image.is_complex() or image.dtype == torch.bool or not read:
         raise TypeError(f"image must be {_DTYPES}, got {image.dtype}")
+    if image.layout is not torch.strided or image.is_meta:
+        what = "on the meta device" if image.is_meta else f"with the layout {image.layout}"
+        raise TypeError(f"image must be a dense tensor with numbers, got one {what}")
     image = image.detach()
     if axes is not None:
         return _by_axes(image, axes, lambda shape: _like(image, shape))
@@ -262,15 +267,18 @@ def _by_axes(
 
 
 def _open_array(image: np.ndarray, axes: str | None = None) -> ImageView:
+    if isinstance(image, np.ma.MaskedArray):
+        raise TypeError("image must not be masked: results have no mask; give image.filled(...)")
     if image.dtype.kind not in "uif" or image.dtype.itemsize > 8:
         raise TypeError(f"image must be {_DTYPES}, got {image.dtype}")
     if axes is None and image.ndim not in (2, 3):
         raise ValueError(
             f"image must be (H, W) or (H, W, C), got shape {image.shape}; {_NAME_AXES}"
         )
-    # PyTorch takes native byte order and positive strides only
+    # PyTorch takes native byte order and positive strides of whole elements only
     native = image.astype(image.dtype.newbyteorder("="), order="K", copy=False)
-    if not native.flags.writeable or min(native.strides, default=0) < 0:
+    odd = any(step < 0 or step % native.itemsize for step in native.strides)
+    if odd or not native.flags.writeable:
         native = native.copy(order="K")
 
     def memory(shape: tuple[int, ...]) -> Tensor:

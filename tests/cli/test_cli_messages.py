@@ -32,6 +32,19 @@ def options(checkpoints) -> list[str]:
 # --- usage ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    "message, shown",
+    [
+        ('give axes="ZYX" (slices) or axes="YXC"', "give --axes ZYX (slices) or --axes YXC"),
+        ('give axes, such as axes="ZYX"', "give --axes, such as --axes ZYX"),
+        ("value_range=(black, white) states", "--value-range BLACK WHITE states"),
+    ],
+)
+def test_values_of_parameters_are_those_of_options(message, shown):
+    assert in_options(message) == shown
+    assert in_options(shown) == shown
+
+
 def test_without_a_command_help_is_printed(capsys):
     code, out, err = run(capsys)
     assert code == 2 and err == ""

@@ -239,3 +239,8 @@ def test_a_sealed_network_keeps_its_numbers_in_a_file(model):
             {"image": torch.zeros(1, 3, 16, 16), "noise_map": torch.zeros(1, 1, 1, 1),
              "level": torch.zeros(1, 1, 1, 1)}, {},
         )  # fmt: skip
+
+
+def test_a_name_is_no_data():
+    with pytest.raises(TypeError, match="data must be the bytes of a file, got str"):
+        codec.decode("photo.dxc")

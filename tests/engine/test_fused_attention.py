@@ -148,7 +148,7 @@ def _net(layer: nn.Module) -> nn.Module:
 
 def _sites(net: nn.Module, x: Tensor, channels_last: bool = True) -> list[AttentionSite]:
     graph, own, _ = trace(net, "forward", (x,), {}, None, channels_last=channels_last)
-    constants = Constants(own, None, {})
+    constants = Constants(own, {})
     constants.enter(graph)
     sites = find_sites(graph, constants, "default")
     return [site for site in sites if isinstance(site, AttentionSite)]

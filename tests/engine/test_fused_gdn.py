@@ -54,7 +54,7 @@ def _net(layer: nn.Module) -> nn.Module:
 
 def _found(net: nn.Module, x: Tensor) -> list[GdnSite]:
     graph, own, _ = trace(net, "forward", (x,), {}, None, channels_last=True)
-    constants = Constants(own, None, {})
+    constants = Constants(own, {})
     constants.enter(graph)
     return [s for s in find_sites(graph, constants, "default") if isinstance(s, GdnSite)]
 

@@ -60,7 +60,7 @@ def _net(*layers: nn.Module) -> nn.Module:
 
 def _linears(net: nn.Module, x: Tensor, channels_last: bool = True) -> list[LinearSite]:
     graph, own, _ = trace(net, "forward", (x,), {}, None, channels_last=channels_last)
-    constants = Constants(own, None, {})
+    constants = Constants(own, {})
     constants.enter(graph)
     sites = find_sites(graph, constants, "default")
     return [site for site in sites if isinstance(site, LinearSite)]
@@ -96,6 +96,23 @@ def test_blocks(layer, bias, batch, size):
 def test_activations(layer, name):
     net, x = _net(layer(ACTIVATIONS[name])), torch.rand(1, 3, 12, 20)
     assert _linears(net, x)[0].activation == name
+    _compare(net, x)
+
+
+class AddedBias(Tokens):
+    """The bias is added afterwards, as PyTorch itself does for rows that are not dense."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, c, h, w = x.shape
+        y = F.linear(x.flatten(2).transpose(1, 2), self.first.weight) + self.first.bias
+        y = self.second.bias + F.linear(self.activation(y), self.second.weight)
+        return y.transpose(1, 2).reshape(n, c, h, w)
+
+
+def test_a_bias_that_is_added_afterwards():
+    net, x = _net(AddedBias(nn.GELU())), torch.rand(2, 3, 12, 20)
+    first, second = _linears(net, x)
+    assert first.bias is not None and second.bias is not None and first.activation == "gelu"
     _compare(net, x)
 
 

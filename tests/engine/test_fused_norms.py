@@ -116,7 +116,7 @@ def _net(*layers: nn.Module) -> nn.Module:
 
 def _sites(net: nn.Module, x: Tensor) -> list:
     graph, own, _ = trace(net, "forward", (x,), {}, None, channels_last=True)
-    constants = Constants(own, None, {})
+    constants = Constants(own, {})
     constants.enter(graph)
     return find_sites(graph, constants, "default")
 
@@ -147,6 +147,26 @@ def test_norms(name, batch, dtype):
     bound = 64 * torch.finfo(dtype).eps * largest
     assert float((actual.double() - expected).abs().max()) <= bound
     assert float((original.double() - expected).abs().max()) <= 4 * bound
+
+
+@pytest.mark.parametrize(
+    ("slopes", "activation"),
+    [([0.3], "leaky_relu"), ([0.0], "leaky_relu"), ([-0.2], "none"), ([0.3] * C, "none")],
+)
+@torch.no_grad()
+def test_prelu_with_one_slope(slopes, activation, ours_is_faster):
+    prelu = nn.PReLU(len(slopes))
+    prelu.weight.copy_(torch.tensor(slopes))
+    net, x = _net(nn.InstanceNorm2d(C), prelu), torch.randn(2, 3, 9, 13)
+    (site,) = _norms(net, x)
+    assert site.activation == activation
+    torch.testing.assert_close(_planned(net, x), net(x), rtol=1e-4, atol=1e-4)
+    fast = denoise_ext.accelerate(net, x)
+    torch.testing.assert_close(fast(x), net(x), rtol=1e-4, atol=1e-4)
+    prelu.weight.fill_(0.7)  # trained on
+    torch.testing.assert_close(fast(x), net(x), rtol=1e-4, atol=1e-4)
+    x[0, 0, 2, 3] = torch.nan
+    assert torch.equal(fast(x).isnan(), net(x).isnan())
 
 
 def _planned(net: nn.Module, x: Tensor) -> Tensor:

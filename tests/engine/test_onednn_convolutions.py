@@ -55,7 +55,7 @@ class Layer(nn.Module):
 
 def site_of(net: nn.Module, *args: Tensor) -> ConvSite:
     graph, own, _ = trace(net, "forward", args, {}, None, channels_last=True)
-    constants = Constants(own, None, {})
+    constants = Constants(own, {})
     constants.enter(graph)
     (site,) = [s for s in find_sites(graph, constants, "default") if isinstance(s, ConvSite)]
     return site

@@ -99,7 +99,7 @@ TAKEN = {  # the network, the factor, its channels
 
 def sites(net: nn.Module, *args: Tensor) -> list[ShuffledSite]:
     graph, own, _ = trace(net, "forward", args, {}, None, channels_last=True)
-    constants = Constants(own, None, {})
+    constants = Constants(own, {})
     constants.enter(graph)
     found = find_sites(graph, constants, "fast")
     return [site for site in found if isinstance(site, ShuffledSite)]
@@ -137,7 +137,8 @@ def test_within_rounding_of_float64(name, last, monkeypatch, isa):
                 exact = copy.deepcopy(net).double()(*(x.double() for x in given))
             assert actual.stride() == plain.stride()
             # 400 terms of at most 5 times 1/sqrt(144), norms below 3, and the other image.
-            amplification = {"winograd4": 19.4, "winograd6": 114.2}.get(variant, 1.0)
+            amplifications = {"winograd2": 3.0, "winograd4": 19.4, "winograd6": 114.2}
+            amplification = amplifications.get(variant, 1.0)
             allowed = 4 * 2.0**-23 * 416**0.5 * amplification * 3 * (5 + 5)
             assert float((actual - exact).abs().max()) <= allowed
 

@@ -18,7 +18,7 @@ def _site(layer: nn.Module, precision: str = "default", size: int = 24) -> ConvS
     layer = layer.eval()
     x = torch.rand(1, layer.in_channels, size, size, dtype=layer.weight.dtype)
     graph, own, _ = trace(layer, "forward", (x,), {}, None, channels_last=True)
-    constants = Constants(own, None, {})
+    constants = Constants(own, {})
     constants.enter(graph)
     (site,) = find_sites(graph, constants, precision)
     return site
@@ -39,13 +39,25 @@ PHASES = ["direct", "winograd4", "onednn"]
         (nn.Conv2d(16, 16, 5, 2, 2, groups=16), ["direct"]),
         (nn.Conv2d(16, 16, 5, 2, 2).double(), ["direct"]),
         (nn.ConvTranspose2d(16, 16, 5, 2, 2, 1), ["auto", "winograd4", "direct"]),
-        (nn.ConvTranspose2d(16, 16, 2, 2), ["auto", "direct"]),
+        (nn.ConvTranspose2d(16, 16, 2, 2), ["direct"]),
         (nn.ConvTranspose2d(16, 16, 5, 2, 2, 1, groups=2), ["auto"]),
     ],
 )
 def test_variants(layer, variants):
     assert _site(layer).variants() == variants
     assert "winograd4" not in _site(layer, "strict").variants()
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "few"),
+    [(3, 64, True), (5, 64, True), (12, 12, True), (12, 32, False), (13, 64, False),
+     (64, 4, True), (16, 5, False), (48, 12, False), (64, 64, False)],
+)  # fmt: skip
+def test_the_first_guess_follows_the_channels(inputs, outputs, few):
+    site = _site(nn.Conv2d(inputs, outputs, 3, padding=1))
+    assert site.variants()[0] == ("direct" if few else "winograd4")
+    strict = _site(nn.Conv2d(inputs, outputs, 3, padding=1), "strict")
+    assert strict.variants() == ["direct"]
 
 
 def test_an_output_smaller_than_the_stride_is_left_to_the_operator():

@@ -6,7 +6,11 @@ import math
 import random
 
 import pytest
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
+import denoise_ext
 from denoise_ext.engine.fuse import verify
 
 
@@ -81,3 +85,59 @@ def test_random_delays(monkeypatch, delays, lose, win):
         assert wins(gain) <= most, gain
     for gain, least in win.items():
         assert wins(gain) >= least, gain
+
+
+def test_what_runs_between_sites_is_not_timed(monkeypatch):
+    """It comes before every call; a site with hot weights alone would win here."""
+    now, order = [0.0], []
+    monkeypatch.setattr(verify, "clock", lambda: now[0])
+
+    def others() -> None:
+        order.append("others")
+        now[0] += 0.5
+
+    def call(name: str, hot: float, cold: float) -> None:
+        now[0] += cold if order[-1] == "others" else hot
+        order.append(name)
+
+    contenders = [lambda: call("first", 0.2, 0.2), lambda: call("second", 0.1, 0.3)]
+    times = verify.interleaved(contenders, others)
+    assert times == pytest.approx([200.0, 300.0])
+    calls = order[1:]  # before the first one it is timed itself
+    assert all(name == "others" for name in calls[::2]) and "others" not in calls[1::2]
+
+
+@pytest.mark.parametrize(("channels", "runs"), [(8, False), (300, True)])
+def test_caches_are_filled_where_the_weights_do_not_fit(channels, runs, monkeypatch):
+    """Weights of 2 MiB and less stay in the second-level cache from call to call."""
+    net = nn.Sequential(nn.Conv2d(3, channels, 3), nn.Conv2d(channels, channels, 3)).eval()
+    seen = []
+
+    def interleaved(calls, in_between):
+        read = _read(in_between)
+        seen.append(read)
+        return [2.0] + [1.0] * (len(calls) - 1)
+
+    monkeypatch.setattr(verify, "interleaved", interleaved)
+    monkeypatch.setattr(verify, "settled", lambda calls: [2.0] * (len(calls) - 1) + [1.0])
+    denoise_ext.accelerate(net, torch.rand(1, 3, 20, 20))
+    assert seen
+    for read in seen:
+        assert bool(read) == runs
+        if runs:  # other memory first, then what the site reads: it was just written
+            assert read[0] >= 2 * 2**21 * torch.get_num_threads() and read[-1] < 2**20
+
+
+def _read(call) -> list[int]:
+    """Bytes of each tensor that ``call`` adds up."""
+    sizes = []
+
+    class Sums(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            if func is torch.ops.aten.sum.default:
+                sizes.append(args[0].numel() * args[0].element_size())
+            return func(*args, **(kwargs or {}))
+
+    with torch.inference_mode(False), Sums():
+        call()
+    return sizes

@@ -226,7 +226,7 @@ def out_case(rng: random.Random) -> str:
     border = rng.choice(BORDERS) if not transposed and rng.random() < 0.5 else "constant"
     if border != "constant" and not _has_few_taps(call, t):
         border = "constant"
-    named = ["winograd4", "winograd6"] if tuple(t["weight"].shape[2:]) == (3, 3) else []
+    named = [*WINOGRAD_OUTPUTS] if tuple(t["weight"].shape[2:]) == (3, 3) else []
     algorithm = rng.choice(["auto", "auto", "direct", *named, *named])
     x = t["input"]
     overlapping = rng.random() < 0.05 and 0 < out.numel() <= x.numel() and x.is_contiguous()
@@ -275,7 +275,7 @@ def _run_out(
         assert guards_hold(out, buffer), "memory beside the output has changed"
         for name, x in before.items():
             assert same_bits(t[name], x), f"{name} has changed"
-        if border != "constant" and algorithm not in ("winograd4", "winograd6"):
+        if border != "constant" and algorithm not in WINOGRAD_OUTPUTS:
             _compare_border(call, t, out, border, algorithm)
         elif border == "constant":
             compare(case, call, t, out)
@@ -286,7 +286,7 @@ def _packed(rng: random.Random, weight: Tensor, algorithm: str) -> tuple[Tensor 
     """A packed weight for a named algorithm, sometimes one that does not belong there."""
     if rng.random() < 0.5:
         return None, algorithm
-    chosen = rng.choice(["direct", "winograd4", "winograd6"]) if algorithm == "auto" else algorithm
+    chosen = rng.choice(["direct", *WINOGRAD_OUTPUTS]) if algorithm == "auto" else algorithm
     packed = OPS.conv2d_pack(weight, chosen)
     kind = rng.random()
     if kind < 0.05:

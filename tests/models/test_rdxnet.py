@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+import torch.nn.functional as F
 from recurrent import clip, start_of
 from torch import Tensor
 
@@ -60,9 +61,11 @@ def test_any_size_and_a_state_of_padded_size(channels, size):
     assert outputs["image"].isfinite().all()
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-def test_own_kernels_compute_what_torch_computes(channels):
-    network = tiny(channels)
+@pytest.mark.parametrize(("channels", "options"), [(1, {}), (3, {}), (3, {"bypass": True})])
+def test_own_kernels_compute_what_torch_computes(channels, options):
+    network = tiny(channels, **options)
+    if network.bypass is not None:
+        torch.nn.init.normal_(network.bypass.weight, std=0.3)
     inputs = {"image": clip(channels, 4, 27, 34), "noise_map": level()}
     with torch.inference_mode():
         ours, _ = compute_frames(network, inputs)
@@ -144,7 +147,7 @@ def test_nothing_beyond_the_stated_radius_is_read(options):
 
 
 def test_gradients_reach_every_parameter():
-    network = tiny(3).train()
+    network = tiny(3, bypass=True).train()
     x = clip(3, 3, 16, 24)
     outputs, _ = compute_frames(network, {"image": x, "noise_map": level()})
     outputs["image"].square().sum().backward()
@@ -200,6 +203,7 @@ def test_written_and_read(name, tmp_path):
         ({"unshuffle": 0}, "unshuffle"),
         ({"unshuffle": 17}, "unshuffle"),
         ({"unshuffle": True}, "unshuffle"),
+        ({"bypass": 2}, "bypass"),
     ],
 )
 def test_bad_options_are_named(options, name):
@@ -296,3 +300,22 @@ def test_a_colour_network_to_train_on_denoises_luma_as_the_gray_one(size, tmp_pa
             torch.testing.assert_close(
                 got["image"], wanted["image"].expand(-1, 3, -1, -1), rtol=0, atol=2e-3
             )
+
+
+def test_the_bypass_to_train_on_keeps_brightness_and_colours_at_half_the_resolution(
+    tmp_path, monkeypatch
+):
+    network = start_of("rdxnet_xs_color", tmp_path, monkeypatch)
+    assert network.bypass is not None
+    x = torch.rand(1, 3, 8, 12, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        kept = F.pixel_shuffle(network.bypass(F.pixel_unshuffle(x, 4)), 4)
+    luma = torch.tensor([0.299, 0.587, 0.114]).reshape(1, 3, 1, 1)
+    brightness = (luma * kept).sum(1, keepdim=True)
+    # float16 weights: 48 products, each of a weight that is wrong by 2**-12 of itself
+    wrong = {"rtol": 0, "atol": 48 * 2**-12}
+    torch.testing.assert_close(brightness, (luma * x).sum(1, keepdim=True), **wrong)
+    torch.testing.assert_close(F.avg_pool2d(kept, 2), F.avg_pool2d(x, 2), **wrong)
+    colours = kept - brightness
+    coarse = F.interpolate(F.avg_pool2d(colours, 2), scale_factor=2.0)
+    torch.testing.assert_close(colours, coarse, **wrong)

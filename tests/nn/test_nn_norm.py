@@ -108,3 +108,10 @@ def test_layer_norm_of_another_number_of_channels(affine):
         for x in (image(1, 4, 5, 5), image(4, 5, 5)):
             with pytest.raises(ValueError, match=r"^input.*6 channels.*\(.*4, 5, 5\)"):
                 module(x)
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning")
+def test_instance_norm_is_traced():
+    layer, x = dnn.InstanceNorm2d(4), torch.rand(2, 4, 5, 6)
+    traced = torch.jit.trace(layer, (x,))
+    torch.testing.assert_close(traced(x[..., 1:]), layer(x[..., 1:]), rtol=0, atol=0)

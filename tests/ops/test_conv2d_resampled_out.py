@@ -232,7 +232,7 @@ def test_errors_name_the_argument():
         ({"fine": None, "coarse": torch.empty(0, 32, 2**29 + 1, 1)}, "coarse must have at most"),
         ({"weight": weights(16, 30)}, r"weight must be \(K, 32, 3, 3\)"),
         ({"fine": fine.double()}, "fine"),
-        ({"packed_weight": OPS.conv2d_pack(weight, "direct")}, "packed for 'winograd4'"),
+        ({"packed_weight": OPS.conv2d_pack(weight, "direct")}, "packed for 'winograd2'"),
         ({"packed_weight": torch.empty(0)}, "packed_weight must be a result of conv2d_pack"),
         ({"packed_weight": torch.zeros(packed.shape)}, "packed_weight cannot be used here"),
         (

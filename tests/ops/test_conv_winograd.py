@@ -29,13 +29,13 @@ def algorithm(request) -> str:
 
 
 def run(x: Tensor, weight: Tensor, algorithm: str, out: Tensor | None = None, **options) -> Tensor:
-    p = options.get("padding", 1)
+    p, d = options.get("padding", 1), options.get("dilation", 1)
     if out is None:
-        shape = (x.shape[0], weight.shape[0], x.shape[2] + 2 * p - 2, x.shape[3] + 2 * p - 2)
+        shape = (x.shape[0], weight.shape[0], *(size + 2 * (p - d) for size in x.shape[2:]))
         out = torch.full(shape, float("nan"), dtype=x.dtype)
         out = out.contiguous(memory_format=options.get("layout", torch.channels_last))
     OPS.conv2d_out(
-        x, weight, options.get("packed"), options.get("bias"), [1, 1], [p, p], [1, 1], 1,
+        x, weight, options.get("packed"), options.get("bias"), [1, 1], [p, p], [d, d], 1,
         options.get("border", "constant"), options.get("activation", "none"), 0.1,
         options.get("prelu_weight"), options.get("residual"), options.get("position", "before"),
         algorithm, out,
@@ -51,11 +51,17 @@ def check(x: Tensor, weight: Tensor, algorithm: str, **options) -> Tensor:
     }
     exact = reference.conv2d(
         image, weight.double(), options["bias"].double() if "bias" in options else None,
-        activation=options.get("activation", "none"), negative_slope=0.1,
-        residual_position=options.get("position", "before"), **extra,
+        dilation=options.get("dilation", 1), activation=options.get("activation", "none"),
+        negative_slope=0.1, residual_position=options.get("position", "before"), **extra,
     )  # fmt: skip
     # Slopes are at most 1; 16 eps for bias, residual and the activation of values around 1.
-    allowed = winograd_bounds.bound(image, weight.double(), WINOGRAD_OUTPUTS[algorithm])
+    allowed = torch.empty_like(exact)
+    d = options.get("dilation", 1)  # so many images along each axis
+    for y in range(d):
+        for column in range(d):
+            allowed[:, :, y::d, column::d] = winograd_bounds.bound(
+                image[:, :, y::d, column::d], weight.double(), WINOGRAD_OUTPUTS[algorithm]
+            )
     allowed = allowed + 16 * winograd_bounds.EPS + bounds.output_rounding(exact, x.dtype)
     error = (actual.double() - exact).abs()
     assert (error <= allowed).all(), f"{float((error / allowed).max()):.3g} times the bound"
@@ -166,17 +172,22 @@ def test_packed_weight_gives_the_same_result(dtype, algorithm, isa):
 def test_what_winograd_cannot_do(algorithm):
     x, out = values(1, 4, 9, 9), torch.empty(1, 4, 7, 7)
 
-    def refused(match: str, weight: Tensor, stride=1, dilation=1, groups=1, x=x, out=out) -> None:
+    def refused(
+        match: str, weight: Tensor, stride=1, dilation=1, groups=1, padding=0, x=x, out=out
+    ) -> None:
         with pytest.raises(RuntimeError, match=f"winograd cannot be used here: {match}"):
             OPS.conv2d_out(
-                x, weight, None, None, [stride] * 2, [0, 0], [dilation] * 2, groups, "constant",
-                "none", 0.0, None, None, "before", algorithm, out,
+                x, weight, None, None, [stride] * 2, [padding] * 2, [dilation] * 2, groups,
+                "constant", "none", 0.0, None, None, "before", algorithm, out,
             )  # fmt: skip
 
     refused("the kernel is not 3x3", values(4, 4, 3, 2), out=torch.empty(1, 4, 7, 8))
     refused("with stride 2", values(4, 4, 3, 3), stride=2, out=torch.empty(1, 4, 4, 4))
     refused("stride is neither 1 nor 2", values(4, 4, 3, 3), stride=3, out=torch.empty(1, 4, 3, 3))
-    refused("dilation is not 1", values(4, 4, 3, 3), dilation=2, out=torch.empty(1, 4, 5, 5))
+    kernel, small = values(4, 4, 3, 3), torch.empty(1, 4, 3, 3)
+    refused("neither dilation nor stride", kernel, 2, 2, out=small)
+    refused("padding is no multiple", kernel, 1, 2, padding=1, out=torch.empty(1, 4, 7, 7))
+    refused("dilation is larger than the output", kernel, 1, 4, out=small[:, :, :1, :1])
     refused("groups is not 1", values(4, 1, 3, 3), groups=4)
     refused("float64", values(4, 4, 3, 3).double(), x=x.double(), out=out.double())
     with pytest.raises(RuntimeError, match=r"weight of sizes .* the kernel is not 3x3"):
@@ -334,6 +345,39 @@ def test_transposed_of_a_stride_beyond_the_kernel_is_direct():
     assert "more phases than taps" in text
 
 
+@pytest.mark.parametrize("border", ["constant", "reflect", "replicate"])
+@pytest.mark.parametrize(("dilation", "padding"), [(2, 2), (3, 3), (2, 4), (3, 0), (5, 5)])
+def test_dilation(algorithm, dilation, padding, border, isa):
+    """The pixels that lie a dilation apart are an image of their own."""
+    weight, bias = values(35, 18, 3, 3, seed=1) / 9, values(35, 1, 1, 1, seed=2).flatten()
+    for h, w in [(7, 9), (16, 13), (23, 31)]:
+        x = values(2, 18, h, w)
+        options = {"bias": bias, "dilation": dilation, "padding": padding, "border": border}
+        if min(h, w) + 2 * (padding - dilation) < dilation:
+            continue
+        check(x, weight, algorithm, activation="relu", **options)
+        residual = values(2, 35, *(size + 2 * (padding - dilation) for size in (h, w)), seed=3)
+        check(x.contiguous(), weight, algorithm, residual=residual, **options)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("size", [(7, 9), (16, 16), (29, 31)])
+def test_weights_that_no_cache_keeps(algorithm, threads, size, isa):
+    """More than a megabyte: blocks of all tiles, and for each thread some of the filters."""
+    x, weight = values(2, 67, *size), values(307, 67, 3, 3, seed=1) / 24
+    assert weight.shape[0] * weight.shape[1] * (WINOGRAD_OUTPUTS[algorithm] + 2) ** 2 * 4 > 2**20
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        actual = check(x, weight, algorithm, residual=values(2, 307, *size, seed=2))
+        torch.set_num_threads(1)
+        assert torch.equal(
+            actual[:1], check(x[:1], weight, algorithm, residual=values(2, 307, *size, seed=2)[:1])
+        )
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_bounds_use_a_correct_algorithm():
     """The matrices that the bound is made of compute a convolution."""
     x, weight = values(2, 3, 11, 9).double(), values(4, 3, 3, 3, seed=1).double()
@@ -341,5 +385,6 @@ def test_bounds_use_a_correct_algorithm():
         error = winograd_bounds.convolve(x, weight, m) - F.conv2d(x, weight)
         assert error.abs().max() < 1e-12
     # What csrc/cpu and the documentation say about the points.
+    assert winograd_bounds.amplification(2) == pytest.approx(7.1, abs=0.1)
     assert winograd_bounds.amplification(4) == pytest.approx(83.5, abs=0.1)
     assert winograd_bounds.amplification(6) == pytest.approx(509, abs=1)

@@ -14,6 +14,7 @@ NAMESPACE = "denoise_ext::"
 # Operators that have no gradient of their own, and why.
 NO_AUTOGRAD: dict[str, str] = {
     "conv2d_out": "writes into a tensor it is given: for inference",
+    "conv2d_gated_out": "writes into a tensor it is given: for inference",
     "conv2d_pack": "its result is opaque: for inference",
     "conv2d_resampled_out": "writes into tensors it is given: for inference",
     "conv_transpose2d_out": "writes into a tensor it is given: for inference",
@@ -28,10 +29,12 @@ NO_AUTOGRAD: dict[str, str] = {
     "recurrent_fuse_out": "writes into a tensor it is given: for inference",
     "layer_norm2d_out": "writes into a tensor it is given: for inference",
     "group_norm_out": "writes into a tensor it is given: for inference",
+    "deviation_norm_out": "writes into a tensor it is given: for inference",
     "gdn_out": "writes into a tensor it is given: for inference",
 }
 # Operators that have no CUDA kernel yet, and why; CUDA tensors are refused with the way out.
 NO_CUDA: dict[str, str] = {
+    "conv2d_gated_out": "PyTorch's own kernels run there",
     "conv2d_resampled_out": "Winograd's algorithm, which the CPU alone has",
     "block_warp_out": "CUDA's caching allocator makes new results cheap",
     "latents_decode": "each class depends on the numbers before",
@@ -41,15 +44,17 @@ NO_CUDA: dict[str, str] = {
     "pixel_shuffle_out": "PyTorch's own kernel is as fast there",
     "pixel_unshuffle_out": "PyTorch's own kernel is as fast there",
     "recurrent_fuse_out": "CUDA's caching allocator makes new results cheap",
+    "deviation_norm_out": "PyTorch's own kernels run there",
     "gdn_out": "PyTorch's own kernels run there",
 }
 # Operators without a public function: for callers that own their memory (test_conv2d_out.py,
-# test_conv2d_resampled_out.py, test_conv_transpose2d_out.py, test_plain_out.py, test_gdn.py); for
-# the codec (test_entropy.py).
+# test_conv2d_resampled_out.py, test_conv_transpose2d_out.py, test_plain_out.py, test_gdn.py,
+# test_conv2d_gated_out.py, test_norm.py); for the codec (test_entropy.py).
 RAW = {
-    "block_warp_out", "conv2d_out", "conv2d_pack", "conv2d_resampled_out", "conv_transpose2d_out",
-    "gdn_out", "group_norm_out", "latents_decode", "latents_encode", "layer_norm2d_out",
-    "pixel_shuffle_out", "pixel_unshuffle_out", "rans_decode", "rans_encode", "recurrent_fuse_out",
+    "block_warp_out", "conv2d_gated_out", "conv2d_out", "conv2d_pack", "conv2d_resampled_out",
+    "conv_transpose2d_out", "deviation_norm_out", "gdn_out", "group_norm_out", "latents_decode",
+    "latents_encode", "layer_norm2d_out", "pixel_shuffle_out", "pixel_unshuffle_out",
+    "rans_decode", "rans_encode", "recurrent_fuse_out",
 }  # fmt: skip
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -202,3 +205,12 @@ def test_others_refuse_upscalers(tmp_path):
             Denoiser(model)(FLOAT, 5)
         with pytest.raises(TypeError, match="image denoiser"):
             restorer.Restorer(Blur("disk:1"), model, sigma=5)(FLOAT)
+
+
+@pytest.mark.parametrize("precision", ["strict", "bfloat16"])
+def test_copies(precision):
+    upscaler = Upscaler(create_model("srnet_s_x2").eval(), sigma=5, precision=precision)
+    expected = upscaler(FLOAT)  # makes plans, which no copy has
+    for copied in (copy.deepcopy(upscaler), pickle.loads(pickle.dumps(upscaler))):
+        assert copied.scale == 2
+        np.testing.assert_array_equal(copied(FLOAT), expected)

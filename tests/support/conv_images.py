@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 # Rows and columns of a Winograd tile's output.
-WINOGRAD_OUTPUTS = {"winograd4": 4, "winograd6": 6}
+WINOGRAD_OUTPUTS = {"winograd2": 2, "winograd4": 4, "winograd6": 6}
 POOLS = {"max": F.max_pool2d, "average": F.avg_pool2d}
 
 

@@ -33,7 +33,7 @@ def set_times(monkeypatch, times) -> None:
     Where a site has more variants than times, the others take as long as the last one.
     """
 
-    def of_all(calls: list) -> list[float]:
+    def of_all(calls: list, *_: object) -> list[float]:
         found = times(calls)
         return [*found, *found[-1:] * (len(calls) - len(found))]
 
@@ -58,7 +58,7 @@ def timed(given: float, ours: float, calls: list, plain: float | None = None) ->
 def plan_of(module: nn.Module, *args: Tensor, poison: bool = True) -> Plan:
     """A plan in which every site is replaced, by the first variant."""
     graph, own, _ = trace(module, "forward", args, {}, None, channels_last=True)
-    constants = Constants(own, None, {})
+    constants = Constants(own, {})
     constants.enter(graph)
     chosen = {
         site: site.step(site.variants()[0], constants) if site.variants() else None

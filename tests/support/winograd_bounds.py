@@ -25,6 +25,7 @@ from torch.nn import functional as F
 
 EPS = torch.finfo(torch.float32).eps
 POINTS = {
+    2: (0, 1, -1),
     4: (0, Fraction(3, 4), -Fraction(3, 4), Fraction(3, 2), -Fraction(3, 2)),
     6: (0, 1, -1, 2, -2, Fraction(1, 2), -Fraction(1, 2)),
 }

@@ -317,3 +317,17 @@ def test_the_command_uses_a_recurrent_checkpoint(tmp_path, capsys):
             assert np.array_equal(wanted.planes[0], after.planes[0])
     code, _, err = run(capsys, *arguments, *chosen, "--tile", "40", "--overwrite")
     assert code == 2 and err.startswith("denoise-ext: error: frame 0: a tile of 40 pixels")
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_half_precision(precision):
+    """The shipped network, whose forward makes constants that stay float32."""
+    frames = np.random.default_rng(0).random((3, 48, 64), np.float32)
+    exact, half = (
+        VideoDenoiser("rdxnet_s_gray", sigma=20, precision=name) for name in ("default", precision)
+    )
+    for frame in frames:
+        one, other = exact.push(frame), half.push(frame)
+        assert other.dtype == np.float32
+        # bfloat16 has steps of 1/256 below 1: a few of them
+        assert np.sqrt(np.mean((one - other) ** 2)) < 0.01

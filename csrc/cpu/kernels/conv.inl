@@ -3,12 +3,6 @@
 
 // ---- sums -----------------------------------------------------------------------------------------
 
-// The compiler knows no more about the pointer than its value.
-template <class T>
-DENOISE_EXT_INLINE void opaque(const T*& pointer) {
-  asm("" : "+r"(pointer));
-}
-
 // acc[P][V] = bias + sum over taps and input channels. `in` is the pixel of the first output's first
 // tap, offsets[tap] where the tap's is from there, consecutive outputs are `pixel_step` elements apart;
 // weight is [tap][channel][V * lanes].
@@ -72,6 +66,21 @@ DENOISE_EXT_INLINE void store_sums(const Vec<T> (&acc)[P][V], T* sums) {
     for (int v = 0; v < V; ++v) store(sums + (p * V + v) * kLanes<T>, acc[p][v]);
 }
 
+// A gate's sums, activated: they wait in the first-level cache for those that they are multiplied with.
+template <class T, int P, int V>
+DENOISE_EXT_INLINE void keep_gate(const ConvPlan& plan, const Vec<T> (&acc)[P][V], T* sums) {
+  store_sums<T>(acc, sums);
+  activate_long<T>(plan.params.gate.activation, sums, P * V * kLanes<T>);
+}
+
+template <class T, int P, int V>
+DENOISE_EXT_INLINE void multiply_by_gate(const T* sums, Vec<T> (&acc)[P][V]) {
+#pragma GCC unroll 24
+  for (int p = 0; p < P; ++p)
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) acc[p][v] *= load(sums + (p * V + v) * kLanes<T>);
+}
+
 // One output at pixel (y, x) of its first tap's coordinates: taps that read outside the image add nothing.
 template <class T, int V>
 DENOISE_EXT_INLINE void sum_depthwise_at_border(const ConvPlan& plan, const ConvPhase& phase, const T* image,
@@ -100,17 +109,20 @@ void conv_rows(const ConvPlan& plan, const ConvTask<T>& task, const ChannelBlock
   const ConvParams& params = plan.params;
   const ConvPhase& phase = *task.phase;
   const int64_t group = plan.depthwise ? 0 : task.slice;
-  const T* constants = static_cast<const T*>(plan.bias) + group * plan.padded_outputs + block.first;
+  const int64_t first_constant = group * plan.padded_outputs + block.first;
+  const T* const constants[2] = {static_cast<const T*>(plan.bias) + first_constant,
+                                 static_cast<const T*>(plan.gate_bias) + first_constant};
   const T* slope = params.activation == Activation::kPrelu
                        ? static_cast<const T*>(plan.prelu_slope) + group * plan.padded_outputs + block.first
                        : nullptr;
   const int64_t total = plan.taps.size();
-  const T* weight =
-      static_cast<const T*>(plan.weight) +
-      (plan.depthwise
-           ? phase.tap_begin * plan.padded_outputs + block.first
-           : ((group * total + phase.tap_begin) * plan.padded_outputs + phase.tap_count * block.first) *
-                 plan.group_inputs);
+  const int64_t first_weight =
+      plan.depthwise
+          ? phase.tap_begin * plan.padded_outputs + block.first
+          : ((group * total + phase.tap_begin) * plan.padded_outputs + phase.tap_count * block.first) *
+                plan.group_inputs;
+  const T* const weight[2] = {static_cast<const T*>(plan.weight) + first_weight,
+                              static_cast<const T*>(plan.gate_weight) + first_weight};
   const int64_t left = plan.group_outputs - block.first;  // depthwise: group_outputs is all of them
   OutputSpan at{};
   at.n = task.n;
@@ -125,11 +137,16 @@ void conv_rows(const ConvPlan& plan, const ConvTask<T>& task, const ChannelBlock
       const GroupInput<T> in = group_input<T>(plan, task, r, x);
       Vec<T> acc[kPixels][V];
       if (plan.depthwise) {
-        sum_depthwise<T>(in.first, in.pixel_step, in.offsets, phase.tap_count, plan.padded_outputs, weight,
-                         constants, acc);
+        sum_depthwise<T>(in.first, in.pixel_step, in.offsets, phase.tap_count, plan.padded_outputs, weight[0],
+                         constants[0], acc);
       } else {
-        sum_dense<T>(in.first, in.pixel_step, in.offsets, phase.tap_count, plan.group_inputs, weight,
-                     constants, acc);
+#pragma GCC unroll 1
+        for (int side = plan.sides - 1; side >= 0; --side) {
+          sum_dense<T>(in.first, in.pixel_step, in.offsets, phase.tap_count, plan.group_inputs, weight[side],
+                       constants[side], acc);
+          if (side == 1) keep_gate<T>(plan, acc, task.sums);
+        }
+        if (plan.sides == 2) multiply_by_gate<T>(task.sums, acc);
       }
       at.x = phase.out_x0 + (task.j0 + x) * phase.out_step[1];
       at.pixels = task.cols - x < kPixels ? task.cols - x : kPixels;
@@ -246,7 +263,7 @@ DENOISE_EXT_INLINE DepthwiseRow depthwise_row(const ConvPlan& plan, const ConvTa
 // Columns [x, end) of a row, for one block of channels, read from the image itself. Zeros around the image
 // are no operands at all. Some columns are computed twice, so that groups of pixels are whole; but none where
 // the output is the residual, which the first time overwrites.
-template <class T, int V>
+template <class T, int V, int kSides>
 void depthwise_cols(const ConvPlan& plan, const ConvTask<T>& task, const DepthwiseRow& row,
                     const ChannelBlock& block, int64_t x, int64_t end) {
   constexpr int kPixels = kAccumulators / V < 8 ? kAccumulators / V : 8;
@@ -254,12 +271,18 @@ void depthwise_cols(const ConvPlan& plan, const ConvTask<T>& task, const Depthwi
   const ConvParams& params = plan.params;
   const ConvPhase& phase = *task.phase;
   const Tensor4& input = params.input;
-  const T* bias = static_cast<const T*>(plan.bias) + block.first;
+  const T* const bias[2] = {static_cast<const T*>(plan.bias) + block.first,
+                            kSides == 2 ? static_cast<const T*>(plan.gate_bias) + block.first : nullptr};
   const T* slope = params.activation == Activation::kPrelu
                        ? static_cast<const T*>(plan.prelu_slope) + block.first + block.skipped
                        : nullptr;
-  const T* weight = static_cast<const T*>(plan.weight) + phase.tap_begin * plan.padded_outputs + block.first;
-  const T* image = static_cast<const T*>(input.data) + task.n * input.stride[0] + block.first;
+  const int64_t first_weight = phase.tap_begin * plan.padded_outputs + block.first;
+  const T* const weight[2] = {static_cast<const T*>(plan.weight) + first_weight,
+                              kSides == 2 ? static_cast<const T*>(plan.gate_weight) + first_weight : nullptr};
+  const int64_t first_pixel = task.n * input.stride[0] + block.first;
+  const T* const image[2] = {
+      static_cast<const T*>(input.data) + first_pixel,
+      kSides == 2 ? static_cast<const T*>(params.gate.input.data) + first_pixel : nullptr};
   const int64_t* offsets = plan.image_offsets.data() + phase.tap_begin;
   const int64_t step = plan.in_step[1], pixel_step = step * input.stride[3];
   OutputSpan at{};
@@ -277,11 +300,16 @@ void depthwise_cols(const ConvPlan& plan, const ConvTask<T>& task, const Depthwi
     finish<T, T, kWidth>(params, at, slope, task.sums + block.skipped);
   };
   const auto group = [&](int64_t col) __attribute__((always_inline)) {
-    const T* first = image + (row.y + phase.min_dy) * input.stride[2] +
-                     ((task.j0 + col) * step + phase.min_dx) * input.stride[3];
+    const int64_t first =
+        (row.y + phase.min_dy) * input.stride[2] + ((task.j0 + col) * step + phase.min_dx) * input.stride[3];
     Vec<T> acc[kPixels][V];
-    sum_depthwise<T>(first, pixel_step, offsets + row.begin, row.end - row.begin, plan.padded_outputs,
-                     weight + row.begin * plan.padded_outputs, bias, acc);
+#pragma GCC unroll 1
+    for (int side = kSides - 1; side >= 0; --side) {
+      sum_depthwise<T>(image[side] + first, pixel_step, offsets + row.begin, row.end - row.begin,
+                       plan.padded_outputs, weight[side] + row.begin * plan.padded_outputs, bias[side], acc);
+      if (side == 1) keep_gate<T>(plan, acc, task.sums);
+    }
+    if constexpr (kSides == 2) multiply_by_gate<T>(task.sums, acc);
     emit(acc, col);
   };
   const bool once = params.residual.data == params.output.data;
@@ -294,7 +322,13 @@ void depthwise_cols(const ConvPlan& plan, const ConvTask<T>& task, const Depthwi
       continue;
     }
     Vec<T> acc[1][V];
-    sum_depthwise_at_border<T, V>(plan, phase, image, row.y, (task.j0 + x) * step, weight, bias, acc);
+#pragma GCC unroll 1
+    for (int side = kSides - 1; side >= 0; --side) {
+      sum_depthwise_at_border<T, V>(plan, phase, image[side], row.y, (task.j0 + x) * step, weight[side],
+                                    bias[side], acc);
+      if (side == 1) keep_gate<T>(plan, acc, task.sums);
+    }
+    if constexpr (kSides == 2) multiply_by_gate<T>(task.sums, acc);
     emit(acc, x++);
   }
 }
@@ -315,7 +349,7 @@ DENOISE_EXT_INLINE void prefetch_depthwise(const ConvPlan& plan, const ConvTask<
 }
 
 // All channels of a few pixels, then the next: memory is read and written from one end to the other.
-template <class T>
+template <class T, int kSides>
 void depthwise_task(const ConvPlan& plan, const ConvTask<T>& task) {
   constexpr int64_t kCols = 24;
   for (int64_t r = 0; r < task.rows; ++r) {
@@ -324,11 +358,11 @@ void depthwise_task(const ConvPlan& plan, const ConvTask<T>& task) {
       const int64_t end = x + kCols < task.cols ? x + kCols : task.cols;
       prefetch_depthwise(plan, task, row, end, kCols);
       for (const ChannelBlock& block : plan.blocks) {
-        if (block.vectors == 1) depthwise_cols<T, 1>(plan, task, row, block, x, end);
-        if (block.vectors == 2) depthwise_cols<T, 2>(plan, task, row, block, x, end);
+        if (block.vectors == 1) depthwise_cols<T, 1, kSides>(plan, task, row, block, x, end);
+        if (block.vectors == 2) depthwise_cols<T, 2, kSides>(plan, task, row, block, x, end);
         if constexpr (kAccumulators >= 24) {
-          if (block.vectors == 3) depthwise_cols<T, 3>(plan, task, row, block, x, end);
-          if (block.vectors == 4) depthwise_cols<T, 4>(plan, task, row, block, x, end);
+          if (block.vectors == 3) depthwise_cols<T, 3, kSides>(plan, task, row, block, x, end);
+          if (block.vectors == 4) depthwise_cols<T, 4, kSides>(plan, task, row, block, x, end);
         }
       }
     }
@@ -366,7 +400,7 @@ void conv_tile(const ConvPlan& plan, ConvTask<T>& task, const ConvPhase& phase, 
   if (plan.few_outputs) {
     conv_few_outputs_any(plan, task);
   } else if (plan.depthwise_in_place) {
-    depthwise_task(plan, task);
+    plan.sides == 1 ? depthwise_task<T, 1>(plan, task) : depthwise_task<T, 2>(plan, task);
   } else if (plan.phases_at_once > 1) {
     conv_phases_any<T>(plan, task);
   } else {

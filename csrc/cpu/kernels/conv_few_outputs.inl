@@ -44,6 +44,21 @@ DENOISE_EXT_INLINE Vec<T> sum_few_outputs(const GroupInput<T>& in, int64_t tap_c
   return sum_lanes<T>(acc);
 }
 
+// The pixels of `at`, side by side in the output and in the residual.
+template <class T>
+DENOISE_EXT_INLINE void few_outputs_in_vector(const ConvParams& params, const OutputSpan& at, const T* slope,
+                                              Vec<T> sums) {
+  const auto address = [&](const Tensor4& x) {
+    return static_cast<T*>(x.data) + at.n * x.stride[0] + at.y * x.stride[2] + at.x * x.stride[3];
+  };
+  const bool before = params.residual_position == ResidualPosition::kBeforeActivation;
+  const bool residual = params.residual.data != nullptr;
+  if (residual && before) sums += load(address(params.residual));
+  sums = activate_short<T>(sums, params.activation, static_cast<T>(params.negative_slope), slope);
+  if (residual && !before) sums += load(address(params.residual));
+  store(address(params.output), sums);
+}
+
 template <class Storage, class T, int K>
 void conv_few_outputs_rows(const ConvPlan& plan, const ConvTask<T>& task) {
   constexpr int kPixels = kLanes<T> / K;
@@ -59,6 +74,13 @@ void conv_few_outputs_rows(const ConvPlan& plan, const ConvTask<T>& task) {
   store(task.sums + kLanes<T>, slope);
   const bool before = params.residual_position == ResidualPosition::kBeforeActivation;
   const bool residual = params.residual.data != nullptr;
+  // Whether a vector of sums is a vector of the tensor.
+  const auto is_dense = [&](const Tensor4& x) {
+    return x.stride[3] * phase.out_step[1] == K && (K == 1 || x.stride[1] == 1);
+  };
+  const bool in_vectors = sizeof(Storage) == sizeof(T) && kPixels * K == kLanes<T> &&
+                          !is_long(params.activation) && is_dense(params.output) &&
+                          (!residual || is_dense(params.residual));
   OutputSpan at{};
   at.n = task.n;
   at.channels = K;
@@ -69,8 +91,13 @@ void conv_few_outputs_rows(const ConvPlan& plan, const ConvTask<T>& task) {
       const GroupInput<T> in = group_input<T>(plan, task, r, x);
       at.x = phase.out_x0 + (task.j0 + x) * phase.out_step[1];
       at.pixels = task.cols - x < kPixels ? task.cols - x : kPixels;
-      store(task.sums,
-            bias + sum_few_outputs<T, kPixels, K>(in, phase.tap_count, plan.packed_channels, weight));
+      const Vec<T> sums =
+          bias + sum_few_outputs<T, kPixels, K>(in, phase.tap_count, plan.packed_channels, weight);
+      if (in_vectors && at.pixels == kPixels) {
+        few_outputs_in_vector<T>(params, at, task.sums + kLanes<T>, sums);
+        continue;
+      }
+      store(task.sums, sums);
       if (residual && before) add_residual<Storage, T>(params.residual, at, K, task.sums);
       activate<T>(params, 1, kLanes<T>, task.sums + kLanes<T>, task.sums);
       if (residual && !before) add_residual<Storage, T>(params.residual, at, K, task.sums);

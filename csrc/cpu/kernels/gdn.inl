@@ -45,7 +45,8 @@ void gdn_piece(const GdnPlan& plan, int64_t task, void* scratch) {
   NoPrefetch prefetch;
   for (const ChannelBlock& block : plan.blocks) {
     const int64_t width = block.vectors * static_cast<int64_t>(kWide);
-    winograd_products_of(block.vectors, count, squares, step, u, &run, &run + 1, sums, prefetch);
+    winograd_products_of<kWide>(block.vectors, count, squares, step, u, plan.channels * width, &run, &run + 1,
+                                sums, prefetch);
     u += plan.channels * width;
     const int64_t channels = plan.channels - block.first < width ? plan.channels - block.first : width;
     const OutputSpan span{n, block.first, y, x0, 1, count, channels};

@@ -28,33 +28,32 @@ template <class T>
 DENOISE_EXT_INLINE void layer_norm_tile(const LayerNormPlan& plan, int64_t count, T* tile) {
   const int64_t channels = plan.params.input.size[1], width = plan.width;
   const T *weight = static_cast<const T*>(plan.weight), *bias = static_cast<const T*>(plan.bias);
-  T each[kLanes<T>];  // a number of each pixel
+  T mean[kLanes<T>], scale[kLanes<T>];  // of each pixel
   Vec<T> rows[kLanes<T>] = {};
   for (int64_t i = 0; i < count; ++i) {
     T* pixel = tile + i * width;
     for (int64_t c = channels; c < width; ++c) pixel[c] = 0;
     for (int64_t c = 0; c < width; c += kLanes<T>) rows[i] += load(pixel + c);
   }
-  store(each, sum_lanes<T>(rows) / static_cast<T>(channels));
+  store(mean, sum_lanes<T>(rows) / static_cast<T>(channels));
   for (int64_t i = 0; i < count; ++i) {
     T* pixel = tile + i * width;
-    const Vec<T> mean = broadcast<T>(each[i]);
-    for (int64_t c = channels; c < width; ++c) pixel[c] = each[i];
+    const Vec<T> center = broadcast<T>(mean[i]);
+    for (int64_t c = channels; c < width; ++c) pixel[c] = mean[i];
     Vec<T> squares{};
     for (int64_t c = 0; c < width; c += kLanes<T>) {
-      const Vec<T> x = load(pixel + c) - mean;
-      store(pixel + c, x);
+      const Vec<T> x = load(pixel + c) - center;
       squares += x * x;
     }
     rows[i] = squares;
   }
   const Vec<T> variance = sum_lanes<T>(rows) / static_cast<T>(channels);
-  store(each, T(1) / root(variance + static_cast<T>(plan.params.eps)));
+  store(scale, T(1) / root(variance + static_cast<T>(plan.params.eps)));
   for (int64_t i = 0; i < count; ++i) {
     T* pixel = tile + i * width;
-    const Vec<T> scale = broadcast<T>(each[i]);
+    const Vec<T> center = broadcast<T>(plan.centred ? mean[i] : T(0)), factor = broadcast<T>(scale[i]);
     for (int64_t c = 0; c < width; c += kLanes<T>)
-      store(pixel + c, load(pixel + c) * scale * load(weight + c) + load(bias + c));
+      store(pixel + c, (load(pixel + c) - center) * factor * load(weight + c) + load(bias + c));
   }
 }
 
@@ -100,7 +99,7 @@ DENOISE_EXT_INLINE void layer_norm_direct(const LayerNormPlan& plan, int64_t cou
   for (int64_t i = 0; i < count; ++i) {
     const T* pixel = from + i * step;
     T* result = to + i * to_step;
-    const Vec<T> center = broadcast<T>(mean[i]), factor = broadcast<T>(scale[i]);
+    const Vec<T> center = broadcast<T>(plan.centred ? mean[i] : T(0)), factor = broadcast<T>(scale[i]);
     const Vec<T> x = load(pixel + last);  // before it may be overwritten
     for (int64_t c = 0; c < whole; c += kLanes<T>)
       store(result + c, (load(pixel + c) - center) * factor * load(weight + c) + load(bias + c));
@@ -165,16 +164,17 @@ void layer_norm_lines(const LayerNormPlan& plan, const NormPiece& at, T* tile) {
       T* line = tile + c * kNormLine;
       for (int64_t i = 0; i < kNormLine; i += kLanes<T>) {
         const Vec<T> value = load(line + i) - load(mean + i);
-        store(line + i, value);
         store(scale + i, load(scale + i) + value * value);
       }
     }
     for (int64_t i = 0; i < kNormLine; i += kLanes<T>)
       store(scale + i, T(1) / root(load(scale + i) / static_cast<T>(channels) + static_cast<T>(params.eps)));
+    if (!plan.centred)
+      for (T& each : mean) each = 0;
     for (int64_t c = 0; c < channels; ++c) {
       T* line = tile + c * kNormLine;
       for (int64_t i = 0; i < kNormLine; i += kLanes<T>)
-        store(line + i, load(line + i) * load(scale + i) * weight[c] + bias[c]);
+        store(line + i, (load(line + i) - load(mean + i)) * load(scale + i) * weight[c] + bias[c]);
       activate_tile<T>(params, line, kNormLine);
       write_line(params.output, {n, c, y, x, count}, line);
     }

@@ -126,6 +126,12 @@ DENOISE_EXT_INLINE V in_register(V value) {
   return value;
 }
 
+// The compiler knows no more about the pointer than its value.
+template <class T>
+DENOISE_EXT_INLINE void opaque(const T*& pointer) {
+  __asm__("" : "+r"(pointer));
+}
+
 // sqrt(x): GCC's own one sets errno, which keeps loops over it from becoming vectors.
 template <class V>
 DENOISE_EXT_INLINE V root(V x) {

@@ -1,6 +1,11 @@
 // Winograd convolution of one block of tiles: input transform, products, output transform with bias,
 // residual and activation. The block's transformed values stay in the second-level cache.
 
+// From point to point of V and M, as a number that the compiler knows.
+struct Lanes {
+  constexpr operator int64_t() const { return kLanes<float>; }
+};
+
 // ---- input ----------------------------------------------------------------------------------------
 
 // Along one axis, the place of input i of a tile: every pixel counts `repeat` times. A tile whose pixels
@@ -12,17 +17,26 @@ constexpr int winograd_place(int repeat, int i) {
 // V at rows `kFirst` .. of the n x n points, for one vector of channels: B^T d along the columns, then
 // along those rows. Done for a pair of rows at a time (they share most of their terms, and 2 n values
 // fit the registers), which reads d more often but writes nothing in between.
-template <class W, int kRepeat, int kFirst, int kCount>
+template <class W, int kRepeat, int kFirst, int kCount, class PointStep>
 DENOISE_EXT_INLINE void winograd_input_rows(const float* d, int64_t row, int64_t col, float* v,
-                                            int64_t point_stride) {
-  constexpr int n = W::kPoints;
+                                            PointStep point_step) {
+  constexpr int n = W::kPoints, kTogether = 3, kPointers = divide_up(n, kTogether);
   Vec<float> rows[kCount][n];
 #pragma GCC unroll 8
   for (int j = 0; j < n; ++j) {
     Vec<float> column[n], transformed[n];
+    // Addresses 0, 1 and 2 rows from a pointer need no register of their own.
+    const float* first[kPointers];
+#pragma GCC unroll 3
+    for (int i = 0; i < kPointers; ++i) {
+      first[i] = d + kTogether * i * row + winograd_place(kRepeat, j) * col;
+      opaque(first[i]);
+    }
 #pragma GCC unroll 8
-    for (int i = 0; i < n; ++i)
-      column[i] = load(d + winograd_place(kRepeat, i) * row + winograd_place(kRepeat, j) * col);
+    for (int i = 0; i < n; ++i) {
+      const int place = winograd_place(kRepeat, i);
+      column[i] = load(first[place / kTogether] + place % kTogether * row);
+    }
     W::input(column, transformed);  // all but rows[.][j] of it is dead code
 #pragma GCC unroll 2
     for (int r = 0; r < kCount; ++r) rows[r][j] = transformed[kFirst + r];
@@ -32,17 +46,17 @@ DENOISE_EXT_INLINE void winograd_input_rows(const float* d, int64_t row, int64_t
     Vec<float> transformed[n];
     W::input(rows[r], transformed);
 #pragma GCC unroll 8
-    for (int j = 0; j < n; ++j) store(v + ((kFirst + r) * n + j) * point_stride, transformed[j]);
+    for (int j = 0; j < n; ++j) store(v + ((kFirst + r) * n + j) * point_step, transformed[j]);
   }
 }
 
-template <class W, int kRepeat = 1>
-void winograd_input_slice(const float* d, int64_t row, int64_t col, float* v, int64_t point_stride) {
-  winograd_input_rows<W, kRepeat, 0, 1>(d, row, col, v, point_stride);
-  winograd_input_rows<W, kRepeat, 1, 2>(d, row, col, v, point_stride);
-  winograd_input_rows<W, kRepeat, 3, 2>(d, row, col, v, point_stride);
-  if constexpr (W::kPoints == 8) winograd_input_rows<W, kRepeat, 5, 2>(d, row, col, v, point_stride);
-  winograd_input_rows<W, kRepeat, W::kPoints - 1, 1>(d, row, col, v, point_stride);
+template <class W, int kRepeat = 1, class PointStep>
+void winograd_input_slice(const float* d, int64_t row, int64_t col, float* v, PointStep point_step) {
+  winograd_input_rows<W, kRepeat, 0, 1>(d, row, col, v, point_step);
+  winograd_input_rows<W, kRepeat, 1, 2>(d, row, col, v, point_step);
+  if constexpr (W::kPoints >= 6) winograd_input_rows<W, kRepeat, 3, 2>(d, row, col, v, point_step);
+  if constexpr (W::kPoints == 8) winograd_input_rows<W, kRepeat, 5, 2>(d, row, col, v, point_step);
+  winograd_input_rows<W, kRepeat, W::kPoints - 1, 1>(d, row, col, v, point_step);
 }
 
 // All vectors of the channels, of which there is at least one.
@@ -53,7 +67,7 @@ DENOISE_EXT_INLINE void winograd_input_slices(const WinogradPlan& plan, const fl
   for (int64_t c = 0; c < channels; c += kWide, v += plan.vector_step) {
     // The last vector overlaps the one before rather than read past the channels.
     const int64_t first = c + kWide <= channels ? c : channels - kWide;
-    winograd_input_slice<W, kRepeat>(d + first, row, col, v, plan.v_point);
+    winograd_input_slice<W, kRepeat>(d + first, row, col, v, Lanes{});
   }
 }
 
@@ -118,8 +132,8 @@ DENOISE_EXT_INLINE void winograd_input(const WinogradPlan& plan, const WinogradT
   v += plan.part_vectors[0] * plan.vector_step;
   const int64_t* step = plan.phases.input_step;
   for (const WinogradPhase& phase : plan.phases.inputs) {
-    const WinogradInputs from{at.y0 * step[0] + phase.first[0], at.x0 * step[1] + phase.first[1], step[0],
-                              step[1]};
+    const WinogradInputs from{at.y0 * step[0] + phase.first[0] + at.first[0],
+                              at.x0 * step[1] + phase.first[1] + at.first[1], step[0], step[1]};
     winograd_input_part<W, 1>(plan, at, from, input, plan.direct_input, v, patch);
     v += plan.part_vectors[1] * plan.vector_step;
   }
@@ -137,10 +151,9 @@ constexpr float winograd_scale(int power) {
 // y = A^T m A for one vector of filters; sink(i, j, value) gets each output without its bias. The rows
 // are made in as many passes as the registers need.
 template <class W, class Sink>
-DENOISE_EXT_INLINE void winograd_output_slice(const float* m, int64_t point_stride, const Vec<float>& bias,
-                                              const Sink& sink) {
+DENOISE_EXT_INLINE void winograd_output_slice(const float* m, const Vec<float>& bias, const Sink& sink) {
   constexpr int n = W::kPoints, outputs = W::kOutputs;
-  constexpr int kPasses = kAccumulators >= 24 && outputs == 4 ? 1 : 2;
+  constexpr int kPasses = outputs == 2 || (kAccumulators >= 24 && outputs == 4) ? 1 : 2;
   constexpr int kRows = outputs / kPasses;
   const auto pass = [&]<int kPass>() __attribute__((always_inline)) {
     Vec<float> rows[kRows][n];
@@ -148,7 +161,7 @@ DENOISE_EXT_INLINE void winograd_output_slice(const float* m, int64_t point_stri
     for (int j = 0; j < n; ++j) {
       Vec<float> column[n], transformed[outputs];
 #pragma GCC unroll 8
-      for (int i = 0; i < n; ++i) column[i] = load(m + (i * n + j) * point_stride);
+      for (int i = 0; i < n; ++i) column[i] = load(m + (i * n + j) * kLanes<float>);
       W::output(column, transformed);
 #pragma GCC unroll 4
       for (int r = 0; r < kRows; ++r) rows[r][j] = transformed[r * kPasses + kPass];
@@ -177,8 +190,11 @@ template <class W>
 DENOISE_EXT_INLINE WinogradOutputs winograd_outputs_of(const WinogradPlan& plan, const WinogradTile& tile,
                                                        const WinogradPhase& phase) {
   const int64_t *size = plan.params.output.size, *step = plan.phases.output_step;
-  const int64_t y = phase.first[0] + tile.y * step[0], x = phase.first[1] + tile.x * step[1];
-  const int64_t rows = divide_up(size[2] - y, step[0]), cols = divide_up(size[3] - x, step[1]);
+  const int64_t y = phase.first[0] + tile.first[0] + tile.y * step[0];
+  const int64_t x = phase.first[1] + tile.first[1] + tile.x * step[1];
+  // Divisions take as long as a good part of a transform.
+  const int64_t rows = step[0] == 1 ? size[2] - y : divide_up(size[2] - y, step[0]);
+  const int64_t cols = step[1] == 1 ? size[3] - x : divide_up(size[3] - x, step[1]);
   return {tile.n, y, x, rows < W::kOutputs ? rows : W::kOutputs, cols < W::kOutputs ? cols : W::kOutputs};
 }
 
@@ -252,12 +268,12 @@ void winograd_output_direct(const WinogradPlan& plan, const DirectOutput& at, co
   if (plan.clamped) {
     const Vec<float> lowest = broadcast<float>(plan.lowest);
     if (at.residual != nullptr) {
-      winograd_output_slice<W>(m, plan.m_point, bias, [&](int i, int j, Vec<float> value) {
+      winograd_output_slice<W>(m, bias, [&](int i, int j, Vec<float> value) {
         value += skip(i, j);
         put(i, j, value < lowest ? lowest : value);
       });
     } else {
-      winograd_output_slice<W>(m, plan.m_point, bias, [&](int i, int j, const Vec<float>& value) {
+      winograd_output_slice<W>(m, bias, [&](int i, int j, const Vec<float>& value) {
         put(i, j, value < lowest ? lowest : value);
       });
     }
@@ -267,7 +283,7 @@ void winograd_output_direct(const WinogradPlan& plan, const DirectOutput& at, co
   const float negative_slope = static_cast<float>(params.negative_slope);
   const bool residual = at.residual != nullptr;
   const bool before = params.residual_position == ResidualPosition::kBeforeActivation;
-  winograd_output_slice<W>(m, plan.m_point, bias, [&](int i, int j, Vec<float> value) {
+  winograd_output_slice<W>(m, bias, [&](int i, int j, Vec<float> value) {
     if (residual && before) value += skip(i, j);
     value = activate_short<float>(value, params.activation, negative_slope, slope);
     if (residual && !before) value += skip(i, j);
@@ -326,8 +342,7 @@ void winograd_output_any(const WinogradPlan& plan, const WinogradOutputs& at, co
   constexpr int outputs = W::kOutputs, kWide = kLanes<float>;
   const int64_t width = block.vectors * kWide;
   for (int v = 0; v < block.vectors; ++v)
-    winograd_output_slice<W>(m + v * plan.vector_step, plan.m_point,
-                             load(plan.bias + block.first + v * kWide),
+    winograd_output_slice<W>(m + v * plan.vector_step, load(plan.bias + block.first + v * kWide),
                              [&](int i, int j, const Vec<float>& value) {
                                store(sums + (i * outputs + j) * width + v * kWide, value);
                              });
@@ -352,12 +367,13 @@ DENOISE_EXT_INLINE void winograd_output(const WinogradPlan& plan, const Winograd
   }
 }
 
-// ---- one block ------------------------------------------------------------------------------------
+// ---- one task -------------------------------------------------------------------------------------
 
 template <class W>
 void winograd_block(const WinogradPlan& plan, int64_t index, int64_t next, void* scratch) {
   constexpr int64_t points = W::kPoints * W::kPoints, kWide = kLanes<float>;
-  const int64_t first = index * plan.block_tiles;
+  constexpr int64_t kTileStep = winograd_tile_step(W::kPoints, kWide);
+  const int64_t first = index / plan.groups * plan.block_tiles, group = index % plan.groups;
   const int64_t tiles = plan.tiles - first < plan.block_tiles ? plan.tiles - first : plan.block_tiles;
   float* v = static_cast<float*>(scratch);
   float* m = v + plan.m_offset;
@@ -367,26 +383,34 @@ void winograd_block(const WinogradPlan& plan, int64_t index, int64_t next, void*
   const WinogradTile front = winograd_tile(plan, first);
   WinogradTile at = front;
   for (int64_t t = 0; t < tiles; at = winograd_next_tile(plan, at, first + ++t))
-    winograd_input<W>(plan, at, v + t * kWide, patch);
+    winograd_input<W>(plan, at, v + t * kTileStep, patch);
 
-  const int64_t following = next * plan.block_tiles, end = following + plan.block_tiles;
+  const int64_t following = next / plan.groups * plan.block_tiles, end = following + plan.block_tiles;
   LinePrefetch<WinogradInputAreas> inputs{{plan, following, end < plan.tiles ? end : plan.tiles}};
   const bool writes = plan.direct_output && plan.params.output.data != nullptr && !plan.stream;
+  const auto count = static_cast<int64_t>(plan.blocks.size());
+  const int64_t block_begin = group * count / plan.groups, block_end = (group + 1) * count / plan.groups;
   const float* u = plan.weight;
   const WinogradRuns* runs = plan.runs_at.data();
   for (const WinogradPhase& phase : plan.phases.outputs) {
-    for (const ChannelBlock& block : plan.blocks) {
+    for (int64_t b = 0; b < count; ++b) {
+      const ChannelBlock& block = plan.blocks[static_cast<size_t>(b)];
+      const int64_t weights = plan.channels * block.vectors * kWide;  // of a point
+      if (b < block_begin || b >= block_end) {
+        u += points * weights;
+        continue;
+      }
       WinogradPrefetch prefetch{{{plan, phase, block, first, writes ? first + tiles : first}},
                                 inputs,
                                 winograd_output_lines(plan, block.vectors),
                                 plan.input_lines};
-      for (int64_t p = 0; p < points; ++p, u += plan.channels * block.vectors * kWide)
-        winograd_products_of(block.vectors, tiles, v + p * plan.v_point, plan.vector_step, u,
-                             plan.runs.data() + runs[p].begin, plan.runs.data() + runs[p].end,
-                             m + p * plan.m_point, prefetch);
+      for (int64_t p = 0; p < points; ++p, u += weights)
+        winograd_products_of<kTileStep>(block.vectors, tiles, v + p * kWide, plan.vector_step, u, weights,
+                                        plan.runs.data() + runs[p].begin, plan.runs.data() + runs[p].end,
+                                        m + p * kWide, prefetch);
       at = front;
       for (int64_t t = 0; t < tiles; at = winograd_next_tile(plan, at, first + ++t))
-        winograd_output<W>(plan, winograd_outputs_of<W>(plan, at, phase), block, m + t * kWide, sums);
+        winograd_output<W>(plan, winograd_outputs_of<W>(plan, at, phase), block, m + t * kTileStep, sums);
     }
     runs += points;
   }

@@ -2,8 +2,6 @@
 // this block's outputs, and the inputs of the block that the thread takes next. The products wait for no
 // memory themselves. Writing outputs to places that are not in the cache would wait for them.
 
-constexpr int64_t kLineBytes = 64;
-
 // `count` rows or columns of an image, `step` apart.
 struct PixelRange {
   int64_t first, count, step;
@@ -60,8 +58,10 @@ struct LinePrefetch {
         if (done) return;
       }
       const int64_t left = divide_up(end - line, kLineBytes), count = left < lines ? left : lines;
-#pragma GCC unroll 1
-      for (int64_t i = 0; i < count; ++i, line += kLineBytes) __builtin_prefetch(line, 0, 2);
+      const char* at = line;  // of its own: the member would be written with each
+#pragma GCC unroll 4
+      for (int64_t i = 0; i < count; ++i, at += kLineBytes) __builtin_prefetch(at, 0, 2);
+      line = at;
       lines -= count;
     }
   }
@@ -106,8 +106,8 @@ struct WinogradInputAreas {
         if (!plan.direct_input) continue;
         const WinogradPhase& phase = plan.phases.inputs[now];
         const int64_t* step = plan.phases.input_step;
-        area = pixel_area(input, at.n, {y * step[0] + phase.first[0], m, step[0]},
-                          {x * step[1] + phase.first[1], tiles * m, step[1]}, 0, input.size[1]);
+        area = pixel_area(input, at.n, {y * step[0] + phase.first[0] + at.first[0], m, step[0]},
+                          {x * step[1] + phase.first[1] + at.first[1], tiles * m, step[1]}, 0, input.size[1]);
         return true;
       }
       image = 0;
@@ -136,8 +136,8 @@ struct WinogradOutputAreas {
     const int64_t* step = plan.phases.output_step;
     const int64_t width = block.vectors * static_cast<int64_t>(kLanes<float>);
     const int64_t left = plan.filters - block.first;
-    area = pixel_area(plan.params.output, at.n, {phase.first[0] + at.y * step[0], m, step[0]},
-                      {phase.first[1] + at.x * step[1], tiles * m, step[1]}, block.first,
+    area = pixel_area(plan.params.output, at.n, {phase.first[0] + at.first[0] + at.y * step[0], m, step[0]},
+                      {phase.first[1] + at.first[1] + at.x * step[1], tiles * m, step[1]}, block.first,
                       left < width ? left : width);
     return true;
   }

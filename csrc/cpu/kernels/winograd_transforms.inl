@@ -1,10 +1,40 @@
 // The one-dimensional transforms of Winograd's minimal filtering F(m, 3): with n = m + 2,
 //   m outputs of a 3-tap filter g over n inputs d  =  A^T [(G g) * (B^T d)],  * elementwise,
 // so n multiplications stand for 3 m. Applied along both axes, F(m x m, 3 x 3) takes n^2 for 9 m^2: a
-// quarter for m = 4, 1/5.06 for m = 6 (Lavin & Gray 2016, arXiv:1509.09308). G g is the product with the
-// polynomial g evaluated at n - 1 points and at infinity (Toom-Cook); the points decide the rounding error.
-// Vec may hold float or double; coefficients that are not dyadic occur in G alone, which is applied in
-// double.
+// quarter for m = 4, 1/2.25 for m = 2, 1/5.06 for m = 6 (Lavin & Gray 2016, arXiv:1509.09308). G g is the
+// product with the polynomial g evaluated at n - 1 points and at infinity (Toom-Cook); the points decide the
+// rounding error. Vec may hold float or double; coefficients that are not dyadic occur in G alone, which is
+// applied in double.
+
+// Points 0, +-1, infinity. Its weights take 16/9 of the kernel's bytes, those of F(4 x 4, 3 x 3) 4 times as
+// many.
+struct Winograd2 {
+  static constexpr int kOutputs = 2, kPoints = 4;
+  static constexpr float kScale = 1.0f;
+
+  template <class Vec>
+  static DENOISE_EXT_INLINE void input(const Vec* d, Vec* o) {
+    o[0] = d[0] - d[2];
+    o[1] = d[1] + d[2];
+    o[2] = d[2] - d[1];
+    o[3] = d[3] - d[1];
+  }
+
+  template <class Vec>
+  static DENOISE_EXT_INLINE void filter(const Vec* g, Vec* u) {
+    const Vec even = 0.5 * (g[0] + g[2]), odd = 0.5 * g[1];
+    u[0] = g[0];
+    u[1] = even + odd;
+    u[2] = even - odd;
+    u[3] = g[2];
+  }
+
+  template <class Vec>
+  static DENOISE_EXT_INLINE void output(const Vec* m, Vec* o) {
+    o[0] = m[0] + (m[1] + m[2]);
+    o[1] = (m[1] - m[2]) + m[3];
+  }
+};
 
 // Points 0, +-a, +-2a, infinity with a = 3/4: the matrices of Lavin & Gray (a = 1) with the variable
 // scaled by a. Large points make large entries in B and A, which cancel again: at a = 1 the error is

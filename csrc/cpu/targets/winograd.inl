@@ -26,8 +26,10 @@
 
 constexpr WinogradKernels kernel_table() {
   WinogradKernels table{};
+  table.block_2 = winograd_block<Winograd2>;
   table.block_4 = winograd_block<Winograd4>;
   table.block_6 = winograd_block<Winograd6>;
+  table.pack_2 = winograd_pack<Winograd2>;
   table.pack_4 = winograd_pack<Winograd4>;
   table.pack_6 = winograd_pack<Winograd6>;
   table.weight_grad_task = winograd_weight_grad_task;

@@ -99,7 +99,7 @@ void conv2d_resampled_out(const std::optional<Tensor>& coarse, const std::option
                   ": packed_weight must be a result of conv2d_pack, got an empty tensor");
   check_cpu(params, kOp);
   STD_TORCH_CHECK(cpu::packed_weight_header(params).algorithm != cpu::ConvAlgorithm::kDirect, kOp,
-                  ": packed_weight must be packed for 'winograd4' or 'winograd6', got 'direct'");
+                  ": packed_weight must be packed for 'winograd2', 'winograd4' or 'winograd6', got 'direct'");
   const NamedView coarse_view{"coarse", params.coarse}, packed = named("packed_weight", params.packed_weight);
   check_result(params, kOp, "out", params.output, "fine");
   check_no_overlap({"out", params.output}, {coarse_view, packed}, kOp);

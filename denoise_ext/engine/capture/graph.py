@@ -79,6 +79,8 @@ class Node:
 
     def is_view(self) -> bool:
         """Whether its results share an input's memory."""
+        if self.op is torch.ops.aten._unsafe_view.default:  # its schema does not say so
+            return True
         returns = self.op._schema.returns
         return any(r.alias_info is not None for r in returns)
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from denoise_ext.engine.capture.graph import Node
+from denoise_ext.engine.fuse.ir import Constants
 
 aten: Any = torch.ops.aten
 _NAMES = {
@@ -26,8 +27,14 @@ STEEPEST = {"gelu": 1.13, "gelu_tanh": 1.13, "silu": 1.1, "hardswish": 1.5}
 _LIMITS = {aten.hardtanh.default: ("min_val", "max_val"), aten.clamp.default: ("min", "max")}
 
 
-def activation_of(node: Node) -> tuple[str, float] | None:
-    """Name and negative slope of the activation that ``node`` is, PReLU aside; None otherwise."""
+def activation_of(node: Node, constants: Constants | None = None) -> tuple[str, float] | None:
+    """Name and negative slope of the activation that ``node`` is; None otherwise.
+
+    ``constants``: a PReLU with one of them as its only slope is a leaky ReLU.  No other PReLU is
+    an activation here.
+    """
+    if node.op is aten._prelu_kernel.default and constants is not None:
+        return _one_slope(node, constants)
     name = _NAMES.get(node.op)
     if name is None:
         return None
@@ -39,3 +46,11 @@ def activation_of(node: Node) -> tuple[str, float] | None:
         return name, 0.01
     slope = float(node.argument("negative_slope"))
     return (name, slope) if slope >= 0 else None
+
+
+def _one_slope(node: Node, constants: Constants) -> tuple[str, float] | None:
+    weight = node.argument("weight")
+    if weight not in constants or weight.numel() != 1:
+        return None
+    slope = float(constants[weight])
+    return ("leaky_relu", slope) if slope >= 0 else None

@@ -131,7 +131,7 @@ def _attention(node: Node, constants: Constants, outputs: set[Value]) -> Attenti
     ):
         return None
     assert query is not None and key is not None and value is not None
-    query, factor = _without_factor(query, scores.factor)
+    query, factor = without_factor(query, scores.factor)
     end = _result(product, (b, h, length), outputs)
     if end is None:
         return None
@@ -177,7 +177,7 @@ def _scores(value: Value, constants: Constants, outputs: set[Value]) -> _Scores 
         unscaled = factor == 1 and scale is None
         if node.op in _VIEWS:
             value = left
-        elif node.op is aten.mul.Tensor and _is_positive(right):
+        elif node.op is aten.mul.Tensor and is_positive(right):
             factor, value = factor * right, left
         elif node.op is aten.mul.Tensor and scale is None and isinstance(right, Value):
             constant, value = (right, left) if right in constants else (left, right)
@@ -197,7 +197,8 @@ def _scores(value: Value, constants: Constants, outputs: set[Value]) -> _Scores 
     return None
 
 
-def _is_positive(number: Any) -> bool:
+def is_positive(number: Any) -> bool:
+    """Whether it is a number, above zero."""
     return isinstance(number, float) and number > 0
 
 
@@ -224,7 +225,7 @@ def _four(matrix: Value, sizes: tuple[int, ...]) -> tuple[Value, list[Node]] | N
     return found
 
 
-def _without_factor(
+def without_factor(
     query: tuple[Value, list[Node]], factor: float
 ) -> tuple[tuple[Value, list[Node]], float]:
     """The queries before a number was multiplied to them, and that number times ``factor``."""

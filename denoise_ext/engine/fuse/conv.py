@@ -16,7 +16,7 @@ from torch import Tensor
 
 from denoise_ext._tf32 import tf32_allowed
 from denoise_ext.engine.capture.graph import Value
-from denoise_ext.engine.fuse import fft, onednn, shuffle
+from denoise_ext.engine.fuse import fft, gate, onednn, shuffle
 from denoise_ext.engine.fuse.activations import STEEPEST
 from denoise_ext.engine.fuse.branches import Branch
 from denoise_ext.engine.fuse.ir import OUT, Constants, Site, Step, rms
@@ -26,8 +26,11 @@ from denoise_ext.ops.tuned import Tuned
 # factor on it.  Winograd F(m x m, 3x3) multiplies transformed tiles: an error of the products
 # reaches the output through A^T, scaled up by the norms of the rows of B^T and G: max over (i, u)
 # of sum over p of (A[i,p] G[p,u] |B[p,:]|)^2, which for both dimensions together is 19.4 for
-# F(4x4,3x3) with points 0, +-3/4, +-3/2 and 114.2 for F(6x6,3x3) with 0, +-1, +-2, +-1/2.
-_AMPLIFICATION = {"direct": 1.0, "onednn": 1.0, "winograd4": 19.4, "winograd6": 114.2}
+# F(4x4,3x3) with points 0, +-3/4, +-3/2, 114.2 for F(6x6,3x3) with 0, +-1, +-2, +-1/2, and 3 for
+# F(2x2,3x3) with 0, +-1.
+_AMPLIFICATION = {
+    "direct": 1.0, "onednn": 1.0, "winograd2": 3.0, "winograd4": 19.4, "winograd6": 114.2,
+}  # fmt: skip
 # Rounding errors of a sum grow like a random walk, with the square root of its length (Higham and
 # Mary 2019, A new approach to probabilistic rounding error analysis).  The factor 4 covers that the
 # steps are not quite independent, and the activation's own rounding.
@@ -35,9 +38,12 @@ _WALK = 4.0
 _LARGEST_STRIDE = 255  # that a weight can be packed for
 # Tiles that Winograd F(4x4, 3x3) multiplies each weight with: with fewer, products take less time
 # than the weights' way from memory.  A core (AVX-512) multiplies 32 pairs while it reads 4 bytes.
+# F(2x2, 3x3) has 16 weights for 9, not 36, and four times the tiles.
 _FEWEST_TILES = 32
-_KEPT = 2**21  # bytes: of what is more, the second-level cache keeps nothing until the next call
-_FEW_CHANNELS = 16  # transforms cost more than they save below
+_KEPT = 2**19  # bytes: of what is more, the second-level cache keeps little until the next call
+_FEW_CHANNELS = 16  # transforms cost more than they save below, but for products with many outputs
+_FEW_PRODUCTS = 384  # of such inputs with the outputs, from 12 x 32 on transforms save more
+_FEW_OUTPUTS = 4  # up to here direct sums run over the inputs in vectors
 _ALGORITHMS = {
     "strict": ("direct",),
     "default": ("winograd4", "direct"),
@@ -52,6 +58,7 @@ CONVOLUTIONS = frozenset(
         torch.ops.denoise_ext.conv_transpose2d_out.default,
         torch.ops.denoise_ext.conv2d_resampled_out.default,
         shuffle.convolve,
+        gate.convolve,
     }
 )
 
@@ -113,8 +120,6 @@ class ConvSite(Site):
         if not self._fits_onednn():
             return own
         # PyTorch's own convolution, but on a folded and packed weight.
-        if self._waits_for_weights():
-            return ["onednn", *(name for name in own if not name.startswith("winograd"))]
         return [*own, "onednn"]
 
     def _fits_onednn(self) -> bool:
@@ -137,14 +142,11 @@ class ConvSite(Site):
         return first or self.activation == "none"
 
     def _waits_for_weights(self) -> bool:
-        """Whether Winograd's weights take longer to read than to multiply.
-
-        A timed run finds them in a cache, where the runs before left them.  In a plan all other
-        weights are read in between.
-        """
-        n, k, *pixels = self.output.shape
-        tiles = n * math.prod(-(-size // 4) for size in pixels)
-        return tiles < _FEWEST_TILES and 36 * 4 * k * self.input.shape[1] > _KEPT
+        """Whether the weights of F(4x4, 3x3) take longer to read than to multiply."""
+        n, channels, *pixels = self.input.shape
+        axes = zip(pixels, self.padding, self.dilation, strict=True)
+        tiles = n * math.prod(d * -(-(size + 2 * (p - d)) // (4 * d)) for size, p, d in axes)
+        return tiles < _FEWEST_TILES and 36 * 4 * self.weight.shape[0] * channels > _KEPT
 
     def _algorithms(self) -> list[str]:
         """The package's own."""
@@ -153,19 +155,32 @@ class ConvSite(Site):
             packed = ["winograd4", "direct"] if self._has_phases() else ["direct"]
             if self.precision == "strict":
                 packed = ["direct"]
+            if self._packs_transposed() and tuple(self.weight.shape[2:]) == self.stride:
+                return ["direct"]  # each output has one tap: no other algorithm saves any
             return ["auto", *packed] if self._packs_transposed() else ["auto"]
         plain = (
             self.weight.shape[2:] == (3, 3)
-            and self.stride == self.dilation == (1, 1)
+            and self.stride == (1, 1)
             and self.groups == 1
+            and all(p % d == 0 for p, d in zip(self.padding, self.dilation, strict=True))
+            and all(d <= n for d, n in zip(self.dilation, self.output.shape[2:], strict=True))
         )
         if not plain or self.weight.dtype == torch.float64 or self.weight.device.type != "cpu":
             if self.precision != "strict" and self._has_phases():
                 return ["direct", "winograd4"]
             return ["direct", "fft"] if self._is_large() else ["direct"]
-        few = min(self.input.shape[1], self.output.shape[1]) < _FEW_CHANNELS
         algorithms = _ALGORITHMS[self.precision]
-        return [*reversed(algorithms)] if few else [*algorithms]
+        if self._has_few_channels():
+            return [*reversed(algorithms)]
+        fewer_weights = self.precision != "strict" and self._waits_for_weights()
+        return ["winograd2", *algorithms] if fewer_weights else [*algorithms]
+
+    def _has_few_channels(self) -> bool:
+        """Whether direct sums of a 3x3 convolution are faster than Winograd's algorithm."""
+        outputs, inputs = self.weight.shape[:2]
+        if outputs <= _FEW_OUTPUTS:
+            return True
+        return inputs < _FEW_CHANNELS and inputs * outputs < _FEW_PRODUCTS
 
     def _packs_transposed(self) -> bool:
         """Whether the operator can read a packed weight of a transposed convolution."""
@@ -254,7 +269,8 @@ class ConvSite(Site):
         )  # fmt: skip
         op = torch.ops.denoise_ext.conv_transpose2d_out.default
         function = _writer(op, weight.device, {})
-        return Step(function, args, {}, [self.output], any_layout=True)
+        over = self._overwritten()
+        return Step(function, args, {}, [self.output], any_layout=True, overwrites=over)
 
     def _out_step(
         self, algorithm: str, weight: Tensor, bias: Tensor | None, epilogue: tuple[Any, ...],
@@ -270,7 +286,12 @@ class ConvSite(Site):
         )  # fmt: skip
         packed_on_gpu = self._packed_on_gpu(constants)
         function = _writer(torch.ops.denoise_ext.conv2d_out.default, weight.device, packed_on_gpu)
-        return Step(function, args, {}, [self.output], any_layout=True)
+        over = self._overwritten()
+        return Step(function, args, {}, [self.output], any_layout=True, overwrites=over)
+
+    def _overwritten(self) -> Value | None:
+        """What the kernels read at the place that they write next, and nowhere else."""
+        return self.residual if self.weight.device.type == "cpu" else None
 
     def _packed(self, algorithm: str, weight: Tensor, constants: Constants) -> Tensor:
         counts = self.transposed or algorithm != "direct"

@@ -39,6 +39,8 @@ class Step:
     any_layout: bool = False  # reads tensors of any strides
     any_output: bool = True  # writes tensors of any strides
     part_of: tuple[Value, int] | None = None  # a copy into a concatenation, at that channel
+    # What its result may take the place of: each element is read just before it is written.
+    overwrites: Value | None = None
 
     @property
     def made(self) -> list[Value]:
@@ -122,7 +124,6 @@ class Constants:
     """
 
     tensors: list[Tensor]
-    dtype: torch.dtype | None
     packed: dict[Any, Any]
     values: dict[Value, Tensor] = field(default_factory=dict)
 
@@ -130,18 +131,13 @@ class Constants:
         """Compute every value of ``graph`` that depends on no argument of the call."""
         for value in graph.sources:
             assert value.source is not None
-            self.values[value] = self._cast(self.tensors[value.source])
+            # The module's are traced in the plan's dtype, what the forward makes in its own.
+            self.values[value] = self.tensors[value.source].detach().to(value.dtype)
         for node in graph.nodes:
             if all(value in self.values for value in node.inputs()):
                 results = run(Step.of(node), self.__getitem__)
                 pairs = zip(node.results, results, strict=True)
                 self.values.update((value, x) for value, x in pairs if value is not None)
-
-    def _cast(self, tensor: Tensor) -> Tensor:
-        tensor = tensor.detach()
-        if self.dtype is None or not tensor.is_floating_point():
-            return tensor
-        return tensor.to(self.dtype)
 
     def __contains__(self, value: Value | None) -> bool:
         return value in self.values

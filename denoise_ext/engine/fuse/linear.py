@@ -55,7 +55,7 @@ class LinearSite(Site):
 
     def _packed(self, constants: Constants) -> tuple[Tensor, Tensor | None]:
         """The weight as oneDNN reads it and the bias, both times the factors."""
-        bias = None if self.bias is None else constants[self.bias]
+        bias = None if self.bias is None else constants[self.bias].reshape(-1)
         factors = None
         if self.factors is not None:
             factors = constants[self.factors].double().reshape(-1)
@@ -178,6 +178,10 @@ def _absorb(
             site.factors = factors
         return site.factors is not None
     if node.op is aten.add.Tensor and node.argument("alpha") == 1:
+        added = per_channel(node, value, axis, constants)
+        if added is not None and site.bias is site.factors is None and added.dtype == value.dtype:
+            site.bias = added  # a layer of rows that are not dense: PyTorch adds it afterwards
+            return True
         left, right = node.args[:2]
         other = right if left is value else left
         fits = isinstance(other, Value) and other is not value and other.shape == value.shape

@@ -10,15 +10,20 @@ import torch
 from torch import Tensor
 
 from denoise_ext.engine.capture.graph import Graph, Node, Value
+from denoise_ext.engine.fuse.affine import affine, find_affines
 from denoise_ext.engine.fuse.attention import find_attention
+from denoise_ext.engine.fuse.copies import planned_copy
+from denoise_ext.engine.fuse.einsum_attention import find_einsum_attention
 from denoise_ext.engine.fuse.gdn import find_gdns
 from denoise_ext.engine.fuse.ir import OUT, Constants, Out, Site, Step
 from denoise_ext.engine.fuse.lengths import find_lengths
 from denoise_ext.engine.fuse.linear import find_linears
 from denoise_ext.engine.fuse.match_conv import find_convolutions
+from denoise_ext.engine.fuse.match_gate import fuse_gates
 from denoise_ext.engine.fuse.match_shuffle import fuse_shuffles
-from denoise_ext.engine.fuse.norm import divide_by_deviation, find_norms
+from denoise_ext.engine.fuse.norm import find_norms
 from denoise_ext.engine.fuse.resampled import fuse_resampling
+from denoise_ext.engine.fuse.stacked import sum_of_images
 
 aten: Any = torch.ops.aten
 
@@ -119,24 +124,32 @@ def find_sites(
 ) -> list[Site]:
     """The sites of ``graph``, none overlapping another.
 
-    ``apart``: convolutions, by module and label, that are not fused with upsampling, pooling or a
-    shuffle, or not added up.
+    ``apart``: convolutions, by module and label, that are not fused with upsampling, pooling, a
+    shuffle or a gate, or not added up.
     """
     convolutions = find_convolutions(graph, constants, precision, apart)
     convolutions = fuse_resampling(graph, constants, convolutions, apart)
-    sites: list[Site] = [*fuse_shuffles(graph, constants, convolutions, apart)]
+    convolutions = fuse_shuffles(graph, constants, convolutions, apart)
+    sites: list[Site] = [*fuse_gates(graph, convolutions, apart)]
     sites += find_norms(graph, constants)
     sites += find_gdns(graph, constants)
-    sites += find_attention(graph, constants)
+    attention = find_attention(graph, constants)
+    found = {node for site in attention for node in (*site.before, *site.nodes)}
+    einsums = find_einsum_attention(graph, constants)
+    sites += [*attention, *(site for site in einsums if found.isdisjoint(site.nodes))]
     sites += find_lengths(graph, constants)
     matched = {node for site in sites for node in site.nodes}
     linears = find_linears(graph, constants, matched)
     sites += linears
     matched.update(node for site in linears for node in site.nodes)
+    affines = find_affines(graph, constants, matched)
+    sites += affines
+    matched.update(node for site in affines for node in site.nodes)
+    outputs = graph.output_values()
     for node in graph.nodes:
         if node in matched or any(value in constants for value in node.results):
             continue
-        site = _concat(node) or _planned(node, constants)
+        site = _concat(node) or _copied(node, outputs) or _planned(node, constants)
         if site is not None:
             sites.append(site)
     return sorted(sites, key=lambda site: site.nodes[-1].index)
@@ -154,6 +167,17 @@ def _concat(node: Node) -> ConcatSite | None:
     return ConcatSite([node], output, [], f"cat of {len(inputs)}", "", list(inputs))
 
 
+def _copied(node: Node, outputs: set[Value]) -> PlannedSite | None:
+    found = planned_copy(node, outputs)
+    if found is None:
+        return None
+    nodes, step = found
+    output = nodes[-1].first
+    if output.numel() == 0 or not output.dtype.is_floating_point:
+        return None
+    return PlannedSite(nodes, output, [], "copy", "", step)
+
+
 def _planned(node: Node, constants: Constants) -> PlannedSite | None:
     output = node.first
     if len(output.shape) != 4 or output.numel() == 0 or not output.dtype.is_floating_point:
@@ -165,7 +189,7 @@ def _planned(node: Node, constants: Constants) -> PlannedSite | None:
         return PlannedSite([node], output, [], name, "", own)
     if any(v.dtype != output.dtype for v in node.inputs()):
         return None
-    step = _planned_step(node, output)
+    step = sum_of_images(node) or _planned_step(node, output)
     if step is None:
         return None
     return PlannedSite([node], output, [], name, "", step)
@@ -250,7 +274,8 @@ def _repeat_pixels(input: Tensor, factor_y: int, factor_x: int, out: Tensor) -> 
 # Steps that write each element where they read it: quick where all have one layout.
 POINTWISE_STEPS = frozenset(
     {
-        *_POINTWISE.values(), aten.clamp_min.out, _gelu, divide_by_deviation,
+        *_POINTWISE.values(), aten.clamp_min.out, _gelu, affine,
+        torch.ops.denoise_ext.deviation_norm_out.default,
         torch.ops.denoise_ext.layer_norm2d_out.default,
         torch.ops.denoise_ext.group_norm_out.default,
         torch.ops.denoise_ext.gdn_out.default,

@@ -12,12 +12,13 @@ from denoise_ext.engine.capture.graph import Graph, Node, Value, only_user
 from denoise_ext.engine.fuse.activations import activation_of
 from denoise_ext.engine.fuse.branches import Branch
 from denoise_ext.engine.fuse.conv import ConvSite
+from denoise_ext.engine.fuse.copies import copied_image
 from denoise_ext.engine.fuse.ir import Constants
 
 aten: Any = torch.ops.aten
 _FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 _ADDS = {aten.add.Tensor, aten.sub.Tensor}
-_NORMS = {aten.native_batch_norm.default, aten._native_batch_norm_legit_no_training.default}
+NORMS = {aten.native_batch_norm.default, aten._native_batch_norm_legit_no_training.default}
 _PADS = {
     aten.constant_pad_nd.default: "constant",
     aten.reflection_pad2d.default: "reflect",
@@ -72,6 +73,9 @@ class _Search:
             site.nodes.append(following)
             site.output = following.first
         _absorb_padding(site)
+        while (copy := copied_image(site.input)) is not None:
+            site.input = copy.args[0]
+            site.before.insert(0, copy)
         _describe(site, self.graph)
         return site
 
@@ -112,7 +116,7 @@ class _Search:
             total = _sum(node, *(self._branch(v, site) for v in operands))
             return None if total is None else replace(total, nodes=[*total.nodes, node])
         for operand in node.inputs():
-            scale = _scale_of(node, operand, self.constants)
+            scale = scale_of(node, operand, self.constants)
             branch = None if scale is None else self._branch(operand, site)
             if scale is not None and branch is not None:
                 return branch.scaled(scale, value, [node])
@@ -176,7 +180,7 @@ def _absorb(site: ConvSite, node: Node, constants: Constants) -> bool:
     """Make ``node`` part of ``site`` if it can be; it is the only reader of the site's output."""
     if node.op in _ADDS:
         return _absorb_sum(site, node)
-    scale = _scale_of(node, site.output, constants)
+    scale = scale_of(node, site.output, constants)
     if scale is None:
         return _absorb_activation(site, node, constants)
     if _linear(site):
@@ -197,9 +201,9 @@ def _linear(site: ConvSite) -> bool:
     return site.activation == "none" and site.residual is None
 
 
-def _scale_of(node: Node, value: Value, constants: Constants) -> tuple[Any, ...] | None:
+def scale_of(node: Node, value: Value, constants: Constants) -> tuple[Any, ...] | None:
     """What ``node`` multiplies the channels of ``value`` with, as in a :class:`Branch`."""
-    if node.op in _NORMS:
+    if node.op in NORMS:
         return _norm_of(node, value, constants)
     if node.op in (aten.mul.Tensor, aten.div.Tensor):
         return _factor_of(node, value, constants)

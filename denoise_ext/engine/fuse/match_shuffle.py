@@ -17,7 +17,7 @@ from denoise_ext.engine.fuse.ir import OUT, Constants, Step
 from denoise_ext.engine.fuse.match_conv import absorb_after_shuffle
 
 aten: Any = torch.ops.aten
-_ALGORITHMS = ("direct", "winograd4", "winograd6")
+_ALGORITHMS = ("direct", "winograd2", "winograd4", "winograd6")
 
 
 @dataclass(eq=False)

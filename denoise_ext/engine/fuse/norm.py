@@ -54,7 +54,8 @@ class NormSite(Site):
         weight, bias = (self._vector(value, constants) for value in (self.weight, self.bias))
         if not self.centred:
             args: tuple[Any, ...] = (self.input, weight, self.eps, OUT)
-            return Step(divide_by_deviation, args, {}, [self.output], any_layout=True)
+            function = torch.ops.denoise_ext.deviation_norm_out.default
+            return Step(function, args, {}, [self.output], any_layout=True)
         rest = (weight, bias, self.eps, self.activation, self.negative_slope, OUT)
         if self.groups:
             function = torch.ops.denoise_ext.group_norm_out.default
@@ -123,19 +124,6 @@ def normalise_rows(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: f
     return result.permute(0, 2, 3, 1).reshape(x.shape)
 
 
-def divide_by_deviation(x: Tensor, weight: Tensor | None, eps: float, out: Tensor) -> None:
-    """``x / sqrt(variance + eps) * weight`` over channels.
-
-    PyTorch's variance goes value by value; its layer norm takes whole vectors, and returns what
-    the values are multiplied with.
-    """
-    rows, target = x.permute(0, 2, 3, 1), out.permute(0, 2, 3, 1)
-    scale = aten.native_layer_norm(rows, rows.shape[3:], None, None, eps)[2]
-    torch.mul(rows, scale, out=target)
-    if weight is not None:
-        target.mul_(weight)
-
-
 def find_norms(graph: Graph, constants: Constants) -> list[NormSite]:
     """Find normalisations with constant weights, where this build has kernels for them."""
     outputs = graph.output_values()
@@ -148,7 +136,7 @@ def find_norms(graph: Graph, constants: Constants) -> list[NormSite]:
         if site is None:
             continue
         following = only_user(site.output, outputs) if site.centred else None
-        found = None if following is None else activation_of(following)
+        found = None if following is None else activation_of(following, constants)
         if (
             following is not None
             and found is not None

@@ -18,7 +18,7 @@ from denoise_ext.engine.fuse.conv import ConvSite
 from denoise_ext.engine.fuse.ir import OUT, Constants, Out, Step
 
 aten: Any = torch.ops.aten
-_ALGORITHMS = ("winograd4", "winograd6")
+_ALGORITHMS = ("winograd2", "winograd4", "winograd6")
 _POOLINGS = {
     aten.max_pool2d_with_indices.default: "max",
     aten.avg_pool2d.default: "average",

@@ -14,7 +14,7 @@ from torch import Tensor
 Stage = Hashable
 TRACE, SITES, SCHEDULE, COMPARISON = "trace", "sites", "schedule", "comparison"
 _MOST = 2.5  # times the original's time that a call of a new size may take
-_MARGIN = 0.9  # of the time for planning: stages may take longer than they are known to
+_MARGIN = 0.8  # of the time for planning: stages may take longer than they are known to
 _FIRST = 1.25  # times as long as later calls: what a first one may take counts up to this
 _RARELY = 0.01  # of a size's time so far, which a single call may take for a longer stage
 _MOST_SIZES = 512  # whose calls are counted

@@ -316,7 +316,7 @@ class Maker:
         for _ in range(2):  # on what the first one leaves, a forward may take another way
             traced = trace_relaid(*of) if self._relaid else trace(*of, channels_last=False)
             graph, own, guard = traced
-            constants = Constants(own, self.settings.dtype, self._packed.of(own, guard))
+            constants = Constants(own, self._packed.of(own, guard))
             constants.enter(graph)
             changes = [write.put(constants[write.value]) for write in graph.writes]
             self._undo += [undo for undo in changes if undo is not None]

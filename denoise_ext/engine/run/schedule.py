@@ -19,6 +19,7 @@ from denoise_ext.engine.capture.graph import (
 from denoise_ext.engine.fuse.conv import is_convolution
 from denoise_ext.engine.fuse.ir import OUT, Constants, Site, Step
 from denoise_ext.engine.fuse.match import POINTWISE_STEPS, ConcatSite
+from denoise_ext.engine.fuse.stacked import sums_channels_last
 from denoise_ext.engine.run.memory import Buffer, place
 
 
@@ -76,6 +77,7 @@ class Scheduler:
         self._separate_views(self._with_conversions(steps))
         self._choose_any_layout()
         self._lifetimes()
+        self._overwrite()
         buffers = {id(b): b for b, _ in self.result.places.values()}
         self.result.size = place(list(buffers.values()))
         return self.result
@@ -151,8 +153,11 @@ class Scheduler:
         writer = {value: step for step in steps if step.writes for value in step.made}
         dropped: set[Step] = set()
         # Concatenations from last to first: one inside another finds the outer one placed.
-        for output in reversed(parts):
+        for number, output in reversed([*enumerate(parts)]):
             if not self._has_place(output):
+                later = [*parts][number + 1 :]
+                if self._share(output, later, parts, readers, dropped):
+                    continue
                 self.result.places[output] = (self._buffer(output), 0)
             for step in parts[output]:
                 value = step.args[0]
@@ -169,6 +174,37 @@ class Scheduler:
             for value in step.made if step.writes else ():
                 if not self._has_place(value):
                     self.result.places[value] = (self._buffer(value), 0)
+
+    def _share(
+        self, output: Value, later: list[Value], parts: dict[Value, list[Step]],
+        readers: dict[Value, list[Step]], dropped: set[Step],
+    ) -> bool:  # fmt: skip
+        """Let ``output`` be channels of a concatenation that is made later of the same parts.
+
+        Each part is then written once: in place, or by the first of the two copies.
+        """
+        if not all(step.any_layout for step in readers.get(output, [])):
+            return False
+        own = [step.args[0] for step in parts[output]]
+        for other in later:
+            copies = parts[other]
+            values = [step.args[0] for step in copies]
+            for first in range(len(values) - len(own) + 1):
+                if values[first : first + len(own)] == own:
+                    break
+            else:
+                continue
+            same = copies[first : first + len(own)]
+            channel = sum(value.shape[1] for value in values[:first])
+            self._put_inside(output, other, channel)
+            for mine, theirs in zip(parts[output], same, strict=True):
+                place = mine.part_of
+                assert place is not None
+                self._put_inside(mine.made[0], *place)
+                # The later one has found its part in place, or comes too late for `output`.
+                dropped.add(mine if theirs in dropped else theirs)
+            return True
+        return False
 
     def _has_place(self, value: Value) -> bool:
         made = self.result
@@ -275,6 +311,26 @@ class Scheduler:
             if isinstance(value, Value) and value in self._home:
                 self._home[value].used_at(sys.maxsize - 1)  # copied when the steps are done
 
+    def _overwrite(self) -> None:
+        """Let results take the place of what is read for the last time."""
+        places = self.result.places
+        for index, step in enumerate(self.result.steps):
+            old, new = step.overwrites, step.made[0] if step.made else None
+            if old is None or new is None or old not in places or new not in places:
+                continue
+            (ours, _), (theirs, _) = places[new], places[old]
+            alike = ours.shape == theirs.shape == new.shape and ours.stride == theirs.stride
+            readings = [self._home.get(value) for value in step.reads()].count(theirs)
+            if not alike or ours.dtype != theirs.dtype or readings != 1:
+                continue
+            if ours is theirs or ours.first != index or theirs.last != index:
+                continue
+            theirs.last = ours.last
+            for value, (buffer, channel) in list(places.items()):
+                if buffer is ours:
+                    places[value] = (theirs, channel)
+            self._home = {v: theirs if b is ours else b for v, b in self._home.items()}
+
 
 def _convolved(steps: list[Step]) -> set[Value]:
     """What convolutions read or write, and what lies side by side with that."""
@@ -296,6 +352,8 @@ def _with_pointwise(steps: list[Step], values: set[Value]) -> set[Value]:
     """
     spread = set(values)
     for step in steps:
+        if sums_channels_last(step):
+            spread.add(step.made[0])
         if step.function in POINTWISE_STEPS:
             shape = step.made[0].shape
             if any(value in spread and value.shape == shape for value in step.reads()):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 from collections.abc import Iterator
@@ -12,8 +13,8 @@ import numpy as np
 
 from denoise_ext.io.errors import ImageError, optional, reason_of, shown
 from denoise_ext.io.read import DEFAULT_MAX_PIXELS, check_max_pixels
+from denoise_ext.io.video.ends import missing_bytes
 from denoise_ext.io.video.frames import Colour, VideoFrame
-from denoise_ext.io.video.matroska import missing_bytes
 from denoise_ext.io.video.quicktime import LARGEST_HEADER, inflated_header_bytes
 from denoise_ext.io.video.source import USUAL_RATE, Video, VideoInfo, check_frame_size
 from denoise_ext.io.video.y4m import MAGIC, Y4MVideo
@@ -23,14 +24,26 @@ _PLANAR = {
     "nv12": "yuv420p", "nv21": "yuv420p", "nv16": "yuv422p", "nv24": "yuv444p",
     "yuyv422": "yuv422p", "uyvy422": "yuv422p", "p010le": "yuv420p10le", "p012le": "yuv420p12le",
     "rgb24": "gbrp", "bgr24": "gbrp", "rgb0": "gbrp", "bgr0": "gbrp", "0rgb": "gbrp",
-    "0bgr": "gbrp", "rgb48le": "gbrp16le",
+    "0bgr": "gbrp", "rgb48le": "gbrp16le", "rgb48be": "gbrp16le",
 }  # fmt: skip
 _DEMUXERS = "matroska,mov,avi,nut,mpegts,mpeg,ogg,flv,asf,mxf,dv,ivf,yuv4mpegpipe,h264,hevc,m4v"
 # Of a container or a coding, not of what is shown.
 _NOT_TITLES = {"major_brand", "minor_version", "compatible_brands", "encoder", "duration"}
 _FULL_RANGE = 2  # AVCOL_RANGE_JPEG
 _COLOUR = ("color_range", "colorspace", "color_primaries", "color_trc")
+# What frames carry beside their pixels, by PyAV's names, that no frame is written with.
+_LEFT_OUT = {
+    "HDR mastering data": {
+        "MASTERING_DISPLAY_METADATA", "CONTENT_LIGHT_LEVEL", "DYNAMIC_HDR_PLUS",
+        "DYNAMIC_HDR_VIVID", "DOVI_METADATA", "DOVI_RPU_BUFFER",
+    },
+    "closed captions": {"A53_CC"},
+}  # fmt: skip
 _MAX_LOST_IN_A_ROW = 10_000  # packets that give no frame, one after the other
+
+
+# Old names of formats in full range -> the same planes by the name that encoders take.
+_FULL_RANGE_NAMES = {f"yuvj{shared}p": f"yuv{shared}p" for shared in (420, 422, 444, 411, 440)}
 
 
 def open_container(av: Any, path: str) -> Any:
@@ -53,11 +66,14 @@ class FileVideo(Video):
             self._stream = self._choose()
             self._frames = self._decoded()
             self._first = self._first_frame()
+            self._note_left_out(self._first)
             self._quarters = round(self._first.rotation / 90)  # counterclockwise, for players
             self.info: VideoInfo = self._describe()
             self.time_base: Fraction = self._stream.time_base
             context = self._stream.codec_context
             self.colour: dict[str, int] = {name: getattr(context, name) for name in _COLOUR}
+            if context.pix_fmt in _FULL_RANGE_NAMES:
+                self.colour["color_range"] = _FULL_RANGE
             self.pixel_shape: Fraction | None = self._pixel_shape()
             self.titles: dict[str, str] = _titles(self._container.metadata)
             self.stream_titles: dict[str, str] = _titles(self._stream.metadata)
@@ -90,6 +106,10 @@ class FileVideo(Video):
                 self._note_interlaced(count)
             count += 1
             yield frame
+        if not self._breaks_off:
+            with contextlib.suppress(OSError):  # it may be gone by now
+                missing = missing_bytes(self.path)
+                self._breaks_off = f"{missing} bytes are missing at its end" if missing else ""
         if self._breaks_off:
             self.broken = f"the file breaks off after frame {count - 1}: {self._breaks_off}"
 
@@ -101,13 +121,16 @@ class FileVideo(Video):
             self._count_lost(0)
         raise ImageError(f"{shown(self.path)} holds no frame that can be read")
 
+    def _note_left_out(self, decoded: Any) -> None:
+        names = {data.type.name for data in decoded.side_data}
+        self.notes += [f"its {what} are not kept" for what, of in _LEFT_OUT.items() if names & of]
+
     def _open(self) -> Any:
         if not os.path.isfile(self.path):
             what = "is not a regular file" if os.path.exists(self.path) else "does not exist"
             raise ImageError(f"{shown(self.path)} {what}")
         try:
             header = inflated_header_bytes(self.path)
-            missing = missing_bytes(self.path)
         except OSError as error:
             raise ImageError(f"{shown(self.path)} cannot be read: {reason_of(error)}") from error
         if header > LARGEST_HEADER:
@@ -115,8 +138,6 @@ class FileVideo(Video):
                 f"{shown(self.path)} has a compressed header of {header} bytes;"
                 f" at most {LARGEST_HEADER} are read"
             )
-        if missing:
-            self._breaks_off = f"{missing} bytes are missing at its end"
         try:
             return open_container(self._av, self.path)
         except (self._av.FFmpegError, OSError, ValueError) as error:
@@ -138,12 +159,14 @@ class FileVideo(Video):
         others = len(self._container.streams.video) - 1
         if others:
             self.notes.append(f"only one of its {others + 1} video streams is read")
+        if stream.metadata.get("alpha_mode") == "1":  # VP8 and VP9 have it beside the picture
+            self.notes.append("its alpha channel is not read")
         return stream
 
     def _describe(self) -> VideoInfo:
         stream, context = self._stream, self._stream.codec_context
-        pixel_format = str(_PLANAR.get(context.pix_fmt, context.pix_fmt))  # `_choose` has seen it
-        self._colour(pixel_format, context.color_range, context.colorspace)
+        pixel_format = _read_as(str(context.pix_fmt))  # `_choose` has seen it
+        self._colour(str(context.pix_fmt), context.color_range, context.colorspace)
         rate = stream.average_rate
         frames = stream.frames or None
         if frames is None and rate and self._container.duration:
@@ -164,18 +187,20 @@ class FileVideo(Video):
         ratio = stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio or None
         return 1 / ratio if ratio and self._quarters % 2 else ratio
 
-    def _colour(self, name: str, color_range: int, colorspace: int) -> Colour:
+    def _colour(self, stored: str, color_range: int, colorspace: int) -> Colour:
+        """What numbers mean that are stored in a pixel format, as they are read."""
+        name = _read_as(stored)
         pixel_format = self._av.VideoFormat(name)
         bits = pixel_format.components[0].bits
         planes = len(pixel_format.components)
         kind = {1: "gray", 3: "gbr" if name.startswith("gbr") else "ycbcr"}.get(planes)
         separate = len({part.plane for part in pixel_format.components}) == planes
-        if kind is None or not separate or not 8 <= bits <= 16 or name.endswith(("be", "f32le")):
+        if kind is None or not separate or not 8 <= bits <= 16 or name.endswith("f32le"):
             raise ImageError(
-                f"{shown(self.path)} has pixels of format {name}; gray, Y'CbCr and RGB with 8 to 16"
-                " bits and no alpha are read"
+                f"{shown(self.path)} has pixels of format {stored}; gray, Y'CbCr and RGB with 8"
+                " to 16 bits and no alpha are read"
             )
-        full = color_range == _FULL_RANGE or name.startswith("yuvj")
+        full = color_range == _FULL_RANGE or stored in _FULL_RANGE_NAMES
         return Colour(kind, bits, full or (kind == "gray" and color_range == 0), colorspace)
 
     def _decoded(self) -> Iterator[Any]:
@@ -222,9 +247,10 @@ class FileVideo(Video):
                 f"{shown(self.path)} changes its size from {expected[0]} x {expected[1]}"
                 f" to {size[0]} x {size[1]} at frame {number}; one size is read"
             )
-        if decoded.format.name != self.info.pixel_format:
-            decoded = decoded.reformat(format=self.info.pixel_format)
-        colour = self._colour(self.info.pixel_format, decoded.color_range, decoded.colorspace)
+        stored, wanted = decoded.format.name, self.info.pixel_format
+        if _FULL_RANGE_NAMES.get(stored, stored) != wanted:
+            decoded, stored = decoded.reformat(format=wanted), wanted
+        colour = self._colour(stored, decoded.color_range, decoded.colorspace)
         kind = np.uint8 if colour.bits == 8 else np.dtype("<u2")
         planes = tuple(np.rot90(_pixels_of(p, kind), self._quarters) for p in decoded.planes)
         damaged = decoded.is_corrupt or decoded.pts in self._damaged
@@ -234,6 +260,15 @@ class FileVideo(Video):
             rate = self.info.frame_rate or USUAL_RATE
             pts = round(number / rate / time_base)
         return VideoFrame(planes, colour, pts, time_base, damaged)
+
+
+def _read_as(stored: str) -> str:
+    """The pixel format that frames of another one are read as."""
+    if stored in _PLANAR:
+        return _PLANAR[stored]
+    if stored.endswith("be"):
+        return stored[:-2] + "le"
+    return _FULL_RANGE_NAMES.get(stored, stored)
 
 
 def _titles(metadata: dict[str, str]) -> dict[str, str]:

@@ -6,7 +6,7 @@ import contextlib
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, BinaryIO, cast
 
 import numpy as np
 
@@ -20,12 +20,10 @@ from denoise_ext.io.video.y4m import write_y4m, y4m_format
 # suffix -> FFmpeg's name of the container
 _CONTAINERS = {".mkv": "matroska", ".mp4": "mp4", ".mov": "mov", ".avi": "avi", ".webm": "webm",
                ".nut": "nut"}  # fmt: skip
-_FFV1 = {
-    "level": "3",
-    "slicecrc": "1",
-    "slices": "4",
-    "g": "1",
-}  # version 3: damage is found, per slice
+# Version 3: damage is found, per slice.
+_FFV1 = {"level": "3", "slicecrc": "1", "g": "1"}
+# FFmpeg's own number of slices, then one: few numbers divide odd sizes with subsampled chroma.
+_ONE_SLICE = {"slices": "1"}
 # What codecs take where they have no planar RGB of 8 bits.
 _PACKED = {"gbrp": "bgr0"}
 _Y4M = ".y4m"
@@ -33,7 +31,10 @@ _LOSSLESS = "ffv1"
 
 
 def check_can_write_video(
-    path: str | os.PathLike[str], codec: str | None = None, overwrite: bool = False
+    path: str | os.PathLike[str],
+    codec: str | None = None,
+    overwrite: bool = False,
+    quality: float | None = None,
 ) -> None:
     """Raise ImageError if `write_video` is bound to fail, before any work is done.
 
@@ -43,6 +44,8 @@ def check_can_write_video(
     if is_y4m(path):
         if codec is not None:
             raise ImageError(f"codec {codec!r}: {shown(path)} is y4m, which has none")
+        if quality is not None:
+            raise ImageError(f"quality {quality}: {shown(path)} is y4m, which has none")
         check_target(path, overwrite)
         return
     av = optional("av", "video", f"{shown(path)} is a video, which")
@@ -54,6 +57,10 @@ def check_can_write_video(
         kind = None
     if kind != "video":
         raise ImageError(f"codec {codec!r} is no video encoder here; ffv1, libx264, libx265 are")
+    if quality is not None and codec == _LOSSLESS:
+        raise ImageError(
+            f"quality {quality}: codec 'ffv1' is lossless and has none; libx264, libx265 have one"
+        )
     check_target(path, overwrite)
 
 
@@ -93,27 +100,26 @@ def write_video(
         ...     frames = (frame.with_picture(1 - frame.picture()) for frame in video)
         ...     remarks = denoise_ext.io.video.write_video("negative.mkv", frames, video)
     """
-    check_can_write_video(path, codec, overwrite)
+    check_can_write_video(path, codec, overwrite, quality)
     notes: list[str] = []
 
     if is_y4m(path):
-        if quality is not None:
-            raise ImageError(f"quality {quality}: {shown(path)} is y4m, which has none")
         y4m_format(like.info.pixel_format)
     counted = _Counted(frames)
 
     def write(file: IO[bytes]) -> None:
-        stream: Any = _Target(file)
         try:
             if is_y4m(path):
-                notes.extend(write_y4m(stream, counted, like))
+                notes.extend(write_y4m(cast("BinaryIO", file), counted, like))
             else:
-                _write_container(stream, path, counted, like, codec, quality, notes)
+                target: Any = _Target(file)
+                sound = target.while_sound(counted)
+                _write_container(target, path, sound, like, codec, quality, notes)
+                target.check()
         except Exception as error:
             if counted.error is not None or not counted.taken:
                 raise
-            reason = reason_of(stream.error or error)
-            raise ImageError(f"frame {counted.taken - 1}: {reason}") from error
+            raise ImageError(f"frame {counted.taken - 1}: {reason_of(error)}") from error
 
     try:
         write_atomically(path, write, overwrite)
@@ -141,7 +147,10 @@ def _write_container(
 
 
 class _Target:
-    """A file, and the first error in writing it: PyAV replaces it by one without a reason."""
+    """A file for PyAV, which prints errors of a file that it has no place for.
+
+    So none is raised: after the first one, nothing is written any more.
+    """
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
@@ -149,10 +158,33 @@ class _Target:
 
     def write(self, data: bytes) -> int:
         try:
-            return self._file.write(data)
+            return len(data) if self.error else self._file.write(data)
         except OSError as error:
-            self.error = self.error or error
-            raise
+            self.error = error
+            return len(data)
+
+    def seek(self, place: int, whence: int = os.SEEK_SET) -> int:
+        try:
+            return place if self.error else self._file.seek(place, whence)
+        except OSError as error:  # what its buffer holds cannot be written
+            self.error = error
+            return place
+
+    def while_sound(self, frames: Iterable[VideoFrame]) -> Iterator[VideoFrame]:
+        """Frames, up to the first error of the file, which is raised."""
+        rest = iter(frames)
+        while True:
+            self.check()
+            try:
+                frame = next(rest)
+            except StopIteration:
+                return
+            yield frame
+
+    def check(self) -> None:
+        """Raise the first error of the file."""
+        if self.error is not None:
+            raise self.error
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._file, name)
@@ -229,12 +261,34 @@ class _Output:
             if ratio != 1 and self._output.format.name not in ("mp4", "mov"):
                 shape = f"{ratio.numerator}:{ratio.denominator} as wide as high"
                 self._notes.append(f"that pixels are {shape} cannot be kept here (.mp4 can)")
-        options = dict(_FFV1) if codec == "ffv1" else {}
-        if quality is not None:
-            options["crf"] = f"{quality:g}"
-        context.options = options
         stream.metadata.update(self._like.stream_titles)
+        tries: list[dict[str, str]] = [{} if quality is None else {"crf": f"{quality:g}"}]
+        if codec == _LOSSLESS:
+            tries = [_FFV1, _FFV1 | _ONE_SLICE]
+        self._open_encoder(context, tries)
         return stream
+
+    def _open_encoder(self, context: Any, tries: list[dict[str, str]]) -> None:
+        """Open the encoder with the first options that it takes."""
+        logging = self._av.logging
+        level = logging.get_level()
+        logging.set_level(logging.ERROR)  # why an encoder refuses is in its log alone
+        try:
+            with logging.Capture(local=True):
+                for number, options in enumerate(tries, 1):
+                    context.options = options
+                    try:
+                        return context.open()
+                    except self._av.FFmpegError as error:
+                        if number < len(tries):
+                            continue
+                        reason = error.log[2].split("\n")[0] if error.log else reason_of(error)
+                        raise ImageError(
+                            f"codec {context.name!r} refuses {context.width} x {context.height}"
+                            f" pixels of format {context.pix_fmt}: {reason}"
+                        ) from error
+        finally:
+            logging.set_level(level)
 
     def write(self, frames: Iterable[VideoFrame], copies: _Copies | _NoCopies) -> None:
         for frame in frames:

@@ -192,7 +192,7 @@ def y4m_header(video: Video) -> bytes:
     shape = video.pixel_shape or Fraction(0)
     tags = video.tags
     if not tags:
-        full = info.pixel_format.startswith("yuvj") or video.colour.get("color_range") == 2
+        full = video.colour.get("color_range") == 2
         limited = video.colour.get("color_range") == 1
         tags = ["Ip", f"C{y4m_format(info.pixel_format)}"]
         tags += [f"{_RANGE}{'FULL' if full else 'LIMITED'}"] if full or limited else []
