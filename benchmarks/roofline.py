@@ -31,7 +31,7 @@ from torch.utils.flop_counter import flop_registry
 
 from denoise_ext.io import write_atomically
 from harness.provenance import commit, processor
-from other_networks import CASES, Case, contenders
+from other_networks import CASES, Case, called, contenders
 
 _SIDE = 1536  # of the large matrix product
 _SIZES = [2**n for n in range(14, 29, 2)]  # bytes of copies: from the first-level cache to memory
@@ -90,7 +90,7 @@ class Roofline(TorchDispatchMode):
 
 def measure(case: Case, machine: Machine, rounds: int) -> tuple[float, float, float, float]:
     """Milliseconds of the faster original, of ours and of the roofline; and 10^9 operations."""
-    calls = [partial(net, x, *case.more) for net, x in contenders(case).values()]
+    calls = [partial(called, net, x, case) for net, x in contenders(case).values()]
     with torch.no_grad(), Roofline(machine) as roofline:  # inference mode hides operators from it
         calls[0]()
     with torch.inference_mode():

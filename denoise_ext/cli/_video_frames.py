@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from denoise_ext.io import ImageError
+from denoise_ext.io.video import VideoFrame
 from denoise_ext.jobs.pipeline import Finished, Stage, run_stages
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from denoise_ext.cli._progress import ProgressLines
-    from denoise_ext.io.video import Video, VideoFrame
+    from denoise_ext.io.video import Video
 
 _WAITING = 2  # frames between two stages
 _HELD = 8  # frames that wait, from which on damaged ones do not wait for a result before them
@@ -32,10 +33,14 @@ class FrameDenoiser(Protocol):
     def sigma(self) -> float | None:
         """The level on the 0-255 scale that the last result was denoised for."""
 
-    def push(self, picture: np.ndarray, /) -> np.ndarray | None:
-        """The next picture; returns a result, if there is one."""
+    def takes_planes(self, frame: VideoFrame) -> bool:
+        """Whether `push` is to get the frame itself, not its picture; called by another thread."""
+        ...
 
-    def flush(self) -> list[np.ndarray]:
+    def push(self, given: VideoFrame | np.ndarray, /) -> VideoFrame | np.ndarray | None:
+        """The next frame or its picture; returns a result of the same kind, if there is one."""
+
+    def flush(self) -> list[VideoFrame | np.ndarray]:
         """The results that are left."""
         ...
 
@@ -44,9 +49,10 @@ class FrameDenoiser(Protocol):
 class _Frame:
     number: int
     frame: VideoFrame
-    picture: np.ndarray | None = None
+    given: VideoFrame | np.ndarray | None = None
+    """What the denoiser gets, then the result; None as a result: the frame passes as it is."""
     done: bool = False
-    """Whether `picture` is the result; without a picture then, the frame passes as it is."""
+    """Whether it is the result."""
 
 
 class DenoisedFrames:
@@ -93,7 +99,7 @@ class DenoisedFrames:
             self._progress.update(task, advance=1, speed=shown)
 
     def _results(self) -> Iterator[VideoFrame]:
-        stages = [Stage(self._with_picture), Stage(self._denoised), Stage(_finished)]
+        stages = [Stage(self._converted), Stage(self._denoised), Stage(_finished)]
         with contextlib.closing(self._run(stages)) as entries:
             for entry in entries:
                 if entry.error is not None:
@@ -122,10 +128,13 @@ class DenoisedFrames:
             self._arrived = number + 1
             yield _Frame(number, frame)
 
-    def _with_picture(self, item: _Frame) -> _Frame:
+    def _converted(self, item: _Frame) -> _Frame:
         if not item.frame.corrupt and not self._is_late(item):
-            item.picture = item.frame.picture()
+            item.given = self._given(item.frame)
         return item
+
+    def _given(self, frame: VideoFrame) -> VideoFrame | np.ndarray:
+        return frame if self._denoiser.takes_planes(frame) else frame.picture()
 
     def _denoised(self, item: _Frame) -> list[_Frame]:
         """The frames that have a result now, in their order."""
@@ -133,13 +142,13 @@ class DenoisedFrames:
         late = not item.frame.corrupt and self._is_late(item)
         if item.frame.corrupt or late:
             self.late += late
-            item.picture, item.done = None, True
+            item.given, item.done = None, True
             if len(self._held) > _HELD:
                 self._flush()
         else:
-            # A frame that was late a moment ago has no picture yet.
-            picture = item.frame.picture() if item.picture is None else item.picture
-            result = self._denoiser.push(picture)
+            # A frame that was late a moment ago is not converted yet.
+            given = self._given(item.frame) if item.given is None else item.given
+            result = self._denoiser.push(given)
             if result is not None:
                 self._assign(result)
         return self._ready()
@@ -151,10 +160,10 @@ class DenoisedFrames:
     def _is_late(self, item: _Frame) -> bool:
         return self._realtime and self._arrived - item.number - 1 >= _LATE
 
-    def _assign(self, result: np.ndarray) -> None:
+    def _assign(self, result: VideoFrame | np.ndarray) -> None:
         """The result of the first frame that waits for one."""
         waiting = next(item for item in self._held if not item.done)
-        waiting.picture, waiting.done = result, True
+        waiting.given, waiting.done = result, True
 
     def _ready(self) -> list[_Frame]:
         ready = []
@@ -164,7 +173,10 @@ class DenoisedFrames:
 
 
 def _finished(items: list[_Frame]) -> list[VideoFrame]:
-    return [
-        item.frame if item.picture is None else item.frame.with_picture(item.picture)
-        for item in items
-    ]
+    return [_result(item.frame, item.given) for item in items]
+
+
+def _result(frame: VideoFrame, result: VideoFrame | np.ndarray | None) -> VideoFrame:
+    if result is None:
+        return frame
+    return result if isinstance(result, VideoFrame) else frame.with_picture(result)

@@ -184,14 +184,21 @@ class _FrameByFrame:
             )
         self._denoiser = load_denoiser(args.model, run_options(args), strength=args.strength)
 
-    def push(self, picture: np.ndarray) -> np.ndarray:
-        """The result of a picture."""
-        result = self._denoiser.run(picture, self.sigma)
+    def takes_planes(self, frame: VideoFrame) -> bool:
+        """See `FrameDenoiser`."""
+        return False
+
+    def push(self, given: VideoFrame | np.ndarray) -> VideoFrame | np.ndarray:
+        """See `FrameDenoiser`."""
+        from denoise_ext.io.video import VideoFrame
+
+        frame = given if isinstance(given, VideoFrame) else None
+        result = self._denoiser.run(given if frame is None else frame.picture(), self.sigma)
         if self.sigma is None and result.sigma is not None:
             self.sigma = float(result.sigma)  # kept: a level per frame would flicker
-        return result.image
+        return result.image if frame is None else frame.with_picture(result.image)
 
-    def flush(self) -> list[np.ndarray]:
+    def flush(self) -> list[VideoFrame | np.ndarray]:
         """None are left."""
         return []
 
@@ -215,13 +222,22 @@ class _ByNoise:
         """See `FrameDenoiser`."""
         return None if self._chosen is None else self._chosen.sigma
 
-    def push(self, picture: np.ndarray) -> np.ndarray | None:
+    def takes_planes(self, frame: VideoFrame) -> bool:
+        """See `FrameDenoiser`."""
+        return self._chosen is None or self._chosen.takes_planes(frame)
+
+    def push(self, given: VideoFrame | np.ndarray) -> VideoFrame | np.ndarray | None:
         """See `FrameDenoiser`."""
         if self._chosen is None:
+            from denoise_ext.io.video import VideoFrame
             from denoise_ext.tasks.treatment import PHOTO, treatment_of
             from denoise_ext.tasks.video_denoiser import VIDEO_OF_CAMERAS, VIDEO_OF_WHITE_NOISE
 
-            profile, treatment = treatment_of(picture)
+            assert isinstance(given, VideoFrame)  # as `takes_planes` says
+            profile, treatment = treatment_of(given.picture())
+            if given.subsampled and profile is not None and not profile.faint:
+                # Enlarged chroma looks correlated in a picture, whatever its noise.
+                profile, treatment = treatment_of(given.unit_planes()[0])
             self.found = treatment.text.partition(": ")[0]
             # White noise that channels have in common is stronger in brightness than the planes'.
             if profile is not None and (profile.faint or profile.gray_stored_as_rgb):
@@ -231,9 +247,9 @@ class _ByNoise:
             else:
                 self._args.model = VIDEO_OF_WHITE_NOISE
             self._chosen = _denoiser(self._args)
-        return self._chosen.push(picture)
+        return self._chosen.push(given)
 
-    def flush(self) -> list[np.ndarray]:
+    def flush(self) -> list[VideoFrame | np.ndarray]:
         """See `FrameDenoiser`."""
         return [] if self._chosen is None else self._chosen.flush()
 

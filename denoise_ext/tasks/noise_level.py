@@ -15,6 +15,7 @@ constant, such as the surroundings of a scan) are left out.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -120,13 +121,31 @@ def _energies(tile: Tensor, value_range: Range | None) -> tuple[Tensor, Tensor, 
     tile = tile.cpu()
     x = to_unit(tile, torch.float32, value_range)[None, None]
     # without the mean, float32 has digits to spare for the noise
-    coefficients = F.conv2d(x - x.mean(), _dct_filters(), stride=_STEP).square()  # (1, 63, ...)
+    coefficients = F.conv2d(x - x.mean(), _dct_filters(), stride=_STEP).square_()  # (1, 63, ...)
     frequency = _frequencies()
-    low = coefficients[0, frequency < _SPLIT].sum(0).flatten()
-    high = coefficients[0, frequency >= _SPLIT].sum(0).flatten()
-    largest, smallest = (sign * F.max_pool2d(sign * x, _BLOCK, _STEP).flatten() for sign in (1, -1))
-    clipped = F.avg_pool2d(at_limit(x, tile).float(), _BLOCK, _STEP).flatten()
-    return low, high, (largest > smallest) & (clipped <= _CLIPPED / _BLOCK**2)
+    shares = torch.stack([frequency < _SPLIT, frequency >= _SPLIT]).float()[:, :, None, None]
+    low, high = F.conv2d(coefficients, shares)[0].flatten(1)
+    largest, smallest = (_extreme(x[0, 0], of_two) for of_two in (torch.maximum, torch.minimum))
+    noisy = (largest > smallest).flatten()
+    limits = at_limit(x, tile)
+    if limits.any():
+        clipped = F.avg_pool2d(limits.float(), _BLOCK, _STEP).flatten()
+        noisy &= clipped <= _CLIPPED / _BLOCK**2
+    return low, high, noisy
+
+
+def _extreme(x: Tensor, of_two: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """The largest or smallest pixel of each block in (H, W), as ``F.max_pool2d``.
+
+    By pairs of rows, then of columns: a thirtieth of its time.
+    """
+    for _ in range(2):
+        half = len(x) // _STEP
+        x = of_two(x[0 : 2 * half : _STEP], x[1 : 2 * half : _STEP])
+        for reach in (1, 2):
+            x = of_two(x[:-reach], x[reach:])
+        x = x.T
+    return x
 
 
 def at_limit(x: Tensor, tile: Tensor) -> Tensor:

@@ -7,26 +7,31 @@ import logging
 import math
 import os
 import threading
-from dataclasses import dataclass, replace
-from fractions import Fraction
-from typing import Any, overload
+from dataclasses import replace
+from typing import Any, TypeVar, overload
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from denoise_ext._choices import check_strength
 from denoise_ext._log import get_logger
+from denoise_ext.io import Picture
 from denoise_ext.io.channels import colour_channels
+from denoise_ext.io.video.frames import VideoFrame
 from denoise_ext.models import Network, load_checkpoint
 from denoise_ext.models.registry import build_named, has_model
 from denoise_ext.runtime.model_names import Model, member, open_network, original_of
 from denoise_ext.runtime.options import RunOptions, Tile
 from denoise_ext.runtime.session import Session
-from denoise_ext.tasks.frame_run import FrameRun, Scene
-from denoise_ext.tasks.images import ImageT, ImageView, open_image
-from denoise_ext.tasks.noise_level import sigma_of_batch
-from denoise_ext.tasks.value_range import Range, check_range, from_unit, to_unit
+from denoise_ext.tasks.frame_run import Frame, FrameRun, Scene
+from denoise_ext.tasks.images import open_image
+from denoise_ext.tasks.value_range import Range, check_range
+from denoise_ext.tasks.video_frames import ImageFrame, OpenFrame, PlanesFrame
+
+# The kinds of frames that come back as what they were; a file comes back as an array.
+FrameT = TypeVar("FrameT", bound=np.ndarray | Tensor | Image.Image | Picture | VideoFrame)
 
 logger: logging.Logger = get_logger("denoise_ext.tasks")
 
@@ -68,10 +73,12 @@ class VideoDenoiser:
         model: a recurrent network (such as `denoise_ext.models.create_model("rdxnet_s_gray")`,
             also accelerated), the name of one with trained weights or of a family (its gray
             network), or a checkpoint file.  A gray network denoises RGB frames in three planes:
-            brightness and two differences of colours.  A colour network takes RGB frames alone.
-        sigma: standard deviation of the noise on the 0-255 scale.  None: estimated from the first
-            frame of a scene, then from the first two, then a running mean of estimates of every
-            eighth frame and the one before.
+            brightness and two differences of colours.  Of films with subsampled chroma, such as
+            4:2:0, it takes the planes as they are stored.  A colour network takes RGB frames alone.
+        sigma: standard deviation of the noise on the 0-255 scale; of RGB before chroma was
+            subsampled.  None: estimated from the first frame of a scene, then from the first two,
+            then a running mean of estimates of every eighth frame and the one before.  Planes that
+            are taken as they are stored have each a level of its own then.
         strength: 1: the network's result; 0: the frame; between, a blend of both.
         scene_cut: "auto": begin anew where at least 60 % of a frame's blocks are found nowhere in
             the last frame; a number above 0 and up to 1: that share; "off": never.
@@ -118,7 +125,7 @@ class VideoDenoiser:
         self._lead_in = lead_in
         self._model, self._given = model, sigma
         self._runs: dict[int, FrameRun] = {}  # by channels
-        self._lock = threading.Lock()
+        self._lock, self._opening = threading.Lock(), threading.Lock()
         self.reset()
 
     def reset(self) -> None:
@@ -126,15 +133,18 @@ class VideoDenoiser:
         with self._lock:
             self._run: FrameRun | None = None
             self._scene: Scene | None = None
-            self._waiting: tuple[_Waiting, ...] = ()
-            self._made: tuple[Tensor, ...] = ()  # what the network made of the first ones of these
+            self._waiting: tuple[tuple[OpenFrame, Frame], ...] = ()
+            self._made: tuple[Frame, ...] = ()  # what the network made of the first ones of these
             self._level: float | None = self._given
-            self._size: tuple[int, ...] | None = None
+            self._shape: tuple[tuple[int, ...], ...] | None = None
             self._count = 0
 
     @property
     def sigma(self) -> float | None:
-        """The noise level of the last frame, given or estimated; None before the first."""
+        """The noise level of the last frame, given or estimated; None before the first.
+
+        Of planes as they are stored: that of white noise in RGB that is as strong in all of them.
+        """
         return self._level
 
     @property
@@ -150,11 +160,19 @@ class VideoDenoiser:
         """
         return 0 if self._run is None else self._run.delay
 
+    def takes_planes(self, frame: VideoFrame) -> bool:
+        """Whether `push` denoises the planes of such a frame as they are stored, not its picture.
+
+        So it is with a gray network where chroma is subsampled and of at least 8 x 8 numbers.
+        """
+        return frame.subsampled and self._run_for(3).takes_planes(frame)
+
     def memory(self) -> int:
         """Bytes that are kept between two frames: state, and frames that wait for their result."""
         with self._lock:
             tensors = [] if self._scene is None else self._scene.tensors()
-            tensors += [*self._made, *(waiting.image for waiting in self._waiting)]
+            frames = [*self._made, *(image for _, image in self._waiting)]
+            tensors += [part for frame in frames for part in frame]
             # A tensor that two lists share counts once.
             return sum(x.nbytes for x in {id(x): x for x in tensors}.values())
 
@@ -163,13 +181,13 @@ class VideoDenoiser:
         self, frame: str | os.PathLike[str], *, value_range: Range | None = None
     ) -> np.ndarray | None: ...
     @overload
-    def push(self, frame: ImageT, *, value_range: Range | None = None) -> ImageT | None: ...
+    def push(self, frame: FrameT, *, value_range: Range | None = None) -> FrameT | None: ...
     def push(self, frame: Any, *, value_range: Range | None = None) -> Any:
         """Denoise the next frame.
 
         Args:
             frame: any kind that `denoise_ext.Denoiser` takes, one image, of the size of the frames
-                before.  Alpha is passed through.
+                before; or a `denoise_ext.io.video.VideoFrame`.  Alpha is passed through.
             value_range: the numbers that mean black and white.  Default: those of the type.
 
         Returns:
@@ -192,115 +210,117 @@ class VideoDenoiser:
         with self._lock, torch.inference_mode():
             rest = [] if self._run is None else self._run.end(self._scene)
             made = [*self._made, *rest]
-            results = [self._result(entry, y) for entry, y in zip(self._waiting, made, strict=True)]
+            results = [self._result(*x, y) for x, y in zip(self._waiting, made, strict=True)]
             self._scene, self._waiting, self._made = None, (), ()
             return results
 
     def _push(self, frame: Any, value_range: Range | None) -> Any:
-        opened = open_image(frame)
-        value_range = opened.value_range if value_range is None else value_range
-        checked = check_range(value_range, opened.source.dtype)
-        value_range = None if value_range is None else checked
-        source = opened.source
-        channels = colour_channels(source.shape[1])
-        self._check(opened, channels)
-        run = self._run_for(channels)
-        session = run.session
-        if run.delay:  # the frame is needed later, when its memory may hold another one
-            opened = open_image(_copied(frame))
-            source = opened.source
+        run, opened = self._opened(frame, value_range)
+        if self._shape is not None and opened.shape != self._shape:
+            raise ValueError(
+                f"frame must have the size of those before, {_shown(self._shape)}, got"
+                f" {_shown(opened.shape)}; reset() begins another video"
+            )
         with torch.inference_mode():
-            image = to_unit(source[:, :channels].to(session.device), session.dtype, value_range)
+            image = opened.read(run.session)
             scene, made = self._scene, [*self._made]
             if scene is not None and self._cut is not None and run.changed(scene, image, self._cut):
                 logger.debug("frame %d begins a scene", self._count)
                 made += run.end(scene)
                 scene = None
-            scene = Scene(self._given) if scene is None else scene
+            if scene is None:
+                given = self._given
+                scene = Scene(None if given is None else opened.levels_of(given))
             if self._given is None:
-                scene = _measured(scene, run, source[:, :channels], value_range, image)
+                scene = _measured(scene, run, opened, image)
             more, scene = run.advance(scene, image, self._cut is not None)
             made += more
-            waiting = (*self._waiting, _Waiting(opened, image, value_range))
+            waiting = (*self._waiting, (opened, image))
             due = len(waiting) > run.delay
-            result = self._result(waiting[0], made[0]) if due else None
+            result = self._result(*waiting[0], made[0]) if due else None
         # nothing has failed: the frame counts
-        self._run, self._scene, self._level = run, scene, scene.level
+        assert scene.levels is not None
+        self._level = opened.sigma_of(scene.levels) if self._given is None else self._given
+        self._run, self._scene = run, scene
         self._waiting, self._made = waiting[due:], tuple(made[due:])
-        self._size, self._count = tuple(source.shape), self._count + 1
+        self._shape, self._count = opened.shape, self._count + 1
         return result
 
-    def _result(self, entry: _Waiting, y: Tensor) -> Any:
-        """What the network made of a frame, as the frame's own kind."""
-        source, target = entry.opened.source, entry.opened.target(Fraction(1))
-        channels = y.shape[1]
-        blend = y if self._strength == 1 else torch.lerp(entry.image, y, self._strength)
-        pixels = from_unit(blend, target.pixels.dtype, entry.value_range)
-        target.pixels[:, :channels] = pixels
-        target.pixels[:, channels:] = source[:, channels:]
-        return target.result()
+    def _result(self, opened: OpenFrame, image: Frame, made: Frame) -> Any:
+        return opened.result(image, made, self._strength)
 
-    def _check(self, opened: ImageView, channels: int) -> None:
+    def _opened(self, frame: Any, value_range: Range | None) -> tuple[FrameRun, OpenFrame]:
+        """A frame, and what runs frames like it."""
+        if isinstance(frame, VideoFrame):
+            if value_range is not None:
+                raise ValueError(f"value_range: a VideoFrame has its own, got {value_range!r}")
+            run = self._run_for(1 if frame.colour.kind == "gray" else 3)
+            if run.takes_planes(frame):
+                return run, PlanesFrame(frame)
+            return run, ImageFrame(open_image(frame.picture()), None, frame.with_picture)
+        opened = open_image(frame)
+        value_range = opened.value_range if value_range is None else value_range
+        checked = check_range(value_range, opened.source.dtype)
+        value_range = None if value_range is None else checked
         shape = tuple(opened.source.shape)
+        channels = colour_channels(shape[1])
         if shape[0] != 1 or 0 in shape or channels not in (1, 3):
             raise ValueError(f"frame must be one gray or RGB image, got a tensor of {shape}")
-        if self._size is not None and shape != self._size:
-            raise ValueError(
-                f"frame must have the size of those before, (channels, rows, columns)"
-                f" {self._size[1:]}, got {shape[1:]}; reset() begins another video"
-            )
+        run = self._run_for(channels)
+        if run.delay:  # the frame is needed later, when its memory may hold another one
+            opened = open_image(_copied(frame))
+        return run, ImageFrame(opened, value_range)
 
     def _run_for(self, channels: int) -> FrameRun:
-        if channels not in self._runs:
-            options = self._options
-            # In three planes, a family's gray network leaves less white noise than that for colour.
-            model = member(self._model, 1) if isinstance(self._model, str) else self._model
-            network = open_network(model, options.device, None, options.backend, channels=channels)
-            if not is_recurrent(network):
-                raise TypeError(
-                    f"model must be a recurrent network, such as rdxnet_s, got {self._model!r}"
-                )
-            own = original_of(network).signature.inputs["image"].channels
-            if own != channels and own != 1:
-                raise ValueError(f"model takes {own} channels, but the frame has {channels}")
-            native = options.backend == "native"
-            session = Session(network, options.precision, native)
-            self._runs[channels] = FrameRun(session, options, channels, self._lead_in)
-        return self._runs[channels]
+        with self._opening:
+            if channels not in self._runs:
+                self._runs[channels] = self._made_run(channels)
+            return self._runs[channels]
 
-
-@dataclass(frozen=True)
-class _Waiting:
-    """A frame whose result is not due."""
-
-    opened: ImageView
-    image: Tensor
-    value_range: Range | None
+    def _made_run(self, channels: int) -> FrameRun:
+        options = self._options
+        # In three planes, a family's gray network leaves less white noise than that for colour.
+        model = member(self._model, 1) if isinstance(self._model, str) else self._model
+        network = open_network(model, options.device, None, options.backend, channels=channels)
+        if not is_recurrent(network):
+            raise TypeError(
+                f"model must be a recurrent network, such as rdxnet_s, got {self._model!r}"
+            )
+        own = original_of(network).signature.inputs["image"].channels
+        if own != channels and own != 1:
+            raise ValueError(f"model takes {own} channels, but the frame has {channels}")
+        session = Session(network, options.precision, options.backend == "native")
+        return FrameRun(session, options, channels, self._lead_in)
 
 
 def _copied(frame: Any) -> Any:
     return frame.detach().clone() if isinstance(frame, Tensor) else copy.deepcopy(frame)
 
 
-def _measured(
-    scene: Scene, run: FrameRun, source: Tensor, value_range: Range | None, image: Tensor
-) -> Scene:
+def _shown(shape: tuple[tuple[int, ...], ...]) -> str:
+    """The size of a frame, for messages."""
+    if len(shape) == 1:
+        return f"(channels, rows, columns) {shape[0]}"
+    return f"(rows, columns) {', '.join(map(str, shape))}"
+
+
+def _measured(scene: Scene, run: FrameRun, opened: OpenFrame, image: Frame) -> Scene:
     """The scene with a noise level, where that is due at its next frame.
 
     The first frame shows its highest frequencies alone. The second one's level replaces it.
     """
-    level, noisy = scene.level, scene.noisy
-    if level is None:
-        level = float(sigma_of_batch(source, value_range))
-    elif noisy is not None:
-        estimate = float(sigma_of_batch(source, value_range))
-        between = run.sigma_of(image, noisy, level)
-        # A frame that is repeated differs in nothing from the one before.
-        estimate = estimate if between is None else max(estimate, between)
+    levels = scene.levels
+    if levels is None:
+        levels = opened.estimates(image)
+    elif scene.noisy:
+        between = run.levels_between(image, scene.noisy, levels)
         weight = 1.0 if scene.frames == 1 else _ESTIMATE_WEIGHT
-        level += weight * (estimate - level)
-    kept = image.clone() if scene.frames % _ESTIMATE_EVERY == 0 else None  # callers reuse memory
-    return replace(scene, level=level, noisy=kept)
+        # A frame that is repeated differs in nothing from the one before.
+        found = zip(levels, opened.estimates(image), between, strict=True)
+        levels = tuple(x + weight * (max(single, pair) - x) for x, single, pair in found)
+    due = scene.frames % _ESTIMATE_EVERY == 0
+    kept = tuple(part.clone() for part in image) if due else ()  # callers reuse memory
+    return replace(scene, levels=levels, noisy=kept)
 
 
 def _is_number(value: object) -> bool:

@@ -24,6 +24,7 @@ from denoise_ext.training.objectives import Variational, build_objective
 from denoise_ext.training.schema import TrainConfig
 from denoise_ext.training.sections import IMAGE_DENOISING
 from denoise_ext.training.task import CHAIN_STEP, Label, Objective, Task, Validator, register_task
+from denoise_ext.training.teaching import Taught, build_teachers
 
 
 @register_task(IMAGE_DENOISING)
@@ -50,6 +51,8 @@ def _objective(
             loss.divergence_warmup, loss.divergence_free, seed,
         )  # fmt: skip
     objective = build_objective(config)
+    if config.teacher.networks:
+        return Taught(objective, build_teachers(config, device), config.teacher.weight)
     if not loss.adversarial:
         return objective
     return Adversarial(

@@ -21,6 +21,7 @@ from denoise_ext.training.sections import (
     Schedule,
     Section,
     Task,
+    Teacher,
     Validation,
 )
 
@@ -53,6 +54,7 @@ class TrainConfig(Section):
         default_factory=list,
         description="[[heads]] tables, each an output that is trained beside the image.",
     )
+    teacher: Teacher = Field(default_factory=Teacher)
     optimiser: Optimiser = Field(default_factory=Optimiser)
     schedule: Schedule = Field(default_factory=Schedule)
     validation: Validation = Field(default_factory=Validation)
@@ -102,6 +104,7 @@ class TrainConfig(Section):
         if self.task.name in _OWN_TASKS:
             self._guides_consistent()
             self._heads_consistent()
+        self._teacher_consistent()
         if self.task.name == IMAGE_COMPRESSION:
             self._compression_consistent()
         if self.validation.patience and not self.validation.images:
@@ -260,6 +263,20 @@ class TrainConfig(Section):
             raise ValueError(
                 "heads need clean files and loss.target 'clean', without loss.noise_level,"
                 " noise_scale, adversarial and divergence"
+            )
+
+    def _teacher_consistent(self) -> None:
+        """Teachers replace the clean image, which other losses need as it is."""
+        if not self.teacher.networks:
+            if self.teacher != Teacher():
+                raise ValueError("teacher.networks is required by teacher.weight")
+            return
+        loss = self.loss
+        others = loss.noise_scale or loss.adversarial or loss.divergence
+        if self.task.name != IMAGE_DENOISING or self.files_are_noisy or others:
+            raise ValueError(
+                f"teacher.networks need task.name {IMAGE_DENOISING!r}, clean files and loss.target"
+                " 'clean', without loss.noise_scale, adversarial and divergence"
             )
 
     def _compression_consistent(self) -> None:

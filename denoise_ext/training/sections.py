@@ -177,6 +177,19 @@ class Head(Section):
     weight: PositiveFloat = Field(default=1.0, description="In the sum; the image's loss has 1.")
 
 
+class Teacher(Section):
+    """Networks that others learn from; see ``teaching.py``."""
+
+    networks: list[str] = Field(
+        default_factory=list,
+        description="Their mean output is part of the target: models with shipped weights, or "
+        "checkpoint files relative to the current directory.",
+    )
+    weight: Annotated[float, Field(gt=0, le=1)] = Field(
+        default=1.0, description="Of that mean in the target; the clean image has the rest."
+    )
+
+
 class Optimiser(Section):
     """Adam (Kingma, Ba 2015), or Muon (``muon.py``; beta1 0.95 and rates near 0.005 suit it)."""
 

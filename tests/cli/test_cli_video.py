@@ -26,6 +26,7 @@ from denoise_ext.io.video import read_video
 from denoise_ext.models import save_model
 from denoise_ext.models.fastdvdnet import FastDVDnet
 from denoise_ext.tasks import VideoDenoiser
+from denoise_ext.tasks.video_denoiser import LEAD_IN
 
 SIZE = {"width": 40, "height": 24}
 
@@ -88,6 +89,40 @@ def test_gray_films_get_the_recurrent_network_that_ships(capsys, streams):
         wanted = [frame.with_picture(denoiser.push(frame.picture())).planes[0] for frame in video]
     for a, b in zip(frames_of(out.getvalue()), wanted, strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("tag", ["420jpeg", "420p10", "422", "444"])
+def test_films_in_colour_from_a_file_a_pipe_and_push_are_the_same(capsys, streams, tmp_path, tag):
+    data = y4m(tag, 7, width=59, height=43)
+    (tmp_path / "in.y4m").write_bytes(data)
+    streams(data)
+    chosen = ["--model", "rdxnet_s_gray", *BACKEND]
+    pairs = []
+    for name, lead_in in (("-", 0), (str(tmp_path / "in.y4m"), LEAD_IN)):
+        code, _, err = run(capsys, "video", name, str(tmp_path / f"{lead_in}.y4m"), *chosen)
+        assert code == 0, err
+        denoiser = VideoDenoiser("rdxnet_s_gray", lead_in=lead_in, backend=BACKEND[-1])
+        with read_video(bytes_io.BytesIO(data)) as video:
+            made = [denoiser.push(frame) for frame in video] + denoiser.flush()
+        wanted = [frame for frame in made if frame is not None]
+        with read_video(tmp_path / f"{lead_in}.y4m") as video:
+            pairs += zip(video, wanted, strict=True)
+    assert len(pairs) == 14
+    for got, frame in pairs:
+        for a, b in zip(got.planes, frame.planes, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("kind, network", [("white", "s_gray"), ("smoothed", "m_photo")])
+def test_enlarged_chroma_is_not_taken_for_correlated_noise(capsys, streams, kind, network):
+    """Of 4:2:0, the network is chosen by the noise of brightness."""
+    header, *frames = in_colour(kind).split(b"FRAME\n")
+    planes = [np.frombuffer(frame, np.uint8).reshape(3, 64, 96) for frame in frames]
+    halved = [frame[0].tobytes() + frame[1:, ::2, ::2].tobytes() for frame in planes]
+    streams(b"FRAME\n".join([header.replace(b"C444", b"C420"), *halved]))
+    code, _, err = run(capsys, "video", "-", "-", *BACKEND)
+    assert code == 0, err
+    assert f"rdxnet_{network}" in err.splitlines()[-1]
 
 
 def in_colour(kind: str) -> bytes:
@@ -291,6 +326,9 @@ class Slow:
 
     def __init__(self, seconds: float) -> None:
         self.seconds, self.seen = seconds, 0
+
+    def takes_planes(self, frame):
+        return False
 
     def push(self, picture):
         self.seen += 1

@@ -43,7 +43,7 @@ class Dense(nn.Module):
 
 def _sites(net: nn.Module, x: Tensor) -> tuple[list[AffineSite], Constants]:
     graph, own, _ = trace(net, "forward", (x,), {}, None, channels_last=True)
-    constants = Constants(own, None, {})
+    constants = Constants(own, {})
     constants.enter(graph)
     found = find_sites(graph, constants, "default")
     return [site for site in found if isinstance(site, AffineSite)], constants

@@ -116,7 +116,7 @@ OTHERS = [OverQueries, Transposed, Turned, ReadTwice, Moving]
 
 def _found(net: nn.Module, x: Tensor) -> list[EinsumSite]:
     graph, own, _ = trace(net, "forward", (x,), {}, None, channels_last=True)
-    constants = Constants(own, None, {})
+    constants = Constants(own, {})
     constants.enter(graph)
     return [s for s in find_sites(graph, constants, "default") if isinstance(s, EinsumSite)]
 

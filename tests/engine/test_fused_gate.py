@@ -61,7 +61,7 @@ HALVES = {
 
 def _found(net: nn.Module, x: Tensor, precision: str = "default") -> list[GatedSite]:
     graph, own, _ = trace(net, "forward", (x,), {}, None, channels_last=True)
-    constants = Constants(own, None, {})
+    constants = Constants(own, {})
     constants.enter(graph)
     return [s for s in find_sites(graph, constants, precision) if isinstance(s, GatedSite)]
 

@@ -12,7 +12,6 @@ from torch.nn import functional as F
 
 import denoise_ext
 from denoise_ext.engine.fuse import verify
-from denoise_ext.engine.run.economy import Economy
 
 
 @pytest.fixture(autouse=True)
@@ -329,56 +328,3 @@ def test_a_size_that_the_original_refuses_is_no_rule(monkeypatch):
     with torch.no_grad():
         torch.testing.assert_close(fast(x), net(x), rtol=1e-4, atol=1e-5)
     assert planned(fast)
-
-
-def tensor(elements: int) -> list[Tensor]:
-    return [torch.empty(elements, device="meta")]
-
-
-def test_a_new_size_is_planned_once_it_pays():
-    economy = Economy()
-    assert economy.pays("any", tensor(5))  # the example
-    economy.timed(original=10.0, ours=5.0, planning=40.0, tensors=tensor(100))
-    # 10 + 5 + 40 <= 2.5 * 10 * calls
-    assert [economy.pays("same size", tensor(100)) for _ in range(4)] == [False, False, True, True]
-    # 40 + 20 + 40 <= 2.5 * 40
-    assert economy.pays("four times as large", tensor(400))
-    # 1 + 0.5 + 40 <= 2.5 * calls
-    assert [economy.pays("small", tensor(10)) for _ in range(17)] == [False] * 16 + [True]
-    economy.planned(elapsed=16.0, tensors=tensor(100))  # planning took 1 ms, not 40
-    assert economy.pays("another", tensor(100))
-
-
-@pytest.mark.parametrize("ratio", [1.0, 1.5, 4.0])
-def test_the_first_call_of_a_size_takes_at_most_two_and_a_half_times(ratio):
-    """As does what the calls of a size take together, for every planning time."""
-    for planning in (0.0, 3.0, 30.0, 3000.0):
-        economy = Economy()
-        economy.timed(10.0, 10.0 / ratio, planning, tensor(100))
-        spent = original = 0.0
-        for _ in range(1000):
-            original += 10.0
-            if economy.pays("key", tensor(100)):
-                spent += 10.0 + 10.0 / ratio + planning
-                break
-            spent += 10.0
-            assert spent <= 2.5 * original
-        assert spent <= 2.5 * original + original
-
-
-def test_small_new_sizes_run_the_original_first(monkeypatch):
-    clock = Clock(monkeypatch, step=0.010)  # each look at the clock: planning takes some 10 ms
-    net = small_net()
-    fast = denoise_ext.accelerate(net, torch.randn(1, 3, 12, 12))
-    region = fast._shim._engine_state.regions["forward"]
-    x = torch.randn(1, 3, 8, 8)
-    with torch.no_grad():
-        turns, ours = 0, fast(x)
-        while len(region._entries) == 1:
-            assert torch.equal(ours, net(x)) and turns < 100
-            turns, ours = turns + 1, fast(x)
-        torch.testing.assert_close(ours, net(x), rtol=1e-4, atol=1e-5)
-        assert turns > 3
-        large = torch.randn(1, 3, 120, 120)
-        torch.testing.assert_close(fast(large), net(large), rtol=1e-4, atol=1e-4)
-    assert len(region._entries) == 3 and clock.now > 0

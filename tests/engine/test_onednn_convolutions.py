@@ -154,7 +154,7 @@ def test_every_size_has_the_layout_that_it_asks_for():
     for side in (4, 8, 12, 16, 8, 4):
         x = torch.randn(1, 256, side, side)
         graph, own, _ = trace(net, "forward", (x,), {}, None, channels_last=True)
-        constants = Constants(own, None, shared)
+        constants = Constants(own, shared)
         constants.enter(graph)
         (site,) = [s for s in find_sites(graph, constants, "default") if isinstance(s, ConvSite)]
         packed = site.step("onednn", constants).args[2]

@@ -9,6 +9,7 @@ from PIL import Image
 from shared_data import image_folder
 
 from denoise_ext.tasks import estimate_sigma
+from denoise_ext.tasks.noise_level import _extreme
 
 
 def noisy(clean: np.ndarray, sigma: float, seed: int = 0) -> np.ndarray:
@@ -91,6 +92,15 @@ def test_twelve_bits_in_sixteen(dtype, offset, value_range):
     assert estimate_sigma(floor, value_range=(low + 60, high)) == pytest.approx(
         20 * 255 / (high - low - 60), rel=0.15
     )
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (9, 8), (21, 30), (64, 41)])
+def test_extremes_of_blocks(shape):
+    x = np.random.default_rng(0).normal(size=shape)
+    blocks = np.lib.stride_tricks.sliding_window_view(x, (8, 8))[::2, ::2]
+    for of_two, of_all in ((torch.maximum, np.max), (torch.minimum, np.min)):
+        found = _extreme(torch.from_numpy(x), of_two).numpy()
+        np.testing.assert_array_equal(found, of_all(blocks, axis=(2, 3)))
 
 
 def test_large_images_are_sampled_evenly():

@@ -62,9 +62,9 @@ class Node:
         assert value is not None
         return value
 
-    def inputs(self) -> Iterator[Value]:
+    def inputs(self) -> list[Value]:
         """The tensors it reads, in order, repetitions included."""
-        yield from values_in((self.args, self.kwargs))
+        return values_in((self.args, self.kwargs))
 
     def argument(self, name: str) -> Any:
         """The argument ``name`` of the operator's schema, or its default."""
@@ -184,16 +184,23 @@ def only_user(value: Value, outputs: set[Value]) -> Node | None:
     return value.users[0]
 
 
-def values_in(tree: Any) -> Iterator[Value]:
+def values_in(tree: Any) -> list[Value]:
     """The :class:`Value` objects in nested tuples, lists and dicts."""
+    found: list[Value] = []
+    _gather(tree, found)
+    return found
+
+
+def _gather(tree: Any, found: list[Value]) -> None:
+    """Append those of ``tree``: nested generators would take twice the time."""
     if isinstance(tree, Value):
-        yield tree
+        found.append(tree)
     elif isinstance(tree, (tuple, list)):
         for item in tree:
-            yield from values_in(item)
+            _gather(item, found)
     elif isinstance(tree, dict):
         for item in tree.values():
-            yield from values_in(item)
+            _gather(item, found)
 
 
 def substitute(tree: Any, replace: Callable[[Value], Any]) -> Any:

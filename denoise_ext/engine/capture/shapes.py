@@ -31,8 +31,16 @@ POINTWISE = {
 _PADS = {aten.reflection_pad2d.default, aten.replication_pad2d.default}
 
 
-def result_of(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Run ``func`` on tensors without data; shape, dtype and strides of the result are right."""
+Known = dict[Any, tuple[Any, ...]]  # an operator's name and arguments -> its result
+
+
+def result_of(
+    func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], known: Known | None = None
+) -> Any:
+    """Run ``func`` on tensors without data; shape, dtype and strides of the result are right.
+
+    ``known`` keeps what PyTorch has answered: it takes up to 2 ms for each.
+    """
     if func in POINTWISE and _all_alike(args, kwargs):
         stride = _pointwise_strides([x for x in args if isinstance(x, Tensor)])
         if stride is not None:
@@ -71,7 +79,37 @@ def result_of(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str,
         shape = _padded(args[0], args[1], reflects=func is aten.reflection_pad2d.default)
         if shape is not None:
             return _as_laid_out(args[0], shape)
-    return func(*args, **kwargs)
+    return func(*args, **kwargs) if known is None else _asked_once(func, args, kwargs, known)
+
+
+def _asked_once(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], known: Known) -> Any:
+    """PyTorch's answer, or a tensor like the one that it was the last time."""
+    try:
+        key = (func, _described(args), _described(kwargs))
+        found = known.get(key)
+    except TypeError:  # an argument that has no hash
+        return func(*args, **kwargs)
+    if found is not None:
+        shape, stride, dtype, device = found
+        return torch.empty_strided(shape, stride, dtype=dtype, device=device)
+    result = func(*args, **kwargs)
+    # A view shares its argument's memory.
+    fresh = all(returned.alias_info is None for returned in func._schema.returns)
+    if fresh and type(result) is Tensor and not any(result is x for x in args):
+        known[key] = (tuple(result.shape), result.stride(), result.dtype, result.device)
+    return result
+
+
+def _described(argument: Any) -> Any:
+    """All of an argument that a result's shape, dtype and strides depend on."""
+    if isinstance(argument, Tensor):
+        shape, stride = tuple(argument.shape), argument.stride()
+        return shape, stride, argument.dtype, argument.device, argument.storage_offset()
+    if isinstance(argument, dict):
+        return tuple((name, _described(item)) for name, item in argument.items())
+    if isinstance(argument, (tuple, list)):
+        return tuple(map(_described, argument))
+    return type(argument), argument  # True equals 1
 
 
 def _attended(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:

@@ -32,7 +32,7 @@ from denoise_ext.engine.capture.interception import META, Interception, function
 from denoise_ext.engine.capture.no_ops import drop_no_ops
 from denoise_ext.engine.capture.random_state import random_states, same_on_cpu
 from denoise_ext.engine.capture.result_nest import flatten
-from denoise_ext.engine.capture.shapes import result_of
+from denoise_ext.engine.capture.shapes import Known, result_of
 from denoise_ext.engine.capture.signature import PLAIN, tensors_in
 from denoise_ext.engine.capture.written_slices import join_written_slices
 
@@ -52,6 +52,7 @@ class _Recorder(TorchDispatchMode):
         self.nodes: list[Node] = []
         self.sources: list[Value] = []  # the module's tensors, then constants
         self.constants: list[Tensor] = []
+        self._known: Known = {}
         self._values: dict[int, Value] = {}
         self._stand_ins: dict[int, Tensor] = {}  # of tensors that the forward has made of numbers
         self._alive: list[Tensor] = []  # ids are unique among living objects only
@@ -105,7 +106,7 @@ class _Recorder(TorchDispatchMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         args, named = pytree.tree_map_only(Tensor, self._without_data, (args, kwargs or {}))
-        result = result_of(func, args, named)
+        result = result_of(func, args, named, self._known)
         if func is torch.ops.prim.device.default:
             return result
         if func is torch.ops.aten.alias.default or _strides_alike(func, result, args):

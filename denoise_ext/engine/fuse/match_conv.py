@@ -337,7 +337,7 @@ def _origin(value: Value) -> int | None:
     """The position of the module's tensor that ``value`` is computed of first."""
     found: Value | None = value
     while found is not None and found.source is None and found.producer is not None:
-        found = next(found.producer.inputs(), None)
+        found = next(iter(found.producer.inputs()), None)
     return None if found is None else found.source
 
 

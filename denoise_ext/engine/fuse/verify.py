@@ -57,6 +57,20 @@ def clock() -> float:
     return time.perf_counter()
 
 
+def processor_clock() -> float:
+    """Seconds that the threads of this process have run, together."""
+    return time.process_time()
+
+
+def stopwatch() -> Callable[[], float]:
+    """A function that returns the seconds since, by the clock that shows fewer.
+
+    Other processes make a call longer by the first, the call's own threads by the second.
+    """
+    start, begun = clock(), processor_clock()
+    return lambda: min(clock() - start, processor_clock() - begun)
+
+
 def examine(
     graph: Graph, constants: Constants, sites: list[Site], tensors: list[Tensor],
     known: dict[str, list[float]],

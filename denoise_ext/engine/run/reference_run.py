@@ -16,8 +16,7 @@ from denoise_ext.engine.fuse import verify
 class ReferenceRun:
     """A copy of a module and of a call's arguments; ``missing`` is the reason if there is none.
 
-    ``raised``: the reason is an exception of the call.  ``share``: the copy has the parameters of
-    the module itself, which the call must not change.
+    ``raised``: the reason is an exception of the call.
     """
 
     module: nn.Module
@@ -25,12 +24,11 @@ class ReferenceRun:
     raised: bool
 
     def __init__(
-        self, module: nn.Module, method: str, args: tuple[Any, ...], kwargs: dict[str, Any],
-        share: bool = False,
-    ) -> None:  # fmt: skip
+        self, module: nn.Module, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
         self.missing, self.raised, self._method = "", False, method
         try:
-            memo: dict[int, Any] = {id(x): x for x in module.parameters()} if share else {}
+            memo: dict[int, Any] = {}
             # deepcopy refuses tensors with a history: of gradients, of which the copy needs none.
             for x in tensors_in(args, kwargs) + _computed(module):
                 if id(x) not in memo:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from typing import Any
 
 from denoise_ext.engine.fuse.ir import Constants, Site, Step
@@ -30,10 +30,13 @@ def decided(found: Examination) -> dict[SiteKey, str | None]:
     return {key: row.variant if step is not None else None for key, step, row in sites}
 
 
-def choose(
+def choosing(
     sites: list[Site], constants: Constants, decisions: Mapping[SiteKey, str | None]
-) -> dict[Site, Step | None]:
-    """What was decided on the example; a site that it did not have gets the best guess."""
+) -> Generator[SiteKey, None, dict[Site, Step | None]]:
+    """What was decided on the example; a site that it did not have gets the best guess.
+
+    Names each site before its weight is packed.
+    """
     chosen: dict[Site, Step | None] = {}
     for site, key in zip(sites, site_keys(sites), strict=True):
         variants = site.variants()
@@ -43,6 +46,7 @@ def choose(
         variant = decisions.get(key, variants[0])
         if variant is not None:  # else it runs as traced
             usable = variant if variant in variants else variants[0]  # another dtype: others
+            yield key
             chosen[site] = site.step(usable, constants)
     return chosen
 

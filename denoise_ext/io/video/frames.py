@@ -8,8 +8,9 @@ as it was, bit for bit, with any chroma subsampling.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 
@@ -121,6 +122,49 @@ class VideoFrame:
             levels = [picture[..., i] * span for i in (1, 2, 0)]
         else:
             levels = self._ycbcr(picture)
+        return self._stored(levels)
+
+    @property
+    def subsampled(self) -> bool:
+        """Whether it is Y'CbCr whose chroma is smaller than its brightness, as in 4:2:0."""
+        return self.colour.kind == "ycbcr" and self.planes[1].shape != self.planes[0].shape
+
+    def unit_planes(self) -> tuple[np.ndarray, ...]:
+        """The planes of Y'CbCr as they are stored, in float32.
+
+        Brightness is 0 for black and 1 for white. Cb and Cr are 0.5 without colour, and 1 apart
+        from end to end.
+        """
+        return tuple(
+            np.subtract(plane, np.float32(zero), dtype=np.float32) / np.float32(span)
+            for plane, (zero, span) in zip(self.planes, self._scales())
+        )
+
+    def with_unit_planes(self, planes: Sequence[np.ndarray]) -> VideoFrame:
+        """The frame with other planes (as `unit_planes` gives them), rounded to the stored depth.
+
+        Raises:
+            ValueError: planes of other shapes.
+        """
+        shapes, given = ([plane.shape for plane in x] for x in (self.planes, planes))
+        if shapes != given:
+            raise ValueError(f"planes must be {shapes}, got {given}")
+        scaled = zip(planes, self._scales())
+        return self._stored([plane * np.float32(span) + zero for plane, (zero, span) in scaled])
+
+    def noise_gains(self) -> tuple[float, float, float]:
+        """What white noise of 1 in R, G and B is in each of `unit_planes`: standard deviations.
+
+        The noise is as strong before chroma is subsampled, which takes the mean of its pixels.
+        """
+        brightness, blue, red = (float(np.linalg.norm(row)) for row in self._rows())
+        pixels = math.prod(
+            -(-large // small) for large, small in zip(self.planes[0].shape, self.planes[1].shape)
+        )
+        return brightness, blue / math.sqrt(pixels), red / math.sqrt(pixels)
+
+    def _stored(self, levels: Sequence[np.ndarray]) -> VideoFrame:
+        """The frame with these numbers, which are overwritten, rounded to the stored depth."""
         highest = (1 << self.colour.bits) - 1
         planes = tuple(
             np.rint(level, out=level).clip(0, highest, out=level).astype(plane.dtype)
@@ -128,13 +172,23 @@ class VideoFrame:
         )
         return dataclasses.replace(self, planes=planes)
 
-    def _ycbcr(self, picture: np.ndarray) -> list[np.ndarray]:
-        """The levels of Y, Cb and Cr of a picture, not rounded; chroma at its own size."""
+    def _scales(self) -> list[tuple[float, float]]:
+        """Of each plane of Y'CbCr: the number that is 0 in `unit_planes`, and what is 1 more."""
+        span = self.colour.chroma_span
+        return [self.colour.black_and_span, *2 * [((1 << (self.colour.bits - 1)) - span / 2, span)]]
+
+    def _rows(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Y, Cb and Cr by R, G and B; each from end to end is 1."""
         kr, kb = self._coefficients()
-        black, span = self.colour.black_and_span
         luma = np.array([kr, 1 - kr - kb, kb])
         blue = (np.array([0, 0, 1]) - luma) / (2 * (1 - kb))
         red = (np.array([1, 0, 0]) - luma) / (2 * (1 - kr))
+        return luma, blue, red
+
+    def _ycbcr(self, picture: np.ndarray) -> list[np.ndarray]:
+        """The levels of Y, Cb and Cr of a picture, not rounded; chroma at its own size."""
+        luma, blue, red = self._rows()
+        black, span = self.colour.black_and_span
         small = _narrowed(picture, self.planes[1].shape)
         middle, chroma = 1 << (self.colour.bits - 1), self.colour.chroma_span
         return [
