@@ -44,6 +44,22 @@ def test_group_norm_stays_in_channels_last(affine):
     torch.testing.assert_close(plan_of(norm, x).run([x]), norm(x))
 
 
+def test_group_norm_of_some_channels():
+    """The operator refuses channels of a larger tensor: PyTorch copies them first."""
+
+    class Half(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = nn.GroupNorm(4, 8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.norm(x[:, 8:])
+
+    x = torch.randn(2, 16, 6, 5).contiguous(memory_format=torch.channels_last)
+    assert operators(Half(), x)[-2:] == ["clone", "native_group_norm"]
+    assert operators(Half(), x[:, :, 1:4])[-2:] == ["clone", "native_group_norm"]
+
+
 @pytest.mark.parametrize("shape", [(2, 8), (2, 8, 5), (2, 8, 3, 4, 5)])
 def test_group_norm_of_other_ranks(shape):
     norm, x = nn.GroupNorm(4, 8), torch.randn(shape)

@@ -99,6 +99,8 @@ def _group_norm(
     if not last or not _fits_groups(input, num_groups, weight, bias):
         return torch.group_norm(input, num_groups, weight, bias, eps, cudnn_enabled)
     n, c, h, w = input.shape
+    # Of channels of a larger tensor, the operator itself takes only a copy.
+    input = input.contiguous(memory_format=torch.channels_last)
     return torch.native_group_norm(input, weight, bias, n, c, h * w, num_groups, eps)[0]
 
 
