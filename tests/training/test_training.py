@@ -53,7 +53,7 @@ CHECK_FIT = {
 def test_recipes_are_valid(recipe):
     config = load_config(recipe)
     started = config.model.name or config.model.start
-    named = re.sub("_(adam|photos|developed|longer|[0-9]+)$", "", recipe.stem)
+    named = re.sub("_(adam|photos|developed|longer|taught|[0-9]+)$", "", recipe.stem)
     # Weights that were trained from another network's.
     shipped = pretrained_info(named) if named in list_models() else None
     assert (
