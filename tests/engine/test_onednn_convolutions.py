@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.usefixtures("ours_is_faster"), pytest.mark.usefixtures
 _CALLS = {
     "none": lambda x: x, "relu": torch.relu, "gelu": F.gelu, "silu": F.silu,
     "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"), "sigmoid": torch.sigmoid,
-    "tanh": torch.tanh, "hardswish": F.hardswish, "hardsigmoid": F.hardsigmoid,
+    "tanh": torch.tanh, "hardswish": F.hardswish, "hardsigmoid": F.hardsigmoid, "relu6": F.relu6,
 }  # fmt: skip
 
 _GEOMETRY = ([0, 0], [1, 1], [1, 1], 1)  # padding, stride, dilation, groups

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from denoise_ext.engine.capture.graph import Node
 from denoise_ext.engine.fuse.ir import Constants
@@ -24,6 +27,16 @@ _NAMES = {
 }
 # The largest slope of an activation, where that is more than 1.
 STEEPEST = {"gelu": 1.13, "gelu_tanh": 1.13, "silu": 1.1, "hardswish": 1.5}
+# What applies one in place.  ReLU keeps NaN.
+IN_PLACE: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": torch.relu_,
+    "relu6": lambda x: x.clamp_(0, 6),
+    "sigmoid": torch.sigmoid_,
+    "tanh": torch.tanh_,
+    "silu": lambda x: F.silu(x, inplace=True),
+    "hardswish": lambda x: F.hardswish(x, inplace=True),
+    "hardsigmoid": lambda x: F.hardsigmoid(x, inplace=True),
+}
 _LIMITS = {aten.hardtanh.default: ("min_val", "max_val"), aten.clamp.default: ("min", "max")}
 
 

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from denoise_ext.engine.capture.graph import Graph, Node, Value, only_user
-from denoise_ext.engine.fuse.activations import STEEPEST, activation_of
+from denoise_ext.engine.fuse.activations import IN_PLACE, STEEPEST, activation_of
 from denoise_ext.engine.fuse.branches import Branch
 from denoise_ext.engine.fuse.ir import OUT, Constants, Site, Step, rms
 from denoise_ext.engine.fuse.match_conv import NORMS, scale_of
@@ -22,16 +21,6 @@ from denoise_ext.engine.fuse.match_conv import NORMS, scale_of
 # Of a value on either side: root, quotient, two products, the shift's two, product and sum.
 _ROUNDINGS = 8
 _WIDE = (torch.float32, torch.float64)
-# In place; ReLU keeps NaN.
-_ACTIVATIONS: dict[str, Callable[[Tensor], object]] = {
-    "relu": torch.relu_,
-    "relu6": lambda x: x.clamp_(0, 6),
-    "sigmoid": torch.sigmoid_,
-    "tanh": torch.tanh_,
-    "silu": lambda x: F.silu(x, inplace=True),
-    "hardswish": lambda x: F.hardswish(x, inplace=True),
-    "hardsigmoid": lambda x: F.hardsigmoid(x, inplace=True),
-}
 
 
 @dataclass(eq=False)
@@ -77,7 +66,7 @@ def affine(x: Tensor, scale: Tensor, shift: Tensor, activation: str, out: Tensor
     """``activation(x * scale + shift)``."""
     torch.addcmul(shift, x, scale, out=out)
     if activation != "none":
-        _ACTIVATIONS[activation](out)
+        IN_PLACE[activation](out)
 
 
 def find_affines(graph: Graph, constants: Constants, taken: Set[Node]) -> list[AffineSite]:
@@ -90,7 +79,7 @@ def find_affines(graph: Graph, constants: Constants, taken: Set[Node]) -> list[A
             continue
         following = only_user(site.output, outputs)
         found = None if following is None else activation_of(following)
-        if following is not None and found is not None and found[0] in _ACTIVATIONS:
+        if following is not None and found is not None and found[0] in IN_PLACE:
             site.activation = found[0]
             site.nodes, site.output = [*site.nodes, following], following.first
             site.label += f" + {site.activation}"

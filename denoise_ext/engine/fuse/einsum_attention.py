@@ -44,12 +44,11 @@ def _attend(
     for tensor, shape in zip(added, shapes, strict=True):
         part = tensor.reshape(shape)
         mask = part if mask is None else mask + part
-    # Its other form, which holds all scores, serves where channels are not side by side.
+    # PyTorch's form that does not hold all scores needs channels side by side.
     query, key, value = (
-        x.reshape(*batch, *x.shape[-2:]) if x.stride(-1) == 1 else x.contiguous().view(
-            *batch, *x.shape[-2:]
-        ) for x in (query, key, value)
-    )  # fmt: skip
+        (x if x.stride(-1) == 1 else x.contiguous()).reshape(*batch, *x.shape[-2:])
+        for x in (query, key, value)
+    )
     result = functional.scaled_dot_product_attention(query, key, value, mask, scale=factor)
     return result.reshape(-1, *result.shape[-2:])
 

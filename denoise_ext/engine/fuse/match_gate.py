@@ -150,7 +150,7 @@ def _gated(site: ConvSite, outputs: set[Value]) -> GatedSite | None:
 def _halves(
     value: Value, outputs: set[Value]
 ) -> tuple[tuple[Value, Value], list[Node]] | None:  # fmt: skip
-    """Both halves of the channels of ``value``, if nobody reads more of it, and what makes them."""
+    """Both halves of the channels of ``value``, if nothing else reads it, and what makes them."""
     nodes = list(dict.fromkeys(value.users))
     half = value.shape[1] // 2
     if value in outputs or any(node.op not in _HALVING for node in nodes):

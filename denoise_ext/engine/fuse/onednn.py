@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from denoise_ext.engine.fuse.activations import IN_PLACE
 
 # By oneDNN's names: PyTorch's name of the function, and of its form.
 _FUSED = {
@@ -19,12 +19,8 @@ _FUSED = {
     "tanh": ("tanh", None),
     "hardswish": ("hardswish", None),
 }
-# oneDNN's own make NaN a number.
-_AFTERWARDS: dict[str, Callable[[Tensor], Tensor]] = {
-    "relu": torch.relu_,
-    "hardsigmoid": partial(torch.nn.functional.hardsigmoid, inplace=True),
-}
-ACTIVATIONS = frozenset({*_FUSED, *_AFTERWARDS})
+# The others follow in place: oneDNN's own ReLU and hard sigmoid make NaN a number.
+ACTIVATIONS = frozenset({*_FUSED, *IN_PLACE})
 
 
 def _operators() -> tuple[Any, ...]:
@@ -76,11 +72,11 @@ def convolve(
     else:
         args = (input, residual, packed, bias, *geometry, "add", None, None, [], None)
         result = CONVOLUTION_PLUS(*args)
-    return _AFTERWARDS[activation](result) if activation in _AFTERWARDS else result
+    return result if activation in _FUSED else IN_PLACE[activation](result)
 
 
 def multiply(rows: Tensor, packed: Tensor, bias: Tensor | None, activation: str) -> Tensor:
     """A linear layer on a packed weight."""
     name, form = _FUSED.get(activation, _FUSED["none"])
     result = LINEAR(rows, packed, bias, name, [], form)
-    return _AFTERWARDS[activation](result) if activation in _AFTERWARDS else result
+    return result if activation in _FUSED else IN_PLACE[activation](result)

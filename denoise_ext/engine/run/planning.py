@@ -28,7 +28,7 @@ class Call:
 class Planning:
     """The plan of one kind of arguments in the making.
 
-    ``stages`` names each stage before it begins.  It finds the call of the day in ``call``.
+    ``stages`` names each stage before it begins.  It reads the present call from ``call``.
     """
 
     guard: Guard | None  # of what has been traced
@@ -41,7 +41,7 @@ class Planning:
 
     @property
     def call(self) -> Call:
-        """The call beside which it goes on."""
+        """The present call, beside which planning goes on."""
         assert self._call is not None
         return self._call
 

@@ -172,7 +172,7 @@ class Region(Maker):
         return None
 
     def _settle(self, call: Call) -> None:
-        """Wait until a GPU has done what it was told."""
+        """Wait for the GPU, where there is one, to finish."""
         if any(x.is_cuda for x in call.tensors):
             torch.cuda.synchronize()
 
