@@ -34,7 +34,7 @@ class FrameDenoiser(Protocol):
         """The level on the 0-255 scale that the last result was denoised for."""
 
     def takes_planes(self, frame: VideoFrame) -> bool:
-        """Whether `push` is to get the frame itself, not its picture; called by another thread."""
+        """Whether `push` is to get the frame itself, not its picture."""
         ...
 
     def push(self, given: VideoFrame | np.ndarray, /) -> VideoFrame | np.ndarray | None:
@@ -85,6 +85,8 @@ class DenoisedFrames:
         self._video, self._denoiser, self._progress = video, denoiser, progress
         self._realtime, self._live, self._arrived = realtime, live, 0
         self._held: deque[_Frame] = deque()  # in order; the first one has no result yet
+        # Only the denoising thread asks: the answer may load the network.
+        self._takes_planes: bool | None = None
         self.count = self.late = 0
 
     def __iter__(self) -> Generator[VideoFrame, None, None]:
@@ -129,12 +131,10 @@ class DenoisedFrames:
             yield _Frame(number, frame)
 
     def _converted(self, item: _Frame) -> _Frame:
-        if not item.frame.corrupt and not self._is_late(item):
-            item.given = self._given(item.frame)
+        known = self._takes_planes is not None
+        if known and not item.frame.corrupt and not self._is_late(item):
+            item.given = item.frame if self._takes_planes else item.frame.picture()
         return item
-
-    def _given(self, frame: VideoFrame) -> VideoFrame | np.ndarray:
-        return frame if self._denoiser.takes_planes(frame) else frame.picture()
 
     def _denoised(self, item: _Frame) -> list[_Frame]:
         """The frames that have a result now, in their order."""
@@ -146,9 +146,14 @@ class DenoisedFrames:
             if len(self._held) > _HELD:
                 self._flush()
         else:
-            # A frame that was late a moment ago is not converted yet.
-            given = self._given(item.frame) if item.given is None else item.given
+            # The first frames are not converted yet, nor is one that was late a moment ago.
+            given = item.given
+            if given is None:
+                frame = item.frame
+                given = frame if self._denoiser.takes_planes(frame) else frame.picture()
             result = self._denoiser.push(given)
+            if self._takes_planes is None:
+                self._takes_planes = self._denoiser.takes_planes(item.frame)
             if result is not None:
                 self._assign(result)
         return self._ready()

@@ -8,6 +8,7 @@ Impulses are found, and left out, first.
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -251,23 +252,25 @@ def _transformed(x: Tensor, step: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     patches = x.unfold(2, _BLOCK, step).unfold(3, _BLOCK, step)  # (..., rows, columns, 8, 8)
     shape = patches.shape[:4]
     centre = x.mean()  # without it, float32 has digits to spare for the noise
-    coefficients = (patches.reshape(-1, _BLOCK**2) - centre) @ _BASIS.T
-    low, noise = (coefficients.square() @ _GROUPS).unbind(dim=1)
+    basis, groups = _basis_and_groups()
+    coefficients = (patches.reshape(-1, _BLOCK**2) - centre) @ basis.T
+    low, noise = (coefficients.square() @ groups).unbind(dim=1)
     fine = coefficients[:, 1 + _LOWS :]
     mean = coefficients[:, 0] / _BLOCK + centre
     return fine.reshape(*shape, -1), low.view(shape), noise.view(shape), mean.view(shape)
 
 
-def _sorted_basis() -> Tensor:
-    """The DCT's 64 basis images as rows, by frequency i + j."""
+@functools.cache
+def _basis_and_groups() -> tuple[Tensor, Tensor]:
+    """The DCT's 64 basis images as rows, by frequency i + j, and which are low and which fine.
+
+    Not made by the import, whose arithmetic would start OpenMP threads for the importing thread.
+    """
     basis, frequency = dct_basis()
-    constant = torch.full((1, _BLOCK**2), 1 / _BLOCK)
-    return torch.cat([constant, basis[frequency.argsort(stable=True)]])
-
-
-_BASIS = _sorted_basis()
-_PLACE = torch.arange(_BLOCK**2)
-_GROUPS = torch.stack([(_PLACE > 0) & (_PLACE <= _LOWS), _PLACE > _LOWS], dim=1).float()
+    constant = torch.full((1, _BLOCK**2), 1 / _BLOCK, dtype=basis.dtype)
+    place = torch.arange(_BLOCK**2)
+    groups = torch.stack([(place > 0) & (place <= _LOWS), place > _LOWS], dim=1).float()
+    return torch.cat([constant, basis[frequency.argsort(stable=True)]]), groups
 
 
 def _without_impulses(parts: list[Tensor], limits: list[Tensor]) -> NoiseProfile:

@@ -18,6 +18,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -93,7 +94,7 @@ def _variance(channel: Tensor, value_range: Range | None) -> float:
     """Of the noise in (H, W), for black 0 and white 1."""
     parts = [_energies(tile, value_range) for tile in sample_of(channel)]
     low, high, noisy = (torch.cat(column) for column in zip(*parts, strict=True))
-    if int(noisy.sum()) >= _FEWEST:
+    if _FEWEST <= int(noisy.sum()) < len(noisy):
         low, high = low[noisy], high[noisy]
     return quiet_variance(low, high)[0]
 
@@ -104,7 +105,7 @@ def quiet_variance(low: Tensor, high: Tensor) -> tuple[float, Tensor]:
     Args:
         low, high: energy of each block (n,) in low and in high frequencies.
     """
-    order = low.argsort()
+    order = torch.from_numpy(np.argsort(low.numpy()))  # a fifth of PyTorch's time
     low, high = low[order], high[order].cumsum(0, dtype=torch.float64)
     lows = _SPLIT * (_SPLIT + 1) // 2 - 1
     highs = _BLOCK**2 - 1 - lows
