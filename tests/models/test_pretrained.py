@@ -9,6 +9,7 @@ import runpy
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -58,6 +59,15 @@ def test_the_demo_models_ship():
     assert {"ffdnet_gray_small", "ffdnet_color_small"} <= set(NAMES)
 
 
+def stages_of(training: dict[str, Any]) -> list[dict[str, Any]]:
+    """The last stage of a training, and those before."""
+    stages = []
+    while "steps" in training:
+        stages.append(training)
+        training = training.get("start") or {}
+    return stages
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_entry(name):
     entry = pretrained_info(name)
@@ -74,9 +84,8 @@ def test_entry(name):
 def test_the_file_says_how_it_was_trained(name):
     entry = pretrained_info(name)
     training = read_metadata(entry.path)["training"]
-    earlier = training.get("start") or {"steps": 0}  # a first stage
-    # a start from weights that ship is named by its model, and its steps are not counted
-    assert earlier.get("steps", 0) + training["steps"] == entry.steps
+    # A start from weights that ship is named by its model, and its steps are not counted.
+    assert sum(stage["steps"] for stage in stages_of(training)) == entry.steps
     assert not re.findall(r'": "/', json.dumps(training))  # no folder of the machine it ran on
     # but for what moves no weight: where it ran, and in how many stretches
     recipe = load_config(ROOT / entry.recipe).model_dump(mode="json")
@@ -87,8 +96,7 @@ def test_the_file_says_how_it_was_trained(name):
 def test_what_was_changed_on_the_way_is_told(name):
     """In the table of recipes/README.md, by recipe, with every value."""
     training = read_metadata(pretrained_info(name).path)["training"]
-    earlier = training.get("start") or {}
-    stages = [training, earlier] if "steps" in earlier else [training]
+    stages = stages_of(training)
     table = (ROOT / "recipes" / "README.md").read_text().splitlines()
     for stage in stages:
         shipped = pretrained_info(name).recipe
