@@ -94,12 +94,13 @@ def test_twelve_bits_in_sixteen(dtype, offset, value_range):
     )
 
 
-@pytest.mark.parametrize("shape", [(8, 8), (9, 8), (21, 30), (64, 41)])
-def test_extremes_of_blocks(shape):
+@pytest.mark.parametrize("shape", [(8, 8), (9, 8), (21, 30), (64, 41), (15, 11)])
+@pytest.mark.parametrize("step", [2, 4])
+def test_extremes_of_blocks(shape, step):
     x = np.random.default_rng(0).normal(size=shape)
-    blocks = np.lib.stride_tricks.sliding_window_view(x, (8, 8))[::2, ::2]
+    blocks = np.lib.stride_tricks.sliding_window_view(x, (8, 8))[::step, ::step]
     for of_two, of_all in ((torch.maximum, np.max), (torch.minimum, np.min)):
-        found = _extreme(torch.from_numpy(x), of_two).numpy()
+        found = _extreme(torch.from_numpy(x), of_two, step).numpy()
         np.testing.assert_array_equal(found, of_all(blocks, axis=(2, 3)))
 
 
