@@ -8,7 +8,6 @@ import os
 import sys
 import time
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -92,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
     if args.output != _STREAM:
         check_can_write_video(args.output, args.codec, args.overwrite, args.quality)
     # A wrong model is an error before a live source is waited for.
-    denoiser = None if args.model is None else _opened(args)
+    denoiser = None if args.model is None else _denoiser(args)
     start = time.perf_counter()
     live = args.input == _STREAM
     # Without Python's buffer, whose lock the reading thread would hold while the pipe is silent.
@@ -106,7 +105,7 @@ def run(args: argparse.Namespace) -> int:
         if denoiser is None:
             if video.info.is_gray or args.sigma is not None:
                 args.model = VIDEO_OF_WHITE_NOISE
-                denoiser = _opened(args)
+                denoiser = _denoiser(args)
             else:
                 denoiser = _ByNoise(args)
         frames = DenoisedFrames(video, denoiser, progress, args.realtime, live)
@@ -253,16 +252,6 @@ class _ByNoise:
     def flush(self) -> list[VideoFrame | np.ndarray]:
         """See `FrameDenoiser`."""
         return [] if self._chosen is None else self._chosen.flush()
-
-
-def _opened(args: argparse.Namespace) -> FrameDenoiser:
-    """`_denoiser` in a thread whose OpenMP threads end with it.
-
-    Where more of them are alive than processors, those that wait sleep at once, and the denoising
-    thread's take 1.3 times as long for a frame.
-    """
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(_denoiser, args).result()
 
 
 def _denoiser(args: argparse.Namespace) -> FrameDenoiser:

@@ -8,6 +8,8 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from denoise_ext._openmp import release_threads
+
 _END = object()
 
 
@@ -81,6 +83,7 @@ class _Run:
         self._feed_error: Exception | None = None
 
     def start(self, items: Iterable[Any]) -> None:
+        release_threads()  # this thread waits for results from here on
         self._spawn(self._feed, items)
         for index, stage in enumerate(self._stages):
             for _ in range(stage.threads):

@@ -176,6 +176,7 @@ LEAVES = {
     "_modules",
     "_motion_arguments",
     "_norm_arguments",
+    "_openmp",
     "_precision",
     "_suggestions",
     "_tf32",
