@@ -110,7 +110,7 @@ register_pretrained(
     "dxnet_s_color",
     Pretrained(
         file="dxnet_s_color.safetensors",
-        sha256="eb7ed8cf743a2d6ae2d2454e14503cd6a4058fae506e18bbbd15851d540a8f7b",
+        sha256="4a04ab2f1705a175357f26c163ba1e4a2ea3fdc2d98d074813a72484fb8cda67",
         config={"blocks": [2, 5], "channels": 3, "family": "dxnet", "widths": [64, 80]},
         recipe="recipes/dxnet_s_color_taught.toml",
         training_data=_DATA_PHOTOS_TOO,
