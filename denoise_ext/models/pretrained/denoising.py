@@ -132,6 +132,45 @@ register_pretrained(
 )  # fmt: skip
 
 register_pretrained(
+    "dxnet_m_gray",
+    Pretrained(
+        file="dxnet_m_gray.safetensors",
+        sha256="efee4aa0346f7f0edec00d20a3cdc9a1e170db109ea1199d93161c57fb0e3ff0",
+        config={"blocks": [5, 12], "channels": 1, "family": "dxnet", "widths": [64, 80]},
+        recipe="recipes/dxnet_m_gray_taught.toml",
+        training_data=_DATA_PHOTOS_TOO,
+        noise=_NOISE_75,
+        steps=19000,
+        licence="Apache-2.0",
+        psnr={
+            "BSD68 sigma 15": 31.61,
+            "BSD68 sigma 25": 29.17,
+            "BSD68 sigma 50": 26.28,
+            "Set12 sigma 15": 32.72,
+            "Set12 sigma 25": 30.37,
+            "Set12 sigma 50": 27.24,
+        },
+        protocol=_PROTOCOL,
+    ),
+)
+
+register_pretrained(
+    "dxnet_m_color",
+    Pretrained(
+        file="dxnet_m_color.safetensors",
+        sha256="b77455143983cae2dadbaf22a2d6689dd6ee42a19f64083a8dd64f9bd02b9f93",
+        config={"blocks": [5, 12], "channels": 3, "family": "dxnet", "widths": [64, 80]},
+        recipe="recipes/dxnet_m_color_taught.toml",
+        training_data=_DATA_PHOTOS_TOO,
+        noise=_NOISE_75,
+        steps=18000,
+        licence="Apache-2.0",
+        psnr={"CBSD68 sigma 15": 33.91, "CBSD68 sigma 25": 31.26, "CBSD68 sigma 50": 28.04},
+        protocol=_PROTOCOL,
+    ),
+)
+
+register_pretrained(
     "dxnet_s_texture",
     Pretrained(
         file="dxnet_s_texture.safetensors",
