@@ -103,6 +103,7 @@ def _published_lines(axes: Any, document: dict[str, Any], channels: int) -> None
 def _name_points(axes: Any, points: dict[str, tuple[float, float]]) -> None:
     """A name beside each point, where it covers neither a name nor a point."""
     from matplotlib.patheffects import withStroke
+    from matplotlib.text import Text
 
     figure = axes.figure
     figure.draw_without_rendering()  # lays the panel out: positions are known
@@ -113,14 +114,18 @@ def _name_points(axes: Any, points: dict[str, tuple[float, float]]) -> None:
         taken.append((x - 4, y - 4, x + 4, y + 4))
     for name, point in sorted(points.items(), key=lambda item: item[1]):
         for (dx, dy), ha in _PLACES:
+            far = abs(dy) > _NEAR
             label = axes.annotate(
                 name, point, (dx, dy), textcoords="offset points", ha=ha, va="center",
                 fontsize=8, color=_INK, zorder=4,
+                arrowprops={"arrowstyle": "-", "linewidth": 0.6, "color": _FAINT} if far else None,
                 path_effects=[withStroke(linewidth=2, foreground="white")],
             )  # fmt: skip
-            box = label.get_window_extent(renderer).extents
+            label.update_positions(renderer)
+            box = Text.get_window_extent(label, renderer).extents  # without the line
             free = not any(_overlap(box, other) for other in taken)
-            if free and box[0] > inside[0] and box[2] < inside[2]:
+            within = inside[0] < box[0] and box[2] < inside[2] and inside[1] < box[1]
+            if free and within and box[3] < inside[3]:
                 break
             if ((dx, dy), ha) != _PLACES[-1]:
                 label.remove()
@@ -132,9 +137,11 @@ _PLACES = [
     for dx, dy in (
         # the Pareto front leaves a point to the right and comes from below
         (-7, 0), (0, 10), (-7, 9), (7, 0), (7, -9), (7, 9), (0, -10), (-7, -9), (0, 20), (0, -20),
-        (-9, 17), (9, -17), (9, 17), (-9, -17), (0, 30), (0, -30),
+        (-9, 17), (9, -17), (9, 17), (-9, -17),
+        *((dx, sign * dy) for dy in range(30, 100, 10) for sign in (1, -1) for dx in (0, 25, -25)),
     )
 ]  # fmt: skip
+_NEAR = 10  # points, beyond which a line leads from the name to its point
 
 
 def _overlap(a: Any, b: Any) -> bool:
