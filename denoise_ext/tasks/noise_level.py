@@ -44,7 +44,7 @@ def estimate_sigma(
     """Estimate the standard deviation of white Gaussian noise in one image, on the 0-255 scale.
 
     Mean error on Set12 with noise of known sigma, and its standard deviation over the images: sigma
-    5: +0.3, 0.3; 15: +0.2, 0.2; 25: +0.1, 0.2; 50: +0.2, 0.3; 75: +0.1, 0.4. Errors are smaller on
+    5: +0.3, 0.3; 15: +0.2, 0.1; 25: +0.1, 0.2; 50: +0.1, 0.3; 75: +0.1, 0.3. Errors are smaller on
     the luma of the 24 Kodak images, and at most 1.2 in any image. Clipping to 8 bits removes noise:
     the estimate is 1.4 lower at 50, and 10 lower at 75. Clean photographs give 0 to 2, from their
     own noise and finest texture. The noise of JPEG, enlarged and sharpened images is not white.
